@@ -1,0 +1,89 @@
+//! What the running parts say about themselves: pulses for `/healthz`, readiness for `/readyz`, sections for `/status`.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::clock::Moment;
+
+/// Shared between the routes (who write) and the listener (who reads); cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Board(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    pulses: BTreeMap<&'static str, (Arc<AtomicU64>, Duration)>,
+    ready: BTreeMap<&'static str, Result<(), String>>,
+    sections: BTreeMap<&'static str, serde_json::Value>,
+}
+
+/// One loop's sign of life.
+#[derive(Clone, Debug)]
+pub struct Pulse(Arc<AtomicU64>);
+
+impl Pulse {
+    /// Called once every turn of the loop.
+    pub fn beat(&self) {
+        self.0.store(Moment::now().0, Ordering::Relaxed);
+    }
+}
+
+impl Board {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Announces a loop that turns at least once every `limit`; unhealthy when it does not.
+    #[must_use]
+    pub fn pulse(&self, name: &'static str, limit: Duration) -> Pulse {
+        let beat = Arc::new(AtomicU64::new(Moment::now().0));
+        self.lock().pulses.insert(name, (Arc::clone(&beat), limit));
+        Pulse(beat)
+    }
+
+    /// Takes a loop that ended in good order off the list.
+    pub fn end_pulse(&self, name: &'static str) {
+        self.lock().pulses.remove(name);
+    }
+
+    /// Says whether a part is ready, or why not. A part that never spoke is not asked for.
+    pub fn ready(&self, part: &'static str, state: Result<(), String>) {
+        self.lock().ready.insert(part, state);
+    }
+
+    /// Replaces a section of `/status`.
+    pub fn set(&self, section: &'static str, value: serde_json::Value) {
+        self.lock().sections.insert(section, value);
+    }
+
+    /// Loops that are late, with how late.
+    #[must_use]
+    pub fn stalled(&self) -> Vec<(&'static str, Duration)> {
+        let now = Moment::now();
+        self.lock()
+            .pulses
+            .iter()
+            .filter_map(|(name, (beat, limit))| {
+                let silent = Moment(beat.load(Ordering::Relaxed)).until(now);
+                (silent > *limit).then_some((*name, silent))
+            })
+            .collect()
+    }
+
+    /// Parts that are not ready, with their reasons; empty when everything is.
+    #[must_use]
+    pub fn unready(&self) -> Vec<(&'static str, String)> {
+        self.lock().ready.iter().filter_map(|(part, state)| state.as_ref().err().map(|reason| (*part, reason.clone()))).collect()
+    }
+
+    /// Every section, by name.
+    #[must_use]
+    pub fn sections(&self) -> BTreeMap<&'static str, serde_json::Value> {
+        self.lock().sections.clone()
+    }
+}

@@ -1,0 +1,294 @@
+//! `check`: everything that can be wrong before the first record, looked at from outside.
+
+use std::time::Duration;
+
+use tokio::{net::TcpStream, time::timeout};
+
+use crate::{
+    clock::Timestamp,
+    config::{CLOCK_ERROR, CommandFormat, Edition, Feed, Loaded, RegistrySettings, Settings, duration_text},
+    erp::{Call, Class, Erp, PageRequest, QueryFault, Selection},
+    kafka::admin::Admin,
+    schema::{Codec, Subject},
+};
+
+use super::{
+    End,
+    estimate::{self, call_word},
+    report::{Finding, Report},
+    topics::{self, Absence},
+};
+
+/// A signed read call, permit included: an empty bucket takes a little over a second.
+const ERP_PATIENCE: Duration = Duration::from_secs(30);
+const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+const REGISTRY_PATIENCE: Duration = Duration::from_secs(10);
+/// The `Date` header has whole seconds, and the answer took some time.
+const DATE_GRAIN_MS: i64 = 2000;
+
+pub(super) async fn execute(loaded: Loaded) -> anyhow::Result<End> {
+    let Loaded { settings, warnings } = loaded;
+    let mut report = Report::new();
+    report.add(&configuration(&settings));
+    for warning in warnings {
+        report.add(&Finding::warning("configuration", warning, "change it before production"));
+    }
+    kafka(&settings, &mut report).await;
+    registry(&settings, &mut report).await;
+    erp(&settings, &mut report).await;
+    report.add_all(&estimate::findings(&settings));
+    Ok(report.end())
+}
+
+fn configuration(settings: &Settings) -> Finding {
+    match settings.require_route() {
+        Ok(()) => {
+            let mut routes: Vec<&str> = Feed::ALL.iter().filter(|feed| settings.feed(**feed).enabled).map(|feed| feed.name()).collect();
+            if settings.commands.enabled {
+                routes.insert(0, "commands");
+            }
+            Finding::good("configuration", format!("enabled: {}", routes.join(", ")))
+        }
+        Err(mistake) => Finding::warning("configuration", "no route is enabled, so run has nothing to do", mistake.sentence),
+    }
+}
+
+async fn kafka(settings: &Settings, report: &mut Report) {
+    let looked = async {
+        let admin = Admin::connect(&settings.kafka)?;
+        let cluster = admin.cluster(topics::PATIENCE).await?;
+        anyhow::Ok((admin, cluster))
+    };
+    let (admin, cluster) = match looked.await {
+        Ok(found) => found,
+        Err(error) => {
+            let advice =
+                "check kafka.bootstrap_servers, the network, and security.protocol, sasl.mechanisms, sasl.username in kafka.properties";
+            report.add(&Finding::bad("kafka", error.to_string(), advice));
+            return;
+        }
+    };
+    report.add(&topics::judge_cluster(settings, &cluster));
+    match topics::verify(settings, &admin, &cluster, Absence::Fails).await {
+        Ok(findings) => report.add_all(&findings),
+        Err(error) => report.add(&Finding::bad("topics", error.to_string(), "give the account Describe and DescribeConfigs on the topics")),
+    }
+}
+
+async fn registry(settings: &Settings, report: &mut Report) {
+    let Some(registry) = &settings.schema_registry else {
+        report.add(&Finding::good("schema registry", "none; values carry Avro single-object encoding"));
+        return;
+    };
+    report.add(&registry_finding(settings, registry).await);
+}
+
+async fn registry_finding(settings: &Settings, registry: &RegistrySettings) -> Finding {
+    let name = "schema registry";
+    if let Err(reason) = reach(&registry.url).await {
+        return Finding::bad(name, format!("{} cannot be reached: {reason}", registry.url), "check schema_registry.url and the network");
+    }
+    // Looking only: registering is left to `run`.
+    let looking = RegistrySettings { register: false, ..registry.clone() };
+    match timeout(REGISTRY_PATIENCE, Codec::connect(Some(&looking), &settings.topics, &subjects(settings))).await {
+        Ok(Ok(_)) => Finding::good(name, format!("every schema in use is registered at {}", registry.url)),
+        Ok(Err(fault)) if registry.register => Finding::warning(
+            name,
+            format!("{} answers, but: {fault}", registry.url),
+            "run registers what is missing; a refusal or a wrong password stays one",
+        ),
+        Ok(Err(fault)) => Finding::bad(name, fault.to_string(), "register the schemas, or set schema_registry.register = true"),
+        Err(_) => Finding::bad(
+            name,
+            format!("{} gives no answer within {}", registry.url, duration_text(REGISTRY_PATIENCE)),
+            "look at the registry",
+        ),
+    }
+}
+
+/// What the enabled routes write and read.
+fn subjects(settings: &Settings) -> Vec<Subject> {
+    let mut subjects = Vec::new();
+    if settings.commands.enabled {
+        subjects.extend([Subject::Result, Subject::Journal]);
+        match settings.commands.format {
+            CommandFormat::Avro => subjects.push(Subject::Command),
+            CommandFormat::Json => {}
+        }
+    }
+    for feed in Feed::ALL.into_iter().filter(|feed| settings.feed(*feed).enabled) {
+        subjects.push(match feed {
+            Feed::PurchaseReturns => Subject::PurchaseReturnEnvelope,
+            Feed::ReturnOutbounds => Subject::ReturnOutboundEnvelope,
+        });
+    }
+    if Feed::ALL.iter().any(|feed| settings.feed(*feed).enabled) {
+        subjects.push(Subject::FeedState);
+    }
+    subjects
+}
+
+/// Whether anything listens at an address; the configuration has checked its form.
+async fn reach(url: &str) -> Result<(), String> {
+    let uri: axum::http::Uri = url.parse().map_err(|error| format!("{error}"))?;
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+    match timeout(REGISTRY_PATIENCE, TcpStream::connect((host, port))).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("no answer in time".to_owned()),
+    }
+}
+
+async fn erp(settings: &Settings, report: &mut Report) {
+    let calls = calls(settings);
+    if calls.is_empty() {
+        report.add(&Finding::warning("erp", "no account is configured", "fill in [erp.flagship] or [erp.enterprise]"));
+        return;
+    }
+    let erp = match Erp::new(settings, std::sync::Arc::new(crate::metrics::Metrics::new())) {
+        Ok(erp) => erp,
+        Err(fault) => {
+            report.add(&Finding::bad("erp", fault.to_string(), "correct the account's url, ca_file or proxy"));
+            return;
+        }
+    };
+    for call in calls {
+        let finding = match timeout(ERP_PATIENCE, ask(&erp, call)).await {
+            Ok(finding) => finding,
+            Err(_) => {
+                Finding::bad(subject(call), format!("no answer within {}", duration_text(ERP_PATIENCE)), "look at the ERP and the network")
+            }
+        };
+        report.add(&finding);
+    }
+}
+
+fn subject(call: Call) -> String {
+    format!("erp {}", call_word(call))
+}
+
+/// The read calls of the enabled routes; without any, one per account.
+fn calls(settings: &Settings) -> Vec<Call> {
+    let outbounds = &settings.return_outbounds;
+    let mut calls = Vec::new();
+    if settings.purchase_returns.enabled {
+        calls.push(Call::QueryPurchaseReturns);
+    }
+    if settings.commands.enabled || (outbounds.enabled && outbounds.edition == Edition::Flagship) {
+        calls.push(Call::QueryOutbounds);
+    }
+    if outbounds.enabled && outbounds.edition == Edition::Enterprise {
+        calls.push(Call::QueryOutboundsEnterprise);
+    }
+    if settings.flagship.is_some() && !calls.iter().any(|call| *call != Call::QueryOutboundsEnterprise) {
+        calls.push(Call::QueryPurchaseReturns);
+    }
+    if settings.enterprise.is_some() && !calls.contains(&Call::QueryOutboundsEnterprise) {
+        calls.push(Call::QueryOutboundsEnterprise);
+    }
+    calls
+}
+
+/// One page of one second: the cheapest signed call there is.
+async fn ask(erp: &Erp, call: Call) -> Finding {
+    let to = Timestamp::now().minus(Duration::from_secs(60)).floor_second();
+    let (time_type, status) = match call {
+        Call::QueryOutbounds => (Some(3), None),
+        Call::QueryOutboundsEnterprise => (None, Some("110".to_owned())),
+        Call::CreateOrder | Call::QueryPurchaseReturns => (None, None),
+    };
+    let from = to.minus(Duration::from_secs(1));
+    let selection = Selection { window: Some((from, to)), time_type, return_no: None, status, warehouse_no: None, provider_no: None };
+    let permit = erp.quota().acquire(call, Class::Feed).await;
+    let page = PageRequest { page_no: 0, page_size: 1, count: true };
+    match erp.query(permit, &selection, page, CALL_TIMEOUT).await {
+        Ok(page) => clock_finding(call, page.erp_date.map(|date| date.0 - page.asked_at_wall.0)),
+        Err(fault) => fault_finding(call, &fault),
+    }
+}
+
+/// `ahead_ms`: the ERP's clock less ours; `None` without a `Date`.
+fn clock_finding(call: Call, ahead_ms: Option<i64>) -> Finding {
+    let Some(ahead) = ahead_ms else {
+        return Finding::warning(
+            subject(call),
+            "account and permission are good; the answer has no Date, so the clock was not compared",
+            "synchronise this machine's clock by NTP",
+        );
+    };
+    let error = i64::try_from(CLOCK_ERROR.as_millis()).unwrap_or(i64::MAX);
+    if ahead.saturating_abs() > error.saturating_add(DATE_GRAIN_MS) {
+        let seconds = ahead.unsigned_abs() / 1000;
+        let direction = if ahead > 0 { "behind" } else { "ahead of" };
+        return Finding::warning(
+            subject(call),
+            format!("account and permission are good, but this machine's clock is {seconds} s {direction} the ERP's"),
+            "synchronise it by NTP; feeds widen safety_lag by it, and from 120 s on the ERP refuses every call",
+        );
+    }
+    Finding::good(subject(call), "account, permission and clock are good")
+}
+
+fn fault_finding(call: Call, fault: &QueryFault) -> Finding {
+    let says = fault.to_string();
+    match fault {
+        QueryFault::Throttled { .. } => Finding::warning(
+            subject(call),
+            says,
+            "another program uses this appkey, or too many checks in a row; lower quota.calls_per_minute",
+        ),
+        QueryFault::Unreachable { .. } => Finding::bad(subject(call), says, "check the account's url, proxy and ca_file, and the network"),
+        QueryFault::Unusable { .. } => {
+            Finding::bad(subject(call), says, "check the account's url; the ERP may be out of order: try again later")
+        }
+        QueryFault::Misconfigured { .. } => {
+            Finding::bad(subject(call), says, "check sid, appkey, secret, the appkey's permissions, its IP list and this machine's clock")
+        }
+        QueryFault::Rejected { .. } => Finding::bad(subject(call), says, "this is a defect of the connector: report it"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cli::report::Level, erp::Refusal};
+
+    #[test]
+    fn a_clock_that_is_off_is_a_warning_with_a_direction() {
+        let call = Call::QueryOutbounds;
+        assert_eq!(clock_finding(call, Some(0)).level, Level::Good);
+        assert_eq!(clock_finding(call, Some(-6900)).level, Level::Good);
+        let ahead = clock_finding(call, Some(-30_000));
+        assert!(ahead.level == Level::Warning && ahead.says.contains("30 s ahead of"), "{ahead:?}");
+        assert!(clock_finding(call, Some(i64::MIN)).says.contains("ahead of"));
+        assert!(clock_finding(call, Some(8000)).says.contains("8 s behind"));
+        assert_eq!(clock_finding(call, None).level, Level::Warning);
+    }
+
+    #[test]
+    fn only_a_throttled_call_does_not_fail() {
+        let call = Call::QueryOutbounds;
+        let refusal = Refusal { code: 1, message: "验证失败".to_owned(), gloss: Some("wrong signature"), unapproved: false };
+        let finding = fault_finding(call, &QueryFault::Misconfigured { call, refusal });
+        assert!(
+            finding.level == Level::Bad && finding.says.contains("验证失败") && finding.says.contains("wrong signature"),
+            "{finding:?}"
+        );
+        assert_eq!(fault_finding(call, &QueryFault::Throttled { call, message: "x".to_owned() }).level, Level::Warning);
+    }
+
+    #[test]
+    fn every_account_in_use_is_asked() {
+        let env = [("WDT__ERP__ENTERPRISE__APPSECRET", "x"), ("WDT__ERP__FLAGSHIP__SECRET", "x:y")];
+        let settings = |text: &str| {
+            let accounts = "[erp.flagship]\nurl = \"http://e/\"\nsid = \"s\"\nkey = \"k\"\n[erp.enterprise]\nurl = \"http://e/\"\nsid = \"s\"\nappkey = \"k\"\n";
+            let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            crate::config::from_toml(&format!("{accounts}{text}"), env).unwrap().settings
+        };
+        assert_eq!(calls(&settings("")), [Call::QueryPurchaseReturns, Call::QueryOutboundsEnterprise]);
+        assert_eq!(calls(&settings("[commands]\nenabled = true\n")), [Call::QueryOutbounds, Call::QueryOutboundsEnterprise]);
+        let none = crate::config::from_toml("", std::iter::empty()).unwrap().settings;
+        assert!(calls(&none).is_empty());
+    }
+}

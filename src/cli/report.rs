@@ -1,0 +1,103 @@
+//! The table of `check` and `topics`: what was looked at, what was found, what to do.
+
+use super::{End, output};
+
+/// How good a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Level {
+    Good,
+    /// Works, but somebody should know.
+    Warning,
+    Bad,
+}
+
+/// One row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Finding {
+    pub(super) level: Level,
+    pub(super) subject: String,
+    pub(super) says: String,
+    /// What to do about it.
+    pub(super) advice: Option<String>,
+}
+
+impl Finding {
+    pub(super) fn good(subject: impl Into<String>, says: impl Into<String>) -> Self {
+        Self { level: Level::Good, subject: subject.into(), says: says.into(), advice: None }
+    }
+
+    pub(super) fn warning(subject: impl Into<String>, says: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { level: Level::Warning, subject: subject.into(), says: says.into(), advice: Some(advice.into()) }
+    }
+
+    pub(super) fn bad(subject: impl Into<String>, says: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { level: Level::Bad, subject: subject.into(), says: says.into(), advice: Some(advice.into()) }
+    }
+}
+
+/// Prints rows as they are found and remembers the worst.
+#[derive(Debug)]
+pub(super) struct Report {
+    worst: Level,
+}
+
+/// Subjects are padded to this; longer ones push their row.
+const SUBJECT_WIDTH: usize = 36;
+
+impl Report {
+    pub(super) fn new() -> Self {
+        Self { worst: Level::Good }
+    }
+
+    pub(super) fn add(&mut self, finding: &Finding) {
+        self.worst = self.worst.max(finding.level);
+        // A closed pipe does not change what the exit code says.
+        let _ = output::say(&row(finding));
+    }
+
+    pub(super) fn add_all(&mut self, findings: &[Finding]) {
+        for finding in findings {
+            self.add(finding);
+        }
+    }
+
+    /// Warnings do not fail.
+    pub(super) fn end(&self) -> End {
+        match self.worst {
+            Level::Good | Level::Warning => End::Done,
+            Level::Bad => End::Failed,
+        }
+    }
+}
+
+fn row(finding: &Finding) -> String {
+    let sign = match finding.level {
+        Level::Good => '✓',
+        Level::Warning => '⚠',
+        Level::Bad => '✗',
+    };
+    let advice = finding.advice.as_deref().map(|advice| format!("\n  → {advice}")).unwrap_or_default();
+    format!("{sign} {:SUBJECT_WIDTH$}  {}{advice}", finding.subject, finding.says)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_failure_fails() {
+        let mut report = Report::new();
+        report.add(&Finding::good("kafka", "3 brokers"));
+        report.add(&Finding::warning("replicas", "one", "add brokers"));
+        assert_eq!(report.end(), End::Done);
+        report.add(&Finding::bad("topic", "missing", "create it"));
+        report.add(&Finding::good("x", "y"));
+        assert_eq!(report.end(), End::Failed);
+    }
+
+    #[test]
+    fn a_row_names_sign_subject_finding_and_advice() {
+        let text = row(&Finding::bad("topic x", "is missing", "create it"));
+        assert!(text.starts_with("✗ topic x ") && text.ends_with("is missing\n  → create it"), "{text}");
+    }
+}

@@ -1,0 +1,168 @@
+//! Defaults, file and environment as one flat map: dotted key → value and where it stands.
+
+use std::{collections::BTreeMap, fmt, ops::Range};
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::reader::Mistake;
+
+/// Prefix of environment variables that are ours.
+const PREFIX: &str = "WDT__";
+
+/// Below this section keys are librdkafka's, dots included.
+pub(super) const PROPERTIES: &str = "kafka.properties.";
+
+/// A value before anybody asked for its type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Value {
+    Text(String),
+    /// As written.
+    Integer(String),
+    Bool(bool),
+    /// From the environment: read as whatever the key is.
+    Env(String),
+    /// An array or a float, which no key is; the word for it.
+    Other(&'static str),
+}
+
+/// Where a value stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Default,
+    File { name: String, line: usize, column: usize },
+    Env(String),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => out.write_str("default"),
+            Self::File { name, line, column } => write!(out, "{name}, line {line}, column {column}"),
+            Self::Env(name) => write!(out, "environment {name}"),
+        }
+    }
+}
+
+/// One key's value and its place.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) value: Value,
+    pub(super) place: Place,
+}
+
+/// Everything that was said, later layers over earlier ones.
+#[derive(Debug, Default)]
+pub(super) struct Document {
+    pub(super) entries: BTreeMap<String, Entry>,
+    /// Sections of the file, empty ones included, so that a misspelt section is found.
+    pub(super) sections: Vec<(String, Place)>,
+    /// Keys that an empty environment variable unset.
+    pub(super) unset: BTreeMap<String, Place>,
+    /// The environment's home and cache folders, for the default of `cache_dir`.
+    pub(super) cache_home: Option<String>,
+}
+
+impl Document {
+    /// Lays file and environment over the defaults.
+    pub(super) fn assemble(
+        defaults: &str,
+        file: Option<(&str, &str)>,
+        env: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, Vec<Mistake>> {
+        let mut document = Self::default();
+        document.layer(defaults, None)?;
+        if let Some((name, text)) = file {
+            document.layer(text, Some(name))?;
+        }
+        document.environment(env);
+        Ok(document)
+    }
+
+    fn layer(&mut self, text: &str, name: Option<&str>) -> Result<(), Vec<Mistake>> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let (table, errors) = DeTable::parse_recoverable(text);
+        if !errors.is_empty() {
+            let file = name.unwrap_or("the defaults");
+            return Err(errors
+                .iter()
+                .map(|error| {
+                    let (line, column) = line_and_column(text, error.span().map_or(0, |span| span.start));
+                    Mistake::general(format!("{file}, line {line}, column {column} is no TOML: {}", error.message().replace('\n', ", ")))
+                })
+                .collect());
+        }
+        let place = |span: Range<usize>| match name {
+            None => Place::Default,
+            Some(name) => {
+                let (line, column) = line_and_column(text, span.start);
+                Place::File { name: name.to_owned(), line, column }
+            }
+        };
+        self.flatten("", table.get_ref(), &place);
+        Ok(())
+    }
+
+    fn flatten(&mut self, prefix: &str, table: &DeTable<'_>, place: &impl Fn(Range<usize>) -> Place) {
+        for (key, value) in table {
+            let path = format!("{prefix}{}", key.get_ref());
+            let here = place(key.span());
+            if let Some(inner) = value.get_ref().as_table() {
+                self.flatten(&format!("{path}."), inner, place);
+                if here != Place::Default {
+                    self.sections.push((path, here));
+                }
+            } else {
+                self.entries.insert(path, Entry { value: scalar(value), place: here });
+            }
+        }
+    }
+
+    fn environment(&mut self, env: impl Iterator<Item = (String, String)>) {
+        let mut home = None;
+        for (name, text) in env {
+            match name.as_str() {
+                "XDG_CACHE_HOME" if text.starts_with('/') => self.cache_home = Some(text.clone()),
+                "HOME" if text.starts_with('/') => home = Some(format!("{text}/.cache")),
+                _ => {}
+            }
+            let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+            let dotted = rest.to_ascii_lowercase().replace("__", ".");
+            let key = match dotted.strip_prefix(PROPERTIES) {
+                Some(option) => format!("{PROPERTIES}{}", option.replace('_', ".")),
+                None => dotted,
+            };
+            let place = Place::Env(name);
+            if text.is_empty() {
+                self.entries.remove(&key);
+                self.unset.insert(key, place);
+            } else {
+                self.entries.insert(key, Entry { value: Value::Env(text), place });
+            }
+        }
+        self.cache_home = self.cache_home.take().or(home);
+    }
+}
+
+fn scalar(value: &Spanned<DeValue<'_>>) -> Value {
+    match value.get_ref() {
+        DeValue::String(text) => Value::Text(text.to_string()),
+        DeValue::Integer(number) if number.radix() == 10 => Value::Integer(number.as_str().to_owned()),
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+            .map_or(Value::Other("a number out of range"), |number| Value::Integer(number.to_string())),
+        DeValue::Boolean(value) => Value::Bool(*value),
+        DeValue::Datetime(instant) => Value::Text(instant.to_string()),
+        DeValue::Float(_) => Value::Other("a number with a decimal point"),
+        DeValue::Array(_) => Value::Other("a list"),
+        DeValue::Table(_) => Value::Other("a section"),
+    }
+}
+
+/// Counted from 1; columns in characters.
+fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before.get(line_start..).unwrap_or("").chars().count() + 1)
+}

@@ -1,0 +1,366 @@
+//! One check per key: takes values out of the document, collects every mistake.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::SocketAddr,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use secrecy::SecretString;
+
+use crate::clock::Timestamp;
+
+use super::{
+    document::{Document, Entry, PROPERTIES, Place, Value},
+    values,
+};
+
+/// One thing that is wrong, as one sentence for a person.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{sentence}")]
+pub struct Mistake {
+    /// The key it is about, dotted; empty for the file as a whole.
+    pub key: String,
+    /// What is wrong with which value, where it stands, what is allowed. Never a secret.
+    pub sentence: String,
+}
+
+impl fmt::Debug for Mistake {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.sentence)
+    }
+}
+
+impl Mistake {
+    pub(super) fn general(sentence: String) -> Self {
+        Self { key: String::new(), sentence }
+    }
+}
+
+/// Secrets are short; a larger file is the wrong file.
+const LARGEST_SECRET: u64 = 64 * 1024;
+
+/// Hands out values by key and type; what is left over at the end is unknown.
+#[derive(Debug)]
+pub(super) struct Reader {
+    document: Document,
+    asked: BTreeSet<String>,
+    pub(super) mistakes: Vec<Mistake>,
+}
+
+impl Reader {
+    pub(super) fn new(document: Document) -> Self {
+        Self { document, asked: BTreeSet::new(), mistakes: Vec::new() }
+    }
+
+    pub(super) fn mistake(&mut self, key: &str, sentence: String) {
+        self.mistakes.push(Mistake { key: key.to_owned(), sentence });
+    }
+
+    /// The entry of a key, which is known from now on.
+    fn entry(&mut self, key: &str) -> Option<Entry> {
+        self.asked.insert(key.to_owned());
+        self.document.entries.get(key).cloned()
+    }
+
+    /// Whether a key was set by somebody; the defaults don't count.
+    pub(super) fn is_set(&self, key: &str) -> bool {
+        self.document.entries.get(key).is_some_and(|entry| entry.place != Place::Default)
+    }
+
+    fn refuse(&mut self, key: &str, entry: &Entry, allowed: &str) {
+        let sentence = format!("{key} = {} ({}) is not allowed; {allowed}", shown(&entry.value), entry.place);
+        self.mistake(key, sentence);
+    }
+
+    fn missing(&mut self, key: &str, allowed: &str) {
+        let sentence = match self.document.unset.get(key) {
+            Some(place) => format!("{key} is empty ({place}); {allowed}"),
+            None => format!("{key} is missing; {allowed}"),
+        };
+        self.mistake(key, sentence);
+    }
+
+    /// An optional key, parsed by `parse` from its text; booleans and integers count as text where `parse` wants it.
+    fn optional<T>(&mut self, key: &str, allowed: &str, parse: impl FnOnce(&Value) -> Option<T>) -> Option<T> {
+        let entry = self.entry(key)?;
+        let value = parse(&entry.value);
+        if value.is_none() {
+            self.refuse(key, &entry, allowed);
+        }
+        value
+    }
+
+    /// A key that has a default, so that it is only missing when the environment emptied it; `fallback` then stands in
+    /// until the mistakes are reported.
+    fn required<T>(&mut self, key: &str, allowed: &str, fallback: T, parse: impl FnOnce(&Value) -> Option<T>) -> T {
+        if self.entry(key).is_none() {
+            self.missing(key, allowed);
+            return fallback;
+        }
+        self.optional(key, allowed, parse).unwrap_or(fallback)
+    }
+
+    pub(super) fn flag(&mut self, key: &str) -> bool {
+        self.required(key, "allowed are true and false", false, |value| match value {
+            Value::Bool(value) => Some(*value),
+            Value::Env(text) => text.trim().to_ascii_lowercase().parse().ok(),
+            Value::Text(_) | Value::Integer(_) | Value::Other(_) => None,
+        })
+    }
+
+    pub(super) fn number(&mut self, key: &str, range: RangeInclusive<u32>) -> u32 {
+        let allowed = format!("allowed are whole numbers from {} to {}", range.start(), range.end());
+        self.required(key, &allowed, *range.start(), |value| match value {
+            Value::Integer(text) | Value::Env(text) => text.trim().replace('_', "").parse().ok().filter(|number| range.contains(number)),
+            Value::Text(_) | Value::Bool(_) | Value::Other(_) => None,
+        })
+    }
+
+    pub(super) fn duration(&mut self, key: &str) -> Duration {
+        let allowed = "allowed are durations above zero such as \"250ms\", \"5s\", \"10m\", \"2h\", \"30d\"";
+        self.required(key, allowed, Duration::from_secs(1), |value| {
+            text_of(value).and_then(values::parse_duration).filter(|span| !span.is_zero())
+        })
+    }
+
+    /// A duration that may be zero.
+    pub(super) fn duration_or_zero(&mut self, key: &str) -> Duration {
+        let allowed = "allowed are durations such as \"0s\", \"250ms\", \"5s\", \"10m\", \"2h\", \"30d\"";
+        self.required(key, allowed, Duration::ZERO, |value| text_of(value).and_then(values::parse_duration))
+    }
+
+    pub(super) fn instant(&mut self, key: &str) -> Option<Timestamp> {
+        self.optional(key, "allowed are RFC 3339 instants such as \"2026-01-01T00:00:00+08:00\"", |value| {
+            text_of(value).and_then(values::parse_instant)
+        })
+    }
+
+    /// A text that has to be there.
+    pub(super) fn text(&mut self, key: &str, allowed: &str, fits: impl FnOnce(&str) -> bool) -> String {
+        self.required(key, allowed, String::new(), |value| text_of(value).filter(|text| fits(text)).map(str::to_owned))
+    }
+
+    /// A text that may be absent.
+    pub(super) fn text_if_any(&mut self, key: &str, allowed: &str, fits: impl FnOnce(&str) -> bool) -> Option<String> {
+        self.optional(key, allowed, |value| {
+            let text = match value {
+                // Statuses are numbers to the ERP and may be written so.
+                Value::Integer(text) => Some(text.as_str()),
+                Value::Text(_) | Value::Env(_) | Value::Bool(_) | Value::Other(_) => text_of(value),
+            };
+            text.filter(|text| fits(text)).map(str::to_owned)
+        })
+    }
+
+    /// A word out of a closed set.
+    pub(super) fn choice<T: Copy>(&mut self, key: &str, words: &[(&str, T)], fallback: T) -> T {
+        let allowed = format!("allowed are {}", words.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(", "));
+        self.required(key, &allowed, fallback, |value| {
+            let text = text_of(value)?;
+            words.iter().find(|(word, _)| *word == text).map(|(_, choice)| *choice)
+        })
+    }
+
+    pub(super) fn socket(&mut self, key: &str) -> SocketAddr {
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 9600));
+        self.required(key, "allowed are an IP address and a port such as \"127.0.0.1:9600\" or \"[::]:9600\"", loopback, |value| {
+            text_of(value).and_then(|text| text.parse().ok())
+        })
+    }
+
+    pub(super) fn path(&mut self, key: &str) -> Option<PathBuf> {
+        self.optional(key, "allowed is the path of a file or folder", |value| {
+            text_of(value).filter(|text| !text.trim().is_empty()).map(PathBuf::from)
+        })
+    }
+
+    /// A file that has to be readable now, rather than hours later at a first connection.
+    pub(super) fn readable(&mut self, key: &str) -> Option<PathBuf> {
+        let path = self.path(key)?;
+        if let Err(error) = std::fs::File::open(&path) {
+            let place = self.place(key);
+            self.mistake(key, format!("{key} = {:?} ({place}) cannot be read: {error}; name a readable file", path.display().to_string()));
+        }
+        Some(path)
+    }
+
+    /// An http or https address. Credentials inside are refused unless they come from the environment and `secret_allowed`.
+    pub(super) fn web_address(&mut self, key: &str, secret_allowed: bool) -> Option<String> {
+        let entry = self.entry(key)?;
+        let text = text_of(&entry.value).unwrap_or("").to_owned();
+        if values::has_credentials(&text) && !(secret_allowed && matches!(entry.place, Place::Env(_))) {
+            let way = if secret_allowed { "set the whole address by environment" } else { "use the section's own keys for credentials" };
+            self.mistake(key, format!("{key} ({}) contains a user name or password, which may not stand there; {way}", entry.place));
+            return Some(text);
+        }
+        self.optional(key, "allowed are addresses such as \"http://host:port/path\" or \"https://host/path\"", |value| {
+            text_of(value).filter(|text| values::is_web_address(text)).map(str::to_owned)
+        })
+    }
+
+    /// A secret: `key` by environment alone, or the content of the file that `key` + `_file` names.
+    pub(super) fn secret(&mut self, key: &str) -> Option<SecretString> {
+        let file_key = format!("{key}_file");
+        let variable = format!("WDT__{}", key.to_ascii_uppercase().replace('.', "__"));
+        let path = self.path(&file_key);
+        if let Some(entry) = self.entry(key) {
+            return match entry {
+                Entry { value: Value::Env(text), .. } => Some(SecretString::from(text)),
+                Entry { place, .. } => {
+                    self.mistake(key, format!("{key} ({place}) is a secret and may not stand in the file; use {file_key} or the environment variable {variable}"));
+                    // The file's word would only add a second mistake about the same secret.
+                    Some(SecretString::from(String::new()))
+                }
+            };
+        }
+        let path = path?;
+        match read_secret(&path) {
+            Ok(secret) => Some(secret),
+            Err(reason) => {
+                let place = self.place(&file_key);
+                let sentence = format!(
+                    "{file_key} = {:?} ({place}) {reason}; name a file that holds nothing but the secret, or set {variable}",
+                    path.display().to_string()
+                );
+                self.mistake(&file_key, sentence);
+                Some(SecretString::from(String::new()))
+            }
+        }
+    }
+
+    /// Where a key stands, for sentences.
+    pub(super) fn place(&self, key: &str) -> String {
+        self.document.entries.get(key).map_or_else(|| "absent".to_owned(), |entry| entry.place.to_string())
+    }
+
+    /// librdkafka's options, with whether they came by environment.
+    pub(super) fn properties(&mut self) -> Vec<(String, String, bool, String)> {
+        let mut found = Vec::new();
+        for (key, entry) in self.document.entries.clone() {
+            let Some(name) = key.strip_prefix(PROPERTIES) else { continue };
+            self.asked.insert(key.clone());
+            let value = match &entry.value {
+                Value::Text(text) | Value::Integer(text) | Value::Env(text) => text.clone(),
+                Value::Bool(value) => value.to_string(),
+                Value::Other(_) => {
+                    self.refuse(&key, &entry, "allowed are texts, whole numbers, true and false");
+                    continue;
+                }
+            };
+            found.push((name.to_owned(), value, matches!(entry.place, Place::Env(_)), entry.place.to_string()));
+        }
+        found
+    }
+
+    pub(super) fn cache_home(&self) -> Option<&Path> {
+        self.document.cache_home.as_deref().map(Path::new)
+    }
+
+    /// Says of every key nobody asked for that it is unknown, and which one was probably meant.
+    pub(super) fn finish(mut self) -> Vec<Mistake> {
+        let unknown: Vec<(String, String)> = self
+            .document
+            .entries
+            .iter()
+            .map(|(key, entry)| (key, &entry.place))
+            .chain(self.document.unset.iter().filter(|(key, _)| !key.starts_with(PROPERTIES)))
+            .chain(self.document.sections.iter().map(|(section, place)| (section, place)).filter(|(section, _)| !self.is_section(section)))
+            .filter(|(key, _)| !self.asked.contains(*key))
+            .map(|(key, place)| (key.clone(), place.to_string()))
+            .collect();
+        let mut reported: Vec<&str> = Vec::new();
+        let mut mistakes = Vec::new();
+        for (key, place) in &unknown {
+            // An unknown section is one mistake with its keys, not two.
+            if unknown.iter().any(|(other, _)| key != other && other.starts_with(&format!("{key}."))) || reported.contains(&key.as_str()) {
+                continue;
+            }
+            reported.push(key);
+            let hint = self
+                .is_section(key)
+                .then(|| "it is a section and takes keys of its own".to_owned())
+                .or_else(|| nearest(key, &self.asked).map(|known| format!("did you mean {known}?")));
+            let hint = hint.unwrap_or_else(|| "deploy/connector.default.toml lists every key".to_owned());
+            mistakes.push(Mistake { key: key.clone(), sentence: format!("{key} ({place}) is not a known key; {hint}") });
+        }
+        self.mistakes.append(&mut mistakes);
+        self.mistakes
+    }
+
+    fn is_section(&self, name: &str) -> bool {
+        let prefix = format!("{name}.");
+        name == PROPERTIES.trim_end_matches('.') || name.starts_with(PROPERTIES) || self.asked.iter().any(|key| key.starts_with(&prefix))
+    }
+
+    /// Every key that was asked for.
+    #[cfg(test)]
+    pub(super) fn known(&self) -> &BTreeSet<String> {
+        &self.asked
+    }
+}
+
+fn text_of(value: &Value) -> Option<&str> {
+    match value {
+        Value::Text(text) | Value::Env(text) => Some(text),
+        Value::Integer(_) | Value::Bool(_) | Value::Other(_) => None,
+    }
+}
+
+/// A value for a sentence: quoted, control characters escaped, shortened.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Text(text) | Value::Env(text) => {
+            let short: String = text.chars().take(80).collect();
+            if short.len() < text.len() { format!("{short:?}…") } else { format!("{short:?}") }
+        }
+        Value::Integer(text) => text.clone(),
+        Value::Bool(value) => value.to_string(),
+        Value::Other(word) => (*word).to_owned(),
+    }
+}
+
+fn read_secret(path: &Path) -> Result<SecretString, String> {
+    let meta = std::fs::metadata(path).map_err(|error| format!("cannot be read: {error}"))?;
+    if meta.is_dir() {
+        return Err("is a folder".to_owned());
+    }
+    if meta.len() > LARGEST_SECRET {
+        return Err(format!("is larger than {LARGEST_SECRET} bytes"));
+    }
+    let bytes = std::fs::read(path).map_err(|error| format!("cannot be read: {error}"))?;
+    let text = String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".to_owned())?;
+    let text = text.trim_end_matches(['\n', '\r']);
+    if text.is_empty() { Err("is empty".to_owned()) } else { Ok(SecretString::from(text)) }
+}
+
+/// The known key that differs least, if it differs little enough to be meant.
+fn nearest<'a>(key: &str, known: &'a BTreeSet<String>) -> Option<&'a str> {
+    known
+        .iter()
+        .map(|candidate| (distance(key, candidate), candidate.as_str()))
+        .min_by_key(|(distance, _)| *distance)
+        .filter(|(distance, _)| *distance <= key.len().min(12) / 3)
+        .map(|(_, candidate)| candidate)
+}
+
+/// Levenshtein distance.
+fn distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (above, a) in left.chars().enumerate() {
+        let mut diagonal = above;
+        let mut before = above + 1;
+        let mut next = vec![before];
+        for (b, up) in right.iter().zip(row.iter().skip(1)) {
+            before = (before + 1).min(up + 1).min(diagonal + usize::from(a != *b));
+            diagonal = *up;
+            next.push(before);
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or(0)
+}

@@ -1,0 +1,274 @@
+//! The ERP's answers. One is first read into a row of the table of errors (`table.rs`), by code and text, then judged;
+//! where it stands (outer layer or `data` of `createOrder`, a query) decides what an unseen one is.
+
+mod table;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{Answer, Call, NotExecuted, QueryFault, Refusal, http::Reply, loose, quota::Limit};
+use table::{Meaning, Row, enterprise_row, flagship_row, judge, row_of_text};
+
+/// An answer, judged, and what the quota and the counters learn from it.
+#[derive(Debug)]
+pub(super) struct Judged<T> {
+    pub outcome: T,
+    pub throttled: Option<Limit>,
+    /// The table does not know this code or text.
+    pub unseen: bool,
+}
+
+impl<T> Judged<T> {
+    fn plain(outcome: T) -> Self {
+        Self { outcome, throttled: None, unseen: false }
+    }
+
+    fn of(outcome: T, meaning: Meaning) -> Self {
+        match meaning {
+            Meaning::Throttled(limit) => Self { outcome, throttled: Some(limit), unseen: false },
+            Meaning::Unseen => Self { outcome, throttled: None, unseen: true },
+            Meaning::Misconfigured | Meaning::Rejected | Meaning::Unapproved | Meaning::Ambiguous => Self::plain(outcome),
+        }
+    }
+}
+
+/// Where in an answer a refusal stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layer {
+    /// `status`/`message`: an unseen one may come from behind the order's creation.
+    Outer,
+    /// `data.status`/`data.message`: the call itself says no, unseen or not.
+    Data,
+}
+
+/// What a reader of answers knows beside the answer.
+pub(super) struct Context<'a> {
+    /// Never to be repeated in a text, should the ERP repeat it.
+    pub signature: &'a str,
+    /// How far the ERP's clock is ahead of ours, in milliseconds.
+    pub skew: Option<i64>,
+}
+
+impl Context<'_> {
+    /// The ERP's words, without the signature and of bounded length.
+    fn words(&self, text: Option<String>) -> String {
+        const MOST: usize = 1000;
+        let text = text.unwrap_or_default();
+        let text = if self.signature.is_empty() { text } else { text.replace(self.signature, "…") };
+        match text.char_indices().nth(MOST) {
+            Some((end, _)) => text.get(..end).map(|head| format!("{head}…")).unwrap_or_default(),
+            None => text,
+        }
+    }
+
+    fn refusal(&self, row: Row, code: Option<i64>, mut message: String) -> (Meaning, Refusal) {
+        let (meaning, gloss) = judge(row);
+        if let (Row::Clock, Some(skew)) = (row, self.skew) {
+            // The answer's own skew: the time it took is not in it by more than a second or so.
+            let direction = if skew < 0 { "ahead of" } else { "behind" };
+            message = format!("{message} (our clock is about {} s {direction} the ERP's)", (skew.unsigned_abs() + 500) / 1000);
+        }
+        (meaning, Refusal { code: code.unwrap_or(-1), message, gloss, unapproved: meaning == Meaning::Unapproved })
+    }
+}
+
+/// Both layers of a flagship answer, and an enterprise answer, as sent.
+#[derive(Deserialize)]
+struct Sent<'a> {
+    #[serde(borrow, default)]
+    status: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    code: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    message: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    total_count: Option<&'a RawValue>,
+    #[serde(borrow, default, alias = "order")]
+    stockout_list: Option<&'a RawValue>,
+}
+
+/// Why a body is not the documented JSON; nothing of the body is quoted.
+fn undocumented(body: &[u8], what: &str) -> String {
+    format!("its answer of {} bytes is not the documented JSON ({what})", body.len())
+}
+
+fn parse(body: &[u8]) -> Result<Sent<'_>, String> {
+    let is_object = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    match serde_json::from_slice(body) {
+        Ok(sent) if is_object => Ok(sent),
+        Ok(_) => Err(undocumented(body, "no object")),
+        Err(error) => Err(undocumented(body, &format!("{:?} error in line {}, column {}", error.classify(), error.line(), error.column()))),
+    }
+}
+
+/// Reads the answer to `createOrder`.
+pub(super) fn created(reply: &Reply, context: &Context<'_>) -> Judged<Answer> {
+    let unknown = |reason: String| Judged::plain(Answer::Unknown { reason });
+    if !(200..300).contains(&reply.status) {
+        return unknown(format!("it answered HTTP {}", reply.status));
+    }
+    let body = &reply.body;
+    let sent = match parse(body) {
+        Ok(sent) => sent,
+        Err(reason) => return unknown(reason),
+    };
+    let (code, message) = match (loose::integer(sent.status), loose::text(sent.message)) {
+        (Ok(code), Ok(message)) => (code, context.words(message)),
+        (Err(reason), _) => return unknown(undocumented(body, &format!("status {reason}"))),
+        (_, Err(reason)) => return unknown(undocumented(body, &format!("message {reason}"))),
+    };
+    if code == Some(0) {
+        return created_data(body, sent.data, context);
+    }
+    if code.is_none() && message.is_empty() {
+        return unknown(undocumented(body, "neither status nor message"));
+    }
+    refused(flagship_row(code, &message), code, message, Layer::Outer, context)
+}
+
+/// Reads `data` of a `createOrder` whose outer layer said yes.
+fn created_data(body: &[u8], data: Option<&RawValue>, context: &Context<'_>) -> Judged<Answer> {
+    let unknown = |what: &str| Judged::plain(Answer::Unknown { reason: undocumented(body, what) });
+    let Some(data) = data else { return unknown("no data") };
+    let Ok(data) = parse(data.get().as_bytes()) else { return unknown("data is no object") };
+    let (Ok(code), Ok(message)) = (loose::integer(data.status), loose::text(data.message)) else {
+        return unknown("data.status or data.message of another type");
+    };
+    match code {
+        Some(0) => match message.map(|number| number.trim().to_owned()).filter(|number| !number.is_empty()) {
+            Some(outbound_no) => Judged::plain(Answer::Created { outbound_no }),
+            None => unknown("no order number in data.message"),
+        },
+        Some(code) => {
+            let message = context.words(message);
+            refused(row_of_text(&message), Some(code), message, Layer::Data, context)
+        }
+        None => unknown("no data.status"),
+    }
+}
+
+fn refused(row: Row, code: Option<i64>, message: String, layer: Layer, context: &Context<'_>) -> Judged<Answer> {
+    let (meaning, refusal) = context.refusal(row, code, message);
+    let answer = match (meaning, layer) {
+        (Meaning::Throttled(_), Layer::Outer | Layer::Data) => Answer::NotExecuted(NotExecuted::Throttled { message: refusal.message }),
+        (Meaning::Misconfigured, Layer::Outer | Layer::Data) => Answer::Misconfigured(refusal),
+        (Meaning::Rejected | Meaning::Unapproved, Layer::Outer | Layer::Data) | (Meaning::Unseen, Layer::Data) => Answer::Rejected(refusal),
+        (Meaning::Ambiguous, Layer::Outer | Layer::Data) | (Meaning::Unseen, Layer::Outer) => {
+            Answer::Unknown { reason: said(code, &refusal) }
+        }
+    };
+    Judged::of(answer, meaning)
+}
+
+/// A refusal in one clause.
+fn said(code: Option<i64>, refusal: &Refusal) -> String {
+    let code = code.map_or_else(|| "no code".to_owned(), |code| format!("code {code}"));
+    let gloss = refusal.gloss.unwrap_or("not in the table of known answers");
+    format!("it answered with {code}: {} ({gloss})", refusal.message)
+}
+
+/// A query's rows and count, before the client adds the times.
+#[derive(Debug)]
+pub(super) struct Rows {
+    pub rows: Vec<Box<RawValue>>,
+    pub total_count: Option<u64>,
+}
+
+/// Reads the answer to a flagship query.
+pub(super) fn flagship_rows(call: Call, reply: &Reply, context: &Context<'_>) -> Judged<Result<Rows, QueryFault>> {
+    let unusable = |reason: String| Judged::plain(Err(QueryFault::Unusable { call, reason }));
+    if let Some(fault) = http_fault(call, reply.status) {
+        let throttled = matches!(fault, QueryFault::Throttled { .. }).then_some(Limit::Frequency);
+        return Judged { outcome: Err(fault), throttled, unseen: false };
+    }
+    let body = &reply.body;
+    let sent = match parse(body) {
+        Ok(sent) => sent,
+        Err(reason) => return unusable(reason),
+    };
+    let (Ok(code), Ok(message)) = (loose::integer(sent.status), loose::text(sent.message)) else {
+        return unusable(undocumented(body, "status or message of another type"));
+    };
+    if code != Some(0) {
+        let message = context.words(message);
+        return query_refused(call, flagship_row(code, &message), code, message, context);
+    }
+    let Some(data) = sent.data else { return unusable(undocumented(body, "no data")) };
+    match parse(data.get().as_bytes()).and_then(|data| rows(data.stockout_list, data.total_count, body)) {
+        Ok(rows) => Judged::plain(Ok(rows)),
+        Err(reason) => unusable(reason),
+    }
+}
+
+/// Reads the answer to an enterprise query.
+pub(super) fn enterprise_rows(call: Call, reply: &Reply, context: &Context<'_>) -> Judged<Result<Rows, QueryFault>> {
+    let unusable = |reason: String| Judged::plain(Err(QueryFault::Unusable { call, reason }));
+    if let Some(fault) = http_fault(call, reply.status) {
+        let throttled = matches!(fault, QueryFault::Throttled { .. }).then_some(Limit::Frequency);
+        return Judged { outcome: Err(fault), throttled, unseen: false };
+    }
+    let body = &reply.body;
+    let sent = match parse(body) {
+        Ok(sent) => sent,
+        Err(reason) => return unusable(reason),
+    };
+    let (Ok(code), Ok(message)) = (loose::integer(sent.code), loose::text(sent.message)) else {
+        return unusable(undocumented(body, "code or message of another type"));
+    };
+    if code != Some(0) {
+        let message = context.words(message);
+        return query_refused(call, enterprise_row(code, &message), code, message, context);
+    }
+    match rows(sent.stockout_list, sent.total_count, body) {
+        Ok(rows) => Judged::plain(Ok(rows)),
+        Err(reason) => unusable(reason),
+    }
+}
+
+/// Records and count. An absent list is an empty one only where the count says so: "absent" must never be read into an
+/// answer that does not say it.
+fn rows(list: Option<&RawValue>, count: Option<&RawValue>, body: &[u8]) -> Result<Rows, String> {
+    let total_count = match loose::integer(count) {
+        Ok(count) => count.map(u64::try_from).transpose().map_err(|_| undocumented(body, "total_count below zero"))?,
+        Err(reason) => return Err(undocumented(body, &format!("total_count {reason}"))),
+    };
+    let rows = match (list, total_count) {
+        (Some(list), _) => serde_json::from_str(list.get()).map_err(|_| undocumented(body, "the list of records is no array"))?,
+        (None, Some(0)) => Vec::new(),
+        (None, _) => return Err(undocumented(body, "no list of records")),
+    };
+    Ok(Rows { rows, total_count })
+}
+
+fn query_refused(call: Call, row: Row, code: Option<i64>, message: String, context: &Context<'_>) -> Judged<Result<Rows, QueryFault>> {
+    let (meaning, refusal) = context.refusal(row, code, message);
+    let fault = match meaning {
+        Meaning::Throttled(_) => QueryFault::Throttled { call, message: refusal.message },
+        Meaning::Misconfigured => QueryFault::Misconfigured { call, refusal },
+        Meaning::Rejected | Meaning::Unapproved => QueryFault::Rejected { call, refusal },
+        Meaning::Ambiguous | Meaning::Unseen => QueryFault::Unusable { call, reason: said(code, &refusal) },
+    };
+    Judged::of(Err(fault), meaning)
+}
+
+/// What a query's HTTP status alone says; `None` for a success. (`createOrder` believes no status: see [`created`].)
+fn http_fault(call: Call, status: u16) -> Option<QueryFault> {
+    let misconfigured = |gloss| {
+        let refusal = Refusal { code: i64::from(status), message: format!("HTTP {status}"), gloss: Some(gloss), unapproved: false };
+        Some(QueryFault::Misconfigured { call, refusal })
+    };
+    match status {
+        200..=299 => None,
+        300..=399 => misconfigured("a redirect, which is not followed: check the address in the configuration"),
+        404 | 405 | 410 => misconfigured("nothing answers there: check the address in the configuration"),
+        401 | 403 => misconfigured("access is denied before the ERP: check address and network"),
+        407 => misconfigured("the proxy asks for credentials: check the proxy in the configuration"),
+        429 => Some(QueryFault::Throttled { call, message: "HTTP 429".to_owned() }),
+        _ => Some(QueryFault::Unusable { call, reason: format!("it answered HTTP {status}") }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! The error table of `erp/contract.md`: codes and texts to a [`Row`], and every row's meaning as one exhaustive match,
+//! [`judge`].
+
+use crate::erp::quota::Limit;
+
+/// The rows of the table of errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Row {
+    FrequencyQuota,
+    ConcurrencyQuota,
+    Account,
+    Arguments,
+    SecondFactor,
+    AddressNotAllowed,
+    Version,
+    Clock,
+    Database,
+    Other,
+    Permission,
+    WarehouseAccess,
+    NoSuchReturn,
+    ReturnNotApproved,
+    NoSuchWarehouse,
+    Goods,
+    BatchStopped,
+    BatchRequired,
+    Quantity,
+    FieldMissing,
+    FieldTooLong,
+    WindowMissing,
+    WindowTooWide,
+    PagingMissing,
+    /// A code or text the table does not hold.
+    Unseen,
+}
+
+/// What a row means for the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meaning {
+    Throttled(Limit),
+    Misconfigured,
+    Rejected,
+    /// Rejected, and the same command may succeed once somebody has approved the return.
+    Unapproved,
+    /// May have been executed.
+    Ambiguous,
+    /// It stands where it stands: see [`super::Layer`].
+    Unseen,
+}
+
+/// The table: every row's meaning and its text in English.
+pub(super) fn judge(row: Row) -> (Meaning, Option<&'static str>) {
+    use Meaning::{Ambiguous, Misconfigured, Rejected, Throttled, Unapproved, Unseen};
+    let (meaning, gloss) = match row {
+        Row::FrequencyQuota => (Throttled(Limit::Frequency), "more calls a minute than the ERP allows"),
+        Row::ConcurrencyQuota => (Throttled(Limit::Concurrency), "more calls at once than the ERP allows"),
+        Row::Account => (Misconfigured, "wrong account or signature: check sid, key and secret"),
+        Row::Arguments => (Rejected, "the call's arguments have the wrong number or type"),
+        Row::SecondFactor => (Misconfigured, "a second factor is switched on for this account: it must be off for the API"),
+        Row::AddressNotAllowed => (Misconfigured, "this machine's IP address is not allowed: add it to the ERP's list"),
+        Row::Version => (Misconfigured, "the ERP does not accept this version of the API"),
+        Row::Clock => (Misconfigured, "this machine's clock differs from the ERP's by more than 120 s: set the clock"),
+        Row::Database => (Ambiguous, "the ERP's database failed"),
+        Row::Other => (Ambiguous, "something failed inside the ERP"),
+        Row::Permission => (Misconfigured, "the appkey lacks the permission for this call: grant it in the ERP"),
+        Row::WarehouseAccess => (Rejected, "no access to this warehouse"),
+        Row::NoSuchReturn => (Rejected, "there is no such purchase return"),
+        Row::ReturnNotApproved => (Unapproved, "the purchase return is not approved (state 40)"),
+        Row::NoSuchWarehouse => (Rejected, "there is no such warehouse"),
+        Row::Goods => (Rejected, "a SKU of the lines is unknown or repeated"),
+        Row::BatchStopped => (Rejected, "the batch does not exist or is stopped"),
+        Row::BatchRequired => (Rejected, "batch and expiry date are required"),
+        Row::Quantity => (Rejected, "a quantity is not valid"),
+        Row::FieldMissing => (Rejected, "a required field is empty"),
+        Row::FieldTooLong => (Rejected, "a field is too long"),
+        Row::WindowMissing => (Rejected, "the query lacks its start and end time"),
+        Row::WindowTooWide => (Rejected, "the query's window is wider than 30 days"),
+        Row::PagingMissing => (Rejected, "the query lacks its paging parameters"),
+        Row::Unseen => return (Unseen, None),
+    };
+    (meaning, Some(gloss))
+}
+
+/// Texts of code 100, in the order they are tried: a row matches when all its pieces occur one after the other. Rows that
+/// quote the caller's own values come first, so that no value (a warehouse named like another row) decides the class.
+const TEXTS: &[(Row, &[&str])] = &[
+    (Row::NoSuchWarehouse, &["仓库编号为", "的仓库不存在"]),
+    (Row::BatchStopped, &["批次", "不存在或已停用"]),
+    (Row::Goods, &["货品列表中货品不存在或者货品重复"]),
+    (Row::Goods, &["货品列表中有相同商家编码"]),
+    (Row::Goods, &["货品", "重复"]),
+    (Row::FrequencyQuota, &["超过每分钟最大调用频率限制"]),
+    (Row::ConcurrencyQuota, &["超过每分钟最大并发次数限制"]),
+    (Row::Permission, &["权限不足"]),
+    (Row::WarehouseAccess, &["无仓库访问权限"]),
+    (Row::NoSuchReturn, &["采购退货单不存在"]),
+    (Row::ReturnNotApproved, &["出库单对应的采购退换单状态错误"]),
+    (Row::BatchRequired, &["非销售出、入库单批次、有效期必传"]),
+    (Row::Quantity, &["数量不合法"]),
+    (Row::FieldMissing, &["不能为空"]),
+    (Row::FieldTooLong, &["Data truncation: Data too long for column"]),
+    (Row::WindowMissing, &["参数中必须包含起止时间"]),
+    (Row::WindowTooWide, &["您的查询时间过宽"]),
+    (Row::WindowTooWide, &["查询时间不能大于30天"]),
+    (Row::PagingMissing, &["此方法仅支持分页查询"]),
+    (Row::Database, &["数据库错误"]),
+    (Row::Other, &["其他错误"]),
+];
+
+/// Texts of code 1.
+const ACCOUNT_TEXTS: &[&str] = &["sid is not", "验证失败", "app auth fail"];
+const ARGUMENT_TEXTS: &[&str] = &["argument", "parameter", "参数"];
+
+fn holds(text: &str, pieces: &[&str]) -> bool {
+    let mut rest = text;
+    pieces.iter().all(|piece| match rest.find(piece) {
+        Some(at) => {
+            rest = rest.get(at + piece.len()..).unwrap_or_default();
+            true
+        }
+        None => false,
+    })
+}
+
+pub(super) fn row_of_text(text: &str) -> Row {
+    TEXTS.iter().find(|(_, pieces)| holds(text, pieces)).map_or(Row::Unseen, |(row, _)| *row)
+}
+
+fn row_of_account_text(text: &str) -> Row {
+    let lower = text.to_lowercase();
+    let any = |texts: &[&str]| texts.iter().any(|part| lower.contains(part));
+    match (any(ACCOUNT_TEXTS), any(ARGUMENT_TEXTS)) {
+        (true, _) => Row::Account,
+        (false, true) => Row::Arguments,
+        (false, false) => Row::Unseen,
+    }
+}
+
+/// The row of a flagship answer's outer layer. The code may be missing on a wrong call: then the text alone decides.
+pub(super) fn flagship_row(code: Option<i64>, text: &str) -> Row {
+    match code {
+        Some(1) => row_of_account_text(text),
+        Some(3) => Row::SecondFactor,
+        Some(4) => Row::Database,
+        Some(5 | 99) => Row::Other,
+        Some(6) => Row::AddressNotAllowed,
+        Some(7) => Row::Clock,
+        Some(8) => Row::Version,
+        Some(100) => row_of_text(text),
+        None => match row_of_text(text) {
+            Row::Unseen => row_of_account_text(text),
+            row => row,
+        },
+        Some(_) => Row::Unseen,
+    }
+}
+
+/// The row of an enterprise answer.
+pub(super) fn enterprise_row(code: Option<i64>, text: &str) -> Row {
+    match code {
+        Some(1012) => Row::FrequencyQuota,
+        Some(2104) => Row::WindowTooWide,
+        // 2180 stands for the window in places only.
+        Some(2180) if text.contains("时间跨度") => Row::WindowTooWide,
+        Some(_) | None => Row::Unseen,
+    }
+}

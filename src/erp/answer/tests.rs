@@ -1,0 +1,294 @@
+use super::*;
+
+fn reply(body: &str) -> Reply {
+    Reply { status: 200, date: None, body: body.as_bytes().to_vec() }
+}
+
+fn context() -> Context<'static> {
+    Context { signature: "00f3e310f4d39b63fbfa13ef27f51254", skew: None }
+}
+
+fn create(body: &str) -> Answer {
+    created(&reply(body), &context()).outcome
+}
+
+fn outer(code: i64, text: &str) -> String {
+    serde_json::json!({ "status": code, "message": text }).to_string()
+}
+
+fn inner(code: i64, text: &str) -> String {
+    serde_json::json!({ "status": 0, "data": { "status": code, "message": text } }).to_string()
+}
+
+fn word(answer: &Answer) -> &'static str {
+    match answer {
+        Answer::Created { .. } => "created",
+        Answer::Rejected(refusal) if refusal.unapproved => "unapproved",
+        Answer::Rejected(_) => "rejected",
+        Answer::NotExecuted(NotExecuted::Throttled { .. }) => "throttled",
+        Answer::NotExecuted(NotExecuted::Unreachable { .. } | NotExecuted::Withheld) => "not sent",
+        Answer::Unknown { .. } => "unknown",
+        Answer::Misconfigured(_) => "misconfigured",
+    }
+}
+
+fn gloss(answer: &Answer) -> Option<&'static str> {
+    match answer {
+        Answer::Rejected(refusal) | Answer::Misconfigured(refusal) => refusal.gloss,
+        Answer::Created { .. } | Answer::NotExecuted(_) | Answer::Unknown { .. } => Some(""),
+    }
+}
+
+/// Every flagship row of the table: code, a text as the ERP writes it, what a `createOrder` comes to.
+const TABLE: &[(i64, &str, &str)] = &[
+    (100, "超过每分钟最大调用频率限制,请稍后重试", "throttled"),
+    (100, "超过每分钟最大调用频率限制，请稍后重试", "throttled"),
+    (100, "超过每分钟最大并发次数限制，请稍后重试", "throttled"),
+    (1, "sid is not exists", "misconfigured"),
+    (1, "签名验证失败", "misconfigured"),
+    (1, "app auth fail", "misconfigured"),
+    (1, "wrong number of arguments", "rejected"),
+    (1, "argument type mismatch", "rejected"),
+    (1, "参数个数错误", "rejected"),
+    (3, "", "misconfigured"),
+    (6, "", "misconfigured"),
+    (8, "", "misconfigured"),
+    (7, "timestamp expired", "misconfigured"),
+    (4, "数据库错误", "unknown"),
+    (5, "其他错误", "unknown"),
+    (99, "其他错误", "unknown"),
+    (100, "权限不足", "misconfigured"),
+    (100, "无仓库访问权限", "rejected"),
+    (100, "采购退货单不存在", "rejected"),
+    (100, "出库单对应的采购退换单状态错误", "unapproved"),
+    (100, "仓库编号为 wdtapi3-test11 的仓库不存在!", "rejected"),
+    (100, "货品列表中货品不存在或者货品重复", "rejected"),
+    (100, "货品列表中有相同商家编码daba1", "rejected"),
+    (100, "货品 daba1 重复", "rejected"),
+    (100, "批次 B1 不存在或已停用", "rejected"),
+    (100, "非销售出、入库单批次、有效期必传", "rejected"),
+    (100, "数量不合法", "rejected"),
+    (100, "warehouse_no不能为空", "rejected"),
+    (100, "Data truncation: Data too long for column 'remark' at row 1", "rejected"),
+    (100, "参数中必须包含起止时间", "rejected"),
+    (100, "您的查询时间过宽,查询时间不能大于30天", "rejected"),
+    (100, "此方法仅支持分页查询", "rejected"),
+];
+
+#[test]
+fn every_row_of_the_table_is_judged_and_glossed() {
+    for (code, text, expected) in TABLE {
+        let judged = created(&reply(&outer(*code, text)), &context());
+        assert_eq!(word(&judged.outcome), *expected, "{code} {text}");
+        assert!(gloss(&judged.outcome).is_some() && !judged.unseen, "{code} {text}");
+        assert_eq!(judged.throttled.is_some(), *expected == "throttled", "{code} {text}");
+        let as_text = serde_json::json!({ "status": code.to_string(), "message": text }).to_string();
+        assert_eq!(create(&as_text), judged.outcome, "numbers may be text");
+    }
+}
+
+#[test]
+fn the_two_quotas_are_told_apart() {
+    let limit = |text| created(&reply(&outer(100, text)), &context()).throttled;
+    assert_eq!(limit("超过每分钟最大调用频率限制,请稍后重试"), Some(Limit::Frequency));
+    assert_eq!(limit("超过每分钟最大并发次数限制,请稍后重试"), Some(Limit::Concurrency));
+}
+
+#[test]
+fn texts_decide_where_the_status_is_missing() {
+    for (_, text, expected) in TABLE.iter().filter(|(code, ..)| matches!(code, 1 | 100)) {
+        let body = serde_json::json!({ "message": text }).to_string();
+        assert_eq!(word(&create(&body)), *expected, "{text}");
+    }
+}
+
+#[test]
+fn the_inner_layer_rejects_by_the_same_texts() {
+    for (code, text, expected) in TABLE.iter().filter(|(code, ..)| *code == 100) {
+        assert_eq!(word(&create(&inner(*code, text))), *expected, "{text}");
+    }
+    let Answer::Rejected(refusal) = create(&inner(7, "单据已被他人锁定")) else { panic!("not rejected") };
+    assert_eq!(refusal, Refusal { code: 7, message: "单据已被他人锁定".to_owned(), gloss: None, unapproved: false });
+    assert!(created(&reply(&inner(7, "单据已被他人锁定")), &context()).unseen);
+}
+
+#[test]
+fn what_the_table_does_not_hold_is_unknown_in_the_outer_layer_and_counted() {
+    for (code, text) in [(100, "新的错误"), (1, "新的错误"), (2, "权限不足"), (-5, ""), (1012, "超过每分钟最大调用频率限制")]
+    {
+        let judged = created(&reply(&outer(code, text)), &context());
+        assert_eq!(word(&judged.outcome), "unknown", "{code} {text}");
+        assert!(judged.unseen, "{code} {text}");
+    }
+}
+
+#[test]
+fn the_senders_own_values_do_not_choose_the_row() {
+    for value in ["超过每分钟最大调用频率限制", "权限不足", "数据库错误"] {
+        assert_eq!(word(&create(&outer(100, &format!("仓库编号为 {value} 的仓库不存在!")))), "rejected");
+        assert_eq!(word(&create(&outer(100, &format!("批次 {value} 不存在或已停用")))), "rejected");
+        assert_eq!(word(&create(&outer(100, &format!("货品 {value} 重复")))), "rejected");
+    }
+}
+
+#[test]
+fn the_samples_of_create_order() {
+    assert_eq!(
+        create(include_str!("../testdata/flagship-create-outbound-ok.json")),
+        Answer::Created { outbound_no: "CH20220414136".to_owned() }
+    );
+    let Answer::Rejected(refusal) = create(include_str!("../testdata/flagship-create-outbound-error.json")) else { panic!("not rejected") };
+    assert_eq!((refusal.code, refusal.message.as_str()), (100, "仓库编号为 wdtapi3-test11 的仓库不存在!"));
+    assert_eq!(refusal.gloss, Some("there is no such warehouse"));
+}
+
+#[test]
+fn only_two_zeros_and_a_number_are_a_success() {
+    for body in [
+        r#"{"status":"0","data":{"status":"0","message":"CH1"}}"#,
+        r#"{"status":0,"message":null,"data":{"message":" CH1 ","status":0},"new_field":{}}"#,
+    ] {
+        assert_eq!(create(body), Answer::Created { outbound_no: "CH1".to_owned() }, "{body}");
+    }
+    assert_eq!(create(r#"{"status":0,"data":{"status":0,"message":42}}"#), Answer::Created { outbound_no: "42".to_owned() });
+    for body in [
+        "",
+        "null",
+        "[]",
+        "{}",
+        "[0,0]",
+        "<html>502</html>",
+        r#"{"status":0}"#,
+        r#"{"status":0,"data":null}"#,
+        r#"{"status":0,"data":"CH1"}"#,
+        r#"{"status":0,"data":[0,"CH1"]}"#,
+        r#"{"status":0,"data":{"message":"CH1"}}"#,
+        r#"{"status":0,"data":{"status":0}}"#,
+        r#"{"status":0,"data":{"status":0,"message":""}}"#,
+        r#"{"status":true,"data":{"status":0,"message":"CH1"}}"#,
+        r#"{"status":0,"data":{"status":0,"message":"CH1"}"#,
+        r#"{"data":{"status":0,"message":"CH1"}}"#,
+    ] {
+        assert_eq!(word(&create(body)), "unknown", "{body}");
+    }
+}
+
+#[test]
+fn a_truncated_answer_is_never_a_success() {
+    let whole = include_str!("../testdata/flagship-create-outbound-ok.json").trim_end();
+    for end in 0..whole.len() {
+        assert_eq!(word(&create(&whole[..end])), "unknown", "{end} bytes");
+    }
+    let page = include_str!("../testdata/flagship-outbound-query.json").trim_end();
+    for end in (0..page.len()).filter(|end| page.is_char_boundary(*end)) {
+        assert!(flagship(&page[..end]).is_err(), "{end} bytes");
+    }
+}
+
+#[test]
+fn an_http_status_other_than_success_is_unknown_for_create_order() {
+    let ok = include_str!("../testdata/flagship-create-outbound-ok.json");
+    for status in [302, 400, 404, 429, 500, 502, 503] {
+        let reply = Reply { status, ..reply(ok) };
+        assert_eq!(word(&created(&reply, &context()).outcome), "unknown", "{status}");
+    }
+}
+
+#[test]
+fn a_wrong_clock_is_told_by_how_much() {
+    let context = Context { skew: Some(-135_400), ..context() };
+    let Answer::Misconfigured(refusal) = created(&reply(&outer(7, "时间戳错误")), &context).outcome else {
+        panic!("not misconfigured")
+    };
+    assert_eq!(refusal.message, "时间戳错误 (our clock is about 135 s ahead of the ERP's)");
+}
+
+#[test]
+fn the_erps_words_are_bounded_and_do_not_repeat_the_signature() {
+    let text = format!("验证失败 {} {}", context().signature, "长".repeat(5000));
+    let Answer::Misconfigured(refusal) = create(&outer(1, &text)) else { panic!("not misconfigured") };
+    assert!(!refusal.message.contains(context().signature));
+    assert!(refusal.message.chars().count() <= 1001);
+}
+
+fn flagship(body: &str) -> Result<Rows, QueryFault> {
+    flagship_rows(Call::QueryOutbounds, &reply(body), &context()).outcome
+}
+
+fn enterprise(body: &str) -> Result<Rows, QueryFault> {
+    enterprise_rows(Call::QueryOutboundsEnterprise, &reply(body), &context()).outcome
+}
+
+fn fault_word(fault: &QueryFault) -> &'static str {
+    match fault {
+        QueryFault::Throttled { .. } => "throttled",
+        QueryFault::Unreachable { .. } => "unreachable",
+        QueryFault::Unusable { .. } => "unknown",
+        QueryFault::Misconfigured { .. } => "misconfigured",
+        QueryFault::Rejected { .. } => "rejected",
+    }
+}
+
+#[test]
+fn queries_follow_the_same_table() {
+    for (code, text, expected) in TABLE {
+        let expected = if *expected == "unapproved" { "rejected" } else { expected };
+        assert_eq!(fault_word(&flagship(&outer(*code, text)).unwrap_err()), expected, "{code} {text}");
+    }
+    let judged = flagship_rows(Call::QueryOutbounds, &reply(&outer(12, "?")), &context());
+    assert!(judged.unseen && matches!(judged.outcome, Err(QueryFault::Unusable { .. })));
+    for (code, text, expected) in [
+        (1012, "", "throttled"),
+        (2104, "start_time与end_time时间跨度不能超过最大范围 30天", "rejected"),
+        (2180, "start_time与end_time时间跨度不能超过最大范围 30天", "rejected"),
+        (2180, "?", "unknown"),
+        (1, "sid is not", "unknown"),
+    ] {
+        let body = serde_json::json!({ "code": code.to_string(), "message": text }).to_string();
+        assert_eq!(fault_word(&enterprise(&body).unwrap_err()), expected, "{code} {text}");
+    }
+}
+
+#[test]
+fn the_samples_of_the_queries() {
+    let page = flagship(include_str!("../testdata/flagship-outbound-query.json")).unwrap();
+    assert_eq!((page.rows.len(), page.total_count), (1, Some(1)));
+    assert!(page.rows[0].get().contains(r#""goods_total_cost": "9.94240000""#), "every digit is kept");
+    let page = flagship(include_str!("../testdata/flagship-purchase-return-query.json")).unwrap();
+    assert_eq!((page.rows.len(), page.total_count), (1, Some(1)));
+    let page = enterprise(include_str!("../testdata/enterprise-outbound-query.json")).unwrap();
+    assert_eq!((page.rows.len(), page.total_count), (1, Some(1)));
+    let fault = flagship(include_str!("../testdata/flagship-query-error.json")).unwrap_err();
+    assert_eq!(fault.to_string(), "the ERP rejects the query QueryOutbounds with 100: 参数中必须包含起止时间",);
+    assert_eq!(fault_word(&enterprise(include_str!("../testdata/enterprise-error-span.json")).unwrap_err()), "rejected");
+}
+
+#[test]
+fn an_empty_page_is_read_only_where_it_is_said() {
+    assert_eq!(flagship(r#"{"status":0,"data":{"order":[]}}"#).unwrap().rows.len(), 0);
+    assert_eq!(flagship(r#"{"status":"0","data":{"total_count":"0"}}"#).unwrap().total_count, Some(0));
+    assert_eq!(enterprise(r#"{"code":"0","message":"succeed","total_count":"0","stockout_list":[]}"#).unwrap().total_count, Some(0));
+    for body in [
+        "{}",
+        "not json",
+        r#"{"status":0}"#,
+        r#"{"status":0,"data":{}}"#,
+        r#"{"status":0,"data":[]}"#,
+        r#"{"status":0,"data":{"total_count":3}}"#,
+        r#"{"status":0,"data":{"order":{}}}"#,
+        r#"{"status":0,"data":{"total_count":-1,"order":[]}}"#,
+        r#"{"data":{"total_count":0,"order":[]}}"#,
+    ] {
+        assert_eq!(fault_word(&flagship(body).unwrap_err()), "unknown", "{body}");
+    }
+    assert_eq!(fault_word(&enterprise(r#"{"code":0}"#).unwrap_err()), "unknown");
+}
+
+#[test]
+fn an_http_status_decides_for_queries() {
+    for (status, expected) in [(302, "misconfigured"), (404, "misconfigured"), (403, "misconfigured"), (429, "throttled"), (500, "unknown")]
+    {
+        let reply = Reply { status, ..reply("{}") };
+        assert_eq!(fault_word(&flagship_rows(Call::QueryOutbounds, &reply, &context()).outcome.unwrap_err()), expected, "{status}");
+    }
+}

@@ -1,0 +1,205 @@
+//! The ERP's calls, one attempt each.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    config::{Edition, Settings},
+    metrics::Metrics,
+};
+
+use super::{
+    Answer, Call, Class, NotExecuted, OrderRequest, Page, PageRequest, Permit, QueryFault, Quota, Refusal, Selection, SharedGuard,
+    answer::Judged,
+    edition::{Enterprise, Flagship},
+};
+
+/// Why no client could be built: one sentence.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BuildFault(pub String);
+
+/// Both editions' clients and the quota they share; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Erp(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    flagship: Option<Flagship>,
+    enterprise: Option<Enterprise>,
+    quota: Quota,
+    metrics: Arc<Metrics>,
+    unseen: AtomicU64,
+}
+
+impl Erp {
+    /// Clients for the accounts that are configured. Connects to nothing.
+    ///
+    /// # Errors
+    /// [`BuildFault`] for an address, CA file, proxy or secret that cannot be used.
+    pub fn new(settings: &Settings, metrics: Arc<Metrics>) -> Result<Self, BuildFault> {
+        Ok(Self(Arc::new(Inner {
+            flagship: settings.flagship.as_ref().map(Flagship::new).transpose()?,
+            enterprise: settings.enterprise.as_ref().map(Enterprise::new).transpose()?,
+            quota: Quota::new(&settings.quota),
+            metrics,
+            unseen: AtomicU64::new(0),
+        })))
+    }
+
+    /// The budgets.
+    #[must_use]
+    pub fn quota(&self) -> &Quota {
+        &self.0.quota
+    }
+
+    /// The calls whose account is configured.
+    #[must_use]
+    pub fn calls_configured(&self) -> Vec<Call> {
+        let configured = |edition| match edition {
+            Edition::Flagship => self.0.flagship.is_some(),
+            Edition::Enterprise => self.0.enterprise.is_some(),
+        };
+        Call::ALL.into_iter().filter(|call| configured(call.edition())).collect()
+    }
+
+    /// The account behind a call, for `source.sid`; empty when it is not configured.
+    #[must_use]
+    pub fn sid(&self, call: Call) -> &str {
+        let sid = match call.edition() {
+            Edition::Flagship => self.0.flagship.as_ref().map(Flagship::sid),
+            Edition::Enterprise => self.0.enterprise.as_ref().map(Enterprise::sid),
+        };
+        sid.unwrap_or_default()
+    }
+
+    /// How many milliseconds the ERP's clock is ahead of this machine's (negative: behind), from the `Date` of its
+    /// answers; good to half a second and half the fastest answer. `None` before the first answer that has one.
+    #[must_use]
+    pub fn skew(&self, edition: Edition) -> Option<i64> {
+        match edition {
+            Edition::Flagship => self.0.flagship.as_ref().and_then(Flagship::skew),
+            Edition::Enterprise => self.0.enterprise.as_ref().and_then(Enterprise::skew),
+        }
+    }
+
+    /// Answers since the start whose code or text the answer table does not hold; each was logged.
+    #[must_use]
+    pub fn unseen_answers(&self) -> u64 {
+        self.0.unseen.load(Ordering::Relaxed)
+    }
+
+    /// `wms.stockout.PurchaseReturn.createOrder`: one attempt, never repeated by the client. The guard is asked now and
+    /// once more when the body is about to leave. Dropping the future leaves the effect unknown, as a time-out does.
+    pub async fn create_order(&self, mut permit: Permit, order: &OrderRequest, timeout: Duration, guard: SharedGuard) -> Answer {
+        let begun = Instant::now();
+        let answer = match &self.0.flagship {
+            None => Answer::Misconfigured(not_configured(Call::CreateOrder)),
+            Some(_) if !guard.may_send() => Answer::NotExecuted(NotExecuted::Withheld),
+            Some(flagship) => {
+                permit.spend();
+                let judged = flagship.create_order(order, timeout, guard).await;
+                let heard = match &judged.outcome {
+                    Answer::Created { .. } | Answer::Rejected(_) | Answer::Misconfigured(_) => true,
+                    Answer::NotExecuted(_) | Answer::Unknown { .. } => false,
+                };
+                self.learn(&permit, heard, judged)
+            }
+        };
+        self.measure(Call::CreateOrder, permit.class, create_result(&answer), begun);
+        answer
+    }
+
+    /// One page of a query: one attempt. `permit.call` says which query.
+    ///
+    /// # Errors
+    /// [`QueryFault`].
+    pub async fn query(&self, mut permit: Permit, selection: &Selection, page: PageRequest, timeout: Duration) -> Result<Page, QueryFault> {
+        let begun = Instant::now();
+        let call = permit.call;
+        let misconfigured = Err(QueryFault::Misconfigured { call, refusal: not_configured(call) });
+        let judged = match (call.edition(), &self.0.flagship, &self.0.enterprise) {
+            (Edition::Flagship, None, _) | (Edition::Enterprise, _, None) => None,
+            (Edition::Flagship, Some(flagship), _) => {
+                permit.spend();
+                Some(flagship.query(call, selection, page, timeout).await)
+            }
+            (Edition::Enterprise, _, Some(enterprise)) => {
+                permit.spend();
+                Some(enterprise.query(selection, page, timeout).await)
+            }
+        };
+        let outcome = match judged {
+            None => misconfigured,
+            Some(judged) => {
+                let heard = match &judged.outcome {
+                    Ok(_) | Err(QueryFault::Misconfigured { .. } | QueryFault::Rejected { .. }) => true,
+                    Err(QueryFault::Throttled { .. } | QueryFault::Unreachable { .. } | QueryFault::Unusable { .. }) => false,
+                };
+                self.learn(&permit, heard, judged)
+            }
+        };
+        self.measure(call, permit.class, query_result(&outcome), begun);
+        outcome
+    }
+
+    /// Tells quota and counters what an attempt showed.
+    fn learn<T>(&self, permit: &Permit, heard: bool, judged: Judged<T>) -> T {
+        match judged.throttled {
+            Some(limit) => permit.refused(limit),
+            None if heard => permit.answered(),
+            None => {}
+        }
+        if judged.unseen {
+            self.0.unseen.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(erp.call = permit.call.name(), "the ERP gave an answer that the table of known answers does not hold");
+        }
+        judged.outcome
+    }
+
+    fn measure(&self, call: Call, class: Class, result: &'static str, begun: Instant) {
+        self.0.metrics.erp_call(call, class, result, begun.elapsed());
+    }
+}
+
+fn not_configured(call: Call) -> Refusal {
+    let section = match call.edition() {
+        Edition::Flagship => "[erp.flagship]",
+        Edition::Enterprise => "[erp.enterprise]",
+    };
+    let message = format!("{section} is not configured, and {} needs it: give its url, account and secret", call.method());
+    Refusal { code: -1, message, gloss: None, unapproved: false }
+}
+
+fn create_result(answer: &Answer) -> &'static str {
+    match answer {
+        Answer::Created { .. } => "ok",
+        Answer::Rejected(_) => "rejected",
+        Answer::NotExecuted(NotExecuted::Throttled { .. }) => "throttled",
+        Answer::NotExecuted(NotExecuted::Unreachable { .. }) => "unreachable",
+        Answer::NotExecuted(NotExecuted::Withheld) => "withheld",
+        Answer::Unknown { .. } => "unknown",
+        Answer::Misconfigured(_) => "misconfigured",
+    }
+}
+
+fn query_result(outcome: &Result<Page, QueryFault>) -> &'static str {
+    match outcome {
+        Ok(_) => "ok",
+        Err(QueryFault::Throttled { .. }) => "throttled",
+        Err(QueryFault::Unreachable { .. }) => "unreachable",
+        Err(QueryFault::Unusable { .. }) => "unknown",
+        Err(QueryFault::Misconfigured { .. }) => "misconfigured",
+        Err(QueryFault::Rejected { .. }) => "rejected",
+    }
+}
+
+#[cfg(test)]
+mod tests;

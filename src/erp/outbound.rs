@@ -1,0 +1,115 @@
+//! What a look-up reads of an outbound order.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::clock::Timestamp;
+
+use super::loose;
+
+/// What a look-up needs of an outbound order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboundHead {
+    pub stockout_id: String,
+    pub order_no: String,
+    pub src_order_no: Option<String>,
+    pub warehouse_no: Option<String>,
+    pub remark: String,
+    /// Absent in the enterprise edition.
+    pub create_time: Option<Timestamp>,
+    pub status: Option<i64>,
+}
+
+/// The same fields as the ERP sends them; all others are left alone.
+#[derive(Deserialize)]
+struct Sent<'a> {
+    #[serde(borrow, default)]
+    stockout_id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    order_no: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    src_order_no: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    warehouse_no: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    remark: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    create_time: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    status: Option<&'a RawValue>,
+}
+
+impl OutboundHead {
+    /// Reads the head of an outbound order's JSON, either edition's.
+    ///
+    /// # Errors
+    /// The field that does not fit, in one sentence; its value is not quoted.
+    pub fn read(json: &RawValue) -> Result<Self, String> {
+        let sent: Sent<'_> = serde_json::from_str(json.get()).map_err(|_| "an outbound order is not a JSON object".to_owned())?;
+        let fault = |field: &'static str| move |reason: &'static str| format!("{field} of an outbound order {reason}");
+        let text = |field, value| loose::text(value).map_err(fault(field));
+        let required = |field, value| match text(field, value)? {
+            Some(text) if !text.is_empty() => Ok(text),
+            Some(_) | None => Err(fault(field)("is missing")),
+        };
+        let filled = |field, value| Ok::<_, String>(text(field, value)?.filter(|text| !text.is_empty()));
+        Ok(Self {
+            stockout_id: required("stockout_id", sent.stockout_id)?,
+            order_no: required("order_no", sent.order_no)?,
+            src_order_no: filled("src_order_no", sent.src_order_no)?,
+            warehouse_no: filled("warehouse_no", sent.warehouse_no)?,
+            remark: text("remark", sent.remark)?.unwrap_or_default(),
+            create_time: loose::instant(sent.create_time).map_err(fault("create_time"))?,
+            status: loose::integer(sent.status).map_err(fault("status"))?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<OutboundHead, String> {
+        OutboundHead::read(&RawValue::from_string(json.to_owned()).unwrap())
+    }
+
+    fn row(sample: &str, path: &str) -> String {
+        serde_json::from_str::<serde_json::Value>(sample).unwrap().pointer(path).unwrap().to_string()
+    }
+
+    #[test]
+    fn both_samples_are_read() {
+        let flagship = read(&row(include_str!("testdata/flagship-outbound-query.json"), "/data/order/0")).unwrap();
+        assert_eq!(
+            flagship,
+            OutboundHead {
+                stockout_id: "1635205".to_owned(),
+                order_no: "CH2023020752".to_owned(),
+                src_order_no: Some("CT2302070001".to_owned()),
+                warehouse_no: Some("234234234".to_owned()),
+                remark: String::new(),
+                create_time: Some(Timestamp(1_675_751_003_000)),
+                status: Some(110),
+            }
+        );
+        let enterprise = read(&row(include_str!("testdata/enterprise-outbound-query.json"), "/stockout_list/0")).unwrap();
+        assert_eq!((enterprise.stockout_id.as_str(), enterprise.status, enterprise.create_time), ("9258", Some(110), None));
+        assert_eq!(enterprise.remark, "[接口创建出库单]");
+    }
+
+    #[test]
+    fn times_and_ids_come_in_any_form() {
+        let head = read(r#"{"stockout_id":"7","order_no":8,"create_time":"2023-02-07 14:23:23","remark":null,"status":"50"}"#).unwrap();
+        assert_eq!((head.stockout_id.as_str(), head.order_no.as_str()), ("7", "8"));
+        assert_eq!((head.create_time, head.status, head.remark.as_str()), (Some(Timestamp(1_675_751_003_000)), Some(50), ""));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named_without_its_value() {
+        assert_eq!(read(r#"{"order_no":"x"}"#), Err("stockout_id of an outbound order is missing".to_owned()));
+        let fault = read(r#"{"stockout_id":1,"order_no":"x","create_time":"tomorrow"}"#).unwrap_err();
+        assert!(fault.starts_with("create_time of an outbound order ") && !fault.contains("tomorrow"), "{fault}");
+        assert!(read(r#"{"stockout_id":1,"order_no":"x","remark":[]}"#).unwrap_err().contains("remark"));
+        assert!(read("[]").is_err());
+    }
+}

@@ -1,0 +1,203 @@
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use super::*;
+
+fn quota(calls_per_minute: u32, burst: u32, max_concurrent_calls: u32) -> Quota {
+    Quota::new(&QuotaSettings { calls_per_minute, burst, max_concurrent_calls })
+}
+
+/// What was called, by whom, when.
+type Calls = Arc<Mutex<Vec<(Instant, Class)>>>;
+
+/// Calls again and again, each time `hold` after the permit came; `pause` between calls.
+fn caller(quota: &Quota, call: Call, class: Class, hold: Duration, pause: Duration, calls: &Calls) {
+    let (quota, calls) = (quota.clone(), Arc::clone(calls));
+    tokio::spawn(async move {
+        loop {
+            let mut permit = quota.acquire(call, class).await;
+            tokio::time::sleep(hold).await;
+            permit.spend();
+            calls.lock().unwrap().push((Instant::now(), class));
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            permit.answered();
+            drop(permit);
+            tokio::time::sleep(pause).await;
+        }
+    });
+}
+
+fn count(calls: &[(Instant, Class)], class: Class) -> usize {
+    calls.iter().filter(|(_, of)| *of == class).count()
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[tokio::test(start_paused = true)]
+async fn an_hour_of_mixed_load_stays_below_sixty_a_minute_uses_the_rate_and_starves_nobody() {
+    let quota = quota(50, 10, 32);
+    let calls = Calls::default();
+    for (position, class) in Class::ALL.into_iter().enumerate() {
+        for worker in 0..6 {
+            let hold = Duration::from_millis(u64::try_from(position * 130 + worker * 370).unwrap());
+            caller(&quota, Call::QueryOutbounds, class, hold, Duration::ZERO, &calls);
+        }
+    }
+    tokio::time::sleep(HOUR).await;
+    let calls = calls.lock().unwrap().clone();
+    for (position, (first, _)) in calls.iter().enumerate() {
+        let within = calls.iter().skip(position).take_while(|(at, _)| *at < *first + Duration::from_secs(60)).count();
+        assert!(within <= 59, "{within} calls within a minute");
+    }
+    assert!(calls.len() >= 50 * 60 * 95 / 100, "{} calls in an hour", calls.len());
+    for class in Class::ALL {
+        assert!(count(&calls, class) * 100 >= calls.len() * 4, "{class:?}: {} of {}", count(&calls, class), calls.len());
+    }
+    assert!(count(&calls, Class::Lookup) * 2 > calls.len(), "the most urgent class gets most");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_urgent_caller_who_comes_late_goes_first() {
+    let quota = quota(60, 1, 8);
+    let order = Arc::new(Mutex::new(Vec::new()));
+    for class in [Class::Backfill, Class::LatePass, Class::Feed, Class::Command, Class::Lookup] {
+        let (quota, order) = (quota.clone(), Arc::clone(&order));
+        tokio::spawn(async move {
+            quota.acquire(Call::QueryOutbounds, class).await.spend();
+            order.lock().unwrap().push(class);
+        });
+        tokio::task::yield_now().await;
+    }
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(*order.lock().unwrap(), Class::ALL);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_have_budgets_of_their_own() {
+    let quota = quota(60, 1, 8);
+    let start = Instant::now();
+    for call in Call::ALL {
+        quota.acquire(call, Class::Feed).await.spend();
+    }
+    assert!(start.elapsed() <= Duration::from_millis(1010), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unused_permit_and_an_abandoned_place_cost_nothing() {
+    let quota = quota(60, 1, 8);
+    let start = Instant::now();
+    for _ in 0..5 {
+        drop(quota.acquire(Call::CreateOrder, Class::Command).await);
+    }
+    assert!(start.elapsed() <= Duration::from_millis(1010), "{:?}", start.elapsed());
+    quota.acquire(Call::CreateOrder, Class::Command).await.spend();
+    // Gives up before its turn: whoever stands behind gets it.
+    let gone = tokio::time::timeout(Duration::from_millis(100), quota.acquire(Call::CreateOrder, Class::Lookup)).await;
+    assert!(gone.is_err());
+    let now = Instant::now();
+    quota.acquire(Call::CreateOrder, Class::Backfill).await.spend();
+    assert!(now.elapsed() <= Duration::from_millis(1010), "{:?}", now.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_calls_at_once_than_allowed_and_a_free_place_is_taken_at_once() {
+    let quota = quota(6000, 100, 3);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let start = Instant::now();
+    let tasks: Vec<_> = (0..12)
+        .map(|position| {
+            let (quota, now, most) = (quota.clone(), Arc::clone(&now), Arc::clone(&most));
+            let call = if position % 2 == 0 { Call::CreateOrder } else { Call::QueryPurchaseReturns };
+            tokio::spawn(async move {
+                let mut permit = quota.acquire(call, Class::Command).await;
+                permit.spend();
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                now.fetch_sub(1, Ordering::SeqCst);
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 3);
+    assert!(start.elapsed() <= Duration::from_millis(4050), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusals_cool_down_slow_down_and_are_made_good() {
+    let quota = quota(50, 10, 8);
+    let mut permit = quota.acquire(Call::CreateOrder, Class::Command).await;
+    permit.spend();
+    permit.refused(Limit::Frequency);
+    drop(permit);
+    let status = |quota: &Quota| quota.status().into_iter().find(|status| status.call == "create_order").unwrap();
+    assert!((status(&quota).rate - 35.0).abs() < 0.01);
+    assert_eq!(status(&quota).refused, 1);
+    assert!(status(&quota).cooling_until.is_some());
+    let refused = Instant::now();
+    quota.acquire(Call::CreateOrder, Class::Command).await.spend();
+    assert!(refused.elapsed() >= Duration::from_secs(10) && refused.elapsed() < Duration::from_secs(11), "{:?}", refused.elapsed());
+    // Other calls go on.
+    quota.acquire(Call::QueryOutbounds, Class::Lookup).await.spend();
+    tokio::time::sleep(Duration::from_secs(130)).await;
+    assert!((status(&quota).rate - 40.0).abs() < 0.01, "{}", status(&quota).rate);
+    tokio::time::sleep(HOUR).await;
+    assert!((status(&quota).rate - 50.0).abs() < 0.01);
+    assert_eq!(status(&quota).cooling_until, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_for_concurrency_narrows_and_widens() {
+    let quota = quota(600, 10, 10);
+    let out_limit = |quota: &Quota| quota.status()[0].out_limit;
+    let mut permit = quota.acquire(Call::CreateOrder, Class::Command).await;
+    permit.spend();
+    permit.refused(Limit::Concurrency);
+    permit.refused(Limit::Concurrency);
+    drop(permit);
+    assert_eq!(out_limit(&quota), 7);
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    drop(quota.acquire(Call::CreateOrder, Class::Command).await);
+    assert_eq!(out_limit(&quota), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_share_slows_only_its_call() {
+    let quota = quota(60, 6, 8);
+    quota.set_share(Call::QueryPurchaseReturns, 0.5);
+    let rates: BTreeMap<_, _> = quota.status().into_iter().map(|status| (status.call, (status.rate, status.burst))).collect();
+    assert_eq!(rates["query_purchase_returns"], (30.0, 3));
+    assert_eq!(rates["create_order"], (60.0, 6));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_and_who_called_is_shown() {
+    let quota = quota(60, 1, 8);
+    quota.acquire(Call::QueryOutbounds, Class::Lookup).await.spend();
+    let waiting = tokio::spawn({
+        let quota = quota.clone();
+        async move { quota.acquire(Call::QueryOutbounds, Class::Feed).await.spend() }
+    });
+    tokio::task::yield_now().await;
+    let status = quota.status().into_iter().find(|status| status.call == "query_outbounds").unwrap();
+    assert_eq!((status.used["lookup"], status.waiting["feed"], status.waiting["lookup"]), (1, 1, 0));
+    waiting.await.unwrap();
+    assert!(serde_json::to_string(&quota.status()).unwrap().contains("\"query_outbounds\""));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_for_benchmarks_holds_nobody_up() {
+    let quota = quota(6_000_000, 1000, 64);
+    let start = Instant::now();
+    for _ in 0..20_000 {
+        quota.acquire(Call::CreateOrder, Class::Command).await.spend();
+    }
+    assert!(start.elapsed() <= Duration::from_millis(300), "{:?} of virtual time for 20,000 permits", start.elapsed());
+}

@@ -1,0 +1,230 @@
+//! An ERP record as the change route handles it: its head, and its Avro datum.
+
+mod table;
+mod value;
+
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+
+use crate::{
+    clock::Timestamp,
+    config::{Edition, Feed},
+    schema::datum::{put_bool, put_bytes, put_decimal, put_len, put_long},
+};
+
+use table::{Column, Kind, Layout, Row, Table};
+use value::Reading;
+
+/// One record of a feed, decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// `return_id` or `stockout_id`, as text.
+    pub id: String,
+    /// `return_no` or `order_no`.
+    pub number: String,
+    /// The record's modified time.
+    pub modified: Timestamp,
+    /// The return behind an outbound order (`src_order_no`); the own number for a purchase return.
+    pub return_no: Option<String>,
+    pub status: Option<i64>,
+    /// Outbound orders: holds our marker.
+    pub remark: Option<String>,
+    /// Plain Avro datum (no header) of `PurchaseReturn` or `ReturnOutbound`, current schema.
+    pub datum: Vec<u8>,
+    /// Fields the schema does not know, or knows with another type; for the counters.
+    pub drift: Vec<Drift>,
+}
+
+/// One deviation of a record from the schema.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Drift {
+    /// Path of the field, `detail_list.foo`.
+    pub field: String,
+    pub kind: DriftKind,
+}
+
+/// In what way a field deviates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DriftKind {
+    /// Not in the schema: kept in `extra`.
+    Unknown,
+    /// Another type than documented: null, its text in `extra`.
+    Retyped,
+}
+
+/// Why a record cannot be published; it goes raw to the feed's dead letters.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} {reason}")]
+pub struct Misfit {
+    /// The id, where at least that could be read.
+    pub id: Option<String>,
+    /// The field that does not fit.
+    pub field: String,
+    pub reason: String,
+}
+
+/// Decodes one record's JSON. Both editions share a schema per feed, and every form of a number, a time or a truth value
+/// is read from either, so the edition decides nothing here.
+///
+/// # Errors
+/// [`Misfit`] when the id, the number, `modified`, the lines or a decimal does not fit.
+pub fn decode(feed: Feed, _edition: Edition, json: &RawValue) -> Result<Record, Misfit> {
+    let layout = Layout::of(feed);
+    let row = Row::read(&layout.table, json).ok_or_else(|| misfit("record", "is not a JSON object"))?;
+    let field = |name: &str| layout.table.position(name).and_then(|at| row.get(at));
+
+    let id = match field(layout.id).map_or(Reading::Null, value::long) {
+        Reading::Value(id) => id.to_string(),
+        Reading::Null => return Err(misfit(layout.id, "is missing")),
+        Reading::Retyped => return Err(misfit(layout.id, "is not an integer")),
+    };
+    let known = |misfit: Misfit| Misfit { id: Some(id.clone()), ..misfit };
+    let text = |name| match field(name).map_or(Reading::Null, value::text) {
+        Reading::Value(text) if !text.is_empty() => Some(text.into_owned()),
+        Reading::Value(_) | Reading::Null | Reading::Retyped => None,
+    };
+    let number = text(layout.number).ok_or_else(|| known(misfit(layout.number, "is missing or not a text")))?;
+    let modified = match field("modified").map_or(Reading::Null, value::instant) {
+        Reading::Value(modified) => modified,
+        Reading::Null => return Err(known(misfit("modified", "is missing"))),
+        Reading::Retyped => return Err(known(misfit("modified", "is neither epoch milliseconds nor yyyy-MM-dd HH:mm:ss"))),
+    };
+    let status = match field("status").map_or(Reading::Null, value::long) {
+        Reading::Value(status) => Some(status),
+        Reading::Null | Reading::Retyped => None,
+    };
+    let return_no = text(layout.return_no);
+    let remark = layout.remark.and_then(text);
+
+    let mut writing = Writing { datum: Vec::with_capacity(json.get().len()), drift: Vec::new() };
+    writing.row(&layout.table, &row).map_err(known)?;
+    Ok(Record { id, number, modified, return_no, status, remark, datum: writing.datum, drift: writing.drift })
+}
+
+fn misfit(field: &str, reason: impl Into<String>) -> Misfit {
+    Misfit { id: None, field: field.to_owned(), reason: reason.into() }
+}
+
+/// More deviations of one record than this are counted no further: they say nothing new.
+const MAX_DRIFT: usize = 100;
+
+/// A datum in the making.
+struct Writing {
+    datum: Vec<u8>,
+    drift: Vec<Drift>,
+}
+
+/// Whether a column's value has been written.
+enum Written {
+    Yes,
+    /// There is none.
+    Null,
+    /// It has another type.
+    Retyped,
+}
+
+impl Writing {
+    /// Writes a row's columns in the order of the schema.
+    fn row(&mut self, table: &Table, row: &Row<'_>) -> Result<(), Misfit> {
+        let mut extra: BTreeMap<&str, &RawValue> = BTreeMap::new();
+        for (name, value) in &row.unknown {
+            extra.insert(name, value);
+            self.note(format!("{}{name}", table.prefix), DriftKind::Unknown);
+        }
+        for (at, column) in table.columns.iter().enumerate() {
+            if let Kind::Extra = column.kind {
+                self.extra(&extra);
+                continue;
+            }
+            let value = row.get(at);
+            let start = self.datum.len();
+            if column.nullable {
+                put_long(&mut self.datum, 1);
+            }
+            let written = value.map_or(Ok(Written::Null), |value| self.column(column, value))?;
+            match (&written, value) {
+                (Written::Yes, _) => continue,
+                (Written::Retyped, Some(value)) if column.nullable => {
+                    extra.insert(&column.name, value);
+                    self.note(column.path.clone(), DriftKind::Retyped);
+                }
+                (Written::Null, _) if column.nullable => {}
+                (Written::Null, _) => return Err(misfit(&column.path, "is missing")),
+                (Written::Retyped, _) => return Err(misfit(&column.path, column.kind.complaint())),
+            }
+            self.datum.truncate(start);
+            put_long(&mut self.datum, 0);
+        }
+        Ok(())
+    }
+
+    /// Writes one value; nothing unless it fits.
+    fn column(&mut self, column: &Column, value: &RawValue) -> Result<Written, Misfit> {
+        Ok(match &column.kind {
+            Kind::Int => match value::long(value) {
+                // Avro's int has 32 bits.
+                Reading::Value(value) => self.put(i32::try_from(value).map_or(Reading::Retyped, Reading::Value), |out, value| {
+                    put_long(out, i64::from(value));
+                }),
+                Reading::Null => Written::Null,
+                Reading::Retyped => Written::Retyped,
+            },
+            Kind::Long => self.put(value::long(value), put_long),
+            Kind::Instant => self.put(value::instant(value), |out, instant| put_long(out, instant.0)),
+            Kind::Boolean => self.put(value::boolean(value), put_bool),
+            Kind::Text => self.put(value::text(value), |out, text| put_bytes(out, text.as_bytes())),
+            Kind::Decimal => match value::decimal(value).map_err(|fault| misfit(&column.path, fault.to_string()))? {
+                Some(decimal) => self.put(Reading::Value(decimal), put_decimal),
+                None => Written::Null,
+            },
+            Kind::Lines(_) if value.get() == "null" => Written::Null,
+            Kind::Lines(table) => match table::rows(table, value) {
+                Some(rows) => {
+                    if !rows.is_empty() {
+                        put_len(&mut self.datum, rows.len());
+                        rows.iter().try_for_each(|row| self.row(table, row))?;
+                    }
+                    put_long(&mut self.datum, 0);
+                    Written::Yes
+                }
+                None => Written::Retyped,
+            },
+            // Written by `row`, which knows what goes there.
+            Kind::Extra => Written::Yes,
+        })
+    }
+
+    fn put<T>(&mut self, reading: Reading<T>, put: impl FnOnce(&mut Vec<u8>, T)) -> Written {
+        match reading {
+            Reading::Value(value) => {
+                put(&mut self.datum, value);
+                Written::Yes
+            }
+            Reading::Null => Written::Null,
+            Reading::Retyped => Written::Retyped,
+        }
+    }
+
+    fn extra(&mut self, extra: &BTreeMap<&str, &RawValue>) {
+        if !extra.is_empty() {
+            put_len(&mut self.datum, extra.len());
+            for (name, value) in extra {
+                put_bytes(&mut self.datum, name.as_bytes());
+                put_bytes(&mut self.datum, value.get().as_bytes());
+            }
+        }
+        put_long(&mut self.datum, 0);
+    }
+
+    /// A deviation counts once per record, in however many lines it stands.
+    fn note(&mut self, field: String, kind: DriftKind) {
+        let drift = Drift { field, kind };
+        if self.drift.len() < MAX_DRIFT && !self.drift.contains(&drift) {
+            self.drift.push(drift);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

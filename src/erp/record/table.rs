@@ -1,0 +1,269 @@
+//! Which field of the ERP's JSON goes where in the datum: read from the schema itself, so that the two cannot differ.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::LazyLock,
+};
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::{
+    config::Feed,
+    schema::{catalog, shape},
+};
+
+/// The field for what the schema does not know.
+const EXTRA: &str = "extra";
+
+/// What a column holds.
+#[derive(Debug)]
+pub(super) enum Kind {
+    Int,
+    Long,
+    Instant,
+    Decimal,
+    Boolean,
+    Text,
+    /// Records of their own.
+    Lines(Table),
+    /// What no other column takes.
+    Extra,
+}
+
+/// One field of the schema.
+#[derive(Debug)]
+pub(super) struct Column {
+    pub(super) name: String,
+    /// With the names of the lists it stands in: `detail_list.num`.
+    pub(super) path: String,
+    pub(super) kind: Kind,
+    pub(super) nullable: bool,
+}
+
+/// The fields of a record or a line, in schema order.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) columns: Vec<Column>,
+    /// Positions by name and by alias.
+    positions: HashMap<String, usize>,
+    /// Empty, or the list the records stand in and a point.
+    pub(super) prefix: String,
+}
+
+/// A feed's record: its table, and which of its fields the connector itself reads.
+#[derive(Debug)]
+pub(super) struct Layout {
+    pub(super) table: Table,
+    pub(super) id: &'static str,
+    pub(super) number: &'static str,
+    /// The purchase return's number.
+    pub(super) return_no: &'static str,
+    /// Where a marker may stand.
+    pub(super) remark: Option<&'static str>,
+}
+
+impl Layout {
+    /// The layout of a feed's records.
+    pub(super) fn of(feed: Feed) -> &'static Self {
+        static PURCHASE_RETURN: LazyLock<Layout> = LazyLock::new(|| Layout {
+            table: Table::new(&catalog().purchase_return.shape, String::new()),
+            id: "return_id",
+            number: "return_no",
+            return_no: "return_no",
+            remark: None,
+        });
+        static RETURN_OUTBOUND: LazyLock<Layout> = LazyLock::new(|| Layout {
+            table: Table::new(&catalog().return_outbound.shape, String::new()),
+            id: "stockout_id",
+            number: "order_no",
+            return_no: "src_order_no",
+            remark: Some("remark"),
+        });
+        match feed {
+            Feed::PurchaseReturns => &PURCHASE_RETURN,
+            Feed::ReturnOutbounds => &RETURN_OUTBOUND,
+        }
+    }
+}
+
+impl Table {
+    fn new(shape: &shape::Shape, prefix: String) -> Self {
+        let mut table = Self { columns: Vec::new(), positions: HashMap::new(), prefix };
+        let shape::Shape::Record(record) = shape else { return table };
+        for field in &record.fields {
+            let (nullable, inner) = match &field.shape {
+                shape::Shape::Union(branches) => (true, branches.iter().find(|branch| **branch != shape::Shape::Null)),
+                plain => (false, Some(plain)),
+            };
+            let path = format!("{}{}", table.prefix, field.name);
+            // Every column must be there, or the datum is short of a field; the test below knows every kind of our schemas.
+            let kind = inner.map_or(Kind::Text, |inner| Kind::of(&field.name, inner, &path));
+            if !matches!(kind, Kind::Extra) {
+                for name in field.aliases.iter().chain([&field.name]) {
+                    table.positions.insert(name.clone(), table.columns.len());
+                }
+            }
+            table.columns.push(Column { name: field.name.clone(), path, kind, nullable });
+        }
+        table
+    }
+
+    /// The position of a field the connector itself reads.
+    pub(super) fn position(&self, name: &str) -> Option<usize> {
+        self.positions.get(name).copied()
+    }
+}
+
+impl Kind {
+    /// What is wrong with a value of another type where one must be.
+    pub(super) fn complaint(&self) -> &'static str {
+        match self {
+            Self::Int | Self::Long => "is not an integer",
+            Self::Instant => "is neither epoch milliseconds nor yyyy-MM-dd HH:mm:ss",
+            Self::Decimal => "is not a decimal number",
+            Self::Boolean => "is not a truth value",
+            Self::Text => "is not a text",
+            Self::Lines(_) => "is not an array of objects",
+            Self::Extra => "is not a map",
+        }
+    }
+
+    fn of(name: &str, shape: &shape::Shape, path: &str) -> Self {
+        use shape::Shape;
+        match shape {
+            Shape::Int => Self::Int,
+            Shape::Long => Self::Long,
+            Shape::Instant { .. } => Self::Instant,
+            Shape::Decimal { .. } => Self::Decimal,
+            Shape::Boolean => Self::Boolean,
+            Shape::Array(items) => Self::Lines(Table::new(items, format!("{path}."))),
+            Shape::Map(_) if name == EXTRA => Self::Extra,
+            Shape::String
+            | Shape::Map(_)
+            | Shape::Null
+            | Shape::Float
+            | Shape::Double
+            | Shape::Bytes
+            | Shape::Fixed(_)
+            | Shape::Enum { .. }
+            | Shape::Union(_)
+            | Shape::Record(_) => Self::Text,
+        }
+    }
+}
+
+/// One JSON object sorted into a table's columns; of repeated keys the last one counts.
+#[derive(Debug)]
+pub(super) struct Row<'a> {
+    slots: Vec<Option<&'a RawValue>>,
+    /// What the schema does not know, in the order of the names: the datum must not depend on the ERP's order.
+    pub(super) unknown: BTreeMap<Cow<'a, str>, &'a RawValue>,
+}
+
+impl<'a> Row<'a> {
+    /// Sorts an object; `None` for anything else.
+    pub(super) fn read(table: &Table, json: &'a RawValue) -> Option<Self> {
+        struct Sort<'t>(&'t Table);
+        impl<'de> Visitor<'de> for Sort<'_> {
+            type Value = Row<'de>;
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("an object")
+            }
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Row<'de>, M::Error> {
+                let mut row = Row { slots: vec![None; self.0.columns.len()], unknown: BTreeMap::new() };
+                while let Some(Key(key)) = map.next_key()? {
+                    let value: &RawValue = map.next_value()?;
+                    match self.0.positions.get(key.as_ref()).and_then(|at| row.slots.get_mut(*at)) {
+                        Some(slot) => *slot = Some(value),
+                        None => {
+                            row.unknown.insert(key, value);
+                        }
+                    }
+                }
+                Ok(row)
+            }
+        }
+        serde_json::Deserializer::from_str(json.get()).deserialize_map(Sort(table)).ok()
+    }
+
+    /// The value of a column; `None` when it is missing.
+    pub(super) fn get(&self, position: usize) -> Option<&'a RawValue> {
+        self.slots.get(position).copied().flatten()
+    }
+}
+
+/// Every element of a JSON array as an object of `table`; `None` for anything else.
+pub(super) fn rows<'a>(table: &Table, json: &'a RawValue) -> Option<Vec<Row<'a>>> {
+    let items: Vec<&RawValue> = serde_json::from_str(json.get()).ok()?;
+    items.into_iter().map(|item| Row::read(table, item)).collect()
+}
+
+/// A key, borrowed where it has no escapes.
+struct Key<'a>(Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Key<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl<'de> Visitor<'de> for Text {
+            type Value = Key<'de>;
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a key")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(table: &Table, shape: &shape::Shape) {
+        let shape::Shape::Record(record) = shape else { panic!("a record") };
+        assert_eq!(table.columns.len(), record.fields.len());
+        for (at, (column, field)) in table.columns.iter().zip(&record.fields).enumerate() {
+            let inner = match &field.shape {
+                shape::Shape::Union(branches) => {
+                    assert_eq!(branches.len(), 2, "{}", column.path);
+                    assert_eq!(branches[0], shape::Shape::Null, "{}: null is the first branch", column.path);
+                    &branches[1]
+                }
+                plain => plain,
+            };
+            match &column.kind {
+                Kind::Lines(lines) => {
+                    let shape::Shape::Array(items) = inner else { panic!("{} is no array", column.path) };
+                    check(lines, items);
+                }
+                Kind::Extra => assert_eq!(at + 1, record.fields.len(), "what is retyped is known only after every other field"),
+                Kind::Text => assert_eq!(*inner, shape::Shape::String, "{}: a kind of field the decoder does not know", column.path),
+                Kind::Int | Kind::Long | Kind::Instant | Kind::Decimal | Kind::Boolean => {}
+            }
+        }
+        assert!(matches!(table.columns.last().unwrap().kind, Kind::Extra));
+    }
+
+    #[test]
+    fn the_tables_cover_the_schemas() {
+        check(&Layout::of(Feed::PurchaseReturns).table, &catalog().purchase_return.shape);
+        check(&Layout::of(Feed::ReturnOutbounds).table, &catalog().return_outbound.shape);
+        for feed in Feed::ALL {
+            let layout = Layout::of(feed);
+            for name in [layout.id, layout.number, "modified", "status", layout.return_no].into_iter().chain(layout.remark) {
+                assert!(layout.table.position(name).is_some(), "{name}");
+            }
+            assert!(layout.table.position("detail_list").is_some());
+            assert_eq!(layout.table.position("detail_list"), layout.table.position("details_list"));
+            assert_eq!(layout.table.position(EXTRA), None, "a field of that name from the ERP is one it does not know");
+        }
+    }
+}

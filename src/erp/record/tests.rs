@@ -1,0 +1,303 @@
+//! The ERP's own examples, its quirks, and JSON that nobody meant.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    decimal::Decimal,
+    schema::{Codec, Subject, catalog},
+};
+
+fn raw(json: &str) -> Box<RawValue> {
+    RawValue::from_string(json.to_owned()).unwrap()
+}
+
+fn subject(feed: Feed) -> Subject {
+    match feed {
+        Feed::PurchaseReturns => Subject::PurchaseReturnEnvelope,
+        Feed::ReturnOutbounds => Subject::ReturnOutboundEnvelope,
+    }
+}
+
+/// The datum as people see it, which `apache-avro` must see too.
+fn shown(feed: Feed, record: &Record) -> Value {
+    let codec = Codec::single_object();
+    let json = codec.to_json(&codec.keep(subject(feed), &record.datum)).unwrap();
+    let text = catalog().record_of(subject(feed)).text;
+    assert_eq!(json, crate::schema::reference_json(text, &record.datum));
+    json
+}
+
+fn outbound(json: &Value) -> Result<Record, Misfit> {
+    decode(Feed::ReturnOutbounds, Edition::Flagship, &raw(&json.to_string()))
+}
+
+fn small() -> Value {
+    json!({"stockout_id": 1, "order_no": "CK1", "modified": 1_660_117_751_000_i64, "details_list": []})
+}
+
+fn with(changes: Value) -> Value {
+    let mut record = small();
+    for (key, value) in changes.as_object().unwrap() {
+        record[key] = value.clone();
+    }
+    record
+}
+
+/// Every documented field of an example arrives, and nothing else is claimed.
+fn compare(sent: &Value, shown: &Value, path: &str) {
+    for (key, sent) in sent.as_object().unwrap() {
+        let got = shown.get(key).or_else(|| shown.get("details_list")).unwrap();
+        let path = format!("{path}.{key}");
+        let text = sent.as_str().map_or_else(|| sent.to_string(), str::to_owned);
+        match (sent, got) {
+            (Value::Array(sent), Value::Array(got)) => {
+                assert_eq!(sent.len(), got.len(), "{path}");
+                sent.iter().zip(got).for_each(|(sent, got)| compare(sent, got, &path));
+            }
+            (_, Value::String(got)) => {
+                let same = *got == text
+                    || Decimal::parse(&text).is_ok_and(|decimal| decimal.to_string() == *got)
+                    || text.parse().is_ok_and(|ms| Timestamp(ms).to_string() == *got)
+                    || Timestamp::from_beijing(&text).is_some_and(|instant| instant.to_string() == *got);
+                assert!(same, "{path}: {text} became {got}");
+            }
+            (_, Value::Number(got)) => assert_eq!(text, got.to_string(), "{path}"),
+            (Value::Bool(sent), got) => assert_eq!(*got, *sent, "{path}"),
+            other => panic!("{path}: {other:?}"),
+        }
+    }
+    assert_eq!(shown["extra"], json!({}), "{path}");
+}
+
+#[test]
+fn the_erps_examples_arrive_whole() {
+    for (feed, edition, text, list) in [
+        (
+            Feed::PurchaseReturns,
+            Edition::Flagship,
+            include_str!("../../../tests/schemas/samples/flagship-purchase-return-query.json"),
+            "/data/order/0",
+        ),
+        (
+            Feed::ReturnOutbounds,
+            Edition::Flagship,
+            include_str!("../../../tests/schemas/samples/flagship-outbound-query.json"),
+            "/data/order/0",
+        ),
+        (
+            Feed::ReturnOutbounds,
+            Edition::Enterprise,
+            include_str!("../../../tests/schemas/samples/enterprise-outbound-query.json"),
+            "/stockout_list/0",
+        ),
+    ] {
+        let answer: Value = serde_json::from_str(text).unwrap();
+        let sent = answer.pointer(list).unwrap();
+        let record = decode(feed, edition, &raw(&sent.to_string())).unwrap();
+        assert_eq!(record.drift, []);
+        compare(sent, &shown(feed, &record), "");
+    }
+}
+
+#[test]
+fn the_head_is_what_the_route_needs() {
+    let record = outbound(&with(json!({"src_order_no": "CR1", "status": "110", "remark": "#ABC hello"}))).unwrap();
+    assert_eq!((record.id.as_str(), record.number.as_str(), record.modified), ("1", "CK1", Timestamp(1_660_117_751_000)));
+    assert_eq!((record.return_no.as_deref(), record.status, record.remark.as_deref()), (Some("CR1"), Some(110), Some("#ABC hello")));
+    let bare = outbound(&with(json!({"src_order_no": "", "remark": null}))).unwrap();
+    assert_eq!((bare.return_no, bare.status, bare.remark), (None, None, None));
+    let json = json!({"return_id": "7", "return_no": "CR7", "modified": "2022-08-10 15:49:11", "detail_list": [], "remark": "x"});
+    let record = decode(Feed::PurchaseReturns, Edition::Flagship, &raw(&json.to_string())).unwrap();
+    assert_eq!((record.id.as_str(), record.return_no.as_deref(), record.remark), ("7", Some("CR7"), None));
+    assert_eq!(record.modified, Timestamp(1_660_117_751_000));
+}
+
+#[test]
+fn both_spellings_of_the_lines_are_read() {
+    for name in ["detail_list", "details_list"] {
+        let json = json!({"stockout_id": 1, "order_no": "CK1", "modified": 1, name: [{"rec_id": 5}]});
+        assert_eq!(shown(Feed::ReturnOutbounds, &outbound(&json).unwrap())["details_list"][0]["rec_id"], 5);
+        let json = json!({"return_id": 1, "return_no": "CR1", "modified": 1, name: [{"rec_id": 5}]});
+        let record = decode(Feed::PurchaseReturns, Edition::Flagship, &raw(&json.to_string())).unwrap();
+        assert_eq!(shown(Feed::PurchaseReturns, &record)["detail_list"][0]["rec_id"], 5);
+    }
+}
+
+#[test]
+fn unknown_fields_are_kept_and_retyped_ones_too() {
+    let line = json!({"rec_id": [1], "colour": "red", "position_details_list": [{"position_no": 5, "new": 1.50}]});
+    let record =
+        outbound(&with(json!({"extra": {"a": 1}, "new": null, "status": {"code": 5}, "details_list": [line, {"colour": "blue"}]})));
+    let record = record.unwrap();
+    let json = shown(Feed::ReturnOutbounds, &record);
+    assert_eq!(json["status"], Value::Null);
+    assert_eq!(json["extra"], json!({"extra": r#"{"a":1}"#, "new": "null", "status": r#"{"code":5}"#}));
+    assert_eq!(json["details_list"][0]["extra"], json!({"rec_id": "[1]", "colour": r#""red""#}));
+    assert_eq!(json["details_list"][0]["position_details_list"][0]["extra"], json!({"position_no": "5", "new": "1.5"}));
+    let mut drift: Vec<(&str, DriftKind)> = record.drift.iter().map(|drift| (drift.field.as_str(), drift.kind)).collect();
+    drift.sort_by_key(|(field, _)| *field);
+    assert_eq!(
+        drift,
+        [
+            ("details_list.colour", DriftKind::Unknown),
+            ("details_list.position_details_list.new", DriftKind::Unknown),
+            ("details_list.position_details_list.position_no", DriftKind::Retyped),
+            ("details_list.rec_id", DriftKind::Retyped),
+            ("extra", DriftKind::Unknown),
+            ("new", DriftKind::Unknown),
+            ("status", DriftKind::Retyped),
+        ]
+    );
+}
+
+#[test]
+fn position_lines_of_another_type_are_kept_as_text() {
+    for positions in [json!("none"), json!({}), json!([1])] {
+        let record = outbound(&with(json!({"details_list": [{"position_details_list": positions}]}))).unwrap();
+        let line = &shown(Feed::ReturnOutbounds, &record)["details_list"][0];
+        assert_eq!(line["position_details_list"], Value::Null);
+        assert_eq!(line["extra"], json!({"position_details_list": positions.to_string()}));
+    }
+}
+
+#[test]
+fn what_may_be_missing_null_or_empty_becomes_null() {
+    for nothing in [Value::Null, json!("")] {
+        let record = outbound(&with(json!({
+            "status": nothing, "goods_count": nothing, "consign_time": nothing, "seq_no": nothing,
+            "details_list": [{"defect": nothing, "rec_id": nothing}],
+        })));
+        let json = shown(Feed::ReturnOutbounds, &record.unwrap());
+        for field in ["status", "goods_count", "consign_time", "seq_no", "weight"] {
+            assert_eq!(json[field], Value::Null, "{field}");
+        }
+        assert_eq!(json["details_list"][0]["defect"], Value::Null);
+        assert_eq!(json["extra"], json!({}));
+    }
+    let json = shown(Feed::ReturnOutbounds, &outbound(&with(json!({"remark": "", "consign_time": "0000-00-00 00:00:00"}))).unwrap());
+    assert_eq!((&json["remark"], &json["consign_time"]), (&json!(""), &Value::Null));
+}
+
+#[test]
+fn of_repeated_keys_the_last_one_counts() {
+    let text = r#"{"stockout_id":1,"stockout_id":2,"order_no":"a","order_no":"b","modified":1,"modified":2,"details_list":5,"detail_list":[],"x":1,"x":2}"#;
+    let record = decode(Feed::ReturnOutbounds, Edition::Enterprise, &raw(text)).unwrap();
+    assert_eq!((record.id.as_str(), record.number.as_str(), record.modified), ("2", "b", Timestamp(2)));
+    assert_eq!(shown(Feed::ReturnOutbounds, &record)["extra"], json!({"x": "2"}));
+}
+
+#[test]
+fn only_what_must_fit_makes_a_misfit() {
+    for (changes, id, sentence) in [
+        (json!({"stockout_id": null}), None, "stockout_id is missing"),
+        (json!({"stockout_id": "x"}), None, "stockout_id is not an integer"),
+        (json!({"order_no": ""}), Some("1"), "order_no is missing or not a text"),
+        (json!({"order_no": 5}), Some("1"), "order_no is missing or not a text"),
+        (json!({"modified": null}), Some("1"), "modified is missing"),
+        (json!({"modified": "0000-00-00 00:00:00"}), Some("1"), "modified is missing"),
+        (json!({"modified": "yesterday"}), Some("1"), "modified is neither epoch milliseconds nor yyyy-MM-dd HH:mm:ss"),
+        (json!({"details_list": null}), Some("1"), "details_list is missing"),
+        (json!({"details_list": {}}), Some("1"), "details_list is not an array of objects"),
+        (json!({"details_list": [[]]}), Some("1"), "details_list is not an array of objects"),
+        (json!({"goods_count": "1.00001"}), Some("1"), "goods_count has digits beyond the 4th decimal place"),
+        (json!({"goods_count": 1e15}), Some("1"), "goods_count has more than 15 digits before the decimal point"),
+        (json!({"goods_count": true}), Some("1"), "goods_count is not a decimal number"),
+        (json!({"details_list": [{"weight": "heavy"}]}), Some("1"), "details_list.weight is not a decimal number"),
+    ] {
+        let misfit = outbound(&with(changes)).unwrap_err();
+        assert_eq!((misfit.id.as_deref(), misfit.to_string().as_str()), (id, sentence));
+    }
+    assert_eq!(outbound(&json!([1])).unwrap_err().to_string(), "record is not a JSON object");
+    let mut lacking = small();
+    lacking.as_object_mut().unwrap().remove("details_list");
+    assert_eq!(outbound(&lacking).unwrap_err().to_string(), "details_list is missing");
+}
+
+#[test]
+fn numbers_never_pass_through_a_float() {
+    let text = r#"{"stockout_id":"9007199254740993","order_no":"a","modified":1,"goods_count":123456789012345.6789,"details_list":[]}"#;
+    let record = decode(Feed::ReturnOutbounds, Edition::Enterprise, &raw(text)).unwrap();
+    assert_eq!(record.id, "9007199254740993");
+    assert_eq!(shown(Feed::ReturnOutbounds, &record)["goods_count"], "123456789012345.6789");
+}
+
+#[test]
+fn the_order_of_the_erps_fields_does_not_matter() {
+    let one = r#"{"stockout_id":1,"order_no":"a","modified":1,"details_list":[],"y":1,"z":2}"#;
+    let two = r#"{"z":2,"y":1,"details_list":[],"modified":1,"order_no":"a","stockout_id":1}"#;
+    let decode = |text| decode(Feed::ReturnOutbounds, Edition::Flagship, &raw(text)).unwrap().datum;
+    assert_eq!(decode(one), decode(two));
+}
+
+/// JSON of any kind, with field names of the schemas among the keys.
+fn any_json() -> impl Strategy<Value = Value> {
+    let key = prop_oneof![
+        proptest::sample::select(vec![
+            "stockout_id",
+            "return_id",
+            "order_no",
+            "return_no",
+            "modified",
+            "status",
+            "goods_count",
+            "details_list",
+            "detail_list",
+            "position_details_list",
+            "rec_id",
+            "defect",
+            "weight",
+            "remark",
+            "extra",
+            "is_reserved",
+            "consign_time",
+            "num",
+        ])
+        .prop_map(str::to_owned),
+        ".{0,6}",
+    ];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        (-2_i64..200).prop_map(Value::from),
+        (-2_i64..200).prop_map(|number| Value::from(number.to_string())),
+        ".{0,8}".prop_map(Value::from),
+        proptest::sample::select(vec!["2023-02-07 14:23:27", "0000-00-00 00:00:00", "1.2345", "0.10", "", "1e4"]).prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 60, 8, move |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            proptest::collection::btree_map(key.clone(), inner, 0..8).prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_json_is_a_record_or_a_misfit(value in any_json(), complete: bool, flagship: bool) {
+        let mut value = value;
+        if let (true, Value::Object(object)) = (complete, &mut value) {
+            for (key, given) in [("stockout_id", json!(1)), ("return_id", json!(1)), ("order_no", json!("a")), ("return_no", json!("b")), ("modified", json!(5))] {
+                object.insert(key.to_owned(), given);
+            }
+            object.entry("details_list").or_insert(json!([]));
+        }
+        let edition = if flagship { Edition::Flagship } else { Edition::Enterprise };
+        for feed in Feed::ALL {
+            if let Ok(record) = decode(feed, edition, &raw(&value.to_string())) {
+                let json = shown(feed, &record);
+                let fields = value.as_object().unwrap();
+                // Nothing is lost: what is neither null nor empty stands in its field or in `extra`.
+                for (key, sent) in fields {
+                    let kept = json["extra"].get(key).is_some_and(|text| text.as_str() == Some(&sent.to_string()));
+                    let shown = json.get(key).is_some_and(|shown| !shown.is_null());
+                    let nothing = sent.is_null() || sent.as_str().is_some_and(|text| text.trim().is_empty() || text.starts_with("0000-"));
+                    prop_assert!(kept || shown || nothing || key.contains("list"), "{} of {}", key, value);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Client configuration: the operator's options below, what correctness rests on above.
+
+use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
+use secrecy::ExposeSecret;
+
+use crate::config::KafkaSettings;
+
+/// Longest time an open transaction of a frozen owner may block its successor's restore (protocol §2, 5).
+pub(crate) const TRANSACTION_TIMEOUT_MS: u64 = 10_000;
+
+/// The options every client of ours starts from. `role` ends up in the client id, which brokers log and meter.
+pub(crate) fn client_config(kafka: &KafkaSettings, role: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    for (key, value) in &kafka.properties {
+        config.set(key, value);
+    }
+    config.set("bootstrap.servers", &kafka.bootstrap_servers);
+    config.set("client.id", format!("{}-{}-{role}", kafka.application_id, kafka.instance));
+    if let Some(password) = &kafka.sasl_password {
+        config.set("sasl.password", password.expose_secret());
+    }
+    if let Some(password) = &kafka.ssl_key_password {
+        config.set("ssl.key.password", password.expose_secret());
+    }
+    // Half a second is librdkafka's pause after a refused connection; a restarted broker is found sooner this way.
+    if !kafka.properties.contains_key("reconnect.backoff.max.ms") {
+        config.set("reconnect.backoff.max.ms", "1000");
+    }
+    config.set_log_level(RDKafkaLogLevel::Warning);
+    config
+}
+
+/// A consumer that only ever sees committed records, with its buffers bounded: gzip, snappy and lz4 batches have no cap
+/// on what they expand to.
+pub(crate) fn consumer_config(kafka: &KafkaSettings, role: &str, group: &str) -> ClientConfig {
+    let mut config = client_config(kafka, role);
+    for (key, value) in [
+        ("receive.message.max.bytes", "8388608"),
+        ("fetch.max.bytes", "4194304"),
+        ("queued.max.messages.kbytes", "16384"),
+        ("fetch.wait.max.ms", "100"),
+        ("fetch.error.backoff.ms", "100"),
+    ] {
+        if !kafka.properties.contains_key(key) {
+            config.set(key, value);
+        }
+    }
+    config
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "earliest")
+        .set("isolation.level", "read_committed")
+        .set("check.crcs", "true");
+    config
+}
+
+/// The group id of a role: `application_id.role`.
+pub(crate) fn group_id(kafka: &KafkaSettings, role: &str) -> String {
+    format!("{}.{role}", kafka.application_id)
+}
+
+/// The stable name of this instance within a role: `application_id.role.instance`; static member and transactional id.
+pub(crate) fn instance_id(kafka: &KafkaSettings, role: &str) -> String {
+    format!("{}.{role}.{}", kafka.application_id, kafka.instance)
+}

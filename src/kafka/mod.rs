@@ -1,0 +1,21 @@
+//! The log as both routes see it: clients, group membership, ownership, transactions, compacted state.
+
+pub mod admin;
+mod client;
+mod consumer;
+pub mod mock;
+mod offsets;
+mod ownership;
+mod restore;
+mod store;
+pub mod tool;
+mod topic;
+mod transaction;
+
+pub use consumer::{Delivered, Group, GroupEvent, GroupFault, GroupOptions, Lease};
+pub use offsets::Prefix;
+pub use ownership::Ownership;
+pub use restore::{Apply, Restored, TakeOver, TakeOverFault, take_over};
+pub use store::{Change, Loader, Store, StoreFault};
+pub use topic::partition_counts;
+pub use transaction::{Batch, CommitFault, Outgoing, Position, Transactor};

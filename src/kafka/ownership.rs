@@ -1,0 +1,83 @@
+//! Who owns which partition, as pure rules: every assignment of a partition has an epoch of its own.
+
+use std::collections::BTreeMap;
+
+use super::Lease;
+
+/// The partitions this member owns right now. Lives under one lock together with the group's metadata, so that no
+/// transaction can pair fresh metadata with a partition that was lost (protocol §3, "metadata and ownership under one lock").
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Ownership {
+    owned: BTreeMap<i32, u64>,
+    last_epoch: u64,
+}
+
+impl Ownership {
+    /// Takes partitions; one that is owned already gets a new epoch, so that its old lease is over.
+    pub fn assign(&mut self, partitions: &[i32]) -> Vec<Lease> {
+        self.last_epoch += 1;
+        let epoch = self.last_epoch;
+        partitions
+            .iter()
+            .map(|partition| {
+                self.owned.insert(*partition, epoch);
+                Lease { partition: *partition, epoch }
+            })
+            .collect()
+    }
+
+    /// The leases on these partitions, still held.
+    #[must_use]
+    pub fn leases(&self, partitions: &[i32]) -> Vec<Lease> {
+        partitions
+            .iter()
+            .filter_map(|partition| self.owned.get(partition).map(|epoch| Lease { partition: *partition, epoch: *epoch }))
+            .collect()
+    }
+
+    /// Every lease held.
+    #[must_use]
+    pub fn all(&self) -> Vec<Lease> {
+        self.owned.iter().map(|(partition, epoch)| Lease { partition: *partition, epoch: *epoch }).collect()
+    }
+
+    /// Ends these leases.
+    pub fn release(&mut self, leases: &[Lease]) {
+        for lease in leases {
+            if self.owns(*lease) {
+                self.owned.remove(&lease.partition);
+            }
+        }
+    }
+
+    /// Whether this very assignment still holds.
+    #[must_use]
+    pub fn owns(&self, lease: Lease) -> bool {
+        self.owned.get(&lease.partition) == Some(&lease.epoch)
+    }
+
+    /// Those of `leases` that are over.
+    #[must_use]
+    pub fn ended(&self, leases: impl IntoIterator<Item = Lease>) -> Vec<Lease> {
+        leases.into_iter().filter(|lease| !self.owns(*lease)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_ends_with_its_assignment() {
+        let mut ownership = Ownership::default();
+        let first = ownership.assign(&[0, 1]);
+        assert!(first.iter().all(|lease| ownership.owns(*lease)));
+        ownership.release(&ownership.leases(&[1]));
+        assert!(!ownership.owns(first[1]));
+        let again = ownership.assign(&[1]);
+        assert!(!ownership.owns(first[1]), "the old lease stays over although the partition came back");
+        assert!(ownership.owns(again[0]));
+        assert_eq!(ownership.ended(first.clone()), vec![first[1]]);
+        assert_eq!(ownership.all().len(), 2);
+    }
+}

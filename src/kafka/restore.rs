@@ -1,0 +1,262 @@
+//! The take-over of partitions, in the only order that is sound (design rule 6, protocol §3).
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+};
+
+use crate::config::KafkaSettings;
+
+use super::{Batch, CommitFault, Group, Lease, Outgoing, Position, Transactor, client::consumer_config};
+
+/// One partition to take over.
+#[derive(Clone, Debug)]
+pub struct TakeOver {
+    pub lease: Lease,
+    /// Written to the compacted topic and read up to; recognised by key and value, so its value carries a nonce.
+    pub barrier: Outgoing,
+}
+
+/// What a take-over found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restored {
+    pub lease: Lease,
+    /// The stable committed offset of the group and its metadata; `None` when nothing was ever committed.
+    pub committed: Option<(i64, String)>,
+    /// Entries read before the barrier, tombstones included.
+    pub entries: u64,
+}
+
+/// Why a take-over did not finish.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum TakeOverFault {
+    /// These leases ended meanwhile; begin again with those that still hold.
+    #[error("partitions {0:?} are no longer owned")]
+    NotOwner(Vec<Lease>),
+    /// Another process uses the same `kafka.instance`.
+    #[error("{0}")]
+    Fenced(String),
+    /// The caller's `apply` refused an entry.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Receives every entry of the compacted topic: partition, key, value (`None`: a tombstone).
+pub type Apply = Box<dyn FnMut(i32, &[u8], Option<&[u8]>) -> Result<(), String> + Send>;
+
+/// How long one request for offsets may take; pending transactions make it time out, and it is asked again.
+const REQUEST: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Takes partitions over: waits for the stable committed offsets (asked again while a transaction is pending), writes the
+/// barriers in one transaction with those same offsets, reads the compacted topic from its beginning under
+/// `read_committed` up to the barriers, handing every entry before them to `apply`.
+///
+/// The compacted topic is the barriers' topic; its partition is the lease's number. Asks again by itself while the broker
+/// is away; ends early only as [`TakeOverFault`] says. `apply` may already have been called when it does.
+///
+/// # Errors
+/// [`TakeOverFault`].
+pub async fn take_over(
+    kafka: &KafkaSettings,
+    group: &Group,
+    transactor: &Transactor,
+    partitions: Vec<TakeOver>,
+    apply: Apply,
+) -> Result<Vec<Restored>, TakeOverFault> {
+    let reader = Arc::new(Reader::open(kafka, group)?);
+    let cancelled = CancelOnDrop(Arc::new(AtomicBool::new(false)));
+
+    let committed = {
+        let (reader, group, stop) = (Arc::clone(&reader), group.clone(), Arc::clone(&cancelled.0));
+        let leases: Vec<Lease> = partitions.iter().map(|partition| partition.lease).collect();
+        blocking(move || reader.stable_offsets(&group, &leases, &stop)).await?
+    };
+    tracing::debug!("stable offsets are known");
+    write_barriers(group, transactor, &partitions, &committed).await?;
+    tracing::debug!("barriers are written");
+
+    let group = group.clone();
+    let stop = Arc::clone(&cancelled.0);
+    blocking(move || reader.read(&group, &partitions, committed, apply, &stop)).await
+}
+
+/// Ends the blocking half when the future is dropped.
+struct CancelOnDrop(Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, TakeOverFault> + Send + 'static) -> Result<T, TakeOverFault> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(TakeOverFault::Refused(format!("the restore ended abnormally: {error}"))),
+    }
+}
+
+/// A committed offset with its metadata, or the topic's first offset where nothing was committed.
+#[derive(Clone, Debug)]
+struct Committed {
+    offset: i64,
+    metadata: String,
+    was_committed: bool,
+}
+
+async fn write_barriers(
+    group: &Group,
+    transactor: &Transactor,
+    partitions: &[TakeOver],
+    committed: &BTreeMap<i32, Committed>,
+) -> Result<(), TakeOverFault> {
+    loop {
+        let positions = partitions
+            .iter()
+            .filter_map(|partition| {
+                committed.get(&partition.lease.partition).map(|committed| Position {
+                    lease: partition.lease,
+                    offset: committed.offset,
+                    metadata: committed.metadata.clone(),
+                })
+            })
+            .collect();
+        let records = partitions
+            .iter()
+            .map(|partition| Outgoing { partition: Some(partition.lease.partition), ..partition.barrier.clone() })
+            .collect();
+        match transactor.commit(Batch { group: group.clone(), positions, records }).await {
+            // Unknown is harmless here: a barrier that was written after all is read past.
+            Ok(()) => return Ok(()),
+            Err(CommitFault::Aborted(reason) | CommitFault::Unknown(reason)) => {
+                tracing::info!(%reason, "the barrier was not written; it is written again");
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(CommitFault::NotOwner(leases)) => return Err(TakeOverFault::NotOwner(leases)),
+            Err(CommitFault::Fenced(reason)) => return Err(TakeOverFault::Fenced(reason)),
+        }
+    }
+}
+
+/// A consumer of its own that never joins the group: it only asks for the group's offsets and reads one topic.
+struct Reader(BaseConsumer);
+
+impl Reader {
+    fn open(kafka: &KafkaSettings, group: &Group) -> Result<Self, TakeOverFault> {
+        consumer_config(kafka, "restore", group.group_id())
+            .create()
+            .map(Self)
+            .map_err(|error| TakeOverFault::Refused(format!("no consumer for the restore could be made: {error}")))
+    }
+
+    fn still_owned(group: &Group, leases: &[Lease], stop: &AtomicBool) -> Result<(), TakeOverFault> {
+        let ended: Vec<Lease> = leases.iter().copied().filter(|lease| !group.owns(*lease)).collect();
+        if !ended.is_empty() || stop.load(Ordering::Relaxed) {
+            return Err(TakeOverFault::NotOwner(ended));
+        }
+        Ok(())
+    }
+
+    fn stable_offsets(&self, group: &Group, leases: &[Lease], stop: &AtomicBool) -> Result<BTreeMap<i32, Committed>, TakeOverFault> {
+        loop {
+            Self::still_owned(group, leases, stop)?;
+            match self.ask_offsets(group.topic(), leases) {
+                Ok(found) => return Ok(found),
+                // A pending transaction of the predecessor ends here as well: it is waited for, never read past.
+                Err(error) => {
+                    tracing::debug!(%error, "the stable offsets are asked for again");
+                    std::thread::sleep(PAUSE);
+                }
+            }
+        }
+    }
+
+    fn ask_offsets(&self, topic: &str, leases: &[Lease]) -> Result<BTreeMap<i32, Committed>, KafkaError> {
+        let mut list = TopicPartitionList::new();
+        for lease in leases {
+            list.add_partition(topic, lease.partition);
+        }
+        let answer = self.0.committed_offsets(list, REQUEST)?;
+        let mut found = BTreeMap::new();
+        for element in answer.elements() {
+            element.error()?;
+            let committed = match element.offset() {
+                Offset::Offset(offset) => Committed { offset, metadata: element.metadata().to_owned(), was_committed: true },
+                _ => {
+                    let (first, _) = self.0.fetch_watermarks(topic, element.partition(), REQUEST)?;
+                    Committed { offset: first, metadata: String::new(), was_committed: false }
+                }
+            };
+            found.insert(element.partition(), committed);
+        }
+        Ok(found)
+    }
+
+    fn read(
+        &self,
+        group: &Group,
+        partitions: &[TakeOver],
+        mut committed: BTreeMap<i32, Committed>,
+        mut apply: Apply,
+        stop: &AtomicBool,
+    ) -> Result<Vec<Restored>, TakeOverFault> {
+        let Some(topic) = partitions.first().map(|partition| Arc::clone(&partition.barrier.topic)) else { return Ok(Vec::new()) };
+        let leases: Vec<Lease> = partitions.iter().map(|partition| partition.lease).collect();
+        let mut list = TopicPartitionList::new();
+        for lease in &leases {
+            // A known first offset spares librdkafka's half-second wait for its next look at the partition's leader.
+            let first =
+                self.0.fetch_watermarks(&topic, lease.partition, REQUEST).map_or(Offset::Beginning, |(first, _)| Offset::Offset(first));
+            list.add_partition_offset(&topic, lease.partition, first).map_err(|error| TakeOverFault::Refused(error.to_string()))?;
+        }
+        self.0.assign(&list).map_err(|error| TakeOverFault::Refused(error.to_string()))?;
+        let mut open: BTreeMap<i32, &TakeOver> = partitions.iter().map(|partition| (partition.lease.partition, partition)).collect();
+        let mut entries: BTreeMap<i32, u64> = BTreeMap::new();
+        let mut checked = Instant::now();
+        while !open.is_empty() {
+            if checked.elapsed() > PAUSE {
+                Self::still_owned(group, &leases, stop)?;
+                checked = Instant::now();
+            }
+            let message = match self.0.poll(PAUSE) {
+                Some(Ok(message)) => message,
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "restore");
+                    continue;
+                }
+                None => continue,
+            };
+            let partition = message.partition();
+            let Some(wanted) = open.get(&partition) else { continue };
+            if message.key() == wanted.barrier.key.as_deref() && message.payload() == wanted.barrier.value.as_deref() {
+                open.remove(&partition);
+            } else {
+                *entries.entry(partition).or_default() += 1;
+                apply(partition, message.key().unwrap_or_default(), message.payload()).map_err(TakeOverFault::Refused)?;
+            }
+        }
+        Self::still_owned(group, &leases, stop)?;
+        Ok(leases
+            .into_iter()
+            .map(|lease| Restored {
+                lease,
+                committed: committed
+                    .remove(&lease.partition)
+                    .filter(|committed| committed.was_committed)
+                    .map(|committed| (committed.offset, committed.metadata)),
+                entries: entries.get(&lease.partition).copied().unwrap_or(0),
+            })
+            .collect())
+    }
+}

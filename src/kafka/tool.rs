@@ -1,0 +1,219 @@
+//! Plain producer and reader of the operator's commands (`send`, `tail`); the routes use neither.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use rdkafka::{
+    ClientContext, Message, Offset, TopicPartitionList,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{BorrowedMessage, Headers},
+    producer::{FutureProducer, FutureRecord, Producer},
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{KafkaSettings, Partitioner};
+
+use super::client::{client_config, consumer_config, group_id};
+
+/// Metadata of one topic.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a reader looks whether it should stop.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Why the log could not be read or written: one sentence.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ToolFault(pub String);
+
+/// The commands print their own errors; librdkafka's log lines would stand between the JSON lines.
+#[derive(Clone, Copy, Debug)]
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(?level, facility, message, "librdkafka");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
+/// An idempotent producer for commands.
+#[derive(Clone)]
+pub struct Sender {
+    producer: FutureProducer<Quiet>,
+}
+
+impl std::fmt::Debug for Sender {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Sender")
+    }
+}
+
+impl Sender {
+    /// A producer that chooses partitions as the senders of commands do.
+    ///
+    /// # Errors
+    /// [`ToolFault`] for options librdkafka refuses.
+    pub fn connect(kafka: &KafkaSettings, partitioner: Partitioner) -> Result<Self, ToolFault> {
+        let partitioner = match partitioner {
+            Partitioner::Murmur2 | Partitioner::Any => "murmur2_random",
+            Partitioner::Crc32 => "consistent_random",
+        };
+        let producer = client_config(kafka, "send")
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("partitioner", partitioner)
+            .create_with_context(Quiet)
+            .map_err(|error| ToolFault(format!("the Kafka client cannot be created: {error}")))?;
+        Ok(Self { producer })
+    }
+
+    /// Asks whether the topic is there, without creating it. Blocks: call it from a blocking task.
+    ///
+    /// # Errors
+    /// [`ToolFault`] when no broker answers or the topic does not exist.
+    pub fn verify(&self, topic: &str) -> Result<(), ToolFault> {
+        let metadata = self
+            .producer
+            .client()
+            .fetch_metadata(None, METADATA_TIMEOUT)
+            .map_err(|error| ToolFault(format!("no broker answers: {error}")))?;
+        if metadata.topics().iter().any(|found| found.name() == topic) {
+            return Ok(());
+        }
+        Err(ToolFault(format!("the topic {topic} does not exist; create it, or run: wdt-connector topics --with-commands")))
+    }
+
+    /// Hands one record to the client, in the order of the calls. The future ends when every in-sync replica has it, with
+    /// partition and offset.
+    ///
+    /// # Errors
+    /// [`ToolFault`], at once when the record cannot be queued (too large, queue full), later with the broker's reason.
+    pub fn queue(
+        &self,
+        topic: &str,
+        key: &str,
+        value: &[u8],
+    ) -> Result<impl Future<Output = Result<(i32, i64), ToolFault>> + use<>, ToolFault> {
+        let refused = |error: &KafkaError| ToolFault(format!("Kafka did not take it: {error}"));
+        let delivery = self.producer.send_result(FutureRecord::to(topic).key(key).payload(value)).map_err(|(error, _)| refused(&error))?;
+        Ok(async move {
+            match delivery.await {
+                Ok(Ok(delivered)) => Ok((delivered.partition, delivered.offset)),
+                Ok(Err((error, _))) => Err(refused(&error)),
+                Err(_) => Err(ToolFault("the Kafka client ended before it was delivered".to_owned())),
+            }
+        })
+    }
+}
+
+/// Where a reader begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    Beginning,
+    /// So many records before the end of each partition.
+    Last(u32),
+}
+
+/// One record as the log holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    /// Milliseconds since 1970.
+    pub timestamp: Option<i64>,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+/// Reads committed records of one topic, all partitions, into `out`: to the end as it is now, or with `follow` until `stop`.
+/// Blocks: call it from a blocking task. Ends quietly when nobody receives any longer.
+///
+/// # Errors
+/// [`ToolFault`] when no broker answers, the topic does not exist, or reading is refused.
+pub fn read(
+    kafka: &KafkaSettings,
+    topic: &str,
+    begin: Begin,
+    follow: bool,
+    out: &mpsc::Sender<Seen>,
+    stop: &CancellationToken,
+) -> Result<(), ToolFault> {
+    // A group id is needed to read at all; nothing is joined or committed.
+    let consumer: BaseConsumer<Quiet> = consumer_config(kafka, "tail", &group_id(kafka, "tail"))
+        .set("enable.partition.eof", "true")
+        .create_with_context(Quiet)
+        .map_err(|error| ToolFault(format!("the Kafka client cannot be created: {error}")))?;
+    let mut unread = assign(&consumer, topic, begin)?;
+    while (follow || !unread.is_empty()) && !stop.is_cancelled() {
+        match consumer.poll(POLL) {
+            None => {}
+            Some(Ok(message)) if out.blocking_send(seen(&message)).is_err() => return Ok(()),
+            Some(Ok(_)) => {}
+            // One topic per consumer, so the partition's number names it.
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                unread.remove(&partition);
+            }
+            Some(Err(error)) => match error.rdkafka_error_code() {
+                Some(
+                    RDKafkaErrorCode::TopicAuthorizationFailed
+                    | RDKafkaErrorCode::UnknownTopicOrPartition
+                    | RDKafkaErrorCode::UnknownTopic
+                    | RDKafkaErrorCode::UnknownPartition
+                    | RDKafkaErrorCode::Authentication,
+                ) => return Err(ToolFault(format!("{topic} cannot be read: {error}"))),
+                // librdkafka reconnects by itself.
+                Some(_) | None => tracing::debug!(%error, topic, "reading goes on after an error"),
+            },
+        }
+    }
+    Ok(())
+}
+
+fn assign(consumer: &BaseConsumer<Quiet>, topic: &str, begin: Begin) -> Result<BTreeSet<i32>, ToolFault> {
+    // All topics: a request for one by name could create it where the broker creates topics by itself.
+    let metadata = consumer.fetch_metadata(None, METADATA_TIMEOUT).map_err(|error| ToolFault(format!("no broker answers: {error}")))?;
+    let partitions: BTreeSet<i32> = metadata
+        .topics()
+        .iter()
+        .filter(|found| found.name() == topic)
+        .flat_map(|found| found.partitions().iter().map(|partition| partition.id()))
+        .collect();
+    if partitions.is_empty() {
+        return Err(ToolFault(format!("the topic {topic} does not exist; wdt-connector topics creates what is missing")));
+    }
+    let offset = match begin {
+        Begin::Beginning => Offset::Beginning,
+        Begin::Last(0) => Offset::End,
+        Begin::Last(count) => Offset::OffsetTail(i64::from(count)),
+    };
+    let mut list = TopicPartitionList::new();
+    let refused = |error: KafkaError| ToolFault(format!("{topic} cannot be read: {error}"));
+    for partition in &partitions {
+        list.add_partition_offset(topic, *partition, offset).map_err(refused)?;
+    }
+    consumer.assign(&list).map_err(refused)?;
+    Ok(partitions)
+}
+
+fn seen(message: &BorrowedMessage<'_>) -> Seen {
+    Seen {
+        topic: message.topic().to_owned(),
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp: message.timestamp().to_millis(),
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().map(<[u8]>::to_vec),
+        headers: message.headers().map_or_else(Vec::new, |headers| {
+            headers.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect()
+        }),
+    }
+}

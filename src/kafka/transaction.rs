@@ -1,0 +1,395 @@
+//! One transactional producer on its own thread: a batch is committed whole, or certainly not, or the owner starts over.
+
+use std::{
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use rdkafka::{
+    ClientContext, Offset, TopicPartitionList,
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{DeliveryResult, Header, OwnedHeaders},
+    producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer},
+    util::Timeout,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{clock::Moment, config::KafkaSettings};
+
+use super::{
+    Group, Lease,
+    client::{TRANSACTION_TIMEOUT_MS, client_config, instance_id},
+};
+
+/// One record to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    pub topic: Arc<str>,
+    /// `None`: murmur2 of the key, as Java clients do.
+    pub partition: Option<i32>,
+    pub key: Option<Vec<u8>>,
+    /// `None`: a tombstone.
+    pub value: Option<Vec<u8>>,
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+/// An input offset that is committed together with the records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    pub lease: Lease,
+    /// The next offset to be read.
+    pub offset: i64,
+    /// At most 4 KB.
+    pub metadata: String,
+}
+
+/// What goes into one transaction. Every batch needs a position for each partition it speaks for: that is its fence.
+#[derive(Debug)]
+pub struct Batch {
+    pub group: Group,
+    pub positions: Vec<Position>,
+    pub records: Vec<Outgoing>,
+}
+
+/// What became of a batch that was not committed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CommitFault {
+    /// These leases are over; nothing was written. The rest may be tried again without them.
+    #[error("partitions {0:?} are no longer owned")]
+    NotOwner(Vec<Lease>),
+    /// Nothing was written; the same batch may be tried again.
+    #[error("the transaction was aborted: {0}")]
+    Aborted(String),
+    /// Nobody knows. A new producer has fenced the old one by the time this is returned: whatever was committed stays,
+    /// and every partition concerned must be taken over again from the log.
+    #[error("the outcome of the transaction is unknown: {0}")]
+    Unknown(String),
+    /// Another process uses the same `kafka.instance`: stop.
+    #[error("{0}")]
+    Fenced(String),
+}
+
+type Request = (Batch, oneshot::Sender<Result<(), CommitFault>>);
+
+/// A handle on the producer's thread; cheap to clone. Batches are committed one after the other; the thread ends when
+/// the last handle is dropped.
+#[derive(Clone, Debug)]
+pub struct Transactor {
+    requests: mpsc::UnboundedSender<Request>,
+}
+
+impl Transactor {
+    /// Starts the thread; `role` is part of the transactional id (`application_id.role.instance`).
+    ///
+    /// # Errors
+    /// The reason as a sentence when the operating system gives no thread.
+    pub fn start(kafka: &KafkaSettings, role: &str) -> Result<Self, String> {
+        let (requests, receiver) = mpsc::unbounded_channel();
+        let writer = Writer { kafka: kafka.clone(), role: role.to_owned(), producer: None };
+        thread::Builder::new()
+            .name(format!("txn-{role}"))
+            .spawn(move || writer.run(receiver))
+            .map_err(|error| format!("the transaction thread could not be started: {error}"))?;
+        Ok(Self { requests })
+    }
+
+    /// Commits a batch: every record delivered, then the offsets sent with the group's metadata, then the commit.
+    ///
+    /// # Errors
+    /// [`CommitFault`].
+    pub async fn commit(&self, batch: Batch) -> Result<(), CommitFault> {
+        let (reply, answer) = oneshot::channel();
+        if self.requests.send((batch, reply)).is_err() {
+            return Err(CommitFault::Fenced("the producer's thread has ended".into()));
+        }
+        answer.await.unwrap_or_else(|_| Err(CommitFault::Unknown("the producer's thread ended within the transaction".into())))
+    }
+}
+
+/// Counts deliveries: 100 ms are lost by every commit that finds a delivery report unserved (`kafka.md`).
+#[derive(Default)]
+struct Deliveries {
+    count: Mutex<Count>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Count {
+    outstanding: usize,
+    failed: Option<KafkaError>,
+}
+
+impl Deliveries {
+    fn lock(&self) -> MutexGuard<'_, Count> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, records: usize) {
+        *self.lock() = Count { outstanding: records, failed: None };
+    }
+
+    /// Waits until every record was delivered or failed; librdkafka's `message.timeout.ms` bounds it.
+    fn finish(&self) -> Option<KafkaError> {
+        let mut count = self.lock();
+        while count.outstanding > 0 {
+            count = self.changed.wait(count).unwrap_or_else(PoisonError::into_inner);
+        }
+        count.failed.take()
+    }
+
+    fn one(&self, failed: Option<KafkaError>) {
+        let mut count = self.lock();
+        count.outstanding = count.outstanding.saturating_sub(1);
+        if count.failed.is_none() {
+            count.failed = failed;
+        }
+        if count.outstanding == 0 {
+            self.changed.notify_all();
+        }
+    }
+}
+
+struct Reports(Arc<Deliveries>);
+
+impl ClientContext for Reports {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "Kafka producer error");
+    }
+}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        self.0.one(result.as_ref().err().map(|(error, _)| error.clone()));
+    }
+}
+
+struct Live {
+    producer: ThreadedProducer<Reports>,
+    deliveries: Arc<Deliveries>,
+}
+
+/// The thread that owns the producer.
+struct Writer {
+    kafka: KafkaSettings,
+    role: String,
+    producer: Option<Live>,
+}
+
+/// What a step of a transaction says about it.
+enum Step {
+    /// The broker says that nothing happened and an abort makes it so.
+    Abort(String),
+    /// Drop the producer; nobody knows.
+    Rebuild(String),
+    /// Another producer took the transactional id.
+    Fenced(String),
+}
+
+/// How often a retriable step is tried again before the producer is given up: `UnsupportedFeature` claims to be
+/// retriable for ever.
+const RETRIES: u32 = 30;
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+const OFFSETS_TIMEOUT: Duration = Duration::from_secs(5);
+const INIT_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Writer {
+    fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>) {
+        // The predecessor's open transaction ends here, so that nobody waits for its time-out.
+        self.revive();
+        while let Some((batch, reply)) = requests.blocking_recv() {
+            let result = self.commit(&batch);
+            let _ = reply.send(result);
+        }
+    }
+
+    /// Makes sure that there is an initialised producer, however long the broker stays away.
+    fn revive(&mut self) {
+        let mut reported = false;
+        while self.producer.is_none() {
+            match self.build() {
+                Ok(live) => self.producer = Some(live),
+                Err(error) => {
+                    if !reported {
+                        tracing::warn!(role = %self.role, %error, "the transactional producer cannot begin yet; it tries again");
+                        reported = true;
+                    }
+                    thread::sleep(RETRY_PAUSE);
+                }
+            }
+        }
+    }
+
+    fn build(&self) -> Result<Live, KafkaError> {
+        let deliveries = Arc::new(Deliveries::default());
+        let mut config = client_config(&self.kafka, &self.role);
+        config
+            .set("transactional.id", instance_id(&self.kafka, &self.role))
+            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS.to_string())
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            // Where a key decides, a Java client must come to the same partition.
+            .set("partitioner", "murmur2_random")
+            .set("linger.ms", "0");
+        if !self.kafka.properties.contains_key("compression.type") && !self.kafka.properties.contains_key("compression.codec") {
+            config.set("compression.type", "lz4");
+        }
+        let producer: ThreadedProducer<Reports> = config.create_with_context(Reports(Arc::clone(&deliveries)))?;
+        producer.init_transactions(INIT_TIMEOUT)?;
+        tracing::debug!(role = %self.role, "the transactional producer is ready");
+        Ok(Live { producer, deliveries })
+    }
+
+    fn commit(&mut self, batch: &Batch) -> Result<(), CommitFault> {
+        if let Err(ended) = batch.group.fence(batch.positions.iter().map(|position| position.lease)) {
+            return Err(CommitFault::NotOwner(ended));
+        }
+        self.revive();
+        let Some(live) = &self.producer else { return Err(CommitFault::Aborted("no producer".into())) };
+        let begun = Moment::now();
+        let step = match live.write(batch) {
+            Ok(Ok(())) => return Ok(()),
+            // The leases ended between the first check and the offsets.
+            Ok(Err(ended)) => match live.abort() {
+                Ok(()) => return Err(CommitFault::NotOwner(ended)),
+                Err(step) => step,
+            },
+            Err(Step::Abort(reason)) => match live.abort() {
+                Ok(()) => return Err(CommitFault::Aborted(reason)),
+                Err(step) => step,
+            },
+            Err(step) => step,
+        };
+        self.producer = None;
+        match step {
+            Step::Abort(reason) | Step::Rebuild(reason) => {
+                self.revive();
+                Err(CommitFault::Unknown(reason))
+            }
+            // A coordinator that timed our transaction out bumps the epoch as well: then nobody took our place.
+            Step::Fenced(reason) if begun.until(Moment::now()) >= Duration::from_millis(TRANSACTION_TIMEOUT_MS * 8 / 10) => {
+                self.revive();
+                Err(CommitFault::Unknown(reason))
+            }
+            Step::Fenced(reason) => Err(CommitFault::Fenced(format!(
+                "another process uses the same kafka.instance ({reason}); every instance needs an ordinal of its own, so this one stops"
+            ))),
+        }
+    }
+}
+
+impl Live {
+    /// The whole transaction. The inner error names leases that ended before the offsets were sent.
+    fn write(&self, batch: &Batch) -> Result<Result<(), Vec<Lease>>, Step> {
+        self.producer.begin_transaction().map_err(|error| classify(&error))?;
+        self.deliveries.begin(batch.records.len());
+        for (at, record) in batch.records.iter().enumerate() {
+            if let Err(error) = self.send(record) {
+                // What was never queued has no report of its own.
+                for _ in at..batch.records.len() {
+                    self.deliveries.one(None);
+                }
+                self.deliveries.finish();
+                return Err(delivery(&error));
+            }
+        }
+        if let Some(error) = self.deliveries.finish() {
+            return Err(delivery(&error));
+        }
+        // Only now, with every record delivered: a new owner's stable offset fetch then waits for all of them.
+        let metadata = match batch.group.fence(batch.positions.iter().map(|position| position.lease)) {
+            Ok(metadata) => metadata,
+            Err(ended) => return Ok(Err(ended)),
+        };
+        let mut offsets = TopicPartitionList::new();
+        for position in &batch.positions {
+            let mut element = offsets.add_partition(batch.group.topic(), position.lease.partition);
+            element.set_offset(Offset::Offset(position.offset)).map_err(|error| Step::Abort(error.to_string()))?;
+            element.set_metadata(&position.metadata);
+        }
+        retried(|| self.producer.send_offsets_to_transaction(&offsets, &metadata, OFFSETS_TIMEOUT))?;
+        // Any other time-out here would leave librdkafka and the broker in disagreement.
+        retried(|| self.producer.commit_transaction(Timeout::Never))?;
+        Ok(Ok(()))
+    }
+
+    fn send(&self, record: &Outgoing) -> Result<(), KafkaError> {
+        let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+        for (key, value) in &record.headers {
+            headers = headers.insert(Header { key, value: value.as_deref() });
+        }
+        let mut next: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&record.topic);
+        if !record.headers.is_empty() {
+            next = next.headers(headers);
+        }
+        if let Some(partition) = record.partition {
+            next = next.partition(partition);
+        }
+        if let Some(key) = &record.key {
+            next = next.key(key);
+        }
+        if let Some(value) = &record.value {
+            next = next.payload(value);
+        }
+        loop {
+            match self.producer.send(next) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    next = back;
+                    thread::sleep(Duration::from_millis(1));
+                }
+                Err((error, _)) => return Err(error),
+            }
+        }
+    }
+
+    fn abort(&self) -> Result<(), Step> {
+        retried(|| self.producer.abort_transaction(Timeout::Never)).map_err(|step| match step {
+            Step::Abort(reason) => Step::Rebuild(reason),
+            Step::Rebuild(reason) => Step::Rebuild(reason),
+            Step::Fenced(reason) => Step::Fenced(reason),
+        })
+    }
+}
+
+fn retried(mut step: impl FnMut() -> Result<(), KafkaError>) -> Result<(), Step> {
+    let mut tries = 0;
+    loop {
+        match step() {
+            Ok(()) => return Ok(()),
+            Err(KafkaError::Transaction(error)) if error.is_retriable() && !error.txn_requires_abort() && tries < RETRIES => {
+                tries += 1;
+                thread::sleep(RETRY_PAUSE);
+            }
+            Err(error) => return Err(classify(&error)),
+        }
+    }
+}
+
+/// Only `KafkaError::Transaction` carries librdkafka's flags; whatever has none costs the producer.
+fn classify(error: &KafkaError) -> Step {
+    match error {
+        KafkaError::Transaction(inner) => match inner.code() {
+            RDKafkaErrorCode::Fenced
+            | RDKafkaErrorCode::ProducerFenced
+            | RDKafkaErrorCode::InvalidProducerEpoch
+            | RDKafkaErrorCode::InvalidTransactionalState => Step::Fenced(inner.string()),
+            _ if inner.txn_requires_abort() => Step::Abort(inner.string()),
+            _ => Step::Rebuild(inner.string()),
+        },
+        other => Step::Rebuild(other.to_string()),
+    }
+}
+
+/// A record that was not delivered leaves the transaction abortable.
+fn delivery(error: &KafkaError) -> Step {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch) => {
+            Step::Fenced(error.to_string())
+        }
+        Some(RDKafkaErrorCode::Fatal) => Step::Rebuild(error.to_string()),
+        Some(_) | None => Step::Abort(error.to_string()),
+    }
+}

@@ -1,0 +1,185 @@
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinHandle,
+};
+
+use super::*;
+
+struct Running {
+    address: std::net::SocketAddr,
+    board: Board,
+    metrics: Arc<Metrics>,
+    shutdown: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+/// `all` listens on every address, so that the token rule applies.
+async fn start(all: bool, token: Option<&str>) -> Running {
+    let listener = TcpListener::bind(if all { "0.0.0.0:0" } else { "127.0.0.1:0" }).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (board, metrics, shutdown) = (Board::default(), Arc::new(Metrics::new()), CancellationToken::new());
+    let task = tokio::spawn(serve(listener, board.clone(), Arc::clone(&metrics), token.map(SecretString::from), shutdown.clone()));
+    Running { address: ([127, 0, 0, 1], port).into(), board, metrics, shutdown, task }
+}
+
+impl Running {
+    /// Sends bytes as they are; the whole answer.
+    async fn raw(&self, request: &str) -> String {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8(answer).unwrap()
+    }
+
+    async fn get(&self, path: &str, headers: &str) -> (u16, String, String) {
+        let answer = self.raw(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n")).await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), head.to_lowercase(), body.to_owned())
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.task.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn health_and_readiness_follow_the_board() {
+    let running = start(false, None).await;
+    assert_eq!(running.get("/healthz", "").await.0, 200);
+    assert_eq!(running.get("/readyz", "").await.2, "ok\n");
+    running.board.ready("commands", Err("waiting for partitions\nof the group".to_owned()));
+    let (code, _, body) = running.get("/readyz", "").await;
+    assert_eq!((code, body.as_str()), (503, "commands: waiting for partitions of the group\n"));
+    running.board.ready("commands", Ok(()));
+    assert_eq!(running.get("/readyz", "").await.0, 200);
+    // A limit of zero is exceeded as soon as the clock's next millisecond begins.
+    let _pulse = running.board.pulse("commit", Duration::ZERO);
+    let begun = crate::clock::Moment::now();
+    while crate::clock::Moment::now() == begun {
+        tokio::task::yield_now().await;
+    }
+    let (code, _, body) = running.get("/healthz", "").await;
+    assert!(code == 503 && body.starts_with("commit: no progress for 0."), "{body}");
+    running.board.end_pulse("commit");
+    assert_eq!(running.get("/healthz", "").await.0, 200);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn status_shows_every_section() {
+    let running = start(false, None).await;
+    running.board.set("commands", json!({ "pending": 3 }));
+    running.board.ready("feeds", Err("restoring".to_owned()));
+    let (code, head, body) = running.get("/status", "").await;
+    assert!(code == 200 && head.contains("content-type: application/json"));
+    let status: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(status["sections"]["commands"]["pending"], 3);
+    assert_eq!(status["ready"], false);
+    assert_eq!(status["unready"][0]["reason"], "restoring");
+    assert!(status["uptime_seconds"].is_u64());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn metrics_are_open_metrics() {
+    let running = start(true, Some("hush")).await;
+    running.metrics.command_received();
+    let (code, head, body) = running.get("/metrics", "").await;
+    assert_eq!(code, 200);
+    assert!(head.contains("application/openmetrics-text; version=1.0.0"));
+    assert!(body.contains("wdt_connector_commands_received_total 1\n") && body.ends_with("# EOF\n"));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_page_runs_only_its_own_script() {
+    let running = start(false, None).await;
+    let (code, head, body) = running.get("/", "").await;
+    assert!(code == 200 && head.contains("content-type: text/html"));
+    let policy = head.lines().find(|line| line.starts_with("content-security-policy")).unwrap();
+    assert!(policy.contains("default-src 'none'") && policy.contains("script-src 'sha256-") && !policy.contains("unsafe"), "{policy}");
+    assert_eq!(head.matches("content-security-policy").count(), 1);
+    assert!(body.contains("document.createElement") && !body.contains("/*SCRIPT*/") && !body.contains("innerHTML"));
+    assert!(!body.contains("http://") && !body.contains("https://"), "the page fetches nothing from elsewhere");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn off_loopback_only_probes_and_metrics_are_open() {
+    let running = start(true, Some("hush")).await;
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!(running.get(path, "").await.0, 200, "{path}");
+    }
+    for path in ["/", "/status"] {
+        let (code, head, _) = running.get(path, "").await;
+        assert!(code == 401 && head.contains("www-authenticate"), "{path}");
+        for wrong in ["Bearer hus", "Bearer hushh", "Bearer", "hush", "Basic ???", "Basic aHVzaA=="] {
+            assert_eq!(running.get(path, &format!("authorization: {wrong}\r\n")).await.0, 401, "{wrong}");
+        }
+        assert_eq!(running.get(path, "authorization: Bearer hush\r\n").await.0, 200);
+        assert_eq!(running.get(path, "authorization: basic d2R0Omh1c2g=\r\n").await.0, 200);
+    }
+    running.stop().await;
+    let without = start(true, None).await;
+    assert_eq!(without.get("/status", "authorization: Bearer \r\n").await.0, 401);
+    without.stop().await;
+}
+
+#[tokio::test]
+async fn a_foreign_name_for_loopback_is_refused() {
+    let running = start(false, None).await;
+    for (host, code) in
+        [("evil.example", "403"), ("evil.example:80", "403"), ("127.0.0.1:9600", "200"), ("[::1]:9600", "200"), ("LOCALHOST", "200")]
+    {
+        let answer = running.raw(&format!("GET /status HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
+        assert_eq!(answer.split(' ').nth(1), Some(code), "{host}");
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn every_answer_carries_the_security_headers() {
+    let running = start(false, None).await;
+    for path in ["/", "/status", "/healthz", "/metrics", "/nothing"] {
+        let (_, head, _) = running.get(path, "").await;
+        for header in
+            ["x-content-type-options: nosniff", "x-frame-options: deny", "referrer-policy: no-referrer", "cache-control: no-store"]
+        {
+            assert!(head.contains(header), "{path}: {header}");
+        }
+    }
+    assert!(running.raw("POST /status HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n").await.starts_with("HTTP/1.1 405"));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn large_heads_and_nonsense_end_the_connection() {
+    let running = start(false, None).await;
+    let large = format!("GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "a".repeat(2 * MAX_HEAD));
+    assert!(!running.raw(&large).await.starts_with("HTTP/1.1 200"));
+    let many = format!("GET /healthz HTTP/1.1\r\nhost: localhost\r\n{}\r\n", "x: y\r\n".repeat(MAX_HEADERS + 1));
+    assert!(!running.raw(&many).await.starts_with("HTTP/1.1 200"));
+    assert!(!running.raw("\0\0\0\r\n\r\n").await.starts_with("HTTP/1.1 200"));
+    assert_eq!(running.get("/healthz", "").await.0, 200);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn connections_beyond_the_cap_are_closed_at_once() {
+    let running = start(false, None).await;
+    let mut idle = Vec::new();
+    for _ in 0..MAX_CONNECTIONS {
+        idle.push(TcpStream::connect(running.address).await.unwrap());
+    }
+    let mut one_more = TcpStream::connect(running.address).await.unwrap();
+    let mut answer = Vec::new();
+    let _ = one_more.read_to_end(&mut answer).await;
+    assert!(answer.is_empty());
+    drop(idle);
+    running.stop().await;
+}

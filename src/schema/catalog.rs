@@ -1,0 +1,248 @@
+//! The schemas this version writes, and every released one it can read: `schemas/`, compiled in.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock},
+};
+
+use apache_avro::Schema;
+
+use super::{Subject, canonical::fingerprint, shape::Shape};
+
+/// One schema, parsed.
+#[derive(Debug)]
+pub(crate) struct Known {
+    /// Without namespace; that of the file.
+    pub(crate) name: &'static str,
+    pub(crate) text: &'static str,
+    pub(crate) shape: Shape,
+    /// CRC-64-AVRO of the Parsing Canonical Form, little endian, as single-object encoding writes it.
+    pub(crate) fingerprint: [u8; 8],
+}
+
+/// A schema as `schemas print` shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SchemaInfo {
+    /// What carries it; `None` for a record that only stands inside an envelope or in the state.
+    pub subject: Option<Subject>,
+    /// Name of the file in `schemas/`, without `.avsc`.
+    pub name: &'static str,
+    /// The file's text.
+    pub text: &'static str,
+    /// CRC-64-AVRO of its Parsing Canonical Form.
+    pub fingerprint: u64,
+}
+
+/// Everything compiled in.
+#[derive(Debug)]
+pub(crate) struct Catalog {
+    pub(crate) command: Arc<Known>,
+    pub(crate) result: Arc<Known>,
+    pub(crate) journal: Arc<Known>,
+    pub(crate) feed_state: Arc<Known>,
+    pub(crate) purchase_return: Arc<Known>,
+    pub(crate) return_outbound: Arc<Known>,
+    pub(crate) purchase_return_envelope: Arc<Known>,
+    pub(crate) return_outbound_envelope: Arc<Known>,
+    /// Current and released ones.
+    by_fingerprint: HashMap<[u8; 8], Arc<Known>>,
+}
+
+/// Name and text of a schema in `schemas/`.
+macro_rules! avsc {
+    ($name:literal) => {
+        ($name, include_str!(concat!("../../schemas/", $name, ".avsc")))
+    };
+    ($version:literal, $name:literal) => {
+        ($name, include_str!(concat!("../../schemas/released/", $version, "/", $name, ".avsc")))
+    };
+}
+
+/// Every schema that a released version has written with, oldest first. A release adds a folder and never edits one:
+/// entries of the compacted topics live for ever, and without a registry nothing else can read them.
+pub(crate) const RELEASED: [(&str, &str); 8] = [
+    avsc!("1", "CreateReturnOutbound"),
+    avsc!("1", "CommandResult"),
+    avsc!("1", "JournalEntry"),
+    avsc!("1", "FeedState"),
+    avsc!("1", "PurchaseReturn"),
+    avsc!("1", "ReturnOutbound"),
+    avsc!("1", "PurchaseReturnEnvelope"),
+    avsc!("1", "ReturnOutboundEnvelope"),
+];
+
+/// The catalog, parsed at its first use.
+pub(crate) fn catalog() -> &'static Catalog {
+    static CATALOG: LazyLock<Catalog> = LazyLock::new(Catalog::load);
+    &CATALOG
+}
+
+/// The schemas this version writes.
+#[must_use]
+pub fn schemas() -> Vec<SchemaInfo> {
+    let catalog = catalog();
+    [
+        (Some(Subject::Command), &catalog.command),
+        (Some(Subject::Result), &catalog.result),
+        (Some(Subject::Journal), &catalog.journal),
+        (Some(Subject::FeedState), &catalog.feed_state),
+        (Some(Subject::PurchaseReturnEnvelope), &catalog.purchase_return_envelope),
+        (Some(Subject::ReturnOutboundEnvelope), &catalog.return_outbound_envelope),
+        (None, &catalog.purchase_return),
+        (None, &catalog.return_outbound),
+    ]
+    .into_iter()
+    .map(|(subject, known)| SchemaInfo { subject, name: known.name, text: known.text, fingerprint: u64::from_le_bytes(known.fingerprint) })
+    .collect()
+}
+
+/// Parses a schema that stands alone.
+///
+/// # Errors
+/// The end of a sentence about the schema.
+pub(crate) fn parse(text: &str) -> Result<Shape, String> {
+    // Once per process, before the library reads anything: its default lets one length allocate half a gigabyte.
+    apache_avro::util::max_allocation_bytes(super::datum::MAX_BYTES);
+    let schema = Schema::parse_str(text).map_err(|error| format!("is not a valid Avro schema: {error}"))?;
+    Shape::of(&schema)
+}
+
+impl Catalog {
+    fn load() -> Self {
+        let mut by_fingerprint = HashMap::new();
+        for (name, text) in RELEASED {
+            let known = load(name, text);
+            by_fingerprint.insert(known.fingerprint, known);
+        }
+        let mut current = |(name, text)| {
+            let known = load(name, text);
+            by_fingerprint.insert(known.fingerprint, Arc::clone(&known));
+            known
+        };
+        Self {
+            command: current(avsc!("CreateReturnOutbound")),
+            result: current(avsc!("CommandResult")),
+            journal: current(avsc!("JournalEntry")),
+            feed_state: current(avsc!("FeedState")),
+            purchase_return: current(avsc!("PurchaseReturn")),
+            return_outbound: current(avsc!("ReturnOutbound")),
+            purchase_return_envelope: current(avsc!("PurchaseReturnEnvelope")),
+            return_outbound_envelope: current(avsc!("ReturnOutboundEnvelope")),
+            by_fingerprint,
+        }
+    }
+
+    /// The schema of a subject's values.
+    pub(crate) fn of(&self, subject: Subject) -> &Arc<Known> {
+        match subject {
+            Subject::Command => &self.command,
+            Subject::Result => &self.result,
+            Subject::Journal => &self.journal,
+            Subject::FeedState => &self.feed_state,
+            Subject::PurchaseReturnEnvelope => &self.purchase_return_envelope,
+            Subject::ReturnOutboundEnvelope => &self.return_outbound_envelope,
+        }
+    }
+
+    /// The record inside a subject's envelope; the value itself where there is no envelope.
+    pub(crate) fn record_of(&self, subject: Subject) -> &Arc<Known> {
+        match subject {
+            Subject::PurchaseReturnEnvelope => &self.purchase_return,
+            Subject::ReturnOutboundEnvelope => &self.return_outbound,
+            Subject::Command | Subject::Result | Subject::Journal | Subject::FeedState => self.of(subject),
+        }
+    }
+
+    /// The current or released schema with this fingerprint.
+    pub(crate) fn find(&self, fingerprint: [u8; 8]) -> Option<&Arc<Known>> {
+        self.by_fingerprint.get(&fingerprint)
+    }
+}
+
+/// A schema that is compiled in.
+#[expect(clippy::expect_used, reason = "the text is compiled in and every test run parses it")]
+pub(crate) fn load(name: &'static str, text: &'static str) -> Arc<Known> {
+    let shape = parse(text).expect("a schema of this crate is valid");
+    let fingerprint = fingerprint(&serde_json::from_str(text).expect("a schema of this crate is JSON")).to_le_bytes();
+    Arc::new(Known { name, text, shape, fingerprint })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    fn json(text: &str) -> Value {
+        serde_json::from_str(text).unwrap()
+    }
+
+    /// A release freezes its folder; editing one would leave entries nobody can read.
+    #[test]
+    fn released_schemas_are_frozen() {
+        let fingerprints: Vec<(&str, u64)> =
+            RELEASED.iter().map(|(name, text)| (*name, u64::from_be_bytes(load(name, text).fingerprint))).collect();
+        assert_eq!(
+            fingerprints,
+            [
+                ("CreateReturnOutbound", 0x283e_6f2f_4abc_fab2),
+                ("CommandResult", 0xf713_27f9_ceab_6b2e),
+                ("JournalEntry", 0x18b8_b94f_94ad_fa5c),
+                ("FeedState", 0xaaf0_6ec8_a413_66cb),
+                ("PurchaseReturn", 0xf852_08df_dbe7_3f77),
+                ("ReturnOutbound", 0x4502_259c_12fd_894d),
+                ("PurchaseReturnEnvelope", 0xcbc9_830c_825c_3dd5),
+                ("ReturnOutboundEnvelope", 0x4e77_cabf_a594_e8d6),
+            ],
+            "as fastavro computes them, in the order of the bytes on the wire"
+        );
+    }
+
+    #[test]
+    fn every_released_schema_can_be_read_with_the_current_one() {
+        for (name, text) in RELEASED {
+            let current = schemas().into_iter().find(|info| info.name == name).unwrap();
+            let (writer, reader) = (Schema::parse_str(text).unwrap(), Schema::parse_str(current.text).unwrap());
+            apache_avro::schema_compatibility::SchemaCompatibility::can_read(&writer, &reader)
+                .unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+
+    #[test]
+    fn an_envelope_holds_the_record_as_it_stands_alone() {
+        for (envelope, record) in [
+            (&catalog().purchase_return_envelope, &catalog().purchase_return),
+            (&catalog().return_outbound_envelope, &catalog().return_outbound),
+        ] {
+            let (mut alone, within) = (json(record.text), json(envelope.text));
+            let namespace = alone.as_object_mut().unwrap().remove("namespace").unwrap();
+            assert_eq!(within["namespace"], namespace);
+            assert_eq!(within["name"], "Envelope", "Debezium's transforms look for this ending");
+            assert_eq!(within["fields"][0]["type"][1], alone);
+            let Shape::Record(shape) = &envelope.shape else { panic!("a record") };
+            assert_eq!(shape.fields[0].shape, Shape::Union(vec![Shape::Null, record.shape.clone()]));
+            assert_eq!(shape.fields[1].shape, shape.fields[0].shape);
+        }
+    }
+
+    #[test]
+    fn every_field_says_what_it_means() {
+        fn check(schema: &Value, path: &str) {
+            match schema {
+                Value::Array(branches) => branches.iter().for_each(|branch| check(branch, path)),
+                Value::Object(object) => {
+                    for field in object.get("fields").and_then(Value::as_array).into_iter().flatten() {
+                        let path = format!("{path}.{}", field["name"]);
+                        assert!(field["doc"].as_str().is_some_and(|doc| !doc.is_empty()), "{path}");
+                        check(&field["type"], &path);
+                    }
+                    object.get("items").into_iter().for_each(|items| check(items, path));
+                }
+                _ => {}
+            }
+        }
+        for info in schemas() {
+            check(&json(info.text), info.name);
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Client of a schema registry: Confluent's API, three calls, one attempt each.
+
+use std::time::Duration;
+
+use reqwest::{Client, Method, StatusCode, redirect, retry};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::config::RegistrySettings;
+
+/// For DNS, TCP and TLS together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// For the whole call.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// No schema is larger; an answer that is comes from something that is no registry.
+const MAX_ANSWER: usize = 1024 * 1024;
+/// What Confluent's API calls its JSON.
+const MEDIA_TYPE: &str = "application/vnd.schemaregistry.v1+json";
+
+/// Why the registry did not do what was asked: one sentence, never with credentials.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RegistryFault {
+    /// It does not have what was asked for, or it is nothing we can read from.
+    #[error("{0}")]
+    Missing(String),
+    /// It says no: an incompatible schema, credentials, permissions.
+    #[error("{0}")]
+    Refused(String),
+    /// No usable answer: it may work later.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// A schema registry.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    client: Client,
+    /// Without the last slash.
+    base: String,
+    auth: Option<SecretString>,
+}
+
+/// An answer to `POST`.
+#[derive(Deserialize)]
+struct Registered {
+    id: u32,
+}
+
+/// An answer to `GET /schemas/ids/{id}`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Stored {
+    schema: String,
+    schema_type: Option<String>,
+    #[serde(default)]
+    references: Option<Vec<serde_json::Value>>,
+}
+
+/// The registry's own reason.
+#[derive(Deserialize)]
+struct Problem {
+    message: String,
+}
+
+impl Registry {
+    /// A client; nothing is asked yet.
+    ///
+    /// # Errors
+    /// [`RegistryFault::Unavailable`] when the machine offers no certificates to trust.
+    pub(crate) fn new(settings: &RegistrySettings) -> Result<Self, RegistryFault> {
+        // Whoever was first has installed the same one.
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let client = Client::builder()
+            .redirect(redirect::Policy::none())
+            .retry(retry::never())
+            .no_proxy()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(TIMEOUT)
+            .build()
+            .map_err(|error| RegistryFault::Unavailable(format!("no HTTP client for the schema registry can be made: {}", cause(error))))?;
+        Ok(Self { client, base: settings.url.trim_end_matches('/').to_owned(), auth: settings.auth.clone() })
+    }
+
+    /// Registers a schema under a subject, or finds it there; its id.
+    ///
+    /// # Errors
+    /// [`RegistryFault`] with the registry's reason.
+    pub(crate) async fn register(&self, subject: &str, schema: &str) -> Result<u32, RegistryFault> {
+        let what = format!("register the schema of {subject}");
+        self.post(&what, &format!("/subjects/{}/versions", percent_encoded(subject)), schema).await.map_err(|fault| match fault {
+            RegistryFault::Missing(reason) => RegistryFault::Refused(reason),
+            fault @ (RegistryFault::Refused(_) | RegistryFault::Unavailable(_)) => fault,
+        })
+    }
+
+    /// The id of a schema that must be registered under a subject already.
+    ///
+    /// # Errors
+    /// [`RegistryFault`] with the registry's reason.
+    pub(crate) async fn verify(&self, subject: &str, schema: &str) -> Result<u32, RegistryFault> {
+        let what = format!("find the schema of {subject}");
+        self.post(&what, &format!("/subjects/{}", percent_encoded(subject)), schema).await.map_err(|fault| match fault {
+            RegistryFault::Missing(reason) => {
+                RegistryFault::Missing(format!("{reason}; register it there, or set schema_registry.register = true"))
+            }
+            fault @ (RegistryFault::Refused(_) | RegistryFault::Unavailable(_)) => fault,
+        })
+    }
+
+    /// The text of the schema with this id.
+    ///
+    /// # Errors
+    /// [`RegistryFault::Missing`] also for what is no self-contained Avro schema.
+    pub(crate) async fn schema(&self, id: u32) -> Result<String, RegistryFault> {
+        let what = format!("give schema {id}");
+        let answer = self.call(&what, Method::GET, &format!("/schemas/ids/{id}"), None).await?;
+        let stored: Stored = serde_json::from_slice(&answer).map_err(|_| garbage(&what))?;
+        if stored.schema_type.as_deref().is_some_and(|kind| kind != "AVRO") {
+            return Err(RegistryFault::Missing(format!("schema {id} of the registry is not an Avro schema")));
+        }
+        if stored.references.is_some_and(|references| !references.is_empty()) {
+            return Err(RegistryFault::Missing(format!(
+                "schema {id} of the registry refers to other schemas; only self-contained ones are read"
+            )));
+        }
+        Ok(stored.schema)
+    }
+
+    async fn post(&self, what: &str, path: &str, schema: &str) -> Result<u32, RegistryFault> {
+        let body = json!({ "schema": schema }).to_string();
+        let answer = self.call(what, Method::POST, path, Some(body)).await?;
+        let registered: Registered = serde_json::from_slice(&answer).map_err(|_| garbage(what))?;
+        Ok(registered.id)
+    }
+
+    /// One call; the body of a 2xx answer.
+    async fn call(&self, what: &str, method: Method, path: &str, body: Option<String>) -> Result<Vec<u8>, RegistryFault> {
+        let mut request =
+            self.client.request(method, format!("{}{path}", self.base)).header("accept", format!("{MEDIA_TYPE}, application/json"));
+        if let Some(auth) = &self.auth {
+            let (user, password) = auth.expose_secret().split_once(':').unwrap_or((auth.expose_secret(), ""));
+            request = request.basic_auth(user, Some(password));
+        }
+        if let Some(body) = body {
+            request = request.header("content-type", MEDIA_TYPE).body(body);
+        }
+        let unavailable = |error| RegistryFault::Unavailable(format!("the schema registry could not {what}: {}", cause(error)));
+        let mut response = request.send().await.map_err(unavailable)?;
+        let mut answer = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(unavailable)? {
+            if answer.len() + chunk.len() > MAX_ANSWER {
+                return Err(RegistryFault::Unavailable(format!(
+                    "the schema registry could not {what}: its answer is larger than {MAX_ANSWER} bytes"
+                )));
+            }
+            answer.extend_from_slice(&chunk);
+        }
+        if response.status().is_success() { Ok(answer) } else { Err(refusal(what, response.status(), &answer)) }
+    }
+}
+
+/// What an answer other than 2xx means.
+fn refusal(what: &str, status: StatusCode, answer: &[u8]) -> RegistryFault {
+    let reason = serde_json::from_slice::<Problem>(answer).map_or_else(|_| "no reason given".to_owned(), |problem| problem.message);
+    let sentence = format!("the schema registry could not {what}: {status}: {reason}");
+    match status {
+        StatusCode::NOT_FOUND => RegistryFault::Missing(sentence),
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => RegistryFault::Unavailable(sentence),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            RegistryFault::Refused(format!("{sentence}; check the credentials in schema_registry.auth_file"))
+        }
+        status if status.is_redirection() => {
+            RegistryFault::Refused(format!("{sentence}; redirects are not followed: set schema_registry.url to where it leads"))
+        }
+        status if status.is_client_error() => RegistryFault::Refused(sentence),
+        _ => RegistryFault::Unavailable(sentence),
+    }
+}
+
+fn garbage(what: &str) -> RegistryFault {
+    RegistryFault::Unavailable(format!(
+        "the schema registry could not {what}: its answer is not the documented JSON; check schema_registry.url"
+    ))
+}
+
+/// The whole chain of causes without the address, which may hold credentials.
+fn cause(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
+}
+
+/// One path segment (RFC 3986: everything but the unreserved characters).
+fn percent_encoded(segment: &str) -> String {
+    let mut out = String::with_capacity(segment.len());
+    for byte in segment.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+#[path = "registry_tests.rs"]
+pub(crate) mod tests;

@@ -1,0 +1,191 @@
+//! Against a registry of our own making: Confluent's answers, and those of things that are no registry.
+
+use std::sync::{Arc, Mutex};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::State,
+    http::{HeaderMap, Method, StatusCode, Uri},
+};
+use serde_json::Value;
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::{
+    config::Topics,
+    schema::{Codec, DecodeFault, LearnFault, Subject, schemas},
+};
+
+/// Method and path, `authorization`, body.
+pub(crate) type Asked = (String, Option<String>, String);
+
+/// What was asked, and what is answered to anything.
+#[derive(Clone)]
+pub(crate) struct Fake {
+    asked: Arc<Mutex<Vec<Asked>>>,
+    answer: Arc<Mutex<(StatusCode, String)>>,
+    /// Comes before `answer`.
+    once: Arc<Mutex<Option<(StatusCode, String)>>>,
+}
+
+impl Fake {
+    pub(crate) async fn start(status: StatusCode, answer: &str) -> (Self, RegistrySettings) {
+        let fake = Self { asked: Arc::default(), answer: Arc::new(Mutex::new((status, answer.to_owned()))), once: Arc::default() };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/apis/ccompat/v7/", listener.local_addr().unwrap());
+        let router = Router::new().fallback(answered).with_state(fake.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (fake, RegistrySettings { url, auth: Some("user:pass:word".into()), register: true })
+    }
+    fn answers(&self, status: StatusCode, answer: &str) {
+        *self.answer.lock().unwrap() = (status, answer.to_owned());
+    }
+    pub(crate) fn answers_once(&self, status: StatusCode, answer: &str) {
+        *self.once.lock().unwrap() = Some((status, answer.to_owned()));
+    }
+    pub(crate) fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+async fn answered(State(fake): State<Fake>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> (StatusCode, String) {
+    let auth = headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
+    fake.asked.lock().unwrap().push((format!("{method} {uri}"), auth, String::from_utf8(body.to_vec()).unwrap()));
+    let once = fake.once.lock().unwrap().take();
+    once.unwrap_or_else(|| fake.answer.lock().unwrap().clone())
+}
+
+pub(crate) fn topics() -> Topics {
+    let name = |name: &str| name.to_owned();
+    Topics {
+        commands: name("commands/ä"),
+        results: name("results"),
+        dead_letters: name("dlq"),
+        journal: name("journal"),
+        purchase_returns: name("returns"),
+        return_outbounds: name("outbounds"),
+        feeds_state: name("state"),
+        feed_dead_letters: name("feeds.dlq"),
+    }
+}
+
+#[tokio::test]
+async fn schemas_are_registered_under_the_topics_names() {
+    let (fake, settings) = Fake::start(StatusCode::OK, r#"{"id":4711}"#).await;
+    let codec = Codec::connect(Some(&settings), &topics(), &[Subject::Command]).await.unwrap();
+    let (request, auth, body) = fake.asked().remove(0);
+    assert_eq!(request, "POST /apis/ccompat/v7/subjects/commands%2F%C3%A4-value/versions");
+    assert_eq!(auth.as_deref(), Some("Basic dXNlcjpwYXNzOndvcmQ="));
+    let body: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(body["schema"], schemas()[0].text);
+    // The id stands in front of values, big endian; a subject that was not registered cannot be written.
+    assert_eq!(malformed(codec.decode_command(&[0, 0, 0, 0x12, 0x67])), "the value cannot be read as CreateReturnOutbound: ends too early");
+    assert!(format!("{codec:?}").contains("REDACTED") && !format!("{codec:?}").contains("word"));
+}
+
+fn malformed<T: std::fmt::Debug>(read: Result<T, DecodeFault>) -> String {
+    match read {
+        Err(DecodeFault::Malformed(reason)) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn schemas_are_only_looked_up_where_registering_is_off() {
+    let (fake, mut settings) = Fake::start(StatusCode::OK, r#"{"subject":"s","version":1,"id":3,"schema":"{}"}"#).await;
+    settings.register = false;
+    Codec::connect(Some(&settings), &topics(), &[Subject::Journal]).await.unwrap();
+    assert_eq!(fake.asked()[0].0, "POST /apis/ccompat/v7/subjects/journal-value");
+    fake.answers(StatusCode::NOT_FOUND, r#"{"error_code":40403,"message":"Schema not found"}"#);
+    let fault = Codec::connect(Some(&settings), &topics(), &[Subject::Journal]).await.unwrap_err().to_string();
+    assert!(fault.contains("journal-value") && fault.contains("Schema not found") && fault.contains("register = true"), "{fault}");
+}
+
+#[tokio::test]
+async fn the_registrys_own_reason_is_told() {
+    let (fake, settings) =
+        Fake::start(StatusCode::CONFLICT, r#"{"error_code":409,"message":"READER_FIELD_MISSING_DEFAULT_VALUE: x"}"#).await;
+    let fault = Codec::connect(Some(&settings), &topics(), &[Subject::Result]).await.unwrap_err().to_string();
+    assert!(fault.contains("results-value") && fault.contains("409") && fault.contains("READER_FIELD_MISSING_DEFAULT_VALUE: x"), "{fault}");
+    fake.answers(StatusCode::UNAUTHORIZED, "<html>");
+    let fault = Codec::connect(Some(&settings), &topics(), &[Subject::Result]).await.unwrap_err().to_string();
+    assert!(fault.contains("auth_file") && !fault.contains("word"), "{fault}");
+    fake.answers(StatusCode::OK, "<html>");
+    let fault = Codec::connect(Some(&settings), &topics(), &[Subject::Result]).await.unwrap_err().to_string();
+    assert!(fault.contains("not the documented JSON"), "{fault}");
+    fake.answers(StatusCode::FOUND, "");
+    let fault = Codec::connect(Some(&settings), &topics(), &[Subject::Result]).await.unwrap_err().to_string();
+    assert!(fault.contains("redirects"), "{fault}");
+}
+
+#[tokio::test]
+async fn ids_met_in_messages_are_learnt_once() {
+    let (fake, settings) = Fake::start(StatusCode::OK, r#"{"id":1}"#).await;
+    let codec = Codec::connect(Some(&settings), &topics(), &[]).await.unwrap();
+    let command = Codec::single_object();
+    let value = crate::schema::CreateReturnOutbound {
+        command_id: "c".to_owned(),
+        return_no: "r".to_owned(),
+        warehouse_no: "w".to_owned(),
+        logistics_code: None,
+        create_mode: None,
+        remark: None,
+        details: vec![],
+        issued_at: None,
+        expires_at: None,
+    };
+    let mut bytes = vec![0, 0, 0, 0, 9];
+    bytes.extend_from_slice(&command.encode_command(&value).unwrap()[10..]);
+    assert_eq!(codec.decode_command(&bytes), Err(DecodeFault::UnknownSchemaId(9)));
+    let stored = json!({ "schema": schemas()[0].text }).to_string();
+    fake.answers(StatusCode::OK, &stored);
+    assert_eq!(codec.learn(9).await, Ok(()));
+    assert_eq!(codec.decode_command(&bytes), Ok(value));
+    assert_eq!(codec.learn(9).await, Ok(()));
+    assert_eq!(fake.asked().len(), 1);
+    assert_eq!(fake.asked()[0].0, "GET /apis/ccompat/v7/schemas/ids/9");
+}
+
+#[tokio::test]
+async fn a_missing_id_is_remembered_and_an_outage_is_not() {
+    let (fake, settings) = Fake::start(StatusCode::NOT_FOUND, r#"{"error_code":40403,"message":"Schema 5 not found"}"#).await;
+    let codec = Codec::connect(Some(&settings), &topics(), &[]).await.unwrap();
+    for _ in 0..2 {
+        let Err(LearnFault::Unusable(reason)) = codec.learn(5).await else { panic!("unusable") };
+        assert!(reason.contains("Schema 5 not found"), "{reason}");
+    }
+    assert_eq!(fake.asked().len(), 1, "the second answer comes from memory");
+    fake.answers(StatusCode::BAD_GATEWAY, "");
+    assert!(matches!(codec.learn(6).await, Err(LearnFault::Unavailable(_))));
+    for (stored, part) in [
+        (json!({"schema": "{}", "schemaType": "PROTOBUF"}), "not an Avro schema"),
+        (json!({"schema": "\"string\"", "references": [{"name": "x"}]}), "refers to other schemas"),
+        (json!({"schema": "nonsense"}), "not a valid Avro schema"),
+    ]
+    .into_iter()
+    {
+        fake.answers(StatusCode::OK, &stored.to_string());
+        let id = 10 + u32::try_from(fake.asked().len()).unwrap();
+        let Err(LearnFault::Unusable(reason)) = codec.learn(id).await else { panic!("unusable") };
+        assert!(reason.contains(part), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn an_endless_answer_is_cut_off() {
+    let (_fake, settings) = Fake::start(StatusCode::OK, &"x".repeat(2 * MAX_ANSWER)).await;
+    let codec = Codec::connect(Some(&settings), &topics(), &[]).await.unwrap();
+    let Err(LearnFault::Unavailable(reason)) = codec.learn(1).await else { panic!("unavailable") };
+    assert!(reason.contains("larger than"), "{reason}");
+}
+
+#[tokio::test]
+async fn an_unreachable_registry_is_named_without_its_address() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let settings = RegistrySettings { url: format!("http://user:word@{address}"), auth: None, register: true };
+    let fault = Codec::connect(Some(&settings), &topics(), &[Subject::Command]).await.unwrap_err().to_string();
+    assert!(fault.contains("schema registry could not register the schema of commands") && !fault.contains("word"), "{fault}");
+}

@@ -1,0 +1,420 @@
+//! Scripted mischief: which request meets which fault, by seed and count.
+//!
+//! One rule in one line: `target:fault=chance`, where the chance is a probability (`0.02`) or a count (`3x`: the next three).
+//!
+//! Targets: `createOrder`, `purchaseReturns`, `outbounds`, `enterprise`, `query` (the three queries), `all`.
+//!
+//! | fault | what happens |
+//! |---|---|
+//! | `applied_timeout`, `applied_reset`, `applied_5xx`, `applied_garbage` | executed, then no answer until the client gives up; connection reset; 502; a page that is no JSON |
+//! | `timeout`, `reset`, `5xx`, `garbage` | the same without being executed |
+//! | `truncated` | executed; the answer breaks off in the middle |
+//! | `flood(BYTES)`, `drip` | executed; an answer of that many bytes, or one byte a second without end |
+//! | `throttle`, `concurrency` | refused as over the quota; not executed |
+//! | `slow(100ms)`, `slow(100ms..500ms)` | answered that much later |
+//! | `delayed_apply(2s)` | executed that long after it arrived, whether or not the connection still stands |
+//! | `late(5s)` | executed at once, seen by queries that much later |
+//! | `strip_remark`, `rewrite_remark` | the order is made, without remark or with another one |
+//! | `modify(2)` | before the query answers, two of the records it would find are modified |
+//! | `ignore_page` | the query answers with page 0, whatever was asked |
+//! | `inner_reject` | `data.status` 1 with a text, under an outer status of 0; not executed |
+//! | `sid`, `signature`, `permission`, `warehouse_access`, `ip`, `clock`, `version`, `second_factor` | misconfigured: the ERP's answer to it |
+//! | `database`, `other`, `applied_database` | codes 4 and 99, and 4 after it was executed |
+//! | `no_status` | an error without `status` |
+
+use std::{str::FromStr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Call,
+    rng::{Rng, mix},
+    time::{parse_span, span_ms},
+};
+
+/// Which requests a rule is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    One(Call),
+    Queries,
+    All,
+}
+
+impl Target {
+    fn meets(self, call: Call) -> bool {
+        match self {
+            Self::One(one) => one == call,
+            Self::Queries => call != Call::CreateOrder,
+            Self::All => true,
+        }
+    }
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "createOrder" | "create_order" => Ok(Self::One(Call::CreateOrder)),
+            "purchaseReturns" | "purchase_returns" => Ok(Self::One(Call::PurchaseReturns)),
+            "outbounds" => Ok(Self::One(Call::Outbounds)),
+            "enterprise" => Ok(Self::One(Call::EnterpriseOutbounds)),
+            "query" => Ok(Self::Queries),
+            "all" => Ok(Self::All),
+            other => {
+                Err(format!("\"{other}\" is no target of faults; use createOrder, purchaseReturns, outbounds, enterprise, query or all"))
+            }
+        }
+    }
+}
+
+/// How a request ends when nothing better is scripted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The ERP's own answer.
+    Answer,
+    /// No answer until the client gives up.
+    Hold,
+    /// The connection is reset.
+    Reset,
+    /// This HTTP status with a page of text.
+    Http(u16),
+    /// HTTP 200 with something that is no JSON.
+    Garbage,
+    /// The declared length is not reached.
+    Truncated,
+    /// This many bytes.
+    Flood(u64),
+    /// One byte a second.
+    Drip,
+    /// A refusal the ERP itself could give.
+    Refusal(Refusal),
+}
+
+/// Refusals that are scripted rather than earned; `wire` knows each edition's code and text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    Throttle,
+    Concurrency,
+    Inner,
+    Sid,
+    Signature,
+    Permission,
+    WarehouseAccess,
+    Ip,
+    Clock,
+    Version,
+    SecondFactor,
+    Database,
+    Other,
+    NoStatus,
+}
+
+/// What becomes of an order's remark.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RemarkFate {
+    #[default]
+    Kept,
+    Stripped,
+    Rewritten,
+}
+
+/// One kind of mischief.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Ends the request in this way, executed before or not at all.
+    End {
+        end: End,
+        applied: bool,
+    },
+    /// Answered later, between these.
+    Slow(Duration, Duration),
+    DelayedApply(Duration),
+    Late(Duration),
+    Remark(RemarkFate),
+    Modify(u32),
+    IgnorePage,
+}
+
+impl FromStr for Fault {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, argument) = match text.split_once('(') {
+            Some((name, rest)) => (name, Some(rest.strip_suffix(')').ok_or_else(|| format!("\"{text}\" lacks a closing bracket"))?)),
+            None => (text, None),
+        };
+        let span = || parse_span(argument.ok_or_else(|| format!("\"{name}\" needs a duration, for example {name}(2s)"))?);
+        let number = || {
+            let digits = argument.ok_or_else(|| format!("\"{name}\" needs a number, for example {name}(2)"))?;
+            digits.parse::<u64>().map_err(|_| format!("\"{digits}\" in \"{text}\" is not a whole number"))
+        };
+        let not_applied = |end| Ok(Self::End { end, applied: false });
+        let applied = |end| Ok(Self::End { end, applied: true });
+        let refusal = |refusal| Ok(Self::End { end: End::Refusal(refusal), applied: false });
+        match name {
+            "applied_timeout" => applied(End::Hold),
+            "applied_reset" => applied(End::Reset),
+            "applied_5xx" => applied(End::Http(502)),
+            "applied_garbage" => applied(End::Garbage),
+            "timeout" => not_applied(End::Hold),
+            "reset" => not_applied(End::Reset),
+            "5xx" => not_applied(End::Http(502)),
+            "garbage" => not_applied(End::Garbage),
+            "truncated" => applied(End::Truncated),
+            "flood" => applied(End::Flood(number()?)),
+            "drip" => applied(End::Drip),
+            "throttle" => refusal(Refusal::Throttle),
+            "concurrency" => refusal(Refusal::Concurrency),
+            "slow" => {
+                let (from, to) = argument
+                    .and_then(|range| range.split_once(".."))
+                    .map_or_else(|| span().map(|fixed| (fixed, fixed)), |(from, to)| Ok((parse_span(from)?, parse_span(to)?)))?;
+                Ok(Self::Slow(from, to.max(from)))
+            }
+            "delayed_apply" => Ok(Self::DelayedApply(span()?)),
+            "late" => Ok(Self::Late(span()?)),
+            "strip_remark" => Ok(Self::Remark(RemarkFate::Stripped)),
+            "rewrite_remark" => Ok(Self::Remark(RemarkFate::Rewritten)),
+            "modify" => Ok(Self::Modify(u32::try_from(number()?).unwrap_or(u32::MAX))),
+            "ignore_page" => Ok(Self::IgnorePage),
+            "inner_reject" => refusal(Refusal::Inner),
+            "sid" => refusal(Refusal::Sid),
+            "signature" => refusal(Refusal::Signature),
+            "permission" => refusal(Refusal::Permission),
+            "warehouse_access" => refusal(Refusal::WarehouseAccess),
+            "ip" => refusal(Refusal::Ip),
+            "clock" => refusal(Refusal::Clock),
+            "version" => refusal(Refusal::Version),
+            "second_factor" => refusal(Refusal::SecondFactor),
+            "database" => refusal(Refusal::Database),
+            "applied_database" => applied(End::Refusal(Refusal::Database)),
+            "other" => refusal(Refusal::Other),
+            "no_status" => refusal(Refusal::NoStatus),
+            other => Err(format!("\"{other}\" is no fault; `wdt-connector simulate --help` lists them")),
+        }
+    }
+}
+
+/// How often a rule strikes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Chance {
+    Probability(f64),
+    /// The next so many matching requests.
+    Next(u32),
+}
+
+/// One line of the script.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rule {
+    /// As it was written.
+    pub text: String,
+    pub target: Target,
+    pub fault: Fault,
+    pub chance: Chance,
+}
+
+impl FromStr for Rule {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refuse = || {
+            format!(
+                "\"{text}\" is no fault rule; write target:fault=probability or target:fault=3x, for example createOrder:applied_timeout=0.02"
+            )
+        };
+        let (target, rest) = text.trim().split_once(':').ok_or_else(refuse)?;
+        let (fault, chance) = rest.split_once('=').ok_or_else(refuse)?;
+        let chance = match chance.strip_suffix('x') {
+            Some(count) => Chance::Next(count.parse().map_err(|_| refuse())?),
+            None => {
+                let probability: f64 = chance.parse().map_err(|_| refuse())?;
+                if !(0.0..=1.0).contains(&probability) {
+                    return Err(format!("the probability in \"{text}\" is not between 0 and 1"));
+                }
+                Chance::Probability(probability)
+            }
+        };
+        Ok(Self { text: text.trim().to_owned(), target: target.parse()?, fault: fault.parse()?, chance })
+    }
+}
+
+/// Reads rules divided by commas.
+///
+/// # Errors
+/// One sentence naming the rule that cannot be read.
+pub fn parse_rules(text: &str) -> Result<Vec<Rule>, String> {
+    text.split(',').filter(|rule| !rule.trim().is_empty()).map(str::parse).collect()
+}
+
+/// What one request will meet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub end: End,
+    pub applied: bool,
+    pub slow: Duration,
+    pub apply_after: Option<Duration>,
+    pub late_ms: Option<u64>,
+    pub remark: RemarkFate,
+    pub modify: u32,
+    pub ignore_page: bool,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            end: End::Answer,
+            applied: true,
+            slow: Duration::ZERO,
+            apply_after: None,
+            late_ms: None,
+            remark: RemarkFate::Kept,
+            modify: 0,
+            ignore_page: false,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Armed {
+    rule: Rule,
+    rng: Rng,
+    struck: u64,
+}
+
+/// The script and its chance; each rule draws from a stream of its own, so that one does not shift another's.
+#[derive(Debug)]
+pub struct Mischief {
+    seed: u64,
+    armed: Vec<Armed>,
+    added: u64,
+}
+
+/// A rule as the admin API lists it.
+#[derive(Clone, Debug, Serialize)]
+pub struct RuleState {
+    pub rule: String,
+    /// Requests it has met.
+    pub struck: u64,
+    /// For counted rules: how many it will still meet.
+    pub left: Option<u32>,
+}
+
+/// The body of `POST /admin/faults`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Script {
+    pub rules: String,
+    /// Forget the rules there are.
+    #[serde(default)]
+    pub replace: bool,
+}
+
+impl Mischief {
+    pub fn new(seed: u64) -> Self {
+        Self { seed, armed: Vec::new(), added: 0 }
+    }
+
+    pub fn add(&mut self, rules: Vec<Rule>) {
+        for rule in rules {
+            self.added += 1;
+            self.armed.push(Armed { rule, rng: Rng::new(self.seed ^ mix(self.added)), struck: 0 });
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.armed.clear();
+    }
+
+    pub fn list(&self) -> Vec<RuleState> {
+        let left = |chance| match chance {
+            Chance::Probability(_) => None,
+            Chance::Next(left) => Some(left),
+        };
+        self.armed
+            .iter()
+            .map(|armed| RuleState { rule: armed.rule.text.clone(), struck: armed.struck, left: left(armed.rule.chance) })
+            .collect()
+    }
+
+    /// What the next request of this call meets. The first rule that ends a request wins; the others add up.
+    pub fn draw(&mut self, call: Call) -> Plan {
+        let mut plan = Plan::default();
+        let mut ended = false;
+        for armed in self.armed.iter_mut().filter(|armed| armed.rule.target.meets(call)) {
+            let ends = matches!(armed.rule.fault, Fault::End { .. });
+            // A counted rule behind one that ended this request waits for the next.
+            let strikes = match &mut armed.rule.chance {
+                Chance::Probability(probability) => armed.rng.chance(*probability) && !(ends && ended),
+                Chance::Next(0) => false,
+                Chance::Next(left) => {
+                    let free = !(ends && ended);
+                    *left -= u32::from(free);
+                    free
+                }
+            };
+            if !strikes {
+                continue;
+            }
+            armed.struck += 1;
+            ended |= ends;
+            match &armed.rule.fault {
+                Fault::End { end, applied } => (plan.end, plan.applied) = (end.clone(), *applied),
+                Fault::Slow(from, to) => {
+                    let extra = armed.rng.below(span_ms(to.saturating_sub(*from)) + 1);
+                    plan.slow += *from + Duration::from_millis(extra);
+                }
+                Fault::DelayedApply(delay) => plan.apply_after = Some(*delay),
+                Fault::Late(late) => plan.late_ms = Some(span_ms(*late)),
+                Fault::Remark(fate) => plan.remark = *fate,
+                Fault::Modify(count) => plan.modify += count,
+                Fault::IgnorePage => plan.ignore_page = true,
+            }
+        }
+        self.armed.retain(|armed| armed.rule.chance != Chance::Next(0));
+        plan
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_read() {
+        let rules = parse_rules("createOrder:applied_timeout=0.02, query:5xx=3x,all:slow(10ms..2s)=1,outbounds:modify(2)=1x").unwrap();
+        assert_eq!(rules.len(), 4);
+        assert_eq!(rules[0].fault, Fault::End { end: End::Hold, applied: true });
+        assert_eq!(rules[1].chance, Chance::Next(3));
+        assert_eq!(rules[2].fault, Fault::Slow(Duration::from_millis(10), Duration::from_secs(2)));
+        for wrong in ["x", "createOrder:5xx", "nobody:5xx=1", "all:nothing=1", "all:5xx=2", "all:late=1", "all:late(2s=1"] {
+            let text = parse_rules(wrong).unwrap_err();
+            assert!(text.contains('"'), "{wrong}: {text}");
+        }
+    }
+
+    #[test]
+    fn counted_rules_strike_in_turn_and_only_their_target() {
+        let mut mischief = Mischief::new(1);
+        mischief.add(parse_rules("createOrder:throttle=2x,createOrder:reset=1x,all:slow(5ms)=1").unwrap());
+        assert_eq!(mischief.draw(Call::Outbounds).end, End::Answer);
+        let ends: Vec<End> = (0..4).map(|_| mischief.draw(Call::CreateOrder).end).collect();
+        let throttle = End::Refusal(Refusal::Throttle);
+        assert_eq!(ends, [throttle.clone(), throttle, End::Reset, End::Answer]);
+        assert_eq!(mischief.list().len(), 1, "spent rules are gone");
+        assert_eq!(mischief.draw(Call::CreateOrder).slow, Duration::from_millis(5));
+    }
+
+    #[test]
+    fn the_same_seed_makes_the_same_mischief() {
+        let run = |seed| {
+            let mut mischief = Mischief::new(seed);
+            mischief.add(parse_rules("createOrder:5xx=0.2").unwrap());
+            (0..500).map(|_| mischief.draw(Call::CreateOrder).end == End::Answer).collect::<Vec<_>>()
+        };
+        assert_eq!(run(7), run(7));
+        assert_ne!(run(7), run(8));
+        let struck = run(7).iter().filter(|fine| !**fine).count();
+        assert!((60..140).contains(&struck), "{struck} of 500 at 20 %");
+    }
+}

@@ -1,0 +1,263 @@
+//! A stand-in for the ERP: both editions over real HTTP, with its checks, quota and texts, a ledger of what it holds,
+//! and scripted mischief. For `demo`, `simulate`, tests and benchmarks.
+//!
+//! ```text
+//! wire ▶ door (account, signature, clock) ▶ world (quota, mischief's plan) ▶ create | query ▶ table, ledger ▶ wire
+//! ```
+//!
+//! It imports nothing of the client: signatures, times and decimals are its own, so that a mistake cannot cancel out.
+//! A request is executed when it has arrived completely; latency and mischief come between that and the answer,
+//! so a client that gives up meanwhile leaves an executed call without an answer, as with the real ERP.
+
+mod admin;
+mod amount;
+mod control;
+mod create;
+mod door;
+mod ledger;
+mod mischief;
+mod query;
+mod quota;
+mod record;
+mod render;
+mod reply;
+mod rng;
+mod seed;
+mod sign;
+mod steward;
+mod table;
+mod time;
+mod wire;
+mod world;
+
+#[cfg(test)]
+mod tests;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use control::Control;
+pub use ledger::{Counts, Duplicate, Order, Request, Summary};
+pub use mischief::{Chance, End, Fault, Refusal, RemarkFate, Rule, RuleState, Target, parse_rules};
+pub use quota::MinuteQuota;
+pub use record::{Change, Edition, Kind};
+pub use seed::{Seeding, WAREHOUSES, spec_no};
+pub use table::PageOrder;
+pub use time::parse_span;
+pub use world::{Adjust, Outage};
+
+/// The calls it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Call {
+    /// `wms.stockout.PurchaseReturn.createOrder`
+    CreateOrder,
+    /// `purchase.PurchaseReturn.queryWithDetail`
+    PurchaseReturns,
+    /// `wms.stockout.PurchaseReturn.queryWithDetail`
+    Outbounds,
+    /// `stockout_order_query_return.php`
+    EnterpriseOutbounds,
+}
+
+impl Call {
+    pub const ALL: [Self; 4] = [Self::CreateOrder, Self::PurchaseReturns, Self::Outbounds, Self::EnterpriseOutbounds];
+
+    /// The ERP's name of the call.
+    #[must_use]
+    pub fn method(self) -> &'static str {
+        match self {
+            Self::CreateOrder => "wms.stockout.PurchaseReturn.createOrder",
+            Self::PurchaseReturns => "purchase.PurchaseReturn.queryWithDetail",
+            Self::Outbounds => "wms.stockout.PurchaseReturn.queryWithDetail",
+            Self::EnterpriseOutbounds => "stockout_order_query_return.php",
+        }
+    }
+
+    /// The word for it in counters and the admin API.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CreateOrder => "create_order",
+            Self::PurchaseReturns => "purchase_returns",
+            Self::Outbounds => "outbounds",
+            Self::EnterpriseOutbounds => "enterprise_outbounds",
+        }
+    }
+
+    /// The product line it belongs to.
+    #[must_use]
+    pub fn edition(self) -> Edition {
+        match self {
+            Self::CreateOrder | Self::PurchaseReturns | Self::Outbounds => Edition::Flagship,
+            Self::EnterpriseOutbounds => Edition::Enterprise,
+        }
+    }
+}
+
+/// The accounts it accepts; made up, so nothing about them is secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    pub flagship_sid: String,
+    pub flagship_key: String,
+    pub flagship_secret: String,
+    pub flagship_salt: String,
+    pub enterprise_sid: String,
+    pub enterprise_appkey: String,
+    pub enterprise_appsecret: String,
+}
+
+impl Default for Account {
+    fn default() -> Self {
+        Self {
+            flagship_sid: "wdtsim".to_owned(),
+            flagship_key: "wdtsim-ot".to_owned(),
+            flagship_secret: "simsecret".to_owned(),
+            flagship_salt: "simsalt".to_owned(),
+            enterprise_sid: "wdtsim2".to_owned(),
+            enterprise_appkey: "wdtsim2-ot".to_owned(),
+            enterprise_appsecret: "simappsecret".to_owned(),
+        }
+    }
+}
+
+/// How a simulator starts; all of it but account, addresses and seed can be changed while it runs ([`Adjust`]).
+#[derive(Clone, Debug)]
+pub struct SimulatorConfig {
+    /// Where the ERP listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where the admin API listens: apart from the ERP, so that it answers during an outage.
+    pub admin_listen: SocketAddr,
+    pub account: Account,
+    /// Of records, of the shuffled page order, and of mischief.
+    pub seed: u64,
+    /// Between executing and answering.
+    pub latency: Duration,
+    /// Calls in any sixty seconds, for each call; `None`: no limit.
+    pub quota_per_minute: Option<u32>,
+    /// Requests of one appkey at once; `None`: no limit.
+    pub max_concurrent: Option<u32>,
+    /// `createOrder` accepts returns, warehouses and SKUs that do not exist.
+    pub auto_returns: bool,
+    pub page_order: PageOrder,
+    pub clock_offset_ms: i64,
+    /// Records modified a second by somebody in the background.
+    pub modifications_per_second: f64,
+    /// The script of mischief to start with.
+    pub faults: Vec<Rule>,
+    /// How many of the last requests are kept one by one.
+    pub request_log: usize,
+}
+
+impl Default for SimulatorConfig {
+    /// The contract's quota of 60, no latency, strict about what exists, no mischief, free loopback ports.
+    fn default() -> Self {
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            listen: loopback,
+            admin_listen: loopback,
+            account: Account::default(),
+            seed: 1,
+            latency: Duration::ZERO,
+            quota_per_minute: Some(60),
+            max_concurrent: None,
+            auto_returns: false,
+            page_order: PageOrder::IdAsc,
+            clock_offset_ms: 0,
+            modifications_per_second: 0.0,
+            faults: Vec::new(),
+            request_log: 100_000,
+        }
+    }
+}
+
+/// Why a simulator did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartFault {
+    #[error("the simulator cannot listen on {address}: {fault}; choose a free address")]
+    Listen { address: SocketAddr, fault: std::io::Error },
+}
+
+/// A running simulator; [`Simulator::stop`] ends it in order, dropping it ends it at once.
+#[derive(Debug)]
+pub struct Simulator {
+    address: SocketAddr,
+    admin_address: SocketAddr,
+    account: Account,
+    control: Control,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Simulator {
+    /// Listens and serves on the runtime it is called in.
+    ///
+    /// # Errors
+    /// [`StartFault::Listen`] when an address cannot be used.
+    pub async fn start(config: SimulatorConfig) -> Result<Self, StartFault> {
+        let listen = |address| async move {
+            let listener = TcpListener::bind(address).await?;
+            let bound = listener.local_addr()?;
+            Ok::<_, std::io::Error>((listener, bound))
+        };
+        let fault = |address| move |fault| StartFault::Listen { address, fault };
+        let (listener, address) = listen(config.listen).await.map_err(fault(config.listen))?;
+        let (admin_listener, admin_address) = listen(config.admin_listen).await.map_err(fault(config.admin_listen))?;
+
+        let world = Arc::new(world::World::new(&config));
+        let control = Control::new(Arc::clone(&world));
+        world.lock().mischief.add(config.faults);
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let account = Arc::new(config.account.clone());
+        let server = wire::Server { world: Arc::clone(&world), account, stop: stop.clone(), tasks: tasks.clone() };
+        tasks.spawn(server.accept(listener, address));
+        tasks.spawn(admin::serve(admin_listener, control.clone(), stop.clone()));
+        tasks.spawn(control::churn(world, stop.clone()));
+        Ok(Self { address, admin_address, account: config.account, control, stop, tasks })
+    }
+
+    /// The flagship's one endpoint.
+    #[must_use]
+    pub fn url_flagship(&self) -> String {
+        format!("http://{}/openapi", self.address)
+    }
+
+    /// The base under which the enterprise edition's calls are files; ends in a slash.
+    #[must_use]
+    pub fn url_enterprise(&self) -> String {
+        format!("http://{}/openapi2/", self.address)
+    }
+
+    /// The admin API's base, without a slash behind it.
+    #[must_use]
+    pub fn url_admin(&self) -> String {
+        format!("http://{}/admin", self.admin_address)
+    }
+
+    #[must_use]
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// What the admin API offers, in process; cheap to clone.
+    #[must_use]
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// Cuts every connection and waits until all is at rest.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Drop for Simulator {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}

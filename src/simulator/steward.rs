@@ -1,0 +1,122 @@
+//! What is done to the ERP from outside its API: records made up and modified, settings changed.
+
+use std::{collections::HashSet, time::Duration};
+
+use super::{
+    record::{Change, Kind, Row as _},
+    seed::{self, Seeding},
+    time::parse_beijing,
+    world::{Adjust, FIRST_OUTBOUND, FIRST_RETURN, SEVEN_DAYS, State, World},
+};
+
+impl World {
+    /// Modifies `count` records at random, returns and outbound orders alike.
+    pub fn churn(&self, count: u32) {
+        let (now, at_ms) = (self.clock.now(), self.at_ms());
+        let mut state = self.lock();
+        for _ in 0..count {
+            let (returns, outbounds) = (state.returns.len() as u64, state.outbounds.len() as u64);
+            let at = state.rng.below(returns + outbounds);
+            let (kind, first, at) =
+                if at < returns { (Kind::PurchaseReturns, FIRST_RETURN, at) } else { (Kind::Outbounds, FIRST_OUTBOUND, at - returns) };
+            let id = first.saturating_add(u32::try_from(at).unwrap_or(u32::MAX));
+            state.touch(kind, id, now, at_ms);
+        }
+    }
+
+    /// Makes up records.
+    pub fn seed(&self, kind: Kind, seeding: &Seeding) -> Result<Vec<String>, String> {
+        let now = self.clock.now();
+        let read = |text: &Option<String>, default| {
+            text.as_deref().map_or(Ok(default), |text| {
+                parse_beijing(text).ok_or_else(|| format!("\"{text}\" is not a time; write yyyy-MM-dd HH:mm:ss, Beijing time"))
+            })
+        };
+        let to = read(&seeding.to, now)?;
+        let from = read(&seeding.from, to - SEVEN_DAYS)?;
+        let count = if seeding.return_no.is_some() { 1 } else { seeding.count };
+        let mut state = self.lock();
+        let mut numbers = Vec::with_capacity(count as usize);
+        for n in 0..count {
+            let modified = seed::spread(n, count, from, to);
+            let State { returns, outbounds, warehouses, seed: chance, .. } = &mut *state;
+            match kind {
+                Kind::PurchaseReturns => {
+                    let record = seed::purchase_return(*chance, returns.next_id(), seeding, modified);
+                    if returns.by_number(record.number()).is_some() {
+                        return Err(format!("there is a return {} already; modify it instead", record.number()));
+                    }
+                    numbers.push(record.number().to_owned());
+                    if !warehouses.contains(record.warehouse_no()) {
+                        warehouses.insert(record.warehouse_no().to_owned());
+                    }
+                    returns.put(record, None);
+                }
+                Kind::Outbounds => {
+                    let record = seed::outbound(*chance, outbounds.next_id(), seeding, modified);
+                    numbers.push(record.number().to_owned());
+                    outbounds.put(record, None);
+                }
+            }
+        }
+        Ok(numbers)
+    }
+
+    /// Changes one record by its number.
+    pub fn modify(&self, kind: Kind, number: &str, change: &Change) -> Result<(), String> {
+        if let Some(text) = change.modified.as_deref().filter(|text| parse_beijing(text).is_none()) {
+            return Err(format!("\"{text}\" is not a time; write yyyy-MM-dd HH:mm:ss, Beijing time"));
+        }
+        let (now, at_ms) = (self.clock.now(), self.at_ms());
+        let mut state = self.lock();
+        let id = match kind {
+            Kind::PurchaseReturns => state.returns.by_number(number).map(|record| record.id),
+            Kind::Outbounds => state.outbounds.by_number(number).map(|record| record.id),
+        };
+        let id = id.ok_or_else(|| format!("there is no record with the number {number}"))?;
+        state.change(kind, id, change, now, at_ms);
+        Ok(())
+    }
+
+    /// Changes settings.
+    pub fn adjust(&self, adjust: &Adjust) {
+        if let Some(offset_ms) = adjust.clock_offset_ms {
+            self.clock.set_offset_ms(offset_ms);
+        }
+        if let Some(rate) = adjust.modifications_per_second {
+            self.churn.send_replace(rate);
+        }
+        if let Some(outage) = adjust.outage {
+            self.outage.send_replace(outage);
+        }
+        let mut state = self.lock();
+        if let Some(latency_ms) = adjust.latency_ms {
+            state.latency = Duration::from_millis(latency_ms);
+        }
+        if let Some(limit) = adjust.quota_per_minute {
+            state.quotas.iter_mut().for_each(|quota| quota.set_limit((limit > 0).then_some(limit)));
+        }
+        if let Some(most) = adjust.max_concurrent {
+            state.max_concurrent = (most > 0).then_some(most);
+        }
+        if let Some(order) = adjust.page_order {
+            state.returns.set_order(order);
+            state.outbounds.set_order(order);
+        }
+        state.visibility_ms = adjust.visibility_ms.or(state.visibility_ms);
+        state.auto_returns = adjust.auto_returns.unwrap_or(state.auto_returns);
+        state.warehouses.extend(adjust.add_warehouses.iter().cloned());
+        state.specs.extend(adjust.add_specs.iter().cloned());
+        if let Some(forbidden) = &adjust.forbidden_warehouses {
+            state.forbidden_warehouses = forbidden.iter().cloned().collect();
+        }
+        if let Some(hidden) = &adjust.hidden_warehouses {
+            let hidden: HashSet<String> = hidden.iter().cloned().collect();
+            state.returns.hide_warehouses(hidden.clone());
+            state.outbounds.hide_warehouses(hidden);
+        }
+        if let Some(batches) = &adjust.disabled_batches {
+            state.disabled_batches = batches.iter().cloned().collect();
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Records of one kind, twice: as the ERP holds them, and as its queries already show them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
+
+use super::{record::Row, rng::mix};
+
+/// In which order a query's pages run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PageOrder {
+    #[default]
+    IdAsc,
+    IdDesc,
+    ModifiedAsc,
+    ModifiedDesc,
+    /// Fixed for each record by the seed, and otherwise without any sense.
+    Shuffled,
+}
+
+/// What a query is over; windows are closed, in seconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Over {
+    Modified(i64, i64),
+    Created(i64, i64),
+    Shipped(i64, i64),
+    Number(String),
+    /// The number contains this.
+    NumberLike(String),
+    Source(String),
+}
+
+/// A query less its paging.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection {
+    pub over: Over,
+    /// Empty: every status.
+    pub statuses: Vec<i32>,
+    pub warehouse_no: Option<String>,
+    pub provider_no: Option<String>,
+}
+
+/// Recent selections whose sorted result is kept, so that paging does not sort anew for each page.
+const KEPT_RESULTS: usize = 8;
+
+#[derive(Debug)]
+pub struct Table<R> {
+    first_id: u32,
+    truth: Vec<Arc<R>>,
+    visible: Vec<Option<Arc<R>>>,
+    by_number: HashMap<Box<str>, u32>,
+    by_source: HashMap<Box<str>, Vec<u32>>,
+    by_modified: BTreeSet<(i64, u32)>,
+    by_created: BTreeSet<(i64, u32)>,
+    by_shipped: BTreeSet<(i64, u32)>,
+    pending: BTreeMap<(u64, u64), Arc<R>>,
+    puts: u64,
+    order: PageOrder,
+    seed: u64,
+    hidden_warehouses: HashSet<String>,
+    /// Goes up with everything that may change a result.
+    version: u64,
+    results: VecDeque<(Selection, u64, Arc<[u32]>)>,
+}
+
+impl<R: Row> Table<R> {
+    pub fn new(first_id: u32, order: PageOrder, seed: u64) -> Self {
+        Self {
+            first_id,
+            truth: Vec::new(),
+            visible: Vec::new(),
+            by_number: HashMap::new(),
+            by_source: HashMap::new(),
+            by_modified: BTreeSet::new(),
+            by_created: BTreeSet::new(),
+            by_shipped: BTreeSet::new(),
+            pending: BTreeMap::new(),
+            puts: 0,
+            order,
+            seed,
+            hidden_warehouses: HashSet::new(),
+            version: 0,
+            results: VecDeque::new(),
+        }
+    }
+
+    pub fn next_id(&self) -> u32 {
+        self.first_id.saturating_add(u32::try_from(self.truth.len()).unwrap_or(u32::MAX))
+    }
+
+    pub fn len(&self) -> usize {
+        self.truth.len()
+    }
+
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Every record as the ERP holds it, by id.
+    pub fn all(&self) -> &[Arc<R>] {
+        &self.truth
+    }
+
+    pub fn by_number(&self, number: &str) -> Option<&Arc<R>> {
+        self.truth.get(self.slot(*self.by_number.get(number)?))
+    }
+
+    pub fn by_id(&self, id: u32) -> Option<&Arc<R>> {
+        self.truth.get(self.slot(id))
+    }
+
+    fn slot(&self, id: u32) -> usize {
+        id.checked_sub(self.first_id).map_or(usize::MAX, |slot| slot as usize)
+    }
+
+    pub fn set_order(&mut self, order: PageOrder) {
+        self.order = order;
+        self.version += 1;
+    }
+
+    /// Records of these warehouses are left out of every answer, as the ERP does for an appkey without rights to them.
+    pub fn hide_warehouses(&mut self, hidden: HashSet<String>) {
+        self.hidden_warehouses = hidden;
+        self.version += 1;
+    }
+
+    /// Stores a new record (its id is [`Self::next_id`]) or a later revision; queries see it from `visible_at_ms` on, or at once.
+    pub fn put(&mut self, record: R, visible_at_ms: Option<u64>) {
+        let record = Arc::new(record);
+        let slot = self.slot(record.id());
+        if let Some(known) = self.truth.get_mut(slot) {
+            *known = Arc::clone(&record);
+        } else {
+            self.by_number.insert(record.number().into(), record.id());
+            if !record.source().is_empty() {
+                self.by_source.entry(record.source().into()).or_default().push(record.id());
+            }
+            self.truth.push(Arc::clone(&record));
+            self.visible.push(None);
+        }
+        match visible_at_ms {
+            None => self.show(record),
+            Some(at_ms) => {
+                self.puts += 1;
+                self.pending.insert((at_ms, self.puts), record);
+            }
+        }
+    }
+
+    /// Lets queries see what has become visible by now.
+    pub fn advance(&mut self, now_ms: u64) {
+        while let Some(due) = self.pending.first_entry().filter(|due| due.key().0 <= now_ms) {
+            let record = due.remove();
+            self.show(record);
+        }
+    }
+
+    fn show(&mut self, record: Arc<R>) {
+        let slot = self.slot(record.id());
+        let Some(place) = self.visible.get_mut(slot) else { return };
+        if place.as_ref().is_some_and(|shown| shown.revision() >= record.revision()) {
+            return;
+        }
+        let (id, modified, created, shipped) = (record.id(), record.modified(), record.created(), record.shipped());
+        if let Some(before) = place.replace(record) {
+            self.by_modified.remove(&(before.modified(), id));
+            if let Some(at) = before.shipped() {
+                self.by_shipped.remove(&(at, id));
+            }
+        } else {
+            self.by_created.insert((created, id));
+        }
+        self.by_modified.insert((modified, id));
+        if let Some(at) = shipped {
+            self.by_shipped.insert((at, id));
+        }
+        self.version += 1;
+    }
+
+    fn shown(&self, id: u32) -> Option<&Arc<R>> {
+        self.visible.get(self.slot(id))?.as_ref()
+    }
+
+    /// Whether a record is in a selection.
+    pub fn fits(selection: &Selection, record: &R) -> bool {
+        (selection.statuses.is_empty() || selection.statuses.contains(&record.status()))
+            && selection.warehouse_no.as_deref().is_none_or(|warehouse| warehouse == record.warehouse_no())
+            && selection.provider_no.as_deref().is_none_or(|provider| provider == record.provider_no())
+    }
+
+    fn ids_over(&self, over: &Over) -> Vec<u32> {
+        let window = |index: &BTreeSet<(i64, u32)>, from: i64, to: i64| -> Vec<u32> {
+            if from > to { Vec::new() } else { index.range((from, 0)..=(to, u32::MAX)).map(|(_, id)| *id).collect() }
+        };
+        match over {
+            Over::Modified(from, to) => window(&self.by_modified, *from, *to),
+            Over::Created(from, to) => window(&self.by_created, *from, *to),
+            Over::Shipped(from, to) => window(&self.by_shipped, *from, *to),
+            Over::Number(number) => self.by_number.get(number.as_str()).copied().into_iter().collect(),
+            Over::NumberLike(part) => {
+                self.truth.iter().filter(|record| record.number().contains(part.as_str())).map(|record| record.id()).collect()
+            }
+            Over::Source(source) => self.by_source.get(source.as_str()).cloned().unwrap_or_default(),
+        }
+    }
+
+    fn compute(&self, selection: &Selection) -> Arc<[u32]> {
+        let mut rows: Vec<&Arc<R>> = self
+            .ids_over(&selection.over)
+            .into_iter()
+            .filter_map(|id| self.shown(id))
+            .filter(|row| Self::fits(selection, row) && !self.hidden_warehouses.contains(row.warehouse_no()))
+            .collect();
+        match self.order {
+            PageOrder::IdAsc => rows.sort_unstable_by_key(|row| row.id()),
+            PageOrder::IdDesc => rows.sort_unstable_by_key(|row| std::cmp::Reverse(row.id())),
+            PageOrder::ModifiedAsc => rows.sort_unstable_by_key(|row| (row.modified(), row.id())),
+            PageOrder::ModifiedDesc => rows.sort_unstable_by_key(|row| std::cmp::Reverse((row.modified(), row.id()))),
+            PageOrder::Shuffled => rows.sort_unstable_by_key(|row| mix(self.seed ^ u64::from(row.id()))),
+        }
+        rows.iter().map(|row| row.id()).collect()
+    }
+
+    /// The ids a query finds, in page order.
+    pub fn select(&mut self, selection: &Selection) -> Arc<[u32]> {
+        if let Some((.., ids)) = self.results.iter().find(|(known, version, _)| *version == self.version && known == selection) {
+            return Arc::clone(ids);
+        }
+        let ids = self.compute(selection);
+        // A look-up by number is cheap to repeat; only windows are worth keeping.
+        if ids.len() > 1000 {
+            self.results.retain(|(_, version, _)| *version == self.version);
+            if self.results.len() == KEPT_RESULTS {
+                self.results.pop_front();
+            }
+            self.results.push_back((selection.clone(), self.version, Arc::clone(&ids)));
+        }
+        ids
+    }
+
+    /// One page of a query and how many records it finds in all.
+    pub fn page(&mut self, selection: &Selection, page_no: u64, page_size: u64) -> (usize, Vec<Arc<R>>) {
+        let ids = self.select(selection);
+        let skip = usize::try_from(page_no.saturating_mul(page_size)).unwrap_or(usize::MAX);
+        let take = usize::try_from(page_size).unwrap_or(usize::MAX);
+        let rows = ids.iter().skip(skip).take(take).filter_map(|id| self.shown(*id).cloned()).collect();
+        (ids.len(), rows)
+    }
+}

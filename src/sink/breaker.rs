@@ -1,0 +1,176 @@
+//! When the ERP is down or misconfigured nothing is given up: consumption pauses, probes go out, the route resumes. Pure.
+
+use std::time::Duration;
+
+use crate::clock::Moment;
+
+use super::retry::Pauses;
+
+/// Calls in a row without a usable answer after which the circuit opens.
+const FAILURES: u32 = 5;
+
+/// Whether calls may leave.
+#[derive(Debug)]
+pub enum Circuit {
+    /// As many as the configuration allows.
+    Closed { failures: u32 },
+    /// None but probes: a signed read, or a look-up that is due.
+    Open { probe_at: Moment, reason: String },
+    /// Reads work again: one command at a time until one succeeds.
+    Half { reason: String, trying: bool },
+}
+
+/// The breaker of one account's `createOrder`.
+#[derive(Debug)]
+pub struct Breaker {
+    circuit: Circuit,
+    pauses: Pauses,
+    /// Grows whenever the circuit opens: an answer counts as an attempt only if this has not changed since its call left.
+    epoch: u64,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self { circuit: Circuit::Closed { failures: 0 }, pauses: Pauses::from(Duration::from_millis(500)), epoch: 0 }
+    }
+}
+
+impl Breaker {
+    /// The circuit, for the status.
+    #[must_use]
+    pub fn circuit(&self) -> &Circuit {
+        &self.circuit
+    }
+
+    /// Whether it is closed.
+    #[must_use]
+    pub fn closed(&self) -> bool {
+        matches!(self.circuit, Circuit::Closed { .. })
+    }
+
+    /// Of the current closed stretch; `None` while not closed.
+    #[must_use]
+    pub fn epoch(&self) -> Option<u64> {
+        self.closed().then_some(self.epoch)
+    }
+
+    /// How many more calls may leave now, of `most` with `flying` on the wire already.
+    #[must_use]
+    pub fn room(&self, flying: usize, most: usize) -> usize {
+        match &self.circuit {
+            Circuit::Closed { .. } => most.saturating_sub(flying),
+            Circuit::Open { .. } => 0,
+            Circuit::Half { trying, .. } => usize::from(!trying && flying == 0),
+        }
+    }
+
+    /// A call left.
+    pub fn left(&mut self) {
+        if let Circuit::Half { trying, .. } = &mut self.circuit {
+            *trying = true;
+        }
+    }
+
+    /// The ERP gave a usable answer to a `createOrder`: created or rejected.
+    pub fn success(&mut self) {
+        self.pauses.reset();
+        self.circuit = Circuit::Closed { failures: 0 };
+    }
+
+    /// A call got no usable answer.
+    pub fn failure(&mut self, reason: &str, now: Moment) {
+        match &mut self.circuit {
+            Circuit::Closed { failures } => {
+                *failures += 1;
+                if *failures >= FAILURES {
+                    self.open(reason, now);
+                }
+            }
+            Circuit::Open { .. } => {}
+            Circuit::Half { .. } => self.open(reason, now),
+        }
+    }
+
+    /// Account, signature, clock, address or permission: at once.
+    pub fn misconfigured(&mut self, reason: &str, now: Moment) {
+        if !matches!(self.circuit, Circuit::Open { .. }) {
+            self.open(reason, now);
+        }
+    }
+
+    /// A call was not executed for a reason of no meaning here (throttled, withheld).
+    pub fn neutral(&mut self) {
+        if let Circuit::Half { trying, .. } = &mut self.circuit {
+            *trying = false;
+        }
+    }
+
+    /// Whether a probe is due.
+    #[must_use]
+    pub fn probe_at(&self) -> Option<Moment> {
+        match &self.circuit {
+            Circuit::Open { probe_at, .. } => Some(*probe_at),
+            Circuit::Closed { .. } | Circuit::Half { .. } => None,
+        }
+    }
+
+    /// A read was answered, or not.
+    pub fn probed(&mut self, answered: Result<(), String>, now: Moment) {
+        if let Circuit::Open { probe_at, reason } = &mut self.circuit {
+            match answered {
+                Ok(()) => self.circuit = Circuit::Half { reason: std::mem::take(reason), trying: false },
+                Err(why) => {
+                    *reason = why;
+                    *probe_at = now.plus(self.pauses.next_pause());
+                }
+            }
+        }
+    }
+
+    fn open(&mut self, reason: &str, now: Moment) {
+        self.epoch += 1;
+        self.circuit = Circuit::Open { probe_at: now.plus(self.pauses.next_pause()), reason: reason.to_owned() };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn five_failures_in_a_row_open_and_one_success_closes() {
+        let mut breaker = Breaker::default();
+        for _ in 0..4 {
+            breaker.failure("refused", Moment(0));
+        }
+        breaker.success();
+        let epoch = breaker.epoch();
+        for _ in 0..5 {
+            assert_eq!(breaker.room(3, 64), 61);
+            breaker.failure("refused", Moment(0));
+        }
+        assert_eq!((breaker.room(0, 64), breaker.epoch()), (0, None));
+        assert!(breaker.probe_at().is_some());
+        breaker.probed(Err("still refused".into()), Moment(10));
+        assert!(!breaker.closed() && breaker.probe_at().is_some());
+        breaker.probed(Ok(()), Moment(20));
+        assert_eq!(breaker.room(0, 64), 1, "one at a time");
+        breaker.left();
+        assert_eq!(breaker.room(1, 64), 0);
+        breaker.success();
+        assert!(breaker.closed() && breaker.epoch() != epoch);
+    }
+
+    #[test]
+    fn a_misconfiguration_opens_at_once_and_a_failing_trial_opens_again() {
+        let mut breaker = Breaker::default();
+        breaker.misconfigured("app auth fail", Moment(0));
+        breaker.probed(Ok(()), Moment(0));
+        breaker.left();
+        breaker.neutral();
+        assert_eq!(breaker.room(0, 64), 1);
+        breaker.left();
+        breaker.failure("refused", Moment(0));
+        assert_eq!(breaker.room(0, 64), 0);
+    }
+}

@@ -1,0 +1,209 @@
+//! Hop 4: call once, or ask whether a call had its effect.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
+
+use crate::{
+    clock::{Moment, Timestamp},
+    config::CommandSettings,
+    erp::{Call, Class, Erp, OrderLine, OrderRequest, OutboundHead, PageRequest, QueryFault, Selection, SendGuard},
+    kafka::{Group, Lease},
+    schema::CreateReturnOutbound,
+};
+
+use super::{
+    journal::Finding,
+    validate::{marker_of, remark_as_sent},
+};
+
+/// Every status of the flagship's outbound query (`erp/contract.md`).
+const STATUSES: &str = "5,48,50,65,77,110";
+const PAGE_SIZE: u32 = 100;
+/// Orders created this long before the intent are nobody's suspect: clocks differ.
+const SUSPECT_MARGIN: Duration = Duration::from_secs(300);
+
+/// Holds a call back when its intent ran out or its partition went to another owner.
+#[derive(Debug)]
+pub struct Guard {
+    pub group: Group,
+    pub lease: Lease,
+    pub send_by: Moment,
+}
+
+impl SendGuard for Guard {
+    fn may_send(&self) -> bool {
+        Moment::now() < self.send_by && self.group.owns(self.lease)
+    }
+}
+
+/// The order as it is sent.
+#[must_use]
+pub fn order_request(command: &CreateReturnOutbound, marker: &str) -> OrderRequest {
+    OrderRequest {
+        return_no: command.return_no.clone(),
+        warehouse_no: command.warehouse_no.clone(),
+        logistics_code: command.logistics_code.clone(),
+        create_mode: command.create_mode.map(|mode| mode.code()),
+        remark: remark_as_sent(marker, command.remark.as_deref()),
+        details: command
+            .details
+            .iter()
+            .map(|line| OrderLine {
+                spec_no: line.spec_no.clone(),
+                num: line.num,
+                unit_name: line.unit_name.clone(),
+                position_no: line.position_no.clone(),
+                batch_no: line.batch_no.clone(),
+                expire_date: line.expire_date.clone(),
+                defect: line.defect,
+                remark: line.remark.clone(),
+            })
+            .collect(),
+    }
+}
+
+/// What a look-up is about.
+#[derive(Clone, Debug)]
+pub struct Question {
+    pub return_no: String,
+    pub marker: String,
+    /// When the first intent was written; `None` when there never was one.
+    pub first_intent_at: Option<Timestamp>,
+    /// Order numbers that the journal gives to other commands of this return.
+    pub claimed: HashSet<String>,
+}
+
+/// Looks for the marker among the outbound orders of the return: in the listed statuses, and on absence once more
+/// without `status`. Answers `Absent` only when both were answered completely.
+pub async fn ask(erp: &Erp, question: &Question, settings: &CommandSettings) -> Finding {
+    let mut suspects = Vec::new();
+    let mut first_asked: Option<Moment> = None;
+    for status in [Some(STATUSES), None] {
+        let (heads, asked_at) = match orders_of(erp, &question.return_no, status, settings.call_timeout).await {
+            Ok(answer) => answer,
+            Err(reason) => return Finding::Failed(reason),
+        };
+        first_asked.get_or_insert(asked_at);
+        let found: Vec<String> =
+            heads.iter().filter(|head| marker_of(&head.remark) == Some(&question.marker)).map(|head| head.order_no.clone()).collect();
+        if !found.is_empty() {
+            return Finding::Found(found);
+        }
+        suspects.extend(heads.iter().filter(|head| suspicious(head, question)).map(|head| head.order_no.clone()));
+    }
+    suspects.sort();
+    suspects.dedup();
+    match (suspects.is_empty(), first_asked) {
+        (true, Some(asked_at)) => Finding::Absent { asked_at },
+        (true, None) => Finding::Failed("nothing was asked".into()),
+        (false, _) => Finding::Suspects(suspects),
+    }
+}
+
+/// An order without any marker of ours, created after the intent less a margin, that no other command claims: somebody
+/// may have rewritten its remark.
+fn suspicious(head: &OutboundHead, question: &Question) -> bool {
+    let Some(intent) = question.first_intent_at else { return false };
+    marker_of(&head.remark).is_none()
+        && !question.claimed.contains(&head.order_no)
+        && head.create_time.is_none_or(|created| created >= intent.minus(SUSPECT_MARGIN))
+}
+
+/// All pages of a set that only grows: distinct ids must reach the count, or the look-up is none.
+async fn orders_of(erp: &Erp, return_no: &str, status: Option<&str>, timeout: Duration) -> Result<(Vec<OutboundHead>, Moment), String> {
+    let selection = Selection {
+        window: None,
+        time_type: None,
+        return_no: Some(return_no.to_owned()),
+        status: status.map(str::to_owned),
+        warehouse_no: None,
+        provider_no: None,
+    };
+    let mut heads: BTreeMap<String, OutboundHead> = BTreeMap::new();
+    let mut count = 0_u64;
+    let mut asked_at = None;
+    let mut page_no = 0;
+    loop {
+        let permit = erp.quota().acquire(Call::QueryOutbounds, Class::Lookup).await;
+        let request = PageRequest { page_no, page_size: PAGE_SIZE, count: page_no == 0 };
+        let page = erp.query(permit, &selection, request, timeout).await.map_err(|fault| fault.to_string())?;
+        asked_at.get_or_insert(page.asked_at);
+        if let Some(total) = page.total_count {
+            count = total;
+        } else if page_no == 0 {
+            return Err("the ERP sent no total_count with the first page of a look-up".into());
+        }
+        for row in &page.rows {
+            let head = OutboundHead::read(row)?;
+            heads.insert(head.stockout_id.clone(), head);
+        }
+        page_no += 1;
+        if u64::from(page_no) * u64::from(PAGE_SIZE) >= count {
+            break;
+        }
+    }
+    if u64::try_from(heads.len()).unwrap_or(u64::MAX) < count {
+        return Err(format!("a look-up showed {} of {count} orders", heads.len()));
+    }
+    Ok((heads.into_values().collect(), asked_at.unwrap_or_else(Moment::now)))
+}
+
+/// A signed read that changes nothing and costs one call: tells whether the ERP answers this account again.
+///
+/// # Errors
+/// The reason as a sentence. A throttled answer is an answer.
+pub async fn probe(erp: &Erp, timeout: Duration) -> Result<(), String> {
+    let now = Timestamp::now().floor_second();
+    let selection = Selection {
+        window: Some((now.minus(Duration::from_secs(1)), now)),
+        time_type: Some(2),
+        return_no: None,
+        status: None,
+        warehouse_no: None,
+        provider_no: None,
+    };
+    let permit = erp.quota().acquire(Call::QueryOutbounds, Class::Lookup).await;
+    match erp.query(permit, &selection, PageRequest { page_no: 0, page_size: 1, count: false }, timeout).await {
+        Ok(_) | Err(QueryFault::Throttled { .. } | QueryFault::Rejected { .. }) => Ok(()),
+        Err(fault @ (QueryFault::Unreachable { .. } | QueryFault::Unusable { .. } | QueryFault::Misconfigured { .. })) => {
+            Err(fault.to_string())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(remark: &str, create_time: Option<Timestamp>) -> OutboundHead {
+        OutboundHead {
+            stockout_id: "1".into(),
+            order_no: "CK1".into(),
+            src_order_no: None,
+            warehouse_no: None,
+            remark: remark.into(),
+            create_time,
+            status: None,
+        }
+    }
+
+    #[test]
+    fn suspects_are_orders_without_marker_after_the_intent_that_nobody_claims() {
+        let mut question = Question {
+            return_no: "R".into(),
+            marker: super::super::validate::marker("R", "c"),
+            first_intent_at: Some(Timestamp(1_000_000)),
+            claimed: HashSet::new(),
+        };
+        assert!(suspicious(&head("rewritten", Some(Timestamp(1_000_000))), &question));
+        assert!(suspicious(&head("", None), &question));
+        assert!(!suspicious(&head("", Some(Timestamp(699_999))), &question));
+        assert!(!suspicious(&head(&super::super::validate::marker("R", "other"), Some(Timestamp(1_000_000))), &question));
+        question.claimed.insert("CK1".into());
+        assert!(!suspicious(&head("rewritten", Some(Timestamp(1_000_000))), &question));
+        let never = Question { first_intent_at: None, claimed: HashSet::new(), ..question };
+        assert!(!suspicious(&head("", None), &never));
+    }
+}

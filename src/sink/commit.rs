@@ -1,0 +1,346 @@
+//! The one commit loop: each transaction carries every outcome that is ready and every intent that is waiting, so that a
+//! thousand commands in flight cost a handful of transactions.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    clock::{Moment, Timestamp},
+    kafka::{Batch, Change, CommitFault, Lease, Outgoing, Position},
+    schema::{EntryKind, Outcome, SchemaFault},
+};
+
+use super::{
+    engine::{End, Ended, Engine, Happened, Ready, SlotId, Waits},
+    settle::{
+        Death, Origin, bare_entry, dead_letter, intent_entry, journal_key, journal_record, outcome_entry, result_of, result_record,
+        result_without_entry,
+    },
+};
+
+/// Commands in one transaction, at most: bounds its size and the time the next one waits.
+const MOST: usize = 1000;
+
+/// A transaction on its way.
+#[derive(Debug)]
+pub(super) struct Commit {
+    intents: Vec<(SlotId, Moment, Timestamp, u32)>,
+    ready: Vec<Ready>,
+    proofs: Vec<(Lease, String)>,
+    positions: Vec<(Lease, i64)>,
+    /// What the cache of the journal learns once it is committed.
+    changes: BTreeMap<i32, Vec<Change>>,
+    begun: Moment,
+    records: usize,
+}
+
+impl Commit {
+    pub fn concerns(&self, lease: Lease) -> bool {
+        self.positions.iter().any(|(of, _)| *of == lease)
+    }
+
+    pub fn intents(&self) -> usize {
+        self.intents.len()
+    }
+}
+
+/// The records of a transaction while it is put together.
+struct Draft {
+    commit: Commit,
+    records: Vec<Outgoing>,
+    leases: BTreeMap<i32, Lease>,
+}
+
+impl Engine<'_> {
+    /// Begins a transaction if there is something to commit and none is on its way.
+    pub(super) fn commit(&mut self, now: Moment) -> Result<(), String> {
+        if let Some(reason) = self.cache_failed.take() {
+            return Err(reason);
+        }
+        if self.committing.is_some()
+            || now < self.commit_after
+            || (self.ready.is_empty() && self.intents.is_empty() && self.new_proofs.is_empty())
+        {
+            return Ok(());
+        }
+        let draft = self
+            .draft(now)
+            .map_err(|fault| format!("a record does not fit its own schema, which is a defect of the connector: {fault}"))?;
+        let Some(Draft { commit, records, leases: _ }) = draft else { return Ok(()) };
+        let positions = commit
+            .positions
+            .iter()
+            .filter_map(|(lease, _)| {
+                let (offset, metadata) = self.partitions.get(&lease.partition)?.prefix.position()?;
+                Some(Position { lease: *lease, offset, metadata })
+            })
+            .collect();
+        let batch = Batch { group: self.group.clone(), positions, records };
+        self.committing = Some(commit);
+        self.counts.transactions += 1;
+        let (transactor, happened) = (self.transactor.clone(), self.happened.clone());
+        tokio::spawn(async move {
+            let _ = happened.send(Happened::Committed(transactor.commit(batch).await));
+        });
+        Ok(())
+    }
+
+    fn draft(&mut self, now: Moment) -> Result<Option<Draft>, SchemaFault> {
+        let commit = Commit {
+            intents: Vec::new(),
+            ready: Vec::new(),
+            proofs: Vec::new(),
+            positions: Vec::new(),
+            changes: BTreeMap::new(),
+            begun: now,
+            records: 0,
+        };
+        let mut draft = Draft { commit, records: Vec::new(), leases: BTreeMap::new() };
+        let written_at = Timestamp::now();
+
+        for _ in 0..self.ready.len().min(MOST) {
+            let Some(ready) = self.ready.pop_front() else { break };
+            if let Some(partition) = self.partitions.get_mut(&ready.lease.partition).filter(|partition| partition.lease == ready.lease) {
+                partition.prefix.finish(ready.record.offset);
+                draft.leases.insert(ready.lease.partition, ready.lease);
+                draft.commit.ready.push(ready);
+            }
+        }
+        self.hold_back_what_does_not_fit(&mut draft);
+        let ready = std::mem::take(&mut draft.commit.ready);
+        for ready in ready {
+            self.settle(&mut draft, &ready, written_at)?;
+            draft.commit.ready.push(ready);
+        }
+        for _ in 0..self.intents.len().min(MOST) {
+            let Some(id) = self.intents.pop_front() else { break };
+            self.intend(&mut draft, id, now, written_at)?;
+        }
+        for (lease, warehouse_no) in std::mem::take(&mut self.new_proofs) {
+            if self.partitions.get(&lease.partition).is_some_and(|partition| partition.lease == lease) {
+                let entry = bare_entry(EntryKind::Proof, lease.partition, &warehouse_no, written_at);
+                let key = serde_json::json!(["#proof", warehouse_no]).to_string().into_bytes();
+                draft.records.push(journal_record(&self.parts.codec, &self.names, lease.partition, key, &entry)?);
+                draft.leases.insert(lease.partition, lease);
+                draft.commit.proofs.push((lease, warehouse_no));
+            }
+        }
+        for lease in draft.leases.values() {
+            if let Some((offset, _)) = self.partitions.get(&lease.partition).and_then(|partition| partition.prefix.position()) {
+                draft.commit.positions.push((*lease, offset));
+            }
+        }
+        draft.commit.records = draft.records.len();
+        Ok((!draft.records.is_empty() || !draft.commit.ready.is_empty()).then_some(draft))
+    }
+
+    /// What settles ahead of the committed prefix is named in the offset's metadata; what does not fit there waits.
+    fn hold_back_what_does_not_fit(&mut self, draft: &mut Draft) {
+        let mut held = Vec::new();
+        for partition in draft.leases.keys() {
+            let Some(partition) = self.partitions.get_mut(partition) else { continue };
+            while partition.prefix.position().is_none() {
+                let last = draft
+                    .commit
+                    .ready
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, ready)| ready.lease == partition.lease)
+                    .max_by_key(|(_, ready)| ready.record.offset);
+                let Some((at, _)) = last else { break };
+                let ready = draft.commit.ready.swap_remove(at);
+                partition.prefix.unfinish(ready.record.offset);
+                held.push(ready);
+            }
+        }
+        self.ready.extend(held);
+    }
+
+    /// Result, journal entry and dead letter of one ended record.
+    fn settle(&self, draft: &mut Draft, ready: &Ready, settled_at: Timestamp) -> Result<(), SchemaFault> {
+        let (codec, names) = (&self.parts.codec, &self.names);
+        let connector = &self.parts.settings.kafka.application_id;
+        let origin = Origin { topic: &names.commands, record: &ready.record, settled_at };
+        let partition = ready.lease.partition;
+        match &ready.end {
+            End::Life { slot, ending } => {
+                let Some(slot) = self.slots.get(slot) else { return Ok(()) };
+                let command = &slot.accepted.command;
+                let pair = (command.return_no.as_str(), command.command_id.as_str());
+                let entry = outcome_entry(&slot.life, ending, pair, &command.warehouse_no, settled_at);
+                let duplicate = slot.recorded.is_some();
+                // A copy that found nothing new leaves the recorded outcome as it is.
+                let recorded = slot.recorded.as_deref().filter(|_| ending.outcome == Outcome::InDoubt);
+                if recorded.is_none() {
+                    let key = journal_key(pair.0, pair.1);
+                    let record = journal_record(codec, names, partition, key.clone(), &entry)?;
+                    draft.commit.changes.entry(partition).or_default().push((key, record.value.clone()));
+                    draft.records.push(record);
+                }
+                let result = result_of(recorded.unwrap_or(&entry), duplicate, origin);
+                draft.records.push(result_record(codec, names, &result, &ready.record)?);
+                if ending.outcome == Outcome::InDoubt {
+                    let reason = format!(
+                        "{} [marker {}, orders {}]",
+                        result.gloss.as_deref().unwrap_or("in doubt"),
+                        slot.life.marker,
+                        if result.candidates.is_empty() { "none".to_owned() } else { result.candidates.join(", ") }
+                    );
+                    draft.records.push(dead_letter(names, &ready.record, Death::InDoubt, &reason, connector));
+                }
+            }
+            End::Copy { entry, dead } => {
+                draft.records.push(result_record(codec, names, &result_of(entry, true, origin), &ready.record)?);
+                if *dead {
+                    draft.records.push(dead_letter(names, &ready.record, Death::InDoubt, "in doubt", connector));
+                }
+            }
+            End::Plain { outcome, return_no, command_id, violations } => {
+                let result = result_without_entry(*outcome, (return_no, command_id), violations.clone(), origin);
+                draft.records.push(result_record(codec, names, &result, &ready.record)?);
+                if *outcome == Outcome::Invalid {
+                    draft.records.push(dead_letter(names, &ready.record, Death::Invalid, &violations.join("; "), connector));
+                }
+            }
+            End::Poison(reason) => draft.records.push(dead_letter(names, &ready.record, Death::Undecodable, reason, connector)),
+        }
+        Ok(())
+    }
+
+    fn intend(&self, draft: &mut Draft, id: SlotId, now: Moment, written_at: Timestamp) -> Result<(), SchemaFault> {
+        let Some(slot) = self.slots.get(&id) else { return Ok(()) };
+        if self.partitions.get(&slot.lease.partition).is_none_or(|partition| partition.draining || partition.lease != slot.lease) {
+            return Ok(());
+        }
+        let command = &slot.accepted.command;
+        let pair = (command.return_no.as_str(), command.command_id.as_str());
+        let entry = intent_entry(&slot.life, pair, &command.warehouse_no, written_at, &self.timing);
+        draft.records.push(journal_record(&self.parts.codec, &self.names, slot.lease.partition, journal_key(pair.0, pair.1), &entry)?);
+        draft.leases.insert(slot.lease.partition, slot.lease);
+        draft.commit.intents.push((id, now.plus(self.timing.send_by), written_at, slot.life.next_attempt()));
+        Ok(())
+    }
+
+    /// The transaction is over.
+    pub(super) fn committed(&mut self, result: Result<(), CommitFault>) -> Result<(), Ended> {
+        let Some(commit) = self.committing.take() else { return Ok(()) };
+        let now = Moment::now();
+        let word = match &result {
+            Ok(()) => "committed",
+            Err(CommitFault::Aborted(_)) => "aborted",
+            Err(CommitFault::NotOwner(_)) => "refused",
+            Err(CommitFault::Unknown(_) | CommitFault::Fenced(_)) => "unknown",
+        };
+        self.parts.metrics.transaction("commands", word, commit.records, commit.begun.until(now));
+        match result {
+            Ok(()) => {
+                self.commit_pauses.reset();
+                self.apply(commit, now).map_err(Ended::Failed)
+            }
+            Err(CommitFault::Aborted(reason)) => {
+                tracing::info!(%reason, "a transaction was aborted; it is tried again");
+                self.commit_after = now.plus(self.commit_pauses.next_pause());
+                self.take_back(commit);
+                Ok(())
+            }
+            Err(CommitFault::NotOwner(leases)) => {
+                self.take_back(commit);
+                for lease in leases {
+                    self.drop_partition(lease);
+                }
+                Ok(())
+            }
+            Err(CommitFault::Unknown(reason)) => Err(Ended::Restart(reason)),
+            Err(CommitFault::Fenced(reason)) => Err(Ended::Failed(reason)),
+        }
+    }
+
+    /// Nothing of it happened: everything goes back to where it waited.
+    fn take_back(&mut self, commit: Commit) {
+        for ready in commit.ready.into_iter().rev() {
+            if let Some(partition) = self.partitions.get_mut(&ready.lease.partition).filter(|partition| partition.lease == ready.lease) {
+                partition.prefix.unfinish(ready.record.offset);
+                self.ready.push_front(ready);
+            }
+        }
+        for (id, ..) in commit.intents.into_iter().rev() {
+            self.intents.push_front(id);
+        }
+        self.new_proofs.extend(commit.proofs);
+    }
+
+    fn apply(&mut self, commit: Commit, now: Moment) -> Result<(), String> {
+        let changes = commit.changes.iter().map(|(partition, changes)| (*partition, changes.as_slice()));
+        if !commit.changes.is_empty() {
+            self.store.apply_all(changes).map_err(|fault| fault.to_string())?;
+        }
+        for (lease, offset) in &commit.positions {
+            if let Some(partition) = self.partitions.get_mut(&lease.partition).filter(|partition| partition.lease == *lease) {
+                partition.prefix.committed(*offset);
+                for (key, _) in commit.changes.get(&lease.partition).into_iter().flatten() {
+                    partition.open.remove(key);
+                }
+            }
+        }
+        for (id, send_by, written_at, attempt) in commit.intents {
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.life.intended(attempt, written_at);
+                slot.send_by = Some(send_by);
+                slot.waits = Waits::Wire;
+                self.wire.push_back(id);
+            }
+        }
+        let mut released: BTreeMap<Lease, usize> = BTreeMap::new();
+        for ready in commit.ready {
+            *released.entry(ready.lease).or_default() += 1;
+            self.account(&ready, now);
+            if let End::Life { slot, .. } = &ready.end {
+                self.slots.remove(slot);
+            }
+            if let Some(key) = &ready.key {
+                self.next_of(ready.lease, key);
+            }
+        }
+        for (lease, count) in released {
+            self.group.release(lease, count);
+        }
+        Ok(())
+    }
+
+    /// The front command of a key is done: the next one begins.
+    fn next_of(&mut self, lease: Lease, key: &str) {
+        let Some(partition) = self.partitions.get_mut(&lease.partition).filter(|partition| partition.lease == lease) else { return };
+        if let Some(line) = partition.keys.get_mut(key) {
+            line.pop_front();
+            if line.is_empty() {
+                partition.keys.remove(key);
+            } else {
+                self.begin(lease, key);
+            }
+        }
+    }
+
+    fn account(&mut self, ready: &Ready, now: Moment) {
+        let metrics = Arc::clone(&self.parts.metrics);
+        let (outcome, duplicate, death) = match &ready.end {
+            End::Life { slot, ending } => {
+                self.counts.recovered += u64::from(ending.recovered);
+                let duplicate = self.slots.get(slot).is_some_and(|slot| slot.recorded.is_some());
+                (Some(ending.outcome), duplicate, (ending.outcome == Outcome::InDoubt).then_some(Death::InDoubt))
+            }
+            End::Copy { entry, dead } => (entry.outcome, true, dead.then_some(Death::InDoubt)),
+            End::Plain { outcome, .. } => (Some(*outcome), false, (*outcome == Outcome::Invalid).then_some(Death::Invalid)),
+            End::Poison(_) => (None, false, Some(Death::Undecodable)),
+        };
+        if let Some(outcome) = outcome {
+            let name = outcome.name();
+            *self.counts.results.entry(name).or_default() += 1;
+            self.counts.duplicates += u64::from(duplicate);
+            metrics.command_settled(name, duplicate);
+        }
+        if let Some(death) = death {
+            self.counts.dead_letters += 1;
+            metrics.dead_letter("commands", death.label());
+        }
+        metrics.command_seconds(ready.received.until(now));
+    }
+}

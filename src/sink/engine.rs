@@ -1,0 +1,488 @@
+//! The loop over partitions: one task owns every state, everything slow happens elsewhere and comes back as [`Happened`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    board::Pulse,
+    clock::{Moment, Timestamp},
+    erp::{Answer, Permit},
+    kafka::{CommitFault, Delivered, Group, GroupEvent, Lease, Restored, Store, TakeOverFault, Transactor},
+    schema::{JournalEntry, LearnFault, Outcome},
+};
+
+use super::{
+    Parts,
+    breaker::Breaker,
+    commit::Commit,
+    journal::{Ending, Finding, Life, Timing},
+    partition::{Partition, Remembered, Restoring},
+    retry::Pauses,
+    settle::Names,
+    validate::Accepted,
+};
+
+/// Names a command while it is worked on.
+pub(super) type SlotId = u64;
+
+/// A command that is being worked on.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub lease: Lease,
+    pub record: Arc<Delivered>,
+    pub accepted: Accepted,
+    pub received: Moment,
+    pub life: Life,
+    /// The committed intent's send-by.
+    pub send_by: Option<Moment>,
+    pub permit: Option<Permit>,
+    pub pauses: Option<Pauses>,
+    /// The recorded outcome a copy of a command in doubt repeats.
+    pub recorded: Option<Box<JournalEntry>>,
+    pub waits: Waits,
+}
+
+/// What a slot waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// In the line for a permit, or for a pause before that line.
+    Admission,
+    Permit,
+    /// For the transaction that carries its intent.
+    Intent,
+    /// For room on the wire.
+    Wire,
+    Answer,
+    /// For the time of its look-up.
+    Ask,
+    Finding,
+    /// For a marker to be seen in its warehouse.
+    Proof,
+    /// For the transaction that carries its outcome.
+    Settlement,
+}
+
+/// A record whose end is known and has to be committed.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub lease: Lease,
+    pub record: Arc<Delivered>,
+    pub received: Moment,
+    /// Set when the record stands at the front of its key's line.
+    pub key: Option<String>,
+    pub end: End,
+}
+
+#[derive(Debug)]
+pub(super) enum End {
+    /// The end of a life: journal, result, dead letter if in doubt.
+    Life { slot: SlotId, ending: Ending },
+    /// A copy: the recorded outcome again; `dead` when a person has to look at it.
+    Copy { entry: Box<JournalEntry>, dead: bool },
+    /// `INVALID` or `EXPIRED`: a result without a journal entry.
+    Plain { outcome: Outcome, return_no: String, command_id: String, violations: Vec<String> },
+    /// Nobody can be answered.
+    Poison(String),
+}
+
+/// What comes back from elsewhere.
+#[derive(Debug)]
+pub(super) enum Happened {
+    Permitted(SlotId, Permit),
+    Answered { slot: SlotId, answer: Answer, epoch: Option<u64> },
+    LookedUp { slot: SlotId, finding: Finding, was_probe: bool },
+    Probed(Result<(), String>),
+    ProofSought { partition: i32, warehouse_no: String, seen: bool },
+    Committed(Result<(), CommitFault>),
+    Restored(Vec<Lease>, Result<Vec<(Restored, Remembered)>, TakeOverFault>),
+    Learnt { lease: Lease, result: Result<(), LearnFault> },
+}
+
+/// A partition's way back to the group.
+#[derive(Debug)]
+struct Drain {
+    leases: Vec<Lease>,
+    deadline: Moment,
+    /// Dropped or sent on when everything that can be finished is committed.
+    done: Option<oneshot::Sender<()>>,
+}
+
+/// Why the loop ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    Shutdown,
+    /// What was committed is not known: begin again from the log.
+    Restart(String),
+    Failed(String),
+}
+
+/// Longest the loop sleeps: status and pulse.
+const TURN: Duration = Duration::from_millis(500);
+/// How often the status is put on the board.
+const REPORT: Duration = Duration::from_millis(500);
+/// Events taken in one turn before the loop looks after everything else.
+const TAKE: usize = 2000;
+
+pub(super) struct Engine<'a> {
+    pub parts: &'a Parts,
+    pub names: Names,
+    pub timing: Timing,
+    pub partition_count: i32,
+    pub group: Group,
+    pub transactor: Transactor,
+    pub store: Store,
+    pub happened: mpsc::UnboundedSender<Happened>,
+    pub partitions: BTreeMap<i32, Partition>,
+    pub slots: HashMap<SlotId, Slot>,
+    pub next_slot: SlotId,
+    pub timers: BTreeSet<(Moment, SlotId)>,
+    pub admission: VecDeque<SlotId>,
+    pub permits_pending: usize,
+    pub intents: VecDeque<SlotId>,
+    pub wire: VecDeque<SlotId>,
+    /// Calls on the wire.
+    pub flying: usize,
+    pub ready: VecDeque<Ready>,
+    /// Proofs to be journaled: partition, warehouse.
+    pub new_proofs: Vec<(Lease, String)>,
+    pub proof_sought: HashSet<(i32, String)>,
+    pub committing: Option<Commit>,
+    pub commit_after: Moment,
+    pub commit_pauses: Pauses,
+    pub breaker: Breaker,
+    pub probing: bool,
+    held: bool,
+    restoring: BTreeSet<Lease>,
+    joined: bool,
+    drains: Vec<Drain>,
+    /// The local cache failed: the session cannot go on.
+    pub cache_failed: Option<String>,
+    reported: Moment,
+    was_ready: bool,
+    pub counts: Counts,
+}
+
+/// For the status: since this process began.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub received: u64,
+    pub results: BTreeMap<&'static str, u64>,
+    pub duplicates: u64,
+    pub recovered: u64,
+    pub dead_letters: u64,
+    pub transactions: u64,
+    pub calls: u64,
+    pub lookups: u64,
+    pub restored_entries: u64,
+}
+
+impl<'a> Engine<'a> {
+    pub fn new(
+        parts: &'a Parts,
+        timing: Timing,
+        partition_count: i32,
+        group: Group,
+        transactor: Transactor,
+        store: Store,
+        happened: mpsc::UnboundedSender<Happened>,
+    ) -> Self {
+        Self {
+            names: Names::from(&parts.settings.topics),
+            parts,
+            timing,
+            partition_count,
+            group,
+            transactor,
+            store,
+            happened,
+            partitions: BTreeMap::new(),
+            slots: HashMap::new(),
+            next_slot: 0,
+            timers: BTreeSet::new(),
+            admission: VecDeque::new(),
+            permits_pending: 0,
+            intents: VecDeque::new(),
+            wire: VecDeque::new(),
+            flying: 0,
+            ready: VecDeque::new(),
+            new_proofs: Vec::new(),
+            proof_sought: HashSet::new(),
+            committing: None,
+            commit_after: Moment(0),
+            commit_pauses: Pauses::from(Duration::from_millis(50)),
+            breaker: Breaker::default(),
+            probing: false,
+            held: false,
+            restoring: BTreeSet::new(),
+            joined: false,
+            drains: Vec::new(),
+            cache_failed: None,
+            reported: Moment(0),
+            was_ready: false,
+            counts: Counts::default(),
+        }
+    }
+
+    /// Runs until the membership ends.
+    pub async fn run(
+        mut self,
+        mut events: mpsc::UnboundedReceiver<GroupEvent>,
+        mut happened: mpsc::UnboundedReceiver<Happened>,
+        pulse: &Pulse,
+    ) -> Ended {
+        let mut leaving = false;
+        loop {
+            let sleep = self.sleep();
+            tokio::select! {
+                () = self.parts.shutdown.cancelled(), if !leaving => {
+                    leaving = true;
+                    let group = self.group.clone();
+                    tokio::spawn(async move { group.leave().await });
+                }
+                event = events.recv() => match event {
+                    Some(event) => if let Err(ended) = self.group_event(event) { return ended },
+                    None if leaving => return Ended::Shutdown,
+                    None => return Ended::Restart("the consumer's thread ended".into()),
+                },
+                Some(what) = happened.recv() => if let Err(ended) = self.happened(what) { return ended },
+                () = tokio::time::sleep(sleep) => {}
+            }
+            for _ in 0..TAKE {
+                let Ok(what) = happened.try_recv() else { break };
+                if let Err(ended) = self.happened(what) {
+                    return ended;
+                }
+            }
+            pulse.beat();
+            if let Err(fault) = self.turn() {
+                return Ended::Failed(fault);
+            }
+        }
+    }
+
+    fn sleep(&self) -> Duration {
+        let now = Moment::now();
+        let due = self.timers.first().map(|(at, _)| *at);
+        let probe = self.breaker.probe_at().filter(|_| !self.probing);
+        let commit = (self.commit_after > now).then_some(self.commit_after);
+        [due, probe, commit].into_iter().flatten().map(|at| now.until(at)).min().unwrap_or(TURN).min(TURN)
+    }
+
+    /// Everything that follows from what happened.
+    fn turn(&mut self) -> Result<(), String> {
+        let now = Moment::now();
+        self.due(now);
+        self.probe(now);
+        self.admit(now);
+        self.send(now);
+        self.commit(now)?;
+        self.finish_drains(now);
+        self.hold();
+        if self.reported.until(now) >= REPORT || self.readiness().is_ok() != self.was_ready {
+            self.reported = now;
+            self.was_ready = self.readiness().is_ok();
+            self.report();
+        }
+        Ok(())
+    }
+
+    fn group_event(&mut self, event: GroupEvent) -> Result<(), Ended> {
+        match event {
+            GroupEvent::Assigned(leases) => {
+                tracing::debug!(partitions = leases.len(), "assigned");
+                self.joined = true;
+                self.restore(leases);
+            }
+            GroupEvent::Revoking { leases, done } => {
+                let deadline = Moment::now().plus(self.parts.settings.commands.drain_timeout);
+                for lease in &leases {
+                    if let Some(partition) = self.partitions.get_mut(&lease.partition) {
+                        partition.draining = true;
+                    }
+                }
+                self.drains.push(Drain { leases, deadline, done: Some(done) });
+            }
+            GroupEvent::Lost(leases) => {
+                tracing::warn!(?leases, "partitions were lost; their open intents are left to the next owner");
+                for lease in leases {
+                    self.drop_partition(lease);
+                }
+            }
+            GroupEvent::Records(records) => {
+                for record in records {
+                    self.delivered(record);
+                }
+            }
+            GroupEvent::Failed(fault) => return Err(Ended::Failed(fault.to_string())),
+        }
+        Ok(())
+    }
+
+    fn happened(&mut self, what: Happened) -> Result<(), Ended> {
+        match what {
+            Happened::Permitted(slot, permit) => self.permitted(slot, permit),
+            Happened::Answered { slot, answer, epoch } => self.answered(slot, answer, epoch),
+            Happened::LookedUp { slot, finding, was_probe } => self.looked_up(slot, finding, was_probe),
+            Happened::Probed(result) => {
+                self.probing = false;
+                self.breaker.probed(result, Moment::now());
+            }
+            Happened::ProofSought { partition, warehouse_no, seen } => {
+                self.proof_sought.remove(&(partition, warehouse_no.clone()));
+                if seen && let Some(lease) = self.partitions.get(&partition).map(|partition| partition.lease) {
+                    self.prove(lease, &warehouse_no);
+                }
+            }
+            Happened::Committed(result) => return self.committed(result),
+            Happened::Restored(leases, result) => return self.restored(&leases, result),
+            Happened::Learnt { lease, result } => self.learnt(lease, result),
+        }
+        Ok(())
+    }
+
+    /// Takes new partitions over; nothing is delivered from them before.
+    fn restore(&mut self, leases: Vec<Lease>) {
+        let leases: Vec<Lease> = leases.into_iter().filter(|lease| self.group.owns(*lease)).collect();
+        if leases.is_empty() {
+            return;
+        }
+        self.restoring.extend(leases.iter().copied());
+        let restoring = Restoring {
+            settings: Arc::clone(&self.parts.settings),
+            codec: Arc::clone(&self.parts.codec),
+            names: self.names.clone(),
+            store: self.store.clone(),
+            group: self.group.clone(),
+            transactor: self.transactor.clone(),
+            partitions: self.partition_count,
+        };
+        let happened = self.happened.clone();
+        tokio::spawn(async move {
+            let result = restoring.run(leases.clone()).await;
+            let _ = happened.send(Happened::Restored(leases, result));
+        });
+    }
+
+    fn restored(&mut self, leases: &[Lease], result: Result<Vec<(Restored, Remembered)>, TakeOverFault>) -> Result<(), Ended> {
+        for lease in leases {
+            self.restoring.remove(lease);
+        }
+        match result {
+            Ok(all) => {
+                let now = Moment::now();
+                for (restored, journal) in all {
+                    let lease = restored.lease;
+                    if !self.group.owns(lease) {
+                        continue;
+                    }
+                    tracing::info!(
+                        partition = lease.partition,
+                        entries = restored.entries,
+                        open_intents = journal.open.len(),
+                        offset = restored.committed.as_ref().map(|(offset, _)| *offset),
+                        "partition taken over"
+                    );
+                    self.counts.restored_entries += restored.entries;
+                    self.partitions.insert(lease.partition, Partition::new(&restored, journal, now));
+                    self.group.start(lease);
+                }
+                Ok(())
+            }
+            Err(TakeOverFault::NotOwner(_)) => {
+                self.restore(leases.to_vec());
+                Ok(())
+            }
+            Err(TakeOverFault::Fenced(reason) | TakeOverFault::Refused(reason)) => Err(Ended::Failed(reason)),
+        }
+    }
+
+    /// Gives back every partition that has nothing left to finish, or no time.
+    fn finish_drains(&mut self, now: Moment) {
+        let mut drains = std::mem::take(&mut self.drains);
+        for drain in &mut drains {
+            let open = drain.leases.iter().any(|lease| self.unfinished(*lease));
+            if !open || now >= drain.deadline {
+                let partitions: Vec<i32> = drain.leases.iter().map(|lease| lease.partition).collect();
+                if open {
+                    let answers = self.slots.values().filter(|slot| slot.waits == Waits::Answer).count();
+                    tracing::warn!(
+                        ?partitions,
+                        answers,
+                        ready = self.ready.len(),
+                        committing = self.committing.is_some(),
+                        "the drain ran out of time; open intents are left to the next owner"
+                    );
+                } else {
+                    tracing::info!(?partitions, "partitions are finished and given back");
+                }
+                for lease in std::mem::take(&mut drain.leases) {
+                    self.drop_partition(lease);
+                }
+                if let Some(done) = drain.done.take() {
+                    let _ = done.send(());
+                }
+            }
+        }
+        drains.retain(|drain| drain.done.is_some());
+        self.drains = drains;
+    }
+
+    /// Whether something of this partition is on the wire or on its way into a transaction.
+    fn unfinished(&self, lease: Lease) -> bool {
+        self.ready.iter().any(|ready| ready.lease == lease)
+            || self.committing.as_ref().is_some_and(|commit| commit.concerns(lease))
+            || self.slots.values().any(|slot| slot.lease == lease && matches!(slot.waits, Waits::Answer | Waits::Settlement))
+    }
+
+    /// Forgets a partition; its open intents are left to the next owner.
+    pub(super) fn drop_partition(&mut self, lease: Lease) {
+        if self.partitions.get(&lease.partition).is_some_and(|partition| partition.lease == lease) {
+            self.partitions.remove(&lease.partition);
+            if let Err(fault) = self.store.clear(lease.partition) {
+                tracing::warn!(%fault, "cache");
+            }
+        }
+        self.slots.retain(|_, slot| slot.lease != lease);
+        self.ready.retain(|ready| ready.lease != lease);
+        self.new_proofs.retain(|(of, _)| *of != lease);
+    }
+
+    /// The circuit breaker pauses consumption; the member keeps polling.
+    fn hold(&mut self) {
+        let hold = matches!(self.breaker.circuit(), super::breaker::Circuit::Open { .. });
+        for partition in self.partitions.values() {
+            if hold {
+                self.group.pause(partition.lease);
+            } else if self.held {
+                self.group.resume(partition.lease);
+            }
+        }
+        if hold != self.held {
+            self.held = hold;
+            if hold {
+                tracing::warn!(circuit = ?self.breaker.circuit(), "consumption pauses until the ERP answers again");
+            } else {
+                tracing::info!("the ERP answers again; consumption goes on");
+            }
+        }
+    }
+
+    /// Whether every assigned partition is restored; owning none is fine.
+    pub fn readiness(&self) -> Result<(), String> {
+        if !self.joined {
+            return Err("the group has not been joined yet".into());
+        }
+        if self.restoring.is_empty() { Ok(()) } else { Err(format!("{} partitions are being restored", self.restoring.len())) }
+    }
+
+    /// Whether the record is older than what the journal is certain to remember.
+    pub(super) fn is_old(&self, record: &Delivered) -> bool {
+        let horizon = self.parts.settings.commands.dedupe_horizon;
+        record.timestamp.is_some_and(|at| Timestamp(at) < Timestamp::now().minus(horizon - horizon / 10))
+    }
+}

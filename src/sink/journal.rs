@@ -1,0 +1,551 @@
+//! Hop 3: what the journal remembers of a command decides what may happen to it next. Pure: no IO, `now` is an argument.
+//!
+//! ```text
+//!            judge                 intent committed            answered
+//! accepted ─────────▶ Intend ──────────────────────▶ Call ───────────────▶ Settle
+//!     │                  ▲                             │ unknown
+//!     │ open intent,     │ absent, decided             ▼
+//!     └─────────────────▶└──────────────────────────  Ask ───────────────▶ Settle (found, several, suspect, limit)
+//! ```
+
+use std::time::Duration;
+
+use crate::{
+    clock::{Moment, Timestamp},
+    erp::{Answer, NotExecuted, Refusal},
+    schema::{EntryKind, JournalEntry, Outcome},
+};
+
+use super::validate::Accepted;
+
+/// The times the rules turn on (`protocol.md` §1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    pub send_by: Duration,
+    pub call_timeout: Duration,
+    pub settle_time: Duration,
+    pub lookup_spacing: Duration,
+    pub lookup_limit: Duration,
+    pub max_attempts: u32,
+}
+
+impl Timing {
+    /// From an intent's writing to the last moment its call can still take effect unseen: send-by + call time-out + settle time.
+    #[must_use]
+    pub fn bound(&self) -> Duration {
+        self.send_by + self.call_timeout + self.settle_time
+    }
+
+    /// The bound of a call of our own: everything is known but what happens after send-by.
+    #[must_use]
+    pub fn bound_after(&self, send_by: Moment) -> Moment {
+        send_by.plus(self.call_timeout).plus(self.settle_time)
+    }
+
+    /// The bound of an intent somebody else wrote: the whole duration from the end of our restore, since instants of
+    /// another process are never compared; the longer of the writer's configuration and ours.
+    #[must_use]
+    pub fn bound_restored(&self, restored_at: Moment, written_bound: Duration) -> Moment {
+        restored_at.plus(self.bound().max(written_bound))
+    }
+
+    /// Whether an "absent" that was asked for at this moment decides.
+    #[must_use]
+    pub fn decides(&self, asked_at: Moment, bound: Moment) -> bool {
+        asked_at >= bound.plus(self.lookup_spacing)
+    }
+}
+
+/// How a command's life begins, given what the journal knows.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Nothing is known of it: intent, then call.
+    Fresh(Life),
+    /// Too old for the journal to know it for certain: look before the first call.
+    LookFirst(Life),
+    /// Somebody wrote an intent and no outcome: ask, never call blindly.
+    Resume(Life),
+    /// A copy of a command that is in doubt: the look-ups are repeated, nothing is ever called.
+    Repeat(Life, Box<JournalEntry>),
+    /// A copy: its recorded outcome again.
+    Duplicate(Box<JournalEntry>),
+    /// The same id with other content; the entry stays as it is.
+    Conflict,
+    /// The deadline passed before any intent.
+    Expired,
+}
+
+/// What is known when a command is judged.
+#[derive(Debug)]
+pub struct Known {
+    /// The open intent or the outcome recorded for (`return_no`, `command_id`).
+    pub entry: Option<JournalEntry>,
+    /// When this owner finished restoring the partition.
+    pub restored_at: Moment,
+    /// The record is older than the dedupe horizon less its margin.
+    pub old: bool,
+    pub now: Moment,
+    pub now_wall: Timestamp,
+}
+
+/// Judges an accepted command that stands at (`partition`, `offset`).
+#[must_use]
+pub fn judge(accepted: &Accepted, partition: i32, offset: i64, known: Known, timing: &Timing) -> Verdict {
+    let Some(entry) = known.entry else {
+        if accepted.command.expires_at.is_some_and(|deadline| deadline < known.now_wall) {
+            return Verdict::Expired;
+        }
+        let life = Life::begin(accepted, partition, offset);
+        if known.old {
+            let doubt = Doubt::new(known.restored_at.plus(timing.bound()));
+            return Verdict::LookFirst(Life { doubt: Some(doubt), ..life });
+        }
+        return Verdict::Fresh(life);
+    };
+    if entry.fingerprint != accepted.fingerprint {
+        return Verdict::Conflict;
+    }
+    match (entry.kind, entry.outcome) {
+        (EntryKind::Intent, _) => {
+            let bound = timing.bound_restored(known.restored_at, Duration::from_millis(u64::try_from(entry.bound_ms).unwrap_or(u64::MAX)));
+            Verdict::Resume(Life { doubt: Some(Doubt::new(bound)), ..Life::of_entry(accepted, &entry) })
+        }
+        (EntryKind::Outcome, Some(Outcome::InDoubt)) => {
+            let doubt = Doubt { repeated: true, ..Doubt::new(known.now) };
+            Verdict::Repeat(Life { doubt: Some(doubt), ..Life::of_entry(accepted, &entry) }, Box::new(entry))
+        }
+        (EntryKind::Outcome | EntryKind::Barrier | EntryKind::Proof, _) => Verdict::Duplicate(Box::new(entry)),
+    }
+}
+
+/// One command between its acceptance and its outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Life {
+    pub marker: String,
+    pub fingerprint: [u8; 32],
+    /// Version of the last entry written.
+    pub version: i64,
+    /// The attempt an intent stands for; 0 before the first.
+    pub attempt: u32,
+    /// Unknown answers that count against `max_attempts`.
+    pub counted: u32,
+    pub first_intent_at: Option<Timestamp>,
+    pub first_attempt_at: Option<Timestamp>,
+    pub last_attempt_at: Option<Timestamp>,
+    /// Where the record stands that wrote the first intent.
+    pub source_partition: i32,
+    pub source_offset: i64,
+    pub doubt: Option<Doubt>,
+    /// A rejection of a later attempt, final only once look-ups say absent.
+    pub rejection: Option<Refusal>,
+}
+
+/// Called, but nobody knows with what effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doubt {
+    /// The last moment the call can still take effect unseen.
+    pub bound: Moment,
+    /// Since when look-ups have been impossible with the circuit closed.
+    pub failing_since: Option<Moment>,
+    /// Since when an "absent" waits for the proof that look-ups see our markers in this warehouse.
+    pub unproven_since: Option<Moment>,
+    /// A copy of a command in doubt: never calls.
+    pub repeated: bool,
+}
+
+impl Doubt {
+    fn new(bound: Moment) -> Self {
+        Self { bound, failing_since: None, unproven_since: None, repeated: false }
+    }
+}
+
+/// What a look-up found (`call.rs` asks).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// Orders that carry our marker, by number; never empty.
+    Found(Vec<String>),
+    /// No marker, but orders that may be ours with the marker stripped, by number.
+    Suspects(Vec<String>),
+    /// Both queries were answered completely and show nothing of ours.
+    Absent { asked_at: Moment },
+    /// Throttled, failed or short: no look-up at all.
+    Failed(String),
+}
+
+/// What to do next with a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Write an intent for the next attempt (quota first), then call.
+    Intend,
+    /// The call certainly had no effect: after a pause call again, with the same intent while it lasts.
+    Again,
+    /// Look for the marker at this moment.
+    Ask { at: Moment },
+    /// Wait until look-ups have shown a marker in this warehouse; ask again then, or at this moment.
+    AwaitProof { until: Moment },
+    /// It is over.
+    Settle(Ending),
+}
+
+/// How a command ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    pub outcome: Outcome,
+    pub outbound_no: Option<String>,
+    pub refusal: Option<Refusal>,
+    /// Why a person must decide.
+    pub reason: Option<String>,
+    pub candidates: Vec<String>,
+    pub recovered: bool,
+}
+
+impl Ending {
+    fn created(outbound_no: String, recovered: bool) -> Self {
+        Self { outcome: Outcome::Created, outbound_no: Some(outbound_no), refusal: None, reason: None, candidates: Vec::new(), recovered }
+    }
+
+    fn rejected(refusal: Refusal) -> Self {
+        Self {
+            outcome: Outcome::Rejected,
+            outbound_no: None,
+            refusal: Some(refusal),
+            reason: None,
+            candidates: Vec::new(),
+            recovered: false,
+        }
+    }
+
+    fn in_doubt(reason: String, candidates: Vec<String>) -> Self {
+        Self { outcome: Outcome::InDoubt, outbound_no: None, refusal: None, reason: Some(reason), candidates, recovered: false }
+    }
+}
+
+/// What the world looks like to a look-up's verdict.
+#[derive(Clone, Copy, Debug)]
+pub struct Sight {
+    pub now: Moment,
+    /// This pair of queries has shown one of our markers for the warehouse before.
+    pub proven: bool,
+    /// The circuit breaker is closed: a failure is the look-up's own.
+    pub circuit_closed: bool,
+}
+
+impl Life {
+    fn begin(accepted: &Accepted, partition: i32, offset: i64) -> Self {
+        Self {
+            marker: accepted.marker.clone(),
+            fingerprint: accepted.fingerprint,
+            version: 0,
+            attempt: 0,
+            counted: 0,
+            first_intent_at: None,
+            first_attempt_at: None,
+            last_attempt_at: None,
+            source_partition: partition,
+            source_offset: offset,
+            doubt: None,
+            rejection: None,
+        }
+    }
+
+    fn of_entry(accepted: &Accepted, entry: &JournalEntry) -> Self {
+        let attempt = u32::try_from(entry.attempt).unwrap_or(0);
+        Self {
+            marker: accepted.marker.clone(),
+            fingerprint: accepted.fingerprint,
+            version: entry.version,
+            attempt,
+            // A crash is no unknown answer; the attempts before this one were.
+            counted: attempt.saturating_sub(1),
+            first_intent_at: entry.first_intent_at,
+            first_attempt_at: entry.first_attempt_at,
+            last_attempt_at: entry.last_attempt_at,
+            source_partition: entry.source_partition,
+            source_offset: entry.source_offset,
+            doubt: None,
+            rejection: None,
+        }
+    }
+
+    /// An intent was committed for this attempt.
+    pub fn intended(&mut self, attempt: u32, written_at: Timestamp) {
+        self.attempt = attempt;
+        self.version += 1;
+        self.first_intent_at.get_or_insert(written_at);
+        self.doubt = None;
+    }
+
+    /// The attempt the next intent stands for: a renewed intent keeps its number, a decided absence begins a new one.
+    #[must_use]
+    pub fn next_attempt(&self) -> u32 {
+        if self.attempt == 0 || self.doubt.is_some() { self.attempt + 1 } else { self.attempt }
+    }
+
+    /// The ERP answered, or did not. `counts`: the breaker was and stayed closed.
+    #[must_use]
+    pub fn answered(&mut self, answer: Answer, send_by: Moment, counts: bool, now: Moment, timing: &Timing) -> Step {
+        match answer {
+            Answer::Created { outbound_no } => Step::Settle(Ending::created(outbound_no, false)),
+            Answer::Rejected(refusal) if self.attempt >= 2 => {
+                // An earlier attempt may have been applied late; the rejection may even be its consequence.
+                self.rejection = Some(refusal);
+                self.doubt = Some(Doubt::new(timing.bound_after(send_by)));
+                Step::Ask { at: now }
+            }
+            Answer::Rejected(refusal) => Step::Settle(Ending::rejected(refusal)),
+            Answer::NotExecuted(NotExecuted::Throttled { .. } | NotExecuted::Unreachable { .. } | NotExecuted::Withheld)
+            | Answer::Misconfigured(_) => Step::Again,
+            Answer::Unknown { .. } => {
+                self.counted += u32::from(counts);
+                self.doubt = Some(Doubt::new(timing.bound_after(send_by)));
+                // The first look-up goes out at once: found settles.
+                Step::Ask { at: now }
+            }
+        }
+    }
+
+    /// A look-up came back.
+    #[must_use]
+    pub fn looked_up(&mut self, finding: Finding, sight: Sight, timing: &Timing) -> Step {
+        let Some(mut doubt) = self.doubt.take() else { return Step::Ask { at: sight.now } };
+        let step = match finding {
+            Finding::Found(mut orders) => match (orders.len(), orders.pop()) {
+                (1, Some(order)) => Step::Settle(Ending::created(order, true)),
+                (_, last) => {
+                    orders.extend(last);
+                    Step::Settle(Ending::in_doubt(
+                        "several outbound orders carry this command's marker; keep one and cancel the others in the ERP".into(),
+                        orders,
+                    ))
+                }
+            },
+            Finding::Suspects(orders) => Step::Settle(Ending::in_doubt(
+                "an outbound order without marker was created after this command's intent; compare it in the ERP and resolve the command"
+                    .into(),
+                orders,
+            )),
+            Finding::Failed(reason) => failed(&mut doubt, &reason, sight, timing),
+            Finding::Absent { asked_at } => {
+                doubt.failing_since = None;
+                self.absent(&mut doubt, asked_at, sight, timing)
+            }
+        };
+        self.doubt = Some(doubt);
+        step
+    }
+
+    fn absent(&self, doubt: &mut Doubt, asked_at: Moment, sight: Sight, timing: &Timing) -> Step {
+        if doubt.repeated {
+            return Step::Settle(Ending::in_doubt(
+                "still no outbound order carries this command's marker; a person must decide".into(),
+                Vec::new(),
+            ));
+        }
+        if !timing.decides(asked_at, doubt.bound) {
+            return Step::Ask { at: doubt.bound.plus(timing.lookup_spacing).max(sight.now) };
+        }
+        if !sight.proven {
+            // A permission filter would make every look-up blind.
+            let since = *doubt.unproven_since.get_or_insert(sight.now);
+            let until = since.plus(timing.lookup_limit);
+            if sight.now >= until {
+                return Step::Settle(Ending::in_doubt(
+                    "look-ups have never shown one of our markers in this warehouse, so absence proves nothing; check the appkey's warehouse permission and resolve the command".into(),
+                    Vec::new(),
+                ));
+            }
+            return Step::AwaitProof { until };
+        }
+        if let Some(refusal) = &self.rejection {
+            return Step::Settle(Ending::rejected(refusal.clone()));
+        }
+        if self.counted >= timing.max_attempts {
+            return Step::Settle(Ending::in_doubt(
+                format!(
+                    "{} attempts ended without an answer and no outbound order is found; check the ERP and resolve the command",
+                    self.counted
+                ),
+                Vec::new(),
+            ));
+        }
+        Step::Intend
+    }
+}
+
+fn failed(doubt: &mut Doubt, reason: &str, sight: Sight, timing: &Timing) -> Step {
+    if !sight.circuit_closed {
+        // An outage alone never makes a command in doubt.
+        doubt.failing_since = None;
+        return Step::Ask { at: sight.now.plus(timing.lookup_spacing) };
+    }
+    let since = *doubt.failing_since.get_or_insert(sight.now);
+    if sight.now >= since.plus(timing.lookup_limit) {
+        return Step::Settle(Ending::in_doubt(
+            format!("the ERP could not be asked about this command for too long ({reason}); check the ERP and resolve the command"),
+            Vec::new(),
+        ));
+    }
+    Step::Ask { at: sight.now.plus(timing.lookup_spacing) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        decimal::Decimal,
+        schema::{CommandLine, CreateReturnOutbound},
+        sink::validate::validate,
+    };
+
+    const TIMING: Timing = Timing {
+        send_by: Duration::from_secs(15),
+        call_timeout: Duration::from_secs(30),
+        settle_time: Duration::from_secs(90),
+        lookup_spacing: Duration::from_secs(30),
+        lookup_limit: Duration::from_secs(1800),
+        max_attempts: 2,
+    };
+    const SIGHT: Sight = Sight { now: Moment(1_000_000), proven: true, circuit_closed: true };
+
+    fn accepted() -> Accepted {
+        validate(CreateReturnOutbound {
+            command_id: "c".into(),
+            return_no: "R".into(),
+            warehouse_no: "W".into(),
+            logistics_code: None,
+            create_mode: None,
+            remark: None,
+            details: vec![CommandLine {
+                spec_no: "s".into(),
+                num: Decimal::parse("1").unwrap(),
+                unit_name: None,
+                position_no: None,
+                batch_no: None,
+                expire_date: None,
+                defect: None,
+                remark: None,
+            }],
+            issued_at: None,
+            expires_at: Some(Timestamp(500)),
+        })
+        .unwrap()
+    }
+
+    fn known(entry: Option<JournalEntry>) -> Known {
+        Known { entry, restored_at: Moment(1000), old: false, now: Moment(2000), now_wall: Timestamp(400) }
+    }
+
+    fn called() -> Life {
+        let Verdict::Fresh(mut life) = judge(&accepted(), 0, 7, known(None), &TIMING) else { panic!("fresh") };
+        assert_eq!(life.next_attempt(), 1);
+        life.intended(1, Timestamp(1));
+        life
+    }
+
+    fn unknown() -> Answer {
+        Answer::Unknown { reason: "time-out".into() }
+    }
+
+    fn refusal() -> Refusal {
+        Refusal { code: 100, message: "no".into(), gloss: None, unapproved: false }
+    }
+
+    #[test]
+    fn a_deadline_counts_only_before_any_intent() {
+        let late = Known { now_wall: Timestamp(501), ..known(None) };
+        assert!(matches!(judge(&accepted(), 0, 7, late, &TIMING), Verdict::Expired));
+    }
+
+    #[test]
+    fn an_unknown_answer_is_asked_about_at_once_and_decided_only_after_the_bound() {
+        let mut life = called();
+        let send_by = Moment(15_000);
+        assert_eq!(life.answered(unknown(), send_by, true, Moment(30_000), &TIMING), Step::Ask { at: Moment(30_000) });
+        let deciding = Moment(15_000 + 30_000 + 90_000 + 30_000);
+        for asked_at in [Moment(30_000), Moment(deciding.0 - 1)] {
+            assert_eq!(life.looked_up(Finding::Absent { asked_at }, Sight { now: asked_at, ..SIGHT }, &TIMING), Step::Ask { at: deciding });
+        }
+        assert_eq!(life.looked_up(Finding::Absent { asked_at: deciding }, SIGHT, &TIMING), Step::Intend);
+        assert_eq!(life.next_attempt(), 2);
+    }
+
+    #[test]
+    fn found_settles_at_any_time_and_several_need_a_person() {
+        let mut life = called();
+        let _ = life.answered(unknown(), Moment(15_000), true, Moment(20_000), &TIMING);
+        let Step::Settle(ending) = life.clone().looked_up(Finding::Found(vec!["CK1".into()]), SIGHT, &TIMING) else { panic!("settles") };
+        assert_eq!((ending.outcome, ending.outbound_no.as_deref(), ending.recovered), (Outcome::Created, Some("CK1"), true));
+        let Step::Settle(ending) = life.looked_up(Finding::Found(vec!["CK1".into(), "CK2".into()]), SIGHT, &TIMING) else {
+            panic!("settles")
+        };
+        assert_eq!((ending.outcome, ending.candidates.len()), (Outcome::InDoubt, 2));
+    }
+
+    #[test]
+    fn absence_proves_nothing_before_a_marker_was_ever_seen() {
+        let mut life = called();
+        let _ = life.answered(unknown(), Moment(0), true, Moment(0), &TIMING);
+        let blind = Sight { proven: false, ..SIGHT };
+        let until = SIGHT.now.plus(TIMING.lookup_limit);
+        assert_eq!(life.looked_up(Finding::Absent { asked_at: SIGHT.now }, blind, &TIMING), Step::AwaitProof { until });
+        assert_eq!(life.clone().looked_up(Finding::Absent { asked_at: SIGHT.now }, SIGHT, &TIMING), Step::Intend);
+        let Step::Settle(ending) = life.looked_up(Finding::Absent { asked_at: until }, Sight { now: until, ..blind }, &TIMING) else {
+            panic!("settles")
+        };
+        assert_eq!(ending.outcome, Outcome::InDoubt);
+    }
+
+    #[test]
+    fn a_later_rejection_is_final_only_when_nothing_is_found() {
+        let mut life = called();
+        let _ = life.answered(unknown(), Moment(0), true, Moment(0), &TIMING);
+        let _ = life.looked_up(Finding::Absent { asked_at: SIGHT.now }, SIGHT, &TIMING);
+        life.intended(life.next_attempt(), Timestamp(2));
+        assert_eq!(life.answered(Answer::Rejected(refusal()), SIGHT.now, true, SIGHT.now, &TIMING), Step::Ask { at: SIGHT.now });
+        let Step::Settle(ending) = life.clone().looked_up(Finding::Found(vec!["CK".into()]), SIGHT, &TIMING) else { panic!("settles") };
+        assert_eq!(ending.outcome, Outcome::Created);
+        let later = SIGHT.now.plus(TIMING.bound()).plus(TIMING.lookup_spacing);
+        let Step::Settle(ending) = life.looked_up(Finding::Absent { asked_at: later }, Sight { now: later, ..SIGHT }, &TIMING) else {
+            panic!("settles")
+        };
+        assert_eq!(ending.outcome, Outcome::Rejected);
+        assert_eq!(
+            called().answered(Answer::Rejected(refusal()), Moment(0), true, Moment(0), &TIMING),
+            Step::Settle(Ending::rejected(refusal()))
+        );
+    }
+
+    #[test]
+    fn attempts_run_out_only_by_answers_that_count() {
+        let mut life = called();
+        for counts in [false, true, true] {
+            assert!(matches!(life.answered(unknown(), Moment(0), counts, Moment(0), &TIMING), Step::Ask { .. }));
+            let step = life.looked_up(Finding::Absent { asked_at: SIGHT.now }, SIGHT, &TIMING);
+            match (life.counted, step) {
+                (2, Step::Settle(ending)) => assert_eq!(ending.outcome, Outcome::InDoubt),
+                (_, step) => assert_eq!(step, Step::Intend),
+            }
+            life.intended(life.next_attempt(), Timestamp(3));
+        }
+    }
+
+    #[test]
+    fn an_outage_alone_never_ends_in_doubt() {
+        let mut life = called();
+        let _ = life.answered(unknown(), Moment(0), true, Moment(0), &TIMING);
+        let open = Sight { circuit_closed: false, ..SIGHT };
+        let far = SIGHT.now.plus(TIMING.lookup_limit * 10);
+        assert!(matches!(life.looked_up(Finding::Failed("x".into()), open, &TIMING), Step::Ask { .. }));
+        assert!(matches!(life.looked_up(Finding::Failed("x".into()), Sight { now: far, ..open }, &TIMING), Step::Ask { .. }));
+        assert!(matches!(life.looked_up(Finding::Failed("x".into()), SIGHT, &TIMING), Step::Ask { .. }));
+        assert!(matches!(life.looked_up(Finding::Failed("x".into()), Sight { now: far, ..SIGHT }, &TIMING), Step::Settle(_)));
+    }
+
+    #[test]
+    fn not_executed_keeps_the_attempt() {
+        let mut life = called();
+        let answer = Answer::NotExecuted(NotExecuted::Throttled { message: "x".into() });
+        assert_eq!(life.answered(answer, Moment(0), true, Moment(0), &TIMING), Step::Again);
+        assert_eq!((life.next_attempt(), life.counted), (1, 0));
+    }
+}

@@ -1,0 +1,157 @@
+//! Route 1: a command becomes an ERP effect, exactly once as far as the ERP allows.
+//!
+//! ```text
+//! record ─▶ command ─▶ validate ─▶ journal ─▶ call ─▶ outcome ─▶ settle ─▶ result, journal, dead letter, offset
+//!           hop 1      hop 2       hop 3      hop 4   (journal)   hop 6      in one transaction
+//! ```
+//!
+//! [`engine`] is the loop that owns every state; [`flow`] carries a command through the hops, [`commit`] puts the
+//! transactions together, [`partition`] takes partitions over. What may happen next is decided in [`journal`], purely.
+
+mod breaker;
+mod call;
+mod command;
+mod commit;
+mod engine;
+mod flow;
+mod journal;
+mod partition;
+mod retry;
+mod settle;
+mod status;
+mod validate;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    board::Board,
+    config::Settings,
+    erp::Erp,
+    kafka::{Group, GroupOptions, Store, Transactor, partition_counts},
+    metrics::Metrics,
+    schema::{Codec, CreateReturnOutbound},
+};
+
+use command::Parsed;
+use engine::{Ended, Engine};
+use journal::Timing;
+
+pub use validate::{marker, marker_of, partition_of};
+
+/// What the route needs from the outside.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    pub settings: Arc<Settings>,
+    pub erp: Erp,
+    pub codec: Arc<Codec>,
+    pub metrics: Arc<Metrics>,
+    pub board: Board,
+    pub shutdown: CancellationToken,
+}
+
+/// Reads one JSON object as the route reads a JSON command; business rules are left to the route (used by `send`).
+///
+/// # Errors
+/// Everything that is wrong with it, one sentence each, naming the field.
+pub fn read_json(bytes: &[u8]) -> Result<CreateReturnOutbound, Vec<String>> {
+    match command::parse_json(bytes) {
+        Parsed::Command(command) => Ok(*command),
+        Parsed::Invalid { violations, .. } => Err(violations),
+        Parsed::Poison(reason) => Err(vec![reason]),
+        Parsed::Unlearnt(id) => Err(vec![format!("schema id {id} is not known")]),
+    }
+}
+
+/// Why the route ended by itself: one sentence.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct RouteFault(pub String);
+
+/// The role of this route in group, client and transactional ids.
+pub const ROLE: &str = "commands";
+
+/// Records of one partition that are delivered and not settled; what settles ahead of the first of them has to fit into
+/// the offset's metadata.
+const PENDING: usize = 1000;
+
+/// Runs the route until the shutdown, beginning again from the log whenever nobody knows what was committed.
+///
+/// # Errors
+/// [`RouteFault`] when it cannot go on: fenced by another process, a journal that was lost, topics that do not fit.
+pub async fn run(parts: Parts) -> Result<(), RouteFault> {
+    let pulse = parts.board.pulse(ROLE, Duration::from_secs(30));
+    parts.board.ready(ROLE, Err("starting".into()));
+    loop {
+        match session(&parts, &pulse).await? {
+            Ended::Shutdown => {
+                parts.board.end_pulse(ROLE);
+                return Ok(());
+            }
+            Ended::Restart(reason) => {
+                tracing::warn!(%reason, "the command route begins again from the log");
+                parts.board.ready(ROLE, Err(reason));
+            }
+            Ended::Failed(reason) => return Err(RouteFault(reason)),
+        }
+    }
+}
+
+async fn session(parts: &Parts, pulse: &crate::board::Pulse) -> Result<Ended, RouteFault> {
+    let settings = &parts.settings;
+    let Some(partition_count) = wait_for_topics(parts, pulse).await? else { return Ok(Ended::Shutdown) };
+    tracing::debug!(partitions = partition_count, "topics are there");
+    let store = Store::create(&settings.cache_dir, &format!("journal-{}", settings.kafka.instance))
+        .map_err(|fault| RouteFault(fault.to_string()))?;
+    let transactor = Transactor::start(&settings.kafka, ROLE).map_err(RouteFault)?;
+    let options = GroupOptions { role: ROLE.into(), topic: settings.topics.commands.clone(), pending_limit: PENDING };
+    let (group, events) = Group::join(&settings.kafka, options).map_err(|fault| RouteFault(fault.to_string()))?;
+    let (happened, receiver) = mpsc::unbounded_channel();
+    let commands = &settings.commands;
+    let timing = Timing {
+        send_by: commands.send_by,
+        call_timeout: commands.call_timeout,
+        settle_time: commands.settle_time,
+        lookup_spacing: commands.lookup_spacing,
+        lookup_limit: commands.lookup_limit,
+        max_attempts: commands.max_attempts,
+    };
+    let engine = Engine::new(parts, timing, partition_count, group.clone(), transactor, store, happened);
+    let ended = engine.run(events, receiver, pulse).await;
+    group.leave().await;
+    Ok(ended)
+}
+
+/// Commands and journal must exist and have the same number of partitions: an entry stands in the partition of its command.
+async fn wait_for_topics(parts: &Parts, pulse: &crate::board::Pulse) -> Result<Option<i32>, RouteFault> {
+    let topics = &parts.settings.topics;
+    loop {
+        pulse.beat();
+        let reason = match partition_counts(
+            &parts.settings.kafka,
+            &[&topics.commands, &topics.journal, &topics.results, &topics.dead_letters],
+        )
+        .await
+        {
+            Err(reason) => reason,
+            Ok(counts) => match counts.as_slice() {
+                [Some(commands), Some(journal), Some(_), Some(_)] if commands == journal => return Ok(Some(*commands)),
+                [Some(commands), Some(journal), ..] if commands != journal => {
+                    return Err(RouteFault(format!(
+                        "{} has {commands} partitions and {} has {journal}; they must be equal, run `wdt-connector topics migrate`",
+                        topics.commands, topics.journal
+                    )));
+                }
+                _ => "a topic of the command route is missing; create them with `wdt-connector topics --with-commands`".into(),
+            },
+        };
+        tracing::warn!(%reason, "the command route waits");
+        parts.board.ready(ROLE, Err(reason));
+        tokio::select! {
+            () = parts.shutdown.cancelled() => return Ok(None),
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! One owned partition: its offsets, its keys, and what the journal said when it was taken over.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use crate::{
+    clock::{Moment, Timestamp},
+    config::Settings,
+    kafka::{Apply, Delivered, Group, Lease, Loader, Outgoing, Prefix, Restored, Store, TakeOver, TakeOverFault, Transactor, take_over},
+    schema::{Codec, DecodeFault, EntryKind, JournalEntry, LearnFault, Outcome},
+};
+
+use super::{
+    settle::{Names, bare_entry},
+    validate::Accepted,
+};
+
+/// A command that waits for the one before it with the same key.
+#[derive(Debug)]
+pub struct Queued {
+    pub record: Arc<Delivered>,
+    pub accepted: Accepted,
+    pub received: Moment,
+}
+
+/// An order of ours that exists for certain: look-ups must be able to show its marker.
+#[derive(Clone, Debug)]
+pub struct Confirmed {
+    pub return_no: String,
+    pub marker: String,
+}
+
+/// What one owned partition holds in memory.
+#[derive(Debug)]
+pub struct Partition {
+    pub lease: Lease,
+    pub prefix: Prefix,
+    /// Records below were finished by an earlier owner.
+    pub start: i64,
+    pub restored_at: Moment,
+    /// Commands by `return_no`; the front one is being worked on.
+    pub keys: HashMap<String, VecDeque<Queued>>,
+    /// Open intents found at the take-over, by journal key.
+    pub open: HashMap<Vec<u8>, JournalEntry>,
+    /// Warehouses in which look-ups have shown one of our markers.
+    pub proofs: HashSet<String>,
+    /// By warehouse, an order of ours that the ERP confirmed: what a proof is sought with.
+    pub confirmed: HashMap<String, Confirmed>,
+    /// Records that wait for a schema to be learnt, and everything after them.
+    pub unlearnt: VecDeque<Delivered>,
+    /// Nothing new is begun: the partition is being given back.
+    pub draining: bool,
+}
+
+impl Partition {
+    pub fn new(restored: &Restored, journal: Remembered, restored_at: Moment) -> Self {
+        let (start, metadata) = restored.committed.clone().unwrap_or((0, String::new()));
+        Self {
+            lease: restored.lease,
+            prefix: Prefix::restore(start, &metadata),
+            start,
+            restored_at,
+            keys: HashMap::new(),
+            open: journal.open,
+            proofs: journal.proofs,
+            confirmed: journal.confirmed,
+            unlearnt: VecDeque::new(),
+            draining: false,
+        }
+    }
+}
+
+/// What a partition's journal said, as far as it has to be in memory; outcomes are in the [`Store`].
+#[derive(Debug, Default)]
+pub struct Remembered {
+    pub open: HashMap<Vec<u8>, JournalEntry>,
+    pub proofs: HashSet<String>,
+    pub confirmed: HashMap<String, Confirmed>,
+    /// Entries that belong to a command or a warehouse.
+    pub entries: u64,
+    /// Barriers of earlier owners.
+    pub barriers: u64,
+}
+
+/// Everything a take-over of the journal needs; owned, since it runs as a task of its own.
+pub struct Restoring {
+    pub settings: Arc<Settings>,
+    pub codec: Arc<Codec>,
+    pub names: Names,
+    pub store: Store,
+    pub group: Group,
+    pub transactor: Transactor,
+    pub partitions: i32,
+}
+
+impl Restoring {
+    /// Takes the partitions over and reads their journal.
+    ///
+    /// # Errors
+    /// [`TakeOverFault`].
+    pub async fn run(self, leases: Vec<Lease>) -> Result<Vec<(Restored, Remembered)>, TakeOverFault> {
+        for lease in &leases {
+            self.store.clear(lease.partition).map_err(|fault| TakeOverFault::Refused(fault.to_string()))?;
+        }
+        let take_overs = leases.iter().map(|lease| self.barrier(*lease)).collect::<Result<Vec<_>, _>>()?;
+        let remembered: Arc<Mutex<BTreeMap<i32, Remembered>>> = Arc::default();
+        let loader = Arc::new(Mutex::new(Loader::new(self.store.clone())));
+        let apply = self.applier(Arc::clone(&remembered), Arc::clone(&loader));
+        let restored = take_over(&self.settings.kafka, &self.group, &self.transactor, take_overs, apply).await?;
+        loader.lock().unwrap_or_else(PoisonError::into_inner).flush().map_err(|fault| TakeOverFault::Refused(fault.to_string()))?;
+        let mut remembered = std::mem::take(&mut *remembered.lock().unwrap_or_else(PoisonError::into_inner));
+        restored
+            .into_iter()
+            .map(|restored| {
+                let partition = restored.lease.partition;
+                let journal = remembered.remove(&partition).unwrap_or_default();
+                if journal.entries + journal.barriers == 0 && restored.committed.as_ref().is_some_and(|(offset, _)| *offset > 0) {
+                    return Err(TakeOverFault::Refused(format!(
+                        "partition {partition} of {} is empty although group {} has committed offsets: the journal was lost, so orders could be created twice; \
+                         restore the topic, or declare it lost with `wdt-connector topics journal-lost --yes`",
+                        self.names.journal,
+                        self.group.group_id()
+                    )));
+                }
+                Ok((restored, journal))
+            })
+            .collect()
+    }
+
+    fn barrier(&self, lease: Lease) -> Result<TakeOver, TakeOverFault> {
+        let mut entry = bare_entry(EntryKind::Barrier, lease.partition, "", Timestamp::now());
+        entry.nonce = Some(format!("{}-{}-{}-{:x}", self.settings.kafka.instance, std::process::id(), lease.epoch, Moment::now().0));
+        entry.partitions = Some(self.partitions);
+        let value = self.codec.encode_journal(&entry).map_err(|fault| TakeOverFault::Refused(fault.to_string()))?;
+        let barrier = Outgoing {
+            topic: Arc::clone(&self.names.journal),
+            partition: Some(lease.partition),
+            key: Some(serde_json::json!(["#barrier", lease.partition]).to_string().into_bytes()),
+            value: Some(value),
+            headers: Vec::new(),
+        };
+        Ok(TakeOver { lease, barrier })
+    }
+
+    fn applier(&self, remembered: Arc<Mutex<BTreeMap<i32, Remembered>>>, loader: Arc<Mutex<Loader>>) -> Apply {
+        let (codec, runtime, partitions, names) =
+            (Arc::clone(&self.codec), tokio::runtime::Handle::current(), self.partitions, self.names.clone());
+        Box::new(move |partition, key, value| {
+            let mut remembered = remembered.lock().unwrap_or_else(PoisonError::into_inner);
+            let journal = remembered.entry(partition).or_default();
+            let mut loader = loader.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(bytes) = value else {
+                journal.open.remove(key);
+                return loader.push(partition, key, None).map_err(|fault| fault.to_string());
+            };
+            let entry = decode(&codec, &runtime, bytes)
+                .map_err(|reason| format!("an entry of {} [{partition}] cannot be read: {reason}", names.journal))?;
+            match entry.kind {
+                EntryKind::Barrier => {
+                    journal.barriers += 1;
+                    match entry.partitions {
+                        Some(before) if before != partitions => Err(format!(
+                            "{} had {before} partitions when its journal was written and has {partitions} now; run `wdt-connector topics migrate`, otherwise copies of a command could be judged by two owners",
+                            names.commands
+                        )),
+                        Some(_) | None => Ok(()),
+                    }
+                }
+                EntryKind::Proof => {
+                    journal.entries += 1;
+                    journal.proofs.insert(entry.warehouse_no);
+                    Ok(())
+                }
+                EntryKind::Intent => {
+                    journal.entries += 1;
+                    journal.open.insert(key.to_vec(), entry);
+                    Ok(())
+                }
+                EntryKind::Outcome => {
+                    journal.entries += 1;
+                    journal.open.remove(key);
+                    if entry.outcome == Some(Outcome::Created) && !journal.confirmed.contains_key(&entry.warehouse_no) {
+                        journal.confirmed.insert(entry.warehouse_no, Confirmed { return_no: entry.return_no, marker: entry.marker });
+                    }
+                    loader.push(partition, key, Some(bytes)).map_err(|fault| fault.to_string())
+                }
+            }
+        })
+    }
+}
+
+/// Decodes an entry, learning its schema from the registry where that is needed; the registry may be away for a while.
+fn decode(codec: &Codec, runtime: &tokio::runtime::Handle, bytes: &[u8]) -> Result<JournalEntry, String> {
+    loop {
+        match codec.decode_journal(bytes) {
+            Ok(entry) => return Ok(entry),
+            Err(DecodeFault::Malformed(reason)) => return Err(reason),
+            Err(DecodeFault::UnknownSchemaId(id)) => match runtime.block_on(codec.learn(id)) {
+                Ok(()) => {}
+                Err(LearnFault::Unusable(reason)) => return Err(reason),
+                Err(LearnFault::Unavailable(reason)) => {
+                    tracing::warn!(%reason, "the journal waits for the schema registry");
+                    runtime.block_on(tokio::time::sleep(std::time::Duration::from_secs(1)));
+                }
+            },
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! Hop 6: outcomes, intents and offsets become the records of one transaction.
+
+use std::sync::Arc;
+
+use crate::{
+    clock::{Timestamp, millis},
+    config::Topics,
+    kafka::{Delivered, Outgoing},
+    schema::{Codec, CommandResult, EntryKind, JournalEntry, Outcome, SchemaFault},
+};
+
+use super::journal::{Ending, Life, Timing};
+
+/// The names of the topics the route writes, shared by every record.
+#[derive(Clone, Debug)]
+pub struct Names {
+    pub commands: Arc<str>,
+    pub results: Arc<str>,
+    pub dead_letters: Arc<str>,
+    pub journal: Arc<str>,
+}
+
+impl From<&Topics> for Names {
+    fn from(topics: &Topics) -> Self {
+        Self {
+            commands: topics.commands.as_str().into(),
+            results: topics.results.as_str().into(),
+            dead_letters: topics.dead_letters.as_str().into(),
+            journal: topics.journal.as_str().into(),
+        }
+    }
+}
+
+/// The journal's key of a command: a JSON array, so that no two pairs are the same text.
+#[must_use]
+pub fn journal_key(return_no: &str, command_id: &str) -> Vec<u8> {
+    serde_json::json!([return_no, command_id]).to_string().into_bytes()
+}
+
+/// What every journal key of a return begins with.
+#[must_use]
+pub fn journal_prefix(return_no: &str) -> Vec<u8> {
+    let mut key = serde_json::json!([return_no]).to_string();
+    key.pop();
+    key.push(',');
+    key.into_bytes()
+}
+
+/// The entry an intent is.
+#[must_use]
+pub fn intent_entry(life: &Life, key: (&str, &str), warehouse_no: &str, written_at: Timestamp, timing: &Timing) -> JournalEntry {
+    JournalEntry {
+        kind: EntryKind::Intent,
+        version: life.version + 1,
+        attempt: i32::try_from(life.next_attempt()).unwrap_or(i32::MAX),
+        first_intent_at: life.first_intent_at.or(Some(written_at)),
+        bound_ms: i64::try_from(millis(timing.bound())).unwrap_or(i64::MAX),
+        ..entry(life, key, warehouse_no, written_at)
+    }
+}
+
+/// The entry an outcome is.
+#[must_use]
+pub fn outcome_entry(life: &Life, ending: &Ending, key: (&str, &str), warehouse_no: &str, written_at: Timestamp) -> JournalEntry {
+    JournalEntry {
+        kind: EntryKind::Outcome,
+        version: life.version + 1,
+        outcome: Some(ending.outcome),
+        outbound_no: ending.outbound_no.clone(),
+        erp_code: ending.refusal.as_ref().map(|refusal| refusal.code),
+        erp_message: ending.refusal.as_ref().map(|refusal| refusal.message.clone()),
+        gloss: gloss(ending),
+        candidates: ending.candidates.clone(),
+        recovered: ending.recovered,
+        ..entry(life, key, warehouse_no, written_at)
+    }
+}
+
+fn gloss(ending: &Ending) -> Option<String> {
+    ending.reason.clone().or_else(|| ending.refusal.as_ref().and_then(|refusal| refusal.gloss).map(str::to_owned))
+}
+
+fn entry(life: &Life, (return_no, command_id): (&str, &str), warehouse_no: &str, written_at: Timestamp) -> JournalEntry {
+    JournalEntry {
+        kind: EntryKind::Intent,
+        version: life.version,
+        return_no: return_no.to_owned(),
+        command_id: command_id.to_owned(),
+        warehouse_no: warehouse_no.to_owned(),
+        fingerprint: life.fingerprint.to_vec(),
+        marker: life.marker.clone(),
+        attempt: i32::try_from(life.attempt).unwrap_or(i32::MAX),
+        bound_ms: 0,
+        first_intent_at: life.first_intent_at,
+        written_at,
+        source_partition: life.source_partition,
+        source_offset: life.source_offset,
+        outcome: None,
+        outbound_no: None,
+        erp_code: None,
+        erp_message: None,
+        gloss: None,
+        candidates: Vec::new(),
+        recovered: false,
+        resolved: false,
+        first_attempt_at: life.first_attempt_at,
+        last_attempt_at: life.last_attempt_at,
+        nonce: None,
+        partitions: None,
+    }
+}
+
+/// A journal entry that belongs to no command: a barrier or a proof.
+#[must_use]
+pub fn bare_entry(kind: EntryKind, partition: i32, warehouse_no: &str, written_at: Timestamp) -> JournalEntry {
+    JournalEntry {
+        kind,
+        version: 1,
+        return_no: String::new(),
+        command_id: String::new(),
+        warehouse_no: warehouse_no.to_owned(),
+        fingerprint: Vec::new(),
+        marker: String::new(),
+        attempt: 0,
+        bound_ms: 0,
+        first_intent_at: None,
+        written_at,
+        source_partition: partition,
+        source_offset: -1,
+        outcome: None,
+        outbound_no: None,
+        erp_code: None,
+        erp_message: None,
+        gloss: None,
+        candidates: Vec::new(),
+        recovered: false,
+        resolved: false,
+        first_attempt_at: None,
+        last_attempt_at: None,
+        nonce: None,
+        partitions: None,
+    }
+}
+
+/// A result's fields that do not come from the journal.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    pub topic: &'a str,
+    pub record: &'a Delivered,
+    pub settled_at: Timestamp,
+}
+
+/// The result of a command that has a journal entry: its own settlement, or its recorded outcome again.
+#[must_use]
+pub fn result_of(entry: &JournalEntry, duplicate: bool, origin: Origin<'_>) -> CommandResult {
+    CommandResult {
+        command_id: entry.command_id.clone(),
+        return_no: entry.return_no.clone(),
+        outcome: entry.outcome.unwrap_or(Outcome::InDoubt),
+        outbound_no: entry.outbound_no.clone(),
+        erp_code: entry.erp_code,
+        erp_message: entry.erp_message.clone(),
+        gloss: entry.gloss.clone(),
+        violations: Vec::new(),
+        candidates: entry.candidates.clone(),
+        attempts: entry.attempt,
+        recovered: entry.recovered,
+        duplicate,
+        resolved: entry.resolved,
+        first_attempt_at: entry.first_attempt_at,
+        last_attempt_at: entry.last_attempt_at,
+        settled_at: origin.settled_at,
+        source_topic: origin.topic.to_owned(),
+        source_partition: origin.record.lease.partition,
+        source_offset: origin.record.offset,
+    }
+}
+
+/// The result of a command that never touches the journal: `INVALID` or `EXPIRED`.
+#[must_use]
+pub fn result_without_entry(
+    outcome: Outcome,
+    (return_no, command_id): (&str, &str),
+    violations: Vec<String>,
+    origin: Origin<'_>,
+) -> CommandResult {
+    CommandResult {
+        command_id: command_id.to_owned(),
+        return_no: return_no.to_owned(),
+        outcome,
+        outbound_no: None,
+        erp_code: None,
+        erp_message: None,
+        gloss: None,
+        violations,
+        candidates: Vec::new(),
+        attempts: 0,
+        recovered: false,
+        duplicate: false,
+        resolved: false,
+        first_attempt_at: None,
+        last_attempt_at: None,
+        settled_at: origin.settled_at,
+        source_topic: origin.topic.to_owned(),
+        source_partition: origin.record.lease.partition,
+        source_offset: origin.record.offset,
+    }
+}
+
+/// The record of a result; W3C trace headers travel from the command.
+///
+/// # Errors
+/// [`SchemaFault`] when the value does not fit its schema.
+pub fn result_record(codec: &Codec, names: &Names, result: &CommandResult, command: &Delivered) -> Result<Outgoing, SchemaFault> {
+    let headers = command.headers.iter().filter(|(key, _)| key == "traceparent" || key == "tracestate").cloned().collect();
+    Ok(Outgoing {
+        topic: Arc::clone(&names.results),
+        partition: None,
+        key: Some(result.return_no.clone().into_bytes()),
+        value: Some(codec.encode_result(result)?),
+        headers,
+    })
+}
+
+/// The record of a journal entry, in the partition of the same number.
+///
+/// # Errors
+/// [`SchemaFault`] when the value does not fit its schema.
+pub fn journal_record(codec: &Codec, names: &Names, partition: i32, key: Vec<u8>, entry: &JournalEntry) -> Result<Outgoing, SchemaFault> {
+    Ok(Outgoing {
+        topic: Arc::clone(&names.journal),
+        partition: Some(partition),
+        key: Some(key),
+        value: Some(codec.encode_journal(entry)?),
+        headers: Vec::new(),
+    })
+}
+
+/// Why a record is a dead letter; a closed set, also the metric's label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Death {
+    Undecodable,
+    Invalid,
+    InDoubt,
+}
+
+impl Death {
+    /// The metric's label.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Undecodable => "undecodable",
+            Self::Invalid => "invalid",
+            Self::InDoubt => "in_doubt",
+        }
+    }
+
+    /// Kafka Connect's stage names.
+    fn stage(self) -> &'static str {
+        match self {
+            Self::Undecodable => "VALUE_CONVERTER",
+            Self::Invalid => "TRANSFORMATION",
+            Self::InDoubt => "TASK_PUT",
+        }
+    }
+}
+
+/// A dead letter: key, value and headers byte for byte, Kafka Connect's error headers besides (KIP-298; values are UTF-8).
+#[must_use]
+pub fn dead_letter(names: &Names, record: &Delivered, death: Death, reason: &str, connector: &str) -> Outgoing {
+    const PREFIX: &str = "__connect.errors.";
+    let mut headers: Vec<(String, Option<Vec<u8>>)> = record.headers.iter().filter(|(key, _)| !key.starts_with(PREFIX)).cloned().collect();
+    let partition = record.lease.partition.to_string();
+    let offset = record.offset.to_string();
+    for (name, value) in [
+        ("topic", &*names.commands),
+        ("partition", &partition),
+        ("offset", &offset),
+        ("connector.name", connector),
+        ("task.id", &partition),
+        ("stage", death.stage()),
+        ("class.name", "wdt_connector::sink"),
+        ("exception.class.name", death.label()),
+        ("exception.message", reason),
+    ] {
+        headers.push((format!("{PREFIX}{name}"), Some(value.as_bytes().to_vec())));
+    }
+    Outgoing { topic: Arc::clone(&names.dead_letters), partition: None, key: record.key.clone(), value: record.value.clone(), headers }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::Lease;
+
+    #[test]
+    fn journal_keys_are_unambiguous_and_share_their_returns_prefix() {
+        assert_eq!(journal_key("R\"1", "c"), br#"["R\"1","c"]"#);
+        assert_ne!(journal_key("a", "b\",\"c"), journal_key("a\",\"b", "c"));
+        assert!(journal_key("R1", "c").starts_with(&journal_prefix("R1")));
+        assert!(!journal_key("R12", "c").starts_with(&journal_prefix("R1")));
+    }
+
+    #[test]
+    fn a_dead_letter_keeps_what_was_sent_and_says_why() {
+        let record = Delivered {
+            lease: Lease { partition: 3, epoch: 1 },
+            offset: 42,
+            key: Some(vec![0xff]),
+            value: None,
+            headers: vec![("mine".into(), None), ("__connect.errors.topic".into(), Some(b"old".to_vec()))],
+            timestamp: None,
+        };
+        let names = Names { commands: "c".into(), results: "r".into(), dead_letters: "d".into(), journal: "j".into() };
+        let letter = dead_letter(&names, &record, Death::Undecodable, "kein Avro", "app");
+        assert_eq!((letter.key.as_deref(), letter.value.as_deref(), &*letter.topic), (Some(&[0xff][..]), None, "d"));
+        let header = |name: &str| letter.headers.iter().filter(|(key, _)| key == name).map(|(_, value)| value.clone()).collect::<Vec<_>>();
+        assert_eq!(header("mine"), vec![None]);
+        assert_eq!(header("__connect.errors.topic"), vec![Some(b"c".to_vec())]);
+        assert_eq!(header("__connect.errors.offset"), vec![Some(b"42".to_vec())]);
+        assert_eq!(header("__connect.errors.exception.message"), vec![Some("kein Avro".as_bytes().to_vec())]);
+    }
+}

@@ -1,0 +1,285 @@
+//! Hop 4: [`Change`] → the bytes of its event and of its new state. Pure.
+
+use std::sync::Arc;
+
+use crate::{
+    clock::Timestamp,
+    config::{Edition, Feed, Topics},
+    erp::{Call, record::Misfit},
+    kafka::Outgoing,
+    schema::{Checkpoint, Codec, EnvelopeParts, FeedState, SchemaFault, Source, StateKind},
+};
+
+use super::{
+    MarkerIndex,
+    diff::{Change, subject},
+    fetch::{Row, unidentified},
+    window::Window,
+};
+
+/// A key of `wdt.feeds.state`: JSON array text.
+///
+/// `["<feed>"]` is the checkpoint, `["<feed>","<id>"]` a record's last version, `["<feed>","<id>","#dead"]` what was
+/// dead-lettered of it (apart, so that the last good version stays `before` of the next one),
+/// `["<feed>","#barrier"]` a new owner's mark.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateKey(Vec<u8>);
+
+impl StateKey {
+    fn of(parts: &[&str]) -> Self {
+        Self(serde_json::Value::from(parts.to_vec()).to_string().into_bytes())
+    }
+
+    /// The feed's checkpoint.
+    #[must_use]
+    pub fn checkpoint(feed: Feed) -> Self {
+        Self::of(&[feed.name()])
+    }
+
+    /// One record's last published version.
+    #[must_use]
+    pub fn record(feed: Feed, id: &str) -> Self {
+        Self::of(&[feed.name(), id])
+    }
+
+    /// What was dead-lettered last of a record; by content where it has no readable id.
+    #[must_use]
+    pub fn dead_letter(feed: Feed, id: Option<&str>, hash: &[u8; 16]) -> Self {
+        match id {
+            Some(id) => Self::of(&[feed.name(), id, "#dead"]),
+            None => Self::of(&[feed.name(), &unidentified(hash), "#dead"]),
+        }
+    }
+
+    /// A new owner's barrier.
+    #[must_use]
+    pub fn barrier(feed: Feed) -> Self {
+        Self::of(&[feed.name(), "#barrier"])
+    }
+
+    /// As it is written.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// What an event says about being part of a snapshot, as Debezium writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Snapshot {
+    Part,
+    Last,
+    No,
+}
+
+impl Snapshot {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Part => "true",
+            Self::Last => "last",
+            Self::No => "false",
+        }
+    }
+}
+
+/// The ERP's query behind a feed.
+#[must_use]
+pub fn call_of(feed: Feed, edition: Edition) -> Call {
+    match (feed, edition) {
+        (Feed::PurchaseReturns, Edition::Flagship | Edition::Enterprise) => Call::QueryPurchaseReturns,
+        (Feed::ReturnOutbounds, Edition::Flagship) => Call::QueryOutbounds,
+        (Feed::ReturnOutbounds, Edition::Enterprise) => Call::QueryOutboundsEnterprise,
+    }
+}
+
+/// Two records that stand or fall together: what the world is told, and the state that says it was told.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    pub event: Outgoing,
+    pub state: Outgoing,
+    pub told: Told,
+}
+
+/// What a [`Piece`] tells, for the counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// `r`, `c` or `u`.
+    Event(&'static str),
+    DeadLetter,
+}
+
+/// Writes everything a feed puts into Kafka.
+#[derive(Clone, Debug)]
+pub struct Scribe {
+    feed: Feed,
+    edition: Edition,
+    codec: Arc<Codec>,
+    markers: Arc<dyn MarkerIndex>,
+    changes: Arc<str>,
+    state: Arc<str>,
+    dead_letters: Arc<str>,
+    application: String,
+    sid: String,
+}
+
+impl Scribe {
+    /// For one feed of the connector called `application`; `sid` is the account that answers its query.
+    #[must_use]
+    pub fn new(
+        topics: &Topics,
+        application: &str,
+        feed: Feed,
+        edition: Edition,
+        sid: &str,
+        codec: Arc<Codec>,
+        markers: Arc<dyn MarkerIndex>,
+    ) -> Self {
+        let changes = match feed {
+            Feed::PurchaseReturns => &topics.purchase_returns,
+            Feed::ReturnOutbounds => &topics.return_outbounds,
+        };
+        Self {
+            feed,
+            edition,
+            codec,
+            markers,
+            changes: changes.as_str().into(),
+            state: topics.feeds_state.as_str().into(),
+            dead_letters: topics.feed_dead_letters.as_str().into(),
+            application: application.to_owned(),
+            sid: sid.to_owned(),
+        }
+    }
+
+    /// Event and state of one change.
+    ///
+    /// # Errors
+    /// [`SchemaFault`] when the record does not fit its schema after all.
+    pub fn change(&self, change: &Change, window: Window, snapshot: Snapshot, now: Timestamp) -> Result<Piece, SchemaFault> {
+        let record = &change.record;
+        let source = self.source(change, window, snapshot);
+        let subject = subject(self.feed);
+        let parts = EnvelopeParts { before: change.before.as_deref(), after: &record.datum, source: &source, op: change.op, ts_ms: now };
+        let event = Outgoing {
+            topic: Arc::clone(&self.changes),
+            partition: None,
+            key: Some(record.number.clone().into_bytes()),
+            value: Some(self.codec.encode_envelope(subject, &parts)?),
+            headers: Vec::new(),
+        };
+        let state = FeedState {
+            record_id: Some(record.id.clone()),
+            number: Some(record.number.clone()),
+            modified: Some(record.modified),
+            asked_at: Some(change.asked_at),
+            content_hash: change.hash.to_vec(),
+            version: self.codec.keep(subject, &record.datum),
+            ..self.entry(StateKind::Record)
+        };
+        let told = Told::Event(change.op.letter());
+        Ok(Piece { event, state: self.write(&StateKey::record(self.feed, &record.id), &state)?, told })
+    }
+
+    /// A record that does not fit: its JSON as the ERP sent it, and its hash, so that it is told once per content.
+    ///
+    /// # Errors
+    /// [`SchemaFault`].
+    pub fn dead_letter(&self, row: &Row, misfit: &Misfit) -> Result<Piece, SchemaFault> {
+        let id = misfit.id.as_deref().or(row.id.as_deref());
+        let shown = id.map_or_else(|| unidentified(&row.hash), ToOwned::to_owned);
+        let header = |name: &str, value: String| (format!("__connect.errors.{name}"), Some(value.into_bytes()));
+        let event = Outgoing {
+            topic: Arc::clone(&self.dead_letters),
+            partition: None,
+            key: Some(StateKey::record(self.feed, &shown).bytes().to_vec()),
+            value: Some(row.json.get().as_bytes().to_vec()),
+            headers: vec![
+                header("topic", self.changes.to_string()),
+                header("connector.name", self.application.clone()),
+                header("task.id", self.feed.partition().to_string()),
+                header("stage", "VALUE_CONVERTER".to_owned()),
+                header("class.name", "wdt_connector::source::diff".to_owned()),
+                header("exception.class.name", "wdt_connector::erp::record::Misfit".to_owned()),
+                header("exception.message", misfit.to_string()),
+            ],
+        };
+        let state = FeedState {
+            record_id: id.map(ToOwned::to_owned),
+            asked_at: Some(row.asked_at),
+            content_hash: row.hash.to_vec(),
+            ..self.entry(StateKind::DeadLetter)
+        };
+        Ok(Piece { event, state: self.write(&StateKey::dead_letter(self.feed, id, &row.hash), &state)?, told: Told::DeadLetter })
+    }
+
+    /// How far the feed has been read.
+    ///
+    /// # Errors
+    /// [`SchemaFault`].
+    pub fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<Outgoing, SchemaFault> {
+        let state = FeedState { checkpoint: Some(checkpoint.clone()), ..self.entry(StateKind::Checkpoint) };
+        self.write(&StateKey::checkpoint(self.feed), &state)
+    }
+
+    /// A new owner's mark; nobody else writes this nonce.
+    ///
+    /// # Errors
+    /// [`SchemaFault`].
+    pub fn barrier(&self, nonce: String) -> Result<Outgoing, SchemaFault> {
+        let state = FeedState { nonce: Some(nonce), ..self.entry(StateKind::Barrier) };
+        self.write(&StateKey::barrier(self.feed), &state)
+    }
+
+    fn write(&self, key: &StateKey, state: &FeedState) -> Result<Outgoing, SchemaFault> {
+        Ok(Outgoing {
+            topic: Arc::clone(&self.state),
+            partition: Some(self.feed.partition()),
+            key: Some(key.bytes().to_vec()),
+            value: Some(self.codec.encode_feed_state(state)?),
+            headers: Vec::new(),
+        })
+    }
+
+    fn entry(&self, kind: StateKind) -> FeedState {
+        FeedState {
+            kind,
+            feed: self.feed.name().to_owned(),
+            record_id: None,
+            number: None,
+            modified: None,
+            asked_at: None,
+            content_hash: Vec::new(),
+            version: Vec::new(),
+            checkpoint: None,
+            nonce: None,
+        }
+    }
+
+    fn source(&self, change: &Change, window: Window, snapshot: Snapshot) -> Source {
+        let record = &change.record;
+        let command = match (self.feed, &record.return_no, &record.remark) {
+            (Feed::ReturnOutbounds, Some(return_no), Some(remark)) => self.markers.lookup(return_no, remark),
+            (Feed::ReturnOutbounds | Feed::PurchaseReturns, _, _) => None,
+        };
+        let (command_id, marker) = command.unzip();
+        Source {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            connector: "wdt".to_owned(),
+            name: self.application.clone(),
+            ts_ms: record.modified,
+            snapshot: Some(snapshot.text().to_owned()),
+            db: self.sid.clone(),
+            table: self.feed.name().to_owned(),
+            edition: match self.edition {
+                Edition::Flagship => "flagship".to_owned(),
+                Edition::Enterprise => "enterprise".to_owned(),
+            },
+            sid: self.sid.clone(),
+            query: call_of(self.feed, self.edition).method().to_owned(),
+            window_start: Some(window.start),
+            window_end: Some(window.end),
+            command_id,
+            marker,
+        }
+    }
+}

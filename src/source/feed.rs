@@ -1,0 +1,225 @@
+//! One owned feed from its assignment to the end of its lease: take over, restore, serve, and again where nobody
+//! knows what was committed.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    board::Pulse,
+    clock::Moment,
+    config::{Feed, FeedSettings},
+    kafka::{Group, Lease, Loader, Store, TakeOver, TakeOverFault, Transactor, take_over},
+    schema::{Checkpoint, Codec, DecodeFault, LearnFault},
+};
+
+use super::{
+    Parts, RouteFault,
+    change::{Scribe, StateKey, call_of},
+    publish::PublishFault,
+    query, settings_of,
+    status::{FeedPhase, StatusBoard},
+    tenure::Tenure,
+    window::{Cursor, Resumed},
+};
+
+/// The loop beats at least this often while it waits for something that may take long.
+pub(super) const BEAT: Duration = Duration::from_secs(10);
+
+/// Everything one feed needs under one lease.
+pub(super) struct FeedTask {
+    pub parts: Parts,
+    pub feed: Feed,
+    pub group: Group,
+    pub transactor: Transactor,
+    pub store: Store,
+    pub status: StatusBoard,
+    pub lease: Lease,
+    pub cancel: CancellationToken,
+}
+
+/// Why a tenure ended.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// Revoked, lost or shutting down.
+    Over,
+    /// Nobody knows what was committed: read it from the log.
+    TakeOver(String),
+    Fault(RouteFault),
+}
+
+impl From<PublishFault> for Stop {
+    fn from(fault: PublishFault) -> Self {
+        match fault {
+            PublishFault::NotOwner => Self::Over,
+            PublishFault::Unknown(reason) => Self::TakeOver(reason),
+            PublishFault::Fenced(reason) => Self::Fault(RouteFault::Fenced(reason)),
+            PublishFault::Store(fault) => Self::Fault(fault.into()),
+        }
+    }
+}
+
+impl<F: Into<RouteFault>> From<F> for Stop {
+    fn from(fault: F) -> Self {
+        Self::Fault(fault.into())
+    }
+}
+
+impl FeedTask {
+    /// Until the lease ends.
+    pub(super) async fn run(self) -> Result<(), RouteFault> {
+        let name = match self.feed {
+            Feed::PurchaseReturns => "feeds.purchase_returns",
+            Feed::ReturnOutbounds => "feeds.return_outbounds",
+        };
+        // Generous: a commit alone may wait for a broker that restarts.
+        let pulse = self.parts.board.pulse(name, Duration::from_secs(600));
+        let result = loop {
+            match self.tenure(&pulse).await {
+                Stop::Over => break Ok(()),
+                Stop::TakeOver(reason) => {
+                    tracing::warn!(feed.name = self.feed.name(), error = %reason, "outcome of a transaction unknown, taking the feed over again");
+                }
+                Stop::Fault(fault) => break Err(fault),
+            }
+        };
+        self.parts.board.end_pulse(name);
+        result
+    }
+
+    async fn tenure(&self, pulse: &Pulse) -> Stop {
+        let mut tenure = match self.begin(pulse).await {
+            Ok(tenure) => tenure,
+            Err(stop) => return stop,
+        };
+        loop {
+            if let Err(stop) = tenure.turn().await {
+                return stop;
+            }
+        }
+    }
+
+    pub(super) fn settings(&self) -> &FeedSettings {
+        settings_of(&self.parts.settings, self.feed)
+    }
+
+    async fn begin<'a>(&'a self, pulse: &'a Pulse) -> Result<Tenure<'a>, Stop> {
+        self.status.feed(self.feed, |status| status.state = FeedPhase::Restoring);
+        self.status.ready();
+        let settings = self.settings();
+        let edition = settings.edition;
+        let parts = &self.parts;
+        let sid = parts.erp.sid(call_of(self.feed, edition));
+        let (codec, markers) = (Arc::clone(&parts.codec), Arc::clone(&parts.markers));
+        let application = &parts.settings.kafka.application_id;
+        let scribe = Scribe::new(&parts.settings.topics, application, self.feed, edition, sid, codec, markers);
+        let stored = self.restore(&scribe, pulse).await?;
+        let (cursor, resumed) = Cursor::resume(stored, settings.start, &query::filters_hash(self.feed, settings));
+        let at = cursor.checkpoint();
+        match resumed {
+            Resumed::First => tracing::info!(feed.name = self.feed.name(), feed.start = %at.watermark, "first read of the feed"),
+            Resumed::AsLeft => tracing::info!(feed.name = self.feed.name(), feed.watermark = %at.watermark, "feed resumed"),
+            Resumed::FiltersChanged => tracing::info!(
+                feed.name = self.feed.name(),
+                feed.start = %settings.start,
+                feed.watermark = %at.watermark,
+                "the filters changed, so everything since the start is read again beside the live feed"
+            ),
+        }
+        Ok(Tenure::new(self, pulse, scribe, cursor, resumed != Resumed::AsLeft))
+    }
+
+    /// Takes the feed's partition over and fills the local store; gives the checkpoint found.
+    async fn restore(&self, scribe: &Scribe, pulse: &Pulse) -> Result<Option<Checkpoint>, Stop> {
+        let began = Instant::now();
+        let partition = self.feed.partition();
+        self.store.clear(partition)?;
+        let loading = Loading(Arc::new(Mutex::new(Some(Loader::new(self.store.clone())))));
+        let apply = {
+            let loader = Arc::clone(&loading.0);
+            Box::new(move |partition: i32, key: &[u8], value: Option<&[u8]>| {
+                match &mut *loader.lock().unwrap_or_else(PoisonError::into_inner) {
+                    Some(loader) => loader.push(partition, key, value).map_err(|fault| fault.to_string()),
+                    None => Err("the take-over was given up".to_owned()),
+                }
+            })
+        };
+        let nonce = format!("{}-{}-{}", std::process::id(), Moment::now().0, self.lease.epoch);
+        let partitions = vec![TakeOver { lease: self.lease, barrier: scribe.barrier(nonce)? }];
+        let taking = take_over(&self.parts.settings.kafka, &self.group, &self.transactor, partitions, apply);
+        let entries: u64 = match self.cancel.run_until_cancelled(beating(pulse, taking)).await {
+            None | Some(Err(TakeOverFault::NotOwner(_))) => return Err(Stop::Over),
+            Some(Err(TakeOverFault::Fenced(reason))) => return Err(RouteFault::Fenced(reason).into()),
+            Some(Err(TakeOverFault::Refused(reason))) => return Err(RouteFault::State(reason).into()),
+            Some(Ok(restored)) => restored.iter().map(|restored| restored.entries).sum(),
+        };
+        if let Some(mut loader) = loading.end() {
+            loader.flush()?;
+        }
+        let took_ms = began.elapsed().as_millis();
+        tracing::info!(feed.name = self.feed.name(), state.entries = entries, state.took_ms = took_ms, "feed taken over");
+        let Some(bytes) = self.store.get(partition, StateKey::checkpoint(self.feed).bytes())? else { return Ok(None) };
+        loop {
+            match self.parts.codec.decode_feed_state(&bytes) {
+                Ok(state) => return Ok(state.checkpoint),
+                Err(DecodeFault::UnknownSchemaId(id)) => learn(&self.parts.codec, &self.cancel, id).await?,
+                Err(DecodeFault::Malformed(reason)) => {
+                    let reason = format!("the checkpoint of feed {} cannot be read: {reason}", self.feed.name());
+                    return Err(RouteFault::State(reason).into());
+                }
+            }
+        }
+    }
+}
+
+/// Ends the loading of the store with the take-over: what still runs of one that was dropped must not write into the
+/// state of the next.
+struct Loading(Arc<Mutex<Option<Loader>>>);
+
+impl Loading {
+    fn end(&self) -> Option<Loader> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Drop for Loading {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Asks the registry for a schema the state was written with, as long as that takes.
+pub(super) async fn learn(codec: &Codec, cancel: &CancellationToken, id: u32) -> Result<(), Stop> {
+    loop {
+        match cancel.run_until_cancelled(codec.learn(id)).await {
+            None => return Err(Stop::Over),
+            Some(Ok(())) => return Ok(()),
+            Some(Err(LearnFault::Unusable(reason))) => {
+                return Err(
+                    RouteFault::State(format!("the feeds' state was written with schema id {id}, which is unusable: {reason}")).into()
+                );
+            }
+            Some(Err(LearnFault::Unavailable(reason))) => {
+                tracing::warn!(schema.id = id, error = %reason, "a schema of the feeds' state cannot be fetched, trying again");
+                if cancel.run_until_cancelled(tokio::time::sleep(Duration::from_secs(2))).await.is_none() {
+                    return Err(Stop::Over);
+                }
+            }
+        }
+    }
+}
+
+/// Waits for something that has its own time-outs, beating meanwhile.
+pub(super) async fn beating<T>(pulse: &Pulse, work: impl Future<Output = T>) -> T {
+    tokio::pin!(work);
+    loop {
+        pulse.beat();
+        if let Ok(done) = tokio::time::timeout(BEAT, &mut work).await {
+            return done;
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! ROUTE 2: an ERP change becomes an event.
+//!
+//! ```text
+//!            ┌──────────────── one task per owned feed (feed.rs) ────────────────┐
+//! group ──▶  │ window ──▶ fetch ──▶ diff ──▶ change ──▶ publish ──▶ change topic │
+//! (feeds.    │   ▲        ERP, all   state,    bytes      one        + state     │
+//!  state)    │   │        pages or   hash                 transaction + checkpoint│
+//!            │   └─────── none ───── first ◀───────────────────┘                 │
+//!            └────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Owning partition i of `wdt.feeds.state` is owning feed i. A new owner waits for stable offsets and its barrier,
+//! then rebuilds the last published versions in a local cache, and goes on from the checkpoint.
+//!
+//! What it promises, after things settle: the last event per key is the ERP's record; no version comes twice; a
+//! version that stays current longer than poll interval + safety lag + the whole fetch is not missed. What was there
+//! only between two polls is not seen.
+
+pub mod change;
+pub mod diff;
+mod feed;
+pub mod fetch;
+mod pass;
+pub mod publish;
+pub mod query;
+pub mod reader;
+pub mod status;
+mod tenure;
+pub mod window;
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinError, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    board::Board,
+    config::{Feed, FeedSettings, Settings},
+    erp::Erp,
+    kafka::{Group, GroupEvent, GroupFault, GroupOptions, Lease, Store, StoreFault, Transactor},
+    metrics::Metrics,
+    schema::{Codec, SchemaFault},
+};
+
+use feed::FeedTask;
+use status::{FeedPhase, StatusBoard};
+
+/// Which command is behind an outbound order. Asked for every outbound event; `None` while it is not known (yet).
+pub trait MarkerIndex: Send + Sync + 'static {
+    /// The command id and the marker, from the order's return and its remark.
+    fn lookup(&self, return_no: &str, remark: &str) -> Option<(String, String)>;
+}
+
+impl fmt::Debug for dyn MarkerIndex {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("MarkerIndex")
+    }
+}
+
+/// Knows no command: `source.command_id` and `source.marker` stay null.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoMarkers;
+
+impl MarkerIndex for NoMarkers {
+    fn lookup(&self, _return_no: &str, _remark: &str) -> Option<(String, String)> {
+        None
+    }
+}
+
+/// What the change route is made of.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    pub settings: Arc<Settings>,
+    pub erp: Erp,
+    pub codec: Arc<Codec>,
+    pub metrics: Arc<Metrics>,
+    pub board: Board,
+    pub shutdown: CancellationToken,
+    pub markers: Arc<dyn MarkerIndex>,
+}
+
+/// Why the change route ended although nobody asked it to.
+#[derive(Debug, thiserror::Error)]
+pub enum RouteFault {
+    #[error("the feeds' membership of their consumer group ended: {0}")]
+    Group(#[from] GroupFault),
+    #[error("the feeds have no producer: {0}")]
+    Producer(String),
+    #[error("the feeds' producer was fenced: {0}")]
+    Fenced(String),
+    #[error("the feeds' local cache failed: {0}")]
+    Store(#[from] StoreFault),
+    /// The compacted topic holds what this connector cannot read.
+    #[error("{0}")]
+    State(String),
+    #[error("the feeds' own state does not fit its schema: {0}")]
+    Schema(#[from] SchemaFault),
+    #[error("a feed's task ended unexpectedly: {0}")]
+    Task(#[from] JoinError),
+}
+
+/// The main loop turns at least this often, whatever happens.
+const TICK: Duration = Duration::from_secs(5);
+
+/// The settings of a feed.
+#[must_use]
+pub fn settings_of(settings: &Settings, feed: Feed) -> &FeedSettings {
+    match feed {
+        Feed::PurchaseReturns => &settings.purchase_returns,
+        Feed::ReturnOutbounds => &settings.return_outbounds,
+    }
+}
+
+/// Runs the enabled feeds this instance owns until [`Parts::shutdown`].
+///
+/// # Errors
+/// [`RouteFault`]: the process must stop or a person must act. An ERP or a broker that is away is no error.
+pub async fn run(parts: Parts) -> Result<(), RouteFault> {
+    let enabled: Vec<Feed> = Feed::ALL.into_iter().filter(|feed| settings_of(&parts.settings, *feed).enabled).collect();
+    // Nothing is ever fetched through the membership, so the limit is never met.
+    let options = GroupOptions { role: "feeds".to_owned(), topic: parts.settings.topics.feeds_state.clone(), pending_limit: 1 };
+    let (group, events) = Group::join(&parts.settings.kafka, options)?;
+    let route = Route {
+        transactor: Transactor::start(&parts.settings.kafka, "feeds").map_err(RouteFault::Producer)?,
+        store: Store::create(&parts.settings.cache_dir, "feeds")?,
+        status: StatusBoard::new(parts.board.clone(), &enabled),
+        group,
+        enabled,
+        running: HashMap::new(),
+        tasks: JoinSet::new(),
+        parts,
+    };
+    route.run(events).await
+}
+
+struct Route {
+    parts: Parts,
+    enabled: Vec<Feed>,
+    group: Group,
+    transactor: Transactor,
+    store: Store,
+    status: StatusBoard,
+    running: HashMap<Lease, Running>,
+    tasks: JoinSet<(Lease, Result<(), RouteFault>)>,
+}
+
+struct Running {
+    feed: Feed,
+    cancel: CancellationToken,
+    abort: AbortHandle,
+}
+
+impl Route {
+    async fn run(mut self, mut events: mpsc::UnboundedReceiver<GroupEvent>) -> Result<(), RouteFault> {
+        let pulse = self.parts.board.pulse("feeds", TICK * 12);
+        let mut tick = tokio::time::interval(TICK);
+        let mut leaving = None;
+        let shutdown = self.parts.shutdown.clone();
+        let result = loop {
+            pulse.beat();
+            let ended = tokio::select! {
+                event = events.recv() => match event {
+                    Some(event) => self.event(event).await,
+                    None => break Ok(()),
+                },
+                Some(ended) = self.tasks.join_next() => self.ended(ended),
+                () = shutdown.cancelled(), if leaving.is_none() => {
+                    // The last `Revoking` comes through `events`, so they go on being served meanwhile.
+                    let group = self.group.clone();
+                    leaving = Some(tokio::spawn(async move { group.leave().await }));
+                    Ok(())
+                }
+                _ = tick.tick() => Ok(()),
+            };
+            if let Err(fault) = ended {
+                break Err(fault);
+            }
+        };
+        for running in self.running.values() {
+            running.cancel.cancel();
+        }
+        self.tasks.shutdown().await;
+        if let Some(leaving) = leaving {
+            leaving.await?;
+        }
+        self.parts.board.end_pulse("feeds");
+        result
+    }
+
+    async fn event(&mut self, event: GroupEvent) -> Result<(), RouteFault> {
+        match event {
+            GroupEvent::Assigned(leases) => {
+                for lease in leases {
+                    self.begin(lease).await?;
+                }
+                self.status.ready();
+                Ok(())
+            }
+            GroupEvent::Revoking { leases, done } => {
+                // A running transaction is finished, everything else is dropped: the next owner reads it again.
+                let result = self.end(&leases, false).await;
+                // Nobody listening any more means that ownership is over already.
+                let _ = done.send(());
+                self.status.ready();
+                result
+            }
+            GroupEvent::Lost(leases) => {
+                tracing::warn!(feed.partitions = ?partitions(&leases), "feeds lost, whatever was not committed is the next owner's");
+                let result = self.end(&leases, true).await;
+                self.status.ready();
+                result
+            }
+            // Nothing is fetched: state is read by take-overs, with consumers of their own.
+            GroupEvent::Records(_) => Ok(()),
+            GroupEvent::Failed(fault) => Err(fault.into()),
+        }
+    }
+
+    /// Starts the feed whose partition was assigned, once nothing of an earlier lease on it runs any more.
+    async fn begin(&mut self, lease: Lease) -> Result<(), RouteFault> {
+        let Some(feed) = self.enabled.iter().copied().find(|feed| feed.partition() == lease.partition) else {
+            return Ok(());
+        };
+        let earlier: Vec<Lease> = self.running.keys().copied().filter(|other| other.partition == lease.partition).collect();
+        self.end(&earlier, true).await?;
+        self.status.feed(feed, |status| status.state = FeedPhase::Restoring);
+        let cancel = CancellationToken::new();
+        let task = FeedTask {
+            parts: self.parts.clone(),
+            feed,
+            group: self.group.clone(),
+            transactor: self.transactor.clone(),
+            store: self.store.clone(),
+            status: self.status.clone(),
+            lease,
+            cancel: cancel.clone(),
+        };
+        let abort = self.tasks.spawn(async move { (lease, task.run().await) });
+        self.running.insert(lease, Running { feed, cancel, abort });
+        Ok(())
+    }
+
+    /// Ends the tasks of some leases and waits until they are gone.
+    async fn end(&mut self, leases: &[Lease], abort: bool) -> Result<(), RouteFault> {
+        for running in leases.iter().filter_map(|lease| self.running.get(lease)) {
+            running.cancel.cancel();
+            if abort {
+                running.abort.abort();
+            }
+        }
+        let mut result = Ok(());
+        while leases.iter().any(|lease| self.running.contains_key(lease)) {
+            match self.tasks.join_next().await {
+                Some(ended) => result = result.and(self.ended(ended)),
+                None => break,
+            }
+        }
+        result
+    }
+
+    fn ended(&mut self, ended: Result<(Lease, Result<(), RouteFault>), JoinError>) -> Result<(), RouteFault> {
+        let (gone, result) = match ended {
+            Ok((lease, result)) => (vec![lease], result),
+            Err(error) => {
+                // A task that was aborted or panicked has no lease to tell; its handle knows that it is gone.
+                let gone = self.running.iter().filter(|(_, running)| running.abort.is_finished()).map(|(lease, _)| *lease).collect();
+                (gone, if error.is_cancelled() { Ok(()) } else { Err(error.into()) })
+            }
+        };
+        for running in gone.iter().filter_map(|lease| self.running.remove(lease)) {
+            self.status.feed(running.feed, |status| status.state = FeedPhase::Elsewhere);
+        }
+        result
+    }
+}
+
+fn partitions(leases: &[Lease]) -> Vec<i32> {
+    leases.iter().map(|lease| lease.partition).collect()
+}

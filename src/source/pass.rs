@@ -1,0 +1,231 @@
+//! The second half of a window: rows ▶ diff ▶ change ▶ publish, chunk by chunk, so that memory is given back as it
+//! goes and even a huge second is never held twice.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use crate::{
+    clock::Timestamp,
+    config::Feed,
+    erp::{
+        QueryFault,
+        record::{DriftKind, Misfit, Record},
+    },
+    schema::Op,
+};
+
+use super::{
+    RouteFault,
+    change::{Piece, Snapshot, call_of},
+    diff::{Change, DiffFault, Differ, Finding, Kept},
+    feed::{Stop, learn},
+    fetch::{FetchFault, Gathered, Row, Rules, gather},
+    publish::BATCH,
+    query,
+    tenure::Tenure,
+    window::{Cursor, Limits, Pass, Window},
+};
+
+/// Names of deviating fields that are remembered, so that each is logged once; past that they are only counted.
+const DRIFT_NAMES: usize = 1_000;
+
+/// A window that was read, and where the passes stand once it is published.
+pub(super) struct Reading {
+    pub pass: Pass,
+    pub window: Window,
+    pub limits: Limits,
+    pub next: Cursor,
+}
+
+/// What came of a window.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub unchanged: usize,
+    pub events: usize,
+    pub dead_letters: usize,
+    pub latest_late_row: Option<Duration>,
+}
+
+/// What is to be published.
+enum Item {
+    Change(Box<Change>),
+    DeadLetter(Row, Misfit),
+}
+
+impl Tenure<'_> {
+    /// Publishes what is new in `rows`; the checkpoint goes with the last batch. An inner error is the ERP's, met
+    /// when it was asked about single records: the window is then read again, and nothing published comes twice.
+    pub(super) async fn publish(&mut self, rows: Vec<Row>, reading: &Reading) -> Result<Result<Counts, FetchFault>, Stop> {
+        let mut counts = Counts::default();
+        let mut items: VecDeque<Item> = VecDeque::new();
+        let mut rows = rows.into_iter();
+        loop {
+            let chunk: Vec<Row> = rows.by_ref().take(BATCH).collect();
+            if chunk.is_empty() {
+                break;
+            }
+            for finding in self.compare(chunk, reading.pass).await? {
+                let finding = match finding {
+                    Finding::AskAgain { kept, record } => match self.ask_again(kept, &record, reading).await? {
+                        Ok(finding) => finding,
+                        Err(fault) => return Ok(Err(fault)),
+                    },
+                    settled => settled,
+                };
+                match finding {
+                    Finding::Change(change) => items.push_back(Item::Change(change)),
+                    Finding::Misfit { row, misfit } => items.push_back(Item::DeadLetter(row, misfit)),
+                    Finding::Same | Finding::AskAgain { .. } => counts.unchanged += 1,
+                }
+            }
+            // One batch is kept back: only the last knows that it is.
+            while items.len() > BATCH {
+                let batch = items.drain(..BATCH).collect();
+                self.batch(batch, reading, false, &mut counts).await?;
+            }
+        }
+        let batch = items.into_iter().collect();
+        self.batch(batch, reading, true, &mut counts).await?;
+        Ok(Ok(counts))
+    }
+
+    /// Compares rows with the state, off the reactor: it hashes, decodes and reads the disk.
+    async fn compare(&self, rows: Vec<Row>, pass: Pass) -> Result<Vec<Finding>, Stop> {
+        let (feed, edition) = (self.task.feed, self.settings.edition);
+        let unseen = match pass {
+            Pass::Backfill => Op::Read,
+            Pass::Live | Pass::Late if self.cursor.checkpoint().snapshot => Op::Read,
+            Pass::Live | Pass::Late => Op::Create,
+        };
+        let rows = Arc::new(rows);
+        loop {
+            let (store, codec, rows) = (self.publisher.store.clone(), Arc::clone(&self.task.parts.codec), Arc::clone(&rows));
+            let compared = tokio::task::spawn_blocking(move || {
+                let lookup = |key: &super::change::StateKey| store.get(feed.partition(), key.bytes());
+                let differ = Differ { feed, edition, codec: &codec, unseen, lookup: &lookup };
+                rows.iter().map(|row| differ.compare(row.clone())).collect::<Result<Vec<_>, _>>()
+            });
+            match compared.await? {
+                Ok(findings) => return Ok(findings),
+                Err(DiffFault::Learn(id)) => learn(&self.task.parts.codec, &self.task.cancel, id).await?,
+                Err(DiffFault::State(reason)) => return Err(RouteFault::State(reason).into()),
+                Err(DiffFault::Store(fault)) => return Err(fault.into()),
+            }
+        }
+    }
+
+    /// A version that looks older than what was published: the ERP is asked about this very record, and believed.
+    async fn ask_again(&mut self, kept: Kept, record: &Record, reading: &Reading) -> Result<Result<Finding, FetchFault>, Stop> {
+        let (feed, edition) = (self.task.feed, self.settings.edition);
+        let call = call_of(feed, edition);
+        let rules =
+            Rules { feed, call, page_size: query::page_size(feed, self.settings), budget: None, splittable: false, closes_at: None };
+        let queries = query::of_record(feed, self.settings, record);
+        let mut reader = self.reader(reading.pass);
+        let gathered = self.task.cancel.run_until_cancelled(gather(&mut reader, &queries, rules)).await;
+        self.note(&reader);
+        let rows = match gathered {
+            None => return Err(Stop::Over),
+            Some(Err(fault)) => return Ok(Err(fault)),
+            Some(Ok(Gathered::Rows { rows, .. })) => rows,
+            Some(Ok(Gathered::TooLarge { .. } | Gathered::Split | Gathered::TooEarly)) => {
+                let reason = "a question about one record was answered as if it were a window".to_owned();
+                return Ok(Err(QueryFault::Unusable { call, reason }.into()));
+            }
+        };
+        let older_than = kept.modified;
+        let finding = match rows.into_iter().find(|row| row.id.as_deref() == Some(record.id.as_str())) {
+            // It moved on meanwhile, so a later window shows it.
+            None => Finding::Same,
+            Some(answer) => {
+                let lookup = |_: &super::change::StateKey| Ok(None);
+                Differ { feed, edition, codec: &self.task.parts.codec, unseen: Op::Create, lookup: &lookup }.confirm(kept, answer)
+            }
+        };
+        let confirmed = matches!(&finding, Finding::Change(change) if change.record.modified < older_than);
+        self.task.parts.metrics.feed_older(feed, confirmed);
+        tracing::info!(
+            feed.name = feed.name(),
+            record.id,
+            confirmed,
+            "a record that looked older than published was asked for by its number"
+        );
+        Ok(Ok(finding))
+    }
+
+    async fn batch(&mut self, items: Vec<Item>, reading: &Reading, last: bool, counts: &mut Counts) -> Result<(), Stop> {
+        let now = Timestamp::now();
+        let ends_snapshot = last && self.cursor.checkpoint().snapshot && !reading.next.checkpoint().snapshot;
+        let last_read = items.iter().rposition(|item| matches!(item, Item::Change(change) if change.op == Op::Read));
+        let mut pieces = Vec::with_capacity(items.len());
+        let mut late = Vec::new();
+        for (index, item) in items.into_iter().enumerate() {
+            match item {
+                Item::Change(change) => {
+                    let snapshot = match change.op {
+                        Op::Read if ends_snapshot && Some(index) == last_read => Snapshot::Last,
+                        Op::Read => Snapshot::Part,
+                        Op::Create | Op::Update => Snapshot::No,
+                    };
+                    pieces.push(self.scribe.change(&change, reading.window, snapshot, now)?);
+                    counts.events += 1;
+                    self.drift(&change.record);
+                    match reading.pass {
+                        Pass::Late => late.push(since(change.record.modified, change.asked_at)),
+                        Pass::Live | Pass::Backfill => {}
+                    }
+                }
+                Item::DeadLetter(row, misfit) => {
+                    pieces.push(self.dead_letter(&row, &misfit)?);
+                    counts.dead_letters += 1;
+                }
+            }
+        }
+        let save = last && (!pieces.is_empty() || self.must_save(&reading.next));
+        let checkpoint = if save { Some(self.scribe.checkpoint(reading.next.checkpoint())?) } else { None };
+        self.publisher.publish(pieces, checkpoint).await?;
+        if save {
+            self.is_saved();
+        }
+        for late in late {
+            self.task.parts.metrics.feed_late_row(self.task.feed, late);
+            counts.latest_late_row = counts.latest_late_row.max(Some(late));
+        }
+        Ok(())
+    }
+
+    fn dead_letter(&self, row: &Row, misfit: &Misfit) -> Result<Piece, Stop> {
+        tracing::warn!(
+            feed.name = self.task.feed.name(),
+            record.id = misfit.id.as_deref().or(row.id.as_deref()),
+            record.field = misfit.field,
+            error = misfit.reason,
+            "a record does not fit and goes to the feed's dead letters"
+        );
+        Ok(self.scribe.dead_letter(row, misfit)?)
+    }
+
+    /// Counts every deviating field, and names each once.
+    fn drift(&mut self, record: &Record) {
+        let feed: Feed = self.task.feed;
+        for drift in &record.drift {
+            let kind = match drift.kind {
+                DriftKind::Unknown => "unknown",
+                DriftKind::Retyped => "retyped",
+            };
+            self.task.parts.metrics.drift(feed, kind, &drift.field);
+            if self.drift.len() < DRIFT_NAMES && self.drift.insert((drift.field.clone(), kind)) {
+                tracing::warn!(
+                    feed.name = feed.name(),
+                    field.name = drift.field,
+                    field.deviation = kind,
+                    "the ERP sends a field otherwise than documented; it is kept in `extra`"
+                );
+            }
+        }
+    }
+}
+
+/// How long after its modified time a record was asked for.
+fn since(modified: Timestamp, asked_at: Timestamp) -> Duration {
+    Duration::from_millis(u64::try_from(asked_at.0 - modified.0).unwrap_or(0))
+}

@@ -1,0 +1,160 @@
+//! What the ERP is asked: the queries of a window, and the question about one record. Pure.
+
+use crate::{
+    config::{Edition, Feed, FeedSettings},
+    erp::{Selection, record::Record},
+};
+
+use super::window::Window;
+
+/// Every status of the enterprise edition's outbound orders, ascending with cancelled last: an order moves to the
+/// right in this list, so one that changes status between two queries shortens its way into the next window. Sound in
+/// any order, as a move stamps a modified time after the window's end.
+const ENTERPRISE_STATUSES: [u32; 5] = [50, 55, 95, 110, 5];
+
+/// `last_modified` of the flagship outbound query.
+const BY_MODIFIED: u8 = 3;
+
+/// The enterprise edition answers at most this many rows a page.
+const ENTERPRISE_PAGE: u32 = 30;
+
+/// The queries that together show everything modified in `window`, in the order they are asked.
+#[must_use]
+pub fn of_window(feed: Feed, settings: &FeedSettings, window: Window) -> Vec<Selection> {
+    let filters = &settings.filters;
+    let base = Selection {
+        window: Some((window.start, window.end)),
+        time_type: None,
+        return_no: None,
+        status: None,
+        warehouse_no: filters.warehouse_no.clone(),
+        provider_no: filters.provider_no.clone(),
+    };
+    let one_per_status = |statuses: Vec<String>| statuses.into_iter().map(|status| Selection { status: Some(status), ..base.clone() });
+    match (feed, settings.edition, &filters.status) {
+        (Feed::PurchaseReturns, Edition::Flagship | Edition::Enterprise, None) => vec![base],
+        (Feed::PurchaseReturns, Edition::Flagship | Edition::Enterprise, Some(list)) => one_per_status(statuses(list)).collect(),
+        (Feed::ReturnOutbounds, Edition::Flagship, list) => {
+            vec![Selection { time_type: Some(BY_MODIFIED), status: list.clone(), ..base }]
+        }
+        (Feed::ReturnOutbounds, Edition::Enterprise, None) => {
+            one_per_status(ENTERPRISE_STATUSES.iter().map(u32::to_string).collect()).collect()
+        }
+        (Feed::ReturnOutbounds, Edition::Enterprise, Some(list)) => one_per_status(statuses(list)).collect(),
+    }
+}
+
+/// The question about one record: by its return's number, or by the second it was modified in where it has none.
+#[must_use]
+pub fn of_record(feed: Feed, settings: &FeedSettings, record: &Record) -> Vec<Selection> {
+    let number = match feed {
+        Feed::PurchaseReturns => Some(record.number.clone()),
+        Feed::ReturnOutbounds => record.return_no.clone().filter(|number| !number.is_empty()),
+    };
+    let Some(number) = number else {
+        return of_window(feed, settings, Window { start: record.modified.floor_second(), end: record.modified.floor_second() });
+    };
+    let status = match (feed, settings.edition) {
+        // Without status this query shows shipped and completed orders only.
+        (Feed::ReturnOutbounds, Edition::Enterprise) => record.status.map(|status| status.to_string()),
+        (Feed::ReturnOutbounds, Edition::Flagship) | (Feed::PurchaseReturns, Edition::Flagship | Edition::Enterprise) => None,
+    };
+    vec![Selection { window: None, time_type: None, return_no: Some(number), status, warehouse_no: None, provider_no: None }]
+}
+
+/// Rows a page may hold.
+#[must_use]
+pub fn page_size(feed: Feed, settings: &FeedSettings) -> u32 {
+    match (feed, settings.edition) {
+        (Feed::ReturnOutbounds, Edition::Enterprise) => settings.page_size.clamp(1, ENTERPRISE_PAGE),
+        (Feed::ReturnOutbounds, Edition::Flagship) | (Feed::PurchaseReturns, Edition::Flagship | Edition::Enterprise) => {
+            settings.page_size.max(1)
+        }
+    }
+}
+
+/// Names what the state was built with: when it changes, everything is read again.
+#[must_use]
+pub fn filters_hash(feed: Feed, settings: &FeedSettings) -> String {
+    let filters = &settings.filters;
+    let edition = match settings.edition {
+        Edition::Flagship => "flagship",
+        Edition::Enterprise => "enterprise",
+    };
+    let text = serde_json::json!([feed.name(), edition, filters.warehouse_no, filters.provider_no, filters.status]).to_string();
+    format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes()))
+}
+
+/// A configured list, ascending, cancelled (5) last.
+fn statuses(list: &str) -> Vec<String> {
+    let mut statuses: Vec<String> = list.split(',').map(|status| status.trim().to_owned()).filter(|status| !status.is_empty()).collect();
+    statuses.sort_by_key(|status| (status == "5", status.parse::<u32>().unwrap_or(u32::MAX), status.clone()));
+    statuses.dedup();
+    statuses
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{clock::Timestamp, source::tests::settings};
+
+    fn window() -> Window {
+        Window { start: Timestamp(0), end: Timestamp(60_000) }
+    }
+
+    fn asked(feed: Feed, settings: &FeedSettings) -> Vec<Option<String>> {
+        of_window(feed, settings, window()).into_iter().map(|query| query.status).collect()
+    }
+
+    #[test]
+    fn enterprise_asks_once_per_status_with_cancelled_last() {
+        let mut settings = FeedSettings { edition: Edition::Enterprise, page_size: 100, ..settings() };
+        let all = ["50", "55", "95", "110", "5"].map(|status| Some(status.to_owned()));
+        assert_eq!(asked(Feed::ReturnOutbounds, &settings), all);
+        assert_eq!(page_size(Feed::ReturnOutbounds, &settings), 30);
+        settings.filters.status = Some("5, 110,95".to_owned());
+        assert_eq!(asked(Feed::ReturnOutbounds, &settings), ["95", "110", "5"].map(|status| Some(status.to_owned())));
+    }
+
+    #[test]
+    fn flagship_asks_once_by_modified_time() {
+        let mut settings = settings();
+        let queries = of_window(Feed::ReturnOutbounds, &settings, window());
+        assert_eq!(queries.len(), 1);
+        assert_eq!((queries[0].time_type, queries[0].status.clone()), (Some(3), None));
+        settings.filters.status = Some("5,110".to_owned());
+        assert_eq!(asked(Feed::ReturnOutbounds, &settings), [Some("5,110".to_owned())]);
+        assert_eq!(asked(Feed::PurchaseReturns, &settings), [Some("110".to_owned()), Some("5".to_owned())]);
+    }
+
+    #[test]
+    fn a_record_is_asked_for_by_its_return() {
+        let record = Record {
+            id: "7".to_owned(),
+            number: "CK7".to_owned(),
+            modified: Timestamp(1_500),
+            return_no: Some("CR1".to_owned()),
+            status: Some(95),
+            remark: None,
+            datum: Vec::new(),
+            drift: Vec::new(),
+        };
+        let enterprise = FeedSettings { edition: Edition::Enterprise, ..settings() };
+        let asked = of_record(Feed::ReturnOutbounds, &enterprise, &record);
+        assert_eq!(asked.len(), 1);
+        assert_eq!((asked[0].return_no.as_deref(), asked[0].status.as_deref(), asked[0].window), (Some("CR1"), Some("95"), None));
+        let asked = of_record(Feed::PurchaseReturns, &settings(), &record);
+        assert_eq!((asked[0].return_no.as_deref(), asked[0].status.as_deref()), (Some("CK7"), None));
+        let orphan = Record { return_no: None, ..record };
+        assert_eq!(of_record(Feed::ReturnOutbounds, &enterprise, &orphan).len(), 5);
+    }
+
+    #[test]
+    fn filters_and_edition_make_the_hash() {
+        let plain = filters_hash(Feed::ReturnOutbounds, &settings());
+        assert_eq!(plain, filters_hash(Feed::ReturnOutbounds, &settings()));
+        let mut other = settings();
+        other.filters.status = Some("5".to_owned());
+        assert_ne!(plain, filters_hash(Feed::ReturnOutbounds, &other));
+    }
+}

@@ -1,0 +1,91 @@
+//! Asks the ERP for pages on behalf of one pass: waits for the quota, counts, reads the ERP's clock.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    clock::Timestamp,
+    config::Feed,
+    erp::{Call, Class, Erp, Page, PageRequest, QueryFault, Selection},
+    metrics::Metrics,
+};
+
+use super::{fetch::Ask, window::ErpClock};
+
+/// For one page as a whole; a page with its count may take the ERP long.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Attempts at one page before the window is given up for now. A page that is read later than planned is as good:
+/// what the reading order promises does not depend on how long it takes.
+const ATTEMPTS: u32 = 3;
+
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// One pass's access to the ERP.
+#[derive(Debug)]
+pub struct Reader {
+    erp: Erp,
+    metrics: Arc<Metrics>,
+    feed: Feed,
+    call: Call,
+    class: Class,
+    clock: ErpClock,
+    calls: u64,
+}
+
+impl Reader {
+    /// Reads `feed` with the priority of `class`, going on from what is known of the ERP's clock.
+    #[must_use]
+    pub fn new(erp: Erp, metrics: Arc<Metrics>, feed: Feed, call: Call, class: Class, clock: ErpClock) -> Self {
+        Self { erp, metrics, feed, call, class, clock, calls: 0 }
+    }
+
+    /// The ERP's clock as last seen.
+    #[must_use]
+    pub fn clock(&self) -> ErpClock {
+        self.clock
+    }
+
+    /// Calls made.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.calls
+    }
+
+    async fn once(&mut self, selection: &Selection, page: PageRequest) -> Result<Page, QueryFault> {
+        let permit = self.erp.quota().acquire(self.call, self.class).await;
+        self.calls += 1;
+        let answer = self.erp.query(permit, selection, page, PAGE_TIMEOUT).await;
+        if let Ok(page) = &answer
+            && let Some(date) = page.erp_date
+        {
+            self.clock.observe(date, page.asked_at_wall, Timestamp::now());
+        }
+        answer
+    }
+}
+
+impl Ask for Reader {
+    async fn ask(&mut self, selection: &Selection, page: PageRequest) -> Result<Page, QueryFault> {
+        let mut attempt = 1;
+        loop {
+            match self.once(selection, page).await {
+                Err(QueryFault::Throttled { .. } | QueryFault::Unreachable { .. } | QueryFault::Unusable { .. }) if attempt < ATTEMPTS => {
+                    tokio::time::sleep(PAUSE * attempt).await;
+                    attempt += 1;
+                }
+                Ok(page) => return Ok(page),
+                Err(fault) => return Err(fault),
+            }
+        }
+    }
+
+    fn entered(&mut self, distinct: u64, count: u64) {
+        self.metrics.feed_entered(self.feed);
+        tracing::warn!(
+            feed.name = self.feed.name(),
+            rows.distinct = distinct,
+            rows.count = count,
+            "fewer records than the ERP counted: something entered a window that was closed; the window is read again. If this repeats, raise max_visibility and safety_lag"
+        );
+    }
+}

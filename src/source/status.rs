@@ -1,0 +1,168 @@
+//! What the feeds say about themselves: section `feeds` of `/status`, and readiness.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use serde::Serialize;
+
+use crate::{board::Board, clock::Timestamp, config::Feed};
+
+use super::window::{Cursor, Limits, Pass, Window};
+
+/// What a feed is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FeedPhase {
+    /// Not enabled here, or owned by another instance.
+    Elsewhere,
+    Restoring,
+    Snapshot,
+    Live,
+    /// The ERP does not answer; the window is tried again.
+    Waiting,
+    /// The ERP refuses the account or the query: a person must act.
+    Paused,
+}
+
+/// How far the first read is.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Progress {
+    pub from: String,
+    pub to: String,
+    pub position: String,
+    pub percent: f64,
+    pub rows_per_second: f64,
+    /// Until the end, were time to go on as densely as so far; `None` before anything was read.
+    pub remaining_seconds: Option<u64>,
+}
+
+/// One feed's part of the section; instants are RFC 3339.
+#[derive(Clone, Debug, Serialize)]
+pub struct FeedStatus {
+    pub state: FeedPhase,
+    pub watermark: Option<String>,
+    pub late_watermark: Option<String>,
+    pub lag_ms: Option<u64>,
+    pub last_window: Option<[String; 2]>,
+    pub windows: u64,
+    pub rows: u64,
+    pub unchanged: u64,
+    pub events: u64,
+    pub dead_letters: u64,
+    pub calls: u64,
+    pub progress: Option<Progress>,
+    pub backfill: Option<Progress>,
+    /// (ERP's clock − ours).
+    pub skew_ms: Option<i64>,
+    /// The latest a row was found that the first pass had missed.
+    pub latest_late_row_ms: Option<u64>,
+    pub advice: Option<String>,
+    pub error: Option<String>,
+}
+
+impl FeedStatus {
+    fn new() -> Self {
+        Self {
+            state: FeedPhase::Elsewhere,
+            watermark: None,
+            late_watermark: None,
+            lag_ms: None,
+            last_window: None,
+            windows: 0,
+            rows: 0,
+            unchanged: 0,
+            events: 0,
+            dead_letters: 0,
+            calls: 0,
+            progress: None,
+            backfill: None,
+            skew_ms: None,
+            latest_late_row_ms: None,
+            advice: None,
+            error: None,
+        }
+    }
+
+    /// Notes where the passes stand.
+    pub fn stand(&mut self, cursor: &Cursor, limits: Limits) {
+        let at = cursor.checkpoint();
+        self.watermark = Some(at.watermark.to_string());
+        self.late_watermark = Some(at.late_watermark.to_string());
+        self.lag_ms = cursor.lag(Pass::Live, limits.now).map(crate::clock::millis);
+    }
+
+    /// Notes a window that was published.
+    pub fn window(&mut self, window: Window) {
+        self.windows += 1;
+        self.last_window = Some([window.start.to_string(), window.end.to_string()]);
+        self.error = None;
+    }
+}
+
+/// How far from `from` to `to`, after `rows` rows in `spent`, begun at `began`.
+#[must_use]
+pub fn progress(from: Timestamp, to: Timestamp, position: Timestamp, began: Timestamp, rows: u64, spent: Duration) -> Progress {
+    let whole = (to.0 - from.0).max(1) as f64;
+    let gone = (position.0 - began.0).max(0) as f64;
+    let seconds = spent.as_secs_f64().max(0.001);
+    let remaining = (gone > 0.0).then(|| seconds * (to.0 - position.0).max(0) as f64 / gone);
+    Progress {
+        from: from.to_string(),
+        to: to.to_string(),
+        position: position.to_string(),
+        percent: ((position.0 - from.0) as f64 / whole * 1000.0).round().clamp(0.0, 1000.0) / 10.0,
+        rows_per_second: (rows as f64 / seconds * 10.0).round() / 10.0,
+        remaining_seconds: remaining.map(|seconds| Duration::from_secs_f64(seconds.min(1e12)).as_secs()),
+    }
+}
+
+/// Every feed's status and what follows from them for the board; shared by the route and its feeds.
+#[derive(Clone, Debug)]
+pub struct StatusBoard {
+    board: Board,
+    feeds: Arc<Mutex<BTreeMap<&'static str, FeedStatus>>>,
+}
+
+impl StatusBoard {
+    /// A section with every enabled feed, none of them owned.
+    #[must_use]
+    pub fn new(board: Board, feeds: &[Feed]) -> Self {
+        let feeds = feeds.iter().map(|feed| (feed.name(), FeedStatus::new())).collect();
+        let this = Self { board, feeds: Arc::new(Mutex::new(feeds)) };
+        this.board.ready("feeds", Err("the feeds have not joined their consumer group yet".to_owned()));
+        this.update(|_| ());
+        this
+    }
+
+    /// Changes one feed's status.
+    pub fn feed(&self, feed: Feed, change: impl FnOnce(&mut FeedStatus)) {
+        self.update(|feeds| {
+            if let Some(status) = feeds.get_mut(feed.name()) {
+                change(status);
+            }
+        });
+    }
+
+    /// Called when the set of owned feeds or what is restored of it changes: ready unless one is being restored.
+    /// An ERP that is down leaves a feed ready.
+    pub fn ready(&self) {
+        let restoring: Vec<&str> = {
+            let feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
+            feeds.iter().filter(|(_, status)| status.state == FeedPhase::Restoring).map(|(name, _)| *name).collect()
+        };
+        let state = if restoring.is_empty() { Ok(()) } else { Err(format!("the state of {} is being restored", restoring.join(", "))) };
+        self.board.ready("feeds", state);
+    }
+
+    fn update(&self, change: impl FnOnce(&mut BTreeMap<&'static str, FeedStatus>)) {
+        let mut feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut feeds);
+        match serde_json::to_value(&*feeds) {
+            Ok(section) => self.board.set("feeds", section),
+            Err(error) => tracing::error!(%error, "the feeds' status cannot be shown"),
+        }
+    }
+}

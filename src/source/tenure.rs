@@ -1,0 +1,359 @@
+//! One feed between a take-over and the end of its lease: whose turn it is, and window ▶ fetch of that turn.
+//!
+//! The live pass goes first whenever it is due; late pass and backfill read one window at a time in between, so what
+//! was asked for later was also published later.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{
+    board::Pulse,
+    clock::Timestamp,
+    config::FeedSettings,
+    erp::{Class, QueryFault},
+};
+
+use super::{
+    change::{Scribe, call_of},
+    feed::{BEAT, FeedTask, Stop, beating},
+    fetch::{FetchFault, Gathered, Rules, gather},
+    pass::{Counts, Reading},
+    publish::Publisher,
+    query,
+    reader::Reader,
+    status::{FeedPhase, progress},
+    window::{Cursor, ErpClock, Limits, Pace, Pass, Window, closes_at},
+};
+
+/// An unchanged watermark is written at least this often. In between it only lives in memory: losing it means that
+/// windows are read again, and since state travels with its events nothing of them is published again. So an idle
+/// feed costs Kafka one small transaction in five minutes instead of one a poll.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
+
+/// Pauses after a failed window: 0.5 s, doubled each time up to this (or the poll interval, where that is shorter).
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// What a pass does next.
+enum Turn {
+    /// A window was published.
+    Moved { caught_up: bool },
+    /// The window has to be chosen anew: too large, or not closed yet by the ERP's clock.
+    Again,
+    /// It failed; not before this pause.
+    Failed(Duration),
+}
+
+/// Where this process began, for the estimates.
+struct Began {
+    at: Instant,
+    watermark: Timestamp,
+    backfill: Timestamp,
+}
+
+/// When a pass is due, how long its windows are, how often it failed in a row.
+struct Schedule {
+    due: Instant,
+    pace: Pace,
+    failures: u32,
+}
+
+impl Schedule {
+    fn new(settings: &FeedSettings) -> Self {
+        Self { due: Instant::now(), pace: Pace::new(settings.window_pages), failures: 0 }
+    }
+}
+
+/// One feed between a take-over and the end of its lease.
+pub(super) struct Tenure<'a> {
+    pub task: &'a FeedTask,
+    pub settings: &'a FeedSettings,
+    pub scribe: Scribe,
+    pub publisher: Publisher,
+    pulse: &'a Pulse,
+    /// Stands where everything before it has been published.
+    pub cursor: Cursor,
+    saved: Instant,
+    /// The stored checkpoint lacks more than a moved watermark.
+    unsaved: bool,
+    clock: ErpClock,
+    live: Schedule,
+    late: Schedule,
+    backfill: Schedule,
+    began: Began,
+    /// Deviating fields that were logged already.
+    pub drift: HashSet<(String, &'static str)>,
+}
+
+impl<'a> Tenure<'a> {
+    /// Begins where `cursor` stands; `unsaved` when that is more than the stored checkpoint says.
+    pub fn new(task: &'a FeedTask, pulse: &'a Pulse, scribe: Scribe, cursor: Cursor, unsaved: bool) -> Self {
+        let settings = task.settings();
+        let at = cursor.checkpoint();
+        let publisher = Publisher {
+            feed: task.feed,
+            group: task.group.clone(),
+            transactor: task.transactor.clone(),
+            lease: task.lease,
+            store: task.store.clone(),
+            metrics: Arc::clone(&task.parts.metrics),
+            cancel: task.cancel.clone(),
+        };
+        let clock = ErpClock::default();
+        let limits = Limits::at(Timestamp::now(), &clock, settings);
+        task.status.feed(task.feed, |status| {
+            status.state = if at.snapshot { FeedPhase::Snapshot } else { FeedPhase::Live };
+            status.stand(&cursor, limits);
+        });
+        task.status.ready();
+        let began = Began { at: Instant::now(), watermark: at.watermark, backfill: at.backfill_position.unwrap_or_default() };
+        let schedule = || Schedule::new(settings);
+        Self {
+            task,
+            settings,
+            scribe,
+            publisher,
+            pulse,
+            cursor,
+            saved: Instant::now(),
+            unsaved,
+            clock,
+            live: schedule(),
+            late: schedule(),
+            backfill: schedule(),
+            began,
+            drift: HashSet::new(),
+        }
+    }
+
+    fn schedule(&mut self, pass: Pass) -> &mut Schedule {
+        match pass {
+            Pass::Live => &mut self.live,
+            Pass::Late => &mut self.late,
+            Pass::Backfill => &mut self.backfill,
+        }
+    }
+
+    fn interval(&self, pass: Pass) -> Duration {
+        match pass {
+            Pass::Live | Pass::Backfill => self.settings.poll_interval,
+            Pass::Late => self.settings.late_interval,
+        }
+    }
+
+    /// One window of the most urgent pass that is due, or a sleep until one is.
+    pub async fn turn(&mut self) -> Result<(), Stop> {
+        self.pulse.beat();
+        let began = Instant::now();
+        for pass in [Pass::Live, Pass::Late, Pass::Backfill] {
+            let interval = self.interval(pass);
+            if self.schedule(pass).due > began {
+                continue;
+            }
+            let limits = Limits::at(Timestamp::now(), &self.clock, self.settings);
+            let pace = self.schedule(pass).pace;
+            if let Some(lag) = self.cursor.lag(pass, limits.now) {
+                self.task.parts.metrics.feed_lag(self.task.feed, pass.name(), lag);
+            }
+            let Some(window) = self.cursor.next(pass, limits, &pace) else {
+                self.schedule(pass).due = began + interval;
+                continue;
+            };
+            let turn = self.pass(pass, window, limits).await?;
+            let schedule = self.schedule(pass);
+            match turn {
+                Turn::Moved { caught_up } => {
+                    schedule.failures = 0;
+                    schedule.due = if caught_up { began + interval } else { began };
+                }
+                Turn::Again => {}
+                Turn::Failed(pause) => {
+                    schedule.failures = schedule.failures.saturating_add(1);
+                    schedule.due = Instant::now() + pause;
+                }
+            }
+            return Ok(());
+        }
+        let due = self.live.due.min(self.late.due).min(self.backfill.due).min(Instant::now() + BEAT);
+        match self.task.cancel.run_until_cancelled(tokio::time::sleep_until(due)).await {
+            Some(()) => Ok(()),
+            None => Err(Stop::Over),
+        }
+    }
+
+    /// Reads one window and publishes what is new in it.
+    async fn pass(&mut self, pass: Pass, window: Window, limits: Limits) -> Result<Turn, Stop> {
+        let feed = self.task.feed;
+        let pace = self.schedule(pass).pace;
+        let rules = Rules {
+            feed,
+            call: call_of(feed, self.settings.edition),
+            page_size: query::page_size(feed, self.settings),
+            budget: Some(pace.budget()),
+            splittable: window.splittable(),
+            // Where unsafe timing is allowed a lag may be shorter than the visibility; then it is what can be asked for.
+            closes_at: Some(closes_at(window, self.settings.max_visibility.min(self.settings.safety_lag).min(self.settings.late_to))),
+        };
+        let queries = query::of_window(feed, self.settings, window);
+        let mut reader = self.reader(pass);
+        let gathered = self.task.cancel.run_until_cancelled(beating(self.pulse, gather(&mut reader, &queries, rules))).await;
+        self.note(&reader);
+        match gathered {
+            None => Err(Stop::Over),
+            Some(Err(fault)) => Ok(Turn::Failed(self.failed(pass, window, &fault))),
+            Some(Ok(Gathered::TooEarly)) => {
+                tracing::info!(
+                    feed.name = feed.name(),
+                    erp.skew_ms = self.clock.skew_ms(),
+                    "the ERP's clock is behind, the window is chosen anew"
+                );
+                // The clock has been read by now, so the next choice differs; no faster than the ERP's own second.
+                let pause = Duration::from_millis(250).min(self.settings.poll_interval);
+                Ok(Turn::Failed(pause))
+            }
+            Some(Ok(Gathered::TooLarge { pages })) => {
+                tracing::debug!(
+                    feed.name = feed.name(),
+                    pass = pass.name(),
+                    window.seconds = window.seconds(),
+                    pages,
+                    "window above its page budget, shortened"
+                );
+                self.schedule(pass).pace.too_large(window, pages);
+                Ok(Turn::Again)
+            }
+            Some(Ok(Gathered::Split)) => {
+                self.schedule(pass).pace.split(window);
+                Ok(Turn::Again)
+            }
+            Some(Ok(Gathered::Rows { rows, pages, calls })) => {
+                let count = rows.len();
+                let reading = Reading { pass, window, limits, next: self.cursor.after(pass, window, limits) };
+                match self.publish(rows, &reading).await? {
+                    Ok(counts) => {
+                        self.task.parts.metrics.feed_window(feed, pass.name(), count, counts.unchanged, calls as usize);
+                        self.schedule(pass).pace.read(window, pages);
+                        Ok(self.moved(reading, count, counts))
+                    }
+                    Err(fault) => Ok(Turn::Failed(self.failed(pass, window, &fault))),
+                }
+            }
+        }
+    }
+
+    /// Reads on behalf of a pass.
+    pub(super) fn reader(&self, pass: Pass) -> Reader {
+        let class = match pass {
+            Pass::Live => Class::Feed,
+            Pass::Late => Class::LatePass,
+            Pass::Backfill => Class::Backfill,
+        };
+        let parts = &self.task.parts;
+        let call = call_of(self.task.feed, self.settings.edition);
+        Reader::new(parts.erp.clone(), Arc::clone(&parts.metrics), self.task.feed, call, class, self.clock)
+    }
+
+    /// Keeps what a reader learnt.
+    pub(super) fn note(&mut self, reader: &Reader) {
+        self.clock = reader.clock();
+        let (calls, skew) = (reader.calls(), self.clock.skew_ms());
+        self.task.status.feed(self.task.feed, |status| {
+            status.calls += calls;
+            status.skew_ms = skew;
+        });
+    }
+
+    /// Whether the checkpoint must be written though nothing was published.
+    pub(super) fn must_save(&self, next: &Cursor) -> bool {
+        let (now, then) = (self.cursor.checkpoint(), next.checkpoint());
+        self.unsaved
+            || self.saved.elapsed() >= CHECKPOINT_EVERY
+            || now.snapshot != then.snapshot
+            || now.backfill_from.is_some() != then.backfill_from.is_some()
+    }
+
+    /// Called with every checkpoint that was committed.
+    pub(super) fn is_saved(&mut self) {
+        self.saved = Instant::now();
+        self.unsaved = false;
+    }
+
+    fn moved(&mut self, reading: Reading, rows: usize, counts: Counts) -> Turn {
+        let Reading { pass, window, limits, next } = reading;
+        let caught_up = match pass {
+            Pass::Live => window.end >= limits.live,
+            Pass::Late => window.end >= limits.late.min(next.checkpoint().watermark),
+            Pass::Backfill => next.checkpoint().backfill_position.is_none(),
+        };
+        let was_snapshot = self.cursor.checkpoint().snapshot;
+        self.cursor = next;
+        let at = self.cursor.checkpoint().clone();
+        let (feed, spent) = (self.task.feed, self.began.at.elapsed());
+        let (start, from, backfill_from) = (self.settings.start, self.began.watermark, self.began.backfill);
+        self.task.status.feed(feed, |status| {
+            status.window(window);
+            status.stand(&self.cursor, limits);
+            status.rows += rows as u64;
+            status.unchanged += counts.unchanged as u64;
+            status.events += counts.events as u64;
+            status.dead_letters += counts.dead_letters as u64;
+            status.latest_late_row_ms = status.latest_late_row_ms.max(counts.latest_late_row.map(crate::clock::millis));
+            if let Some(late) = counts.latest_late_row {
+                status.advice = Some(format!(
+                    "the ERP showed a record up to {} s after its modified time: raise feeds.{}.safety_lag to that, and keep late_to well above it",
+                    late.as_secs(),
+                    feed.name()
+                ));
+            }
+            status.state = if at.snapshot { FeedPhase::Snapshot } else { FeedPhase::Live };
+            status.progress = at.snapshot.then(|| progress(start, limits.live, at.watermark, from, status.rows, spent));
+            status.backfill = at
+                .backfill_from
+                .zip(at.backfill_to)
+                .zip(at.backfill_position)
+                .map(|((from, to), position)| progress(from, to, position, backfill_from, status.rows, spent));
+            if let Some(progress) = status.progress.as_ref().or(status.backfill.as_ref()) {
+                tracing::info!(
+                    feed.name = feed.name(),
+                    feed.position = progress.position,
+                    feed.percent = progress.percent,
+                    feed.rows_per_second = progress.rows_per_second,
+                    feed.remaining_seconds = progress.remaining_seconds,
+                    "reading the past"
+                );
+            }
+        });
+        if was_snapshot && !at.snapshot {
+            tracing::info!(feed.name = feed.name(), feed.watermark = %at.watermark, "first read finished, the feed is live");
+        }
+        Turn::Moved { caught_up }
+    }
+
+    /// Says what is wrong, and how long to wait before the same window again.
+    fn failed(&mut self, pass: Pass, window: Window, fault: &FetchFault) -> Duration {
+        let poll = self.settings.poll_interval.max(Duration::from_secs(1)).min(LONGEST_PAUSE);
+        let failures = self.schedule(pass).failures.min(16);
+        let growing = (Duration::from_millis(500) * 2_u32.saturating_pow(failures)).min(poll);
+        let (phase, pause) = match fault {
+            FetchFault::Query(QueryFault::Throttled { .. } | QueryFault::Unreachable { .. } | QueryFault::Unusable { .. }) => {
+                (FeedPhase::Waiting, growing)
+            }
+            FetchFault::Query(QueryFault::Misconfigured { .. }) => (FeedPhase::Paused, poll),
+            FetchFault::Query(QueryFault::Rejected { .. }) | FetchFault::PagingIgnored { .. } => (FeedPhase::Paused, poll * 5),
+        };
+        tracing::warn!(
+            feed.name = self.task.feed.name(),
+            pass = pass.name(),
+            window.start = %window.start,
+            window.end = %window.end,
+            pause_ms = pause.as_millis(),
+            error = %fault,
+            "window not read, it is tried again"
+        );
+        self.task.status.feed(self.task.feed, |status| {
+            status.state = phase;
+            status.error = Some(fault.to_string());
+        });
+        pause
+    }
+}

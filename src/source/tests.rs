@@ -1,0 +1,194 @@
+//! Rows against state and back, with the real decoder, codec and keys.
+
+use std::{cell::RefCell, collections::BTreeMap, sync::Arc, time::Duration};
+
+use serde_json::value::RawValue;
+
+use super::{
+    MarkerIndex, NoMarkers,
+    change::{Piece, Scribe, Snapshot, StateKey, Told},
+    diff::{Differ, Finding},
+    fetch::Row,
+    window::Window,
+};
+use crate::{
+    clock::Timestamp,
+    config::{Edition, Feed, FeedSettings, Filters, Topics},
+    schema::{Codec, Op, StateKind},
+};
+
+pub(super) fn settings() -> FeedSettings {
+    FeedSettings {
+        enabled: true,
+        edition: Edition::Flagship,
+        start: Timestamp(0),
+        poll_interval: Duration::from_secs(60),
+        safety_lag: Duration::from_secs(65),
+        page_size: 100,
+        window_pages: 10,
+        max_visibility: Duration::from_secs(60),
+        late_interval: Duration::from_secs(300),
+        late_to: Duration::from_secs(600),
+        filters: Filters::default(),
+    }
+}
+
+const WINDOW: Window = Window { start: Timestamp(0), end: Timestamp(60_000) };
+
+/// One feed whose topics are vectors.
+struct Bench {
+    feed: Feed,
+    edition: Edition,
+    codec: Arc<Codec>,
+    scribe: Scribe,
+    state: RefCell<BTreeMap<Vec<u8>, Vec<u8>>>,
+}
+
+impl Bench {
+    fn new(feed: Feed, edition: Edition, markers: Arc<dyn MarkerIndex>) -> Self {
+        let topics = Topics {
+            commands: "commands".into(),
+            results: "results".into(),
+            dead_letters: "dead".into(),
+            journal: "journal".into(),
+            purchase_returns: "returns".into(),
+            return_outbounds: "outbounds".into(),
+            feeds_state: "state".into(),
+            feed_dead_letters: "feed-dead".into(),
+        };
+        let codec = Arc::new(Codec::single_object());
+        let scribe = Scribe::new(&topics, "wdt", feed, edition, "seller", Arc::clone(&codec), markers);
+        Self { feed, edition, codec, scribe, state: RefCell::default() }
+    }
+
+    fn row(&self, json: &serde_json::Value, asked_at: i64) -> Row {
+        Row::new(self.feed, RawValue::from_string(json.to_string()).unwrap(), Timestamp(asked_at))
+    }
+
+    fn compare(&self, row: Row) -> Finding {
+        let lookup = |key: &StateKey| Ok(self.state.borrow().get(key.bytes()).cloned());
+        let differ = Differ { feed: self.feed, edition: self.edition, codec: &self.codec, unseen: Op::Create, lookup: &lookup };
+        differ.compare(row).unwrap()
+    }
+
+    /// What is published for a row; `None` when nothing is.
+    fn publish(&self, json: &serde_json::Value, asked_at: i64) -> Option<Piece> {
+        let piece = match self.compare(self.row(json, asked_at)) {
+            Finding::Same => return None,
+            Finding::Change(change) => self.scribe.change(&change, WINDOW, Snapshot::No, Timestamp(1)).unwrap(),
+            Finding::Misfit { row, misfit } => self.scribe.dead_letter(&row, &misfit).unwrap(),
+            Finding::AskAgain { .. } => panic!("asked for again: {json}"),
+        };
+        let (key, value) = (piece.state.key.clone().unwrap(), piece.state.value.clone().unwrap());
+        assert_eq!(piece.state.partition, Some(self.feed.partition()));
+        self.state.borrow_mut().insert(key, value);
+        Some(piece)
+    }
+
+    fn event(&self, json: &serde_json::Value, asked_at: i64) -> serde_json::Value {
+        let piece = self.publish(json, asked_at).unwrap();
+        self.codec.to_json(piece.event.value.as_deref().unwrap()).unwrap()
+    }
+}
+
+fn order(modified: &str, status: u32) -> serde_json::Value {
+    serde_json::json!({
+        "stockout_id": "9258", "order_no": "CK2019051804", "src_order_no": "CR201905180002", "warehouse_no": "w", "status": status.to_string(),
+        "remark": "#MARK hello", "modified": modified, "goods_count": "1.0000",
+        "details_list": [{ "rec_id": "17746", "stockout_id": "9258", "spec_no": "s", "goods_count": "1.0000" }],
+    })
+}
+
+fn outbounds() -> Bench {
+    Bench::new(Feed::ReturnOutbounds, Edition::Enterprise, Arc::new(NoMarkers))
+}
+
+#[test]
+fn a_record_is_created_once_and_updated_with_what_it_was() {
+    let bench = outbounds();
+    let first = order("2019-05-18 17:52:41", 95);
+    let piece = bench.publish(&first, 10).unwrap();
+    assert_eq!(piece.told, Told::Event("c"));
+    assert_eq!(piece.event.key.as_deref(), Some(&b"CK2019051804"[..]));
+    assert_eq!((&*piece.event.topic, piece.event.partition), ("outbounds", None));
+    assert_eq!(piece.state.key.as_deref(), Some(&br#"["return_outbounds","9258"]"#[..]));
+    let state = bench.codec.decode_feed_state(piece.state.value.as_deref().unwrap()).unwrap();
+    assert_eq!((state.kind, state.modified), (StateKind::Record, Timestamp::from_beijing("2019-05-18 17:52:41")));
+
+    assert!(bench.publish(&first, 20).is_none(), "the same JSON");
+    let reordered: serde_json::Value = serde_json::from_str(&first.to_string().replace("1.0000", "1.00000")).unwrap();
+    assert!(bench.publish(&reordered, 30).is_none(), "other text, same content");
+
+    let event = bench.event(&order("2019-05-18 18:00:00", 110), 40);
+    assert_eq!(event["op"], "u");
+    assert_eq!(event["source"]["snapshot"], "false");
+    assert_eq!((&event["source"]["edition"], &event["source"]["db"]), (&"enterprise".into(), &"seller".into()));
+    assert_eq!(event["before"]["modified"], "2019-05-18T09:52:41.000Z", "{event}");
+    assert_eq!(event["after"]["modified"], "2019-05-18T10:00:00.000Z");
+}
+
+#[test]
+fn an_older_version_is_asked_for_and_then_believed() {
+    let bench = outbounds();
+    bench.publish(&order("2019-05-18 18:00:00", 95), 10).unwrap();
+    let row = bench.row(&order("2019-05-18 17:00:00", 110), 20);
+    let Finding::AskAgain { kept, record } = bench.compare(row.clone()) else { panic!("published unasked") };
+    assert_eq!((record.status, record.return_no.as_deref()), (Some(110), Some("CR201905180002")));
+    let lookup = |_: &StateKey| Ok(None);
+    let differ = Differ { feed: bench.feed, edition: bench.edition, codec: &bench.codec, unseen: Op::Create, lookup: &lookup };
+    let same = bench.row(&order("2019-05-18 18:00:00", 95), 30);
+    assert!(matches!(differ.confirm(kept.clone(), same), Finding::Same));
+    let Finding::Change(change) = differ.confirm(kept, row) else { panic!("not believed") };
+    assert_eq!(change.op, Op::Update);
+    assert!(change.before.is_some());
+}
+
+#[test]
+fn a_misfit_goes_to_the_dead_letters_once_per_content() {
+    let bench = outbounds();
+    bench.publish(&order("2019-05-18 17:52:41", 95), 10).unwrap();
+    let broken = order("yesterday", 95);
+    let piece = bench.publish(&broken, 20).unwrap();
+    assert_eq!(piece.told, Told::DeadLetter);
+    assert_eq!(piece.event.value.as_deref(), Some(broken.to_string().as_bytes()), "byte for byte");
+    assert_eq!(piece.event.key.as_deref(), Some(&br#"["return_outbounds","9258"]"#[..]));
+    let headers: BTreeMap<_, _> = piece.event.headers.iter().map(|(name, value)| (name.as_str(), value.clone().unwrap())).collect();
+    assert_eq!(headers["__connect.errors.topic"], b"outbounds");
+    assert!(String::from_utf8_lossy(&headers["__connect.errors.exception.message"]).contains("modified"));
+    assert!(bench.publish(&broken, 30).is_none());
+    let event = bench.event(&order("2019-05-18 18:00:00", 110), 40);
+    assert_eq!(event["op"], "u");
+    assert_eq!(event["before"]["modified"], "2019-05-18T09:52:41.000Z", "the last good version");
+
+    let nameless = serde_json::json!({ "order_no": "x" });
+    let piece = bench.publish(&nameless, 50).unwrap();
+    assert!(piece.event.key.unwrap().starts_with(br##"["return_outbounds","#"##));
+    assert!(bench.publish(&nameless, 60).is_none());
+}
+
+#[test]
+fn the_command_behind_an_order_stands_in_the_source_only() {
+    struct One;
+    impl MarkerIndex for One {
+        fn lookup(&self, return_no: &str, remark: &str) -> Option<(String, String)> {
+            (return_no == "CR201905180002" && remark.starts_with("#MARK ")).then(|| ("c-1".to_owned(), "#MARK".to_owned()))
+        }
+    }
+    let bench = Bench::new(Feed::ReturnOutbounds, Edition::Enterprise, Arc::new(One));
+    let event = bench.event(&order("2019-05-18 17:52:41", 95), 10);
+    assert_eq!((&event["source"]["command_id"], &event["source"]["marker"]), (&"c-1".into(), &"#MARK".into()));
+    let event = outbounds().event(&order("2019-05-18 17:52:41", 95), 10);
+    assert!(event["source"]["command_id"].is_null());
+}
+
+#[test]
+fn checkpoints_and_barriers_have_keys_of_their_own() {
+    let bench = outbounds();
+    let checkpoint = super::window::Cursor::resume(None, Timestamp(5_000), "f").0.checkpoint().clone();
+    let written = bench.scribe.checkpoint(&checkpoint).unwrap();
+    assert_eq!((written.key.as_deref(), written.partition), (Some(&br#"["return_outbounds"]"#[..]), Some(1)));
+    let state = bench.codec.decode_feed_state(written.value.as_deref().unwrap()).unwrap();
+    assert_eq!((state.kind, state.checkpoint), (StateKind::Checkpoint, Some(checkpoint)));
+    let barrier = bench.scribe.barrier("n".to_owned()).unwrap();
+    assert_eq!(barrier.key.as_deref(), Some(&br##"["return_outbounds","#barrier"]"##[..]));
+}

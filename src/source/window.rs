@@ -1,0 +1,431 @@
+//! Hop 1: checkpoint + now → [`Window`]. Pure: `now` is always an argument.
+//!
+//! Three passes read the same feed, each with a position of its own in the checkpoint: the live pass, the late pass
+//! behind it, and a backfill. A position only ever grows, and only by a window that was read and published.
+
+use std::time::Duration;
+
+use crate::{
+    clock::{Timestamp, millis},
+    config::FeedSettings,
+    schema::Checkpoint,
+};
+
+/// The ERP accepts at most 30 days between start and end; its own example is a second short of that.
+const LONGEST: i64 = 30 * 86_400 - 1;
+
+/// What a first window aims at before any count is known.
+const FIRST_AIM: i64 = 86_400;
+
+/// A measured clock error up to this much is part of `safety_lag` already (default 65 s = 60 s visibility + 5 s).
+const TOLERATED_ERROR: Duration = Duration::from_secs(5);
+
+/// A closed interval of modified-time in whole seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    pub start: Timestamp,
+    pub end: Timestamp,
+}
+
+impl Window {
+    /// Seconds from start to end. Consecutive windows share a second, so a step is never shorter than one.
+    #[must_use]
+    pub fn seconds(self) -> i64 {
+        self.end.seconds() - self.start.seconds()
+    }
+
+    /// Whether a shorter window could still make progress.
+    #[must_use]
+    pub fn splittable(self) -> bool {
+        self.seconds() > 1
+    }
+}
+
+/// Who reads: decides the position, the priority of the calls and what an unseen record is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pass {
+    Live,
+    Late,
+    Backfill,
+}
+
+impl Pass {
+    /// Label of metrics and logs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Late => "late",
+            Self::Backfill => "backfill",
+        }
+    }
+}
+
+/// How the ERP's clock stands to ours, from the `Date` of its latest answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ErpClock {
+    /// Lower bound and best guess of (ERP's clock − ours), in milliseconds.
+    sample: Option<(i64, i64)>,
+}
+
+impl ErpClock {
+    /// Notes an answer's `Date`. It is cut to a second and was written between `asked` and `received`.
+    pub fn observe(&mut self, date: Timestamp, asked: Timestamp, received: Timestamp) {
+        let low = date.0 - received.0;
+        let high = date.0 + 1000 - asked.0;
+        self.sample = Some((low, low.midpoint(high)));
+    }
+
+    /// The earlier of our clock and the ERP's; a window that ends before it (less the lag) is closed for both.
+    #[must_use]
+    pub fn now(&self, ours: Timestamp) -> Timestamp {
+        self.sample.map_or(ours, |(low, _)| Timestamp(ours.0.min(ours.0.saturating_add(low))))
+    }
+
+    /// (ERP's clock − ours) in milliseconds, as far as one can tell; `None` before the first answer.
+    #[must_use]
+    pub fn skew_ms(&self) -> Option<i64> {
+        self.sample.map(|(_, guess)| guess)
+    }
+
+    fn error(&self) -> Duration {
+        Duration::from_millis(self.skew_ms().map_or(0, i64::unsigned_abs))
+    }
+
+    /// `span` (a lag behind now), widened where the measured clock error is more than it allows for, so that
+    /// lag ≥ clock error + visibility goes on holding (protocol.md, inequality 10).
+    #[must_use]
+    pub fn widen(&self, span: Duration, max_visibility: Duration) -> Duration {
+        let error = self.error();
+        if error <= TOLERATED_ERROR { span } else { (span + (error - TOLERATED_ERROR)).max(error + max_visibility) }
+    }
+}
+
+/// How far back the passes stay, at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The earlier of both clocks.
+    pub now: Timestamp,
+    /// Live windows end here at the latest.
+    pub live: Timestamp,
+    /// Late windows end here at the latest; everything before it was visible long ago.
+    pub late: Timestamp,
+}
+
+impl Limits {
+    /// The limits at our clock's `ours`.
+    #[must_use]
+    pub fn at(ours: Timestamp, clock: &ErpClock, settings: &FeedSettings) -> Self {
+        let now = clock.now(ours);
+        let behind = |span| now.minus(clock.widen(span, settings.max_visibility)).floor_second();
+        Self { now, live: behind(settings.safety_lag), late: behind(settings.late_to) }
+    }
+}
+
+/// How long a pass's next window should be, so that it stays within the page budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    seconds: i64,
+    budget: u32,
+}
+
+impl Pace {
+    /// `budget` pages a window.
+    #[must_use]
+    pub fn new(budget: u32) -> Self {
+        Self { seconds: FIRST_AIM, budget: budget.max(1) }
+    }
+
+    /// Pages a window may have.
+    #[must_use]
+    pub fn budget(&self) -> u32 {
+        self.budget
+    }
+
+    /// The length that would have held four fifths of the budget, at the density just seen.
+    fn fitting(&self, window: Window, pages: u32) -> i64 {
+        let room = i64::from(self.budget).saturating_mul(4);
+        window.seconds().saturating_mul(room) / i64::from(pages.max(1)).saturating_mul(5)
+    }
+
+    /// A window was read within the budget: grow, at most twofold, where it was as long as aimed at.
+    pub fn read(&mut self, window: Window, pages: u32) {
+        if window.seconds() >= self.seconds {
+            let grown = self.seconds.saturating_mul(2);
+            self.seconds = self.fitting(window, pages).clamp(self.seconds, grown).min(LONGEST);
+        }
+    }
+
+    /// A window turned out to hold `pages` pages, more than the budget: shrink by as much.
+    pub fn too_large(&mut self, window: Window, pages: u32) {
+        self.seconds = self.fitting(window, pages).clamp(1, (window.seconds() / 2).max(1));
+    }
+
+    /// Something entered a window twice while it was read: halve it.
+    pub fn split(&mut self, window: Window) {
+        self.seconds = (window.seconds() / 2).max(1);
+    }
+
+    /// The window from `position` towards `limit`; `None` when there is nothing to gain.
+    fn window(&self, position: Timestamp, limit: Timestamp) -> Option<Window> {
+        let length = self.seconds.clamp(1, LONGEST);
+        let end = Timestamp(position.0.saturating_add(length.saturating_mul(1000))).min(limit);
+        (end > position).then_some(Window { start: position, end })
+    }
+}
+
+/// What [`Cursor::resume`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resumed {
+    /// Nothing was ever read.
+    First,
+    AsLeft,
+    /// The filters changed since: everything up to the watermark is read again.
+    FiltersChanged,
+}
+
+/// Where the three passes stand; what a checkpoint record holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    checkpoint: Checkpoint,
+}
+
+impl Cursor {
+    /// Goes on from a stored checkpoint, or begins at `start`.
+    #[must_use]
+    pub fn resume(stored: Option<Checkpoint>, start: Timestamp, filters_hash: &str) -> (Self, Resumed) {
+        let start = start.floor_second();
+        let fresh = || Checkpoint {
+            watermark: start,
+            late_watermark: start,
+            snapshot: true,
+            filters_hash: filters_hash.to_owned(),
+            backfill_from: None,
+            backfill_to: None,
+            backfill_position: None,
+        };
+        match stored {
+            None => (Self { checkpoint: fresh() }, Resumed::First),
+            Some(checkpoint) if checkpoint.filters_hash == filters_hash => (Self { checkpoint }, Resumed::AsLeft),
+            Some(checkpoint) if checkpoint.snapshot => (Self { checkpoint: fresh() }, Resumed::FiltersChanged),
+            Some(checkpoint) => {
+                let checkpoint = Checkpoint {
+                    filters_hash: filters_hash.to_owned(),
+                    backfill_from: Some(start),
+                    backfill_to: Some(checkpoint.watermark),
+                    backfill_position: Some(start),
+                    ..checkpoint
+                };
+                (Self { checkpoint }, Resumed::FiltersChanged)
+            }
+        }
+    }
+
+    /// As it is written.
+    #[must_use]
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// The next window of a pass, `None` when it has nothing to read yet.
+    ///
+    /// The late pass never passes the live one, and waits for the end of the snapshot.
+    #[must_use]
+    pub fn next(&self, pass: Pass, limits: Limits, pace: &Pace) -> Option<Window> {
+        let at = &self.checkpoint;
+        match pass {
+            Pass::Live => pace.window(at.watermark, limits.live),
+            Pass::Late if at.snapshot => None,
+            Pass::Late => pace.window(at.late_watermark, limits.late.min(at.watermark)),
+            Pass::Backfill => pace.window(at.backfill_position?, at.backfill_to?),
+        }
+    }
+
+    /// Where the passes stand once `window` has been published. `limits` are those the window was chosen with.
+    ///
+    /// A live window that lies as far back as the late pass stays is a late read as well, provided nothing unread
+    /// lies between: so a first read of years isn't repeated, and the late pass begins where the first window began
+    /// that reached further. That window doesn't count in part: what enters its end while its pages are read can hide
+    /// a record at its beginning.
+    #[must_use]
+    pub fn after(&self, pass: Pass, window: Window, limits: Limits) -> Self {
+        let mut at = self.checkpoint.clone();
+        match pass {
+            Pass::Live => {
+                at.watermark = at.watermark.max(window.end);
+                if window.end >= limits.live {
+                    at.snapshot = false;
+                }
+                if window.start <= at.late_watermark && window.end <= limits.late {
+                    at.late_watermark = at.late_watermark.max(window.end);
+                }
+            }
+            Pass::Late => at.late_watermark = at.late_watermark.max(window.end),
+            Pass::Backfill if at.backfill_to.is_none_or(|to| window.end >= to) => {
+                (at.backfill_from, at.backfill_to, at.backfill_position) = (None, None, None);
+            }
+            Pass::Backfill => at.backfill_position = Some(window.end),
+        }
+        Self { checkpoint: at }
+    }
+
+    /// How far a pass is behind `now`; a backfill has an end of its own instead.
+    #[must_use]
+    pub fn lag(&self, pass: Pass, now: Timestamp) -> Option<Duration> {
+        let position = match pass {
+            Pass::Live => self.checkpoint.watermark,
+            Pass::Late => self.checkpoint.late_watermark,
+            Pass::Backfill => return None,
+        };
+        Some(Duration::from_millis(u64::try_from(now.0 - position.0).unwrap_or(0)))
+    }
+}
+
+/// `span` added to `from` as whole milliseconds, for the check of an answer against its window.
+#[must_use]
+pub fn closes_at(window: Window, max_visibility: Duration) -> Timestamp {
+    Timestamp(window.end.0.saturating_add_unsigned(millis(max_visibility)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::tests::settings;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp(seconds * 1000)
+    }
+
+    fn window(start: i64, end: i64) -> Window {
+        Window { start: at(start), end: at(end) }
+    }
+
+    fn limits(now: i64, live: i64, late: i64) -> Limits {
+        Limits { now: at(now), live: at(live), late: at(late) }
+    }
+
+    #[test]
+    fn windows_share_a_second_and_never_go_back() {
+        let (mut cursor, _) = Cursor::resume(None, at(1_000), "a");
+        let mut pace = Pace::new(10);
+        pace.split(window(0, 20));
+        let first = cursor.next(Pass::Live, limits(5_000, 1_015, 500), &pace).unwrap();
+        assert_eq!(first, window(1_000, 1_010));
+        cursor = cursor.after(Pass::Live, first, limits(5_000, 1_015, 500));
+        assert!(cursor.checkpoint().snapshot);
+        let second = cursor.next(Pass::Live, limits(5_000, 1_015, 500), &pace).unwrap();
+        assert_eq!(second, window(1_010, 1_015));
+        cursor = cursor.after(Pass::Live, second, limits(5_000, 1_015, 500));
+        assert!(!cursor.checkpoint().snapshot);
+        for live in [1_015, 1_000, 0] {
+            assert_eq!(cursor.next(Pass::Live, limits(5_000, live, 500), &pace), None, "{live}");
+        }
+    }
+
+    #[test]
+    fn no_window_is_longer_than_the_erp_accepts() {
+        let (cursor, _) = Cursor::resume(None, at(0), "a");
+        let mut pace = Pace::new(10);
+        let far = limits(i64::MAX / 2000, i64::MAX / 2000, 0);
+        for _ in 0..40 {
+            let window = cursor.next(Pass::Live, far, &pace).unwrap();
+            assert!(window.seconds() < 30 * 86_400);
+            pace.read(window, 0);
+        }
+        assert_eq!(cursor.next(Pass::Live, far, &pace).unwrap().seconds(), LONGEST);
+    }
+
+    #[test]
+    fn windows_find_the_page_budget() {
+        // 7 pages a second, a budget of 100: about 14 seconds fit.
+        let mut pace = Pace::new(100);
+        let pages = |window: Window| u32::try_from(window.seconds() * 7).unwrap();
+        let (cursor, _) = Cursor::resume(None, at(0), "a");
+        let far = limits(1 << 30, 1 << 30, 0);
+        let mut too_large = 0;
+        for _ in 0..20 {
+            let window = cursor.next(Pass::Live, far, &pace).unwrap();
+            if pages(window) > 100 {
+                too_large += 1;
+                pace.too_large(window, pages(window));
+            } else {
+                pace.read(window, pages(window));
+            }
+        }
+        let settled = cursor.next(Pass::Live, far, &pace).unwrap();
+        assert!((10..=14).contains(&settled.seconds()), "{settled:?}");
+        assert_eq!(too_large, 1, "one call is enough to learn the density");
+    }
+
+    #[test]
+    fn one_dense_second_is_as_short_as_it_gets() {
+        let mut pace = Pace::new(1);
+        pace.too_large(window(0, 2), 1_000_000);
+        let (cursor, _) = Cursor::resume(None, at(0), "a");
+        let shortest = cursor.next(Pass::Live, limits(100, 50, 0), &pace).unwrap();
+        assert_eq!(shortest.seconds(), 1);
+        assert!(!shortest.splittable());
+    }
+
+    #[test]
+    fn the_late_pass_waits_for_the_snapshot_and_stays_behind_the_live_one() {
+        let (cursor, _) = Cursor::resume(None, at(0), "a");
+        let pace = Pace::new(10);
+        let first = limits(2_000, 1_935, 1_400);
+        assert_eq!(cursor.next(Pass::Late, first, &pace), None);
+        // All of it lies far back: read once, for both passes.
+        let cursor = cursor.after(Pass::Live, window(0, 1_000), first);
+        assert_eq!(cursor.checkpoint().late_watermark, at(1_000));
+        // This one reaches further: the late pass reads it again, whole.
+        let cursor = cursor.after(Pass::Live, window(1_000, 1_935), first);
+        assert_eq!(cursor.checkpoint().late_watermark, at(1_000));
+        assert_eq!(cursor.next(Pass::Late, limits(9_000, 8_935, 8_400), &pace), Some(window(1_000, 1_935)));
+        let cursor = cursor.after(Pass::Late, window(1_000, 1_400), first);
+        assert_eq!(cursor.next(Pass::Late, first, &pace), None);
+    }
+
+    #[test]
+    fn changed_filters_start_a_backfill_up_to_the_watermark() {
+        let stored = |snapshot| Checkpoint {
+            watermark: at(5_000),
+            late_watermark: at(4_000),
+            snapshot,
+            filters_hash: "a".into(),
+            backfill_from: None,
+            backfill_to: None,
+            backfill_position: None,
+        };
+        let (cursor, resumed) = Cursor::resume(Some(stored(false)), at(100), "a");
+        assert_eq!((cursor.checkpoint(), resumed), (&stored(false), Resumed::AsLeft));
+        let (cursor, resumed) = Cursor::resume(Some(stored(false)), at(100), "b");
+        assert_eq!(resumed, Resumed::FiltersChanged);
+        let now = limits(9_000, 8_000, 7_000);
+        let pace = Pace::new(10);
+        assert_eq!(cursor.next(Pass::Backfill, now, &pace), Some(window(100, 5_000)));
+        assert_eq!(cursor.next(Pass::Live, now, &pace), Some(window(5_000, 8_000)));
+        let half = cursor.after(Pass::Backfill, window(100, 600), now);
+        assert_eq!(half.next(Pass::Backfill, now, &pace), Some(window(600, 5_000)));
+        let (resumed, _) = Cursor::resume(Some(half.checkpoint().clone()), at(100), "b");
+        let done = resumed.after(Pass::Backfill, window(600, 5_000), now);
+        assert_eq!(done.next(Pass::Backfill, now, &pace), None);
+        assert_eq!(done.checkpoint(), &Checkpoint { filters_hash: "b".into(), ..stored(false) });
+        let (cursor, _) = Cursor::resume(Some(stored(true)), at(100), "b");
+        assert_eq!(cursor.checkpoint().watermark, at(100), "an unfinished first read begins again");
+    }
+
+    #[test]
+    fn the_earlier_clock_counts_and_a_large_error_widens_the_lag() {
+        let settings = settings();
+        let mut clock = ErpClock::default();
+        assert_eq!(Limits::at(at(1_000), &clock, &settings).live, at(935));
+        clock.observe(at(1_100), Timestamp(1_000_000), Timestamp(1_000_100));
+        assert_eq!(clock.now(at(1_000)), at(1_000), "an ERP that is ahead");
+        assert_eq!(clock.skew_ms(), Some(100_450));
+        clock.observe(at(997), Timestamp(1_000_000), Timestamp(1_000_100));
+        assert_eq!(clock.now(at(1_000)), Timestamp(996_900));
+        assert_eq!(Limits::at(at(1_000), &clock, &settings).live, at(931));
+        clock.observe(at(900), Timestamp(1_000_000), Timestamp(1_000_000));
+        // 99.5 s behind: 65 s become 159.5 s, the same 60 s of visibility on top of the error.
+        assert_eq!(Limits::at(at(1_000), &clock, &settings).live, at(740));
+    }
+}

@@ -1,0 +1,54 @@
+//! What every scenario needs around the connector: topics, records, the process itself, the ERP it talks to.
+
+pub mod commands;
+pub mod config;
+pub mod connector;
+pub mod erp;
+pub mod http;
+pub mod proxy;
+pub mod records;
+pub mod rig;
+pub mod topics;
+
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+/// Asks `probe` until it answers, at most `limit`; panics with `what` when it never does.
+///
+/// Waiting on a condition of another process can only poll; the pause between two probes is no synchronisation.
+pub fn until<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + limit;
+    let mut pause = Duration::from_millis(5);
+    loop {
+        if let Some(answer) = probe() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "waited {limit:?} in vain: {what}");
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(100));
+    }
+}
+
+/// A name nobody else uses, this run or another on the same broker: `<what>-<pid>-<start>-<number>`.
+pub fn unique(what: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock after 1970").as_secs();
+    format!("{what}-{}-{:x}-{}", std::process::id(), since, NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The runtime for what is asynchronous in the tests: admin calls, the in-process simulator, the codec's registry.
+pub fn runtime() -> &'static tokio::runtime::Runtime {
+    static SHARED: std::sync::OnceLock<tokio::runtime::Runtime> = std::sync::OnceLock::new();
+    SHARED.get_or_init(|| {
+        // A TLS provider has to be there before anything builds an HTTP client; a second installation is refused, harmlessly.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+    })
+}
+
+/// Runs asynchronous work to its end from a test's own thread.
+pub fn wait<F: Future>(work: F) -> F::Output {
+    runtime().block_on(work)
+}

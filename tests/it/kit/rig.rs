@@ -1,0 +1,304 @@
+//! One test's whole surroundings: topics, ERP, configuration, and the connector on them.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Output},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use serde_json::json;
+use wdt_connector::{
+    clock::Timestamp,
+    config,
+    schema::{Codec, CommandResult, DecodeFault, JournalEntry, Subject},
+};
+
+use super::{
+    commands,
+    config::Config,
+    connector::{self, Connector},
+    erp::Erp,
+    records::{self, Reader, Record, Sender},
+    topics::TopicNames,
+    unique, wait,
+};
+use crate::parts::{broker, free_port, guard::Folder, registry};
+
+/// How long a scenario may take to come to what it waits for, on a loaded machine.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Everything one test needs; nothing of it is shared with another test but the broker and the registry.
+pub struct Rig {
+    /// Prefix of all names.
+    pub application_id: String,
+    pub topics: TopicNames,
+    /// Change it before [`Self::start`]; each start writes it anew.
+    pub config: Config,
+    pub erp: Erp,
+    folder: Folder,
+    /// Whether values go through the schema registry.
+    framed: bool,
+    codec: OnceLock<Codec>,
+}
+
+impl Rig {
+    /// Topics with four partitions, an ERP of its own, a configuration with neither route enabled, small times, and a
+    /// quota that does not matter.
+    pub fn new(what: &str) -> Self {
+        Self::with_partitions(what, 4)
+    }
+
+    /// The same with another number of partitions.
+    pub fn with_partitions(what: &str, partitions: i32) -> Self {
+        let rig = Self::bare(what);
+        rig.topics.create(partitions);
+        rig
+    }
+
+    /// The same without creating any topic.
+    pub fn bare(what: &str) -> Self {
+        Self::around(what, Erp::start())
+    }
+
+    /// The same, on an ERP that was started some other way.
+    pub fn around(what: &str, erp: Erp) -> Self {
+        let application_id = unique(what);
+        let topics = TopicNames::under(&application_id);
+        let folder = Folder::new(what);
+        let config = base(&application_id, &topics, &erp, &folder);
+        Self { application_id, topics, config, erp, folder, framed: false, codec: OnceLock::new() }
+    }
+
+    /// Enables the command route; `format` is `avro` or `json`.
+    pub fn commands(mut self, format: &str) -> Self {
+        self.config.set("commands", "enabled", true).set("commands", "format", format);
+        self
+    }
+
+    /// Enables the feed of purchase returns.
+    pub fn purchase_returns(mut self) -> Self {
+        feed(&mut self.config, "feeds.purchase_returns");
+        self
+    }
+
+    /// Enables the feed of outbound orders from one edition: `flagship` or `enterprise`.
+    pub fn return_outbounds(mut self, edition: &str) -> Self {
+        feed(&mut self.config, "feeds.return_outbounds");
+        self.config.set("feeds.return_outbounds", "edition", edition);
+        if edition == "enterprise" {
+            self.config.set("feeds.return_outbounds", "page_size", 30);
+        }
+        self
+    }
+
+    /// Uses the schema registry.
+    pub fn with_registry(mut self) -> Self {
+        self.config.set("schema_registry", "url", registry().url());
+        self.framed = true;
+        self
+    }
+
+    /// A path in the test's own folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Writes the configuration as it is now; returns the file and the listener's port.
+    pub fn write_config(&self) -> (PathBuf, u16) {
+        let port = free_port();
+        let mut config = self.config.clone();
+        config.set("http", "listen", format!("127.0.0.1:{port}"));
+        let file = self.path("connector.toml");
+        fs::write(&file, config.text()).expect("a temporary file");
+        (file, port)
+    }
+
+    /// Starts `run` and waits until it is ready.
+    pub fn start(&self) -> Connector {
+        self.spawn().ready()
+    }
+
+    /// Starts `run` without waiting.
+    pub fn spawn(&self) -> Connector {
+        let (file, port) = self.write_config();
+        Connector::spawn(&file, port, &self.path("connector.log"))
+    }
+
+    /// Runs another verb of the program to its end.
+    pub fn verb(&self, arguments: &[&str], input: &[u8]) -> Output {
+        let (file, _) = self.write_config();
+        connector::verb(&file, arguments, input, PATIENCE)
+    }
+
+    /// The command line of another verb, to be started by the caller.
+    pub fn verb_command(&self, arguments: &[&str]) -> Command {
+        let (file, _) = self.write_config();
+        connector::command(&file, arguments)
+    }
+
+    /// The codec that reads this rig's values.
+    pub fn codec(&self) -> &Codec {
+        self.codec.get_or_init(|| {
+            if !self.framed {
+                return Codec::single_object();
+            }
+            let settings = config::RegistrySettings { url: registry().url().to_owned(), auth: None, register: true };
+            wait(Codec::connect(Some(&settings), &self.settings_topics(), &[Subject::Command])).expect("the registry answers")
+        })
+    }
+
+    fn settings_topics(&self) -> config::Topics {
+        let names = self.topics.clone();
+        config::Topics {
+            commands: names.commands,
+            results: names.results,
+            dead_letters: names.dead_letters,
+            journal: names.journal,
+            purchase_returns: names.purchase_returns,
+            return_outbounds: names.return_outbounds,
+            feeds_state: names.feeds_state,
+            feed_dead_letters: names.feed_dead_letters,
+        }
+    }
+
+    /// Reads with the codec; a schema id it meets for the first time is learnt.
+    fn decode<T>(&self, record: &Record, read: impl Fn(&Codec, &[u8]) -> Result<T, DecodeFault>) -> T {
+        let bytes = record.value.as_deref().unwrap_or_else(|| panic!("a tombstone: {record:?}"));
+        assert_eq!(bytes.first(), Some(if self.framed { &0 } else { &0xc3 }), "the framing of {record:?}");
+        let codec = self.codec();
+        match read(codec, bytes) {
+            Err(DecodeFault::UnknownSchemaId(id)) => {
+                wait(codec.learn(id)).unwrap_or_else(|fault| panic!("schema id {id}: {fault}"));
+                read(codec, bytes)
+            }
+            answer => answer,
+        }
+        .unwrap_or_else(|fault| panic!("{fault}: {record:?}"))
+    }
+
+    /// A record of the results topic.
+    pub fn result(&self, record: &Record) -> CommandResult {
+        self.decode(record, Codec::decode_result)
+    }
+
+    /// A record of the journal.
+    pub fn journal(&self, record: &Record) -> JournalEntry {
+        self.decode(record, Codec::decode_journal)
+    }
+
+    /// Any of our Avro values as JSON.
+    pub fn json(&self, record: &Record) -> serde_json::Value {
+        self.decode(record, Codec::to_json)
+    }
+
+    /// Sends the commands in Avro, keyed by their return's number, and waits until they are written.
+    pub fn send(&self, all: &[wdt_connector::schema::CreateReturnOutbound]) {
+        let sender = Sender::new();
+        for one in all {
+            let bytes = self.codec().encode_command(one).expect("a command fits its schema");
+            sender.send(&self.topics.commands, Some(one.return_no.as_bytes()), Some(&bytes), &[]);
+        }
+        sender.flush();
+    }
+
+    /// Sends them in JSON.
+    pub fn send_json(&self, all: &[wdt_connector::schema::CreateReturnOutbound]) {
+        let sender = Sender::new();
+        for one in all {
+            sender.send(&self.topics.commands, Some(one.return_no.as_bytes()), Some(&commands::json_bytes(one)), &[]);
+        }
+        sender.flush();
+    }
+
+    /// Waits for `count` results and decodes everything there is then.
+    pub fn results(&self, count: usize) -> Vec<CommandResult> {
+        let mut reader = Reader::new(&self.topics.results);
+        reader.at_least(count, PATIENCE);
+        reader.finish();
+        reader.seen.iter().map(|record| self.result(record)).collect()
+    }
+
+    /// Waits until the offsets committed for the commands topic add up to `count`.
+    pub fn wait_committed(&self, count: i64) {
+        super::until(&format!("committed offsets that add up to {count}"), PATIENCE, || {
+            let sum: i64 = records::committed(&format!("{}.commands", self.application_id), &self.topics.commands)
+                .iter()
+                .map(|(_, offset)| offset)
+                .sum();
+            (sum >= count).then_some(())
+        });
+    }
+}
+
+/// What every test's configuration starts from.
+fn base(application_id: &str, topics: &TopicNames, erp: &Erp, folder: &Folder) -> Config {
+    let mut config = Config::default();
+    config
+        .set("", "allow_unsafe_timing", true)
+        .set("", "cache_dir", folder.join("cache").display().to_string())
+        .set("kafka", "bootstrap_servers", broker().bootstrap())
+        .set("kafka", "application_id", application_id)
+        .set("kafka", "instance", 0)
+        .kafka_property("session.timeout.ms", "6000")
+        .kafka_property("heartbeat.interval.ms", "500")
+        .set("quota", "calls_per_minute", 600_000)
+        .set("quota", "burst", 10_000)
+        .set("quota", "max_concurrent_calls", 256)
+        .set("log", "level", "info,wdt_connector=debug");
+    for (key, name) in topics.entries() {
+        config.set("topics", key, name);
+    }
+    // Their sum 2 + 1 + 1 s still exceeds what this ERP and this machine are assumed to do: 1 + 1 + 1 s.
+    for (key, span) in [
+        ("call_timeout", "2s"),
+        ("send_by", "2s"),
+        ("settle_time", "1s"),
+        ("lookup_spacing", "1s"),
+        ("lookup_limit", "60s"),
+        ("max_freeze", "1s"),
+        ("max_delay", "1s"),
+        ("max_visibility", "1s"),
+        ("drain_timeout", "5s"),
+    ] {
+        config.set("commands", key, span);
+    }
+    let secret = folder.join("flagship.secret");
+    fs::write(&secret, erp.flagship_secret()).expect("a temporary file");
+    config
+        .set("erp.flagship", "url", erp.flagship_url())
+        .set("erp.flagship", "sid", erp.flagship_sid())
+        .set("erp.flagship", "key", erp.flagship_key())
+        .set("erp.flagship", "secret_file", secret.display().to_string())
+        .set("erp.flagship", "connect_timeout", "900ms");
+    let secret = folder.join("enterprise.secret");
+    fs::write(&secret, erp.enterprise_secret()).expect("a temporary file");
+    config
+        .set("erp.enterprise", "url", erp.enterprise_url())
+        .set("erp.enterprise", "sid", erp.enterprise_sid())
+        .set("erp.enterprise", "appkey", erp.enterprise_key())
+        .set("erp.enterprise", "appsecret_file", secret.display().to_string())
+        .set("erp.enterprise", "connect_timeout", "900ms");
+    config
+}
+
+/// Small times for one feed; what was modified within [`FEED_REACH`] is read.
+fn feed(config: &mut Config, section: &str) {
+    let start = Timestamp::now().minus(FEED_REACH).floor_second();
+    for (key, value) in [
+        ("enabled", json!(true)),
+        ("start", json!(start.to_string())),
+        ("poll_interval", json!("300ms")),
+        ("safety_lag", json!("1s")),
+        ("max_visibility", json!("500ms")),
+        ("late_interval", json!("5s")),
+        ("late_to", json!("3s")),
+        ("page_size", json!(100)),
+    ] {
+        config.set(section, key, value);
+    }
+}
+
+/// How far back the feeds of the tests start reading; the simulator makes up records of the last seven days.
+const FEED_REACH: Duration = Duration::from_secs(8 * 24 * 3600);

@@ -1,0 +1,119 @@
+//! The topics of one test: unique names, created with the policies the design gives them.
+
+use std::time::Duration;
+
+use rdkafka::{
+    admin::{AdminOptions, NewTopic, TopicReplication},
+    consumer::{BaseConsumer, Consumer as _},
+};
+
+use super::{until, wait};
+use crate::parts::broker;
+
+/// The names of one connector's topics.
+#[derive(Clone, Debug)]
+pub struct TopicNames {
+    pub commands: String,
+    pub results: String,
+    pub dead_letters: String,
+    pub journal: String,
+    pub purchase_returns: String,
+    pub return_outbounds: String,
+    pub feeds_state: String,
+    pub feed_dead_letters: String,
+}
+
+impl TopicNames {
+    /// All under one prefix.
+    pub fn under(prefix: &str) -> Self {
+        Self {
+            commands: format!("{prefix}.commands"),
+            results: format!("{prefix}.results"),
+            dead_letters: format!("{prefix}.commands.dlq"),
+            journal: format!("{prefix}.journal"),
+            purchase_returns: format!("{prefix}.purchase-return.changes"),
+            return_outbounds: format!("{prefix}.return-outbound.changes"),
+            feeds_state: format!("{prefix}.feeds.state"),
+            feed_dead_letters: format!("{prefix}.feeds.dlq"),
+        }
+    }
+
+    /// Pairs of configuration key and name, as `[topics]` wants them.
+    pub fn entries(&self) -> [(&'static str, &str); 8] {
+        [
+            ("commands", &self.commands),
+            ("results", &self.results),
+            ("dead_letters", &self.dead_letters),
+            ("journal", &self.journal),
+            ("purchase_returns", &self.purchase_returns),
+            ("return_outbounds", &self.return_outbounds),
+            ("feeds_state", &self.feeds_state),
+            ("feed_dead_letters", &self.feed_dead_letters),
+        ]
+    }
+
+    /// Creates all of them: `partitions` for commands, journal and what else is keyed; compaction where the design has it.
+    pub fn create(&self, partitions: i32) {
+        let compact = &[("cleanup.policy", "compact")][..];
+        let delete = &[("cleanup.policy", "delete")][..];
+        create(&[
+            (&self.commands, partitions, delete),
+            (&self.results, partitions, delete),
+            (&self.dead_letters, partitions, delete),
+            (&self.journal, partitions, compact),
+            (&self.purchase_returns, partitions, delete),
+            (&self.return_outbounds, partitions, delete),
+            (&self.feeds_state, 2, compact),
+            (&self.feed_dead_letters, 2, delete),
+        ]);
+    }
+}
+
+/// Name, partitions, configuration.
+pub type Wanted<'a> = (&'a str, i32, &'a [(&'a str, &'a str)]);
+
+/// Creates topics with one replica each on the shared broker and waits until its metadata show them all.
+pub fn create(wanted: &[Wanted<'_>]) {
+    let admin = broker().admin();
+    let topics: Vec<NewTopic<'_>> = wanted
+        .iter()
+        .map(|(name, partitions, config)| {
+            config.iter().fold(NewTopic::new(name, *partitions, TopicReplication::Fixed(1)), |topic, (key, value)| topic.set(key, value))
+        })
+        .collect();
+    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+    for result in wait(admin.create_topics(&topics, &options)).expect("the broker answers") {
+        if let Err((topic, code)) = result {
+            panic!("the topic {topic} could not be created: {code}");
+        }
+    }
+    let client: BaseConsumer = broker().client().create().expect("a client");
+    for (name, partitions, _) in wanted {
+        until(&format!("metadata of the topic {name}"), Duration::from_secs(30), || {
+            let known = client.fetch_metadata(Some(name), Duration::from_secs(5)).ok()?;
+            let topic = known.topics().first()?;
+            let led = topic.partitions().iter().filter(|one| one.leader() >= 0).count();
+            (topic.error().is_none() && i32::try_from(led) == Ok(*partitions)).then_some(())
+        });
+    }
+}
+
+/// How many partitions a topic has; `None` when it does not exist.
+pub fn partitions(topic: &str) -> Option<i32> {
+    let client: BaseConsumer = broker().client().create().expect("a client");
+    let known = client.fetch_metadata(Some(topic), Duration::from_secs(10)).expect("the broker answers");
+    let found = known.topics().first()?;
+    if found.error().is_some() || found.partitions().is_empty() {
+        return None;
+    }
+    i32::try_from(found.partitions().len()).ok()
+}
+
+/// A configuration value of a topic as the broker sees it, `cleanup.policy` for example.
+pub fn config_of(topic: &str, key: &str) -> Option<String> {
+    let admin = broker().admin();
+    let asked = [rdkafka::admin::ResourceSpecifier::Topic(topic)];
+    let answers = wait(admin.describe_configs(&asked, &AdminOptions::new())).expect("the broker answers");
+    let resource = answers.into_iter().next()?.ok()?;
+    resource.get(key).and_then(|entry| entry.value.clone())
+}

@@ -1,0 +1,152 @@
+//! Imports point one way: a wrong one is an architecture fault that no other test would notice.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// What stands higher may import what stands lower. Equal rank may import each other except where [`APART`] says no.
+const RANKS: [(&str, u32); 17] = [
+    ("main", 70),
+    ("cli", 60),
+    ("app", 50),
+    // Only the command line and the wiring may start one; it imports nothing itself.
+    ("simulator", 45),
+    ("sink", 40),
+    ("source", 40),
+    ("ops", 40),
+    ("erp", 30),
+    ("kafka", 30),
+    ("schema", 30),
+    // Names the ERP's calls in its labels.
+    ("metrics", 30),
+    ("config", 20),
+    ("board", 10),
+    ("fault", 10),
+    ("decimal", 10),
+    ("clock", 10),
+    ("lib", 80),
+];
+
+/// These never import each other.
+const APART: [(&str, &str); 2] = [("sink", "source"), ("source", "sink")];
+
+/// A crate that only some files may name.
+const CONFINED: [(&str, &[&str]); 2] = [("rdkafka::", &["src/kafka/"]), ("reqwest::", &["src/erp/", "src/schema/registry"])];
+
+/// Rust files below `src`, without those that hold only tests: path and text up to its unit tests, comments left out.
+fn sources() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut folders = vec![root.join("src")];
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                if path.file_name().is_some_and(|name| name != "tests") {
+                    folders.push(path);
+                }
+            } else if path.extension().is_some_and(|end| end == "rs") && path.file_stem().is_some_and(|name| name != "tests") {
+                found.push((relative(root, &path), code(&fs::read_to_string(&path).unwrap())));
+            }
+        }
+    }
+    assert!(found.len() > 20, "the sources were not found: {found:?}");
+    found
+}
+
+fn relative(root: &Path, path: &Path) -> String {
+    let parts: Vec<_> = path.strip_prefix(root).unwrap().components().map(|part| part.as_os_str().to_string_lossy()).collect();
+    parts.join("/")
+}
+
+fn code(text: &str) -> String {
+    let before_tests = text.split("\n#[cfg(test)]\nmod ").next().unwrap();
+    before_tests.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+/// `src/kafka/state.rs` → `kafka`; `src/app.rs` → `app`.
+fn module_of(path: &str) -> String {
+    let inside = path.strip_prefix("src/").unwrap();
+    PathBuf::from(inside.split('/').next().unwrap()).file_stem().unwrap().to_string_lossy().into_owned()
+}
+
+/// The top-level modules named behind `crate::`, braces included: `crate::{a::b, c::{d, e}}` → a, c.
+fn imports(code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for rest in code.split("crate::").skip(1) {
+        match rest.strip_prefix('{') {
+            None => found.push(name(rest)),
+            Some(group) => {
+                let mut depth = 1;
+                let mut at_start = true;
+                for (at, sign) in group.char_indices() {
+                    match sign {
+                        '{' => depth += 1,
+                        '}' => depth -= 1,
+                        ',' if depth == 1 => at_start = true,
+                        _ if at_start && !sign.is_whitespace() => {
+                            found.push(name(&group[at..]));
+                            at_start = false;
+                        }
+                        _ => {}
+                    }
+                    if depth == 0 {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+fn name(text: &str) -> String {
+    text.chars().take_while(|sign| sign.is_alphanumeric() || *sign == '_').collect()
+}
+
+fn rank(module: &str) -> u32 {
+    let known = RANKS.iter().find(|(name, _)| *name == module);
+    known.unwrap_or_else(|| panic!("src/{module} is new: give it a place in RANKS")).1
+}
+
+#[test]
+fn imports_point_one_way() {
+    let mut wrong = Vec::new();
+    for (path, code) in sources() {
+        let own = module_of(&path);
+        for other in imports(&code).into_iter().filter(|other| *other != own && RANKS.iter().any(|(name, _)| name == other)) {
+            if rank(&other) > rank(&own) || APART.contains(&(own.as_str(), other.as_str())) {
+                wrong.push(format!("{path} imports crate::{other}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "imports that point the wrong way:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn clients_stay_behind_their_ports() {
+    let mut wrong = Vec::new();
+    for (path, code) in sources() {
+        for (client, homes) in CONFINED {
+            if code.contains(client) && !homes.iter().any(|home| path.starts_with(home)) {
+                wrong.push(format!("{path} names {client}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "these belong behind src/kafka, src/erp or the registry:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_simulator_imports_nothing_of_the_client() {
+    let mut wrong = Vec::new();
+    for (path, code) in sources().into_iter().filter(|(path, _)| path.starts_with("src/simulator")) {
+        wrong.extend(imports(&code).into_iter().filter(|other| other != "simulator").map(|other| format!("{path} imports crate::{other}")));
+        wrong.extend(code.contains("wdt_connector::").then(|| format!("{path} names the library")));
+    }
+    assert!(wrong.is_empty(), "a mistake shared with the client would cancel out:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn imports_are_found_in_braces() {
+    assert_eq!(imports("use crate::a::b; crate::{c::{d, e}, f,\n    g::h}; x(crate::i::J)"), ["a", "c", "f", "g", "i"]);
+}

@@ -1,0 +1,26 @@
+//! Everything end to end, on a real Kafka and a real schema registry, in one binary.
+//!
+//! One test: `cargo test --test it -- <part of its name>`. The parts are fetched through Maven on first use; with
+//! `WDT_TEST_KAFKA=host:port` (and `WDT_TEST_REGISTRY=url`) yours are used instead.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::large_futures,
+    reason = "a test that cannot go on fails where it stands"
+)]
+
+#[allow(dead_code, reason = "shared with benches/, which use another share of it")]
+mod kit;
+#[allow(dead_code, reason = "shared with benches/, which use another share of it")]
+mod parts;
+
+mod bad_input;
+mod change_route;
+mod command_route;
+mod ground;
+mod layers;
+mod process;
+mod verbs;

@@ -1,0 +1,316 @@
+//! A real Apache Kafka: one node, KRaft, own ports, own folder.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    ClientConfig,
+    admin::AdminClient,
+    client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer as _},
+};
+
+use super::{
+    cache,
+    guard::{self, Folder, Guarded},
+    java, ports, say,
+};
+
+const VERSION: &str = "4.2.2";
+/// The logging bridge must fit the log4j-core this Kafka brings along.
+const LOG4J: &str = "2.25.5";
+const STARTS: u32 = 5;
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// The broker shared by all tests of this run; started by the first who asks.
+///
+/// `WDT_TEST_KAFKA=host:port` makes it somebody else's, which is then neither started nor ended.
+pub fn broker() -> &'static Broker {
+    static SHARED: OnceLock<Option<Broker>> = OnceLock::new();
+    super::once(&SHARED, "the broker", || match external() {
+        Some(bootstrap) => {
+            say(&format!("testing against the Kafka at {bootstrap} (WDT_TEST_KAFKA)"));
+            assert!(
+                answers(&bootstrap),
+                "the Kafka at {bootstrap} (WDT_TEST_KAFKA) does not answer within 10 s: start it, or unset the variable"
+            );
+            Broker { bootstrap, node: None }
+        }
+        None => {
+            let node = Node::start();
+            Broker { bootstrap: node.bootstrap(), node: Some(node) }
+        }
+    })
+}
+
+fn external() -> Option<String> {
+    std::env::var("WDT_TEST_KAFKA").ok().filter(|value| !value.is_empty())
+}
+
+/// The jars, fetched if they are not there yet.
+fn prepare() -> PathBuf {
+    cache::once(&format!("kafka-{VERSION}"), |folder| {
+        fs::write(folder.join("pom.xml"), pom()).expect("the cache can be written");
+        let arguments = [
+            "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies".to_owned(),
+            "-DoutputDirectory=libs".to_owned(),
+            "-DincludeScope=runtime".to_owned(),
+        ];
+        java::maven(folder, &format!("Apache Kafka {VERSION} (45 MB)"), &arguments);
+    })
+}
+
+fn pom() -> String {
+    format!(
+        r#"<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>wdt-connector</groupId><artifactId>test-broker</artifactId><version>1</version><packaging>pom</packaging>
+  <dependencies>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{VERSION}</version></dependency>
+    <dependency><groupId>org.apache.logging.log4j</groupId><artifactId>log4j-slf4j-impl</artifactId><version>{LOG4J}</version></dependency>
+  </dependencies>
+</project>
+"#
+    )
+}
+
+/// Whether a broker there answers a metadata request.
+fn answers(bootstrap: &str) -> bool {
+    let client: Result<BaseConsumer, _> = ClientConfig::new().set("bootstrap.servers", bootstrap).set("log_level", "0").create();
+    client.is_ok_and(|client| client.fetch_metadata(None, Duration::from_secs(10)).is_ok_and(|known| !known.brokers().is_empty()))
+}
+
+/// The shared broker.
+#[derive(Debug)]
+pub struct Broker {
+    bootstrap: String,
+    node: Option<Node>,
+}
+
+impl Broker {
+    /// `host:port`, for `bootstrap.servers`.
+    pub fn bootstrap(&self) -> &str {
+        &self.bootstrap
+    }
+
+    /// The process id of our own broker; `None` when it is somebody else's.
+    pub fn pid(&self) -> Option<u32> {
+        self.node.as_ref().and_then(|node| node.process.as_ref()).map(Guarded::pid)
+    }
+
+    /// A client configuration with the address set.
+    pub fn client(&self) -> ClientConfig {
+        client(&self.bootstrap)
+    }
+
+    /// An admin client.
+    pub fn admin(&self) -> AdminClient<DefaultClientContext> {
+        self.client().create().expect("an admin client")
+    }
+}
+
+fn client(bootstrap: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    // librdkafka reports every refused connection of a broker that is down on purpose.
+    config.set("bootstrap.servers", bootstrap).set("log_level", "0");
+    config
+}
+
+/// A broker for one test that kills or restarts it.
+#[derive(Debug)]
+pub struct PrivateBroker {
+    node: Node,
+}
+
+impl PrivateBroker {
+    /// Starts one. `None`, after saying on stderr that `test` is not run, when `WDT_TEST_KAFKA` is set.
+    pub fn start(test: &str) -> Option<Self> {
+        if external().is_some() {
+            say(&format!("not run with WDT_TEST_KAFKA, because it kills or secures a broker: {test}"));
+            return None;
+        }
+        Some(Self { node: Node::start() })
+    }
+
+    /// `host:port`; stays the same over restarts.
+    pub fn bootstrap(&self) -> String {
+        self.node.bootstrap()
+    }
+
+    /// A client configuration with the address set.
+    pub fn client(&self) -> ClientConfig {
+        client(&self.node.bootstrap())
+    }
+
+    /// `SIGKILL`; its data stay.
+    pub fn kill(&mut self) {
+        self.node.process = None;
+    }
+
+    /// Starts it again on its data and the same ports, and waits until it answers.
+    pub fn restart(&mut self) {
+        self.kill();
+        let ports = self.node.ports;
+        assert!(self.node.launch(), "the broker on port {} did not start again; its log:\n{}", ports.broker, self.node.log_tail());
+    }
+
+    /// The broker's process, to stop (`SIGSTOP`) and continue it.
+    pub fn process(&mut self) -> &mut Guarded {
+        self.node.process.as_mut().expect("the broker runs")
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ports {
+    broker: u16,
+    controller: u16,
+}
+
+#[derive(Debug)]
+struct Node {
+    // Dropped before the folder: no process writes into what is being removed.
+    process: Option<Guarded>,
+    ports: Ports,
+    libs: PathBuf,
+    folder: Folder,
+}
+
+impl Node {
+    fn start() -> Self {
+        let libs = prepare().join("libs");
+        for _ in 0..STARTS {
+            let ports = Ports { broker: ports::free_port(), controller: ports::free_port() };
+            let mut node = Self { process: None, ports, libs: libs.clone(), folder: Folder::new("kafka") };
+            node.format();
+            if node.launch() {
+                return node;
+            }
+            let log = node.log_tail();
+            assert!(log.contains("Address already in use"), "the broker did not start; its log:\n{log}");
+        }
+        panic!("the broker found its ports taken {STARTS} times running: is something else using up the ports of this machine?");
+    }
+
+    fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.broker)
+    }
+
+    fn format(&self) {
+        fs::write(self.folder.join("server.properties"), self.properties()).expect("a temporary file");
+        fs::write(self.folder.join("log4j2.properties"), LOGGING).expect("a temporary file");
+        let done = self
+            .java(64)
+            .args(["kafka.tools.StorageTool", "format", "-t", "d2R0LWNvbm5lY3Rvci10c3Q", "-c"])
+            .arg(self.folder.join("server.properties"))
+            .stdin(Stdio::null())
+            .output()
+            .expect("Java starts");
+        assert!(
+            done.status.success(),
+            "the broker's folder could not be formatted:\n{}{}",
+            String::from_utf8_lossy(&done.stdout),
+            String::from_utf8_lossy(&done.stderr)
+        );
+    }
+
+    fn java(&self, megabytes: u32) -> Command {
+        let mut command = java::java();
+        command
+            .current_dir(self.folder.path())
+            .arg(format!("-Xmx{megabytes}m"))
+            .args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"])
+            .arg(format!("-Dlog4j2.configurationFile={}", self.folder.join("log4j2.properties").display()))
+            .arg("-cp")
+            .arg(self.libs.join("*"));
+        command
+    }
+
+    /// Starts the process and waits until it answers; false when it ended first.
+    fn launch(&mut self) -> bool {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.log()).expect("a temporary file");
+        let errors = log.try_clone().expect("a file descriptor");
+        let mut command = self.java(512);
+        command.arg("kafka.Kafka").arg(self.folder.join("server.properties"));
+        command.stdin(Stdio::null()).stdout(log).stderr(errors);
+        let mut process = guard::spawn(&mut command).expect("Java starts");
+        let deadline = Instant::now() + START_LIMIT;
+        let address = SocketAddr::from(([127, 0, 0, 1], self.ports.broker));
+        while process.exit().is_none() {
+            // A cheap knock first: a client that meets a closed port waits longer before it tries again.
+            if TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok() && answers(&self.bootstrap()) {
+                // Somebody else's broker on this port would answer as well; ours has then ended.
+                let ours = process.exit().is_none();
+                self.process = Some(process);
+                return ours;
+            }
+            assert!(Instant::now() < deadline, "the broker does not answer after {START_LIMIT:?}; its log:\n{}", self.log_tail());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        false
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.join("broker.log")
+    }
+
+    fn log_tail(&self) -> String {
+        tail(&self.log(), 60)
+    }
+
+    fn properties(&self) -> String {
+        let Ports { broker, controller } = self.ports;
+        let data = self.folder.join("data");
+        format!(
+            "process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{broker}
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs={}
+auto.create.topics.enable=false
+default.replication.factor=1
+min.insync.replicas=1
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=500
+num.network.threads=2
+num.io.threads=4
+log.cleaner.backoff.ms=1000
+log.cleaner.dedupe.buffer.size=8388608
+",
+            data.display()
+        )
+    }
+}
+
+/// The last lines of a file, for failure output.
+fn tail(file: &Path, lines: usize) -> String {
+    let text = fs::read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+const LOGGING: &str = "status=error
+appender.out.type=Console
+appender.out.name=out
+appender.out.layout.type=PatternLayout
+appender.out.layout.pattern=%d %-5p %m (%c{1})%n%throwable{5}
+rootLogger.level=warn
+rootLogger.appenderRef.out.ref=out
+";
