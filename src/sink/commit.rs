@@ -26,6 +26,7 @@ pub(super) struct Commit {
     intents: Vec<(SlotId, Moment, Timestamp, u32)>,
     ready: Vec<Ready>,
     proofs: Vec<(Lease, String)>,
+    withdrawn: Vec<(Lease, Vec<u8>)>,
     positions: Vec<(Lease, i64)>,
     /// What the cache of the journal learns once it is committed.
     changes: BTreeMap<i32, Vec<Change>>,
@@ -36,6 +37,10 @@ pub(super) struct Commit {
 impl Commit {
     pub fn concerns(&self, lease: Lease) -> bool {
         self.positions.iter().any(|(of, _)| *of == lease)
+    }
+
+    pub fn intends(&self, id: SlotId) -> bool {
+        self.intents.iter().any(|(of, ..)| *of == id)
     }
 
     pub fn intents(&self) -> usize {
@@ -58,7 +63,7 @@ impl Engine<'_> {
         }
         if self.committing.is_some()
             || now < self.commit_after
-            || (self.ready.is_empty() && self.intents.is_empty() && self.new_proofs.is_empty())
+            || (self.ready.is_empty() && self.intents.is_empty() && self.new_proofs.is_empty() && self.withdrawn.is_empty())
         {
             return Ok(());
         }
@@ -89,6 +94,7 @@ impl Engine<'_> {
             intents: Vec::new(),
             ready: Vec::new(),
             proofs: Vec::new(),
+            withdrawn: Vec::new(),
             positions: Vec::new(),
             changes: BTreeMap::new(),
             begun: now,
@@ -122,6 +128,19 @@ impl Engine<'_> {
                 draft.records.push(journal_record(&self.parts.codec, &self.names, lease.partition, key, &entry)?);
                 draft.leases.insert(lease.partition, lease);
                 draft.commit.proofs.push((lease, warehouse_no));
+            }
+        }
+        for (lease, key) in std::mem::take(&mut self.withdrawn) {
+            if self.partitions.get(&lease.partition).is_some_and(|partition| partition.lease == lease) {
+                draft.records.push(Outgoing {
+                    topic: Arc::clone(&self.names.journal),
+                    partition: Some(lease.partition),
+                    key: Some(key.clone()),
+                    value: None,
+                    headers: Vec::new(),
+                });
+                draft.leases.insert(lease.partition, lease);
+                draft.commit.withdrawn.push((lease, key));
             }
         }
         for lease in draft.leases.values() {
@@ -266,6 +285,7 @@ impl Engine<'_> {
             self.intents.push_front(id);
         }
         self.new_proofs.extend(commit.proofs);
+        self.withdrawn.extend(commit.withdrawn);
     }
 
     fn apply(&mut self, commit: Commit, now: Moment) -> Result<(), String> {
@@ -286,7 +306,11 @@ impl Engine<'_> {
                 slot.life.intended(attempt, written_at);
                 slot.send_by = Some(send_by);
                 slot.waits = Waits::Wire;
+                let lease = slot.lease;
                 self.wire.push_back(id);
+                if self.partitions.get(&lease.partition).is_some_and(|partition| partition.draining) {
+                    self.withdraw(id);
+                }
             }
         }
         let mut released: BTreeMap<Lease, usize> = BTreeMap::new();

@@ -21,7 +21,7 @@ use super::{
     breaker::Breaker,
     commit::Commit,
     journal::{Ending, Finding, Life, Timing},
-    partition::{Partition, Remembered, Restoring},
+    partition::{Confirmed, Partition, Remembered, Restoring},
     retry::Pauses,
     settle::Names,
     validate::Accepted,
@@ -97,7 +97,7 @@ pub(super) enum Happened {
     Answered { slot: SlotId, answer: Answer, epoch: Option<u64> },
     LookedUp { slot: SlotId, finding: Finding, was_probe: bool },
     Probed(Result<(), String>),
-    ProofSought { partition: i32, warehouse_no: String, seen: bool },
+    ProofSought { warehouse_no: String, seen: bool },
     Committed(Result<(), CommitFault>),
     Restored(Vec<Lease>, Result<Vec<(Restored, Remembered)>, TakeOverFault>),
     Learnt { lease: Lease, result: Result<(), LearnFault> },
@@ -150,7 +150,13 @@ pub(super) struct Engine<'a> {
     pub ready: VecDeque<Ready>,
     /// Proofs to be journaled: partition, warehouse.
     pub new_proofs: Vec<(Lease, String)>,
-    pub proof_sought: HashSet<(i32, String)>,
+    /// Warehouses in which look-ups have shown one of our markers: a fact about the ERP, whichever partition saw it.
+    pub proofs: HashSet<String>,
+    /// By warehouse, an order of ours that exists for certain: what a proof is sought with.
+    pub confirmed: HashMap<String, Confirmed>,
+    pub proof_sought: HashSet<String>,
+    /// Journal keys of intents that certainly had no effect and are taken back before their partition is given away.
+    pub withdrawn: Vec<(Lease, Vec<u8>)>,
     pub committing: Option<Commit>,
     pub commit_after: Moment,
     pub commit_pauses: Pauses,
@@ -211,7 +217,10 @@ impl<'a> Engine<'a> {
             flying: 0,
             ready: VecDeque::new(),
             new_proofs: Vec::new(),
+            proofs: HashSet::new(),
+            confirmed: HashMap::new(),
             proof_sought: HashSet::new(),
+            withdrawn: Vec::new(),
             committing: None,
             commit_after: Moment(0),
             commit_pauses: Pauses::from(Duration::from_millis(50)),
@@ -304,6 +313,7 @@ impl<'a> Engine<'a> {
                     if let Some(partition) = self.partitions.get_mut(&lease.partition) {
                         partition.draining = true;
                     }
+                    self.withdraw_all(*lease);
                 }
                 self.drains.push(Drain { leases, deadline, done: Some(done) });
             }
@@ -332,9 +342,9 @@ impl<'a> Engine<'a> {
                 self.probing = false;
                 self.breaker.probed(result, Moment::now());
             }
-            Happened::ProofSought { partition, warehouse_no, seen } => {
-                self.proof_sought.remove(&(partition, warehouse_no.clone()));
-                if seen && let Some(lease) = self.partitions.get(&partition).map(|partition| partition.lease) {
+            Happened::ProofSought { warehouse_no, seen } => {
+                self.proof_sought.remove(&warehouse_no);
+                if seen && let Some(lease) = self.partitions.values().next().map(|partition| partition.lease) {
                     self.prove(lease, &warehouse_no);
                 }
             }
@@ -375,7 +385,7 @@ impl<'a> Engine<'a> {
         match result {
             Ok(all) => {
                 let now = Moment::now();
-                for (restored, journal) in all {
+                for (restored, mut journal) in all {
                     let lease = restored.lease;
                     if !self.group.owns(lease) {
                         continue;
@@ -388,6 +398,8 @@ impl<'a> Engine<'a> {
                         "partition taken over"
                     );
                     self.counts.restored_entries += restored.entries;
+                    self.proofs.extend(std::mem::take(&mut journal.proofs));
+                    self.confirmed.extend(std::mem::take(&mut journal.confirmed));
                     self.partitions.insert(lease.partition, Partition::new(&restored, journal, now));
                     self.group.start(lease);
                 }
@@ -435,6 +447,7 @@ impl<'a> Engine<'a> {
     /// Whether something of this partition is on the wire or on its way into a transaction.
     fn unfinished(&self, lease: Lease) -> bool {
         self.ready.iter().any(|ready| ready.lease == lease)
+            || self.withdrawn.iter().any(|(of, _)| *of == lease)
             || self.committing.as_ref().is_some_and(|commit| commit.concerns(lease))
             || self.slots.values().any(|slot| slot.lease == lease && matches!(slot.waits, Waits::Answer | Waits::Settlement))
     }
@@ -450,6 +463,7 @@ impl<'a> Engine<'a> {
         self.slots.retain(|_, slot| slot.lease != lease);
         self.ready.retain(|ready| ready.lease != lease);
         self.new_proofs.retain(|(of, _)| *of != lease);
+        self.withdrawn.retain(|(of, _)| *of != lease);
     }
 
     /// The circuit breaker pauses consumption; the member keeps polling.

@@ -243,8 +243,8 @@ impl Engine<'_> {
             Step::AwaitProof { until } => {
                 slot.waits = Waits::Proof;
                 self.timers.insert((until, id));
-                let (partition, warehouse_no) = (slot.lease.partition, slot.accepted.command.warehouse_no.clone());
-                self.seek_proof(partition, &warehouse_no);
+                let warehouse_no = slot.accepted.command.warehouse_no.clone();
+                self.seek_proof(&warehouse_no);
             }
             Step::Settle(ending) => {
                 slot.waits = Waits::Settlement;
@@ -255,11 +255,10 @@ impl Engine<'_> {
                 let warehouse_no = slot.accepted.command.warehouse_no.clone();
                 self.end(lease, record, received, key, End::Life { slot: id, ending });
                 if let Some(confirmed) = confirmed
-                    && let Some(partition) = self.partitions.get_mut(&lease.partition)
-                    && !partition.proofs.contains(&warehouse_no)
+                    && !self.proofs.contains(&warehouse_no)
                 {
-                    partition.confirmed.insert(warehouse_no.clone(), confirmed);
-                    self.seek_proof(lease.partition, &warehouse_no);
+                    self.confirmed.insert(warehouse_no.clone(), confirmed);
+                    self.seek_proof(&warehouse_no);
                 }
             }
         }
@@ -343,7 +342,7 @@ impl Engine<'_> {
         let warehouse_no = slot.accepted.command.warehouse_no.clone();
         let lease = slot.lease;
         let seen = matches!(finding, Finding::Found(_));
-        let proven = self.partitions.get(&lease.partition).is_some_and(|partition| partition.proofs.contains(&warehouse_no));
+        let proven = self.proofs.contains(&warehouse_no);
         if let Finding::Failed(reason) = &finding {
             tracing::debug!(return_no = slot.accepted.command.return_no, %reason, "look-up failed");
         }
@@ -363,16 +362,16 @@ impl Engine<'_> {
         }
     }
 
-    /// Look-ups see our markers in this warehouse: whoever waited for that asks again.
+    /// Look-ups see our markers in this warehouse: whoever waited for that asks again. Journaled under `lease`.
     pub(super) fn prove(&mut self, lease: Lease, warehouse_no: &str) {
-        let Some(partition) = self.partitions.get_mut(&lease.partition).filter(|partition| partition.lease == lease) else { return };
-        if !partition.proofs.insert(warehouse_no.to_owned()) {
+        if !self.proofs.insert(warehouse_no.to_owned()) {
             return;
         }
         self.new_proofs.push((lease, warehouse_no.to_owned()));
+        self.confirmed.remove(warehouse_no);
         let now = Moment::now();
         for (id, slot) in &mut self.slots {
-            if slot.waits == Waits::Proof && slot.lease == lease && slot.accepted.command.warehouse_no == warehouse_no {
+            if slot.waits == Waits::Proof && slot.accepted.command.warehouse_no == warehouse_no {
                 slot.waits = Waits::Ask;
                 self.timers.insert((now, *id));
             }
@@ -381,15 +380,11 @@ impl Engine<'_> {
 
     /// An order of the warehouse that exists for certain is looked up, only while somebody waits for the proof that such
     /// orders can be seen.
-    fn seek_proof(&mut self, partition: i32, warehouse_no: &str) {
-        let awaited = self.slots.values().any(|slot| {
-            slot.waits == Waits::Proof && slot.lease.partition == partition && slot.accepted.command.warehouse_no == warehouse_no
-        });
-        let Some(confirmed) = self.partitions.get(&partition).and_then(|partition| partition.confirmed.get(warehouse_no)).cloned() else {
-            return;
-        };
+    fn seek_proof(&mut self, warehouse_no: &str) {
+        let awaited = self.slots.values().any(|slot| slot.waits == Waits::Proof && slot.accepted.command.warehouse_no == warehouse_no);
+        let Some(confirmed) = self.confirmed.get(warehouse_no).cloned() else { return };
         let warehouse_no = warehouse_no.to_owned();
-        if !awaited || !self.proof_sought.insert((partition, warehouse_no.clone())) {
+        if !awaited || !self.proof_sought.insert(warehouse_no.clone()) {
             return;
         }
         let Confirmed { return_no, marker } = confirmed;
@@ -407,7 +402,7 @@ impl Engine<'_> {
                 }
                 tokio::time::sleep(settings.commands.lookup_spacing).await;
             };
-            let _ = happened.send(Happened::ProofSought { partition, warehouse_no, seen });
+            let _ = happened.send(Happened::ProofSought { warehouse_no, seen });
         });
     }
 
@@ -488,6 +483,33 @@ impl Engine<'_> {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         slot.permit = Some(permit);
         self.permitted_now(id, Moment::now());
+    }
+
+    /// Before a partition is given away, intents that certainly had no effect are taken back: the next owner then calls
+    /// at once instead of asking. Only first attempts: of a later one the earlier call is still in doubt.
+    pub(super) fn withdraw_all(&mut self, lease: Lease) {
+        let idle: Vec<SlotId> = self.slots.iter().filter(|(_, slot)| slot.lease == lease).map(|(id, _)| *id).collect();
+        for id in idle {
+            self.withdraw(id);
+        }
+    }
+
+    /// As [`Engine::withdraw_all`], of one command.
+    pub(super) fn withdraw(&mut self, id: SlotId) {
+        let Some(slot) = self.slots.get(&id) else { return };
+        let waits = match slot.waits {
+            Waits::Admission | Waits::Permit | Waits::Wire => true,
+            // An intent may be in the transaction that is on its way; it is taken back once that is over.
+            Waits::Intent => !self.committing.as_ref().is_some_and(|commit| commit.intends(id)),
+            Waits::Answer | Waits::Ask | Waits::Finding | Waits::Proof | Waits::Settlement => false,
+        };
+        if !waits || slot.life.attempt != 1 || slot.life.doubt.is_some() {
+            return;
+        }
+        let command = &slot.accepted.command;
+        let key = journal_key(&command.return_no, &command.command_id);
+        self.withdrawn.push((slot.lease, key));
+        self.slots.remove(&id);
     }
 
     /// Permit first, then intent, then call; an intent that is still good is used again.

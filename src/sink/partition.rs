@@ -44,10 +44,6 @@ pub struct Partition {
     pub keys: HashMap<String, VecDeque<Queued>>,
     /// Open intents found at the take-over, by journal key.
     pub open: HashMap<Vec<u8>, JournalEntry>,
-    /// Warehouses in which look-ups have shown one of our markers.
-    pub proofs: HashSet<String>,
-    /// By warehouse, an order of ours that the ERP confirmed: what a proof is sought with.
-    pub confirmed: HashMap<String, Confirmed>,
     /// Records that wait for a schema to be learnt, and everything after them.
     pub unlearnt: VecDeque<Delivered>,
     /// Nothing new is begun: the partition is being given back.
@@ -64,8 +60,6 @@ impl Partition {
             restored_at,
             keys: HashMap::new(),
             open: journal.open,
-            proofs: journal.proofs,
-            confirmed: journal.confirmed,
             unlearnt: VecDeque::new(),
             draining: false,
         }
@@ -76,7 +70,9 @@ impl Partition {
 #[derive(Debug, Default)]
 pub struct Remembered {
     pub open: HashMap<Vec<u8>, JournalEntry>,
+    /// Warehouses in which look-ups have shown one of our markers.
     pub proofs: HashSet<String>,
+    /// By warehouse, an order of ours that the ERP confirmed: what a proof is sought with.
     pub confirmed: HashMap<String, Confirmed>,
     /// Entries that belong to a command or a warehouse.
     pub entries: u64,

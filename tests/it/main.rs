@@ -23,4 +23,5 @@ mod command_route;
 mod ground;
 mod layers;
 mod process;
+mod storm;
 mod verbs;
