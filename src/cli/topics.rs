@@ -3,12 +3,18 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
+    clock::Timestamp,
     config::{Feed, Loaded, Settings},
-    kafka::admin::{Admin, Cluster, TopicPlan},
+    kafka::{
+        admin::{Admin, Cluster, TopicPlan},
+        tool::Sender,
+    },
+    schema::{Codec, Subject},
+    sink,
 };
 
 use super::{
-    End,
+    End, output,
     report::{Finding, Report},
 };
 
@@ -20,6 +26,8 @@ const FEED_PARTITIONS: i32 = 2;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Option<Verb>,
     /// Create the commands topic too, which otherwise is the sender's to create
     #[arg(long)]
     with_commands: bool,
@@ -29,6 +37,18 @@ pub(super) struct Args {
     /// Replicas of new topics [default: 3, or as many as there are brokers]
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..=100))]
     replication_factor: Option<i32>,
+}
+
+#[derive(Clone, Debug, clap::Subcommand)]
+enum Verb {
+    /// Declare the journal lost: commands sent until now are looked for in the ERP before they are called
+    #[command(after_help = "Example: wdt-connector topics journal-lost --yes --config connector.toml\n\
+        Only for a journal that is really gone. Every command sent until now, and ten minutes more, costs a look-up before its call.")]
+    JournalLost {
+        /// Yes, it is gone and cannot be restored
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 /// What a topic is for.
@@ -92,6 +112,9 @@ fn roles(settings: &Settings) -> Vec<Role> {
 
 pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
     let settings = loaded.settings;
+    if let Some(Verb::JournalLost { yes }) = args.verb {
+        return journal_lost(&settings, yes).await;
+    }
     let admin = Admin::connect(&settings.kafka)?;
     let cluster = admin.cluster(PATIENCE).await?;
     let mut report = Report::new();
@@ -104,6 +127,31 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
     let cluster = if plans.is_empty() { cluster } else { admin.cluster(PATIENCE).await? };
     report.add_all(&verify(&settings, &admin, &cluster, Absence::OthersDuty).await?);
     Ok(report.end())
+}
+
+/// Writes into every partition of the journal that everything before was lost.
+async fn journal_lost(settings: &Settings, yes: bool) -> anyhow::Result<End> {
+    let topic = &settings.topics.journal;
+    if !yes {
+        output::complain(&format!(
+            "nothing was changed: --yes declares {topic} lost, and every command sent until now is then looked for in the ERP before it is called"
+        ));
+        return Ok(End::Misconfigured);
+    }
+    let admin = Admin::connect(&settings.kafka)?;
+    let cluster = admin.cluster(PATIENCE).await?;
+    let Some(shape) = cluster.topics.get(topic) else {
+        anyhow::bail!("{topic} does not exist; create it with `wdt-connector topics` first");
+    };
+    let codec = Codec::connect(settings.schema_registry.as_ref(), &settings.topics, &[Subject::Journal]).await?;
+    let sender = Sender::connect(&settings.kafka, settings.commands.partitioner)?;
+    let at = Timestamp::now();
+    for partition in 0..shape.partitions {
+        let (key, entry) = sink::lost_entry(partition, at);
+        sender.queue_to(topic, partition, &key, &codec.encode_journal(&entry)?)?.await?;
+    }
+    let _ = output::say(&format!("{topic} is declared lost in {} partitions as of {at}; start the connector again", shape.partitions));
+    Ok(End::Done)
 }
 
 /// What is missing and ours to create.
@@ -235,7 +283,7 @@ fn wrong_partitions(role: Role, settings: &Settings, cluster: &Cluster, partitio
                 Finding::bad(
                     name,
                     format!("{partitions} partitions, but {} has {commands}; the two must be equal", settings.topics.commands),
-                    "with an empty journal: delete it and run wdt-connector topics; otherwise run: wdt-connector topics migrate",
+                    "if no command was ever read: delete the journal and run wdt-connector topics; otherwise go back to equal counts",
                 )
             })
         }
@@ -273,7 +321,7 @@ mod tests {
     }
 
     fn args(with_commands: bool) -> Args {
-        Args { with_commands, partitions: 6, replication_factor: None }
+        Args { verb: None, with_commands, partitions: 6, replication_factor: None }
     }
 
     const COMMANDS: &str = "[commands]\nenabled = true\n";

@@ -298,7 +298,9 @@ impl ConsumerContext for Callbacks {
 
     fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         // Also an assignment without new partitions comes here: the generation has changed all the same.
-        let metadata = consumer.group_metadata().map(Arc::new);
+        // Not while leaving: a group that is being closed may never answer the question (seen as a hang at shutdown).
+        let leaving = self.shared.leaving.load(Ordering::Acquire);
+        let metadata = if leaving { None } else { consumer.group_metadata().map(Arc::new) };
         match rebalance {
             Rebalance::Assign(list) => {
                 // Before any record can be handed out: nothing is fetched until the route has taken the partition over.
@@ -461,6 +463,7 @@ impl Poller {
 
     /// Nothing can be finished any more: ownership ends at once.
     fn abandon(&self) {
+        self.shared.leaving.store(true, Ordering::Release);
         let mut membership = self.shared.lock();
         let leases = membership.ownership.all();
         membership.ownership.release(&leases);

@@ -49,6 +49,9 @@ pub enum TakeOverFault {
     /// The caller's `apply` refused an entry.
     #[error("{0}")]
     Refused(String),
+    /// Offsets are committed, and the compacted topic's partition holds nothing: it was lost. Nothing was written.
+    #[error("partition {partition} of {topic} is empty although offset {offset} of the group is committed")]
+    Emptied { topic: String, partition: i32, offset: i64 },
 }
 
 /// Receives every entry of the compacted topic: partition, key, value (`None`: a tombstone).
@@ -83,6 +86,11 @@ pub async fn take_over(
         blocking(move || reader.stable_offsets(&group, &leases, &stop)).await?
     };
     tracing::debug!("stable offsets are known");
+    {
+        // Before the barriers: they would make a lost topic look like a living one.
+        let (reader, partitions, committed) = (Arc::clone(&reader), partitions.clone(), committed.clone());
+        blocking(move || reader.check_memory(&partitions, &committed)).await?;
+    }
     write_barriers(group, transactor, &partitions, &committed).await?;
     tracing::debug!("barriers are written");
 
@@ -180,6 +188,22 @@ impl Reader {
                 }
             }
         }
+    }
+
+    fn check_memory(&self, partitions: &[TakeOver], committed: &BTreeMap<i32, Committed>) -> Result<(), TakeOverFault> {
+        for take_over in partitions {
+            let (topic, partition) = (&take_over.barrier.topic, take_over.lease.partition);
+            let Some(committed) = committed.get(&partition).filter(|committed| committed.was_committed && committed.offset > 0) else {
+                continue;
+            };
+            // A broker that does not answer now is asked again by the reading itself.
+            if let Ok((first, end)) = self.0.fetch_watermarks(topic, partition, REQUEST)
+                && first >= end
+            {
+                return Err(TakeOverFault::Emptied { topic: topic.to_string(), partition, offset: committed.offset });
+            }
+        }
+        Ok(())
     }
 
     fn ask_offsets(&self, topic: &str, leases: &[Lease]) -> Result<BTreeMap<i32, Committed>, KafkaError> {

@@ -101,8 +101,29 @@ impl Sender {
         key: &str,
         value: &[u8],
     ) -> Result<impl Future<Output = Result<(i32, i64), ToolFault>> + use<>, ToolFault> {
+        self.queue_record(FutureRecord::to(topic).key(key.as_bytes()).payload(value))
+    }
+
+    /// As [`Sender::queue`], into a partition of the caller's choice.
+    ///
+    /// # Errors
+    /// As [`Sender::queue`].
+    pub fn queue_to(
+        &self,
+        topic: &str,
+        partition: i32,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<impl Future<Output = Result<(i32, i64), ToolFault>> + use<>, ToolFault> {
+        self.queue_record(FutureRecord::to(topic).partition(partition).key(key).payload(value))
+    }
+
+    fn queue_record(
+        &self,
+        record: FutureRecord<'_, [u8], [u8]>,
+    ) -> Result<impl Future<Output = Result<(i32, i64), ToolFault>> + use<>, ToolFault> {
         let refused = |error: &KafkaError| ToolFault(format!("Kafka did not take it: {error}"));
-        let delivery = self.producer.send_result(FutureRecord::to(topic).key(key).payload(value)).map_err(|(error, _)| refused(&error))?;
+        let delivery = self.producer.send_result(record).map_err(|(error, _)| refused(&error))?;
         Ok(async move {
             match delivery.await {
                 Ok(Ok(delivered)) => Ok((delivered.partition, delivered.offset)),

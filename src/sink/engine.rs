@@ -123,6 +123,8 @@ pub(super) enum Ended {
 
 /// Longest the loop sleeps: status and pulse.
 const TURN: Duration = Duration::from_millis(500);
+/// Records this much younger than a declared loss of the journal are looked for before their first call, too.
+const LOSS_MARGIN: Duration = Duration::from_secs(600);
 /// How often the status is put on the board.
 const REPORT: Duration = Duration::from_millis(500);
 /// Events taken in one turn before the loop looks after everything else.
@@ -410,6 +412,9 @@ impl<'a> Engine<'a> {
                 Ok(())
             }
             Err(TakeOverFault::Fenced(reason) | TakeOverFault::Refused(reason)) => Err(Ended::Failed(reason)),
+            Err(fault @ TakeOverFault::Emptied { .. }) => Err(Ended::Failed(format!(
+                "{fault}: the journal was lost, so orders could be created twice; restore the topic, or declare it lost with `wdt-connector topics journal-lost --yes`"
+            ))),
         }
     }
 
@@ -497,6 +502,9 @@ impl<'a> Engine<'a> {
     /// Whether the record is older than what the journal is certain to remember.
     pub(super) fn is_old(&self, record: &Delivered) -> bool {
         let horizon = self.parts.settings.commands.dedupe_horizon;
-        record.timestamp.is_some_and(|at| Timestamp(at) < Timestamp::now().minus(horizon - horizon / 10))
+        let remembered = Timestamp::now().minus(horizon - horizon / 10);
+        // Clocks of senders differ: what was sent shortly after a declared loss is looked for as well.
+        let lost = self.partitions.get(&record.lease.partition).and_then(|partition| partition.lost_at).map(|at| at.plus(LOSS_MARGIN));
+        record.timestamp.map_or(lost.is_some(), |at| Timestamp(at) < remembered || lost.is_some_and(|lost| Timestamp(at) < lost))
     }
 }

@@ -39,6 +39,7 @@ use command::Parsed;
 use engine::{Ended, Engine};
 use journal::Timing;
 
+pub use partition::lost_entry;
 pub use validate::{marker, marker_of, partition_of};
 
 /// What the route needs from the outside.
@@ -140,7 +141,7 @@ async fn wait_for_topics(parts: &Parts, pulse: &crate::board::Pulse) -> Result<O
                 [Some(commands), Some(journal), Some(_), Some(_)] if commands == journal => return Ok(Some(*commands)),
                 [Some(commands), Some(journal), ..] if commands != journal => {
                     return Err(RouteFault(format!(
-                        "{} has {commands} partitions and {} has {journal}; they must be equal, run `wdt-connector topics migrate`",
+                        "{} has {commands} partitions and {} has {journal}; they must be equal: delete the journal if no command was ever read, and run `wdt-connector topics`",
                         topics.commands, topics.journal
                     )));
                 }

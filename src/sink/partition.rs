@@ -48,6 +48,8 @@ pub struct Partition {
     pub unlearnt: VecDeque<Delivered>,
     /// Nothing new is begun: the partition is being given back.
     pub draining: bool,
+    /// The journal was declared lost then: what was sent before is looked for before its first call.
+    pub lost_at: Option<Timestamp>,
 }
 
 impl Partition {
@@ -62,6 +64,7 @@ impl Partition {
             open: journal.open,
             unlearnt: VecDeque::new(),
             draining: false,
+            lost_at: journal.lost_at,
         }
     }
 }
@@ -74,10 +77,17 @@ pub struct Remembered {
     pub proofs: HashSet<String>,
     /// By warehouse, an order of ours that the ERP confirmed: what a proof is sought with.
     pub confirmed: HashMap<String, Confirmed>,
-    /// Entries that belong to a command or a warehouse.
-    pub entries: u64,
-    /// Barriers of earlier owners.
-    pub barriers: u64,
+    pub lost_at: Option<Timestamp>,
+}
+
+/// The nonce of a barrier that declares everything before it lost.
+const LOST: &str = "lost";
+
+/// The record that declares a partition of the journal lost: key and entry.
+#[must_use]
+pub fn lost_entry(partition: i32, at: Timestamp) -> (Vec<u8>, JournalEntry) {
+    let key = serde_json::json!(["#lost", partition]).to_string().into_bytes();
+    (key, JournalEntry { nonce: Some(LOST.to_owned()), ..bare_entry(EntryKind::Barrier, partition, "", at) })
 }
 
 /// Everything a take-over of the journal needs; owned, since it runs as a task of its own.
@@ -107,22 +117,13 @@ impl Restoring {
         let restored = take_over(&self.settings.kafka, &self.group, &self.transactor, take_overs, apply).await?;
         loader.lock().unwrap_or_else(PoisonError::into_inner).flush().map_err(|fault| TakeOverFault::Refused(fault.to_string()))?;
         let mut remembered = std::mem::take(&mut *remembered.lock().unwrap_or_else(PoisonError::into_inner));
-        restored
+        Ok(restored
             .into_iter()
             .map(|restored| {
                 let partition = restored.lease.partition;
-                let journal = remembered.remove(&partition).unwrap_or_default();
-                if journal.entries + journal.barriers == 0 && restored.committed.as_ref().is_some_and(|(offset, _)| *offset > 0) {
-                    return Err(TakeOverFault::Refused(format!(
-                        "partition {partition} of {} is empty although group {} has committed offsets: the journal was lost, so orders could be created twice; \
-                         restore the topic, or declare it lost with `wdt-connector topics journal-lost --yes`",
-                        self.names.journal,
-                        self.group.group_id()
-                    )));
-                }
-                Ok((restored, journal))
+                (restored, remembered.remove(&partition).unwrap_or_default())
             })
-            .collect()
+            .collect())
     }
 
     fn barrier(&self, lease: Lease) -> Result<TakeOver, TakeOverFault> {
@@ -155,27 +156,26 @@ impl Restoring {
                 .map_err(|reason| format!("an entry of {} [{partition}] cannot be read: {reason}", names.journal))?;
             match entry.kind {
                 EntryKind::Barrier => {
-                    journal.barriers += 1;
+                    if entry.nonce.as_deref() == Some(LOST) {
+                        journal.lost_at = journal.lost_at.max(Some(entry.written_at));
+                    }
                     match entry.partitions {
                         Some(before) if before != partitions => Err(format!(
-                            "{} had {before} partitions when its journal was written and has {partitions} now; run `wdt-connector topics migrate`, otherwise copies of a command could be judged by two owners",
+                            "{} had {before} partitions when its journal was written and has {partitions} now, so copies of a command could be judged by two owners; go back to {before} partitions, or begin with new topics and another kafka.application_id",
                             names.commands
                         )),
                         Some(_) | None => Ok(()),
                     }
                 }
                 EntryKind::Proof => {
-                    journal.entries += 1;
                     journal.proofs.insert(entry.warehouse_no);
                     Ok(())
                 }
                 EntryKind::Intent => {
-                    journal.entries += 1;
                     journal.open.insert(key.to_vec(), entry);
                     Ok(())
                 }
                 EntryKind::Outcome => {
-                    journal.entries += 1;
                     journal.open.remove(key);
                     if entry.outcome == Some(Outcome::Created) && !journal.confirmed.contains_key(&entry.warehouse_no) {
                         journal.confirmed.insert(entry.warehouse_no, Confirmed { return_no: entry.return_no, marker: entry.marker });

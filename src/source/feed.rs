@@ -155,6 +155,8 @@ impl FeedTask {
             None | Some(Err(TakeOverFault::NotOwner(_))) => return Err(Stop::Over),
             Some(Err(TakeOverFault::Fenced(reason))) => return Err(RouteFault::Fenced(reason).into()),
             Some(Err(TakeOverFault::Refused(reason))) => return Err(RouteFault::State(reason).into()),
+            // A feed's committed offset is always 0, which is never past an empty topic.
+            Some(Err(fault @ TakeOverFault::Emptied { .. })) => return Err(RouteFault::State(fault.to_string()).into()),
             Some(Ok(restored)) => restored.iter().map(|restored| restored.entries).sum(),
         };
         if let Some(mut loader) = loading.end() {

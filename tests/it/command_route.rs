@@ -264,3 +264,33 @@ fn killed_three_times_every_command_has_one_order_and_one_result() {
     assert!(read_all(&rig.topics.dead_letters).is_empty());
     drop(connector);
 }
+
+#[test]
+fn a_lost_journal_is_refused_until_it_is_declared_and_then_nothing_is_created_twice() {
+    let rig = Rig::new("lost").commands("avro");
+    let commands = prepared(&rig, 40);
+    let connector = rig.start();
+    rig.send(&commands);
+    rig.results(40);
+    rig.wait_committed(40);
+    assert!(connector.terminate(Duration::from_secs(20)).success());
+    topics::delete(&rig.topics.journal);
+    topics::create(&[(&rig.topics.journal, 4, &[("cleanup.policy", "compact")])]);
+
+    // Twice: the first refusal leaves nothing behind that would let the second pass.
+    for _ in 0..2 {
+        let refused = rig.verb(&["run"], b"");
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains("journal-lost"), "{said}");
+    }
+    assert_eq!(rig.verb(&["topics", "journal-lost"], b"").status.code(), Some(2), "not without --yes");
+    assert!(rig.verb(&["topics", "journal-lost", "--yes"], b"").status.success());
+
+    // Copies of everything: no journal knows them, so the ERP is asked first, and nothing is created again.
+    let _connector = rig.start();
+    rig.send(&commands);
+    let results = rig.results(80);
+    assert_eq!(rig.erp.orders().len(), 40);
+    assert!(results.iter().all(|result| result.outcome == Outcome::Created), "{results:?}");
+    assert_eq!(results.iter().filter(|result| result.recovered).count(), 40, "{results:?}");
+}

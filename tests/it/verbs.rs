@@ -49,7 +49,7 @@ fn a_journal_with_other_partitions_is_refused_with_the_way_out() {
     ]);
     let output = rig.verb(&["run"], b"");
     assert!(!output.status.success(), "{}", text(&output));
-    assert!(text(&output).contains("topics migrate"), "{}", text(&output));
+    assert!(text(&output).contains("they must be equal"), "{}", text(&output));
 }
 
 #[test]

@@ -98,6 +98,13 @@ pub fn create(wanted: &[Wanted<'_>]) {
     }
 }
 
+/// Deletes a topic and waits until it is gone.
+pub fn delete(topic: &str) {
+    let deleted = wait(broker().admin().delete_topics(&[topic], &AdminOptions::new())).expect("the broker answers");
+    assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+    until(&format!("the end of {topic}"), Duration::from_secs(30), || partitions(topic).is_none().then_some(()));
+}
+
 /// How many partitions a topic has; `None` when it does not exist.
 pub fn partitions(topic: &str) -> Option<i32> {
     let client: BaseConsumer = broker().client().create().expect("a client");
