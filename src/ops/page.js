@@ -37,14 +37,34 @@
     if (value === null || typeof value !== "object") return document.createTextNode(plain(value));
     const entries = Array.isArray(value) ? value.slice(0, 100).map((item, at) => [item && (item.id || item.name || item.partition) !== undefined ? "" : String(at), item]) : Object.entries(value);
     if (entries.length === 0) return document.createTextNode(say("none"));
-    if (entries.every(([, item]) => item === null || typeof item !== "object") && Array.isArray(value)) {
+    const flat = (item) => item === null || typeof item !== "object";
+    if (entries.every(([, item]) => flat(item)) && Array.isArray(value)) {
       return document.createTextNode(value.slice(0, 100).map(plain).join(", ") + (value.length > 100 ? " …" : ""));
     }
+    if (Array.isArray(value) && value.every((item) => !flat(item) && Object.values(item).every(flat))) return rows(value.slice(0, 100));
     const table = make("table");
     for (const [key, item] of entries) {
       const row = table.insertRow();
       row.append(make("th", label(key)));
       row.insertCell().append(show(item));
+    }
+    return table;
+  };
+  // A list of like things is a table with one head.
+  const rows = (list) => {
+    const names = [...new Set(list.flatMap((item) => Object.keys(item)))];
+    const table = make("table");
+    table.className = "list";
+    const head = table.createTHead().insertRow();
+    for (const name of names) {
+      const cell = make("th", label(name));
+      cell.scope = "col";
+      head.append(cell);
+    }
+    const body = table.createTBody();
+    for (const item of list) {
+      const row = body.insertRow();
+      for (const name of names) row.insertCell().append(plain(item[name] ?? null));
     }
     return table;
   };
@@ -65,7 +85,9 @@
   const place = document.getElementById("routes");
 
   const paint = (status) => {
-    const sections = status.sections || {};
+    // Both feeds stand in one section and have a card each.
+    const { feeds, ...others } = status.sections || {};
+    const sections = { ...others, ...feeds };
     summary.replaceChildren(
       make("strong", say(status.ready ? "ready" : "not ready"), status.ready ? "good" : "bad"), " · ",
       make("strong", say(status.healthy ? "healthy" : "stalled"), status.healthy ? "good" : "bad"),
