@@ -14,6 +14,7 @@ use crate::{
     board::Board,
     config::{Feed, Settings},
     erp::Erp,
+    kafka::control::Controls,
     metrics::Metrics,
     ops,
     schema::{Codec, Subject},
@@ -90,6 +91,7 @@ pub async fn serve(
 async fn routes(settings: &Arc<Settings>, metrics: &Arc<Metrics>, board: &Board, shutdown: &CancellationToken) -> anyhow::Result<()> {
     let codec = Arc::new(Codec::connect(settings.schema_registry.as_ref(), &settings.topics, &subjects(settings)).await?);
     let erp = Erp::new(settings, Arc::clone(metrics))?;
+    let controls = Controls::follow(&settings.kafka, &settings.topics.control).map_err(|reason| anyhow!(reason))?;
     let mut routes: JoinSet<anyhow::Result<()>> = JoinSet::new();
     if settings.commands.enabled {
         let parts = sink::Parts {
@@ -99,6 +101,7 @@ async fn routes(settings: &Arc<Settings>, metrics: &Arc<Metrics>, board: &Board,
             metrics: Arc::clone(metrics),
             board: board.clone(),
             shutdown: shutdown.clone(),
+            controls: controls.clone(),
         };
         routes.spawn(async move { Ok(sink::run(parts).await?) });
     }
@@ -110,6 +113,7 @@ async fn routes(settings: &Arc<Settings>, metrics: &Arc<Metrics>, board: &Board,
             metrics: Arc::clone(metrics),
             board: board.clone(),
             shutdown: shutdown.clone(),
+            controls: controls.clone(),
             markers: Arc::new(source::NoMarkers),
         };
         routes.spawn(async move { Ok(source::run(parts).await?) });

@@ -5,7 +5,7 @@
 //! ERP queries    ─▶ window ▶ fetch ▶ diff ▶ change ▶ publish ─▶ change topics
 //! ```
 //!
-//! Imports point one way: `cli → app → {sink, source, ops} → {erp, kafka, schema} → {config, board, metrics, fault, decimal, clock}`.
+//! Imports point one way: `cli → app → {sink, source, ops} → {erp, kafka, schema} → {config, board, metrics, fault, decimal, clock, crash}`.
 //! The two routes never import each other; the simulator imports nothing of the client.
 
 pub mod app;
@@ -23,6 +23,7 @@ pub mod schema;
 pub mod board;
 pub mod clock;
 pub mod config;
+pub mod crash;
 pub mod decimal;
 pub mod fault;
 pub mod metrics;

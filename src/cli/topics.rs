@@ -61,6 +61,7 @@ enum Role {
     Changes(Feed),
     FeedsState,
     FeedDeadLetters,
+    Control,
 }
 
 impl Role {
@@ -75,13 +76,14 @@ impl Role {
             Self::Changes(Feed::ReturnOutbounds) => &topics.return_outbounds,
             Self::FeedsState => &topics.feeds_state,
             Self::FeedDeadLetters => &topics.feed_dead_letters,
+            Self::Control => &topics.control,
         }
     }
 
     /// Whether the topic is our memory: compacted, and as durable as the cluster allows.
     fn is_memory(self) -> bool {
         match self {
-            Self::Journal | Self::FeedsState => true,
+            Self::Journal | Self::FeedsState | Self::Control => true,
             Self::Commands | Self::Results | Self::DeadLetters | Self::Changes(_) | Self::FeedDeadLetters => false,
         }
     }
@@ -90,7 +92,7 @@ impl Role {
     fn is_stream(self) -> bool {
         match self {
             Self::Commands | Self::Results | Self::DeadLetters | Self::FeedDeadLetters => true,
-            Self::Journal | Self::Changes(_) | Self::FeedsState => false,
+            Self::Journal | Self::Changes(_) | Self::FeedsState | Self::Control => false,
         }
     }
 }
@@ -107,6 +109,7 @@ fn roles(settings: &Settings) -> Vec<Role> {
         roles.extend(Feed::ALL.into_iter().filter(|feed| none || feeds.contains(feed)).map(Role::Changes));
         roles.extend([Role::FeedsState, Role::FeedDeadLetters]);
     }
+    roles.push(Role::Control);
     roles
 }
 
@@ -169,6 +172,7 @@ fn plan(settings: &Settings, cluster: &Cluster, args: &Args) -> Vec<TopicPlan> {
             let partitions = match role {
                 Role::Commands | Role::Journal => pair,
                 Role::FeedsState => FEED_PARTITIONS,
+                Role::Control => 1,
                 Role::Results | Role::DeadLetters | Role::Changes(_) | Role::FeedDeadLetters => args.partitions,
             };
             let mut options = Vec::new();
@@ -218,6 +222,9 @@ fn judge_one(role: Role, settings: &Settings, cluster: &Cluster, options: &BTree
                 Finding::warning(name, "is missing", "the senders create it, or run: wdt-connector topics --with-commands")
             }
             (Role::Commands, Absence::Fails) => Finding::bad(name, "is missing", "run: wdt-connector topics --with-commands"),
+            (Role::Control, Absence::Fails | Absence::OthersDuty) => {
+                Finding::warning(name, "is missing, so no route can be paused for all instances", "run: wdt-connector topics")
+            }
             (_, Absence::Fails | Absence::OthersDuty) => Finding::bad(name, "is missing", "run: wdt-connector topics"),
         };
     };
@@ -297,7 +304,18 @@ fn wrong_partitions(role: Role, settings: &Settings, cluster: &Cluster, partitio
             format!("{partitions} partitions, of which only {FEED_PARTITIONS} are used, one per feed"),
             "nothing has to be done",
         )),
-        Role::FeedsState | Role::Commands | Role::Results | Role::DeadLetters | Role::Changes(_) | Role::FeedDeadLetters => None,
+        Role::Control if partitions > 1 => Some(Finding::bad(
+            name,
+            format!("{partitions} partitions, but there must be one, so that decisions have an order"),
+            "delete it and run: wdt-connector topics",
+        )),
+        Role::Control
+        | Role::FeedsState
+        | Role::Commands
+        | Role::Results
+        | Role::DeadLetters
+        | Role::Changes(_)
+        | Role::FeedDeadLetters => None,
     }
 }
 
@@ -341,10 +359,11 @@ mod tests {
                 ("wdt.return-outbound.changes", 6),
                 ("wdt.feeds.state", 2),
                 ("wdt.feeds.dlq", 6),
+                ("wdt.control", 1),
             ]
         );
         assert!(plans.iter().all(|plan| plan.replicas == 1));
-        assert_eq!(plan(&settings(""), &cluster(5, &[]), &args(true)).len(), 8);
+        assert_eq!(plan(&settings(""), &cluster(5, &[]), &args(true)).len(), 9);
         assert_eq!(plan(&settings(""), &cluster(5, &[]), &args(true))[0].replicas, 3);
     }
 
@@ -367,7 +386,7 @@ mod tests {
     #[test]
     fn feeds_alone_need_no_command_topics() {
         let names: Vec<String> = plan(&settings(FEED), &cluster(1, &[]), &args(true)).into_iter().map(|plan| plan.name).collect();
-        assert_eq!(names, ["wdt.return-outbound.changes", "wdt.feeds.state", "wdt.feeds.dlq"]);
+        assert_eq!(names, ["wdt.return-outbound.changes", "wdt.feeds.state", "wdt.feeds.dlq", "wdt.control"]);
     }
 
     #[track_caller]
@@ -401,6 +420,7 @@ mod tests {
         assert_eq!(commands(Absence::Fails).level, Level::Bad);
         assert_eq!(commands(Absence::OthersDuty).level, Level::Warning);
         let rows = judge(&settings(FEED), &cluster(1, &[("wdt.feeds.state", 1, 1)]), &BTreeMap::new(), Absence::Fails);
-        assert!(rows.iter().all(|row| row.level == Level::Bad) && rows.len() == 3);
+        let levels: Vec<Level> = rows.iter().map(|row| row.level).collect();
+        assert_eq!(levels, [Level::Bad, Level::Bad, Level::Bad, Level::Warning], "the control topic is needed for pausing only");
     }
 }

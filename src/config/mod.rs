@@ -175,6 +175,8 @@ pub struct Topics {
     pub return_outbounds: String,
     pub feeds_state: String,
     pub feed_dead_letters: String,
+    /// What an operator decided for all instances.
+    pub control: String,
 }
 
 /// What both editions' connections share.

@@ -142,6 +142,7 @@ fn topics(reader: &mut Reader) -> Topics {
         return_outbounds: name("return_outbounds"),
         feeds_state: name("feeds_state"),
         feed_dead_letters: name("feed_dead_letters"),
+        control: name("control"),
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod admin;
 mod client;
 mod consumer;
+pub mod control;
 pub mod mock;
 mod offsets;
 mod ownership;

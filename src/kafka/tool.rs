@@ -118,6 +118,24 @@ impl Sender {
         self.queue_record(FutureRecord::to(topic).partition(partition).key(key).payload(value))
     }
 
+    /// As [`Sender::queue_to`]; without a value it is a tombstone.
+    ///
+    /// # Errors
+    /// As [`Sender::queue`].
+    pub fn queue_change(
+        &self,
+        topic: &str,
+        partition: i32,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<impl Future<Output = Result<(i32, i64), ToolFault>> + use<>, ToolFault> {
+        let record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(topic).partition(partition).key(key);
+        self.queue_record(match value {
+            Some(value) => record.payload(value),
+            None => record,
+        })
+    }
+
     fn queue_record(
         &self,
         record: FutureRecord<'_, [u8], [u8]>,

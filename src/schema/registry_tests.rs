@@ -67,6 +67,7 @@ pub(crate) fn topics() -> Topics {
         return_outbounds: name("outbounds"),
         feeds_state: name("state"),
         feed_dead_letters: name("feeds.dlq"),
+        control: name("control"),
     }
 }
 

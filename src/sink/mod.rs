@@ -30,7 +30,7 @@ use crate::{
     board::Board,
     config::Settings,
     erp::Erp,
-    kafka::{Group, GroupOptions, Store, Transactor, partition_counts},
+    kafka::{Group, GroupOptions, Store, Transactor, control::Controls, partition_counts},
     metrics::Metrics,
     schema::{Codec, CreateReturnOutbound},
 };
@@ -51,6 +51,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     pub board: Board,
     pub shutdown: CancellationToken,
+    /// What an operator decided for all instances.
+    pub controls: Controls,
 }
 
 /// Reads one JSON object as the route reads a JSON command; business rules are left to the route (used by `send`).

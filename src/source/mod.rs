@@ -45,7 +45,7 @@ use crate::{
     board::Board,
     config::{Feed, FeedSettings, Settings},
     erp::Erp,
-    kafka::{Group, GroupEvent, GroupFault, GroupOptions, Lease, Store, StoreFault, Transactor},
+    kafka::{Group, GroupEvent, GroupFault, GroupOptions, Lease, Store, StoreFault, Transactor, control::Controls},
     metrics::Metrics,
     schema::{Codec, SchemaFault},
 };
@@ -84,6 +84,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     pub board: Board,
     pub shutdown: CancellationToken,
+    /// What an operator decided for all instances.
+    pub controls: Controls,
     pub markers: Arc<dyn MarkerIndex>,
 }
 

@@ -55,6 +55,7 @@ impl Bench {
             return_outbounds: "outbounds".into(),
             feeds_state: "state".into(),
             feed_dead_letters: "feed-dead".into(),
+            control: "control".into(),
         };
         let codec = Arc::new(Codec::single_object());
         let scribe = Scribe::new(&topics, "wdt", feed, edition, "seller", Arc::clone(&codec), markers);

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// What stands higher may import what stands lower. Equal rank may import each other except where [`APART`] says no.
-const RANKS: [(&str, u32); 17] = [
+const RANKS: [(&str, u32); 18] = [
     ("main", 70),
     ("cli", 60),
     ("app", 50),
@@ -25,6 +25,7 @@ const RANKS: [(&str, u32); 17] = [
     ("fault", 10),
     ("decimal", 10),
     ("clock", 10),
+    ("crash", 10),
     ("lib", 80),
 ];
 

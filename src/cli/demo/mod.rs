@@ -61,8 +61,17 @@ const MODIFICATIONS_PER_SECOND: f64 = 8.0;
 /// How long what was sent may take to settle, and the last changes to come out.
 const PATIENCE: Duration = Duration::from_secs(90);
 const PARTITIONS: i32 = 4;
-const TOPICS: [&str; 8] =
-    ["commands", "results", "dead_letters", "journal", "purchase_returns", "return_outbounds", "feeds_state", "feed_dead_letters"];
+const TOPICS: [&str; 9] = [
+    "commands",
+    "results",
+    "dead_letters",
+    "journal",
+    "purchase_returns",
+    "return_outbounds",
+    "feeds_state",
+    "feed_dead_letters",
+    "control",
+];
 
 /// Everything that runs.
 struct Stage {
@@ -190,7 +199,11 @@ async fn listen(mut settings: Settings) -> anyhow::Result<(tokio::net::TcpListen
 async fn set_up(args: &Args) -> anyhow::Result<Stage> {
     let unique = format!("wdt-demo-{}-{}", std::process::id(), Timestamp::now().0);
     let names: Vec<String> = TOPICS.iter().map(|topic| format!("{unique}.{topic}")).collect();
-    let partitions = |topic: &str| if topic == "feeds_state" { 2 } else { PARTITIONS };
+    let partitions = |topic: &str| match topic {
+        "feeds_state" => 2,
+        "control" => 1,
+        _ => PARTITIONS,
+    };
     let broker = match &args.kafka {
         Some(_) => None,
         None => {
@@ -223,7 +236,7 @@ async fn set_up(args: &Args) -> anyhow::Result<Stage> {
             .iter()
             .zip(&names)
             .map(|(topic, name)| {
-                let policy = if matches!(*topic, "journal" | "feeds_state") { "compact" } else { "delete" };
+                let policy = if matches!(*topic, "journal" | "feeds_state" | "control") { "compact" } else { "delete" };
                 TopicPlan {
                     name: name.clone(),
                     partitions: partitions(topic),

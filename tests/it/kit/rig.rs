@@ -160,6 +160,7 @@ impl Rig {
             return_outbounds: names.return_outbounds,
             feeds_state: names.feeds_state,
             feed_dead_letters: names.feed_dead_letters,
+            control: names.control,
         }
     }
 

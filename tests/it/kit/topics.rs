@@ -21,6 +21,7 @@ pub struct TopicNames {
     pub return_outbounds: String,
     pub feeds_state: String,
     pub feed_dead_letters: String,
+    pub control: String,
 }
 
 impl TopicNames {
@@ -35,11 +36,12 @@ impl TopicNames {
             return_outbounds: format!("{prefix}.return-outbound.changes"),
             feeds_state: format!("{prefix}.feeds.state"),
             feed_dead_letters: format!("{prefix}.feeds.dlq"),
+            control: format!("{prefix}.control"),
         }
     }
 
     /// Pairs of configuration key and name, as `[topics]` wants them.
-    pub fn entries(&self) -> [(&'static str, &str); 8] {
+    pub fn entries(&self) -> [(&'static str, &str); 9] {
         [
             ("commands", &self.commands),
             ("results", &self.results),
@@ -49,6 +51,7 @@ impl TopicNames {
             ("return_outbounds", &self.return_outbounds),
             ("feeds_state", &self.feeds_state),
             ("feed_dead_letters", &self.feed_dead_letters),
+            ("control", &self.control),
         ]
     }
 
@@ -65,6 +68,7 @@ impl TopicNames {
             (&self.return_outbounds, partitions, delete),
             (&self.feeds_state, 2, compact),
             (&self.feed_dead_letters, 2, delete),
+            (&self.control, 1, compact),
         ]);
     }
 }

@@ -1,0 +1,273 @@
+//! What an operator decided for all instances: a small compacted topic that everyone reads.
+//!
+//! A record's key is a JSON array such as `["route","commands"]`, its value a JSON object; the newest of a key holds, a
+//! tombstone takes it back. The topic has one partition. Where it is missing, nothing was decided.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use rdkafka::{
+    ClientContext, Message, Offset, TopicPartitionList,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    error::KafkaError,
+};
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::config::{KafkaSettings, Partitioner};
+
+use super::{
+    client::{consumer_config, group_id},
+    tool::{Sender, ToolFault},
+};
+
+/// Everything that was decided, by key.
+pub type Decisions = BTreeMap<Vec<String>, Value>;
+
+/// The topic's only partition.
+const PARTITION: i32 = 0;
+/// How often the reader looks whether it should stop.
+const POLL: Duration = Duration::from_millis(200);
+const REQUEST: Duration = Duration::from_secs(5);
+/// A missing topic is looked for again after this long; somebody may have created it.
+const MISSING_PAUSE: Duration = Duration::from_secs(30);
+
+/// Follows the control topic; cheap to clone. The reader ends with the last clone.
+#[derive(Clone, Debug)]
+pub struct Controls {
+    known: watch::Receiver<Option<Arc<Decisions>>>,
+    _reader: Arc<Stop>,
+}
+
+#[derive(Debug, Default)]
+struct Stop(Arc<AtomicBool>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The topic's trouble is logged here, not by librdkafka.
+#[derive(Clone, Copy, Debug)]
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(?level, facility, message, "librdkafka");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
+impl Controls {
+    /// Begins to read on a thread of its own.
+    ///
+    /// # Errors
+    /// One sentence when no Kafka client can be made from the configuration.
+    pub fn follow(kafka: &KafkaSettings, topic: &str) -> Result<Self, String> {
+        let consumer: BaseConsumer<Quiet> = consumer_config(kafka, "control", &group_id(kafka, "control"))
+            .set("enable.partition.eof", "true")
+            .create_with_context(Quiet)
+            .map_err(|error| format!("no Kafka client for {topic} could be made: {error}"))?;
+        let (sender, known) = watch::channel(None);
+        let stop = Stop::default();
+        let reader = Reader { consumer, topic: topic.to_owned(), sender, stop: Arc::clone(&stop.0), decisions: Decisions::new() };
+        thread::Builder::new()
+            .name("control".into())
+            .spawn(move || reader.run())
+            .map_err(|error| format!("the reader of {topic} could not be started: {error}"))?;
+        Ok(Self { known, _reader: Arc::new(stop) })
+    }
+
+    /// Nothing is decided, ever: for tests and for parts that run without Kafka.
+    #[must_use]
+    pub fn none() -> Self {
+        let (_, known) = watch::channel(Some(Arc::default()));
+        Self { known, _reader: Arc::default() }
+    }
+
+    /// Waits until the topic was read to its end once, or is known to be missing; then what is decided now.
+    pub async fn settled(&self) -> Arc<Decisions> {
+        let mut known = self.known.clone();
+        match known.wait_for(Option::is_some).await {
+            Ok(decisions) => decisions.clone().unwrap_or_default(),
+            // The reader has ended; what it last knew holds.
+            Err(_) => self.now(),
+        }
+    }
+
+    /// What is decided as far as it was read.
+    #[must_use]
+    pub fn now(&self) -> Arc<Decisions> {
+        self.known.borrow().clone().unwrap_or_default()
+    }
+
+    /// Waits for the next change; never ends when there can be none.
+    pub async fn changed(&mut self) {
+        if self.known.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// The decision that pauses a route (`commands`, or a feed's name), if one does: `{"state":"paused","by":…,"at":…}`.
+    #[must_use]
+    pub fn pause_of(&self, route: &str) -> Option<Value> {
+        let decisions = self.now();
+        decisions.get(&route_key(route)).filter(|value| value.get("state").and_then(Value::as_str) == Some("paused")).cloned()
+    }
+}
+
+/// The key under which a route is paused and resumed.
+#[must_use]
+pub fn route_key(route: &str) -> Vec<String> {
+    vec!["route".to_owned(), route.to_owned()]
+}
+
+/// Writes one decision for all instances; `None` takes it back. Ends when every in-sync replica has it.
+///
+/// # Errors
+/// [`ToolFault`] when no broker answers, the topic is missing, or the record is refused.
+pub async fn decide(kafka: &KafkaSettings, topic: &str, key: &[String], value: Option<&Value>) -> Result<(), ToolFault> {
+    let sender = Sender::connect(kafka, Partitioner::Any)?;
+    let (verifier, name) = (sender.clone(), topic.to_owned());
+    tokio::task::spawn_blocking(move || verifier.verify(&name))
+        .await
+        .map_err(|error| ToolFault(format!("asking for {topic} ended early: {error}")))??;
+    let key = Value::from(key.to_vec()).to_string();
+    let value = value.map(Value::to_string);
+    sender.queue_change(topic, PARTITION, key.as_bytes(), value.as_deref().map(str::as_bytes))?.await?;
+    Ok(())
+}
+
+struct Reader {
+    consumer: BaseConsumer<Quiet>,
+    topic: String,
+    sender: watch::Sender<Option<Arc<Decisions>>>,
+    stop: Arc<AtomicBool>,
+    decisions: Decisions,
+}
+
+impl Reader {
+    fn run(mut self) {
+        while !self.stopped() {
+            match self.begin() {
+                Ok(true) => self.read(),
+                Ok(false) => {
+                    tracing::debug!(kafka.topic = self.topic, "the control topic is missing; nothing is paused");
+                    self.tell();
+                    self.pause(MISSING_PAUSE);
+                }
+                // A broker that does not answer is waited for: whoever needs to know what is decided waits too.
+                Err(error) => {
+                    tracing::debug!(%error, kafka.topic = self.topic, "the control topic cannot be read now");
+                    self.pause(POLL);
+                }
+            }
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || self.sender.is_closed()
+    }
+
+    fn pause(&self, span: Duration) {
+        let until = std::time::Instant::now() + span;
+        while !self.stopped() && std::time::Instant::now() < until {
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Assigns the partition from its first offset; `false` when the topic does not exist.
+    fn begin(&self) -> Result<bool, KafkaError> {
+        // All topics: a request for one by name could create it where the broker creates topics by itself.
+        let metadata = self.consumer.fetch_metadata(None, REQUEST)?;
+        if !metadata.topics().iter().any(|topic| topic.name() == self.topic && !topic.partitions().is_empty()) {
+            return Ok(false);
+        }
+        let (first, end) = self.consumer.fetch_watermarks(&self.topic, PARTITION, REQUEST)?;
+        if first >= end {
+            self.tell();
+        }
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.topic, PARTITION, Offset::Offset(first))?;
+        self.consumer.assign(&list)?;
+        Ok(true)
+    }
+
+    fn read(&mut self) {
+        let mut at_end = false;
+        while !self.stopped() {
+            match self.consumer.poll(POLL) {
+                None => {}
+                Some(Ok(message)) => {
+                    apply(&mut self.decisions, message.key().unwrap_or_default(), message.payload());
+                    if at_end {
+                        self.tell();
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => {
+                    at_end = true;
+                    self.tell();
+                }
+                // librdkafka reconnects by itself.
+                Some(Err(error)) => tracing::debug!(%error, kafka.topic = self.topic, "reading goes on after an error"),
+            }
+        }
+    }
+
+    fn tell(&self) {
+        self.sender.send_if_modified(|known| {
+            let changed = known.as_deref() != Some(&self.decisions);
+            if changed {
+                *known = Some(Arc::new(self.decisions.clone()));
+            }
+            changed
+        });
+    }
+}
+
+/// A record that is no decision is named and passed over: the topic may hold what a later version writes.
+fn apply(decisions: &mut Decisions, key: &[u8], value: Option<&[u8]>) {
+    let Ok(key) = serde_json::from_slice::<Vec<String>>(key) else {
+        tracing::warn!("a record of the control topic has no key of ours and is passed over");
+        return;
+    };
+    match value.map(serde_json::from_slice::<Value>) {
+        None => {
+            decisions.remove(&key);
+        }
+        Some(Ok(value)) => {
+            decisions.insert(key, value);
+        }
+        Some(Err(error)) => tracing::warn!(?key, %error, "a record of the control topic is not JSON and is passed over"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_decision_of_a_key_holds_and_a_tombstone_takes_it_back() {
+        let mut decisions = Decisions::new();
+        apply(&mut decisions, br#"["route","commands"]"#, Some(br#"{"state":"paused"}"#));
+        apply(&mut decisions, br#"["route","commands"]"#, Some(b"not json"));
+        apply(&mut decisions, b"nonsense", Some(b"{}"));
+        assert_eq!(decisions.get(&route_key("commands")).and_then(|value| value["state"].as_str()), Some("paused"));
+        apply(&mut decisions, br#"["route","commands"]"#, None);
+        assert!(decisions.is_empty());
+    }
+}
