@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     board::Board,
-    config::{Feed, Settings},
+    config::{Edition, Feed, Settings},
     erp::Erp,
     kafka::control::Controls,
     metrics::Metrics,
@@ -118,7 +118,7 @@ async fn routes(settings: &Arc<Settings>, metrics: &Arc<Metrics>, board: &Board,
         };
         routes.spawn(async move { Ok(source::run(parts).await?) });
     }
-    let reporting = tokio::spawn(report_quota(erp, board.clone()));
+    let reporting = tokio::spawn(report_erp(erp, board.clone(), Arc::clone(metrics)));
     let mut first_fault = Ok(());
     while let Some(ended) = routes.join_next().await {
         let ended = ended.context("a route ended abnormally").and_then(|ended| ended);
@@ -155,11 +155,18 @@ fn subjects(settings: &Settings) -> Vec<Subject> {
     subjects
 }
 
-async fn report_quota(erp: Erp, board: Board) {
+async fn report_erp(erp: Erp, board: Board, metrics: Arc<Metrics>) {
     let mut every = tokio::time::interval(QUOTA_STATUS);
     loop {
         every.tick().await;
-        if let Ok(status) = serde_json::to_value(erp.quota().status()) {
+        let budgets = erp.quota().status();
+        metrics.quota(&budgets);
+        for edition in [Edition::Flagship, Edition::Enterprise] {
+            if let Some(ahead_ms) = erp.skew(edition) {
+                metrics.erp_skew(edition, ahead_ms);
+            }
+        }
+        if let Ok(status) = serde_json::to_value(budgets) {
             board.set("quota", status);
         }
     }

@@ -113,7 +113,7 @@ impl Erp {
                 self.learn(&permit, heard, judged)
             }
         };
-        self.measure(Call::CreateOrder, permit.class, create_result(&answer), begun);
+        self.measure(Call::CreateOrder, permit.class, answer.word(), begun);
         answer
     }
 
@@ -159,6 +159,7 @@ impl Erp {
         }
         if judged.unseen {
             self.0.unseen.fetch_add(1, Ordering::Relaxed);
+            self.0.metrics.erp_unseen();
             tracing::warn!(erp.call = permit.call.name(), "the ERP gave an answer that the table of known answers does not hold");
         }
         judged.outcome
@@ -176,18 +177,6 @@ fn not_configured(call: Call) -> Refusal {
     };
     let message = format!("{section} is not configured, and {} needs it: give its url, account and secret", call.method());
     Refusal { code: -1, message, gloss: None, unapproved: false }
-}
-
-fn create_result(answer: &Answer) -> &'static str {
-    match answer {
-        Answer::Created { .. } => "ok",
-        Answer::Rejected(_) => "rejected",
-        Answer::NotExecuted(NotExecuted::Throttled { .. }) => "throttled",
-        Answer::NotExecuted(NotExecuted::Unreachable { .. }) => "unreachable",
-        Answer::NotExecuted(NotExecuted::Withheld) => "withheld",
-        Answer::Unknown { .. } => "unknown",
-        Answer::Misconfigured(_) => "misconfigured",
-    }
 }
 
 fn query_result(outcome: &Result<Page, QueryFault>) -> &'static str {

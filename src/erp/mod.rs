@@ -138,6 +138,34 @@ pub enum Answer {
     Misconfigured(Refusal),
 }
 
+impl Answer {
+    /// The word for metrics and the status page.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Created { .. } => "ok",
+            Self::Rejected(_) => "rejected",
+            Self::NotExecuted(NotExecuted::Throttled { .. }) => "throttled",
+            Self::NotExecuted(NotExecuted::Unreachable { .. }) => "unreachable",
+            Self::NotExecuted(NotExecuted::Withheld) => "withheld",
+            Self::Unknown { .. } => "unknown",
+            Self::Misconfigured(_) => "misconfigured",
+        }
+    }
+
+    /// What a person wants to know beside the word: order number, the ERP's text, the reason.
+    #[must_use]
+    pub fn detail(&self) -> Option<String> {
+        match self {
+            Self::Created { outbound_no } => Some(outbound_no.clone()),
+            Self::Rejected(refusal) | Self::Misconfigured(refusal) => Some(format!("{} {}", refusal.code, refusal.message)),
+            Self::NotExecuted(NotExecuted::Throttled { message }) => Some(message.clone()),
+            Self::NotExecuted(NotExecuted::Unreachable { reason }) | Self::Unknown { reason } => Some(reason.clone()),
+            Self::NotExecuted(NotExecuted::Withheld) => None,
+        }
+    }
+}
+
 /// The ERP's own words for a refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {

@@ -4,6 +4,7 @@ pub mod admin;
 mod client;
 mod consumer;
 pub mod control;
+mod ends;
 pub mod mock;
 mod offsets;
 mod ownership;
@@ -14,6 +15,7 @@ mod topic;
 mod transaction;
 
 pub use consumer::{Delivered, Group, GroupEvent, GroupFault, GroupOptions, Lease};
+pub use ends::EndOffsets;
 pub use offsets::Prefix;
 pub use ownership::Ownership;
 pub use restore::{Apply, Restored, TakeOver, TakeOverFault, take_over};

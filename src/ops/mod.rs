@@ -5,6 +5,7 @@
 
 mod access;
 mod page;
+mod process;
 mod routes;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};

@@ -20,7 +20,7 @@ use crate::{
 
 use super::{
     access::{Access, Denied},
-    page,
+    page, process,
 };
 
 /// What every answer is made from.
@@ -93,6 +93,11 @@ fn probe(problems: impl Iterator<Item = String>) -> Response {
 }
 
 async fn metrics_text(State(shared): State<Shared>) -> Response {
+    let (board, metrics) = (&shared.board, &shared.metrics);
+    metrics.health(board.unready().is_empty(), board.stalled().is_empty(), &board.silences());
+    if let Some(own) = process::look() {
+        metrics.process(own.cpu_seconds, own.memory_bytes, own.files);
+    }
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], shared.metrics.render()).into_response()
 }
 

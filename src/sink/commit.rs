@@ -1,11 +1,12 @@
 //! The one commit loop: each transaction carries every outcome that is ready and every intent that is waiting, so that a
 //! thousand commands in flight cost a handful of transactions.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
     clock::{Moment, Timestamp},
     kafka::{Batch, Change, CommitFault, Lease, Outgoing, Position},
+    metrics::Hop,
     schema::{EntryKind, Outcome, SchemaFault},
 };
 
@@ -15,6 +16,7 @@ use super::{
         Death, Origin, bare_entry, dead_letter, intent_entry, journal_key, journal_record, outcome_entry, result_of, result_record,
         result_without_entry,
     },
+    story::Tale,
 };
 
 /// Commands in one transaction, at most: bounds its size and the time the next one waits.
@@ -25,6 +27,8 @@ const MOST: usize = 1000;
 pub(super) struct Commit {
     intents: Vec<(SlotId, Moment, Timestamp, u32)>,
     ready: Vec<Ready>,
+    /// One for each of `ready`.
+    tales: Vec<Tale>,
     proofs: Vec<(Lease, String)>,
     withdrawn: Vec<(Lease, Vec<u8>)>,
     positions: Vec<(Lease, i64)>,
@@ -93,6 +97,7 @@ impl Engine<'_> {
         let commit = Commit {
             intents: Vec::new(),
             ready: Vec::new(),
+            tales: Vec::new(),
             proofs: Vec::new(),
             withdrawn: Vec::new(),
             positions: Vec::new(),
@@ -114,7 +119,8 @@ impl Engine<'_> {
         self.hold_back_what_does_not_fit(&mut draft);
         let ready = std::mem::take(&mut draft.commit.ready);
         for ready in ready {
-            self.settle(&mut draft, &ready, written_at)?;
+            let tale = self.settle(&mut draft, &ready, written_at)?;
+            draft.commit.tales.push(tale);
             draft.commit.ready.push(ready);
         }
         for _ in 0..self.intents.len().min(MOST) {
@@ -175,14 +181,15 @@ impl Engine<'_> {
     }
 
     /// Result, journal entry and dead letter of one ended record.
-    fn settle(&self, draft: &mut Draft, ready: &Ready, settled_at: Timestamp) -> Result<(), SchemaFault> {
+    fn settle(&self, draft: &mut Draft, ready: &Ready, settled_at: Timestamp) -> Result<Tale, SchemaFault> {
+        let mut tale = Tale::default();
         let (codec, names) = (&self.parts.codec, &self.names);
         let connector = &self.parts.settings.kafka.application_id;
         let origin = Origin { topic: &names.commands, record: &ready.record, settled_at };
         let partition = ready.lease.partition;
         match &ready.end {
             End::Life { slot, ending } => {
-                let Some(slot) = self.slots.get(slot) else { return Ok(()) };
+                let Some(slot) = self.slots.get(slot) else { return Ok(tale) };
                 let command = &slot.accepted.command;
                 let pair = (command.return_no.as_str(), command.command_id.as_str());
                 let entry = outcome_entry(&slot.life, ending, pair, &command.warehouse_no, settled_at);
@@ -204,25 +211,28 @@ impl Engine<'_> {
                         slot.life.marker,
                         if result.candidates.is_empty() { "none".to_owned() } else { result.candidates.join(", ") }
                     );
-                    draft.records.push(dead_letter(names, &ready.record, Death::InDoubt, &reason, connector));
+                    tale.death = Some((Death::InDoubt, reason));
                 }
+                tale.result = Some(result);
             }
             End::Copy { entry, dead } => {
-                draft.records.push(result_record(codec, names, &result_of(entry, true, origin), &ready.record)?);
-                if *dead {
-                    draft.records.push(dead_letter(names, &ready.record, Death::InDoubt, "in doubt", connector));
-                }
+                let result = result_of(entry, true, origin);
+                draft.records.push(result_record(codec, names, &result, &ready.record)?);
+                tale.death = dead.then(|| (Death::InDoubt, "in doubt".to_owned()));
+                tale.result = Some(result);
             }
             End::Plain { outcome, return_no, command_id, violations } => {
                 let result = result_without_entry(*outcome, (return_no, command_id), violations.clone(), origin);
                 draft.records.push(result_record(codec, names, &result, &ready.record)?);
-                if *outcome == Outcome::Invalid {
-                    draft.records.push(dead_letter(names, &ready.record, Death::Invalid, &violations.join("; "), connector));
-                }
+                tale.death = (*outcome == Outcome::Invalid).then(|| (Death::Invalid, violations.join("; ")));
+                tale.result = Some(result);
             }
-            End::Poison(reason) => draft.records.push(dead_letter(names, &ready.record, Death::Undecodable, reason, connector)),
+            End::Poison(reason) => tale.death = Some((Death::Undecodable, reason.clone())),
         }
-        Ok(())
+        if let Some((death, reason)) = &tale.death {
+            draft.records.push(dead_letter(names, &ready.record, *death, reason, connector));
+        }
+        Ok(tale)
     }
 
     fn intend(&self, draft: &mut Draft, id: SlotId, now: Moment, written_at: Timestamp) -> Result<(), SchemaFault> {
@@ -250,6 +260,7 @@ impl Engine<'_> {
             Err(CommitFault::Unknown(_) | CommitFault::Fenced(_)) => "unknown",
         };
         self.parts.metrics.transaction("commands", word, commit.records, commit.begun.until(now));
+        self.parts.metrics.hop_seconds(Hop::Settle, commit.begun.until(now));
         match result {
             Ok(()) => {
                 self.commit_pauses.reset();
@@ -307,6 +318,9 @@ impl Engine<'_> {
                 slot.send_by = Some(send_by);
                 slot.waits = Waits::Wire;
                 let lease = slot.lease;
+                self.parts.metrics.hop_seconds(Hop::Journal, slot.received.until(now));
+                let command = &slot.accepted.command;
+                self.parts.board.step((&command.return_no, &command.command_id), Hop::Journal.name(), "intent", None);
                 self.wire.push_back(id);
                 if self.partitions.get(&lease.partition).is_some_and(|partition| partition.draining) {
                     self.withdraw(id);
@@ -314,9 +328,10 @@ impl Engine<'_> {
             }
         }
         let mut released: BTreeMap<Lease, usize> = BTreeMap::new();
-        for ready in commit.ready {
+        for (ready, tale) in commit.ready.into_iter().zip(commit.tales) {
             *released.entry(ready.lease).or_default() += 1;
             self.account(&ready, now);
+            self.tell_settled(&ready, &tale, now);
             if let End::Life { slot, .. } = &ready.end {
                 self.slots.remove(slot);
             }
@@ -365,6 +380,7 @@ impl Engine<'_> {
             self.counts.dead_letters += 1;
             metrics.dead_letter("commands", death.label());
         }
-        metrics.command_seconds(ready.received.until(now));
+        let since_record = ready.record.timestamp.and_then(|at| u64::try_from(Timestamp::now().0 - at).ok()).map(Duration::from_millis);
+        metrics.command_seconds(ready.received.until(now), since_record);
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     board::Pulse,
     clock::{Moment, Timestamp},
     erp::{Answer, Permit},
-    kafka::{CommitFault, Delivered, Group, GroupEvent, Lease, Restored, Store, TakeOverFault, Transactor},
+    kafka::{CommitFault, Delivered, EndOffsets, Group, GroupEvent, Lease, Restored, Store, TakeOverFault, Transactor},
     schema::{JournalEntry, LearnFault, Outcome},
 };
 
@@ -163,6 +163,8 @@ pub(super) struct Engine<'a> {
     pub commit_after: Moment,
     pub commit_pauses: Pauses,
     pub breaker: Breaker,
+    /// Where the commands topic ends, for the lag.
+    pub ends: EndOffsets,
     pub probing: bool,
     held: bool,
     restoring: BTreeSet<Lease>,
@@ -227,6 +229,7 @@ impl<'a> Engine<'a> {
             commit_after: Moment(0),
             commit_pauses: Pauses::from(Duration::from_millis(50)),
             breaker: Breaker::default(),
+            ends: EndOffsets::of(&parts.settings.kafka, &parts.settings.topics.commands),
             probing: false,
             held: false,
             restoring: BTreeSet::new(),
@@ -371,6 +374,7 @@ impl<'a> Engine<'a> {
             store: self.store.clone(),
             group: self.group.clone(),
             transactor: self.transactor.clone(),
+            metrics: Arc::clone(&self.parts.metrics),
             partitions: self.partition_count,
         };
         let happened = self.happened.clone();
@@ -489,6 +493,11 @@ impl<'a> Engine<'a> {
                 tracing::info!("the ERP answers again; consumption goes on");
             }
         }
+    }
+
+    /// Partitions that are being taken over.
+    pub fn restoring(&self) -> usize {
+        self.restoring.len()
     }
 
     /// Whether every assigned partition is restored; owning none is fine.

@@ -6,6 +6,7 @@ use crate::{
     clock::{Moment, Timestamp},
     erp::{Answer, Call, Class, NotExecuted, Permit},
     kafka::{Delivered, Lease},
+    metrics::Hop,
     schema::{LearnFault, Outcome},
 };
 
@@ -44,7 +45,9 @@ impl Engine<'_> {
         let received = Moment::now();
         let lease = record.lease;
         let settings = &self.parts.settings.commands;
-        match parse(&record, settings.format, &self.parts.codec) {
+        let parsed = parse(&record, settings.format, &self.parts.codec);
+        self.parts.metrics.hop(Hop::Command, parsed.word());
+        match parsed {
             Parsed::Poison(reason) => self.end(lease, Arc::new(record), received, None, End::Poison(reason)),
             Parsed::Unlearnt(id) => {
                 if let Some(partition) = self.partitions.get_mut(&lease.partition) {
@@ -60,7 +63,10 @@ impl Engine<'_> {
                     check_placement(record.key.as_deref(), &command.return_no, lease.partition, self.partition_count, settings.partitioner);
                 let (return_no, command_id) = (command.return_no.clone(), command.command_id.clone());
                 match (placed, validate(*command)) {
-                    (Ok(()), Ok(accepted)) => self.enqueue(Queued { record: Arc::new(record), accepted, received }),
+                    (Ok(()), Ok(accepted)) => {
+                        self.passed((&return_no, &command_id), Hop::Validate, "accepted", None);
+                        self.enqueue(Queued { record: Arc::new(record), accepted, received });
+                    }
                     (Ok(()), Err(violations)) => self.invalid(lease, record, received, return_no, command_id, violations),
                     (Err(misplaced), validated) => {
                         let violations = std::iter::once(misplaced).chain(validated.err().unwrap_or_default()).collect();
@@ -80,6 +86,7 @@ impl Engine<'_> {
         command_id: String,
         violations: Vec<String>,
     ) {
+        self.passed((&return_no, &command_id), Hop::Validate, "invalid", Some(violations.join("; ")));
         self.end(lease, Arc::new(record), received, None, End::Plain { outcome: Outcome::Invalid, return_no, command_id, violations });
     }
 
@@ -160,6 +167,7 @@ impl Engine<'_> {
         let now = known.now;
         let (return_no, command_id) = (accepted.command.return_no.clone(), accepted.command.command_id.clone());
         let front = Some(key.to_owned());
+        let (metrics, board) = (&self.parts.metrics, &self.parts.board);
         let mut slot = |life, recorded, waits| {
             let id = self.next_slot;
             self.next_slot += 1;
@@ -178,7 +186,10 @@ impl Engine<'_> {
             self.slots.insert(id, slot);
             id
         };
-        match judge(&accepted, lease.partition, record.offset, known, &self.timing) {
+        let verdict = judge(&accepted, lease.partition, record.offset, known, &self.timing);
+        metrics.hop(Hop::Journal, verdict.word());
+        board.step((&return_no, &command_id), Hop::Journal.name(), verdict.word(), None);
+        match verdict {
             Verdict::Fresh(life) => {
                 let id = slot(life, None, Waits::Admission);
                 self.admission.push_back(id);
@@ -224,6 +235,7 @@ impl Engine<'_> {
     /// Carries out what was decided for a slot.
     pub(super) fn step(&mut self, id: SlotId, step: Step) {
         let now = Moment::now();
+        self.parts.metrics.hop(Hop::Outcome, step.word());
         let Some(slot) = self.slots.get_mut(&id) else { return };
         match step {
             Step::Intend => {
@@ -346,6 +358,9 @@ impl Engine<'_> {
         if let Finding::Failed(reason) = &finding {
             tracing::debug!(return_no = slot.accepted.command.return_no, %reason, "look-up failed");
         }
+        let pair = (slot.accepted.command.return_no.as_str(), slot.accepted.command.command_id.as_str());
+        self.parts.metrics.hop(Hop::Call, finding.word());
+        self.parts.board.step(pair, Hop::Call.name(), finding.word(), finding.detail());
         let step = slot.life.looked_up(finding, Sight { now, proven, circuit_closed }, &self.timing);
         tracing::info!(
             return_no = slot.accepted.command.return_no,
@@ -585,6 +600,9 @@ impl Engine<'_> {
                 "nobody knows whether the ERP created the order; it is asked"
             );
         }
+        let pair = (slot.accepted.command.return_no.as_str(), slot.accepted.command.command_id.as_str());
+        self.parts.metrics.hop(Hop::Call, answer.word());
+        self.parts.board.step(pair, Hop::Call.name(), answer.word(), answer.detail());
         let withheld = matches!(answer, Answer::NotExecuted(NotExecuted::Withheld));
         let send_by = slot.send_by.unwrap_or(now);
         let step = slot.life.answered(answer, send_by, counts, now, &self.timing);

@@ -19,6 +19,7 @@ mod partition;
 mod retry;
 mod settle;
 mod status;
+mod story;
 mod validate;
 
 use std::{sync::Arc, time::Duration};

@@ -9,6 +9,7 @@ use crate::{
     clock::{Moment, Timestamp},
     config::Settings,
     kafka::{Apply, Delivered, Group, Lease, Loader, Outgoing, Prefix, Restored, Store, TakeOver, TakeOverFault, Transactor, take_over},
+    metrics::Metrics,
     schema::{Codec, DecodeFault, EntryKind, JournalEntry, LearnFault, Outcome},
 };
 
@@ -98,6 +99,7 @@ pub struct Restoring {
     pub store: Store,
     pub group: Group,
     pub transactor: Transactor,
+    pub metrics: Arc<Metrics>,
     pub partitions: i32,
 }
 
@@ -142,9 +144,11 @@ impl Restoring {
     }
 
     fn applier(&self, remembered: Arc<Mutex<BTreeMap<i32, Remembered>>>, loader: Arc<Mutex<Loader>>) -> Apply {
+        let metrics = Arc::clone(&self.metrics);
         let (codec, runtime, partitions, names) =
             (Arc::clone(&self.codec), tokio::runtime::Handle::current(), self.partitions, self.names.clone());
         Box::new(move |partition, key, value| {
+            metrics.restored("commands");
             let mut remembered = remembered.lock().unwrap_or_else(PoisonError::into_inner);
             let journal = remembered.entry(partition).or_default();
             let mut loader = loader.lock().unwrap_or_else(PoisonError::into_inner);

@@ -140,8 +140,9 @@ impl FeedTask {
         self.store.clear(partition)?;
         let loading = Loading(Arc::new(Mutex::new(Some(Loader::new(self.store.clone())))));
         let apply = {
-            let loader = Arc::clone(&loading.0);
+            let (loader, metrics) = (Arc::clone(&loading.0), Arc::clone(&self.parts.metrics));
             Box::new(move |partition: i32, key: &[u8], value: Option<&[u8]>| {
+                metrics.restored("feeds");
                 match &mut *loader.lock().unwrap_or_else(PoisonError::into_inner) {
                     Some(loader) => loader.push(partition, key, value).map_err(|fault| fault.to_string()),
                     None => Err("the take-over was given up".to_owned()),

@@ -25,6 +25,7 @@ pub mod publish;
 pub mod query;
 pub mod reader;
 pub mod status;
+mod story;
 mod tenure;
 pub mod window;
 
@@ -133,7 +134,7 @@ pub async fn run(parts: Parts) -> Result<(), RouteFault> {
     let route = Route {
         transactor: Transactor::start(&parts.settings.kafka, "feeds").map_err(RouteFault::Producer)?,
         store: Store::create(&parts.settings.cache_dir, "feeds")?,
-        status: StatusBoard::new(parts.board.clone(), &enabled),
+        status: StatusBoard::new(parts.board.clone(), Arc::clone(&parts.metrics), &enabled),
         group,
         enabled,
         running: HashMap::new(),

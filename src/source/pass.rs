@@ -10,6 +10,7 @@ use crate::{
         QueryFault,
         record::{DriftKind, Misfit, Record},
     },
+    metrics::Hop,
     schema::Op,
 };
 
@@ -21,6 +22,7 @@ use super::{
     fetch::{FetchFault, Gathered, Row, Rules, gather},
     publish::BATCH,
     query,
+    story::{Tales, since},
     tenure::Tenure,
     window::{Cursor, Limits, Pass, Window},
 };
@@ -55,6 +57,7 @@ impl Tenure<'_> {
     /// Publishes what is new in `rows`; the checkpoint goes with the last batch. An inner error is the ERP's, met
     /// when it was asked about single records: the window is then read again, and nothing published comes twice.
     pub(super) async fn publish(&mut self, rows: Vec<Row>, reading: &Reading) -> Result<Result<Counts, FetchFault>, Stop> {
+        let metrics = Arc::clone(&self.task.parts.metrics);
         let mut counts = Counts::default();
         let mut items: VecDeque<Item> = VecDeque::new();
         let mut rows = rows.into_iter();
@@ -64,6 +67,7 @@ impl Tenure<'_> {
                 break;
             }
             for finding in self.compare(chunk, reading.pass).await? {
+                metrics.hop(Hop::Diff(self.task.feed), finding.word());
                 let finding = match finding {
                     Finding::AskAgain { kept, record } => match self.ask_again(kept, &record, reading).await? {
                         Ok(finding) => finding,
@@ -158,6 +162,8 @@ impl Tenure<'_> {
         let last_read = items.iter().rposition(|item| matches!(item, Item::Change(change) if change.op == Op::Read));
         let mut pieces = Vec::with_capacity(items.len());
         let mut late = Vec::new();
+        let (mut tales, mut modified) = (Tales::default(), Vec::new());
+        let feed = self.task.feed;
         for (index, item) in items.into_iter().enumerate() {
             match item {
                 Item::Change(change) => {
@@ -168,6 +174,11 @@ impl Tenure<'_> {
                     };
                     pieces.push(self.scribe.change(&change, reading.window, snapshot, now)?);
                     counts.events += 1;
+                    tales.change(feed, reading.pass, &change);
+                    self.task.parts.metrics.hop(Hop::Change(feed), change.op.letter());
+                    if !matches!(change.op, Op::Read) {
+                        modified.push(change.record.modified);
+                    }
                     self.drift(&change.record);
                     match reading.pass {
                         Pass::Late => late.push(since(change.record.modified, change.asked_at)),
@@ -177,6 +188,8 @@ impl Tenure<'_> {
                 Item::DeadLetter(row, misfit) => {
                     pieces.push(self.dead_letter(&row, &misfit)?);
                     counts.dead_letters += 1;
+                    tales.dead_letter(feed, &row, &misfit);
+                    self.task.parts.metrics.hop(Hop::Change(feed), "dead_letter");
                 }
             }
         }
@@ -185,6 +198,11 @@ impl Tenure<'_> {
         self.publisher.publish(pieces, checkpoint).await?;
         if save {
             self.is_saved();
+        }
+        tales.tell(&self.task.parts.board);
+        let published = Timestamp::now();
+        for modified in modified {
+            self.task.parts.metrics.feed_event_seconds(feed, since(modified, published));
         }
         for late in late {
             self.task.parts.metrics.feed_late_row(self.task.feed, late);
@@ -223,9 +241,4 @@ impl Tenure<'_> {
             }
         }
     }
-}
-
-/// How long after its modified time a record was asked for.
-fn since(modified: Timestamp, asked_at: Timestamp) -> Duration {
-    Duration::from_millis(u64::try_from(asked_at.0 - modified.0).unwrap_or(0))
 }

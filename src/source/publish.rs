@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Feed,
     kafka::{Batch, CommitFault, Group, Lease, Outgoing, Position, Store, StoreFault, Transactor},
-    metrics::Metrics,
+    metrics::{Hop, Metrics},
 };
 
 use super::change::{Piece, Told};
@@ -91,7 +91,11 @@ impl Publisher {
             let batch = Batch { group: self.group.clone(), positions: vec![position], records: records.clone() };
             let began = Instant::now();
             let result = self.transactor.commit(batch).await;
-            let done = |result| self.metrics.transaction("feeds", result, count, began.elapsed());
+            let done = |result| {
+                self.metrics.transaction("feeds", result, count, began.elapsed());
+                self.metrics.hop(Hop::Publish(self.feed), result);
+                self.metrics.hop_seconds(Hop::Publish(self.feed), began.elapsed());
+            };
             match result {
                 Ok(()) => {
                     done("committed");

@@ -8,7 +8,7 @@ use std::{
 
 use serde::Serialize;
 
-use crate::{board::Board, clock::Timestamp, config::Feed};
+use crate::{board::Board, clock::Timestamp, config::Feed, metrics::Metrics};
 
 use super::window::{Cursor, Limits, Pass, Window};
 
@@ -25,6 +25,21 @@ pub enum FeedPhase {
     Waiting,
     /// The ERP refuses the account or the query: a person must act.
     Paused,
+}
+
+impl FeedPhase {
+    /// The word for metrics and the status.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Elsewhere => "elsewhere",
+            Self::Restoring => "restoring",
+            Self::Snapshot => "snapshot",
+            Self::Live => "live",
+            Self::Waiting => "waiting",
+            Self::Paused => "paused",
+        }
+    }
 }
 
 /// How far the first read is.
@@ -123,15 +138,16 @@ pub fn progress(from: Timestamp, to: Timestamp, position: Timestamp, began: Time
 #[derive(Clone, Debug)]
 pub struct StatusBoard {
     board: Board,
+    metrics: Arc<Metrics>,
     feeds: Arc<Mutex<BTreeMap<&'static str, FeedStatus>>>,
 }
 
 impl StatusBoard {
     /// A section with every enabled feed, none of them owned.
     #[must_use]
-    pub fn new(board: Board, feeds: &[Feed]) -> Self {
+    pub fn new(board: Board, metrics: Arc<Metrics>, feeds: &[Feed]) -> Self {
         let feeds = feeds.iter().map(|feed| (feed.name(), FeedStatus::new())).collect();
-        let this = Self { board, feeds: Arc::new(Mutex::new(feeds)) };
+        let this = Self { board, metrics, feeds: Arc::new(Mutex::new(feeds)) };
         this.board.ready("feeds", Err("the feeds have not joined their consumer group yet".to_owned()));
         this.update(|_| ());
         this
@@ -142,6 +158,10 @@ impl StatusBoard {
         self.update(|feeds| {
             if let Some(status) = feeds.get_mut(feed.name()) {
                 change(status);
+                self.metrics.feed_state(feed, status.state.name());
+                for (what, progress) in [("snapshot", &status.progress), ("backfill", &status.backfill)] {
+                    self.metrics.feed_progress(feed, what, progress.as_ref().map_or(1.0, |progress| progress.percent / 100.0));
+                }
             }
         });
     }
@@ -149,10 +169,12 @@ impl StatusBoard {
     /// Called when the set of owned feeds or what is restored of it changes: ready unless one is being restored.
     /// An ERP that is down leaves a feed ready.
     pub fn ready(&self) {
-        let restoring: Vec<&str> = {
+        let (restoring, owned): (Vec<&str>, usize) = {
             let feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
-            feeds.iter().filter(|(_, status)| status.state == FeedPhase::Restoring).map(|(name, _)| *name).collect()
+            let restoring = feeds.iter().filter(|(_, status)| status.state == FeedPhase::Restoring).map(|(name, _)| *name).collect();
+            (restoring, feeds.values().filter(|status| status.state != FeedPhase::Elsewhere).count())
         };
+        self.metrics.partitions("feeds", owned - restoring.len(), restoring.len());
         let state = if restoring.is_empty() { Ok(()) } else { Err(format!("the state of {} is being restored", restoring.join(", "))) };
         self.board.ready("feeds", state);
     }

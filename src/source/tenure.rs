@@ -12,6 +12,7 @@ use crate::{
     clock::Timestamp,
     config::FeedSettings,
     erp::{Class, QueryFault},
+    metrics::Hop,
 };
 
 use super::{
@@ -23,6 +24,7 @@ use super::{
     query,
     reader::Reader,
     status::{FeedPhase, progress},
+    story::fetched,
     window::{Cursor, ErpClock, Limits, Pace, Pass, Window, closes_at},
 };
 
@@ -196,8 +198,15 @@ impl<'a> Tenure<'a> {
         };
         let queries = query::of_window(feed, self.settings, window);
         let mut reader = self.reader(pass);
+        let began = Instant::now();
         let gathered = self.task.cancel.run_until_cancelled(beating(self.pulse, gather(&mut reader, &queries, rules))).await;
         self.note(&reader);
+        let metrics = &self.task.parts.metrics;
+        metrics.hop(Hop::Window(feed), pass.name());
+        if let Some(gathered) = &gathered {
+            metrics.hop(Hop::Fetch(feed), fetched(gathered));
+            metrics.hop_seconds(Hop::Fetch(feed), began.elapsed());
+        }
         match gathered {
             None => Err(Stop::Over),
             Some(Err(fault)) => Ok(Turn::Failed(self.failed(pass, window, &fault))),

@@ -1,4 +1,7 @@
-//! What the running parts say about themselves: pulses for `/healthz`, readiness for `/readyz`, sections for `/status`.
+//! What the running parts say about themselves: pulses for `/healthz`, readiness for `/readyz`, sections and stories for
+//! `/status` and the page.
+
+mod stories;
 
 use std::{
     collections::BTreeMap,
@@ -11,6 +14,9 @@ use std::{
 
 use crate::clock::Moment;
 
+pub use stories::Story;
+use stories::{Stories, Ways};
+
 /// Shared between the routes (who write) and the listener (who reads); cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Board(Arc<Mutex<Inner>>);
@@ -20,6 +26,8 @@ struct Inner {
     pulses: BTreeMap<&'static str, (Arc<AtomicU64>, Duration)>,
     ready: BTreeMap<&'static str, Result<(), String>>,
     sections: BTreeMap<&'static str, serde_json::Value>,
+    stories: Stories,
+    ways: Ways,
 }
 
 /// One loop's sign of life.
@@ -59,6 +67,42 @@ impl Board {
     /// Replaces a section of `/status`.
     pub fn set(&self, section: &'static str, value: serde_json::Value) {
         self.lock().sections.insert(section, value);
+    }
+
+    /// Tells what happened: an object, to which its time (unless it has one) and number are added. The last of each kind stay.
+    pub fn tell(&self, story: Story, value: serde_json::Value) {
+        self.lock().stories.tell(story, value);
+    }
+
+    /// The last stories by kind, newest first, and how many were told so far.
+    #[must_use]
+    pub fn stories(&self) -> (u64, serde_json::Value) {
+        let inner = self.lock();
+        (inner.stories.told(), inner.stories.show())
+    }
+
+    /// How many stories were told so far.
+    #[must_use]
+    pub fn told(&self) -> u64 {
+        self.lock().stories.told()
+    }
+
+    /// Notes that a command (return number, command id) passed a hop; the last commands' ways stay.
+    pub fn step(&self, pair: (&str, &str), hop: &'static str, outcome: &'static str, detail: Option<String>) {
+        self.lock().ways.step(pair, hop, outcome, detail);
+    }
+
+    /// The way of a command through this instance; `None` when it was not seen lately.
+    #[must_use]
+    pub fn way(&self, return_no: &str, command_id: &str) -> Option<serde_json::Value> {
+        self.lock().ways.show(return_no, command_id)
+    }
+
+    /// Every loop and how long it has been silent.
+    #[must_use]
+    pub fn silences(&self) -> Vec<(&'static str, Duration)> {
+        let now = Moment::now();
+        self.lock().pulses.iter().map(|(name, (beat, _))| (*name, Moment(beat.load(Ordering::Relaxed)).until(now))).collect()
     }
 
     /// Loops that are late, with how late.

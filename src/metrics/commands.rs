@@ -1,0 +1,90 @@
+//! What the command route counts.
+
+use std::time::Duration;
+
+use prometheus_client::{metrics::counter::Counter, metrics::family::Family, metrics::gauge::Gauge, registry::Registry};
+
+use super::{Commands, Counters, Float, Metrics, Name, add, command_seconds};
+
+/// The circuit breaker's states.
+const CIRCUITS: [&str; 3] = ["closed", "open", "half_open"];
+
+/// Gauges of the command route, put together every time it reports.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CommandsNow {
+    /// Commands delivered and not yet settled.
+    pub pending: usize,
+    /// Calls on the wire.
+    pub calls: usize,
+    pub open_intents: usize,
+    /// Keys held back by a command in doubt, and the age of the oldest.
+    pub in_doubt: usize,
+    pub in_doubt_age: Duration,
+    /// `closed`, `open`, `half_open`.
+    pub circuit: &'static str,
+    /// Records behind the committed offsets; `None` while no broker has said.
+    pub lag: Option<u64>,
+}
+
+impl Commands {
+    pub(super) fn new(r: &mut Registry) -> Self {
+        let results: Counters<2> = add(r, Name::CommandResults, Family::default());
+        for outcome in ["CREATED", "REJECTED", "INVALID", "IN_DOUBT", "EXPIRED"] {
+            drop(results.get_or_create(&[("outcome", outcome), ("duplicate", "false")]));
+        }
+        Self {
+            received: add(r, Name::CommandsReceived, Counter::default()),
+            results,
+            seconds: add(r, Name::CommandSeconds, command_seconds()),
+            end_to_end: add(r, Name::CommandEndToEnd, command_seconds()),
+            lag: add(r, Name::CommandsLag, Gauge::default()),
+            pending: add(r, Name::CommandsPending, Gauge::default()),
+            in_doubt: add(r, Name::CommandsInDoubt, Gauge::default()),
+            in_doubt_age: add(r, Name::CommandsInDoubtAge, Float::default()),
+            circuit: add(r, Name::CommandsCircuit, Family::default()),
+            intents_open: add(r, Name::IntentsOpen, Gauge::default()),
+            calls_in_flight: add(r, Name::ErpCallsInFlight, Gauge::default()),
+        }
+    }
+}
+
+impl Metrics {
+    /// One command record was delivered.
+    pub fn command_received(&self) {
+        self.commands.received.inc();
+    }
+
+    /// One result was committed: `CREATED`…, and whether it was a duplicate.
+    pub fn command_settled(&self, outcome: &'static str, duplicate: bool) {
+        let duplicate = if duplicate { "true" } else { "false" };
+        self.commands.results.get_or_create(&[("outcome", outcome), ("duplicate", duplicate)]).inc();
+    }
+
+    /// How long a command took until its result was committed: from its delivery, and from its record's own time.
+    pub fn command_seconds(&self, since_delivery: Duration, since_record: Option<Duration>) {
+        self.commands.seconds.observe(since_delivery.as_secs_f64());
+        if let Some(took) = since_record {
+            self.commands.end_to_end.observe(took.as_secs_f64());
+        }
+    }
+
+    /// Gauges of the route as it is now.
+    pub fn commands_now(&self, now: CommandsNow) {
+        let all = &self.commands;
+        for (gauge, value) in [
+            (&all.pending, now.pending),
+            (&all.calls_in_flight, now.calls),
+            (&all.intents_open, now.open_intents),
+            (&all.in_doubt, now.in_doubt),
+        ] {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
+        all.in_doubt_age.set(now.in_doubt_age.as_secs_f64());
+        if let Some(lag) = now.lag {
+            all.lag.set(i64::try_from(lag).unwrap_or(i64::MAX));
+        }
+        for state in CIRCUITS {
+            all.circuit.get_or_create(&[("state", state)]).set(if state == now.circuit { 1.0 } else { 0.0 });
+        }
+    }
+}

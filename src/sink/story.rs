@@ -1,0 +1,122 @@
+//! What happens to a command, told: metrics per hop, its way on the board, the last results and dead letters.
+
+use serde_json::json;
+
+use crate::{board::Story, clock::Moment, metrics::Hop, schema::CommandResult};
+
+use super::{
+    command::Parsed,
+    engine::{Engine, Ready},
+    journal::{Finding, Step, Verdict},
+    settle::Death,
+};
+
+impl Parsed {
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Command(_) => "command",
+            Self::Invalid { .. } => "invalid",
+            Self::Poison(_) => "poison",
+            Self::Unlearnt(_) => "unlearnt",
+        }
+    }
+}
+
+impl Verdict {
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Fresh(_) => "fresh",
+            Self::LookFirst(_) => "look_first",
+            Self::Resume(_) => "resume",
+            Self::Repeat(..) => "repeat",
+            Self::Duplicate(_) => "duplicate",
+            Self::Conflict => "conflict",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+impl Finding {
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Found(_) => "found",
+            Self::Suspects(_) => "suspects",
+            Self::Absent { .. } => "absent",
+            Self::Failed(_) => "failed",
+        }
+    }
+
+    pub(super) fn detail(&self) -> Option<String> {
+        match self {
+            Self::Found(orders) | Self::Suspects(orders) => Some(orders.join(", ")),
+            Self::Failed(reason) => Some(reason.clone()),
+            Self::Absent { .. } => None,
+        }
+    }
+}
+
+impl Step {
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Intend => "intend",
+            Self::Again => "again",
+            Self::Ask { .. } => "ask",
+            Self::AwaitProof { .. } => "await_proof",
+            Self::Settle(_) => "settle",
+        }
+    }
+}
+
+/// What there is to tell of a record once it is committed.
+#[derive(Debug, Default)]
+pub(super) struct Tale {
+    pub result: Option<CommandResult>,
+    pub death: Option<(Death, String)>,
+}
+
+impl Engine<'_> {
+    /// A command passed a hop.
+    pub(super) fn passed(&self, pair: (&str, &str), hop: Hop, outcome: &'static str, detail: Option<String>) {
+        self.parts.metrics.hop(hop, outcome);
+        self.parts.board.step(pair, hop.name(), outcome, detail);
+    }
+
+    /// A record is settled: its result and its dead letter are committed.
+    pub(super) fn tell_settled(&self, ready: &Ready, tale: &Tale, now: Moment) {
+        let board = &self.parts.board;
+        if let Some(result) = &tale.result {
+            let pair = (result.return_no.as_str(), result.command_id.as_str());
+            let detail = result.outbound_no.clone().or_else(|| result.erp_message.clone()).or_else(|| result.gloss.clone());
+            self.passed(pair, Hop::Settle, result.outcome.name(), detail);
+            board.tell(
+                Story::Result,
+                json!({
+                    "return_no": result.return_no, "command_id": result.command_id, "outcome": result.outcome.name(),
+                    "outbound_no": result.outbound_no, "erp_code": result.erp_code, "erp_message": result.erp_message, "gloss": result.gloss,
+                    "violations": result.violations, "candidates": result.candidates, "attempts": result.attempts,
+                    "recovered": result.recovered, "duplicate": result.duplicate, "resolved": result.resolved,
+                    "took_ms": crate::clock::millis(ready.received.until(now)),
+                    "partition": ready.lease.partition, "offset": ready.record.offset,
+                }),
+            );
+            tracing::debug!(
+                command.id = result.command_id,
+                command.return_no = result.return_no,
+                command.outcome = result.outcome.name(),
+                command.outbound_no = result.outbound_no,
+                command.duplicate = result.duplicate,
+                "settled"
+            );
+        }
+        if let Some((death, reason)) = &tale.death {
+            board.tell(
+                Story::DeadLetter,
+                json!({
+                    "route": "commands", "reason": death.label(), "detail": reason,
+                    "key": ready.record.key.as_deref().map(|key| String::from_utf8_lossy(key).into_owned()),
+                    "partition": ready.lease.partition, "offset": ready.record.offset,
+                }),
+            );
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! What happens to a record, told: metrics per hop, the last changes and dead letters.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::{
+    board::Story,
+    clock::Timestamp,
+    config::Feed,
+    erp::{QueryFault, record::Misfit},
+};
+
+use super::{
+    diff::{Change, Finding},
+    fetch::{FetchFault, Gathered, Row},
+    window::Pass,
+};
+
+/// Stories of one batch, at most: more would push each other off the board at once.
+const MOST: usize = 50;
+
+impl Finding {
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Same => "same",
+            Self::Change(_) => "changed",
+            Self::AskAgain { .. } => "ask_again",
+            Self::Misfit { .. } => "misfit",
+        }
+    }
+}
+
+/// What came of a fetch, in a word.
+pub(super) fn fetched(gathered: &Result<Gathered, FetchFault>) -> &'static str {
+    match gathered {
+        Ok(Gathered::Rows { .. }) => "rows",
+        Ok(Gathered::TooLarge { .. }) => "too_large",
+        Ok(Gathered::Split) => "split",
+        Ok(Gathered::TooEarly) => "too_early",
+        Err(FetchFault::PagingIgnored { .. }) => "paging_ignored",
+        Err(FetchFault::Query(fault)) => match fault {
+            QueryFault::Throttled { .. } => "throttled",
+            QueryFault::Unreachable { .. } => "unreachable",
+            QueryFault::Unusable { .. } => "unusable",
+            QueryFault::Misconfigured { .. } => "misconfigured",
+            QueryFault::Rejected { .. } => "rejected",
+        },
+    }
+}
+
+/// What a batch has to tell once it is committed.
+#[derive(Debug, Default)]
+pub(super) struct Tales(Vec<(Story, Value)>);
+
+impl Tales {
+    pub(super) fn change(&mut self, feed: Feed, pass: Pass, change: &Change) {
+        let record = &change.record;
+        self.push(
+            Story::Change,
+            json!({
+                "feed": feed.name(), "pass": pass.name(), "op": change.op.letter(), "id": record.id, "number": record.number,
+                "status": record.status, "return_no": record.return_no, "modified": record.modified.to_string(),
+            }),
+        );
+    }
+
+    pub(super) fn dead_letter(&mut self, feed: Feed, row: &Row, misfit: &Misfit) {
+        self.push(
+            Story::DeadLetter,
+            json!({
+                "route": feed.name(), "reason": "misfit", "detail": format!("{}: {}", misfit.field, misfit.reason),
+                "key": misfit.id.as_deref().or(row.id.as_deref()),
+            }),
+        );
+    }
+
+    fn push(&mut self, story: Story, value: Value) {
+        if self.0.len() < MOST {
+            self.0.push((story, value));
+        }
+    }
+
+    pub(super) fn tell(self, board: &crate::board::Board) {
+        for (story, value) in self.0 {
+            board.tell(story, value);
+        }
+    }
+}
+
+/// How long after its modified time a record's event is there.
+pub(super) fn since(modified: Timestamp, now: Timestamp) -> Duration {
+    Duration::from_millis(u64::try_from(now.0 - modified.0).unwrap_or(0))
+}
