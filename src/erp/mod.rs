@@ -167,7 +167,7 @@ impl Answer {
 }
 
 /// The ERP's own words for a refusal.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Refusal {
     /// The ERP's `status` or `code`.
     pub code: i64,

@@ -5,6 +5,8 @@ use secrecy::ExposeSecret;
 
 use crate::config::KafkaSettings;
 
+use super::order::ISOLATION;
+
 /// Longest time an open transaction of a frozen owner may block its successor's restore (protocol §2, 5).
 pub(crate) const TRANSACTION_TIMEOUT_MS: u64 = 10_000;
 
@@ -50,7 +52,7 @@ pub(crate) fn consumer_config(kafka: &KafkaSettings, role: &str, group: &str) ->
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "earliest")
-        .set("isolation.level", "read_committed")
+        .set("isolation.level", ISOLATION)
         .set("check.crcs", "true");
     config
 }

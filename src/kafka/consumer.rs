@@ -26,7 +26,7 @@ use crate::config::KafkaSettings;
 
 use super::{
     client::{consumer_config, group_id, instance_id},
-    ownership::Ownership,
+    ownership::Standing,
 };
 
 /// Ownership of one partition during one assignment; a later assignment of the same partition has another epoch.
@@ -95,8 +95,7 @@ struct Shared {
 /// Ownership and the metadata that goes with it: only ever changed together.
 #[derive(Default)]
 struct Membership {
-    ownership: Ownership,
-    metadata: Option<Arc<ConsumerGroupMetadata>>,
+    standing: Standing<Arc<ConsumerGroupMetadata>>,
     /// Per owned partition: what the route wants, and how much it holds.
     flow: BTreeMap<i32, Flow>,
 }
@@ -185,19 +184,13 @@ impl Group {
     /// Whether this very assignment still holds.
     #[must_use]
     pub fn owns(&self, lease: Lease) -> bool {
-        self.shared.lock().ownership.owns(lease)
+        self.shared.lock().standing.ownership.owns(lease)
     }
 
     /// The group's metadata if every lease still holds, under one lock; otherwise the leases that are over.
     pub(super) fn fence(&self, leases: impl IntoIterator<Item = Lease>) -> Result<Arc<ConsumerGroupMetadata>, Vec<Lease>> {
         let leases: Vec<Lease> = leases.into_iter().collect();
-        let membership = self.shared.lock();
-        let ended = membership.ownership.ended(leases.iter().copied());
-        match &membership.metadata {
-            Some(metadata) if ended.is_empty() => Ok(Arc::clone(metadata)),
-            Some(_) => Err(ended),
-            None => Err(leases),
-        }
+        self.shared.lock().standing.fence(&leases).map(Arc::clone)
     }
 
     /// Begins fetching an assigned partition, from its committed offset.
@@ -224,7 +217,7 @@ impl Group {
 
     fn with_flow(&self, lease: Lease, change: impl FnOnce(&mut Flow)) {
         let mut membership = self.shared.lock();
-        if membership.ownership.owns(lease)
+        if membership.standing.ownership.owns(lease)
             && let Some(flow) = membership.flow.get_mut(&lease.partition)
         {
             change(flow);
@@ -274,7 +267,7 @@ impl Callbacks {
 
     fn end(&self, leases: &[Lease]) {
         let mut membership = self.shared.lock();
-        membership.ownership.release(leases);
+        membership.standing.ownership.release(leases);
         for lease in leases {
             membership.flow.remove(&lease.partition);
         }
@@ -289,7 +282,7 @@ impl ConsumerContext for Callbacks {
     fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
             Rebalance::Revoke(list) => {
-                let leases = self.shared.lock().ownership.leases(&partitions(list));
+                let leases = self.shared.lock().standing.ownership.leases(&partitions(list));
                 self.revoke(leases, consumer.assignment_lost());
             }
             Rebalance::Assign(_) | Rebalance::Error(_) => {}
@@ -310,16 +303,15 @@ impl ConsumerContext for Callbacks {
                     tracing::warn!(%error, "assigned partitions could not be paused");
                 }
                 let mut membership = self.shared.lock();
-                membership.metadata = metadata;
                 let assigned = partitions(list);
-                let leases = membership.ownership.assign(&assigned);
+                let leases = membership.standing.assigned(&assigned, metadata);
                 for partition in assigned {
                     membership.flow.insert(partition, Flow::default());
                 }
                 drop(membership);
                 let _ = self.events.send(GroupEvent::Assigned(leases));
             }
-            Rebalance::Revoke(_) => self.shared.lock().metadata = metadata,
+            Rebalance::Revoke(_) => self.shared.lock().standing.rejoined(metadata),
             Rebalance::Error(error) => tracing::warn!(%error, "rebalance failed"),
         }
     }
@@ -383,7 +375,7 @@ impl Poller {
         let mut pause = TopicPartitionList::new();
         let mut resume = TopicPartitionList::new();
         let membership = self.shared.lock();
-        let owned: BTreeSet<Lease> = membership.ownership.all().into_iter().collect();
+        let owned: BTreeSet<Lease> = membership.standing.ownership.all().into_iter().collect();
         self.paused.retain(|lease| owned.contains(lease));
         for lease in &owned {
             if !known.contains(lease) {
@@ -420,7 +412,7 @@ impl Poller {
 
     fn deliver(&self, message: &rdkafka::message::BorrowedMessage<'_>) -> Option<Delivered> {
         let membership = self.shared.lock();
-        let lease = membership.ownership.leases(&[message.partition()]).first().copied()?;
+        let lease = membership.standing.ownership.leases(&[message.partition()]).first().copied()?;
         if let Some(flow) = membership.flow.get(&lease.partition) {
             flow.outstanding.fetch_add(1, Ordering::Relaxed);
         }
@@ -440,7 +432,7 @@ impl Poller {
 
     /// Leaving in good order: everything owned is finished first.
     fn depart(self) {
-        let leases = self.shared.lock().ownership.all();
+        let leases = self.shared.lock().standing.ownership.all();
         if !leases.is_empty() {
             let mut all = TopicPartitionList::new();
             for lease in &leases {
@@ -465,8 +457,8 @@ impl Poller {
     fn abandon(&self) {
         self.shared.leaving.store(true, Ordering::Release);
         let mut membership = self.shared.lock();
-        let leases = membership.ownership.all();
-        membership.ownership.release(&leases);
+        let leases = membership.standing.ownership.all();
+        membership.standing.ownership.release(&leases);
         membership.flow.clear();
         drop(membership);
         if !leases.is_empty() {

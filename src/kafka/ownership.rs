@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Lease;
 
-/// The partitions this member owns right now. Lives under one lock together with the group's metadata, so that no
-/// transaction can pair fresh metadata with a partition that was lost (protocol §3, "metadata and ownership under one lock").
+/// The partitions this member owns right now; see [`Standing`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Ownership {
     owned: BTreeMap<i32, u64>,
@@ -63,9 +62,63 @@ impl Ownership {
     }
 }
 
+/// Ownership together with the group's metadata: what lets a transaction speak for a partition. Both change under one
+/// lock only, so that no transaction can pair fresh metadata with a partition that was lost.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Standing<M> {
+    pub ownership: Ownership,
+    metadata: Option<M>,
+}
+
+impl<M> Default for Standing<M> {
+    fn default() -> Self {
+        Self { ownership: Ownership::default(), metadata: None }
+    }
+}
+
+impl<M> Standing<M> {
+    /// A rebalance gave these partitions (none is possible: the generation has changed all the same).
+    pub fn assigned(&mut self, partitions: &[i32], metadata: Option<M>) -> Vec<Lease> {
+        self.metadata = metadata;
+        self.ownership.assign(partitions)
+    }
+
+    /// A rebalance took partitions whose leases were released before it.
+    pub fn rejoined(&mut self, metadata: Option<M>) {
+        self.metadata = metadata;
+    }
+
+    /// The metadata to send offsets with, if every one of these leases still holds.
+    ///
+    /// # Errors
+    /// The leases that are over; all of them while the group was never joined, since metadata from before the first join
+    /// passes the broker unchecked.
+    pub fn fence(&self, leases: &[Lease]) -> Result<&M, Vec<Lease>> {
+        let ended = self.ownership.ended(leases.iter().copied());
+        match &self.metadata {
+            Some(metadata) if ended.is_empty() => Ok(metadata),
+            Some(_) => Err(ended),
+            None => Err(leases.to_vec()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn metadata_is_given_only_with_every_lease() {
+        let mut standing: Standing<u64> = Standing::default();
+        let unjoined = Lease { partition: 0, epoch: 1 };
+        assert_eq!(standing.fence(&[unjoined]), Err(vec![unjoined]));
+        let leases = standing.assigned(&[0, 1], Some(1));
+        assert_eq!(standing.fence(&leases), Ok(&1));
+        standing.ownership.release(&leases[1..]);
+        standing.rejoined(Some(2));
+        assert_eq!(standing.fence(&leases[..1]), Ok(&2));
+        assert_eq!(standing.fence(&leases), Err(vec![leases[1]]), "fresh metadata never goes with a partition that was lost");
+    }
 
     #[test]
     fn a_lease_ends_with_its_assignment() {

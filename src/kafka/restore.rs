@@ -17,7 +17,11 @@ use rdkafka::{
 
 use crate::config::KafkaSettings;
 
-use super::{Batch, CommitFault, Group, Lease, Outgoing, Position, Transactor, client::consumer_config};
+use super::{
+    Batch, CommitFault, Group, Lease, Outgoing, Position, Transactor,
+    client::consumer_config,
+    order::{TAKE_OVER, TakeOverPart},
+};
 
 /// One partition to take over.
 #[derive(Clone, Debug)]
@@ -80,23 +84,30 @@ pub async fn take_over(
     let reader = Arc::new(Reader::open(kafka, group)?);
     let cancelled = CancelOnDrop(Arc::new(AtomicBool::new(false)));
 
-    let committed = {
+    let mut committed = BTreeMap::new();
+    let mut restored = Vec::new();
+    let mut apply = Some(apply);
+    for part in TAKE_OVER {
         let (reader, group, stop) = (Arc::clone(&reader), group.clone(), Arc::clone(&cancelled.0));
-        let leases: Vec<Lease> = partitions.iter().map(|partition| partition.lease).collect();
-        blocking(move || reader.stable_offsets(&group, &leases, &stop)).await?
-    };
-    tracing::debug!("stable offsets are known");
-    {
-        // Before the barriers: they would make a lost topic look like a living one.
-        let (reader, partitions, committed) = (Arc::clone(&reader), partitions.clone(), committed.clone());
-        blocking(move || reader.check_memory(&partitions, &committed)).await?;
+        match part {
+            TakeOverPart::Offsets => {
+                let leases: Vec<Lease> = partitions.iter().map(|partition| partition.lease).collect();
+                committed = blocking(move || reader.stable_offsets(&group, &leases, &stop)).await?;
+            }
+            TakeOverPart::Memory => {
+                let (partitions, committed) = (partitions.clone(), committed.clone());
+                blocking(move || reader.check_memory(&partitions, &committed)).await?;
+            }
+            TakeOverPart::Barrier => write_barriers(&group, transactor, &partitions, &committed).await?,
+            TakeOverPart::Read => {
+                let Some(apply) = apply.take() else { continue };
+                let (partitions, committed) = (partitions.clone(), committed.clone());
+                restored = blocking(move || reader.read(&group, &partitions, committed, apply, &stop)).await?;
+            }
+        }
+        tracing::debug!(?part, "take-over");
     }
-    write_barriers(group, transactor, &partitions, &committed).await?;
-    tracing::debug!("barriers are written");
-
-    let group = group.clone();
-    let stop = Arc::clone(&cancelled.0);
-    blocking(move || reader.read(&group, &partitions, committed, apply, &stop)).await
+    Ok(restored)
 }
 
 /// Ends the blocking half when the future is dropped.

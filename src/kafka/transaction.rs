@@ -20,6 +20,7 @@ use crate::{clock::Moment, config::KafkaSettings};
 use super::{
     Group, Lease,
     client::{TRANSACTION_TIMEOUT_MS, client_config, instance_id},
+    order::{Part, TRANSACTION},
 };
 
 /// One record to write.
@@ -284,6 +285,23 @@ impl Live {
     /// The whole transaction. The inner error names leases that ended before the offsets were sent.
     fn write(&self, batch: &Batch) -> Result<Result<(), Vec<Lease>>, Step> {
         self.producer.begin_transaction().map_err(|error| classify(&error))?;
+        for part in TRANSACTION {
+            match part {
+                Part::Records => self.deliver(batch)?,
+                Part::Offsets => {
+                    if let Err(ended) = self.send_offsets(batch)? {
+                        return Ok(Err(ended));
+                    }
+                }
+                // Any other time-out here would leave librdkafka and the broker in disagreement.
+                Part::End => retried(|| self.producer.commit_transaction(Timeout::Never))?,
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Writes every record and waits for the broker's word on each.
+    fn deliver(&self, batch: &Batch) -> Result<(), Step> {
         self.deliveries.begin(batch.records.len());
         for (at, record) in batch.records.iter().enumerate() {
             if let Err(error) = self.send(record) {
@@ -295,10 +313,11 @@ impl Live {
                 return Err(delivery(&error));
             }
         }
-        if let Some(error) = self.deliveries.finish() {
-            return Err(delivery(&error));
-        }
-        // Only now, with every record delivered: a new owner's stable offset fetch then waits for all of them.
+        self.deliveries.finish().map_or(Ok(()), |error| Err(delivery(&error)))
+    }
+
+    /// The inner error names leases that ended.
+    fn send_offsets(&self, batch: &Batch) -> Result<Result<(), Vec<Lease>>, Step> {
         let metadata = match batch.group.fence(batch.positions.iter().map(|position| position.lease)) {
             Ok(metadata) => metadata,
             Err(ended) => return Ok(Err(ended)),
@@ -310,8 +329,6 @@ impl Live {
             element.set_metadata(&position.metadata);
         }
         retried(|| self.producer.send_offsets_to_transaction(&offsets, &metadata, OFFSETS_TIMEOUT))?;
-        // Any other time-out here would leave librdkafka and the broker in disagreement.
-        retried(|| self.producer.commit_transaction(Timeout::Never))?;
         Ok(Ok(()))
     }
 

@@ -137,7 +137,7 @@ pub enum EntryKind {
 }
 
 /// `schemas/JournalEntry.avsc`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct JournalEntry {
     pub kind: EntryKind,
     /// Grows by one with every entry of the same key.

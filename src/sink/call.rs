@@ -1,7 +1,7 @@
 //! Hop 4: call once, or ask whether a call had its effect.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 use super::{
-    journal::Finding,
+    journal::{Finding, may_send},
     validate::{marker_of, remark_as_sent},
 };
 
@@ -34,7 +34,7 @@ pub struct Guard {
 
 impl SendGuard for Guard {
     fn may_send(&self) -> bool {
-        Moment::now() < self.send_by && self.group.owns(self.lease)
+        may_send(self.group.owns(self.lease), self.send_by, Moment::now())
     }
 }
 
@@ -78,28 +78,37 @@ pub struct Question {
 /// Looks for the marker among the outbound orders of the return: in the listed statuses, and on absence once more
 /// without `status`. Answers `Absent` only when both were answered completely.
 pub async fn ask(erp: &Erp, question: &Question, settings: &CommandSettings) -> Finding {
-    let mut suspects = Vec::new();
+    let mut seen = Vec::new();
     let mut first_asked: Option<Moment> = None;
     for status in [Some(STATUSES), None] {
         let (heads, asked_at) = match orders_of(erp, &question.return_no, status, settings.call_timeout).await {
             Ok(answer) => answer,
             Err(reason) => return Finding::Failed(reason),
         };
-        first_asked.get_or_insert(asked_at);
-        let found: Vec<String> =
-            heads.iter().filter(|head| marker_of(&head.remark) == Some(&question.marker)).map(|head| head.order_no.clone()).collect();
-        if !found.is_empty() {
-            return Finding::Found(found);
+        let asked_at = *first_asked.get_or_insert(asked_at);
+        seen.extend(heads);
+        let finding = finding_of(&seen, question, asked_at);
+        if matches!(finding, Finding::Found(_)) {
+            return finding;
         }
-        suspects.extend(heads.iter().filter(|head| suspicious(head, question)).map(|head| head.order_no.clone()));
     }
-    suspects.sort();
-    suspects.dedup();
-    match (suspects.is_empty(), first_asked) {
-        (true, Some(asked_at)) => Finding::Absent { asked_at },
-        (true, None) => Finding::Failed("nothing was asked".into()),
-        (false, _) => Finding::Suspects(suspects),
+    first_asked.map_or_else(|| Finding::Failed("nothing was asked".into()), |asked_at| finding_of(&seen, question, asked_at))
+}
+
+/// What complete answers say about a command: our marker, else orders that may be ours with the marker stripped, else
+/// nothing since the first was asked for.
+#[must_use]
+pub fn finding_of(seen: &[OutboundHead], question: &Question, asked_at: Moment) -> Finding {
+    let numbers = |wanted: &dyn Fn(&OutboundHead) -> bool| -> Vec<String> {
+        let found: BTreeSet<&String> = seen.iter().filter(|head| wanted(head)).map(|head| &head.order_no).collect();
+        found.into_iter().cloned().collect()
+    };
+    let ours = numbers(&|head| marker_of(&head.remark) == Some(&question.marker));
+    if !ours.is_empty() {
+        return Finding::Found(ours);
     }
+    let suspects = numbers(&|head| suspicious(head, question));
+    if suspects.is_empty() { Finding::Absent { asked_at } } else { Finding::Suspects(suspects) }
 }
 
 /// An order without any marker of ours, created after the intent less a margin, that no other command claims: somebody

@@ -12,6 +12,7 @@ use crate::{
 
 use super::{
     engine::{End, Ended, Engine, Happened, Ready, SlotId, Waits},
+    journal::{Way, written},
     settle::{
         Death, Origin, bare_entry, dead_letter, intent_entry, journal_key, journal_record, outcome_entry, result_of, result_record,
         result_without_entry,
@@ -52,11 +53,36 @@ impl Commit {
     }
 }
 
+/// What a transaction may carry of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carried {
+    Outcome,
+    Intent,
+    Proof,
+    Withdrawal,
+}
+
+/// Whether a transaction that carries this must also carry the partition's offset: always. Kafka fences a stale owner only
+/// where it commits offsets; an intent without one would pass.
+pub(super) const fn needs_offset(carried: Carried) -> bool {
+    match carried {
+        Carried::Outcome | Carried::Intent | Carried::Proof | Carried::Withdrawal => true,
+    }
+}
+
 /// The records of a transaction while it is put together.
 struct Draft {
     commit: Commit,
     records: Vec<Outgoing>,
     leases: BTreeMap<i32, Lease>,
+}
+
+impl Draft {
+    fn carries(&mut self, carried: Carried, lease: Lease) {
+        if needs_offset(carried) {
+            self.leases.insert(lease.partition, lease);
+        }
+    }
 }
 
 impl Engine<'_> {
@@ -112,7 +138,7 @@ impl Engine<'_> {
             let Some(ready) = self.ready.pop_front() else { break };
             if let Some(partition) = self.partitions.get_mut(&ready.lease.partition).filter(|partition| partition.lease == ready.lease) {
                 partition.prefix.finish(ready.record.offset);
-                draft.leases.insert(ready.lease.partition, ready.lease);
+                draft.carries(Carried::Outcome, ready.lease);
                 draft.commit.ready.push(ready);
             }
         }
@@ -132,7 +158,7 @@ impl Engine<'_> {
                 let entry = bare_entry(EntryKind::Proof, lease.partition, &warehouse_no, written_at);
                 let key = serde_json::json!(["#proof", warehouse_no]).to_string().into_bytes();
                 draft.records.push(journal_record(&self.parts.codec, &self.names, lease.partition, key, &entry)?);
-                draft.leases.insert(lease.partition, lease);
+                draft.carries(Carried::Proof, lease);
                 draft.commit.proofs.push((lease, warehouse_no));
             }
         }
@@ -145,7 +171,7 @@ impl Engine<'_> {
                     value: None,
                     headers: Vec::new(),
                 });
-                draft.leases.insert(lease.partition, lease);
+                draft.carries(Carried::Withdrawal, lease);
                 draft.commit.withdrawn.push((lease, key));
             }
         }
@@ -194,9 +220,9 @@ impl Engine<'_> {
                 let pair = (command.return_no.as_str(), command.command_id.as_str());
                 let entry = outcome_entry(&slot.life, ending, pair, &command.warehouse_no, settled_at);
                 let duplicate = slot.recorded.is_some();
-                // A copy that found nothing new leaves the recorded outcome as it is.
-                let recorded = slot.recorded.as_deref().filter(|_| ending.outcome == Outcome::InDoubt);
-                if recorded.is_none() {
+                let written = written(Way::Life { outcome: ending.outcome, copy: duplicate });
+                let recorded = slot.recorded.as_deref().filter(|_| !written.entry);
+                if written.entry {
                     let key = journal_key(pair.0, pair.1);
                     let record = journal_record(codec, names, partition, key.clone(), &entry)?;
                     draft.commit.changes.entry(partition).or_default().push((key, record.value.clone()));
@@ -204,7 +230,7 @@ impl Engine<'_> {
                 }
                 let result = result_of(recorded.unwrap_or(&entry), duplicate, origin);
                 draft.records.push(result_record(codec, names, &result, &ready.record)?);
-                if ending.outcome == Outcome::InDoubt {
+                if written.letter {
                     let reason = format!(
                         "{} [marker {}, orders {}]",
                         result.gloss.as_deref().unwrap_or("in doubt"),
@@ -224,7 +250,8 @@ impl Engine<'_> {
             End::Plain { outcome, return_no, command_id, violations } => {
                 let result = result_without_entry(*outcome, (return_no, command_id), violations.clone(), origin);
                 draft.records.push(result_record(codec, names, &result, &ready.record)?);
-                tale.death = (*outcome == Outcome::Invalid).then(|| (Death::Invalid, violations.join("; ")));
+                let letter = written(Way::Plain { outcome: *outcome }).letter;
+                tale.death = letter.then(|| (Death::Invalid, violations.join("; ")));
                 tale.result = Some(result);
             }
             End::Poison(reason) => tale.death = Some((Death::Undecodable, reason.clone())),
@@ -244,7 +271,7 @@ impl Engine<'_> {
         let pair = (command.return_no.as_str(), command.command_id.as_str());
         let entry = intent_entry(&slot.life, pair, &command.warehouse_no, written_at, &self.timing);
         draft.records.push(journal_record(&self.parts.codec, &self.names, slot.lease.partition, journal_key(pair.0, pair.1), &entry)?);
-        draft.leases.insert(slot.lease.partition, slot.lease);
+        draft.carries(Carried::Intent, slot.lease);
         draft.commit.intents.push((id, now.plus(self.timing.send_by), written_at, slot.life.next_attempt()));
         Ok(())
     }

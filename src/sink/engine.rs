@@ -20,7 +20,7 @@ use super::{
     Parts,
     breaker::Breaker,
     commit::Commit,
-    journal::{Ending, Finding, Life, Timing},
+    journal::{Ending, Finding, Life, Timing, may_be_forgotten},
     partition::{Confirmed, Partition, Remembered, Restoring},
     retry::Pauses,
     settle::Names,
@@ -48,7 +48,7 @@ pub(super) struct Slot {
 }
 
 /// What a slot waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Waits {
     /// In the line for a permit, or for a pause before that line.
     Admission,
@@ -123,8 +123,6 @@ pub(super) enum Ended {
 
 /// Longest the loop sleeps: status and pulse.
 const TURN: Duration = Duration::from_millis(500);
-/// Records this much younger than a declared loss of the journal are looked for before their first call, too.
-const LOSS_MARGIN: Duration = Duration::from_secs(600);
 /// How often the status is put on the board.
 const REPORT: Duration = Duration::from_millis(500);
 /// Events taken in one turn before the loop looks after everything else.
@@ -510,10 +508,7 @@ impl<'a> Engine<'a> {
 
     /// Whether the record is older than what the journal is certain to remember.
     pub(super) fn is_old(&self, record: &Delivered) -> bool {
-        let horizon = self.parts.settings.commands.dedupe_horizon;
-        let remembered = Timestamp::now().minus(horizon - horizon / 10);
-        // Clocks of senders differ: what was sent shortly after a declared loss is looked for as well.
-        let lost = self.partitions.get(&record.lease.partition).and_then(|partition| partition.lost_at).map(|at| at.plus(LOSS_MARGIN));
-        record.timestamp.map_or(lost.is_some(), |at| Timestamp(at) < remembered || lost.is_some_and(|lost| Timestamp(at) < lost))
+        let lost_at = self.partitions.get(&record.lease.partition).and_then(|partition| partition.lost_at);
+        may_be_forgotten(record.timestamp.map(Timestamp), Timestamp::now(), self.parts.settings.commands.dedupe_horizon, lost_at)
     }
 }

@@ -15,8 +15,8 @@ use super::{
     call::{Guard, Question, ask, order_request, probe},
     command::{Parsed, parse},
     engine::{End, Engine, Happened, Ready, Slot, SlotId, Waits},
-    journal::{Finding, Known, Sight, Step, Verdict, judge},
-    partition::{Confirmed, Queued},
+    journal::{Finding, Known, Sight, Step, Verdict, judge, released},
+    partition::{Confirmed, Queued, its_turn},
     retry::Pauses,
     settle::{journal_key, journal_prefix},
     validate::{check_placement, validate},
@@ -135,8 +135,9 @@ impl Engine<'_> {
         let key = queued.accepted.command.return_no.clone();
         let Some(partition) = self.partitions.get_mut(&lease.partition) else { return };
         let line = partition.keys.entry(key.clone()).or_default();
+        let ahead = line.len();
         line.push_back(queued);
-        if line.len() == 1 {
+        if its_turn(ahead) {
             self.begin(lease, &key);
         }
     }
@@ -518,7 +519,7 @@ impl Engine<'_> {
             Waits::Intent => !self.committing.as_ref().is_some_and(|commit| commit.intends(id)),
             Waits::Answer | Waits::Ask | Waits::Finding | Waits::Proof | Waits::Settlement => false,
         };
-        if !waits || slot.life.attempt != 1 || slot.life.doubt.is_some() {
+        if !waits || !slot.life.may_be_withdrawn() {
             return;
         }
         let command = &slot.accepted.command;
@@ -530,7 +531,7 @@ impl Engine<'_> {
     /// Permit first, then intent, then call; an intent that is still good is used again.
     fn permitted_now(&mut self, id: SlotId, now: Moment) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
-        if slot.send_by.is_some_and(|send_by| now < send_by) {
+        if released(slot.send_by, now).is_some() {
             slot.waits = Waits::Wire;
             self.wire.push_back(id);
         } else {
@@ -548,7 +549,7 @@ impl Engine<'_> {
             if self.partitions.get(&slot.lease.partition).is_none_or(|partition| partition.draining) {
                 continue;
             }
-            let (Some(send_by), Some(permit)) = (slot.send_by.filter(|send_by| now < *send_by), slot.permit.take()) else {
+            let (Some(send_by), Some(permit)) = (released(slot.send_by, now), slot.permit.take()) else {
                 slot.send_by = None;
                 slot.waits = Waits::Intent;
                 self.intents.push_back(id);

@@ -56,6 +56,31 @@ impl Timing {
     }
 }
 
+/// Whether a call may leave on this intent: only a committed one releases a call, and only before its send-by. One that
+/// ran out is renewed, not used.
+#[must_use]
+pub fn released(send_by: Option<Moment>, now: Moment) -> Option<Moment> {
+    send_by.filter(|send_by| now < *send_by)
+}
+
+/// The last look before the body goes out, asked as late as the client allows.
+#[must_use]
+pub fn may_send(owned: bool, send_by: Moment, now: Moment) -> bool {
+    owned && released(Some(send_by), now).is_some()
+}
+
+/// Whether the journal may have forgotten a record's command: what is older than the dedupe horizon less a tenth, and
+/// what was sent before the journal was declared lost. Clocks of senders differ: what was sent shortly after that as well.
+#[must_use]
+pub fn may_be_forgotten(stamped: Option<Timestamp>, now_wall: Timestamp, horizon: Duration, lost_at: Option<Timestamp>) -> bool {
+    let remembered = now_wall.minus(horizon - horizon / 10);
+    let lost = lost_at.map(|at| at.plus(LOSS_MARGIN));
+    stamped.map_or(lost.is_some(), |at| at < remembered || lost.is_some_and(|lost| at < lost))
+}
+
+/// Records this much younger than a declared loss of the journal are looked for before their first call, too.
+const LOSS_MARGIN: Duration = Duration::from_secs(600);
+
 /// How a command's life begins, given what the journal knows.
 #[derive(Debug)]
 pub enum Verdict {
@@ -119,7 +144,7 @@ pub fn judge(accepted: &Accepted, partition: i32, offset: i64, known: Known, tim
 }
 
 /// One command between its acceptance and its outcome.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Life {
     pub marker: String,
     pub fingerprint: [u8; 32],
@@ -141,7 +166,7 @@ pub struct Life {
 }
 
 /// Called, but nobody knows with what effect.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Doubt {
     /// The last moment the call can still take effect unseen.
     pub bound: Moment,
@@ -188,7 +213,7 @@ pub enum Step {
 }
 
 /// How a command ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Ending {
     pub outcome: Outcome,
     pub outbound_no: Option<String>,
@@ -217,6 +242,35 @@ impl Ending {
 
     fn in_doubt(reason: String, candidates: Vec<String>) -> Self {
         Self { outcome: Outcome::InDoubt, outbound_no: None, refusal: None, reason: Some(reason), candidates, recovered: false }
+    }
+}
+
+/// How a record ends, as far as it decides what is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Way {
+    /// The end of a life; `copy`: of a copy of a command in doubt, whose look-ups were repeated.
+    Life { outcome: Outcome, copy: bool },
+    /// `INVALID` or `EXPIRED`.
+    Plain { outcome: Outcome },
+}
+
+/// What the one transaction of a record's end carries besides its result and its offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Written {
+    pub entry: bool,
+    pub letter: bool,
+}
+
+/// Only a life writes an entry: `INVALID` and `EXPIRED` never touch one, so that a corrected replay is judged afresh and
+/// a good copy stays good; a copy that found nothing new leaves the recorded outcome as it is.
+#[must_use]
+pub fn written(way: Way) -> Written {
+    match way {
+        Way::Life { outcome, copy } => {
+            let in_doubt = outcome == Outcome::InDoubt;
+            Written { entry: !(copy && in_doubt), letter: in_doubt }
+        }
+        Way::Plain { outcome } => Written { entry: false, letter: outcome == Outcome::Invalid },
     }
 }
 
@@ -279,6 +333,13 @@ impl Life {
     #[must_use]
     pub fn next_attempt(&self) -> u32 {
         if self.attempt == 0 || self.doubt.is_some() { self.attempt + 1 } else { self.attempt }
+    }
+
+    /// Whether taking the intent back leaves nothing to ask about, given that its call never left or certainly had no
+    /// effect: of a later attempt, or of an intent that was found, an earlier call is still in doubt.
+    #[must_use]
+    pub fn may_be_withdrawn(&self) -> bool {
+        self.attempt == 1 && self.doubt.is_none()
     }
 
     /// The ERP answered, or did not. `counts`: the breaker was and stayed closed.

@@ -26,6 +26,12 @@ pub struct Queued {
     pub received: Moment,
 }
 
+/// Whether a command begins with so many of its key before it: they run one after the other, so that two copies of one
+/// command never both find nothing in the journal.
+pub const fn its_turn(ahead: usize) -> bool {
+    ahead == 0
+}
+
 /// An order of ours that exists for certain: look-ups must be able to show its marker.
 #[derive(Clone, Debug)]
 pub struct Confirmed {
