@@ -26,9 +26,16 @@ const REGISTRY_PATIENCE: Duration = Duration::from_secs(10);
 /// The `Date` header has whole seconds, and the answer took some time.
 const DATE_GRAIN_MS: i64 = 2000;
 
-pub(super) async fn execute(loaded: Loaded) -> anyhow::Result<End> {
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Args {
+    /// One JSON document instead of the table
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
     let Loaded { settings, warnings } = loaded;
-    let mut report = Report::new();
+    let mut report = if args.json { Report::json() } else { Report::new() };
     report.add(&configuration(&settings));
     for warning in warnings {
         report.add(&Finding::warning("configuration", warning, "change it before production"));
@@ -107,7 +114,7 @@ async fn registry_finding(settings: &Settings, registry: &RegistrySettings) -> F
 }
 
 /// What the enabled routes write and read.
-fn subjects(settings: &Settings) -> Vec<Subject> {
+pub(super) fn subjects(settings: &Settings) -> Vec<Subject> {
     let mut subjects = Vec::new();
     if settings.commands.enabled {
         subjects.extend([Subject::Result, Subject::Journal]);

@@ -1,13 +1,18 @@
 //! The command line: one file per command group.
 
 mod check;
+mod config;
 mod demo;
 mod estimate;
+mod manual;
 mod output;
 mod probe;
+mod progress;
 mod report;
 mod run;
+mod schemas;
 mod send;
+mod sheet;
 mod simulate;
 mod tail;
 mod topics;
@@ -20,9 +25,24 @@ use std::{
 use clap::{Parser, Subcommand};
 
 use crate::{
-    config::{self, Loaded, Mistake},
+    config::{KafkaSettings, Loaded, Mistake, load},
     kafka::admin::unusable_properties,
 };
+
+/// What a script can rely on.
+const EXIT_CODES: [(&str, &str); 3] = [
+    ("0", "done; for run: ended by SIGTERM or SIGINT, drained"),
+    (
+        "1",
+        "failed: a finding marked ✗, a line that was refused, a promise that does not hold, a broker or ERP out of reach; the reason is on standard error",
+    ),
+    ("2", "nothing was tried: the configuration or the command line is wrong; every mistake is named"),
+];
+
+fn after_help() -> String {
+    let codes: Vec<String> = EXIT_CODES.iter().map(|(code, meaning)| format!("  {code}  {meaning}")).collect();
+    format!("Example: wdt-connector --config connector.toml check\nExit codes:\n{}", codes.join("\n"))
+}
 
 /// Exactly-once connector between Apache Kafka and the Wangdian (旺店通) ERP.
 #[derive(Debug, Parser)]
@@ -30,7 +50,7 @@ use crate::{
     name = "wdt-connector",
     version,
     max_term_width = 110,
-    after_help = "Example: wdt-connector --config connector.toml check\nExit codes: 0 done, 1 failed, 2 wrong configuration or usage."
+    after_help = after_help()
 )]
 struct Arguments {
     /// The TOML configuration file; any key can be set by environment too (WDT__SECTION__KEY)
@@ -52,20 +72,34 @@ enum Verb {
     Simulate(simulate::SimulateArgs),
     /// Check configuration, Kafka, topics, schema registry, ERP accounts and what the configuration costs in calls
     #[command(
-        after_help = "Example: wdt-connector check --config connector.toml\nNothing is written anywhere. One signed read call per ERP call in use. Exits 1 on a failure (✗), not on a warning (⚠)."
+        after_help = "Examples:\n  wdt-connector check --config connector.toml\n  wdt-connector check --json | jq '.findings[] | select(.level != \"good\")'\nNothing is written anywhere. One signed read call per ERP call in use. Exits 1 on a failure (✗), not on a warning (⚠)."
     )]
-    Check,
+    Check(check::Args),
+    /// Show the configuration that is in force, its mistakes, its JSON Schema
+    #[command(
+        after_help = "Examples:\n  wdt-connector config print --config connector.toml\n  wdt-connector config check --config connector.toml"
+    )]
+    Config(config::Args),
+    /// Print, register and compare the Avro schemas
+    #[command(after_help = "Examples:\n  wdt-connector schemas print CommandResult\n  wdt-connector schemas check --config connector.toml")]
+    Schemas(schemas::Args),
     /// Create the topics that are missing and verify the rest
     #[command(after_help = "Example: wdt-connector topics --config connector.toml --partitions 12 --with-commands")]
     Topics(topics::Args),
-    /// Send commands, one JSON object a line, to the commands topic
+    /// Send commands, JSON lines or CSV, to the commands topic
     #[command(
-        after_help = "Example: echo '{\"command_id\":\"c-1\",\"return_no\":\"TH202601010001\",\"warehouse_no\":\"W1\",\"details\":[{\"spec_no\":\"SKU-1\",\"num\":\"2\"}]}' | wdt-connector send --config connector.toml"
+        after_help = "Examples:\n  wdt-connector send commands.csv --dry-run\n  echo '{\"command_id\":\"c-1\",\"return_no\":\"TH202601010001\",\"warehouse_no\":\"W1\",\"details\":[{\"spec_no\":\"SKU-1\",\"num\":\"2\"}]}' | wdt-connector send --config connector.toml\nCSV: a first row of column names (command_id, return_no, warehouse_no, logistics_code, create_mode, remark, issued_at,\nexpires_at; spec_no, num, unit_name, position_no, batch_no, expire_date, defect, line_remark), then one row per detail line;\nrows of one command stand together."
     )]
     Send(send::Args),
     /// Print change events, results or dead letters as JSON lines
     #[command(after_help = "Example: wdt-connector tail --config connector.toml --results --follow | jq .outcome")]
     Tail(tail::Args),
+    /// Print the completions of a shell
+    #[command(after_help = "Example: wdt-connector completions bash > /etc/bash_completion.d/wdt-connector")]
+    Completions(manual::CompletionArgs),
+    /// Print the manual page, or write all of them into a folder
+    #[command(after_help = "Examples:\n  wdt-connector man | man -l -\n  wdt-connector man --into /usr/local/share/man/man1")]
+    Man(manual::ManArgs),
     /// Ask a running instance's probe; for container health checks
     #[command(hide = true, after_help = "Example: wdt-connector probe http://127.0.0.1:9600/readyz")]
     Probe(probe::Args),
@@ -105,7 +139,12 @@ pub fn main() -> ExitCode {
         Verb::Demo(args) => on_runtime(demo::execute(args)),
         Verb::Simulate(args) => on_runtime(async move { simulate::run(args).await.map(|()| End::Done) }),
         Verb::Run => with_settings(arguments.config.as_deref(), run::execute),
-        Verb::Check => with_settings(arguments.config.as_deref(), |loaded| on_runtime(check::execute(loaded))),
+        Verb::Check(args) => with_settings(arguments.config.as_deref(), |loaded| on_runtime(check::execute(args, loaded))),
+        Verb::Config(args) => config::execute(&args, arguments.config.as_deref()),
+        Verb::Schemas(args) if !args.needs_settings() => schemas::print(&args),
+        Verb::Schemas(args) => with_settings(arguments.config.as_deref(), |loaded| on_runtime(schemas::execute(args, loaded))),
+        Verb::Completions(args) => Ok(manual::completions(&args)),
+        Verb::Man(args) => manual::man(&args),
         Verb::Topics(args) => with_settings(arguments.config.as_deref(), |loaded| on_runtime(topics::execute(args, loaded))),
         Verb::Send(args) => with_settings(arguments.config.as_deref(), |loaded| on_runtime(send::execute(args, loaded))),
         Verb::Tail(args) => with_settings(arguments.config.as_deref(), |loaded| on_runtime(tail::execute(args, loaded))),
@@ -120,15 +159,8 @@ pub fn main() -> ExitCode {
 /// Reads the configuration, or says everything that is wrong with it.
 fn with_settings(path: Option<&Path>, verb: impl FnOnce(Loaded) -> anyhow::Result<End>) -> anyhow::Result<End> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let env = std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
-    let loaded = config::load(path, env).and_then(|loaded| {
-        let refused: Vec<Mistake> = unusable_properties(&loaded.settings.kafka)
-            .into_iter()
-            .map(|(key, reason)| Mistake {
-                sentence: format!("kafka.properties.{key} is refused by librdkafka: {reason}; see its list of configuration properties"),
-                key: format!("kafka.properties.{key}"),
-            })
-            .collect();
+    let loaded = load(path, environment()).and_then(|loaded| {
+        let refused = refused_by_librdkafka(&loaded.settings.kafka);
         if refused.is_empty() { Ok(loaded) } else { Err(refused) }
     });
     match loaded {
@@ -138,6 +170,21 @@ fn with_settings(path: Option<&Path>, verb: impl FnOnce(Loaded) -> anyhow::Resul
             Ok(End::Misconfigured)
         }
     }
+}
+
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+}
+
+/// Options in `[kafka] properties` that librdkafka does not take.
+fn refused_by_librdkafka(kafka: &KafkaSettings) -> Vec<Mistake> {
+    unusable_properties(kafka)
+        .into_iter()
+        .map(|(key, reason)| {
+            let sentence = format!("kafka.properties.{key} is refused by librdkafka: {reason}; see its list of configuration properties");
+            Mistake::about(&format!("kafka.properties.{key}"), sentence)
+        })
+        .collect()
 }
 
 fn misconfigured(mistakes: &[Mistake]) {

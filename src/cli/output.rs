@@ -15,6 +15,15 @@ pub(super) fn say(line: &str) -> Result<(), Closed> {
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|_| Closed)
 }
 
+/// Bytes on standard output as they are.
+///
+/// # Errors
+/// As [`say`].
+pub(super) fn write(bytes: &[u8]) -> Result<(), Closed> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(|_| Closed)
+}
+
 /// One line on standard error; there is nobody to tell when that fails.
 pub(super) fn complain(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");

@@ -1,5 +1,7 @@
 //! The table of `check` and `topics`: what was looked at, what was found, what to do.
 
+use serde_json::{Value, json};
+
 use super::{End, output};
 
 /// How good a finding is.
@@ -35,10 +37,12 @@ impl Finding {
     }
 }
 
-/// Prints rows as they are found and remembers the worst.
+/// Prints rows as they are found, or as one JSON document at the end, and remembers the worst.
 #[derive(Debug)]
 pub(super) struct Report {
     worst: Level,
+    /// What will be printed at the end.
+    kept: Option<Vec<Value>>,
 }
 
 /// Subjects are padded to this; longer ones push their row.
@@ -46,11 +50,20 @@ const SUBJECT_WIDTH: usize = 36;
 
 impl Report {
     pub(super) fn new() -> Self {
-        Self { worst: Level::Good }
+        Self { worst: Level::Good, kept: None }
+    }
+
+    /// For programs.
+    pub(super) fn json() -> Self {
+        Self { worst: Level::Good, kept: Some(Vec::new()) }
     }
 
     pub(super) fn add(&mut self, finding: &Finding) {
         self.worst = self.worst.max(finding.level);
+        if let Some(kept) = &mut self.kept {
+            kept.push(document(finding));
+            return;
+        }
         // A closed pipe does not change what the exit code says.
         let _ = output::say(&row(finding));
     }
@@ -62,12 +75,27 @@ impl Report {
     }
 
     /// Warnings do not fail.
-    pub(super) fn end(&self) -> End {
+    pub(super) fn end(self) -> End {
+        if let Some(kept) = self.kept {
+            let _ = output::say(&format!("{:#}", json!({ "result": word(self.worst), "findings": kept })));
+        }
         match self.worst {
             Level::Good | Level::Warning => End::Done,
             Level::Bad => End::Failed,
         }
     }
+}
+
+fn word(level: Level) -> &'static str {
+    match level {
+        Level::Good => "good",
+        Level::Warning => "warning",
+        Level::Bad => "bad",
+    }
+}
+
+fn document(finding: &Finding) -> Value {
+    json!({ "level": word(finding.level), "subject": finding.subject, "says": finding.says, "advice": finding.advice })
 }
 
 fn row(finding: &Finding) -> String {
@@ -90,6 +118,7 @@ mod tests {
         report.add(&Finding::good("kafka", "3 brokers"));
         report.add(&Finding::warning("replicas", "one", "add brokers"));
         assert_eq!(report.end(), End::Done);
+        let mut report = Report::json();
         report.add(&Finding::bad("topic", "missing", "create it"));
         report.add(&Finding::good("x", "y"));
         assert_eq!(report.end(), End::Failed);

@@ -28,11 +28,14 @@ pub(super) enum Value {
     Other(&'static str),
 }
 
-/// Where a value stands.
+/// Where a value stands. Lines and columns are counted from 1, columns in characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub enum Place {
+    /// The compiled-in defaults.
     Default,
+    /// The configuration file.
     File { name: String, line: usize, column: usize },
+    /// An environment variable, by name.
     Env(String),
 }
 
@@ -90,7 +93,8 @@ impl Document {
                 .iter()
                 .map(|error| {
                     let (line, column) = line_and_column(text, error.span().map_or(0, |span| span.start));
-                    Mistake::general(format!("{file}, line {line}, column {column} is no TOML: {}", error.message().replace('\n', ", ")))
+                    let sentence = format!("{file}, line {line}, column {column} is no TOML: {}", error.message().replace('\n', ", "));
+                    Mistake { place: Some(Place::File { name: file.to_owned(), line, column }), ..Mistake::general(sentence) }
                 })
                 .collect());
         }

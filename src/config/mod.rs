@@ -7,8 +7,11 @@
 //! Every mistake is collected; nothing stops at the first one.
 
 mod document;
+mod effective;
+mod keys;
 mod properties;
 mod reader;
+mod reference;
 mod sections;
 mod timing;
 mod values;
@@ -19,7 +22,10 @@ use secrecy::SecretString;
 
 use crate::clock::Timestamp;
 
+pub use document::Place;
+pub use effective::{Effective, Shown};
 pub use reader::Mistake;
+pub use reference::{markdown, schema};
 pub use timing::CLOCK_ERROR;
 pub use values::{duration_text, parse_duration, parse_instant};
 
@@ -41,18 +47,24 @@ pub struct Loaded {
 /// # Errors
 /// Every mistake there is, in one sentence each; the caller prints them and exits with code 2.
 pub fn load(path: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> Result<Loaded, Vec<Mistake>> {
-    match path {
-        None => build(None, env),
-        Some(path) => {
-            let name = path.display().to_string();
-            let text = std::fs::read_to_string(path).map_err(|error| {
-                vec![Mistake::general(format!(
-                    "the configuration file {name} cannot be read: {error}; name a readable TOML file with --config"
-                ))]
-            })?;
-            build(Some((&name, &text)), env)
-        }
-    }
+    sections::settings(document(path, env)?)
+}
+
+/// Every value that is in force and where it comes from, mistakes and warnings besides.
+///
+/// # Errors
+/// Where the file cannot be read or is no TOML.
+pub fn inspect(path: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> Result<Effective, Vec<Mistake>> {
+    Ok(sections::inspect(document(path, env)?))
+}
+
+fn document(path: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> Result<Document, Vec<Mistake>> {
+    let Some(path) = path else { return Document::assemble(DEFAULTS, None, env) };
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        vec![Mistake::general(format!("the configuration file {name} cannot be read: {error}; name a readable TOML file with --config"))]
+    })?;
+    Document::assemble(DEFAULTS, Some((&name, &text)), env)
 }
 
 /// The same for a TOML text that is already at hand.
@@ -60,12 +72,7 @@ pub fn load(path: Option<&Path>, env: impl Iterator<Item = (String, String)>) ->
 /// # Errors
 /// As [`load`].
 pub fn from_toml(text: &str, env: impl Iterator<Item = (String, String)>) -> Result<Loaded, Vec<Mistake>> {
-    build(Some(("the configuration", text)), env)
-}
-
-fn build(file: Option<(&str, &str)>, env: impl Iterator<Item = (String, String)>) -> Result<Loaded, Vec<Mistake>> {
-    let document = Document::assemble(DEFAULTS, file, env)?;
-    sections::settings(document)
+    sections::settings(Document::assemble(DEFAULTS, Some(("the configuration", text)), env)?)
 }
 
 impl Settings {

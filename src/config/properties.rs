@@ -46,6 +46,16 @@ pub(super) struct Properties {
     pub(super) ssl_key_password: Option<SecretString>,
 }
 
+/// Options that may not be set, for the schema of the file.
+pub(super) fn refused() -> impl Iterator<Item = &'static str> {
+    REFUSED.into_iter().chain(SECRET)
+}
+
+/// Whether an option's value may not be shown: known secrets, and whatever sounds like one.
+pub(super) fn is_secret(name: &str) -> bool {
+    SECRET.contains(&name) || ["password", "secret", "token", ".pem"].iter().any(|word| name.contains(word))
+}
+
 /// Takes all of them out of the document.
 pub(super) fn read(reader: &mut Reader) -> Properties {
     let mut read = Properties::default();

@@ -1,7 +1,7 @@
 //! One check per key: takes values out of the document, collects every mistake.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     fmt,
     net::SocketAddr,
     ops::RangeInclusive,
@@ -15,6 +15,7 @@ use crate::clock::Timestamp;
 
 use super::{
     document::{Document, Entry, PROPERTIES, Place, Value},
+    keys::Kind,
     values,
 };
 
@@ -26,6 +27,8 @@ pub struct Mistake {
     pub key: String,
     /// What is wrong with which value, where it stands, what is allowed. Never a secret.
     pub sentence: String,
+    /// Where the value stands; `None` where nobody set one.
+    pub place: Option<Place>,
 }
 
 impl fmt::Debug for Mistake {
@@ -35,8 +38,14 @@ impl fmt::Debug for Mistake {
 }
 
 impl Mistake {
+    /// About one key; its place is found when the reader ends.
+    #[must_use]
+    pub fn about(key: &str, sentence: String) -> Self {
+        Self { key: key.to_owned(), sentence, place: None }
+    }
+
     pub(super) fn general(sentence: String) -> Self {
-        Self { key: String::new(), sentence }
+        Self::about("", sentence)
     }
 }
 
@@ -47,22 +56,23 @@ const LARGEST_SECRET: u64 = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Reader {
     document: Document,
-    asked: BTreeSet<String>,
+    /// Every key somebody asked for, and what it takes: the list that schema and reference are written from.
+    asked: BTreeMap<String, Kind>,
     pub(super) mistakes: Vec<Mistake>,
 }
 
 impl Reader {
     pub(super) fn new(document: Document) -> Self {
-        Self { document, asked: BTreeSet::new(), mistakes: Vec::new() }
+        Self { document, asked: BTreeMap::new(), mistakes: Vec::new() }
     }
 
     pub(super) fn mistake(&mut self, key: &str, sentence: String) {
-        self.mistakes.push(Mistake { key: key.to_owned(), sentence });
+        self.mistakes.push(Mistake::about(key, sentence));
     }
 
     /// The entry of a key, which is known from now on.
-    fn entry(&mut self, key: &str) -> Option<Entry> {
-        self.asked.insert(key.to_owned());
+    fn entry(&mut self, key: &str, kind: &Kind) -> Option<Entry> {
+        self.asked.insert(key.to_owned(), kind.clone());
         self.document.entries.get(key).cloned()
     }
 
@@ -71,12 +81,13 @@ impl Reader {
         self.document.entries.get(key).is_some_and(|entry| entry.place != Place::Default)
     }
 
-    fn refuse(&mut self, key: &str, entry: &Entry, allowed: &str) {
-        let sentence = format!("{key} = {} ({}) is not allowed; {allowed}", shown(&entry.value), entry.place);
+    fn refuse(&mut self, key: &str, entry: &Entry, kind: &Kind) {
+        let sentence = format!("{key} = {} ({}) is not allowed; {}", shown(&entry.value), entry.place, kind.allowed());
         self.mistake(key, sentence);
     }
 
-    fn missing(&mut self, key: &str, allowed: &str) {
+    fn missing(&mut self, key: &str, kind: &Kind) {
+        let allowed = kind.allowed();
         let sentence = match self.document.unset.get(key) {
             Some(place) => format!("{key} is empty ({place}); {allowed}"),
             None => format!("{key} is missing; {allowed}"),
@@ -85,27 +96,27 @@ impl Reader {
     }
 
     /// An optional key, parsed by `parse` from its text; booleans and integers count as text where `parse` wants it.
-    fn optional<T>(&mut self, key: &str, allowed: &str, parse: impl FnOnce(&Value) -> Option<T>) -> Option<T> {
-        let entry = self.entry(key)?;
+    fn optional<T>(&mut self, key: &str, kind: &Kind, parse: impl FnOnce(&Value) -> Option<T>) -> Option<T> {
+        let entry = self.entry(key, kind)?;
         let value = parse(&entry.value);
         if value.is_none() {
-            self.refuse(key, &entry, allowed);
+            self.refuse(key, &entry, kind);
         }
         value
     }
 
     /// A key that has a default, so that it is only missing when the environment emptied it; `fallback` then stands in
     /// until the mistakes are reported.
-    fn required<T>(&mut self, key: &str, allowed: &str, fallback: T, parse: impl FnOnce(&Value) -> Option<T>) -> T {
-        if self.entry(key).is_none() {
-            self.missing(key, allowed);
+    fn required<T>(&mut self, key: &str, kind: &Kind, fallback: T, parse: impl FnOnce(&Value) -> Option<T>) -> T {
+        if self.entry(key, kind).is_none() {
+            self.missing(key, kind);
             return fallback;
         }
-        self.optional(key, allowed, parse).unwrap_or(fallback)
+        self.optional(key, kind, parse).unwrap_or(fallback)
     }
 
     pub(super) fn flag(&mut self, key: &str) -> bool {
-        self.required(key, "allowed are true and false", false, |value| match value {
+        self.required(key, &Kind::Flag, false, |value| match value {
             Value::Bool(value) => Some(*value),
             Value::Env(text) => text.trim().to_ascii_lowercase().parse().ok(),
             Value::Text(_) | Value::Integer(_) | Value::Other(_) => None,
@@ -113,40 +124,35 @@ impl Reader {
     }
 
     pub(super) fn number(&mut self, key: &str, range: RangeInclusive<u32>) -> u32 {
-        let allowed = format!("allowed are whole numbers from {} to {}", range.start(), range.end());
-        self.required(key, &allowed, *range.start(), |value| match value {
+        self.required(key, &Kind::Number(range.clone()), *range.start(), |value| match value {
             Value::Integer(text) | Value::Env(text) => text.trim().replace('_', "").parse().ok().filter(|number| range.contains(number)),
             Value::Text(_) | Value::Bool(_) | Value::Other(_) => None,
         })
     }
 
     pub(super) fn duration(&mut self, key: &str) -> Duration {
-        let allowed = "allowed are durations above zero such as \"250ms\", \"5s\", \"10m\", \"2h\", \"30d\"";
-        self.required(key, allowed, Duration::from_secs(1), |value| {
+        self.required(key, &Kind::Duration, Duration::from_secs(1), |value| {
             text_of(value).and_then(values::parse_duration).filter(|span| !span.is_zero())
         })
     }
 
     /// A duration that may be zero.
     pub(super) fn duration_or_zero(&mut self, key: &str) -> Duration {
-        let allowed = "allowed are durations such as \"0s\", \"250ms\", \"5s\", \"10m\", \"2h\", \"30d\"";
-        self.required(key, allowed, Duration::ZERO, |value| text_of(value).and_then(values::parse_duration))
+        self.required(key, &Kind::DurationOrZero, Duration::ZERO, |value| text_of(value).and_then(values::parse_duration))
     }
 
     pub(super) fn instant(&mut self, key: &str) -> Option<Timestamp> {
-        self.optional(key, "allowed are RFC 3339 instants such as \"2026-01-01T00:00:00+08:00\"", |value| {
-            text_of(value).and_then(values::parse_instant)
-        })
+        self.optional(key, &Kind::Instant, |value| text_of(value).and_then(values::parse_instant))
     }
 
     /// A text that has to be there.
-    pub(super) fn text(&mut self, key: &str, allowed: &str, fits: impl FnOnce(&str) -> bool) -> String {
-        self.required(key, allowed, String::new(), |value| text_of(value).filter(|text| fits(text)).map(str::to_owned))
+    pub(super) fn text(&mut self, key: &str, allowed: &'static str, fits: impl FnOnce(&str) -> bool) -> String {
+        self.required(key, &Kind::Text(allowed), String::new(), |value| text_of(value).filter(|text| fits(text)).map(str::to_owned))
     }
 
     /// A text that may be absent.
-    pub(super) fn text_if_any(&mut self, key: &str, allowed: &str, fits: impl FnOnce(&str) -> bool) -> Option<String> {
-        self.optional(key, allowed, |value| {
+    pub(super) fn text_if_any(&mut self, key: &str, allowed: &'static str, fits: impl FnOnce(&str) -> bool) -> Option<String> {
+        self.optional(key, &Kind::TextOrNumber(allowed), |value| {
             let text = match value {
                 // Statuses are numbers to the ERP and may be written so.
                 Value::Integer(text) => Some(text.as_str()),
@@ -157,9 +163,9 @@ impl Reader {
     }
 
     /// A word out of a closed set.
-    pub(super) fn choice<T: Copy>(&mut self, key: &str, words: &[(&str, T)], fallback: T) -> T {
-        let allowed = format!("allowed are {}", words.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(", "));
-        self.required(key, &allowed, fallback, |value| {
+    pub(super) fn choice<T: Copy>(&mut self, key: &str, words: &[(&'static str, T)], fallback: T) -> T {
+        let kind = Kind::Choice(words.iter().map(|(word, _)| *word).collect());
+        self.required(key, &kind, fallback, |value| {
             let text = text_of(value)?;
             words.iter().find(|(word, _)| *word == text).map(|(_, choice)| *choice)
         })
@@ -167,15 +173,11 @@ impl Reader {
 
     pub(super) fn socket(&mut self, key: &str) -> SocketAddr {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 9600));
-        self.required(key, "allowed are an IP address and a port such as \"127.0.0.1:9600\" or \"[::]:9600\"", loopback, |value| {
-            text_of(value).and_then(|text| text.parse().ok())
-        })
+        self.required(key, &Kind::Socket, loopback, |value| text_of(value).and_then(|text| text.parse().ok()))
     }
 
     pub(super) fn path(&mut self, key: &str) -> Option<PathBuf> {
-        self.optional(key, "allowed is the path of a file or folder", |value| {
-            text_of(value).filter(|text| !text.trim().is_empty()).map(PathBuf::from)
-        })
+        self.optional(key, &Kind::Path, |value| text_of(value).filter(|text| !text.trim().is_empty()).map(PathBuf::from))
     }
 
     /// A file that has to be readable now, rather than hours later at a first connection.
@@ -190,16 +192,14 @@ impl Reader {
 
     /// An http or https address. Credentials inside are refused unless they come from the environment and `secret_allowed`.
     pub(super) fn web_address(&mut self, key: &str, secret_allowed: bool) -> Option<String> {
-        let entry = self.entry(key)?;
+        let entry = self.entry(key, &Kind::WebAddress)?;
         let text = text_of(&entry.value).unwrap_or("").to_owned();
         if values::has_credentials(&text) && !(secret_allowed && matches!(entry.place, Place::Env(_))) {
             let way = if secret_allowed { "set the whole address by environment" } else { "use the section's own keys for credentials" };
             self.mistake(key, format!("{key} ({}) contains a user name or password, which may not stand there; {way}", entry.place));
             return Some(text);
         }
-        self.optional(key, "allowed are addresses such as \"http://host:port/path\" or \"https://host/path\"", |value| {
-            text_of(value).filter(|text| values::is_web_address(text)).map(str::to_owned)
-        })
+        self.optional(key, &Kind::WebAddress, |value| text_of(value).filter(|text| values::is_web_address(text)).map(str::to_owned))
     }
 
     /// A secret: `key` by environment alone, or the content of the file that `key` + `_file` names.
@@ -207,7 +207,7 @@ impl Reader {
         let file_key = format!("{key}_file");
         let variable = format!("WDT__{}", key.to_ascii_uppercase().replace('.', "__"));
         let path = self.path(&file_key);
-        if let Some(entry) = self.entry(key) {
+        if let Some(entry) = self.entry(key, &Kind::Secret) {
             return match entry {
                 Entry { value: Value::Env(text), .. } => Some(SecretString::from(text)),
                 Entry { place, .. } => {
@@ -242,12 +242,12 @@ impl Reader {
         let mut found = Vec::new();
         for (key, entry) in self.document.entries.clone() {
             let Some(name) = key.strip_prefix(PROPERTIES) else { continue };
-            self.asked.insert(key.clone());
+            self.asked.insert(key.clone(), Kind::Property);
             let value = match &entry.value {
                 Value::Text(text) | Value::Integer(text) | Value::Env(text) => text.clone(),
                 Value::Bool(value) => value.to_string(),
                 Value::Other(_) => {
-                    self.refuse(&key, &entry, "allowed are texts, whole numbers, true and false");
+                    self.refuse(&key, &entry, &Kind::Property);
                     continue;
                 }
             };
@@ -269,7 +269,7 @@ impl Reader {
             .map(|(key, entry)| (key, &entry.place))
             .chain(self.document.unset.iter().filter(|(key, _)| !key.starts_with(PROPERTIES)))
             .chain(self.document.sections.iter().map(|(section, place)| (section, place)).filter(|(section, _)| !self.is_section(section)))
-            .filter(|(key, _)| !self.asked.contains(*key))
+            .filter(|(key, _)| !self.asked.contains_key(*key))
             .map(|(key, place)| (key.clone(), place.to_string()))
             .collect();
         let mut reported: Vec<&str> = Vec::new();
@@ -285,22 +285,43 @@ impl Reader {
                 .then(|| "it is a section and takes keys of its own".to_owned())
                 .or_else(|| nearest(key, &self.asked).map(|known| format!("did you mean {known}?")));
             let hint = hint.unwrap_or_else(|| "deploy/connector.default.toml lists every key".to_owned());
-            mistakes.push(Mistake { key: key.clone(), sentence: format!("{key} ({place}) is not a known key; {hint}") });
+            mistakes.push(Mistake::about(key, format!("{key} ({place}) is not a known key; {hint}")));
         }
         self.mistakes.append(&mut mistakes);
+        for mistake in &mut self.mistakes {
+            locate(&self.document, mistake);
+        }
         self.mistakes
     }
 
     fn is_section(&self, name: &str) -> bool {
         let prefix = format!("{name}.");
-        name == PROPERTIES.trim_end_matches('.') || name.starts_with(PROPERTIES) || self.asked.iter().any(|key| key.starts_with(&prefix))
+        name == PROPERTIES.trim_end_matches('.') || name.starts_with(PROPERTIES) || self.asked.keys().any(|key| key.starts_with(&prefix))
     }
 
-    /// Every key that was asked for.
-    #[cfg(test)]
-    pub(super) fn known(&self) -> &BTreeSet<String> {
+    /// Every key that was asked for, and what it takes.
+    pub(super) fn known(&self) -> &BTreeMap<String, Kind> {
         &self.asked
     }
+
+    /// What was said, for showing it.
+    pub(super) fn document(&self) -> &Document {
+        &self.document
+    }
+}
+
+/// Gives a mistake the place of its key, and its sentence too where it does not name it: relations between keys don't.
+fn locate(document: &Document, mistake: &mut Mistake) {
+    let section = document.sections.iter().find(|(section, _)| *section == mistake.key).map(|(_, place)| place);
+    let entry = document.entries.get(&mistake.key).map(|entry| &entry.place);
+    let Some(place) = entry.or_else(|| document.unset.get(&mistake.key)).or(section).filter(|place| **place != Place::Default) else {
+        return;
+    };
+    let shown = place.to_string();
+    if !mistake.sentence.contains(&shown) {
+        mistake.sentence = format!("{} ({} stands in {shown})", mistake.sentence, mistake.key);
+    }
+    mistake.place = Some(place.clone());
 }
 
 fn text_of(value: &Value) -> Option<&str> {
@@ -338,9 +359,9 @@ fn read_secret(path: &Path) -> Result<SecretString, String> {
 }
 
 /// The known key that differs least, if it differs little enough to be meant.
-fn nearest<'a>(key: &str, known: &'a BTreeSet<String>) -> Option<&'a str> {
+fn nearest<'a>(key: &str, known: &'a BTreeMap<String, Kind>) -> Option<&'a str> {
     known
-        .iter()
+        .keys()
         .map(|candidate| (distance(key, candidate), candidate.as_str()))
         .min_by_key(|(distance, _)| *distance)
         .filter(|(distance, _)| *distance <= key.len().min(12) / 3)

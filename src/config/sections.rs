@@ -1,15 +1,15 @@
 //! Section by section: keys → checked settings.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::clock::Timestamp;
 
 use super::{
-    CommandFormat, CommandSettings, Edition, EnterpriseSettings, ErpConnection, Feed, FeedSettings, Filters, FlagshipSettings,
+    CommandFormat, CommandSettings, Edition, Effective, EnterpriseSettings, ErpConnection, Feed, FeedSettings, Filters, FlagshipSettings,
     HttpSettings, KafkaSettings, Loaded, LogFormat, LogSettings, Mistake, Partitioner, QuotaSettings, RegistrySettings, Settings, Topics,
-    document::Document, properties, reader::Reader, timing, values,
+    document::Document, effective, keys::Kind, properties, reader::Reader, timing, values,
 };
 
 /// The enterprise edition's largest page.
@@ -18,7 +18,30 @@ const ENTERPRISE_PAGE: u32 = 30;
 /// Checks everything; all mistakes or the settings.
 pub(super) fn settings(document: Document) -> Result<Loaded, Vec<Mistake>> {
     let mut reader = Reader::new(document);
-    let mut settings = read(&mut reader);
+    let settings = read(&mut reader);
+    conclude(reader, settings)
+}
+
+/// The same, with every value that is in force, right or wrong.
+pub(super) fn inspect(document: Document) -> Effective {
+    let mut reader = Reader::new(document);
+    let settings = read(&mut reader);
+    let values = effective::values(&reader, &settings);
+    match conclude(reader, settings) {
+        Ok(loaded) => Effective { values, warnings: loaded.warnings, mistakes: Vec::new() },
+        Err(mistakes) => Effective { values, warnings: Vec::new(), mistakes },
+    }
+}
+
+/// Every key there is, and what it takes: those that reading the defaults asks for.
+pub(super) fn keys() -> BTreeMap<String, Kind> {
+    let document = Document::assemble(super::DEFAULTS, None, std::iter::empty()).unwrap_or_default();
+    let mut reader = Reader::new(document);
+    read(&mut reader);
+    reader.known().clone()
+}
+
+fn conclude(mut reader: Reader, mut settings: Settings) -> Result<Loaded, Vec<Mistake>> {
     let mut warnings = quota_warnings(&settings);
     let unsafe_times = timing::violations(&settings);
     if settings.allow_unsafe_timing {
@@ -370,7 +393,7 @@ mod tests {
         let mut reader = Reader::new(document);
         read(&mut reader);
         let shown = super::super::DEFAULTS.lines().map(|line| line.strip_prefix('#').unwrap_or(line)).collect::<Vec<_>>();
-        for key in reader.known() {
+        for key in reader.known().keys() {
             if BY_ENVIRONMENT.contains(&key.as_str()) || key.contains(".filters.") {
                 continue;
             }

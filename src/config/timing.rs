@@ -27,7 +27,7 @@ struct Found(Vec<Mistake>);
 impl Found {
     fn unless(&mut self, holds: bool, key: &str, sentence: impl FnOnce() -> String) {
         if !holds {
-            self.0.push(Mistake { key: key.to_owned(), sentence: sentence() });
+            self.0.push(Mistake::about(key, sentence()));
         }
     }
 

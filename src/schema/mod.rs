@@ -9,6 +9,7 @@ mod learnt;
 mod model;
 mod registry;
 pub(crate) mod shape;
+mod standing;
 mod subject;
 mod translate;
 
@@ -19,6 +20,7 @@ pub use model::{
     Checkpoint, CommandLine, CommandResult, CreateMode, CreateReturnOutbound, EntryKind, FeedState, JournalEntry, Outcome, Source,
     StateKind,
 };
+pub use standing::{Standing, register, standing};
 pub use subject::{EnvelopeParts, Op, Subject};
 
 #[cfg(test)]

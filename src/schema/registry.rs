@@ -57,6 +57,14 @@ struct Stored {
     references: Option<Vec<serde_json::Value>>,
 }
 
+/// An answer to a question of compatibility.
+#[derive(Deserialize)]
+struct Compatibility {
+    is_compatible: bool,
+    #[serde(default)]
+    messages: Option<Vec<String>>,
+}
+
 /// The registry's own reason.
 #[derive(Deserialize)]
 struct Problem {
@@ -105,6 +113,24 @@ impl Registry {
                 RegistryFault::Missing(format!("{reason}; register it there, or set schema_registry.register = true"))
             }
             fault @ (RegistryFault::Refused(_) | RegistryFault::Unavailable(_)) => fault,
+        })
+    }
+
+    /// Why the registry would refuse a schema beside the latest of the subject; empty when it would not.
+    ///
+    /// # Errors
+    /// [`RegistryFault::Missing`] where the subject does not exist.
+    pub(crate) async fn compatible(&self, subject: &str, schema: &str) -> Result<Vec<String>, RegistryFault> {
+        let what = format!("compare the schema of {subject}");
+        let path = format!("/compatibility/subjects/{}/versions/latest?verbose=true", percent_encoded(subject));
+        let body = json!({ "schema": schema }).to_string();
+        let answer = self.call(&what, Method::POST, &path, Some(body)).await?;
+        let found: Compatibility = serde_json::from_slice(&answer).map_err(|_| garbage(&what))?;
+        let messages = found.messages.unwrap_or_default();
+        Ok(match (found.is_compatible, messages.is_empty()) {
+            (true, _) => Vec::new(),
+            (false, false) => messages,
+            (false, true) => vec!["the registry gives no reason".to_owned()],
         })
     }
 
