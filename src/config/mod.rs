@@ -277,6 +277,8 @@ pub struct CommandSettings {
     pub max_visibility: Duration,
     pub dedupe_horizon: Duration,
     pub drain_timeout: Duration,
+    /// How long a command whose return is not approved yet is sent again; zero: it is `REJECTED` at once.
+    pub retry_unapproved_for: Duration,
 }
 
 /// Which product line answers a feed's query.

@@ -247,6 +247,7 @@ fn commands(reader: &mut Reader) -> CommandSettings {
         max_visibility: reader.duration_or_zero("commands.max_visibility"),
         dedupe_horizon: reader.duration("commands.dedupe_horizon"),
         drain_timeout: reader.duration_or_zero("commands.drain_timeout"),
+        retry_unapproved_for: reader.duration_or_zero("commands.retry_unapproved_for"),
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use rdkafka::{
     ClientConfig, ClientContext,
-    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
+    admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication},
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
@@ -235,6 +235,36 @@ impl Admin {
             return Err(AdminFault(format!("these topics could not be created: {}", failed.join(", "))));
         }
         self.wait_for(plans).await
+    }
+
+    /// Gives an existing topic more partitions and waits until the metadata show them.
+    ///
+    /// # Errors
+    /// [`AdminFault`] with the broker's reason; it never takes partitions away.
+    pub async fn grow(&self, topic: &str, partitions: i32) -> Result<(), AdminFault> {
+        let count = usize::try_from(partitions).unwrap_or(0);
+        let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT)).operation_timeout(Some(CREATE_TIMEOUT));
+        let refused = |reason: String| {
+            AdminFault(format!("{topic} could not be given {partitions} partitions: {reason}; the account needs Alter on it"))
+        };
+        let results = self
+            .client
+            .create_partitions([&NewPartitions::new(topic, count)], &options)
+            .await
+            .map_err(|error| refused(error.to_string()))?;
+        if let Some(Err((_, code))) = results.into_iter().next() {
+            return Err(refused(code.to_string()));
+        }
+        let deadline = Instant::now() + PROPAGATION;
+        while self.cluster(REQUEST_TIMEOUT).await?.topics.get(topic).is_none_or(|shape| shape.partitions < partitions) {
+            if Instant::now() >= deadline {
+                return Err(AdminFault(format!(
+                    "{topic} was given {partitions} partitions, which do not appear yet; try again in a moment"
+                )));
+            }
+            tokio::time::sleep(PROPAGATION_PAUSE).await;
+        }
+        Ok(())
     }
 
     async fn wait_for(&self, plans: &[TopicPlan]) -> Result<(), AdminFault> {

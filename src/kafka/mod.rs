@@ -10,6 +10,7 @@ mod offsets;
 mod order;
 mod ownership;
 mod restore;
+pub mod scan;
 mod store;
 pub mod tool;
 mod topic;

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    ops::Bound,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -39,6 +40,9 @@ impl Drop for File {
         let _ = fs::remove_file(&self.path);
     }
 }
+
+/// A key and its value.
+pub type Entry = (Vec<u8>, Vec<u8>);
 
 /// One change: a key with its new value, or without one to delete it.
 pub type Change = (Vec<u8>, Option<Vec<u8>>);
@@ -132,6 +136,27 @@ impl Store {
         transaction.commit().map_err(|error| self.fault(error))
     }
 
+    /// Up to `most` entries in key order, from the first one behind `after`.
+    ///
+    /// # Errors
+    /// [`StoreFault`].
+    pub fn page(&self, partition: i32, after: Option<&[u8]>, most: usize) -> Result<Vec<Entry>, StoreFault> {
+        let name = table(partition);
+        let transaction = self.database()?.begin_read().map_err(|error| self.fault(error))?;
+        let table = match transaction.open_table(TableDefinition::<&[u8], &[u8]>::new(&name)) {
+            Ok(table) => table,
+            Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+            Err(error) => return Err(self.fault(error)),
+        };
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        table
+            .range::<&[u8]>((from, Bound::Unbounded))
+            .map_err(|error| self.fault(error))?
+            .take(most)
+            .map(|row| row.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())).map_err(|error| self.fault(error)))
+            .collect()
+    }
+
     /// Calls `visit` with every key that begins with `prefix` and its value, in key order, until it returns `false`.
     ///
     /// # Errors
@@ -223,6 +248,11 @@ mod tests {
         assert_eq!(store.get(0, b"a").unwrap().as_deref(), Some(&b"3"[..]));
         assert_eq!(store.get_many(0, &[b"b", b"a"]).unwrap(), vec![None, Some(b"3".to_vec())]);
         assert_eq!(store.get(1, b"a").unwrap(), None);
+        store.apply(0, &[(b"c".to_vec(), Some(b"4".to_vec())), (b"d".to_vec(), Some(b"5".to_vec()))]).unwrap();
+        let keys = |after: Option<&[u8]>, most| store.page(0, after, most).unwrap().into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+        assert_eq!(keys(None, 2), [b"a", b"c"]);
+        assert_eq!(keys(Some(b"a"), 5), [b"c", b"d"]);
+        assert!(keys(Some(b"d"), 5).is_empty() && store.page(7, None, 5).unwrap().is_empty());
         store.clear(0).unwrap();
         assert_eq!(store.get(0, b"a").unwrap(), None);
         let mut loader = Loader::new(store.clone());

@@ -7,7 +7,7 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
-    message::{BorrowedMessage, Headers},
+    message::{BorrowedMessage, Header, Headers, OwnedHeaders},
     producer::{FutureProducer, FutureRecord, Producer},
 };
 use tokio::sync::mpsc;
@@ -15,7 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{KafkaSettings, Partitioner};
 
-use super::client::{client_config, consumer_config, group_id};
+use super::{
+    Outgoing,
+    client::{client_config, consumer_config, group_id},
+};
 
 /// Metadata of one topic.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,7 +32,7 @@ pub struct ToolFault(pub String);
 
 /// The commands print their own errors; librdkafka's log lines would stand between the JSON lines.
 #[derive(Clone, Copy, Debug)]
-struct Quiet;
+pub(super) struct Quiet;
 
 impl ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -136,6 +139,22 @@ impl Sender {
         })
     }
 
+    /// Hands over a record as it is, headers and all; `partition` `None`: the key decides.
+    ///
+    /// # Errors
+    /// As [`Sender::queue`].
+    pub fn queue_whole(&self, record: &Outgoing) -> Result<impl Future<Output = Result<(i32, i64), ToolFault>> + use<>, ToolFault> {
+        let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+        for (key, value) in &record.headers {
+            headers = headers.insert(Header { key, value: value.as_deref() });
+        }
+        let mut next: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(&record.topic).headers(headers);
+        next.partition = record.partition;
+        next.key = record.key.as_deref();
+        next.payload = record.value.as_deref();
+        self.queue_record(next)
+    }
+
     fn queue_record(
         &self,
         record: FutureRecord<'_, [u8], [u8]>,
@@ -201,20 +220,26 @@ pub fn read(
             Some(Err(KafkaError::PartitionEOF(partition))) => {
                 unread.remove(&partition);
             }
-            Some(Err(error)) => match error.rdkafka_error_code() {
-                Some(
-                    RDKafkaErrorCode::TopicAuthorizationFailed
-                    | RDKafkaErrorCode::UnknownTopicOrPartition
-                    | RDKafkaErrorCode::UnknownTopic
-                    | RDKafkaErrorCode::UnknownPartition
-                    | RDKafkaErrorCode::Authentication,
-                ) => return Err(ToolFault(format!("{topic} cannot be read: {error}"))),
-                // librdkafka reconnects by itself.
-                Some(_) | None => tracing::debug!(%error, topic, "reading goes on after an error"),
-            },
+            Some(Err(error)) if cannot_be_read(&error) => return Err(ToolFault(format!("{topic} cannot be read: {error}"))),
+            // librdkafka reconnects by itself.
+            Some(Err(error)) => tracing::debug!(%error, topic, "reading goes on after an error"),
         }
     }
     Ok(())
+}
+
+/// Whether an error of a reader is for good.
+pub(super) fn cannot_be_read(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownPartition
+                | RDKafkaErrorCode::Authentication
+        )
+    )
 }
 
 fn assign(consumer: &BaseConsumer<Quiet>, topic: &str, begin: Begin) -> Result<BTreeSet<i32>, ToolFault> {
@@ -243,7 +268,7 @@ fn assign(consumer: &BaseConsumer<Quiet>, topic: &str, begin: Begin) -> Result<B
     Ok(partitions)
 }
 
-fn seen(message: &BorrowedMessage<'_>) -> Seen {
+pub(super) fn seen(message: &BorrowedMessage<'_>) -> Seen {
     Seen {
         topic: message.topic().to_owned(),
         partition: message.partition(),

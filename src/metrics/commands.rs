@@ -41,6 +41,8 @@ impl Commands {
             pending: add(r, Name::CommandsPending, Gauge::default()),
             in_doubt: add(r, Name::CommandsInDoubt, Gauge::default()),
             in_doubt_age: add(r, Name::CommandsInDoubtAge, Float::default()),
+            undecided: add(r, Name::CommandsUndecided, Gauge::default()),
+            undecided_age: add(r, Name::CommandsUndecidedAge, Float::default()),
             circuit: add(r, Name::CommandsCircuit, Family::default()),
             intents_open: add(r, Name::IntentsOpen, Gauge::default()),
             calls_in_flight: add(r, Name::ErpCallsInFlight, Gauge::default()),
@@ -66,6 +68,12 @@ impl Metrics {
         if let Some(took) = since_record {
             self.commands.end_to_end.observe(took.as_secs_f64());
         }
+    }
+
+    /// Gauges: commands in doubt that wait for a person, and how long the oldest has.
+    pub fn commands_undecided(&self, commands: usize, oldest: Duration) {
+        self.commands.undecided.set(i64::try_from(commands).unwrap_or(i64::MAX));
+        self.commands.undecided_age.set(oldest.as_secs_f64());
     }
 
     /// Gauges of the route as it is now.

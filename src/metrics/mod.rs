@@ -87,6 +87,8 @@ struct Commands {
     pending: Gauge,
     in_doubt: Gauge,
     in_doubt_age: Float,
+    undecided: Gauge,
+    undecided_age: Float,
     circuit: Gauges<1>,
     intents_open: Gauge,
     calls_in_flight: Gauge,

@@ -74,6 +74,8 @@ names! {
     CommandsPending: Gauge "commands_pending" [] "Commands delivered and not yet settled";
     CommandsInDoubt: Gauge "commands_in_doubt" [] "Keys held back by a command in doubt";
     CommandsInDoubtAge: Gauge "commands_in_doubt_age_seconds" [] "Age of the oldest command in doubt, 0 without one";
+    CommandsUndecided: Gauge "commands_undecided" [] "Commands that ended in doubt and wait for a person's decision";
+    CommandsUndecidedAge: Gauge "commands_undecided_age_seconds" [] "How long the oldest of them has waited, 0 without one";
     CommandsCircuit: Gauge "commands_circuit" ["state"] "1 for the state the circuit breaker is in";
     IntentsOpen: Gauge "intents_open" [] "Intents without outcome";
 
@@ -123,7 +125,7 @@ pub(super) const LABELS: &[(&str, &str)] = &[
     ("outcome", "results: `CREATED`, `REJECTED`, `INVALID`, `IN_DOUBT`, `EXPIRED`; hops: their own words"),
     ("part", "`erp`, `kafka`, `listener`, `registry`"),
     ("pass", "`live`, `late`, `backfill`"),
-    ("reason", "commands: `undecodable`, `invalid`, `in_doubt`; feeds: `misfit`"),
+    ("reason", "commands: `undecodable`, `invalid`, `in_doubt`, `refused`; feeds: `misfit`"),
     (
         "result",
         "calls: `ok`, `rejected`, `throttled`, `unreachable`, `unknown`, `misconfigured`, `withheld`; transactions: `committed`, `aborted`, `unknown`, `refused`; reloads: `taken`, `refused`; older rows: `confirmed`, `skipped`",

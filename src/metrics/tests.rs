@@ -20,6 +20,7 @@ fn touch_everything(metrics: &Metrics) {
     metrics.transaction("commands", "committed", 7, second);
     let now = CommandsNow { pending: 1, calls: 2, open_intents: 3, in_doubt: 4, in_doubt_age: second, circuit: "open", lag: Some(9) };
     metrics.commands_now(now);
+    metrics.commands_undecided(5, second);
     metrics.hop(Hop::Journal, "fresh");
     metrics.hop_seconds(Hop::Publish(Feed::PurchaseReturns), second);
     metrics.partitions("feeds", 2, 1);
@@ -66,6 +67,8 @@ fn every_family_is_rendered_under_its_name() {
         "wdt_connector_erp_calls_total{call=\"create_order\",class=\"command\",result=\"ok\"} 1",
         "wdt_connector_transaction_records_total{route=\"commands\"} 7",
         "wdt_connector_commands_in_doubt 4",
+        "wdt_connector_commands_undecided 5",
+        "wdt_connector_commands_undecided_age_seconds 1.0",
         "wdt_connector_commands_lag_records 9",
         "wdt_connector_commands_circuit{state=\"open\"} 1.0",
         "wdt_connector_commands_circuit{state=\"closed\"} 0.0",

@@ -54,6 +54,12 @@ impl Breaker {
         self.closed().then_some(self.epoch)
     }
 
+    /// Grows whenever the circuit opens.
+    #[must_use]
+    pub fn stretch(&self) -> u64 {
+        self.epoch
+    }
+
     /// How many more calls may leave now, of `most` with `flying` on the wire already.
     #[must_use]
     pub fn room(&self, flying: usize, most: usize) -> usize {
@@ -159,6 +165,22 @@ mod tests {
         assert_eq!(breaker.room(1, 64), 0);
         breaker.success();
         assert!(breaker.closed() && breaker.epoch() != epoch);
+    }
+
+    #[test]
+    fn probes_of_a_long_outage_are_paced() {
+        let mut breaker = Breaker::default();
+        breaker.misconfigured("app auth fail", Moment(0));
+        let mut at = 0;
+        let mut pauses = Vec::new();
+        for _ in 0..10 {
+            let next = breaker.probe_at().unwrap().0;
+            pauses.push(next - at);
+            at = next;
+            breaker.probed(Err("still refused".into()), Moment(at));
+        }
+        assert!((350..=650).contains(&pauses[0]), "{pauses:?}");
+        assert!(pauses.iter().skip(8).all(|pause| (21_000..=39_000).contains(pause)), "{pauses:?}");
     }
 
     #[test]

@@ -19,10 +19,10 @@ use super::{
 };
 
 /// Every status of the flagship's outbound query (`erp/contract.md`).
-const STATUSES: &str = "5,48,50,65,77,110";
-const PAGE_SIZE: u32 = 100;
+pub(super) const STATUSES: &str = "5,48,50,65,77,110";
+pub(super) const PAGE_SIZE: u32 = 100;
 /// Orders created this long before the intent are nobody's suspect: clocks differ.
-const SUSPECT_MARGIN: Duration = Duration::from_secs(300);
+pub(super) const SUSPECT_MARGIN: Duration = Duration::from_secs(300);
 
 /// Holds a call back when its intent ran out or its partition went to another owner.
 #[derive(Debug)]
@@ -81,7 +81,7 @@ pub async fn ask(erp: &Erp, question: &Question, settings: &CommandSettings) -> 
     let mut seen = Vec::new();
     let mut first_asked: Option<Moment> = None;
     for status in [Some(STATUSES), None] {
-        let (heads, asked_at) = match orders_of(erp, &question.return_no, status, settings.call_timeout).await {
+        let (heads, asked_at) = match orders_of_return(erp, &question.return_no, status, settings.call_timeout).await {
             Ok(answer) => answer,
             Err(reason) => return Finding::Failed(reason),
         };
@@ -120,8 +120,27 @@ fn suspicious(head: &OutboundHead, question: &Question) -> bool {
         && head.create_time.is_none_or(|created| created >= intent.minus(SUSPECT_MARGIN))
 }
 
-/// All pages of a set that only grows: distinct ids must reach the count, or the look-up is none.
-async fn orders_of(erp: &Erp, return_no: &str, status: Option<&str>, timeout: Duration) -> Result<(Vec<OutboundHead>, Moment), String> {
+/// The outbound orders of a return by number, with the marker each carries, whatever their status (for a person's decision).
+///
+/// # Errors
+/// Why the ERP could not be asked, as a sentence.
+pub async fn orders_of(erp: &Erp, return_no: &str, timeout: Duration) -> Result<Vec<(String, Option<String>)>, String> {
+    let mut found = BTreeMap::new();
+    for status in [Some(STATUSES), None] {
+        for head in orders_of_return(erp, return_no, status, timeout).await?.0 {
+            found.insert(head.order_no, marker_of(&head.remark).map(str::to_owned));
+        }
+    }
+    Ok(found.into_iter().collect())
+}
+
+/// The orders of one return, complete.
+async fn orders_of_return(
+    erp: &Erp,
+    return_no: &str,
+    status: Option<&str>,
+    timeout: Duration,
+) -> Result<(Vec<OutboundHead>, Moment), String> {
     let selection = Selection {
         window: None,
         time_type: None,
@@ -130,6 +149,11 @@ async fn orders_of(erp: &Erp, return_no: &str, status: Option<&str>, timeout: Du
         warehouse_no: None,
         provider_no: None,
     };
+    orders(erp, &selection, u64::MAX, timeout).await
+}
+
+/// All pages of a set that only grows, of at most `most` orders: distinct ids must reach the count, or the look-up is none.
+pub(super) async fn orders(erp: &Erp, selection: &Selection, most: u64, timeout: Duration) -> Result<(Vec<OutboundHead>, Moment), String> {
     let mut heads: BTreeMap<String, OutboundHead> = BTreeMap::new();
     let mut count = 0_u64;
     let mut asked_at = None;
@@ -137,10 +161,13 @@ async fn orders_of(erp: &Erp, return_no: &str, status: Option<&str>, timeout: Du
     loop {
         let permit = erp.quota().acquire(Call::QueryOutbounds, Class::Lookup).await;
         let request = PageRequest { page_no, page_size: PAGE_SIZE, count: page_no == 0 };
-        let page = erp.query(permit, &selection, request, timeout).await.map_err(|fault| fault.to_string())?;
+        let page = erp.query(permit, selection, request, timeout).await.map_err(|fault| fault.to_string())?;
         asked_at.get_or_insert(page.asked_at);
         if let Some(total) = page.total_count {
             count = total;
+            if count > most {
+                return Err(format!("{count} orders are too many to be read"));
+            }
         } else if page_no == 0 {
             return Err("the ERP sent no total_count with the first page of a look-up".into());
         }

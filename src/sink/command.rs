@@ -42,6 +42,28 @@ pub fn parse(record: &Delivered, format: CommandFormat, codec: &Codec) -> Parsed
     }
 }
 
+/// Which command a value is about, as far as it can be read: (`return_no`, `command_id`). A schema that is met for the first
+/// time is learnt; blocks then.
+#[must_use]
+pub fn identify(value: &[u8], format: CommandFormat, codec: &Codec, runtime: &tokio::runtime::Handle) -> Option<(String, String)> {
+    match format {
+        CommandFormat::Json => match parse_json(value) {
+            Parsed::Command(command) => Some((command.return_no, command.command_id)),
+            Parsed::Invalid { return_no, command_id, .. } => Some((return_no, command_id)),
+            Parsed::Poison(_) | Parsed::Unlearnt(_) => None,
+        },
+        CommandFormat::Avro => {
+            let command = match codec.decode_command(value) {
+                Err(DecodeFault::UnknownSchemaId(id)) => {
+                    runtime.block_on(codec.learn(id)).ok().and_then(|()| codec.decode_command(value).ok())
+                }
+                read => read.ok(),
+            };
+            command.map(|command| (command.return_no, command.command_id))
+        }
+    }
+}
+
 /// The fields of one JSON object, taken one by one; what is left over is unknown.
 struct Fields {
     path: String,

@@ -13,11 +13,12 @@ use crate::{
 use super::{
     engine::{End, Ended, Engine, Happened, Ready, SlotId, Waits},
     journal::{Way, written},
+    letter::{Death, dead_letter, doubt_letter, doubt_reason},
     settle::{
-        Death, Origin, bare_entry, dead_letter, intent_entry, journal_key, journal_record, outcome_entry, result_of, result_record,
-        result_without_entry,
+        Origin, bare_entry, intent_entry, journal_key, journal_record, outcome_entry, result_of, result_record, result_without_entry,
     },
     story::Tale,
+    validate::remark_as_sent,
 };
 
 /// Commands in one transaction, at most: bounds its size and the time the next one waits.
@@ -32,6 +33,7 @@ pub(super) struct Commit {
     tales: Vec<Tale>,
     proofs: Vec<(Lease, String)>,
     withdrawn: Vec<(Lease, Vec<u8>)>,
+    expired: Vec<(Lease, Vec<u8>)>,
     positions: Vec<(Lease, i64)>,
     /// What the cache of the journal learns once it is committed.
     changes: BTreeMap<i32, Vec<Change>>,
@@ -93,7 +95,11 @@ impl Engine<'_> {
         }
         if self.committing.is_some()
             || now < self.commit_after
-            || (self.ready.is_empty() && self.intents.is_empty() && self.new_proofs.is_empty() && self.withdrawn.is_empty())
+            || (self.ready.is_empty()
+                && self.intents.is_empty()
+                && self.new_proofs.is_empty()
+                && self.withdrawn.is_empty()
+                && self.expired.is_empty())
         {
             return Ok(());
         }
@@ -126,6 +132,7 @@ impl Engine<'_> {
             tales: Vec::new(),
             proofs: Vec::new(),
             withdrawn: Vec::new(),
+            expired: Vec::new(),
             positions: Vec::new(),
             changes: BTreeMap::new(),
             begun: now,
@@ -175,6 +182,12 @@ impl Engine<'_> {
                 draft.commit.withdrawn.push((lease, key));
             }
         }
+        for (lease, key, tombstone) in self.forget() {
+            draft.records.push(tombstone);
+            draft.leases.insert(lease.partition, lease);
+            draft.commit.changes.entry(lease.partition).or_default().push((key.clone(), None));
+            draft.commit.expired.push((lease, key));
+        }
         for lease in draft.leases.values() {
             if let Some((offset, _)) = self.partitions.get(&lease.partition).and_then(|partition| partition.prefix.position()) {
                 draft.commit.positions.push((*lease, offset));
@@ -208,7 +221,7 @@ impl Engine<'_> {
 
     /// Result, journal entry and dead letter of one ended record.
     fn settle(&self, draft: &mut Draft, ready: &Ready, settled_at: Timestamp) -> Result<Tale, SchemaFault> {
-        let mut tale = Tale::default();
+        let (mut tale, mut letter) = (Tale::default(), None);
         let (codec, names) = (&self.parts.codec, &self.names);
         let connector = &self.parts.settings.kafka.application_id;
         let origin = Origin { topic: &names.commands, record: &ready.record, settled_at };
@@ -231,22 +244,28 @@ impl Engine<'_> {
                 let result = result_of(recorded.unwrap_or(&entry), duplicate, origin);
                 draft.records.push(result_record(codec, names, &result, &ready.record)?);
                 if written.letter {
-                    let reason = format!(
-                        "{} [marker {}, orders {}]",
-                        result.gloss.as_deref().unwrap_or("in doubt"),
-                        slot.life.marker,
-                        if result.candidates.is_empty() { "none".to_owned() } else { result.candidates.join(", ") }
-                    );
-                    tale.death = Some((Death::InDoubt, reason));
+                    let remark = remark_as_sent(&slot.life.marker, command.remark.as_deref());
+                    let settled = recorded.unwrap_or(&entry);
+                    letter = Some(doubt_letter(names, &ready.record, settled, &remark, connector));
+                    tale.death = Some((Death::InDoubt, doubt_reason(settled)));
                 }
                 tale.result = Some(result);
             }
-            End::Copy { entry, dead } => {
+            End::Copy { entry } => {
                 let result = result_of(entry, true, origin);
                 draft.records.push(result_record(codec, names, &result, &ready.record)?);
-                tale.death = dead.then(|| (Death::InDoubt, "in doubt".to_owned()));
                 tale.result = Some(result);
             }
+            End::Decided { entry } => {
+                let key = journal_key(&entry.return_no, &entry.command_id);
+                let record = journal_record(codec, names, partition, key.clone(), entry)?;
+                draft.commit.changes.entry(partition).or_default().push((key, record.value.clone()));
+                draft.records.push(record);
+                let result = result_of(entry, false, origin);
+                draft.records.push(result_record(codec, names, &result, &ready.record)?);
+                tale.result = Some(result);
+            }
+            End::Refused(reason) => tale.death = Some((Death::Refused, reason.clone())),
             End::Plain { outcome, return_no, command_id, violations } => {
                 let result = result_without_entry(*outcome, (return_no, command_id), violations.clone(), origin);
                 draft.records.push(result_record(codec, names, &result, &ready.record)?);
@@ -257,7 +276,7 @@ impl Engine<'_> {
             End::Poison(reason) => tale.death = Some((Death::Undecodable, reason.clone())),
         }
         if let Some((death, reason)) = &tale.death {
-            draft.records.push(dead_letter(names, &ready.record, *death, reason, connector));
+            draft.records.push(letter.unwrap_or_else(|| dead_letter(names, &ready.record, *death, reason, connector)));
         }
         Ok(tale)
     }
@@ -324,6 +343,7 @@ impl Engine<'_> {
         }
         self.new_proofs.extend(commit.proofs);
         self.withdrawn.extend(commit.withdrawn);
+        self.expired.extend(commit.expired);
     }
 
     fn apply(&mut self, commit: Commit, now: Moment) -> Result<(), String> {
@@ -334,8 +354,11 @@ impl Engine<'_> {
         for (lease, offset) in &commit.positions {
             if let Some(partition) = self.partitions.get_mut(&lease.partition).filter(|partition| partition.lease == *lease) {
                 partition.prefix.committed(*offset);
-                for (key, _) in commit.changes.get(&lease.partition).into_iter().flatten() {
-                    partition.open.remove(key);
+                for (key, value) in commit.changes.get(&lease.partition).into_iter().flatten() {
+                    let entry = value.as_deref().and_then(|bytes| self.parts.codec.decode_journal(bytes).ok());
+                    if let Some(entry) = entry {
+                        partition.settled(key, &entry);
+                    }
                 }
             }
         }
@@ -354,6 +377,7 @@ impl Engine<'_> {
                 }
             }
         }
+        self.counts.forgotten += u64::try_from(commit.expired.len()).unwrap_or(u64::MAX);
         let mut released: BTreeMap<Lease, usize> = BTreeMap::new();
         for (ready, tale) in commit.ready.into_iter().zip(commit.tales) {
             *released.entry(ready.lease).or_default() += 1;
@@ -393,7 +417,9 @@ impl Engine<'_> {
                 let duplicate = self.slots.get(slot).is_some_and(|slot| slot.recorded.is_some());
                 (Some(ending.outcome), duplicate, (ending.outcome == Outcome::InDoubt).then_some(Death::InDoubt))
             }
-            End::Copy { entry, dead } => (entry.outcome, true, dead.then_some(Death::InDoubt)),
+            End::Copy { entry } => (entry.outcome, true, None),
+            End::Decided { entry } => (entry.outcome, false, None),
+            End::Refused(_) => (None, false, Some(Death::Refused)),
             End::Plain { outcome, .. } => (Some(*outcome), false, (*outcome == Outcome::Invalid).then_some(Death::Invalid)),
             End::Poison(_) => (None, false, Some(Death::Undecodable)),
         };

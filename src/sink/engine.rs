@@ -17,13 +17,17 @@ use crate::{
 };
 
 use super::{
-    Parts,
+    Parts, ROLE,
     breaker::Breaker,
+    bundle::Sightings,
     commit::Commit,
     journal::{Ending, Finding, Life, Timing, may_be_forgotten},
+    letter::first_sent,
     partition::{Confirmed, Partition, Remembered, Restoring},
+    placement::Placement,
     retry::Pauses,
     settle::Names,
+    sweep::Sweep,
     validate::Accepted,
 };
 
@@ -42,6 +46,8 @@ pub(super) struct Slot {
     pub send_by: Option<Moment>,
     pub permit: Option<Permit>,
     pub pauses: Option<Pauses>,
+    /// The breaker's stretch in which the last unknown answer counted as an attempt.
+    pub counted_in: Option<u64>,
     /// The recorded outcome a copy of a command in doubt repeats.
     pub recorded: Option<Box<JournalEntry>>,
     pub waits: Waits,
@@ -58,6 +64,8 @@ pub(super) enum Waits {
     /// For room on the wire.
     Wire,
     Answer,
+    /// For the one question about all open intents.
+    Sighting,
     /// For the time of its look-up.
     Ask,
     Finding,
@@ -82,8 +90,12 @@ pub(super) struct Ready {
 pub(super) enum End {
     /// The end of a life: journal, result, dead letter if in doubt.
     Life { slot: SlotId, ending: Ending },
-    /// A copy: the recorded outcome again; `dead` when a person has to look at it.
-    Copy { entry: Box<JournalEntry>, dead: bool },
+    /// A copy: the recorded outcome again.
+    Copy { entry: Box<JournalEntry> },
+    /// A person's decision: the entry that settles the command.
+    Decided { entry: Box<JournalEntry> },
+    /// A person's decision that cannot be carried out, and why.
+    Refused(String),
     /// `INVALID` or `EXPIRED`: a result without a journal entry.
     Plain { outcome: Outcome, return_no: String, command_id: String, violations: Vec<String> },
     /// Nobody can be answered.
@@ -101,6 +113,7 @@ pub(super) enum Happened {
     Committed(Result<(), CommitFault>),
     Restored(Vec<Lease>, Result<Vec<(Restored, Remembered)>, TakeOverFault>),
     Learnt { lease: Lease, result: Result<(), LearnFault> },
+    Sighted { leases: Vec<Lease>, result: Result<Sightings, String> },
 }
 
 /// A partition's way back to the group.
@@ -157,6 +170,14 @@ pub(super) struct Engine<'a> {
     pub proof_sought: HashSet<String>,
     /// Journal keys of intents that certainly had no effect and are taken back before their partition is given away.
     pub withdrawn: Vec<(Lease, Vec<u8>)>,
+    /// Journal keys of outcomes older than the dedupe horizon.
+    pub expired: Vec<(Lease, Vec<u8>)>,
+    pub sweep: Sweep,
+    /// Whether the senders choose partitions as configured, and what waits for the answer.
+    pub placement: Placement,
+    pub held_back: Vec<Delivered>,
+    /// Who paused the route, in words.
+    pub paused: Option<String>,
     pub committing: Option<Commit>,
     pub commit_after: Moment,
     pub commit_pauses: Pauses,
@@ -187,6 +208,11 @@ pub(super) struct Counts {
     pub calls: u64,
     pub lookups: u64,
     pub restored_entries: u64,
+    /// Questions about all open intents at once, and what they settled.
+    pub bundles: u64,
+    pub sighted: u64,
+    /// Outcomes forgotten after the dedupe horizon.
+    pub forgotten: u64,
 }
 
 impl<'a> Engine<'a> {
@@ -223,6 +249,11 @@ impl<'a> Engine<'a> {
             confirmed: HashMap::new(),
             proof_sought: HashSet::new(),
             withdrawn: Vec::new(),
+            expired: Vec::new(),
+            sweep: Sweep::default(),
+            placement: Placement::default(),
+            held_back: Vec::new(),
+            paused: None,
             committing: None,
             commit_after: Moment(0),
             commit_pauses: Pauses::from(Duration::from_millis(50)),
@@ -248,6 +279,8 @@ impl<'a> Engine<'a> {
         pulse: &Pulse,
     ) -> Ended {
         let mut leaving = false;
+        let mut controls = self.parts.controls.clone();
+        self.heed();
         loop {
             let sleep = self.sleep();
             tokio::select! {
@@ -261,6 +294,7 @@ impl<'a> Engine<'a> {
                     None if leaving => return Ended::Shutdown,
                     None => return Ended::Restart("the consumer's thread ended".into()),
                 },
+                () = controls.changed() => self.heed(),
                 Some(what) = happened.recv() => if let Err(ended) = self.happened(what) { return ended },
                 () = tokio::time::sleep(sleep) => {}
             }
@@ -289,6 +323,8 @@ impl<'a> Engine<'a> {
     fn turn(&mut self) -> Result<(), String> {
         let now = Moment::now();
         self.due(now);
+        self.judge_senders(now);
+        self.sweep(now);
         self.probe(now);
         self.admit(now);
         self.send(now);
@@ -307,6 +343,9 @@ impl<'a> Engine<'a> {
         match event {
             GroupEvent::Assigned(leases) => {
                 tracing::debug!(partitions = leases.len(), "assigned");
+                if leases.iter().any(|lease| lease.partition >= self.partition_count) {
+                    return Err(Ended::Restart("the commands topic has got more partitions".into()));
+                }
                 self.joined = true;
                 self.restore(leases);
             }
@@ -354,6 +393,7 @@ impl<'a> Engine<'a> {
             Happened::Committed(result) => return self.committed(result),
             Happened::Restored(leases, result) => return self.restored(&leases, result),
             Happened::Learnt { lease, result } => self.learnt(lease, result),
+            Happened::Sighted { leases, result } => self.sighted(&leases, result),
         }
         Ok(())
     }
@@ -402,11 +442,15 @@ impl<'a> Engine<'a> {
                         "partition taken over"
                     );
                     self.counts.restored_entries += restored.entries;
+                    if journal.placed {
+                        self.placement.fits();
+                    }
                     self.proofs.extend(std::mem::take(&mut journal.proofs));
                     self.confirmed.extend(std::mem::take(&mut journal.confirmed));
                     self.partitions.insert(lease.partition, Partition::new(&restored, journal, now));
                     self.group.start(lease);
                 }
+                self.ask_for_all(leases);
                 Ok(())
             }
             Err(TakeOverFault::NotOwner(_)) => {
@@ -471,11 +515,15 @@ impl<'a> Engine<'a> {
         self.ready.retain(|ready| ready.lease != lease);
         self.new_proofs.retain(|(of, _)| *of != lease);
         self.withdrawn.retain(|(of, _)| *of != lease);
+        self.expired.retain(|(of, _)| *of != lease);
+        self.held_back.retain(|record| record.lease != lease);
     }
 
     /// The circuit breaker pauses consumption; the member keeps polling.
     fn hold(&mut self) {
-        let hold = matches!(self.breaker.circuit(), super::breaker::Circuit::Open { .. });
+        let hold = matches!(self.breaker.circuit(), super::breaker::Circuit::Open { .. })
+            || self.paused.is_some()
+            || self.placement.misfit().is_some();
         for partition in self.partitions.values() {
             if hold {
                 self.group.pause(partition.lease);
@@ -485,7 +533,9 @@ impl<'a> Engine<'a> {
         }
         if hold != self.held {
             self.held = hold;
-            if hold {
+            if self.paused.is_some() || self.placement.misfit().is_some() {
+                // Said where it was found.
+            } else if hold {
                 tracing::warn!(circuit = ?self.breaker.circuit(), "consumption pauses until the ERP answers again");
             } else {
                 tracing::info!("the ERP answers again; consumption goes on");
@@ -498,10 +548,32 @@ impl<'a> Engine<'a> {
         self.restoring.len()
     }
 
+    /// What an operator decided for all instances: while the route is paused nothing new is called; look-ups go on.
+    fn heed(&mut self) {
+        let paused = self.parts.controls.pause_of(ROLE).map(|decision| {
+            let said = |field: &str| decision.get(field).and_then(|value| value.as_str()).unwrap_or("unknown").to_owned();
+            format!("paused by {} at {}; `wdt-connector commands resume` ends that", said("by"), said("at"))
+        });
+        match (&self.paused, &paused) {
+            (None, Some(reason)) => tracing::warn!(%reason, "the command route is paused"),
+            (Some(_), None) => tracing::info!("the command route is resumed"),
+            (None, None) | (Some(_), Some(_)) => {}
+        }
+        self.paused = paused;
+    }
+
+    /// Why nothing is begun, apart from the ERP.
+    pub fn standstill(&self) -> Option<&str> {
+        self.placement.misfit().or(self.paused.as_deref())
+    }
+
     /// Whether every assigned partition is restored; owning none is fine.
     pub fn readiness(&self) -> Result<(), String> {
         if !self.joined {
             return Err("the group has not been joined yet".into());
+        }
+        if let Some(reason) = self.placement.misfit() {
+            return Err(reason.to_owned());
         }
         if self.restoring.is_empty() { Ok(()) } else { Err(format!("{} partitions are being restored", self.restoring.len())) }
     }
@@ -509,6 +581,6 @@ impl<'a> Engine<'a> {
     /// Whether the record is older than what the journal is certain to remember.
     pub(super) fn is_old(&self, record: &Delivered) -> bool {
         let lost_at = self.partitions.get(&record.lease.partition).and_then(|partition| partition.lost_at);
-        may_be_forgotten(record.timestamp.map(Timestamp), Timestamp::now(), self.parts.settings.commands.dedupe_horizon, lost_at)
+        may_be_forgotten(first_sent(record), Timestamp::now(), self.parts.settings.commands.dedupe_horizon, lost_at)
     }
 }

@@ -14,9 +14,12 @@ use super::{
     breaker::Circuit,
     call::{Guard, Question, ask, order_request, probe},
     command::{Parsed, parse},
+    decision::Decision,
     engine::{End, Engine, Happened, Ready, Slot, SlotId, Waits},
     journal::{Finding, Known, Sight, Step, Verdict, judge, released},
-    partition::{Confirmed, Queued, its_turn},
+    letter::replays,
+    partition::{Confirmed, Queued, Work, its_turn},
+    placement::{Placement, Treatment, tells},
     retry::Pauses,
     settle::{journal_key, journal_prefix},
     validate::{check_placement, validate},
@@ -42,9 +45,22 @@ impl Engine<'_> {
     }
 
     fn read(&mut self, record: Delivered) {
+        if self.placement.misfit().is_some() {
+            return self.held_back.push(record);
+        }
         let received = Moment::now();
         let lease = record.lease;
         let settings = &self.parts.settings.commands;
+        if let Some(decision) = Decision::read(&record) {
+            let placed = decision.and_then(|decision| {
+                check_placement(record.key.as_deref(), &decision.return_no, lease.partition, self.partition_count, settings.partitioner)
+                    .map(|()| decision)
+            });
+            return match placed {
+                Ok(decision) => self.enqueue(Queued { record: Arc::new(record), received, work: Work::Decision(decision) }),
+                Err(reason) => self.end(lease, Arc::new(record), received, None, End::Refused(reason)),
+            };
+        }
         let parsed = parse(&record, settings.format, &self.parts.codec);
         self.parts.metrics.hop(Hop::Command, parsed.word());
         match parsed {
@@ -59,20 +75,60 @@ impl Engine<'_> {
                 self.invalid(lease, record, received, return_no, command_id, violations)
             }
             Parsed::Command(command) => {
+                let key_fits = record.key.as_deref() == Some(command.return_no.as_bytes());
                 let placed =
                     check_placement(record.key.as_deref(), &command.return_no, lease.partition, self.partition_count, settings.partitioner);
                 let (return_no, command_id) = (command.return_no.clone(), command.command_id.clone());
                 match (placed, validate(*command)) {
-                    (Ok(()), Ok(accepted)) => {
-                        self.passed((&return_no, &command_id), Hop::Validate, "accepted", None);
-                        self.enqueue(Queued { record: Arc::new(record), accepted, received });
+                    (Ok(()), validated) => {
+                        if tells(&return_no, lease.partition, self.partition_count, settings.partitioner) {
+                            self.placement.fits();
+                        }
+                        match validated {
+                            Ok(accepted) => {
+                                self.passed((&return_no, &command_id), Hop::Validate, "accepted", None);
+                                self.enqueue(Queued { record: Arc::new(record), received, work: Work::Command(accepted) });
+                            }
+                            Err(violations) => self.invalid(lease, record, received, return_no, command_id, violations),
+                        }
                     }
-                    (Ok(()), Err(violations)) => self.invalid(lease, record, received, return_no, command_id, violations),
                     (Err(misplaced), validated) => {
+                        if key_fits && self.held(&return_no, lease.partition) {
+                            self.held_back.push(record);
+                            return;
+                        }
                         let violations = std::iter::once(misplaced).chain(validated.err().unwrap_or_default()).collect();
                         self.invalid(lease, record, received, return_no, command_id, violations);
                     }
                 }
+            }
+        }
+    }
+
+    /// Whether a misplaced record waits for the judgement of its senders.
+    fn held(&mut self, return_no: &str, partition: i32) -> bool {
+        let configured = self.parts.settings.commands.partitioner;
+        let was_fine = self.placement.misfit().is_none();
+        let treatment = self.placement.misplaced(return_no, partition, self.partition_count, configured, Moment::now());
+        if let Some(reason) = self.placement.misfit().filter(|_| was_fine) {
+            tracing::error!(%reason, "the command route pauses; nothing was settled");
+        }
+        treatment == Treatment::Hold
+    }
+
+    /// Judges senders of few records in time, and settles what waited once it is known to be invalid.
+    pub(super) fn judge_senders(&mut self, now: Moment) {
+        if self.held_back.is_empty() {
+            return;
+        }
+        let was_fine = self.placement.misfit().is_none();
+        self.placement.due(self.partition_count, self.parts.settings.commands.partitioner, now);
+        if let Some(reason) = self.placement.misfit().filter(|_| was_fine) {
+            tracing::error!(%reason, "the command route pauses; nothing was settled");
+        }
+        if matches!(self.placement, Placement::Fits) {
+            for record in std::mem::take(&mut self.held_back) {
+                self.read(record);
             }
         }
     }
@@ -132,7 +188,7 @@ impl Engine<'_> {
     /// Commands with the same key run one after the other, in offset order.
     fn enqueue(&mut self, queued: Queued) {
         let lease = queued.record.lease;
-        let key = queued.accepted.command.return_no.clone();
+        let key = queued.work.key().to_owned();
         let Some(partition) = self.partitions.get_mut(&lease.partition) else { return };
         let line = partition.keys.entry(key.clone()).or_default();
         let ahead = line.len();
@@ -149,8 +205,12 @@ impl Engine<'_> {
             return;
         };
         let Some(queued) = partition.keys.get(key).and_then(|line| line.front()) else { return };
-        let (record, accepted, received) = (Arc::clone(&queued.record), queued.accepted.clone(), queued.received);
-        let journal_key = journal_key(&accepted.command.return_no, &accepted.command.command_id);
+        let (record, work, received) = (Arc::clone(&queued.record), queued.work.clone(), queued.received);
+        let (return_no, command_id) = match &work {
+            Work::Command(accepted) => (accepted.command.return_no.clone(), accepted.command.command_id.clone()),
+            Work::Decision(decision) => (decision.return_no.clone(), decision.command_id.clone()),
+        };
+        let journal_key = journal_key(&return_no, &command_id);
         let entry = match partition.open.get(&journal_key) {
             Some(entry) => Ok(Some(entry.clone())),
             None => self.recorded(lease.partition, &journal_key),
@@ -163,10 +223,25 @@ impl Engine<'_> {
                 return;
             }
         };
-        let known =
-            Known { entry, restored_at: partition.restored_at, old: self.is_old(&record), now: Moment::now(), now_wall: Timestamp::now() };
+        let accepted = match work {
+            Work::Command(accepted) => accepted,
+            Work::Decision(decision) => {
+                let end = match decision.settle(entry.as_ref(), Timestamp::now()) {
+                    Ok(entry) => End::Decided { entry: Box::new(entry) },
+                    Err(reason) => End::Refused(reason),
+                };
+                return self.end(lease, record, received, Some(key.to_owned()), end);
+            }
+        };
+        let known = Known {
+            entry,
+            restored_at: partition.restored_at,
+            old: self.is_old(&record),
+            replayed: replays(&record).is_some(),
+            now: Moment::now(),
+            now_wall: Timestamp::now(),
+        };
         let now = known.now;
-        let (return_no, command_id) = (accepted.command.return_no.clone(), accepted.command.command_id.clone());
         let front = Some(key.to_owned());
         let (metrics, board) = (&self.parts.metrics, &self.parts.board);
         let mut slot = |life, recorded, waits| {
@@ -181,6 +256,7 @@ impl Engine<'_> {
                 send_by: None,
                 permit: None,
                 pauses: None,
+                counted_in: None,
                 recorded,
                 waits,
             };
@@ -195,15 +271,19 @@ impl Engine<'_> {
                 let id = slot(life, None, Waits::Admission);
                 self.admission.push_back(id);
             }
-            Verdict::LookFirst(life) | Verdict::Resume(life) => {
+            Verdict::LookFirst(life) => {
                 let id = slot(life, None, Waits::Ask);
                 self.timers.insert((now, id));
+            }
+            Verdict::Resume(life) => {
+                let id = slot(life, None, Waits::Sighting);
+                self.resume(id);
             }
             Verdict::Repeat(life, recorded) => {
                 let id = slot(life, Some(recorded), Waits::Ask);
                 self.timers.insert((now, id));
             }
-            Verdict::Duplicate(entry) => self.end(lease, record, received, front, End::Copy { entry, dead: false }),
+            Verdict::Duplicate(entry) => self.end(lease, record, received, front, End::Copy { entry }),
             Verdict::Conflict => {
                 let violations = vec!["command_id was used before for this return_no with other content; use a new command_id".into()];
                 self.end(lease, record, received, front, End::Plain { outcome: Outcome::Invalid, return_no, command_id, violations });
@@ -243,6 +323,14 @@ impl Engine<'_> {
                 slot.send_by = None;
                 slot.waits = Waits::Admission;
                 self.admission.push_back(id);
+            }
+            Step::Later { pause } => {
+                if slot.life.doubt.is_some() {
+                    // A decided absence begins a new attempt with an intent of its own.
+                    slot.send_by = None;
+                }
+                slot.waits = Waits::Admission;
+                self.timers.insert((now.plus(pause), id));
             }
             Step::Again => {
                 let pause = slot.pauses.get_or_insert_with(|| Pauses::from(Duration::from_millis(200))).next_pause();
@@ -299,7 +387,7 @@ impl Engine<'_> {
                         self.look_up(id, false);
                     }
                 }
-                Waits::Permit | Waits::Intent | Waits::Wire | Waits::Answer | Waits::Finding | Waits::Settlement => {}
+                Waits::Permit | Waits::Intent | Waits::Wire | Waits::Answer | Waits::Sighting | Waits::Finding | Waits::Settlement => {}
             }
         }
     }
@@ -311,7 +399,7 @@ impl Engine<'_> {
         }
         slot.waits = Waits::Finding;
         let command = &slot.accepted.command;
-        let mut claimed = HashSet::new();
+        let mut claimed: HashSet<String> = slot.life.dismissed.iter().cloned().collect();
         let own = journal_key(&command.return_no, &command.command_id);
         let codec = &self.parts.codec;
         let scanned = self.store.scan(slot.lease.partition, &journal_prefix(&command.return_no), |key, value| {
@@ -350,8 +438,12 @@ impl Engine<'_> {
             };
             self.breaker.probed(answered, now);
         }
-        let circuit_closed = self.breaker.closed();
+        let (circuit_closed, stretch) = (self.breaker.closed(), self.breaker.stretch());
         let Some(slot) = self.slots.get_mut(&id) else { return };
+        if slot.counted_in.is_some_and(|counted_in| counted_in != stretch) {
+            slot.counted_in = None;
+            slot.life.uncount();
+        }
         let warehouse_no = slot.accepted.command.warehouse_no.clone();
         let lease = slot.lease;
         let seen = matches!(finding, Finding::Found(_));
@@ -436,6 +528,9 @@ impl Engine<'_> {
 
     /// Takes commands in line into the quota's: at most one transaction ahead of free places on the wire.
     pub(super) fn admit(&mut self, now: Moment) {
+        if self.paused.is_some() {
+            return self.give_permits_back();
+        }
         let most = match self.breaker.circuit() {
             Circuit::Closed { .. } => self.parts.settings.commands.max_in_flight * 2,
             Circuit::Half { .. } => 1,
@@ -483,7 +578,7 @@ impl Engine<'_> {
         self.end(slot.lease, slot.record, slot.received, key, end);
     }
 
-    /// While the circuit is open nobody sits on a permit: look-ups need the room.
+    /// While the circuit is open or the route is paused nobody sits on a permit: look-ups need the room.
     fn give_permits_back(&mut self) {
         for id in self.intents.drain(..).chain(self.wire.drain(..)).collect::<Vec<_>>() {
             if let Some(slot) = self.slots.get_mut(&id) {
@@ -517,7 +612,7 @@ impl Engine<'_> {
             Waits::Admission | Waits::Permit | Waits::Wire => true,
             // An intent may be in the transaction that is on its way; it is taken back once that is over.
             Waits::Intent => !self.committing.as_ref().is_some_and(|commit| commit.intends(id)),
-            Waits::Answer | Waits::Ask | Waits::Finding | Waits::Proof | Waits::Settlement => false,
+            Waits::Answer | Waits::Sighting | Waits::Ask | Waits::Finding | Waits::Proof | Waits::Settlement => false,
         };
         if !waits || !slot.life.may_be_withdrawn() {
             return;
@@ -604,6 +699,7 @@ impl Engine<'_> {
         let pair = (slot.accepted.command.return_no.as_str(), slot.accepted.command.command_id.as_str());
         self.parts.metrics.hop(Hop::Call, answer.word());
         self.parts.board.step(pair, Hop::Call.name(), answer.word(), answer.detail());
+        slot.counted_in = epoch.filter(|_| counts && matches!(answer, Answer::Unknown { .. }));
         let withheld = matches!(answer, Answer::NotExecuted(NotExecuted::Withheld));
         let send_by = slot.send_by.unwrap_or(now);
         let step = slot.life.answered(answer, send_by, counts, now, &self.timing);

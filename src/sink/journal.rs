@@ -27,7 +27,12 @@ pub struct Timing {
     pub lookup_spacing: Duration,
     pub lookup_limit: Duration,
     pub max_attempts: u32,
+    /// How long a command whose return is not approved yet is sent again; zero: never.
+    pub retry_unapproved_for: Duration,
 }
+
+/// The pauses between the tries of a command whose return is not approved yet stay within these: each try costs a call.
+const UNAPPROVED_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 
 impl Timing {
     /// From an intent's writing to the last moment its call can still take effect unseen: send-by + call time-out + settle time.
@@ -53,6 +58,13 @@ impl Timing {
     #[must_use]
     pub fn decides(&self, asked_at: Moment, bound: Moment) -> bool {
         asked_at >= bound.plus(self.lookup_spacing)
+    }
+
+    /// Between two tries of a command whose return is not approved yet: twenty tries at most, unless the time is short.
+    #[must_use]
+    pub fn unapproved_pause(&self) -> Duration {
+        let (least, most) = UNAPPROVED_PAUSE;
+        (self.retry_unapproved_for / 20).clamp(least, most)
     }
 }
 
@@ -109,6 +121,8 @@ pub struct Known {
     pub restored_at: Moment,
     /// The record is older than the dedupe horizon less its margin.
     pub old: bool,
+    /// An operator sent the record again.
+    pub replayed: bool,
     pub now: Moment,
     pub now_wall: Timestamp,
 }
@@ -139,6 +153,13 @@ pub fn judge(accepted: &Accepted, partition: i32, offset: i64, known: Known, tim
             let doubt = Doubt { repeated: true, ..Doubt::new(known.now) };
             Verdict::Repeat(Life { doubt: Some(doubt), ..Life::of_entry(accepted, &entry) }, Box::new(entry))
         }
+        // A person found no order and an operator sends the command again: asked about once more, then called. A sender's
+        // own copy gets the decision as its answer.
+        (EntryKind::Outcome, Some(Outcome::Rejected)) if entry.resolved && known.replayed => {
+            let doubt = Doubt { decided: true, ..Doubt::new(known.now.plus(timing.bound())) };
+            let life = Life { counted: 0, dismissed: entry.candidates.clone(), ..Life::of_entry(accepted, &entry) };
+            Verdict::Resume(Life { doubt: Some(doubt), ..life })
+        }
         (EntryKind::Outcome | EntryKind::Barrier | EntryKind::Proof, _) => Verdict::Duplicate(Box::new(entry)),
     }
 }
@@ -163,6 +184,10 @@ pub struct Life {
     pub doubt: Option<Doubt>,
     /// A rejection of a later attempt, final only once look-ups say absent.
     pub rejection: Option<Refusal>,
+    /// Orders a person has looked at and found not to be this command's.
+    pub dismissed: Vec<String>,
+    /// Since when the ERP has refused it because its return is not approved.
+    pub unapproved_since: Option<Moment>,
 }
 
 /// Called, but nobody knows with what effect.
@@ -176,11 +201,13 @@ pub struct Doubt {
     pub unproven_since: Option<Moment>,
     /// A copy of a command in doubt: never calls.
     pub repeated: bool,
+    /// A person found no order: an absence needs no proof that look-ups can see one.
+    pub decided: bool,
 }
 
 impl Doubt {
     fn new(bound: Moment) -> Self {
-        Self { bound, failing_since: None, unproven_since: None, repeated: false }
+        Self { bound, failing_since: None, unproven_since: None, repeated: false, decided: false }
     }
 }
 
@@ -202,6 +229,8 @@ pub enum Finding {
 pub enum Step {
     /// Write an intent for the next attempt (quota first), then call.
     Intend,
+    /// As [`Step::Intend`] or [`Step::Again`], after a pause: the return is not approved yet.
+    Later { pause: Duration },
     /// The call certainly had no effect: after a pause call again, with the same intent while it lasts.
     Again,
     /// Look for the marker at this moment.
@@ -299,6 +328,8 @@ impl Life {
             source_offset: offset,
             doubt: None,
             rejection: None,
+            dismissed: Vec::new(),
+            unapproved_since: None,
         }
     }
 
@@ -318,7 +349,19 @@ impl Life {
             source_offset: entry.source_offset,
             doubt: None,
             rejection: None,
+            // An intent names what a person dismissed; an outcome's candidates are for a person to look at.
+            dismissed: if entry.kind == EntryKind::Intent { entry.candidates.clone() } else { Vec::new() },
+            unapproved_since: None,
         }
+    }
+
+    /// Whether a refusal is waited out: the return may be approved yet.
+    fn waits_for_approval(&mut self, refusal: &Refusal, now: Moment, timing: &Timing) -> bool {
+        if !refusal.unapproved || timing.retry_unapproved_for.is_zero() {
+            return false;
+        }
+        let since = *self.unapproved_since.get_or_insert(now);
+        now < since.plus(timing.retry_unapproved_for)
     }
 
     /// An intent was committed for this attempt.
@@ -353,6 +396,7 @@ impl Life {
                 self.doubt = Some(Doubt::new(timing.bound_after(send_by)));
                 Step::Ask { at: now }
             }
+            Answer::Rejected(refusal) if self.waits_for_approval(&refusal, now, timing) => Step::Later { pause: timing.unapproved_pause() },
             Answer::Rejected(refusal) => Step::Settle(Ending::rejected(refusal)),
             Answer::NotExecuted(NotExecuted::Throttled { .. } | NotExecuted::Unreachable { .. } | NotExecuted::Withheld)
             | Answer::Misconfigured(_) => Step::Again,
@@ -363,6 +407,11 @@ impl Life {
                 Step::Ask { at: now }
             }
         }
+    }
+
+    /// The circuit opened after the unknown answer that counted last: it was the outage's, not the command's.
+    pub fn uncount(&mut self) {
+        self.counted = self.counted.saturating_sub(1);
     }
 
     /// A look-up came back.
@@ -395,7 +444,7 @@ impl Life {
         step
     }
 
-    fn absent(&self, doubt: &mut Doubt, asked_at: Moment, sight: Sight, timing: &Timing) -> Step {
+    fn absent(&mut self, doubt: &mut Doubt, asked_at: Moment, sight: Sight, timing: &Timing) -> Step {
         if doubt.repeated {
             return Step::Settle(Ending::in_doubt(
                 "still no outbound order carries this command's marker; a person must decide".into(),
@@ -405,7 +454,7 @@ impl Life {
         if !timing.decides(asked_at, doubt.bound) {
             return Step::Ask { at: doubt.bound.plus(timing.lookup_spacing).max(sight.now) };
         }
-        if !sight.proven {
+        if !sight.proven && !doubt.decided {
             // A permission filter would make every look-up blind.
             let since = *doubt.unproven_since.get_or_insert(sight.now);
             let until = since.plus(timing.lookup_limit);
@@ -417,8 +466,11 @@ impl Life {
             }
             return Step::AwaitProof { until };
         }
-        if let Some(refusal) = &self.rejection {
-            return Step::Settle(Ending::rejected(refusal.clone()));
+        if let Some(refusal) = self.rejection.take() {
+            if self.waits_for_approval(&refusal, sight.now, timing) {
+                return Step::Later { pause: timing.unapproved_pause() };
+            }
+            return Step::Settle(Ending::rejected(refusal));
         }
         if self.counted >= timing.max_attempts {
             return Step::Settle(Ending::in_doubt(
@@ -465,6 +517,7 @@ mod tests {
         lookup_spacing: Duration::from_secs(30),
         lookup_limit: Duration::from_secs(1800),
         max_attempts: 2,
+        retry_unapproved_for: Duration::ZERO,
     };
     const SIGHT: Sight = Sight { now: Moment(1_000_000), proven: true, circuit_closed: true };
 
@@ -493,7 +546,7 @@ mod tests {
     }
 
     fn known(entry: Option<JournalEntry>) -> Known {
-        Known { entry, restored_at: Moment(1000), old: false, now: Moment(2000), now_wall: Timestamp(400) }
+        Known { entry, restored_at: Moment(1000), old: false, replayed: false, now: Moment(2000), now_wall: Timestamp(400) }
     }
 
     fn called() -> Life {
@@ -608,5 +661,69 @@ mod tests {
         let answer = Answer::NotExecuted(NotExecuted::Throttled { message: "x".into() });
         assert_eq!(life.answered(answer, Moment(0), true, Moment(0), &TIMING), Step::Again);
         assert_eq!((life.next_attempt(), life.counted), (1, 0));
+    }
+
+    fn entry(outcome: Outcome, resolved: bool) -> JournalEntry {
+        JournalEntry {
+            fingerprint: accepted().fingerprint.to_vec(),
+            version: 6,
+            attempt: 2,
+            outcome: Some(outcome),
+            resolved,
+            candidates: vec!["CK9".into()],
+            ..crate::sink::settle::bare_entry(EntryKind::Outcome, 0, "W", Timestamp(1))
+        }
+    }
+
+    #[test]
+    fn only_an_operators_replay_reopens_what_a_person_found_not_to_exist() {
+        let replay = |entry| Known { replayed: true, ..known(Some(entry)) };
+        let rejected = entry(Outcome::Rejected, true);
+        assert!(matches!(judge(&accepted(), 0, 7, known(Some(rejected.clone())), &TIMING), Verdict::Duplicate(_)), "a sender's copy");
+        for (outcome, resolved) in [(Outcome::Rejected, false), (Outcome::Created, true)] {
+            assert!(matches!(judge(&accepted(), 0, 7, replay(entry(outcome, resolved)), &TIMING), Verdict::Duplicate(_)), "{outcome:?}");
+        }
+        assert!(matches!(judge(&accepted(), 0, 7, replay(entry(Outcome::InDoubt, false)), &TIMING), Verdict::Repeat(..)));
+        let Verdict::Resume(mut life) = judge(&accepted(), 0, 7, replay(rejected), &TIMING) else { panic!("asked about first") };
+        assert_eq!(life.dismissed, ["CK9"]);
+        // Absence decides no earlier than the bound from now on, but needs no proof: a person has looked.
+        let blind = |at| Sight { now: at, proven: false, circuit_closed: true };
+        let deciding = Moment(2000).plus(TIMING.bound()).plus(TIMING.lookup_spacing);
+        assert_eq!(life.looked_up(Finding::Absent { asked_at: Moment(2000) }, blind(Moment(2000)), &TIMING), Step::Ask { at: deciding });
+        assert_eq!(life.looked_up(Finding::Absent { asked_at: deciding }, blind(deciding), &TIMING), Step::Intend);
+        assert_eq!((life.next_attempt(), life.counted, life.version), (3, 0, 6));
+    }
+
+    #[test]
+    fn an_unapproved_return_is_waited_for_as_long_as_configured() {
+        let timing = Timing { retry_unapproved_for: Duration::from_secs(100), ..TIMING };
+        let unapproved = || Answer::Rejected(Refusal { unapproved: true, ..refusal() });
+        let pause = timing.unapproved_pause();
+        assert_eq!(pause, Duration::from_secs(5));
+        let mut life = called();
+        for second in [0, 50, 99] {
+            let now = Moment(1_000 + second * 1_000);
+            assert_eq!(life.answered(unapproved(), now, true, now, &timing), Step::Later { pause });
+            assert_eq!((life.next_attempt(), life.counted), (1, 0), "no attempt is counted");
+        }
+        let Step::Settle(ending) = life.answered(unapproved(), Moment(0), true, Moment(101_000), &timing) else { panic!("settles") };
+        assert_eq!(ending.outcome, Outcome::Rejected);
+        // Off, and for any other refusal: at once.
+        assert!(matches!(called().answered(unapproved(), Moment(0), true, Moment(0), &TIMING), Step::Settle(_)));
+        assert!(matches!(called().answered(Answer::Rejected(refusal()), Moment(0), true, Moment(0), &timing), Step::Settle(_)));
+    }
+
+    #[test]
+    fn a_later_attempt_that_is_unapproved_is_asked_about_before_it_is_sent_again() {
+        let timing = Timing { retry_unapproved_for: Duration::from_secs(10_000), ..TIMING };
+        let mut life = called();
+        let _ = life.answered(unknown(), Moment(0), true, Moment(0), &timing);
+        let _ = life.looked_up(Finding::Absent { asked_at: SIGHT.now }, SIGHT, &timing);
+        life.intended(life.next_attempt(), Timestamp(2));
+        let unapproved = Answer::Rejected(Refusal { unapproved: true, ..refusal() });
+        assert_eq!(life.answered(unapproved, SIGHT.now, true, SIGHT.now, &timing), Step::Ask { at: SIGHT.now });
+        let later = SIGHT.now.plus(timing.bound()).plus(timing.lookup_spacing);
+        let step = life.looked_up(Finding::Absent { asked_at: later }, Sight { now: later, ..SIGHT }, &timing);
+        assert_eq!((step, life.next_attempt()), (Step::Later { pause: timing.unapproved_pause() }, 3));
     }
 }

@@ -9,17 +9,22 @@
 //! transactions together, [`partition`] takes partitions over. What may happen next is decided in [`journal`], purely.
 
 mod breaker;
+mod bundle;
 mod call;
 mod command;
 mod commit;
+pub mod decision;
 mod engine;
 mod flow;
 mod journal;
+pub mod letter;
 mod partition;
+mod placement;
 mod retry;
 mod settle;
 mod status;
 mod story;
+mod sweep;
 mod validate;
 
 use std::{sync::Arc, time::Duration};
@@ -40,7 +45,10 @@ use command::Parsed;
 use engine::{Ended, Engine};
 use journal::Timing;
 
-pub use partition::lost_entry;
+pub use call::orders_of;
+pub use command::identify;
+pub use partition::{count_entry, declares_lost, lost_entry};
+pub use settle::journal_key;
 pub use validate::{marker, marker_of, partition_of};
 
 /// What the route needs from the outside.
@@ -107,6 +115,13 @@ async fn session(parts: &Parts, pulse: &crate::board::Pulse) -> Result<Ended, Ro
     let settings = &parts.settings;
     let Some(partition_count) = wait_for_topics(parts, pulse).await? else { return Ok(Ended::Shutdown) };
     tracing::debug!(partitions = partition_count, "topics are there");
+    // Known before the first command is begun: a pause holds through restarts.
+    while tokio::time::timeout(Duration::from_secs(1), parts.controls.settled()).await.is_err() {
+        pulse.beat();
+        if parts.shutdown.is_cancelled() {
+            return Ok(Ended::Shutdown);
+        }
+    }
     let store = Store::create(&settings.cache_dir, &format!("journal-{}", settings.kafka.instance))
         .map_err(|fault| RouteFault(fault.to_string()))?;
     let transactor = Transactor::start(&settings.kafka, ROLE).map_err(RouteFault)?;
@@ -121,6 +136,7 @@ async fn session(parts: &Parts, pulse: &crate::board::Pulse) -> Result<Ended, Ro
         lookup_spacing: commands.lookup_spacing,
         lookup_limit: commands.lookup_limit,
         max_attempts: commands.max_attempts,
+        retry_unapproved_for: commands.retry_unapproved_for,
     };
     let engine = Engine::new(parts, timing, partition_count, group.clone(), transactor, store, happened);
     let ended = engine.run(events, receiver, pulse).await;
@@ -144,8 +160,10 @@ async fn wait_for_topics(parts: &Parts, pulse: &crate::board::Pulse) -> Result<O
                 [Some(commands), Some(journal), Some(_), Some(_)] if commands == journal => return Ok(Some(*commands)),
                 [Some(commands), Some(journal), ..] if commands != journal => {
                     return Err(RouteFault(format!(
-                        "{} has {commands} partitions and {} has {journal}; they must be equal: delete the journal if no command was ever read, and run `wdt-connector topics`",
-                        topics.commands, topics.journal
+                        "{} has {commands} partitions and {} has {journal}; they must be equal: stop every instance and run `wdt-connector topics migrate --partitions {}`",
+                        topics.commands,
+                        topics.journal,
+                        commands.max(journal)
                     )));
                 }
                 _ => "a topic of the command route is missing; create them with `wdt-connector topics --with-commands`".into(),

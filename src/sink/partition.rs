@@ -8,22 +8,48 @@ use std::{
 use crate::{
     clock::{Moment, Timestamp},
     config::Settings,
-    kafka::{Apply, Delivered, Group, Lease, Loader, Outgoing, Prefix, Restored, Store, TakeOver, TakeOverFault, Transactor, take_over},
+    kafka::{
+        Apply, Delivered, Group, Lease, Loader, Outgoing, Prefix, Restored, Store, TakeOver, TakeOverFault, Transactor,
+        scan::{From, Scan},
+        take_over,
+        tool::ToolFault,
+    },
     metrics::Metrics,
     schema::{Codec, DecodeFault, EntryKind, JournalEntry, LearnFault, Outcome},
 };
 
 use super::{
+    bundle::Sightings,
+    decision::Decision,
+    placement::tells,
     settle::{Names, bare_entry},
     validate::Accepted,
 };
 
-/// A command that waits for the one before it with the same key.
+/// What waits for what came before it with the same key.
 #[derive(Debug)]
 pub struct Queued {
     pub record: Arc<Delivered>,
-    pub accepted: Accepted,
     pub received: Moment,
+    pub work: Work,
+}
+
+/// What a record asks for.
+#[derive(Clone, Debug)]
+pub enum Work {
+    Command(Accepted),
+    /// A person's decision about a command in doubt.
+    Decision(Decision),
+}
+
+impl Work {
+    /// The key in whose order it is done.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Command(accepted) => &accepted.command.return_no,
+            Self::Decision(decision) => &decision.return_no,
+        }
+    }
 }
 
 /// Whether a command begins with so many of its key before it: they run one after the other, so that two copies of one
@@ -47,10 +73,14 @@ pub struct Partition {
     /// Records below were finished by an earlier owner.
     pub start: i64,
     pub restored_at: Moment,
-    /// Commands by `return_no`; the front one is being worked on.
+    /// Commands and decisions by `return_no`; the front one is being worked on.
     pub keys: HashMap<String, VecDeque<Queued>>,
     /// Open intents found at the take-over, by journal key.
     pub open: HashMap<Vec<u8>, JournalEntry>,
+    /// Outcomes a person has to decide about, by journal key.
+    pub in_doubt: BTreeMap<Vec<u8>, JournalEntry>,
+    /// What one query over all open intents has shown; `None` while it is being asked.
+    pub sightings: Option<Sightings>,
     /// Records that wait for a schema to be learnt, and everything after them.
     pub unlearnt: VecDeque<Delivered>,
     /// Nothing new is begun: the partition is being given back.
@@ -69,9 +99,21 @@ impl Partition {
             restored_at,
             keys: HashMap::new(),
             open: journal.open,
+            in_doubt: journal.in_doubt,
+            sightings: Some(Sightings::new()),
             unlearnt: VecDeque::new(),
             draining: false,
             lost_at: journal.lost_at,
+        }
+    }
+
+    /// An outcome was committed.
+    pub fn settled(&mut self, key: &[u8], entry: &JournalEntry) {
+        self.open.remove(key);
+        if entry.outcome == Some(Outcome::InDoubt) {
+            self.in_doubt.insert(key.to_vec(), entry.clone());
+        } else {
+            self.in_doubt.remove(key);
         }
     }
 }
@@ -80,6 +122,14 @@ impl Partition {
 #[derive(Debug, Default)]
 pub struct Remembered {
     pub open: HashMap<Vec<u8>, JournalEntry>,
+    /// Outcomes a person has to decide about.
+    pub in_doubt: BTreeMap<Vec<u8>, JournalEntry>,
+    /// It knows of commands at all.
+    pub commands: bool,
+    /// How many partitions the commands topic had when the newest barrier was written.
+    pub counted: Option<i32>,
+    /// It knows of a command that stood where only the configured partitioner puts it.
+    pub placed: bool,
     /// Warehouses in which look-ups have shown one of our markers.
     pub proofs: HashSet<String>,
     /// By warehouse, an order of ours that the ERP confirmed: what a proof is sought with.
@@ -95,6 +145,23 @@ const LOST: &str = "lost";
 pub fn lost_entry(partition: i32, at: Timestamp) -> (Vec<u8>, JournalEntry) {
     let key = serde_json::json!(["#lost", partition]).to_string().into_bytes();
     (key, JournalEntry { nonce: Some(LOST.to_owned()), ..bare_entry(EntryKind::Barrier, partition, "", at) })
+}
+
+/// Whether a barrier declares everything before it lost.
+#[must_use]
+pub fn declares_lost(entry: &JournalEntry) -> bool {
+    entry.kind == EntryKind::Barrier && entry.nonce.as_deref() == Some(LOST)
+}
+
+/// The record that says how many partitions commands and journal have from now on: key and entry.
+#[must_use]
+pub fn count_entry(partition: i32, partitions: i32, at: Timestamp) -> (Vec<u8>, JournalEntry) {
+    let nonce = Some(format!("migrated-{}", at.0));
+    (barrier_key(partition), JournalEntry { nonce, partitions: Some(partitions), ..bare_entry(EntryKind::Barrier, partition, "", at) })
+}
+
+fn barrier_key(partition: i32) -> Vec<u8> {
+    serde_json::json!(["#barrier", partition]).to_string().into_bytes()
 }
 
 /// Everything a take-over of the journal needs; owned, since it runs as a task of its own.
@@ -125,6 +192,13 @@ impl Restoring {
         let restored = take_over(&self.settings.kafka, &self.group, &self.transactor, take_overs, apply).await?;
         loader.lock().unwrap_or_else(PoisonError::into_inner).flush().map_err(|fault| TakeOverFault::Refused(fault.to_string()))?;
         let mut remembered = std::mem::take(&mut *remembered.lock().unwrap_or_else(PoisonError::into_inner));
+        for counted in remembered.values().filter_map(|journal| journal.counted) {
+            self.check_count(counted)?;
+        }
+        // A partition that knows no command may be one too many: then only the others can say so.
+        if leases.iter().any(|lease| remembered.get(&lease.partition).is_none_or(|journal| !journal.commands)) {
+            self.check_others(&leases).await?;
+        }
         Ok(restored
             .into_iter()
             .map(|restored| {
@@ -132,6 +206,45 @@ impl Restoring {
                 (restored, remembered.remove(&partition).unwrap_or_default())
             })
             .collect())
+    }
+
+    /// An entry stands in the partition of its command: with another count copies could be judged by two owners.
+    fn check_count(&self, counted: i32) -> Result<(), TakeOverFault> {
+        if counted == self.partitions {
+            return Ok(());
+        }
+        Err(TakeOverFault::Refused(format!(
+            "{} had {counted} partitions when its journal was written and has {} now, so copies of a command could be judged by two owners; stop every instance and run `wdt-connector topics migrate --partitions {}`",
+            self.names.commands, self.partitions, self.partitions
+        )))
+    }
+
+    /// The newest barriers of the partitions that others own.
+    async fn check_others(&self, own: &[Lease]) -> Result<(), TakeOverFault> {
+        let others: Vec<i32> = (0..self.partitions).filter(|partition| own.iter().all(|lease| lease.partition != *partition)).collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        let (kafka, topic, codec, runtime) =
+            (self.settings.kafka.clone(), self.names.journal.to_string(), Arc::clone(&self.codec), tokio::runtime::Handle::current());
+        let read = move || {
+            let mut counted = BTreeMap::new();
+            Scan::open(&kafka, &topic, Some(&others), &From::Beginning)?.run(|record, _| {
+                if record.key.as_deref().is_some_and(|key| key.starts_with(br##"["#barrier""##))
+                    && let Some(entry) = record.value.as_deref().and_then(|bytes| decode(&codec, &runtime, bytes).ok())
+                {
+                    counted.insert(record.partition, entry.partitions);
+                }
+                true
+            })?;
+            Ok::<_, ToolFault>(counted)
+        };
+        let counted = tokio::task::spawn_blocking(read)
+            .await
+            .map_err(|error| error.to_string())
+            .and_then(|counted| counted.map_err(|fault| fault.to_string()))
+            .map_err(TakeOverFault::Refused)?;
+        counted.into_values().flatten().try_for_each(|counted| self.check_count(counted))
     }
 
     fn barrier(&self, lease: Lease) -> Result<TakeOver, TakeOverFault> {
@@ -142,7 +255,7 @@ impl Restoring {
         let barrier = Outgoing {
             topic: Arc::clone(&self.names.journal),
             partition: Some(lease.partition),
-            key: Some(serde_json::json!(["#barrier", lease.partition]).to_string().into_bytes()),
+            key: Some(barrier_key(lease.partition)),
             value: Some(value),
             headers: Vec::new(),
         };
@@ -151,8 +264,13 @@ impl Restoring {
 
     fn applier(&self, remembered: Arc<Mutex<BTreeMap<i32, Remembered>>>, loader: Arc<Mutex<Loader>>) -> Apply {
         let metrics = Arc::clone(&self.metrics);
-        let (codec, runtime, partitions, names) =
-            (Arc::clone(&self.codec), tokio::runtime::Handle::current(), self.partitions, self.names.clone());
+        let (codec, runtime, partitions, names, partitioner) = (
+            Arc::clone(&self.codec),
+            tokio::runtime::Handle::current(),
+            self.partitions,
+            self.names.clone(),
+            self.settings.commands.partitioner,
+        );
         Box::new(move |partition, key, value| {
             metrics.restored("commands");
             let mut remembered = remembered.lock().unwrap_or_else(PoisonError::into_inner);
@@ -160,34 +278,41 @@ impl Restoring {
             let mut loader = loader.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(bytes) = value else {
                 journal.open.remove(key);
+                journal.in_doubt.remove(key);
                 return loader.push(partition, key, None).map_err(|fault| fault.to_string());
             };
             let entry = decode(&codec, &runtime, bytes)
                 .map_err(|reason| format!("an entry of {} [{partition}] cannot be read: {reason}", names.journal))?;
+            journal.commands |= matches!(entry.kind, EntryKind::Intent | EntryKind::Outcome);
+            journal.placed = journal.placed
+                || matches!(entry.kind, EntryKind::Intent | EntryKind::Outcome)
+                    && tells(&entry.return_no, partition, partitions, partitioner);
             match entry.kind {
                 EntryKind::Barrier => {
-                    if entry.nonce.as_deref() == Some(LOST) {
+                    if declares_lost(&entry) {
                         journal.lost_at = journal.lost_at.max(Some(entry.written_at));
                     }
-                    match entry.partitions {
-                        Some(before) if before != partitions => Err(format!(
-                            "{} had {before} partitions when its journal was written and has {partitions} now, so copies of a command could be judged by two owners; go back to {before} partitions, or begin with new topics and another kafka.application_id",
-                            names.commands
-                        )),
-                        Some(_) | None => Ok(()),
-                    }
+                    journal.counted = entry.partitions.or(journal.counted);
+                    Ok(())
                 }
                 EntryKind::Proof => {
                     journal.proofs.insert(entry.warehouse_no);
                     Ok(())
                 }
                 EntryKind::Intent => {
+                    journal.in_doubt.remove(key);
                     journal.open.insert(key.to_vec(), entry);
                     Ok(())
                 }
                 EntryKind::Outcome => {
                     journal.open.remove(key);
-                    if entry.outcome == Some(Outcome::Created) && !journal.confirmed.contains_key(&entry.warehouse_no) {
+                    journal.in_doubt.remove(key);
+                    if entry.outcome == Some(Outcome::InDoubt) {
+                        journal.in_doubt.insert(key.to_vec(), entry);
+                    } else if entry.outcome == Some(Outcome::Created)
+                        && !entry.resolved
+                        && !journal.confirmed.contains_key(&entry.warehouse_no)
+                    {
                         journal.confirmed.insert(entry.warehouse_no, Confirmed { return_no: entry.return_no, marker: entry.marker });
                     }
                     loader.push(partition, key, Some(bytes)).map_err(|fault| fault.to_string())

@@ -55,6 +55,7 @@ pub fn intent_entry(life: &Life, key: (&str, &str), warehouse_no: &str, written_
         attempt: i32::try_from(life.next_attempt()).unwrap_or(i32::MAX),
         first_intent_at: life.first_intent_at.or(Some(written_at)),
         bound_ms: i64::try_from(millis(timing.bound())).unwrap_or(i64::MAX),
+        candidates: life.dismissed.clone(),
         ..entry(life, key, warehouse_no, written_at)
     }
 }
@@ -236,62 +237,9 @@ pub fn journal_record(codec: &Codec, names: &Names, partition: i32, key: Vec<u8>
     })
 }
 
-/// Why a record is a dead letter; a closed set, also the metric's label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Death {
-    Undecodable,
-    Invalid,
-    InDoubt,
-}
-
-impl Death {
-    /// The metric's label.
-    #[must_use]
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Undecodable => "undecodable",
-            Self::Invalid => "invalid",
-            Self::InDoubt => "in_doubt",
-        }
-    }
-
-    /// Kafka Connect's stage names.
-    fn stage(self) -> &'static str {
-        match self {
-            Self::Undecodable => "VALUE_CONVERTER",
-            Self::Invalid => "TRANSFORMATION",
-            Self::InDoubt => "TASK_PUT",
-        }
-    }
-}
-
-/// A dead letter: key, value and headers byte for byte, Kafka Connect's error headers besides (KIP-298; values are UTF-8).
-#[must_use]
-pub fn dead_letter(names: &Names, record: &Delivered, death: Death, reason: &str, connector: &str) -> Outgoing {
-    const PREFIX: &str = "__connect.errors.";
-    let mut headers: Vec<(String, Option<Vec<u8>>)> = record.headers.iter().filter(|(key, _)| !key.starts_with(PREFIX)).cloned().collect();
-    let partition = record.lease.partition.to_string();
-    let offset = record.offset.to_string();
-    for (name, value) in [
-        ("topic", &*names.commands),
-        ("partition", &partition),
-        ("offset", &offset),
-        ("connector.name", connector),
-        ("task.id", &partition),
-        ("stage", death.stage()),
-        ("class.name", "wdt_connector::sink"),
-        ("exception.class.name", death.label()),
-        ("exception.message", reason),
-    ] {
-        headers.push((format!("{PREFIX}{name}"), Some(value.as_bytes().to_vec())));
-    }
-    Outgoing { topic: Arc::clone(&names.dead_letters), partition: None, key: record.key.clone(), value: record.value.clone(), headers }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kafka::Lease;
 
     #[test]
     fn journal_keys_are_unambiguous_and_share_their_returns_prefix() {
@@ -299,25 +247,5 @@ mod tests {
         assert_ne!(journal_key("a", "b\",\"c"), journal_key("a\",\"b", "c"));
         assert!(journal_key("R1", "c").starts_with(&journal_prefix("R1")));
         assert!(!journal_key("R12", "c").starts_with(&journal_prefix("R1")));
-    }
-
-    #[test]
-    fn a_dead_letter_keeps_what_was_sent_and_says_why() {
-        let record = Delivered {
-            lease: Lease { partition: 3, epoch: 1 },
-            offset: 42,
-            key: Some(vec![0xff]),
-            value: None,
-            headers: vec![("mine".into(), None), ("__connect.errors.topic".into(), Some(b"old".to_vec()))],
-            timestamp: None,
-        };
-        let names = Names { commands: "c".into(), results: "r".into(), dead_letters: "d".into(), journal: "j".into() };
-        let letter = dead_letter(&names, &record, Death::Undecodable, "kein Avro", "app");
-        assert_eq!((letter.key.as_deref(), letter.value.as_deref(), &*letter.topic), (Some(&[0xff][..]), None, "d"));
-        let header = |name: &str| letter.headers.iter().filter(|(key, _)| key == name).map(|(_, value)| value.clone()).collect::<Vec<_>>();
-        assert_eq!(header("mine"), vec![None]);
-        assert_eq!(header("__connect.errors.topic"), vec![Some(b"c".to_vec())]);
-        assert_eq!(header("__connect.errors.offset"), vec![Some(b"42".to_vec())]);
-        assert_eq!(header("__connect.errors.exception.message"), vec![Some("kein Avro".as_bytes().to_vec())]);
     }
 }

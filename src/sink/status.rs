@@ -4,13 +4,29 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::{clock::Timestamp, metrics::CommandsNow};
+use crate::{clock::Timestamp, metrics::CommandsNow, schema::JournalEntry};
 
 use super::{
     ROLE,
     breaker::Circuit,
     engine::{Engine, Waits},
 };
+
+/// Commands named in a list of the status, at most.
+const SHOWN: usize = 20;
+
+/// A command that ended in doubt: what a person needs to decide.
+fn waiting_for_decision(entry: &JournalEntry) -> serde_json::Value {
+    json!({
+        "return_no": entry.return_no,
+        "command_id": entry.command_id,
+        "since": entry.written_at.to_string(),
+        "reason": entry.gloss,
+        "candidates": entry.candidates,
+        "marker": entry.marker,
+        "version": entry.version,
+    })
+}
 
 impl Engine<'_> {
     /// Records behind the committed offsets, over every owned partition; `None` while the broker has not said.
@@ -46,22 +62,30 @@ impl Engine<'_> {
             circuit,
             lag,
         });
+        let undecided = self.partitions.values().flat_map(|partition| partition.in_doubt.values());
+        let waits_since = undecided.clone().map(|entry| entry.written_at).min();
+        let waiting_for = Duration::from_millis(waits_since.map_or(0, |at| u64::try_from(now.0 - at.0).unwrap_or(0)));
+        self.parts.metrics.commands_undecided(undecided.count(), waiting_for);
+        self.parts.metrics.paused(ROLE, self.paused.is_some());
         self.parts.metrics.partitions(ROLE, self.partitions.len(), self.restoring());
         let partitions: Vec<_> = self
             .partitions
             .values()
             .map(|partition| json!({ "partition": partition.lease.partition, "committed_offset": partition.prefix.next(), "pending": partition.prefix.unfinished(), "draining": partition.draining }))
             .collect();
+        let awaiting: Vec<_> = self.partitions.values().flat_map(|partition| partition.in_doubt.values()).collect();
+        let decisions: Vec<_> = awaiting.iter().take(SHOWN).map(|entry| waiting_for_decision(entry)).collect();
         let doubts: Vec<_> = self
             .slots
             .values()
             .filter(|slot| slot.life.doubt.is_some())
-            .take(20)
+            .take(SHOWN)
             .map(|slot| json!({ "return_no": slot.accepted.command.return_no, "command_id": slot.accepted.command.command_id, "attempt": slot.life.attempt, "since": slot.life.last_attempt_at.map(|at| at.to_string()) }))
             .collect();
         self.parts.board.set(
             ROLE,
             json!({
+                "paused": self.standstill(),
                 "circuit": circuit,
                 "circuit_reason": reason,
                 "received": self.counts.received,
@@ -73,6 +97,9 @@ impl Engine<'_> {
                 "calls": self.counts.calls,
                 "lookups": self.counts.lookups,
                 "restored_entries": self.counts.restored_entries,
+                "bundled_lookups": self.counts.bundles,
+                "settled_by_bundle": self.counts.sighted,
+                "forgotten_outcomes": self.counts.forgotten,
                 "now": {
                     "pending": pending,
                     "lag_records": lag,
@@ -83,6 +110,8 @@ impl Engine<'_> {
                     "in_doubt": in_doubt,
                 },
                 "in_doubt_commands": doubts,
+                "awaiting_decision": awaiting.len(),
+                "decisions": decisions,
                 "partitions": partitions,
             }),
         );

@@ -8,7 +8,7 @@ use super::{
     command::Parsed,
     engine::{Engine, Ready},
     journal::{Finding, Step, Verdict},
-    settle::Death,
+    letter::Death,
 };
 
 impl Parsed {
@@ -60,6 +60,7 @@ impl Step {
         match self {
             Self::Intend => "intend",
             Self::Again => "again",
+            Self::Later { .. } => "later",
             Self::Ask { .. } => "ask",
             Self::AwaitProof { .. } => "await_proof",
             Self::Settle(_) => "settle",

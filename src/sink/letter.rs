@@ -1,0 +1,324 @@
+//! Dead letters of the command route: what could not be done, byte for byte, with everything a person needs beside it.
+
+use std::sync::Arc;
+
+use crate::{
+    clock::Timestamp,
+    kafka::{Delivered, Outgoing, tool::Seen},
+    schema::JournalEntry,
+};
+
+use super::settle::Names;
+
+/// What Kafka Connect's error headers begin with (KIP-298; values are UTF-8).
+pub const PREFIX: &str = "__connect.errors.";
+/// When the record was first sent, in milliseconds since 1970: a replay must not make it younger.
+pub const FIRST_SENT: &str = "wdt-first-sent";
+/// How often the record was replayed from the dead letters or from an offset.
+pub const REPLAY: &str = "wdt-replay";
+/// What a person needs to decide about a command in doubt, as JSON.
+pub const DOUBT: &str = "wdt-in-doubt";
+
+/// Why a record is a dead letter; a closed set, also the metric's label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Death {
+    Undecodable,
+    Invalid,
+    InDoubt,
+    /// A person's decision that could not be carried out.
+    Refused,
+}
+
+impl Death {
+    /// Every reason there is.
+    pub const ALL: [Self; 4] = [Self::Undecodable, Self::Invalid, Self::InDoubt, Self::Refused];
+
+    /// The metric's label, and the header `__connect.errors.exception.class.name`.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Undecodable => "undecodable",
+            Self::Invalid => "invalid",
+            Self::InDoubt => "in_doubt",
+            Self::Refused => "refused",
+        }
+    }
+
+    /// Kafka Connect's stage names.
+    fn stage(self) -> &'static str {
+        match self {
+            Self::Undecodable => "VALUE_CONVERTER",
+            Self::Invalid | Self::Refused => "TRANSFORMATION",
+            Self::InDoubt => "TASK_PUT",
+        }
+    }
+}
+
+/// How often the record was replayed; `None` for one that came from its sender.
+#[must_use]
+pub fn replays(record: &Delivered) -> Option<u32> {
+    number(&record.headers, REPLAY)
+}
+
+/// When the record was first sent: what a replay says, or else the record's own time.
+#[must_use]
+pub fn first_sent(record: &Delivered) -> Option<Timestamp> {
+    let own = record.timestamp.map(Timestamp);
+    // Never younger than the log says: a header is anybody's.
+    match (number(&record.headers, FIRST_SENT).map(Timestamp), own) {
+        (Some(said), Some(own)) => Some(said.min(own)),
+        (said, own) => said.or(own),
+    }
+}
+
+/// A header that holds a number, the last of its name.
+pub fn number<T: std::str::FromStr>(headers: &[(String, Option<Vec<u8>>)], name: &str) -> Option<T> {
+    let (_, value) = headers.iter().rfind(|(key, _)| key == name)?;
+    std::str::from_utf8(value.as_deref()?).ok()?.parse().ok()
+}
+
+/// A dead letter: key, value and headers byte for byte, Kafka Connect's error headers besides.
+#[must_use]
+pub fn dead_letter(names: &Names, record: &Delivered, death: Death, reason: &str, connector: &str) -> Outgoing {
+    let mut headers: Vec<(String, Option<Vec<u8>>)> =
+        record.headers.iter().filter(|(key, _)| !key.starts_with(PREFIX) && key != FIRST_SENT && key != DOUBT).cloned().collect();
+    if let Some(sent) = first_sent(record) {
+        headers.push((FIRST_SENT.to_owned(), Some(sent.0.to_string().into_bytes())));
+    }
+    let partition = record.lease.partition.to_string();
+    let offset = record.offset.to_string();
+    for (name, value) in [
+        ("topic", &*names.commands),
+        ("partition", &partition),
+        ("offset", &offset),
+        ("connector.name", connector),
+        ("task.id", &partition),
+        ("stage", death.stage()),
+        ("class.name", "wdt_connector::sink"),
+        ("exception.class.name", death.label()),
+        ("exception.message", reason),
+    ] {
+        headers.push((format!("{PREFIX}{name}"), Some(value.as_bytes().to_vec())));
+    }
+    Outgoing { topic: Arc::clone(&names.dead_letters), partition: None, key: record.key.clone(), value: record.value.clone(), headers }
+}
+
+/// Why a person has to decide, in one line.
+#[must_use]
+pub fn doubt_reason(entry: &JournalEntry) -> String {
+    let orders = if entry.candidates.is_empty() { "none".to_owned() } else { entry.candidates.join(", ") };
+    format!("{} [marker {}, orders {orders}]", entry.gloss.as_deref().unwrap_or("in doubt"), entry.marker)
+}
+
+/// The dead letter of a command in doubt: `entry` is what the journal says of it, `remark` what was sent to the ERP.
+#[must_use]
+pub fn doubt_letter(names: &Names, record: &Delivered, entry: &JournalEntry, remark: &str, connector: &str) -> Outgoing {
+    let mut letter = dead_letter(names, record, Death::InDoubt, &doubt_reason(entry), connector);
+    let facts = serde_json::json!({
+        "return_no": entry.return_no,
+        "command_id": entry.command_id,
+        "warehouse_no": entry.warehouse_no,
+        "marker": entry.marker,
+        "remark_as_sent": remark,
+        "candidates": entry.candidates,
+        "attempts": entry.attempt,
+        "first_intent_at": entry.first_intent_at.map(|at| at.to_string()),
+        "last_attempt_at": entry.last_attempt_at.map(|at| at.to_string()),
+        "version": entry.version,
+    });
+    letter.headers.push((DOUBT.to_owned(), Some(facts.to_string().into_bytes())));
+    letter
+}
+
+/// A record of a dead letter topic as the operator's commands see it; also any record that may be sent again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Letter {
+    pub partition: i32,
+    pub offset: i64,
+    /// When the letter was written, in milliseconds since 1970.
+    pub written_at: Option<Timestamp>,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+    /// [`Death::label`], or a feed's word for it.
+    pub label: String,
+    /// The sentence that says why.
+    pub reason: String,
+    /// Partition and offset of the record it was.
+    pub source: Option<(i32, i64)>,
+    pub first_sent: Option<Timestamp>,
+    pub replays: Option<u32>,
+    /// It is a control record, no command.
+    pub control: bool,
+}
+
+/// A record to be sent again, or why not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replay {
+    Of(Outgoing),
+    /// It was sent again often enough.
+    Capped,
+}
+
+impl Letter {
+    /// Reads the headers of a record.
+    #[must_use]
+    pub fn read(record: Seen) -> Self {
+        let text = |name: &str| {
+            let (_, value) = record.headers.iter().rfind(|(key, _)| key.strip_prefix(PREFIX) == Some(name))?;
+            Some(String::from_utf8_lossy(value.as_deref()?).into_owned())
+        };
+        let source = text("partition").and_then(|text| text.parse().ok()).zip(text("offset").and_then(|text| text.parse().ok()));
+        let own = record.timestamp.map(Timestamp);
+        let said = number(&record.headers, FIRST_SENT).map(Timestamp);
+        Self {
+            label: text("exception.class.name").unwrap_or_default(),
+            reason: text("exception.message").unwrap_or_default(),
+            source,
+            first_sent: said.into_iter().chain(own).min(),
+            replays: number(&record.headers, REPLAY),
+            control: record.headers.iter().any(|(name, _)| name == super::decision::HEADER),
+            partition: record.partition,
+            offset: record.offset,
+            written_at: own,
+            key: record.key,
+            value: record.value,
+            headers: record.headers,
+        }
+    }
+
+    /// The same key and value once more: its own headers kept, the count of replays grown, the age of the first sending.
+    #[must_use]
+    pub fn replay(&self, topic: &str, partition: Option<i32>, most: u32) -> Replay {
+        let times = self.replays.unwrap_or(0);
+        if times >= most {
+            return Replay::Capped;
+        }
+        let ours = |name: &str| name.starts_with(PREFIX) || name == FIRST_SENT || name == REPLAY || name == DOUBT;
+        let mut headers: Vec<_> = self.headers.iter().filter(|(name, _)| !ours(name)).cloned().collect();
+        headers.push((REPLAY.to_owned(), Some((times + 1).to_string().into_bytes())));
+        if let Some(sent) = self.first_sent {
+            headers.push((FIRST_SENT.to_owned(), Some(sent.0.to_string().into_bytes())));
+        }
+        Replay::Of(Outgoing { topic: topic.into(), partition, key: self.key.clone(), value: self.value.clone(), headers })
+    }
+
+    /// Without its value, for people and programs.
+    #[must_use]
+    pub fn json(&self) -> serde_json::Value {
+        let doubt = self
+            .headers
+            .iter()
+            .rfind(|(name, _)| name == DOUBT)
+            .and_then(|(_, value)| serde_json::from_slice::<serde_json::Value>(value.as_deref()?).ok());
+        serde_json::json!({
+            "partition": self.partition,
+            "offset": self.offset,
+            "written_at": self.written_at.map(|at| at.to_string()),
+            "key": self.key.as_deref().map(String::from_utf8_lossy),
+            "label": self.label,
+            "reason": self.reason,
+            "source_partition": self.source.map(|(partition, _)| partition),
+            "source_offset": self.source.map(|(_, offset)| offset),
+            "first_sent": self.first_sent.map(|at| at.to_string()),
+            "replays": self.replays.unwrap_or(0),
+            "in_doubt": doubt,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{kafka::Lease, schema::EntryKind, sink::settle::bare_entry};
+
+    fn record() -> Delivered {
+        Delivered {
+            lease: Lease { partition: 3, epoch: 1 },
+            offset: 42,
+            key: Some(vec![0xff]),
+            value: None,
+            headers: vec![("mine".into(), None), ("__connect.errors.topic".into(), Some(b"old".to_vec()))],
+            timestamp: Some(7000),
+        }
+    }
+
+    fn names() -> Names {
+        Names { commands: "c".into(), results: "r".into(), dead_letters: "d".into(), journal: "j".into() }
+    }
+
+    fn header(letter: &Outgoing, name: &str) -> Vec<Option<Vec<u8>>> {
+        letter.headers.iter().filter(|(key, _)| key == name).map(|(_, value)| value.clone()).collect()
+    }
+
+    #[test]
+    fn a_dead_letter_keeps_what_was_sent_and_says_why() {
+        let letter = dead_letter(&names(), &record(), Death::Undecodable, "kein Avro", "app");
+        assert_eq!((letter.key.as_deref(), letter.value.as_deref(), &*letter.topic), (Some(&[0xff][..]), None, "d"));
+        assert_eq!(header(&letter, "mine"), vec![None]);
+        assert_eq!(header(&letter, "__connect.errors.topic"), vec![Some(b"c".to_vec())]);
+        assert_eq!(header(&letter, "__connect.errors.offset"), vec![Some(b"42".to_vec())]);
+        assert_eq!(header(&letter, "__connect.errors.exception.message"), vec![Some("kein Avro".as_bytes().to_vec())]);
+        assert_eq!(header(&letter, FIRST_SENT), vec![Some(b"7000".to_vec())]);
+    }
+
+    #[test]
+    fn a_replay_is_as_old_as_its_first_sending() {
+        let mut replayed = record();
+        replayed.headers.push((FIRST_SENT.into(), Some(b"5000".to_vec())));
+        replayed.headers.push((REPLAY.into(), Some(b"2".to_vec())));
+        assert_eq!((first_sent(&replayed), replays(&replayed)), (Some(Timestamp(5000)), Some(2)));
+        assert_eq!(header(&dead_letter(&names(), &replayed, Death::Invalid, "x", "app"), FIRST_SENT), vec![Some(b"5000".to_vec())]);
+        // A header from the future makes nothing younger.
+        replayed.headers.push((FIRST_SENT.into(), Some(b"9000".to_vec())));
+        assert_eq!((first_sent(&replayed), replays(&record())), (Some(Timestamp(7000)), None));
+    }
+
+    #[test]
+    fn the_letter_of_a_doubt_holds_what_a_person_needs() {
+        let entry = JournalEntry {
+            marker: "#M".into(),
+            candidates: vec!["CK1".into(), "CK2".into()],
+            gloss: Some("why".into()),
+            version: 4,
+            ..bare_entry(EntryKind::Outcome, 3, "W1", Timestamp(1))
+        };
+        let letter = doubt_letter(&names(), &record(), &entry, "#M remark", "app");
+        let facts = header(&letter, DOUBT).pop().unwrap().unwrap();
+        let facts: serde_json::Value = serde_json::from_slice(&facts).unwrap();
+        assert_eq!(facts["candidates"], serde_json::json!(["CK1", "CK2"]));
+        assert_eq!((facts["remark_as_sent"].as_str(), facts["version"].as_i64()), (Some("#M remark"), Some(4)));
+        let reason = header(&letter, "__connect.errors.exception.message").pop().unwrap().unwrap();
+        assert_eq!(String::from_utf8(reason).unwrap(), "why [marker #M, orders CK1, CK2]");
+    }
+
+    /// What a reader of the dead letters sees of a letter.
+    fn read(letter: &Outgoing) -> Letter {
+        Letter::read(Seen {
+            topic: "d".into(),
+            partition: 5,
+            offset: 8,
+            timestamp: Some(9000),
+            key: letter.key.clone(),
+            value: letter.value.clone(),
+            headers: letter.headers.clone(),
+        })
+    }
+
+    #[test]
+    fn a_letter_is_sent_again_as_it_was_with_its_age_and_a_count() {
+        let mut letter = read(&dead_letter(&names(), &record(), Death::Invalid, "num is 0", "app"));
+        assert_eq!((letter.label.as_str(), letter.reason.as_str(), letter.source), ("invalid", "num is 0", Some((3, 42))));
+        assert_eq!((letter.first_sent, letter.replays, letter.control), (Some(Timestamp(7000)), None, false));
+        for times in ["1", "2"] {
+            let Replay::Of(again) = letter.replay("c", Some(1), 2) else { panic!("sent again") };
+            assert_eq!((again.key.as_deref(), again.value.as_deref(), again.partition), (Some(&[0xff][..]), None, Some(1)));
+            let mut left: Vec<_> = again.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
+            left.sort_unstable();
+            assert_eq!(left, [("mine", None), (FIRST_SENT, Some(&b"7000"[..])), (REPLAY, Some(times.as_bytes()))]);
+            let delivered = Delivered { headers: again.headers, timestamp: Some(9500), ..record() };
+            letter = read(&dead_letter(&names(), &delivered, Death::Invalid, "num is 0", "app"));
+        }
+        assert_eq!(letter.replay("c", None, 2), Replay::Capped);
+    }
+}
