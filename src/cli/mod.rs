@@ -1,14 +1,19 @@
 //! The command line: one file per command group.
 
 mod check;
+mod commands;
 mod config;
 mod demo;
+mod dlq;
 mod estimate;
 mod manual;
+mod memory;
+mod migrate;
 mod output;
 mod probe;
 mod progress;
 mod report;
+mod resend;
 mod run;
 mod schemas;
 mod send;
@@ -94,6 +99,12 @@ enum Verb {
     /// Print change events, results or dead letters as JSON lines
     #[command(after_help = "Example: wdt-connector tail --config connector.toml --results --follow | jq .outcome")]
     Tail(tail::Args),
+    /// See what became of commands, decide about those in doubt, pause, resume and replay
+    #[command(after_help = "Example: wdt-connector commands list --config connector.toml")]
+    Commands(commands::Args),
+    /// See dead letters and send commands among them again
+    #[command(after_help = "Example: wdt-connector dlq list --since 2h --config connector.toml")]
+    Dlq(dlq::Args),
     /// Print the completions of a shell
     #[command(after_help = "Example: wdt-connector completions bash > /etc/bash_completion.d/wdt-connector")]
     Completions(manual::CompletionArgs),
@@ -146,6 +157,8 @@ pub fn main() -> ExitCode {
         Verb::Completions(args) => Ok(manual::completions(&args)),
         Verb::Man(args) => manual::man(&args),
         Verb::Topics(args) => with_settings(arguments.config.as_deref(), |loaded| on_runtime(topics::execute(args, loaded))),
+        Verb::Commands(args) => with_settings(arguments.config.as_deref(), |loaded| on_runtime(commands::execute(args, loaded))),
+        Verb::Dlq(args) => with_settings(arguments.config.as_deref(), |loaded| on_runtime(dlq::execute(args, loaded))),
         Verb::Send(args) => with_settings(arguments.config.as_deref(), |loaded| on_runtime(send::execute(args, loaded))),
         Verb::Tail(args) => with_settings(arguments.config.as_deref(), |loaded| on_runtime(tail::execute(args, loaded))),
     };

@@ -123,7 +123,7 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
 }
 
 /// One record for people and programs, on one line.
-async fn line(codec: &Codec, record: &Seen, around: bool) -> serde_json::Result<Box<RawValue>> {
+pub(super) async fn line(codec: &Codec, record: &Seen, around: bool) -> serde_json::Result<Box<RawValue>> {
     let value = match &record.value {
         None => to_raw_value(&Value::Null)?,
         Some(bytes) => readable(codec, bytes).await?,
@@ -158,7 +158,7 @@ struct Line<'a> {
 }
 
 /// Ours by its schema; else JSON as it is written, every digit kept; else text or base64.
-async fn readable(codec: &Codec, bytes: &[u8]) -> serde_json::Result<Box<RawValue>> {
+pub(super) async fn readable(codec: &Codec, bytes: &[u8]) -> serde_json::Result<Box<RawValue>> {
     let mut decoded = codec.to_json(bytes);
     if let Err(DecodeFault::UnknownSchemaId(id)) = decoded {
         match codec.learn(id).await {

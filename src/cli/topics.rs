@@ -14,7 +14,7 @@ use crate::{
 };
 
 use super::{
-    End, output,
+    End, migrate, output,
     report::{Finding, Report},
 };
 
@@ -49,6 +49,9 @@ enum Verb {
         #[arg(long)]
         yes: bool,
     },
+    /// Give commands and journal another number of partitions: every entry moves to the partition of its command
+    #[command(after_help = migrate::HELP)]
+    Migrate(migrate::Args),
 }
 
 /// What a topic is for.
@@ -115,8 +118,10 @@ fn roles(settings: &Settings) -> Vec<Role> {
 
 pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
     let settings = loaded.settings;
-    if let Some(Verb::JournalLost { yes }) = args.verb {
-        return journal_lost(&settings, yes).await;
+    match args.verb {
+        Some(Verb::JournalLost { yes }) => return journal_lost(&settings, yes).await,
+        Some(Verb::Migrate(args)) => return migrate::execute(args, &settings).await,
+        None => {}
     }
     let admin = Admin::connect(&settings.kafka)?;
     let cluster = admin.cluster(PATIENCE).await?;
@@ -290,7 +295,7 @@ fn wrong_partitions(role: Role, settings: &Settings, cluster: &Cluster, partitio
                 Finding::bad(
                     name,
                     format!("{partitions} partitions, but {} has {commands}; the two must be equal", settings.topics.commands),
-                    "if no command was ever read: delete the journal and run wdt-connector topics; otherwise go back to equal counts",
+                    "stop every instance and run: wdt-connector topics migrate",
                 )
             })
         }

@@ -20,6 +20,8 @@ mod parts;
 mod bad_input;
 mod change_route;
 mod command_route;
+mod command_rules;
+mod decisions;
 mod ground;
 mod layers;
 mod process;

@@ -58,7 +58,7 @@ fn a_missing_file_and_a_wrong_argument_are_said_plainly() {
 
 #[test]
 fn help_of_every_verb_shows_an_example() {
-    for verb in ["run", "demo", "simulate", "check", "topics", "send", "tail"] {
+    for verb in ["run", "demo", "simulate", "check", "topics", "send", "tail", "commands", "dlq"] {
         let output = connector::finish(Command::new(PROGRAM).args([verb, "--help"]), b"", PATIENCE);
         assert!(output.status.success(), "{verb}: {}", said(&output));
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -171,6 +171,11 @@ impl Connector {
         self.process.signal(Signal::CONT);
     }
 
+    /// `SIGTERM`, without waiting.
+    pub fn ask_to_end(&mut self) {
+        self.process.signal(Signal::TERM);
+    }
+
     /// `SIGTERM`; returns how it ended, panics when it is still there after `limit`.
     pub fn terminate(mut self, limit: Duration) -> ExitStatus {
         self.process.signal(Signal::TERM);

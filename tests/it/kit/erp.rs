@@ -217,6 +217,11 @@ impl Erp {
         self.summary()["orders"].as_u64().expect("a count")
     }
 
+    /// How often the flagship's outbound orders were asked for.
+    pub fn queries(&self) -> u64 {
+        self.ask("counters")["outbounds"]["received"].as_u64().unwrap_or(0)
+    }
+
     /// The calls of `createOrder`.
     pub fn creates(&self) -> Calls {
         let counts = self.ask("counters")["create_order"].clone();

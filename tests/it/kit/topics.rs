@@ -102,6 +102,15 @@ pub fn create(wanted: &[Wanted<'_>]) {
     }
 }
 
+/// Gives a topic more partitions and waits until they are there.
+pub fn grow(topic: &str, count: usize) {
+    let grown = wait(broker().admin().create_partitions([&rdkafka::admin::NewPartitions::new(topic, count)], &AdminOptions::new()));
+    assert!(grown.expect("the broker answers").iter().all(Result::is_ok));
+    until(&format!("{count} partitions of {topic}"), Duration::from_secs(30), || {
+        (partitions(topic).and_then(|found| usize::try_from(found).ok()) == Some(count)).then_some(())
+    });
+}
+
 /// Deletes a topic and waits until it is gone.
 pub fn delete(topic: &str) {
     let deleted = wait(broker().admin().delete_topics(&[topic], &AdminOptions::new())).expect("the broker answers");

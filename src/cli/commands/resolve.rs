@@ -1,0 +1,212 @@
+//! `commands resolve`: a person's decision, checked against journal and ERP, sent to the owner, and waited for.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use anyhow::{Context, bail};
+use tokio::{runtime::Handle, time::Instant};
+
+use crate::{
+    config::{Settings, parse_duration},
+    erp::Erp,
+    kafka::{
+        Outgoing,
+        scan::{From, Scan},
+        tool::{Seen, Sender},
+    },
+    metrics::Metrics,
+    schema::{Codec, CommandResult, JournalEntry, Outcome},
+    sink::{
+        self,
+        decision::{self, Decision, Verdict},
+        letter::Letter,
+    },
+};
+
+use super::{
+    super::{End, memory, output},
+    operator, partition_of, state,
+};
+
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Args {
+    /// Number of the purchase return
+    return_no: String,
+    /// The sender's id of the command
+    command_id: String,
+    /// What was found in the ERP: created:ORDER_NO or not-created
+    #[arg(long = "as", value_name = "DECISION", value_parser = verdict)]
+    verdict: Verdict,
+    /// Do not ask the ERP whether the decision can be right
+    #[arg(long)]
+    unchecked: bool,
+    /// Who decides, for the record [default: $USER]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+    /// How long to wait until it is carried out; 0 does not wait
+    #[arg(long, value_name = "SPAN", default_value = "60s", value_parser = span)]
+    wait: Duration,
+}
+
+fn span(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| format!("{text:?} is no duration such as 30s"))
+}
+
+fn verdict(text: &str) -> Result<Verdict, String> {
+    match text.split_once(':') {
+        Some(("created", order)) if !order.trim().is_empty() => Ok(Verdict::Created(order.trim().to_owned())),
+        None if text == "not-created" => Ok(Verdict::NotCreated),
+        Some(_) | None => Err("allowed are created:ORDER_NO and not-created".to_owned()),
+    }
+}
+
+pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Result<End> {
+    let codec = memory::codec(settings).await?;
+    let entry = entry_of(&args, settings, &codec).await?;
+    if !args.unchecked {
+        check(&args, &entry, settings).await?;
+    }
+    let decision = Decision {
+        return_no: args.return_no.clone(),
+        command_id: args.command_id.clone(),
+        version: entry.0.version,
+        verdict: args.verdict.clone(),
+        by: args.by.clone().unwrap_or_else(operator),
+    };
+    let before = Ends::now(settings).await?;
+    let sender = Sender::connect(&settings.kafka, settings.commands.partitioner)?;
+    let record = Outgoing {
+        topic: settings.topics.commands.as_str().into(),
+        // Entry and command stand in partitions of the same number.
+        partition: Some(entry.1),
+        key: Some(args.return_no.clone().into_bytes()),
+        value: Some(decision.bytes()),
+        headers: vec![(decision::HEADER.to_owned(), Some(decision::RESOLVE.as_bytes().to_vec()))],
+    };
+    let place = sender.queue_whole(&record)?.await?;
+    if args.wait.is_zero() {
+        let _ = output::say(&format!("the decision stands at {}:{}; the owner carries it out", place.0, place.1));
+        return Ok(End::Done);
+    }
+    wait(settings, &codec, before, place, args.wait).await
+}
+
+/// The command's entry and its partition, if a person has to decide about it.
+async fn entry_of(args: &Args, settings: &Settings, codec: &Arc<Codec>) -> anyhow::Result<(JournalEntry, i32)> {
+    let only = partition_of(settings, &settings.topics.journal, &args.return_no).await?;
+    let key = sink::journal_key(&args.return_no, &args.command_id);
+    let (reading, runtime, topic) = (Arc::clone(codec), Handle::current(), settings.topics.journal.clone());
+    let all = memory::collect(settings, &settings.topics.journal, only, From::Beginning, move |record: Seen| {
+        (record.key.as_deref() == Some(&key)).then(|| {
+            let entry = record.value.as_deref().map(|bytes| memory::decode(&reading, &runtime, bytes, Codec::decode_journal));
+            (entry, record.partition)
+        })
+    })
+    .await?;
+    let Some((Some(entry), partition)) = all.into_iter().next_back() else {
+        bail!(
+            "{topic} knows no command {} of {}; `wdt-connector commands list --return-no {}` shows what it knows",
+            args.command_id,
+            args.return_no,
+            args.return_no
+        );
+    };
+    let entry = entry.map_err(anyhow::Error::msg).with_context(|| format!("{topic} cannot be read"))?;
+    if entry.outcome != Some(Outcome::InDoubt) {
+        let order = entry.outbound_no.as_deref().map(|order| format!(" with the order {order}")).unwrap_or_default();
+        bail!("nothing is to be decided: the command is {}{order}", state(&entry));
+    }
+    Ok((entry, partition))
+}
+
+/// A typing error must not become an outcome: the ERP is asked for the orders of the return.
+async fn check(args: &Args, (entry, _): &(JournalEntry, i32), settings: &Arc<Settings>) -> anyhow::Result<()> {
+    let erp = Erp::new(settings, Arc::new(Metrics::new()))?;
+    let orders = sink::orders_of(&erp, &args.return_no, settings.commands.call_timeout)
+        .await
+        .map_err(|reason| anyhow::anyhow!("the ERP could not be asked ({reason}); try again, or decide with --unchecked"))?;
+    let known: Vec<&str> = orders.iter().map(|(order, _)| order.as_str()).collect();
+    let list = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    match &args.verdict {
+        Verdict::Created(order) if !known.contains(&order.as_str()) => {
+            bail!(
+                "the ERP shows no outbound order {order} for {}; it shows: {list}. Decide with --unchecked if it exists all the same",
+                args.return_no
+            )
+        }
+        Verdict::NotCreated => match orders.iter().find(|(_, marker)| marker.as_deref() == Some(&entry.marker)) {
+            Some((order, _)) => {
+                bail!("the outbound order {order} carries this command's marker {}: decide --as created:{order}", entry.marker)
+            }
+            None => Ok(()),
+        },
+        Verdict::Created(_) => Ok(()),
+    }
+}
+
+/// Where results and dead letters ended before the decision was sent.
+struct Ends {
+    results: BTreeMap<i32, i64>,
+    letters: BTreeMap<i32, i64>,
+}
+
+impl Ends {
+    async fn now(settings: &Settings) -> anyhow::Result<Self> {
+        let (kafka, topics) = (settings.kafka.clone(), settings.topics.clone());
+        let ends =
+            move || anyhow::Ok(Self { results: Scan::ends(&kafka, &topics.results)?, letters: Scan::ends(&kafka, &topics.dead_letters)? });
+        tokio::task::spawn_blocking(ends).await?
+    }
+}
+
+/// Looks for the decision's result, or the dead letter that says why there is none.
+async fn wait(settings: &Settings, codec: &Arc<Codec>, before: Ends, place: (i32, i64), patience: Duration) -> anyhow::Result<End> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let (reading, runtime) = (Arc::clone(codec), Handle::current());
+        let results: Vec<CommandResult> =
+            memory::collect(settings, &settings.topics.results, None, From::Offsets(before.results.clone()), move |record: Seen| {
+                let result = memory::decode(&reading, &runtime, record.value.as_deref()?, Codec::decode_result).ok()?;
+                (result.resolved && !result.duplicate && (result.source_partition, result.source_offset) == place).then_some(result)
+            })
+            .await?;
+        if let Some(result) = results.first() {
+            let order = result.outbound_no.as_deref().map(|order| format!(" {order}")).unwrap_or_default();
+            let _ = output::say(&format!("carried out: {} {} is {}{order}", result.return_no, result.command_id, result.outcome.name()));
+            return Ok(End::Done);
+        }
+        let letters: Vec<Letter> =
+            memory::collect(settings, &settings.topics.dead_letters, None, From::Offsets(before.letters.clone()), move |record: Seen| {
+                let letter = Letter::read(record);
+                (letter.source == Some(place)).then_some(letter)
+            })
+            .await?;
+        if let Some(letter) = letters.first() {
+            output::complain(&letter.reason);
+            return Ok(End::Failed);
+        }
+        if Instant::now() >= deadline {
+            output::complain(&format!(
+                "the decision stands at {}:{} and was not carried out within {}; the owner does so when it gets there: see that an instance runs and the route is not paused",
+                place.0,
+                place.1,
+                crate::config::duration_text(patience)
+            ));
+            return Ok(End::Failed);
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decisions_are_read_or_refused() {
+        assert_eq!(verdict("created:CK1"), Ok(Verdict::Created("CK1".into())));
+        assert_eq!(verdict("not-created"), Ok(Verdict::NotCreated));
+        for text in ["created", "created:", "not-created:CK1", "yes"] {
+            assert!(verdict(text).is_err(), "{text}");
+        }
+    }
+}

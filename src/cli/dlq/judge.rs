@@ -1,0 +1,106 @@
+//! Whether a dead letter may be sent again: what the journal and, where it cannot know, the ERP say. Pure.
+
+use crate::{
+    schema::{EntryKind, JournalEntry, Outcome},
+    sink::letter::{Death, Letter},
+};
+
+/// What is to be done with a letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ruling {
+    /// Nothing can come of it twice.
+    Send,
+    /// The ERP has to be asked for the command's marker first.
+    Ask(IfAbsent),
+    /// Left out, for this reason.
+    Leave(String),
+}
+
+/// What the ERP's "there is none" means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum IfAbsent {
+    /// It may be sent: its owner asks again, at the time that decides.
+    Send,
+    /// A replay would only repeat the look-ups; a person has to decide.
+    Leave,
+}
+
+/// Judges by what the journal says of the command; `old`: the journal may have forgotten it.
+pub(super) fn judge(letter: &Letter, entry: Option<&JournalEntry>, old: bool) -> Ruling {
+    if letter.control || letter.label == Death::Refused.label() {
+        return Ruling::Leave("a decision is made anew with `commands resolve`, not replayed".into());
+    }
+    let Some(entry) = entry else {
+        return if old { Ruling::Ask(IfAbsent::Send) } else { Ruling::Send };
+    };
+    let leave = |what: &str| Ruling::Leave(what.to_owned());
+    match (entry.kind, entry.outcome) {
+        (EntryKind::Outcome, Some(Outcome::InDoubt)) => Ruling::Ask(IfAbsent::Leave),
+        // The letter that `commands resolve --as not-created` speaks of. Another letter of the same command was judged before.
+        (EntryKind::Outcome, Some(Outcome::Rejected)) if entry.resolved => Ruling::Ask(IfAbsent::Send),
+        (EntryKind::Outcome, Some(outcome)) => {
+            let order = entry.outbound_no.as_deref().map(|order| format!(" with the order {order}")).unwrap_or_default();
+            Ruling::Leave(format!("the command is {}{order}", outcome.name()))
+        }
+        (EntryKind::Intent, _) => leave("the command is still being worked on"),
+        (EntryKind::Outcome | EntryKind::Barrier | EntryKind::Proof, _) => leave("the journal does not know how the command ended"),
+    }
+}
+
+/// What the ERP's answer makes of it: the orders that carry the marker.
+pub(super) fn answered(found: &[String], absent: IfAbsent, entry: Option<&JournalEntry>) -> Ruling {
+    let in_doubt = entry.is_some_and(|entry| entry.outcome == Some(Outcome::InDoubt));
+    match (found, absent) {
+        // One order settles the doubt: the copy's look-up finds it.
+        ([_], _) if in_doubt => Ruling::Send,
+        ([], IfAbsent::Send) => Ruling::Send,
+        ([], IfAbsent::Leave) => Ruling::Leave("in doubt, and the ERP shows no order of it: decide with `commands resolve`".into()),
+        (orders, _) => Ruling::Leave(format!("the ERP has {} with this command's marker", orders.join(", "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{clock::Timestamp, kafka::tool::Seen};
+
+    fn letter(label: &str) -> Letter {
+        let header = ("__connect.errors.exception.class.name".to_owned(), Some(label.as_bytes().to_vec()));
+        Letter::read(Seen { topic: "d".into(), partition: 0, offset: 0, timestamp: None, key: None, value: None, headers: vec![header] })
+    }
+
+    fn entry(kind: EntryKind, outcome: Option<Outcome>, resolved: bool) -> JournalEntry {
+        let (_, bare) = crate::sink::lost_entry(0, Timestamp(0));
+        JournalEntry { kind, outcome, resolved, ..bare }
+    }
+
+    #[test]
+    fn only_what_cannot_happen_twice_is_sent_without_asking() {
+        assert_eq!(judge(&letter("invalid"), None, false), Ruling::Send);
+        assert_eq!(judge(&letter("invalid"), None, true), Ruling::Ask(IfAbsent::Send));
+        assert!(matches!(judge(&letter("refused"), None, false), Ruling::Leave(_)));
+        let doubt = entry(EntryKind::Outcome, Some(Outcome::InDoubt), false);
+        assert_eq!(judge(&letter("in_doubt"), Some(&doubt), false), Ruling::Ask(IfAbsent::Leave));
+        let decided = entry(EntryKind::Outcome, Some(Outcome::Rejected), true);
+        assert_eq!(judge(&letter("in_doubt"), Some(&decided), false), Ruling::Ask(IfAbsent::Send));
+        for settled in [
+            entry(EntryKind::Outcome, Some(Outcome::Created), false),
+            entry(EntryKind::Outcome, Some(Outcome::Created), true),
+            entry(EntryKind::Outcome, Some(Outcome::Rejected), false),
+            entry(EntryKind::Intent, None, false),
+        ] {
+            assert!(matches!(judge(&letter("in_doubt"), Some(&settled), false), Ruling::Leave(_)), "{settled:?}");
+        }
+    }
+
+    #[test]
+    fn an_order_in_the_erp_is_never_made_again() {
+        let doubt = entry(EntryKind::Outcome, Some(Outcome::InDoubt), false);
+        let (one, two) = (["CK1".to_owned()], ["CK1".to_owned(), "CK2".to_owned()]);
+        assert_eq!(answered(&one, IfAbsent::Leave, Some(&doubt)), Ruling::Send, "its copy settles it and calls nothing");
+        assert!(matches!(answered(&two, IfAbsent::Leave, Some(&doubt)), Ruling::Leave(_)));
+        assert!(matches!(answered(&[], IfAbsent::Leave, Some(&doubt)), Ruling::Leave(_)));
+        assert!(matches!(answered(&one, IfAbsent::Send, None), Ruling::Leave(reason) if reason.contains("CK1")));
+        assert_eq!(answered(&[], IfAbsent::Send, None), Ruling::Send);
+    }
+}
