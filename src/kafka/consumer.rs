@@ -4,29 +4,19 @@
 //! group whatever the ERP does, and holds partitions back by pausing them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-        mpsc as std_mpsc,
-    },
+    sync::{Arc, atomic::Ordering},
     thread,
-    time::Duration,
 };
 
-use rdkafka::{
-    ClientContext, Message, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata, Rebalance},
-    error::{KafkaError, RDKafkaErrorCode},
-    message::Headers,
-};
+use rdkafka::consumer::ConsumerGroupMetadata;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::KafkaSettings;
 
 use super::{
-    client::{consumer_config, group_id, instance_id},
-    ownership::Standing,
+    client::group_id,
+    membership::{Flow, Shared},
+    poller::Poller,
 };
 
 /// Ownership of one partition during one assignment; a later assignment of the same partition has another epoch.
@@ -78,41 +68,6 @@ pub struct GroupOptions {
     pub pending_limit: usize,
 }
 
-/// Records handed over in one event, at most; more would only delay the first.
-const BATCH: usize = 500;
-/// How long the thread sleeps without a record; bounds how late a pause or a start is carried out.
-const POLL: Duration = Duration::from_millis(100);
-const POLL_WHILE_HELD: Duration = Duration::from_millis(10);
-
-/// What the thread, the callbacks and every handle share.
-#[derive(Default)]
-struct Shared {
-    membership: Mutex<Membership>,
-    /// Set by [`Group::leave`].
-    leaving: AtomicBool,
-}
-
-/// Ownership and the metadata that goes with it: only ever changed together.
-#[derive(Default)]
-struct Membership {
-    standing: Standing<Arc<ConsumerGroupMetadata>>,
-    /// Per owned partition: what the route wants, and how much it holds.
-    flow: BTreeMap<i32, Flow>,
-}
-
-#[derive(Default)]
-struct Flow {
-    started: bool,
-    held: bool,
-    outstanding: Arc<AtomicUsize>,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Membership> {
-        self.membership.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// A handle on the membership; cheap to clone.
 #[derive(Clone)]
 pub struct Group {
@@ -138,35 +93,18 @@ impl Group {
         // Bounded by the pauses at `pending_limit`, not by the channel: a full channel would stop the polling.
         let (events, receiver) = mpsc::unbounded_channel();
         let group_id = group_id(kafka, &options.role);
-        let mut config = consumer_config(kafka, &options.role, &group_id);
-        config.set("group.instance.id", instance_id(kafka, &options.role));
-        if !kafka.properties.contains_key("partition.assignment.strategy") {
-            config.set("partition.assignment.strategy", "cooperative-sticky");
-        }
-        let context = Callbacks { shared: Arc::clone(&shared), events: events.clone() };
-        let consumer: BaseConsumer<Callbacks> = config
-            .create_with_context(context)
-            .map_err(|error| GroupFault(format!("no Kafka consumer could be made from [kafka]: {error}; correct the option it names")))?;
-        consumer
-            .subscribe(&[&options.topic])
-            .map_err(|error| GroupFault(format!("topic {} cannot be subscribed to: {error}", options.topic)))?;
+        let topic: Arc<str> = options.topic.as_str().into();
         let (end, ended) = tokio::sync::watch::channel(false);
-        let poller = Poller {
-            consumer,
-            shared: Arc::clone(&shared),
-            events,
-            topic: options.topic.clone(),
-            limit: options.pending_limit,
-            paused: BTreeSet::new(),
-        };
+        let name = format!("poll-{}", options.role);
+        let poller = Poller::new(kafka, options, Arc::clone(&shared), events)?;
         thread::Builder::new()
-            .name(format!("poll-{}", options.role))
+            .name(name)
             .spawn(move || {
                 poller.run();
                 let _ = end.send(true);
             })
             .map_err(|error| GroupFault(format!("the polling thread could not be started: {error}")))?;
-        Ok((Self { shared, topic: options.topic.into(), group_id: group_id.into(), ended }, receiver))
+        Ok((Self { shared, topic, group_id: group_id.into(), ended }, receiver))
     }
 
     /// The topic of this membership.
@@ -179,6 +117,11 @@ impl Group {
     #[must_use]
     pub fn group_id(&self) -> &str {
         &self.group_id
+    }
+
+    /// Whether a younger process has joined with the same `kafka.instance`.
+    pub(super) fn fenced(&self) -> bool {
+        self.shared.fenced.load(Ordering::Acquire)
     }
 
     /// Whether this very assignment still holds.
@@ -231,259 +174,5 @@ impl Group {
         let mut ended = self.ended.clone();
         // An error means that the thread is gone already.
         let _ = ended.wait_for(|ended| *ended).await;
-    }
-}
-
-/// The rebalance callbacks; they run on the polling thread.
-struct Callbacks {
-    shared: Arc<Shared>,
-    events: mpsc::UnboundedSender<GroupEvent>,
-}
-
-impl ClientContext for Callbacks {
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(error = %error, reason, "Kafka consumer error");
-    }
-}
-
-impl Callbacks {
-    /// Hands the leases to the route to finish, waits, and only then ends them.
-    fn revoke(&self, leases: Vec<Lease>, lost: bool) {
-        if leases.is_empty() {
-            return;
-        }
-        if lost {
-            self.end(&leases);
-            let _ = self.events.send(GroupEvent::Lost(leases));
-            return;
-        }
-        let (done, finished) = oneshot::channel();
-        if self.events.send(GroupEvent::Revoking { leases: leases.clone(), done }).is_ok() {
-            // The route bounds its drain below max.poll.interval.ms; a dropped sender ends the wait as well.
-            let _ = finished.blocking_recv();
-        }
-        self.end(&leases);
-    }
-
-    fn end(&self, leases: &[Lease]) {
-        let mut membership = self.shared.lock();
-        membership.standing.ownership.release(leases);
-        for lease in leases {
-            membership.flow.remove(&lease.partition);
-        }
-    }
-}
-
-fn partitions(list: &TopicPartitionList) -> Vec<i32> {
-    list.elements().iter().map(rdkafka::topic_partition_list::TopicPartitionListElem::partition).collect()
-}
-
-impl ConsumerContext for Callbacks {
-    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        match rebalance {
-            Rebalance::Revoke(list) => {
-                let leases = self.shared.lock().standing.ownership.leases(&partitions(list));
-                self.revoke(leases, consumer.assignment_lost());
-            }
-            Rebalance::Assign(_) | Rebalance::Error(_) => {}
-        }
-    }
-
-    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        // Also an assignment without new partitions comes here: the generation has changed all the same.
-        // Not while leaving: a group that is being closed may never answer the question (seen as a hang at shutdown).
-        let leaving = self.shared.leaving.load(Ordering::Acquire);
-        let metadata = if leaving { None } else { consumer.group_metadata().map(Arc::new) };
-        match rebalance {
-            Rebalance::Assign(list) => {
-                // Before any record can be handed out: nothing is fetched until the route has taken the partition over.
-                if list.count() > 0
-                    && let Err(error) = consumer.pause(list)
-                {
-                    tracing::warn!(%error, "assigned partitions could not be paused");
-                }
-                let mut membership = self.shared.lock();
-                let assigned = partitions(list);
-                let leases = membership.standing.assigned(&assigned, metadata);
-                for partition in assigned {
-                    membership.flow.insert(partition, Flow::default());
-                }
-                drop(membership);
-                let _ = self.events.send(GroupEvent::Assigned(leases));
-            }
-            Rebalance::Revoke(_) => self.shared.lock().standing.rejoined(metadata),
-            Rebalance::Error(error) => tracing::warn!(%error, "rebalance failed"),
-        }
-    }
-}
-
-/// The polling thread.
-struct Poller {
-    consumer: BaseConsumer<Callbacks>,
-    shared: Arc<Shared>,
-    events: mpsc::UnboundedSender<GroupEvent>,
-    topic: String,
-    limit: usize,
-    /// Leases librdkafka was told to hold back (every lease begins paused).
-    paused: BTreeSet<Lease>,
-}
-
-impl Poller {
-    fn run(mut self) {
-        let mut known: BTreeSet<Lease> = BTreeSet::new();
-        while !self.shared.leaving.load(Ordering::Acquire) {
-            self.steer(&mut known);
-            let wait = if self.paused.is_empty() { POLL } else { POLL_WHILE_HELD };
-            let mut batches: BTreeMap<i32, Vec<Delivered>> = BTreeMap::new();
-            let mut polled = self.consumer.poll(wait);
-            let mut taken = 0;
-            while let Some(next) = polled {
-                match next {
-                    Ok(message) => {
-                        taken += 1;
-                        if let Some(record) = self.deliver(&message) {
-                            batches.entry(record.lease.partition).or_default().push(record);
-                        }
-                    }
-                    Err(error) => {
-                        if let Some(fault) = fatal(&error) {
-                            let _ = self.events.send(GroupEvent::Failed(fault));
-                            self.abandon();
-                            return;
-                        }
-                        tracing::debug!(%error, "poll");
-                    }
-                }
-                if taken >= BATCH {
-                    break;
-                }
-                polled = self.consumer.poll(Duration::ZERO);
-            }
-            for batch in batches.into_values() {
-                let _ = self.events.send(GroupEvent::Records(batch));
-            }
-            if self.events.is_closed() {
-                self.abandon();
-                return;
-            }
-        }
-        self.depart();
-    }
-
-    /// Pauses and resumes what the route wants held, and what holds too many records.
-    fn steer(&mut self, known: &mut BTreeSet<Lease>) {
-        let mut pause = TopicPartitionList::new();
-        let mut resume = TopicPartitionList::new();
-        let membership = self.shared.lock();
-        let owned: BTreeSet<Lease> = membership.standing.ownership.all().into_iter().collect();
-        self.paused.retain(|lease| owned.contains(lease));
-        for lease in &owned {
-            if !known.contains(lease) {
-                self.paused.insert(*lease);
-            }
-            let Some(flow) = membership.flow.get(&lease.partition) else { continue };
-            let paused = self.paused.contains(lease);
-            let outstanding = flow.outstanding.load(Ordering::Relaxed);
-            let full = if paused { outstanding > self.limit / 2 } else { outstanding >= self.limit };
-            let hold = !flow.started || flow.held || full;
-            if hold && !paused {
-                pause.add_partition(&self.topic, lease.partition);
-                self.paused.insert(*lease);
-            } else if !hold && paused {
-                resume.add_partition(&self.topic, lease.partition);
-                self.paused.remove(lease);
-            }
-        }
-        drop(membership);
-        *known = owned;
-        for (list, result) in [(pause.count(), self.apply(&pause, true)), (resume.count(), self.apply(&resume, false))] {
-            if let (1.., Err(error)) = (list, result) {
-                tracing::warn!(%error, "a partition could not be paused or resumed");
-            }
-        }
-    }
-
-    fn apply(&self, list: &TopicPartitionList, pause: bool) -> Result<(), KafkaError> {
-        if list.count() == 0 {
-            return Ok(());
-        }
-        if pause { self.consumer.pause(list) } else { self.consumer.resume(list) }
-    }
-
-    fn deliver(&self, message: &rdkafka::message::BorrowedMessage<'_>) -> Option<Delivered> {
-        let membership = self.shared.lock();
-        let lease = membership.standing.ownership.leases(&[message.partition()]).first().copied()?;
-        if let Some(flow) = membership.flow.get(&lease.partition) {
-            flow.outstanding.fetch_add(1, Ordering::Relaxed);
-        }
-        drop(membership);
-        Some(Delivered {
-            lease,
-            offset: message.offset(),
-            key: message.key().map(<[u8]>::to_vec),
-            value: message.payload().map(<[u8]>::to_vec),
-            headers: message
-                .headers()
-                .map(|headers| headers.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect())
-                .unwrap_or_default(),
-            timestamp: message.timestamp().to_millis(),
-        })
-    }
-
-    /// Leaving in good order: everything owned is finished first.
-    fn depart(self) {
-        let leases = self.shared.lock().standing.ownership.all();
-        if !leases.is_empty() {
-            let mut all = TopicPartitionList::new();
-            for lease in &leases {
-                all.add_partition(&self.topic, lease.partition);
-            }
-            let _ = self.consumer.pause(&all);
-        }
-        let (stop, stopped) = std_mpsc::channel::<()>();
-        let callbacks = Callbacks { shared: Arc::clone(&self.shared), events: self.events.clone() };
-        let drain = thread::spawn(move || {
-            callbacks.revoke(leases, false);
-            let _ = stop.send(());
-        });
-        // The member polls on while it drains, so that it is not thrown out of the group half-way.
-        while stopped.recv_timeout(Duration::from_millis(20)) == Err(std_mpsc::RecvTimeoutError::Timeout) {
-            let _ = self.consumer.poll(Duration::ZERO);
-        }
-        let _ = drain.join();
-    }
-
-    /// Nothing can be finished any more: ownership ends at once.
-    fn abandon(&self) {
-        self.shared.leaving.store(true, Ordering::Release);
-        let mut membership = self.shared.lock();
-        let leases = membership.standing.ownership.all();
-        membership.standing.ownership.release(&leases);
-        membership.flow.clear();
-        drop(membership);
-        if !leases.is_empty() {
-            let _ = self.events.send(GroupEvent::Lost(leases));
-        }
-    }
-}
-
-/// Errors after which this member cannot go on.
-fn fatal(error: &KafkaError) -> Option<GroupFault> {
-    match error {
-        KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::FencedInstanceId)
-        | KafkaError::MessageConsumption(RDKafkaErrorCode::FencedInstanceId) => Some(GroupFault(
-            "another process joined the group with the same kafka.instance; every instance needs an ordinal of its own, so this one stops"
-                .into(),
-        )),
-        KafkaError::MessageConsumptionFatal(code) => Some(GroupFault(format!("the consumer cannot go on: {code}"))),
-        KafkaError::MessageConsumption(
-            code @ (RDKafkaErrorCode::TopicAuthorizationFailed
-            | RDKafkaErrorCode::GroupAuthorizationFailed
-            | RDKafkaErrorCode::UnknownTopicOrPartition),
-        ) => {
-            tracing::warn!(%code, "the group cannot read its topic");
-            None
-        }
-        _ => None,
     }
 }

@@ -15,7 +15,10 @@ use rdkafka::{
     error::KafkaError,
 };
 
-use crate::config::KafkaSettings;
+use crate::{
+    config::KafkaSettings,
+    crash::{self, Point},
+};
 
 use super::{
     Batch, CommitFault, Group, Lease, Outgoing, Position, Transactor,
@@ -93,12 +96,16 @@ pub async fn take_over(
             TakeOverPart::Offsets => {
                 let leases: Vec<Lease> = partitions.iter().map(|partition| partition.lease).collect();
                 committed = blocking(move || reader.stable_offsets(&group, &leases, &stop)).await?;
+                crash::point(Point::TakeOverOffsets);
             }
             TakeOverPart::Memory => {
                 let (partitions, committed) = (partitions.clone(), committed.clone());
                 blocking(move || reader.check_memory(&partitions, &committed)).await?;
             }
-            TakeOverPart::Barrier => write_barriers(&group, transactor, &partitions, &committed).await?,
+            TakeOverPart::Barrier => {
+                write_barriers(&group, transactor, &partitions, &committed).await?;
+                crash::point(Point::TakeOverBarrier);
+            }
             TakeOverPart::Read => {
                 let Some(apply) = apply.take() else { continue };
                 let (partitions, committed) = (partitions.clone(), committed.clone());
@@ -107,6 +114,7 @@ pub async fn take_over(
         }
         tracing::debug!(?part, "take-over");
     }
+    crash::point(Point::TakeOverDone);
     Ok(restored)
 }
 
@@ -279,6 +287,7 @@ impl Reader {
             } else {
                 *entries.entry(partition).or_default() += 1;
                 apply(partition, message.key().unwrap_or_default(), message.payload()).map_err(TakeOverFault::Refused)?;
+                crash::point(Point::TakeOverRead);
             }
         }
         Self::still_owned(group, &leases, stop)?;

@@ -15,7 +15,11 @@ use rdkafka::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{clock::Moment, config::KafkaSettings};
+use crate::{
+    clock::Moment,
+    config::KafkaSettings,
+    crash::{self, Point},
+};
 
 use super::{
     Group, Lease,
@@ -223,6 +227,22 @@ impl Writer {
         }
     }
 
+    /// Whether a younger process has taken this instance's place. A fenced producer alone does not say so; the group
+    /// does, whose static member the younger process replaces as well: at the second heartbeat this one knows it.
+    /// Meanwhile no new producer is made: it would fence the younger's.
+    fn replaced(&self, group: &Group) -> bool {
+        let heartbeat = self.kafka.properties.get("heartbeat.interval.ms").and_then(|value| value.parse().ok()).unwrap_or(3000);
+        let patience = Duration::from_millis(heartbeat) * 2 + Duration::from_secs(1);
+        let asked = Moment::now();
+        while !group.fenced() {
+            if asked.until(Moment::now()) > patience {
+                return false;
+            }
+            thread::sleep(RETRY_PAUSE);
+        }
+        true
+    }
+
     fn build(&self) -> Result<Live, KafkaError> {
         let deliveries = Arc::new(Deliveries::default());
         let mut config = client_config(&self.kafka, &self.role);
@@ -238,7 +258,9 @@ impl Writer {
             config.set("compression.type", "lz4");
         }
         let producer: ThreadedProducer<Reports> = config.create_with_context(Reports(Arc::clone(&deliveries)))?;
+        crash::point(Point::TxnInitialising);
         producer.init_transactions(INIT_TIMEOUT)?;
+        crash::point(Point::TxnInitialised);
         tracing::debug!(role = %self.role, "the transactional producer is ready");
         Ok(Live { producer, deliveries })
     }
@@ -249,7 +271,6 @@ impl Writer {
         }
         self.revive();
         let Some(live) = &self.producer else { return Err(CommitFault::Aborted("no producer".into())) };
-        let begun = Moment::now();
         let step = match live.write(batch) {
             Ok(Ok(())) => return Ok(()),
             // The leases ended between the first check and the offsets.
@@ -269,14 +290,14 @@ impl Writer {
                 self.revive();
                 Err(CommitFault::Unknown(reason))
             }
-            // A coordinator that timed our transaction out bumps the epoch as well: then nobody took our place.
-            Step::Fenced(reason) if begun.until(Moment::now()) >= Duration::from_millis(TRANSACTION_TIMEOUT_MS * 8 / 10) => {
+            Step::Fenced(reason) if self.replaced(&batch.group) => Err(CommitFault::Fenced(format!(
+                "another process uses the same kafka.instance ({reason}); every instance needs an ordinal of its own, so this one stops"
+            ))),
+            // A coordinator that ends a transaction by itself bumps the epoch as well: then nobody took our place.
+            Step::Fenced(reason) => {
                 self.revive();
                 Err(CommitFault::Unknown(reason))
             }
-            Step::Fenced(reason) => Err(CommitFault::Fenced(format!(
-                "another process uses the same kafka.instance ({reason}); every instance needs an ordinal of its own, so this one stops"
-            ))),
         }
     }
 }
@@ -284,7 +305,9 @@ impl Writer {
 impl Live {
     /// The whole transaction. The inner error names leases that ended before the offsets were sent.
     fn write(&self, batch: &Batch) -> Result<Result<(), Vec<Lease>>, Step> {
+        crash::point(Point::TxnBeginning);
         self.producer.begin_transaction().map_err(|error| classify(&error))?;
+        crash::point(Point::TxnBegun);
         for part in TRANSACTION {
             match part {
                 Part::Records => self.deliver(batch)?,
@@ -294,7 +317,11 @@ impl Live {
                     }
                 }
                 // Any other time-out here would leave librdkafka and the broker in disagreement.
-                Part::End => retried(|| self.producer.commit_transaction(Timeout::Never))?,
+                Part::End => {
+                    crash::point(Point::TxnCommitting);
+                    retried(|| self.producer.commit_transaction(Timeout::Never))?;
+                    crash::point(Point::TxnCommitted);
+                }
             }
         }
         Ok(Ok(()))
@@ -312,8 +339,13 @@ impl Live {
                 self.deliveries.finish();
                 return Err(delivery(&error));
             }
+            crash::point(Point::TxnSent);
         }
-        self.deliveries.finish().map_or(Ok(()), |error| Err(delivery(&error)))
+        if let Some(error) = self.deliveries.finish() {
+            return Err(delivery(&error));
+        }
+        crash::point(Point::TxnDelivered);
+        Ok(())
     }
 
     /// The inner error names leases that ended.
@@ -328,7 +360,9 @@ impl Live {
             element.set_offset(Offset::Offset(position.offset)).map_err(|error| Step::Abort(error.to_string()))?;
             element.set_metadata(&position.metadata);
         }
+        crash::point(Point::TxnOffsetsSending);
         retried(|| self.producer.send_offsets_to_transaction(&offsets, &metadata, OFFSETS_TIMEOUT))?;
+        crash::point(Point::TxnOffsetsSent);
         Ok(Ok(()))
     }
 
@@ -363,11 +397,14 @@ impl Live {
     }
 
     fn abort(&self) -> Result<(), Step> {
+        crash::point(Point::TxnAborting);
         retried(|| self.producer.abort_transaction(Timeout::Never)).map_err(|step| match step {
             Step::Abort(reason) => Step::Rebuild(reason),
             Step::Rebuild(reason) => Step::Rebuild(reason),
             Step::Fenced(reason) => Step::Fenced(reason),
-        })
+        })?;
+        crash::point(Point::TxnAborted);
+        Ok(())
     }
 }
 

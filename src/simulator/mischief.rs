@@ -1,6 +1,7 @@
 //! Scripted mischief: which request meets which fault, by seed and count.
 //!
-//! One rule in one line: `target:fault=chance`, where the chance is a probability (`0.02`) or a count (`3x`: the next three).
+//! One rule in one line: `target:fault=chance`, where the chance is a probability (`0.02`), a count (`3x`: the next three)
+//! or a place (`@2`: the second from now, and no other).
 //!
 //! Targets: `createOrder`, `purchaseReturns`, `outbounds`, `enterprise`, `query` (the three queries), `all`.
 //!
@@ -202,6 +203,8 @@ pub enum Chance {
     Probability(f64),
     /// The next so many matching requests.
     Next(u32),
+    /// The matching request at this place, counted from 1.
+    At(u32),
 }
 
 /// One line of the script.
@@ -225,9 +228,10 @@ impl FromStr for Rule {
         };
         let (target, rest) = text.trim().split_once(':').ok_or_else(refuse)?;
         let (fault, chance) = rest.split_once('=').ok_or_else(refuse)?;
-        let chance = match chance.strip_suffix('x') {
-            Some(count) => Chance::Next(count.parse().map_err(|_| refuse())?),
-            None => {
+        let chance = match (chance.strip_suffix('x'), chance.strip_prefix('@')) {
+            (Some(count), _) => Chance::Next(count.parse().map_err(|_| refuse())?),
+            (None, Some(place)) => Chance::At(place.parse::<u32>().ok().filter(|place| *place > 0).ok_or_else(refuse)?),
+            (None, None) => {
                 let probability: f64 = chance.parse().map_err(|_| refuse())?;
                 if !(0.0..=1.0).contains(&probability) {
                     return Err(format!("the probability in \"{text}\" is not between 0 and 1"));
@@ -330,6 +334,7 @@ impl Mischief {
         let left = |chance| match chance {
             Chance::Probability(_) => None,
             Chance::Next(left) => Some(left),
+            Chance::At(_) => Some(1),
         };
         self.armed
             .iter()
@@ -345,6 +350,17 @@ impl Mischief {
             let ends = matches!(armed.rule.fault, Fault::End { .. });
             // A counted rule behind one that ended this request waits for the next.
             let strikes = match &mut armed.rule.chance {
+                Chance::At(place @ 2..) => {
+                    *place -= 1;
+                    false
+                }
+                chance @ Chance::At(_) => {
+                    let free = !(ends && ended);
+                    if free {
+                        *chance = Chance::Next(0);
+                    }
+                    free
+                }
                 Chance::Probability(probability) => armed.rng.chance(*probability) && !(ends && ended),
                 Chance::Next(0) => false,
                 Chance::Next(left) => {
@@ -386,8 +402,9 @@ mod tests {
         assert_eq!(rules.len(), 4);
         assert_eq!(rules[0].fault, Fault::End { end: End::Hold, applied: true });
         assert_eq!(rules[1].chance, Chance::Next(3));
+        assert_eq!(parse_rules("query:5xx=@2").unwrap()[0].chance, Chance::At(2));
         assert_eq!(rules[2].fault, Fault::Slow(Duration::from_millis(10), Duration::from_secs(2)));
-        for wrong in ["x", "createOrder:5xx", "nobody:5xx=1", "all:nothing=1", "all:5xx=2", "all:late=1", "all:late(2s=1"] {
+        for wrong in ["x", "createOrder:5xx", "nobody:5xx=1", "all:nothing=1", "all:5xx=2", "all:late=1", "all:late(2s=1", "all:5xx=@0"] {
             let text = parse_rules(wrong).unwrap_err();
             assert!(text.contains('"'), "{wrong}: {text}");
         }
@@ -402,6 +419,9 @@ mod tests {
         let throttle = End::Refusal(Refusal::Throttle);
         assert_eq!(ends, [throttle.clone(), throttle, End::Reset, End::Answer]);
         assert_eq!(mischief.list().len(), 1, "spent rules are gone");
+        mischief.add(parse_rules("createOrder:garbage=@2").unwrap());
+        let ends: Vec<End> = (0..3).map(|_| mischief.draw(Call::CreateOrder).end).collect();
+        assert_eq!(ends, [End::Answer, End::Garbage, End::Answer]);
         assert_eq!(mischief.draw(Call::CreateOrder).slow, Duration::from_millis(5));
     }
 

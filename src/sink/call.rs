@@ -8,6 +8,7 @@ use std::{
 use crate::{
     clock::{Moment, Timestamp},
     config::CommandSettings,
+    crash::{self, Point},
     erp::{Call, Class, Erp, OrderLine, OrderRequest, OutboundHead, PageRequest, QueryFault, Selection, SendGuard},
     kafka::{Group, Lease},
     schema::CreateReturnOutbound,
@@ -90,6 +91,9 @@ pub async fn ask(erp: &Erp, question: &Question, settings: &CommandSettings) -> 
         let finding = finding_of(&seen, question, asked_at);
         if matches!(finding, Finding::Found(_)) {
             return finding;
+        }
+        if status.is_some() {
+            crash::point(Point::LookUpHalf);
         }
     }
     first_asked.map_or_else(|| Finding::Failed("nothing was asked".into()), |asked_at| finding_of(&seen, question, asked_at))

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
     clock::{Moment, Timestamp},
+    crash::{self, Point},
     kafka::{Batch, Change, CommitFault, Lease, Outgoing, Position},
     metrics::Hop,
     schema::{EntryKind, Outcome, SchemaFault},
@@ -154,11 +155,13 @@ impl Engine<'_> {
         for ready in ready {
             let tale = self.settle(&mut draft, &ready, written_at)?;
             draft.commit.tales.push(tale);
+            crash::point(Point::OutcomeDrafted);
             draft.commit.ready.push(ready);
         }
         for _ in 0..self.intents.len().min(MOST) {
             let Some(id) = self.intents.pop_front() else { break };
             self.intend(&mut draft, id, now, written_at)?;
+            crash::point(Point::IntentDrafted);
         }
         for (lease, warehouse_no) in std::mem::take(&mut self.new_proofs) {
             if self.partitions.get(&lease.partition).is_some_and(|partition| partition.lease == lease) {
@@ -347,6 +350,9 @@ impl Engine<'_> {
     }
 
     fn apply(&mut self, commit: Commit, now: Moment) -> Result<(), String> {
+        if !commit.ready.is_empty() {
+            crash::point(Point::OutcomeCommitted);
+        }
         let changes = commit.changes.iter().map(|(partition, changes)| (*partition, changes.as_slice()));
         if !commit.changes.is_empty() {
             self.store.apply_all(changes).map_err(|fault| fault.to_string())?;
@@ -362,7 +368,11 @@ impl Engine<'_> {
                 }
             }
         }
+        if !commit.changes.is_empty() {
+            crash::point(Point::OutcomeCached);
+        }
         for (id, send_by, written_at, attempt) in commit.intents {
+            crash::point(Point::IntentCommitted);
             if let Some(slot) = self.slots.get_mut(&id) {
                 slot.life.intended(attempt, written_at);
                 slot.send_by = Some(send_by);

@@ -4,6 +4,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use crate::{
     clock::{Moment, Timestamp},
+    crash::{self, Fault, Point},
     erp::{Answer, Call, Class, NotExecuted, Permit},
     kafka::{Delivered, Lease},
     metrics::Hop,
@@ -39,6 +40,7 @@ impl Engine<'_> {
             self.group.release(lease, 1);
             return;
         }
+        crash::point(Point::CommandDelivered);
         self.counts.received += 1;
         self.parts.metrics.command_received();
         self.read(record);
@@ -76,6 +78,7 @@ impl Engine<'_> {
             }
             Parsed::Command(command) => {
                 let key_fits = record.key.as_deref() == Some(command.return_no.as_bytes());
+                crash::point(Point::CommandRead);
                 let placed =
                     check_placement(record.key.as_deref(), &command.return_no, lease.partition, self.partition_count, settings.partitioner);
                 let (return_no, command_id) = (command.return_no.clone(), command.command_id.clone());
@@ -187,6 +190,7 @@ impl Engine<'_> {
 
     /// Commands with the same key run one after the other, in offset order.
     fn enqueue(&mut self, queued: Queued) {
+        crash::point(Point::CommandAccepted);
         let lease = queued.record.lease;
         let key = queued.work.key().to_owned();
         let Some(partition) = self.partitions.get_mut(&lease.partition) else { return };
@@ -266,6 +270,7 @@ impl Engine<'_> {
         let verdict = judge(&accepted, lease.partition, record.offset, known, &self.timing);
         metrics.hop(Hop::Journal, verdict.word());
         board.step((&return_no, &command_id), Hop::Journal.name(), verdict.word(), None);
+        crash::point(Point::CommandJudged);
         match verdict {
             Verdict::Fresh(life) => {
                 let id = slot(life, None, Waits::Admission);
@@ -397,6 +402,9 @@ impl Engine<'_> {
         if self.partitions.get(&slot.lease.partition).is_none_or(|partition| partition.draining) {
             return;
         }
+        if crash::fault(Fault::Resend) {
+            return self.step(id, Step::Intend);
+        }
         slot.waits = Waits::Finding;
         let command = &slot.accepted.command;
         let mut claimed: HashSet<String> = slot.life.dismissed.iter().cloned().collect();
@@ -423,7 +431,9 @@ impl Engine<'_> {
         self.counts.lookups += 1;
         let (erp, settings, happened) = (self.parts.erp.clone(), Arc::clone(&self.parts.settings), self.happened.clone());
         tokio::spawn(async move {
+            crash::point(Point::LookUpAsking);
             let finding = ask(&erp, &question, &settings.commands).await;
+            crash::point(Point::LookUpAnswered);
             let _ = happened.send(Happened::LookedUp { slot: id, finding, was_probe });
         });
     }
@@ -455,6 +465,7 @@ impl Engine<'_> {
         self.parts.metrics.hop(Hop::Call, finding.word());
         self.parts.board.step(pair, Hop::Call.name(), finding.word(), finding.detail());
         let step = slot.life.looked_up(finding, Sight { now, proven, circuit_closed }, &self.timing);
+        crash::point(Point::FindingJudged);
         tracing::info!(
             return_no = slot.accepted.command.return_no,
             command_id = slot.accepted.command.command_id,
@@ -593,6 +604,7 @@ impl Engine<'_> {
         self.permits_pending = self.permits_pending.saturating_sub(1);
         let Some(slot) = self.slots.get_mut(&id) else { return };
         slot.permit = Some(permit);
+        crash::point(Point::CommandPermitted);
         self.permitted_now(id, Moment::now());
     }
 
@@ -662,7 +674,9 @@ impl Engine<'_> {
             let guard = Arc::new(Guard { group: self.group.clone(), lease: slot.lease, send_by });
             let (erp, timeout, happened) = (self.parts.erp.clone(), self.parts.settings.commands.call_timeout, self.happened.clone());
             tokio::spawn(async move {
+                crash::point(Point::CallLeaving);
                 let answer = erp.create_order(permit, &order, timeout, guard).await;
+                crash::point(Point::CallAnswered);
                 let _ = happened.send(Happened::Answered { slot: id, answer, epoch });
             });
         }
@@ -703,6 +717,7 @@ impl Engine<'_> {
         let withheld = matches!(answer, Answer::NotExecuted(NotExecuted::Withheld));
         let send_by = slot.send_by.unwrap_or(now);
         let step = slot.life.answered(answer, send_by, counts, now, &self.timing);
+        crash::point(Point::AnswerJudged);
         if step == Step::Again && withheld {
             // The intent ran out on the way: renewed without a pause.
             slot.send_by = None;

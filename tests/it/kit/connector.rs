@@ -156,6 +156,11 @@ impl Connector {
         self.process.exit().is_none()
     }
 
+    /// Waits until it ends by itself, at most `limit`.
+    pub fn wait_end(&mut self, limit: Duration) -> Option<ExitStatus> {
+        self.process.wait(limit)
+    }
+
     /// `SIGKILL`, and waits until it is gone.
     pub fn kill(mut self) {
         self.process.kill();

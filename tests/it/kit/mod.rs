@@ -5,6 +5,8 @@ pub mod config;
 pub mod connector;
 pub mod erp;
 pub mod http;
+pub mod kafka_proxy;
+pub mod ledger;
 pub mod proxy;
 pub mod records;
 pub mod rig;

@@ -240,8 +240,12 @@ pub fn read_all(topic: &str) -> Vec<Record> {
 
 /// The committed offsets of a group on a topic, by partition; partitions without one are left out.
 pub fn committed(group: &str, topic: &str) -> Vec<(i32, i64)> {
-    let consumer: BaseConsumer =
-        broker().client().set("group.id", group).set("isolation.level", "read_committed").create().expect("a consumer");
+    committed_at(broker().client(), group, topic)
+}
+
+/// The same at another broker.
+pub fn committed_at(mut broker: ClientConfig, group: &str, topic: &str) -> Vec<(i32, i64)> {
+    let consumer: BaseConsumer = broker.set("group.id", group).set("isolation.level", "read_committed").create().expect("a consumer");
     let known = consumer.fetch_metadata(Some(topic), LIMIT).expect("the broker answers");
     let mut list = TopicPartitionList::new();
     for one in known.topics().iter().flat_map(|one| one.partitions()) {

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use rdkafka::ClientConfig;
 use serde_json::json;
 use wdt_connector::{
     clock::Timestamp,
@@ -37,6 +38,8 @@ pub struct Rig {
     /// Change it before [`Self::start`]; each start writes it anew.
     pub config: Config,
     pub erp: Erp,
+    /// Where the test's own clients find the broker.
+    pub broker: ClientConfig,
     folder: Folder,
     /// Whether values go through the schema registry.
     framed: bool,
@@ -67,8 +70,20 @@ impl Rig {
         let application_id = unique(what);
         let topics = TopicNames::under(&application_id);
         let folder = Folder::new(what);
-        let config = base(&application_id, &topics, &erp, &folder);
-        Self { application_id, topics, config, erp, folder, framed: false, codec: OnceLock::new() }
+        let config = base(&application_id, broker().bootstrap(), &topics, &erp, &folder);
+        Self { application_id, topics, config, erp, broker: broker().client(), folder, framed: false, codec: OnceLock::new() }
+    }
+
+    /// The same on another broker than the shared one: the connector comes through `bootstrap`, the test's own clients
+    /// through `broker`; topics have `partitions` partitions.
+    pub fn on(what: &str, bootstrap: &str, broker: ClientConfig, partitions: i32) -> Self {
+        let application_id = unique(what);
+        let topics = TopicNames::under(&application_id);
+        let folder = Folder::new(what);
+        let erp = Erp::start();
+        let config = base(&application_id, bootstrap, &topics, &erp, &folder);
+        topics.create_at(&broker, partitions);
+        Self { application_id, topics, config, erp, broker, folder, framed: false, codec: OnceLock::new() }
     }
 
     /// Enables the command route; `format` is `avro` or `json`.
@@ -110,7 +125,8 @@ impl Rig {
         let port = free_port();
         let mut config = self.config.clone();
         config.set("http", "listen", format!("127.0.0.1:{port}"));
-        let file = self.path("connector.toml");
+        // One file a start: a process that was started just before has perhaps not read its own yet.
+        let file = self.path(&format!("connector-{port}.toml"));
         fs::write(&file, config.text()).expect("a temporary file");
         (file, port)
     }
@@ -124,6 +140,19 @@ impl Rig {
     pub fn spawn(&self) -> Connector {
         let (file, port) = self.write_config();
         Connector::spawn(&file, port, &self.path("connector.log"))
+    }
+
+    /// Starts `run` with these variables in its environment, without waiting.
+    pub fn spawn_with(&self, variables: &[(&str, &str)]) -> Connector {
+        self.spawn_logged(variables, "connector.log")
+    }
+
+    /// The same with a log of another name: several instances have one each.
+    pub fn spawn_logged(&self, variables: &[(&str, &str)], log: &str) -> Connector {
+        let (file, port) = self.write_config();
+        let mut command = connector::command(&file, &["run"]);
+        command.envs(variables.iter().copied());
+        Connector::spawn_command(command, port, &self.path(log))
     }
 
     /// Runs another verb of the program to its end.
@@ -196,7 +225,7 @@ impl Rig {
 
     /// Sends the commands in Avro, keyed by their return's number, and waits until they are written.
     pub fn send(&self, all: &[wdt_connector::schema::CreateReturnOutbound]) {
-        let sender = Sender::new();
+        let sender = Sender::with(self.broker.clone());
         for one in all {
             let bytes = self.codec().encode_command(one).expect("a command fits its schema");
             sender.send(&self.topics.commands, Some(one.return_no.as_bytes()), Some(&bytes), &[]);
@@ -206,7 +235,7 @@ impl Rig {
 
     /// Sends them in JSON.
     pub fn send_json(&self, all: &[wdt_connector::schema::CreateReturnOutbound]) {
-        let sender = Sender::new();
+        let sender = Sender::with(self.broker.clone());
         for one in all {
             sender.send(&self.topics.commands, Some(one.return_no.as_bytes()), Some(&commands::json_bytes(one)), &[]);
         }
@@ -215,31 +244,36 @@ impl Rig {
 
     /// Waits for `count` results and decodes everything there is then.
     pub fn results(&self, count: usize) -> Vec<CommandResult> {
-        let mut reader = Reader::new(&self.topics.results);
+        let mut reader = self.reader(&self.topics.results);
         reader.at_least(count, PATIENCE);
         reader.finish();
         reader.seen.iter().map(|record| self.result(record)).collect()
     }
 
+    /// A reader of one of this rig's topics.
+    pub fn reader(&self, topic: &str) -> Reader {
+        Reader::with(self.broker.clone(), topic)
+    }
+
+    /// The sum of the offsets that are committed for the commands topic.
+    pub fn committed_sum(&self) -> i64 {
+        let group = format!("{}.commands", self.application_id);
+        records::committed_at(self.broker.clone(), &group, &self.topics.commands).iter().map(|(_, offset)| offset).sum()
+    }
+
     /// Waits until the offsets committed for the commands topic add up to `count`.
     pub fn wait_committed(&self, count: i64) {
-        super::until(&format!("committed offsets that add up to {count}"), PATIENCE, || {
-            let sum: i64 = records::committed(&format!("{}.commands", self.application_id), &self.topics.commands)
-                .iter()
-                .map(|(_, offset)| offset)
-                .sum();
-            (sum >= count).then_some(())
-        });
+        super::until(&format!("committed offsets that add up to {count}"), PATIENCE, || (self.committed_sum() >= count).then_some(()));
     }
 }
 
 /// What every test's configuration starts from.
-fn base(application_id: &str, topics: &TopicNames, erp: &Erp, folder: &Folder) -> Config {
+fn base(application_id: &str, bootstrap: &str, topics: &TopicNames, erp: &Erp, folder: &Folder) -> Config {
     let mut config = Config::default();
     config
         .set("", "allow_unsafe_timing", true)
         .set("", "cache_dir", folder.join("cache").display().to_string())
-        .set("kafka", "bootstrap_servers", broker().bootstrap())
+        .set("kafka", "bootstrap_servers", bootstrap)
         .set("kafka", "application_id", application_id)
         .set("kafka", "instance", 0)
         .kafka_property("session.timeout.ms", "6000")

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use rdkafka::{
-    admin::{AdminOptions, NewTopic, TopicReplication},
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     consumer::{BaseConsumer, Consumer as _},
 };
 
@@ -57,19 +58,27 @@ impl TopicNames {
 
     /// Creates all of them: `partitions` for commands, journal and what else is keyed; compaction where the design has it.
     pub fn create(&self, partitions: i32) {
+        self.create_at(&broker().client(), partitions);
+    }
+
+    /// The same on another broker.
+    pub fn create_at(&self, broker: &ClientConfig, partitions: i32) {
         let compact = &[("cleanup.policy", "compact")][..];
         let delete = &[("cleanup.policy", "delete")][..];
-        create(&[
-            (&self.commands, partitions, delete),
-            (&self.results, partitions, delete),
-            (&self.dead_letters, partitions, delete),
-            (&self.journal, partitions, compact),
-            (&self.purchase_returns, partitions, delete),
-            (&self.return_outbounds, partitions, delete),
-            (&self.feeds_state, 2, compact),
-            (&self.feed_dead_letters, 2, delete),
-            (&self.control, 1, compact),
-        ]);
+        create_at(
+            broker,
+            &[
+                (&self.commands, partitions, delete),
+                (&self.results, partitions, delete),
+                (&self.dead_letters, partitions, delete),
+                (&self.journal, partitions, compact),
+                (&self.purchase_returns, partitions, delete),
+                (&self.return_outbounds, partitions, delete),
+                (&self.feeds_state, 2, compact),
+                (&self.feed_dead_letters, 2, delete),
+                (&self.control, 1, compact),
+            ],
+        );
     }
 }
 
@@ -78,7 +87,12 @@ pub type Wanted<'a> = (&'a str, i32, &'a [(&'a str, &'a str)]);
 
 /// Creates topics with one replica each on the shared broker and waits until its metadata show them all.
 pub fn create(wanted: &[Wanted<'_>]) {
-    let admin = broker().admin();
+    create_at(&broker().client(), wanted);
+}
+
+/// The same on another broker.
+pub fn create_at(broker: &ClientConfig, wanted: &[Wanted<'_>]) {
+    let admin: AdminClient<_> = broker.create().expect("an admin client");
     let topics: Vec<NewTopic<'_>> = wanted
         .iter()
         .map(|(name, partitions, config)| {
@@ -91,7 +105,7 @@ pub fn create(wanted: &[Wanted<'_>]) {
             panic!("the topic {topic} could not be created: {code}");
         }
     }
-    let client: BaseConsumer = broker().client().create().expect("a client");
+    let client: BaseConsumer = broker.create().expect("a client");
     for (name, partitions, _) in wanted {
         until(&format!("metadata of the topic {name}"), Duration::from_secs(30), || {
             let known = client.fetch_metadata(Some(name), Duration::from_secs(5)).ok()?;

@@ -43,7 +43,7 @@ pub fn broker() -> &'static Broker {
             Broker { bootstrap, node: None }
         }
         None => {
-            let node = Node::start();
+            let node = Node::start(None);
             Broker { bootstrap: node.bootstrap(), node: Some(node) }
         }
     })
@@ -135,7 +135,21 @@ impl PrivateBroker {
             say(&format!("not run with WDT_TEST_KAFKA, because it kills or secures a broker: {test}"));
             return None;
         }
-        Some(Self { node: Node::start() })
+        Some(Self { node: Node::start(None) })
+    }
+
+    /// The same with a second listener that tells its clients to come through the proxy at this port.
+    pub fn behind(proxy: u16, test: &str) -> Option<Self> {
+        if external().is_some() {
+            say(&format!("not run with WDT_TEST_KAFKA, because it puts a proxy in front of a broker: {test}"));
+            return None;
+        }
+        Some(Self { node: Node::start(Some(proxy)) })
+    }
+
+    /// The port of the listener that [`Self::behind`] adds: the proxy's target.
+    pub fn proxied_port(&self) -> u16 {
+        self.node.ports.proxied
     }
 
     /// `host:port`; stays the same over restarts.
@@ -170,6 +184,7 @@ impl PrivateBroker {
 struct Ports {
     broker: u16,
     controller: u16,
+    proxied: u16,
 }
 
 #[derive(Debug)]
@@ -179,14 +194,16 @@ struct Node {
     ports: Ports,
     libs: PathBuf,
     folder: Folder,
+    /// The port of a proxy in front of the listener `PROXIED`.
+    proxy: Option<u16>,
 }
 
 impl Node {
-    fn start() -> Self {
+    fn start(proxy: Option<u16>) -> Self {
         let libs = prepare().join("libs");
         for _ in 0..STARTS {
-            let ports = Ports { broker: ports::free_port(), controller: ports::free_port() };
-            let mut node = Self { process: None, ports, libs: libs.clone(), folder: Folder::new("kafka") };
+            let ports = Ports { broker: ports::free_port(), controller: ports::free_port(), proxied: ports::free_port() };
+            let mut node = Self { process: None, ports, libs: libs.clone(), folder: Folder::new("kafka"), proxy };
             node.format();
             if node.launch() {
                 return node;
@@ -264,16 +281,24 @@ impl Node {
     }
 
     fn properties(&self) -> String {
-        let Ports { broker, controller } = self.ports;
+        let Ports { broker, controller, proxied } = self.ports;
+        let (listener, advertised, protocol) = match self.proxy {
+            Some(proxy) => (
+                format!(",PROXIED://127.0.0.1:{proxied}"),
+                format!(",PROXIED://127.0.0.1:{proxy}"),
+                ",PROXIED:PLAINTEXT\ninter.broker.listener.name=PLAINTEXT",
+            ),
+            None => (String::new(), String::new(), ""),
+        };
         let data = self.folder.join("data");
         format!(
             "process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{broker}
+listeners=PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}{listener}
+advertised.listeners=PLAINTEXT://127.0.0.1:{broker}{advertised}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocol}
 log.dirs={}
 auto.create.topics.enable=false
 default.replication.factor=1

@@ -1,0 +1,181 @@
+//! What a membership knows of itself, and the rebalance callbacks that keep it true.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use rdkafka::{
+    ClientContext, Statistics, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata, Rebalance},
+    error::KafkaError,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::crash::{self, Point};
+
+use super::{GroupEvent, Lease, ownership::Standing, watchdog::Sight};
+
+/// What the thread, the callbacks and every handle share.
+#[derive(Default)]
+pub(super) struct Shared {
+    membership: Mutex<Membership>,
+    /// Set by `Group::leave`.
+    pub leaving: AtomicBool,
+    /// A younger process has taken the place of this static member.
+    pub fenced: AtomicBool,
+}
+
+/// Ownership and the metadata that goes with it: only ever changed together.
+#[derive(Default)]
+pub(super) struct Membership {
+    pub standing: Standing<Arc<ConsumerGroupMetadata>>,
+    /// Per owned partition: what the route wants, and how much it holds.
+    pub flow: BTreeMap<i32, Flow>,
+}
+
+#[derive(Default)]
+pub(super) struct Flow {
+    pub started: bool,
+    pub held: bool,
+    pub outstanding: Arc<AtomicUsize>,
+}
+
+impl Shared {
+    pub fn lock(&self) -> MutexGuard<'_, Membership> {
+        self.membership.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends everything at once and says so: nothing can be finished any more.
+    pub fn lose(&self, events: &mpsc::UnboundedSender<GroupEvent>) {
+        let mut membership = self.lock();
+        let leases = membership.standing.ownership.all();
+        membership.standing.ownership.release(&leases);
+        membership.flow.clear();
+        membership.standing.rejoined(None);
+        drop(membership);
+        if !leases.is_empty() {
+            let _ = events.send(GroupEvent::Lost(leases));
+        }
+    }
+}
+
+/// The rebalance callbacks of one consumer; they run on the polling thread.
+pub(super) struct Callbacks {
+    shared: Arc<Shared>,
+    events: mpsc::UnboundedSender<GroupEvent>,
+    topic: String,
+    /// Another consumer has taken this one's place: whatever it still hears is nobody's business.
+    retired: AtomicBool,
+    /// What the last statistics said, until the watchdog has looked at it.
+    sight: Mutex<Option<Sight>>,
+}
+
+impl Callbacks {
+    pub fn new(shared: Arc<Shared>, events: mpsc::UnboundedSender<GroupEvent>, topic: String) -> Self {
+        Self { shared, events, topic, retired: AtomicBool::new(false), sight: Mutex::new(None) }
+    }
+
+    /// Nothing this consumer hears from now on changes the membership.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    /// What the statistics have said since the last question.
+    pub fn sight(&self) -> Option<Sight> {
+        self.sight.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Hands the leases to the route to finish, waits, and only then ends them.
+    pub fn revoke(&self, leases: Vec<Lease>, lost: bool) {
+        if leases.is_empty() {
+            return;
+        }
+        if lost {
+            self.end(&leases);
+            let _ = self.events.send(GroupEvent::Lost(leases));
+            return;
+        }
+        crash::point(Point::GroupRevoking);
+        let (done, finished) = oneshot::channel();
+        if self.events.send(GroupEvent::Revoking { leases: leases.clone(), done }).is_ok() {
+            // The route bounds its drain below max.poll.interval.ms; a dropped sender ends the wait as well.
+            let _ = finished.blocking_recv();
+        }
+        crash::point(Point::GroupDrained);
+        self.end(&leases);
+    }
+
+    fn end(&self, leases: &[Lease]) {
+        let mut membership = self.shared.lock();
+        membership.standing.ownership.release(leases);
+        for lease in leases {
+            membership.flow.remove(&lease.partition);
+        }
+    }
+}
+
+impl ClientContext for Callbacks {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(error = %error, reason, "Kafka consumer error");
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        *self.sight.lock().unwrap_or_else(PoisonError::into_inner) = Some(Sight::of(&statistics, &self.topic));
+    }
+}
+
+fn partitions(list: &TopicPartitionList) -> Vec<i32> {
+    list.elements().iter().map(rdkafka::topic_partition_list::TopicPartitionListElem::partition).collect()
+}
+
+impl ConsumerContext for Callbacks {
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if self.retired.load(Ordering::Acquire) {
+            return;
+        }
+        match rebalance {
+            Rebalance::Revoke(list) => {
+                let leases = self.shared.lock().standing.ownership.leases(&partitions(list));
+                self.revoke(leases, consumer.assignment_lost());
+            }
+            Rebalance::Assign(_) | Rebalance::Error(_) => {}
+        }
+    }
+
+    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if self.retired.load(Ordering::Acquire) {
+            return;
+        }
+        // Also an assignment without new partitions comes here: the generation has changed all the same.
+        // Not while leaving: a group that is being closed may never answer the question (seen as a hang at shutdown).
+        let leaving = self.shared.leaving.load(Ordering::Acquire);
+        let metadata = if leaving { None } else { consumer.group_metadata().map(Arc::new) };
+        match rebalance {
+            Rebalance::Assign(list) => {
+                // Before any record can be handed out: nothing is fetched until the route has taken the partition over.
+                if list.count() > 0
+                    && let Err(error) = consumer.pause(list)
+                {
+                    tracing::warn!(%error, "assigned partitions could not be paused");
+                }
+                let mut membership = self.shared.lock();
+                let assigned = partitions(list);
+                let leases = membership.standing.assigned(&assigned, metadata);
+                for partition in assigned {
+                    membership.flow.insert(partition, Flow::default());
+                }
+                drop(membership);
+                if !leases.is_empty() {
+                    crash::point(Point::GroupAssigned);
+                }
+                let _ = self.events.send(GroupEvent::Assigned(leases));
+            }
+            Rebalance::Revoke(_) => self.shared.lock().standing.rejoined(metadata),
+            Rebalance::Error(error) => tracing::warn!(%error, "rebalance failed"),
+        }
+    }
+}

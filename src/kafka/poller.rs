@@ -1,0 +1,313 @@
+//! The polling thread of a membership: it polls, whatever happens, hands out, and mends its consumer.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, atomic::Ordering, mpsc as std_mpsc},
+    thread,
+    time::Duration,
+};
+
+use rdkafka::{
+    Message, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
+    message::Headers,
+};
+use tokio::sync::mpsc;
+
+use crate::{
+    clock::Moment,
+    config::KafkaSettings,
+    crash::{self, Fault},
+};
+
+use super::{
+    Delivered, GroupEvent, GroupFault, GroupOptions, Lease,
+    client::{consumer_config, group_id, instance_id},
+    membership::{Callbacks, Shared},
+    watchdog::{Patience, Watchdog},
+};
+
+/// Records handed over in one event, at most; more would only delay the first.
+const BATCH: usize = 500;
+/// How long the thread sleeps without a record; bounds how late a pause or a start is carried out.
+const POLL: Duration = Duration::from_millis(100);
+const POLL_WHILE_HELD: Duration = Duration::from_millis(10);
+
+/// The polling thread.
+pub(super) struct Poller {
+    kafka: KafkaSettings,
+    options: GroupOptions,
+    consumer: BaseConsumer<Callbacks>,
+    shared: Arc<Shared>,
+    events: mpsc::UnboundedSender<GroupEvent>,
+    watchdog: Watchdog,
+    /// Leases the last turn knew.
+    known: BTreeSet<Lease>,
+    /// Leases librdkafka was told to hold back (every lease begins paused).
+    paused: BTreeSet<Lease>,
+    /// The client met an error after which it does nothing more.
+    broken: Option<String>,
+    /// A provoked fault strikes once.
+    sabotaged: bool,
+}
+
+impl Poller {
+    /// Makes the consumer and subscribes it.
+    ///
+    /// # Errors
+    /// [`GroupFault`] for options librdkafka refuses.
+    pub fn new(
+        kafka: &KafkaSettings,
+        options: GroupOptions,
+        shared: Arc<Shared>,
+        events: mpsc::UnboundedSender<GroupEvent>,
+    ) -> Result<Self, GroupFault> {
+        let consumer = subscribed(kafka, &options, &shared, &events)?;
+        Ok(Self {
+            kafka: kafka.clone(),
+            options,
+            consumer,
+            shared,
+            events,
+            watchdog: Watchdog::new(Patience::of(kafka)),
+            known: BTreeSet::new(),
+            paused: BTreeSet::new(),
+            broken: None,
+            sabotaged: false,
+        })
+    }
+
+    /// Until the membership is left, or cannot go on.
+    pub fn run(mut self) {
+        while !self.shared.leaving.load(Ordering::Acquire) {
+            self.steer();
+            if let Err(fault) = self.turn().and_then(|()| self.watch()) {
+                let _ = self.events.send(GroupEvent::Failed(fault));
+                return self.abandon();
+            }
+            if self.events.is_closed() {
+                return self.abandon();
+            }
+        }
+        self.depart();
+    }
+
+    /// One poll, and whatever is there already besides.
+    fn turn(&mut self) -> Result<(), GroupFault> {
+        let wait = if self.paused.is_empty() { POLL } else { POLL_WHILE_HELD };
+        let mut batches: BTreeMap<i32, Vec<Delivered>> = BTreeMap::new();
+        let mut polled = self.consumer.poll(wait);
+        let mut taken = 0;
+        while let Some(next) = polled {
+            match next {
+                Ok(message) => {
+                    taken += 1;
+                    if let Some(record) = self.deliver(&message) {
+                        batches.entry(record.lease.partition).or_default().push(record);
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "poll");
+                    self.trouble(&error)?;
+                }
+            }
+            if taken >= BATCH {
+                break;
+            }
+            polled = self.consumer.poll(Duration::ZERO);
+        }
+        for batch in batches.into_values() {
+            let _ = self.events.send(GroupEvent::Records(batch));
+        }
+        Ok(())
+    }
+
+    /// What an error means for the membership. A fatal one arrives without its cause, which the client knows.
+    fn trouble(&mut self, error: &KafkaError) -> Result<(), GroupFault> {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::FencedInstanceId) => match self.consumer.client().fatal_error() {
+                Some((RDKafkaErrorCode::FencedInstanceId, _)) => {
+                    self.shared.fenced.store(true, Ordering::Release);
+                    Err(GroupFault(
+                        "another process joined the group with the same kafka.instance; every instance needs an ordinal of its own, so this one stops"
+                            .into(),
+                    ))
+                }
+                Some((code, reason)) => {
+                    self.broken = Some(format!("{code}: {reason}"));
+                    Ok(())
+                }
+                None => Ok(()),
+            },
+            Some(
+                code @ (RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::GroupAuthorizationFailed
+                | RDKafkaErrorCode::UnknownTopicOrPartition),
+            ) => {
+                tracing::warn!(%code, role = %self.options.role, "the group cannot read its topic");
+                Ok(())
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Looks at what the statistics say, and makes a new consumer when this one does not come back by itself.
+    fn watch(&mut self) -> Result<(), GroupFault> {
+        self.sabotage();
+        if let Some(reason) = self.broken.take() {
+            return self.replace(&reason);
+        }
+        let Some(sight) = self.consumer.context().sight() else { return Ok(()) };
+        let wanted: Vec<i32> = self.known.difference(&self.paused).map(|lease| lease.partition).collect();
+        match self.watchdog.look(&sight, &wanted, Moment::now()) {
+            Some(reason) => self.replace(&reason),
+            None => Ok(()),
+        }
+    }
+
+    /// A new consumer in place of one that cannot go on: ownership ends, and begins anew with its assignment.
+    fn replace(&mut self, reason: &str) -> Result<(), GroupFault> {
+        tracing::warn!(role = %self.options.role, %reason, "the consumer does not recover by itself; a new one takes its place");
+        let fresh = subscribed(&self.kafka, &self.options, &self.shared, &self.events)?;
+        self.consumer.context().retire();
+        self.shared.lose(&self.events);
+        let stuck = std::mem::replace(&mut self.consumer, fresh);
+        // Closing waits for a group that may never answer.
+        thread::spawn(move || drop(stuck));
+        self.known.clear();
+        self.paused.clear();
+        self.watchdog.forget();
+        Ok(())
+    }
+
+    /// For the tests of the watchdog: what nobody tells the application, once there is something to lose.
+    fn sabotage(&mut self) {
+        if self.sabotaged || self.known.difference(&self.paused).next().is_none() {
+            return;
+        }
+        if crash::fault(Fault::LeaveGroup) {
+            self.sabotaged = true;
+            self.consumer.unsubscribe();
+        } else if crash::fault(Fault::StopFetching) {
+            self.sabotaged = true;
+            tracing::info!("the consumer stops fetching on purpose");
+            if let Ok(all) = self.consumer.assignment() {
+                let _ = self.consumer.pause(&all);
+            }
+        }
+    }
+
+    /// Pauses and resumes what the route wants held, and what holds too many records.
+    fn steer(&mut self) {
+        let mut pause = TopicPartitionList::new();
+        let mut resume = TopicPartitionList::new();
+        let membership = self.shared.lock();
+        let owned: BTreeSet<Lease> = membership.standing.ownership.all().into_iter().collect();
+        self.paused.retain(|lease| owned.contains(lease));
+        for lease in &owned {
+            if !self.known.contains(lease) {
+                self.paused.insert(*lease);
+            }
+            let Some(flow) = membership.flow.get(&lease.partition) else { continue };
+            let paused = self.paused.contains(lease);
+            let outstanding = flow.outstanding.load(Ordering::Relaxed);
+            let full = if paused { outstanding > self.options.pending_limit / 2 } else { outstanding >= self.options.pending_limit };
+            let hold = !flow.started || flow.held || full;
+            if hold && !paused {
+                pause.add_partition(&self.options.topic, lease.partition);
+                self.paused.insert(*lease);
+            } else if !hold && paused {
+                resume.add_partition(&self.options.topic, lease.partition);
+                self.paused.remove(lease);
+            }
+        }
+        drop(membership);
+        self.known = owned;
+        for (list, result) in [(pause.count(), self.apply(&pause, true)), (resume.count(), self.apply(&resume, false))] {
+            if let (1.., Err(error)) = (list, result) {
+                tracing::warn!(%error, "a partition could not be paused or resumed");
+            }
+        }
+    }
+
+    fn apply(&self, list: &TopicPartitionList, pause: bool) -> Result<(), KafkaError> {
+        if list.count() == 0 {
+            return Ok(());
+        }
+        if pause { self.consumer.pause(list) } else { self.consumer.resume(list) }
+    }
+
+    fn deliver(&self, message: &rdkafka::message::BorrowedMessage<'_>) -> Option<Delivered> {
+        let membership = self.shared.lock();
+        let lease = membership.standing.ownership.leases(&[message.partition()]).first().copied()?;
+        if let Some(flow) = membership.flow.get(&lease.partition) {
+            flow.outstanding.fetch_add(1, Ordering::Relaxed);
+        }
+        drop(membership);
+        Some(Delivered {
+            lease,
+            offset: message.offset(),
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            headers: message
+                .headers()
+                .map(|headers| headers.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect())
+                .unwrap_or_default(),
+            timestamp: message.timestamp().to_millis(),
+        })
+    }
+
+    /// Leaving in good order: everything owned is finished first.
+    fn depart(self) {
+        let leases = self.shared.lock().standing.ownership.all();
+        if !leases.is_empty() {
+            let mut all = TopicPartitionList::new();
+            for lease in &leases {
+                all.add_partition(&self.options.topic, lease.partition);
+            }
+            let _ = self.consumer.pause(&all);
+        }
+        let (stop, stopped) = std_mpsc::channel::<()>();
+        let callbacks = Callbacks::new(Arc::clone(&self.shared), self.events.clone(), self.options.topic.clone());
+        let drain = thread::spawn(move || {
+            callbacks.revoke(leases, false);
+            let _ = stop.send(());
+        });
+        // The member polls on while it drains, so that it is not thrown out of the group half-way.
+        while stopped.recv_timeout(Duration::from_millis(20)) == Err(std_mpsc::RecvTimeoutError::Timeout) {
+            let _ = self.consumer.poll(Duration::ZERO);
+        }
+        let _ = drain.join();
+    }
+
+    /// Nothing can be finished any more: ownership ends at once.
+    fn abandon(&self) {
+        self.shared.leaving.store(true, Ordering::Release);
+        self.shared.lose(&self.events);
+    }
+}
+
+/// A consumer of the role's topic that joins as the stable member of this instance.
+fn subscribed(
+    kafka: &KafkaSettings,
+    options: &GroupOptions,
+    shared: &Arc<Shared>,
+    events: &mpsc::UnboundedSender<GroupEvent>,
+) -> Result<BaseConsumer<Callbacks>, GroupFault> {
+    let mut config = consumer_config(kafka, &options.role, &group_id(kafka, &options.role));
+    config
+        .set("group.instance.id", instance_id(kafka, &options.role))
+        .set("statistics.interval.ms", Patience::of(kafka).interval().as_millis().to_string());
+    if !kafka.properties.contains_key("partition.assignment.strategy") {
+        config.set("partition.assignment.strategy", "cooperative-sticky");
+    }
+    let callbacks = Callbacks::new(Arc::clone(shared), events.clone(), options.topic.clone());
+    let consumer: BaseConsumer<Callbacks> = config
+        .create_with_context(callbacks)
+        .map_err(|error| GroupFault(format!("no Kafka consumer could be made from [kafka]: {error}; correct the option it names")))?;
+    consumer
+        .subscribe(&[&options.topic])
+        .map_err(|error| GroupFault(format!("topic {} cannot be subscribed to: {error}", options.topic)))?;
+    Ok(consumer)
+}
