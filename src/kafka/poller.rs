@@ -25,7 +25,7 @@ use super::{
     Delivered, GroupEvent, GroupFault, GroupOptions, Lease,
     client::{consumer_config, group_id, instance_id},
     membership::{Callbacks, Shared},
-    watchdog::{Patience, Watchdog},
+    watchdog::{Look, Patience, Watchdog},
 };
 
 /// Records handed over in one event, at most; more would only delay the first.
@@ -33,6 +33,9 @@ const BATCH: usize = 500;
 /// How long the thread sleeps without a record; bounds how late a pause or a start is carried out.
 const POLL: Duration = Duration::from_millis(100);
 const POLL_WHILE_HELD: Duration = Duration::from_millis(10);
+/// Quiet partitions asked about in one turn, and how long each may take: the polling must go on.
+const ASKED: usize = 8;
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// The polling thread.
 pub(super) struct Poller {
@@ -161,8 +164,16 @@ impl Poller {
         let Some(sight) = self.consumer.context().sight() else { return Ok(()) };
         let wanted: Vec<i32> = self.known.difference(&self.paused).map(|lease| lease.partition).collect();
         match self.watchdog.look(&sight, &wanted, Moment::now()) {
-            Some(reason) => self.replace(&reason),
-            None => Ok(()),
+            Look::Fine => Ok(()),
+            Look::Ask(partitions) => {
+                for partition in partitions.into_iter().take(ASKED) {
+                    if let Ok((_, end)) = self.consumer.fetch_watermarks(&self.options.topic, partition, ANSWER) {
+                        self.watchdog.heard(partition, end, Moment::now());
+                    }
+                }
+                Ok(())
+            }
+            Look::Replace(reason) => self.replace(&reason),
         }
     }
 

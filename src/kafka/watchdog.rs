@@ -37,7 +37,7 @@ pub(super) struct Progress {
     pub next: i64,
     /// The offset after the last record handed out.
     pub handed: i64,
-    /// The end of what may be read.
+    /// The end of what may be read, as the last fetch told it.
     pub end: i64,
     /// Records fetched and not handed out.
     pub queued: i64,
@@ -96,8 +96,28 @@ pub(super) struct Watchdog {
     patience: Patience,
     out_since: Option<Moment>,
     between_since: Option<Moment>,
-    still: BTreeMap<i32, (Progress, Moment)>,
+    still: BTreeMap<i32, Still>,
     looked: Option<Moment>,
+}
+
+/// A partition since it moved last.
+#[derive(Clone, Copy, Debug)]
+struct Still {
+    progress: Progress,
+    since: Moment,
+    /// Since when there has been something to fetch.
+    idle_since: Option<Moment>,
+}
+
+/// What a look says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    Fine,
+    /// These have not moved for a while. Who does not fetch does not hear of the end, so the broker must be asked for it
+    /// ([`Watchdog::heard`]).
+    Ask(Vec<i32>),
+    /// A new consumer is needed, for this reason.
+    Replace(String),
 }
 
 impl Watchdog {
@@ -105,13 +125,13 @@ impl Watchdog {
         Self { patience, out_since: None, between_since: None, still: BTreeMap::new(), looked: None }
     }
 
-    /// Looks at one sight; `wanted` are the partitions that are to be fetched. The reason when a new consumer is needed.
-    pub fn look(&mut self, sight: &Sight, wanted: &[i32], now: Moment) -> Option<String> {
+    /// Looks at one sight; `wanted` are the partitions that are to be fetched.
+    pub fn look(&mut self, sight: &Sight, wanted: &[i32], now: Moment) -> Look {
         // A process that was frozen, or a broker that was away, has proven nothing in that time.
         let gap = self.looked.replace(now).is_some_and(|before| before.until(now) > self.patience.interval() * 3);
         if gap || !sight.connected {
             self.forget();
-            return None;
+            return Look::Fine;
         }
         for (state, since) in [(Join::Out, &mut self.out_since), (Join::Between, &mut self.between_since)] {
             *since = (sight.join == state).then(|| since.unwrap_or(now));
@@ -119,14 +139,32 @@ impl Watchdog {
         self.still.retain(|partition, _| wanted.contains(partition));
         for partition in wanted {
             let Some(seen) = sight.partitions.get(partition).copied() else { continue };
-            let before = self.still.entry(*partition).or_insert((seen, now));
-            let moved = (before.0.next, before.0.handed) != (seen.next, seen.handed);
-            let nothing_to_do = seen.next >= seen.end && seen.queued == 0;
-            if moved || nothing_to_do {
-                *before = (seen, now);
+            let fresh = Still { progress: seen, since: now, idle_since: None };
+            let still = self.still.entry(*partition).or_insert(fresh);
+            if (still.progress.next, still.progress.handed) != (seen.next, seen.handed) {
+                *still = fresh;
             }
+            // What the broker was asked for counts as well.
+            let end = seen.end.max(still.progress.end);
+            still.progress = Progress { end, ..seen };
+            let waiting = seen.next < end || seen.queued > 0;
+            still.idle_since = waiting.then(|| still.idle_since.unwrap_or(now));
         }
-        self.verdict(now)
+        if let Some(reason) = self.verdict(now) {
+            return Look::Replace(reason);
+        }
+        let quiet = |still: &Still| still.idle_since.is_none() && still.since.until(now) > self.patience.idle / 2;
+        let unknown: Vec<i32> = self.still.iter().filter(|(_, still)| quiet(still)).map(|(partition, _)| *partition).collect();
+        if unknown.is_empty() { Look::Fine } else { Look::Ask(unknown) }
+    }
+
+    /// The end of a quiet partition, as the broker tells it.
+    pub fn heard(&mut self, partition: i32, end: i64, now: Moment) {
+        if let Some(still) = self.still.get_mut(&partition) {
+            still.progress.end = still.progress.end.max(end);
+            // Asked again only after the next quiet while.
+            still.since = now;
+        }
     }
 
     fn verdict(&self, now: Moment) -> Option<String> {
@@ -137,9 +175,10 @@ impl Watchdog {
         if let Some(span) = late(self.between_since, self.patience.rebalance) {
             return Some(format!("its rebalance has not ended for {span:?}"));
         }
-        self.still.iter().find_map(|(partition, (progress, since))| {
-            let span = late(Some(*since), self.patience.idle)?;
-            Some(format!("partition {partition} has stood still at offset {} of {} for {span:?}", progress.next, progress.end))
+        self.still.iter().find_map(|(partition, still)| {
+            let span = late(still.idle_since, self.patience.idle)?;
+            let Progress { next, end, .. } = still.progress;
+            Some(format!("partition {partition} has stood still at offset {next} of {end} for {span:?}"))
         })
     }
 
@@ -164,7 +203,9 @@ mod tests {
     /// One look every five seconds, until a verdict; after how many seconds it came.
     fn watch(spans: u64, wanted: &[i32], mut at: impl FnMut(u64) -> Sight) -> Option<u64> {
         let mut watchdog = Watchdog::new(PATIENCE);
-        (0..spans).map(|turn| turn * 5).find(|second| watchdog.look(&at(*second), wanted, Moment(second * 1000)).is_some())
+        (0..spans)
+            .map(|turn| turn * 5)
+            .find(|second| matches!(watchdog.look(&at(*second), wanted, Moment(second * 1000)), Look::Replace(_)))
     }
 
     #[test]
@@ -199,7 +240,31 @@ mod tests {
     fn an_outage_or_a_freeze_proves_nothing() {
         assert_eq!(watch(1000, &[0], |second| Sight { connected: second % 40 != 0, ..sight(Join::Out, 7, 9) }), None);
         let mut watchdog = Watchdog::new(PATIENCE);
-        assert_eq!(watchdog.look(&sight(Join::Out, 7, 9), &[0], Moment(0)), None);
-        assert_eq!(watchdog.look(&sight(Join::Out, 7, 9), &[0], Moment(600_000)), None);
+        assert_eq!(watchdog.look(&sight(Join::Out, 7, 9), &[0], Moment(0)), Look::Fine);
+        assert_eq!(watchdog.look(&sight(Join::Out, 7, 9), &[0], Moment(600_000)), Look::Fine);
+    }
+
+    #[test]
+    fn a_quiet_partition_is_asked_about_now_and_then_because_who_does_not_fetch_hears_of_no_end() {
+        let mut watchdog = Watchdog::new(PATIENCE);
+        let mut asked = Vec::new();
+        let mut replaced = None;
+        for second in (0..200).step_by(5) {
+            match watchdog.look(&sight(Join::Steady, 7, 7), &[0], Moment(second * 1000)) {
+                Look::Ask(partitions) => {
+                    asked.push(second);
+                    // Something arrives after a minute.
+                    partitions.iter().for_each(|one| watchdog.heard(*one, if second > 60 { 8 } else { 7 }, Moment(second * 1000)));
+                }
+                Look::Replace(reason) => {
+                    replaced = Some((second, reason));
+                    break;
+                }
+                Look::Fine => {}
+            }
+        }
+        let (second, reason) = replaced.unwrap();
+        assert_eq!((asked, second), (vec![25, 50, 75], 130));
+        assert!(reason.contains("partition 0 has stood still at offset 7 of 8"), "{reason}");
     }
 }
