@@ -49,7 +49,7 @@ pub use call::orders_of;
 pub use command::identify;
 pub use partition::{count_entry, declares_lost, lost_entry};
 pub use settle::journal_key;
-pub use validate::{marker, marker_of, partition_of};
+pub use validate::{fingerprint, marker, marker_of, partition_of};
 
 /// What the route needs from the outside.
 #[derive(Clone, Debug)]

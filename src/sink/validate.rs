@@ -169,7 +169,9 @@ pub fn remark_as_sent(marker: &str, remark: Option<&str>) -> String {
     }
 }
 
-fn fingerprint(command: &CreateReturnOutbound) -> [u8; 32] {
+/// SHA-256 of what reaches the ERP: equal for copies of a command.
+#[must_use]
+pub fn fingerprint(command: &CreateReturnOutbound) -> [u8; 32] {
     let mut hash = Sha256::new();
     field(&mut hash, Some(&command.return_no));
     field(&mut hash, Some(&command.warehouse_no));

@@ -102,8 +102,13 @@ impl Connector {
 
     /// As [`Self::ready`]; says how long it took from the start of the process.
     pub fn wait_ready(&mut self) -> Duration {
+        self.wait_ready_within(READY_LIMIT)
+    }
+
+    /// The same with a limit of one's own.
+    pub fn wait_ready_within(&mut self, limit: Duration) -> Duration {
         let url = self.url("/readyz");
-        let deadline = self.started + READY_LIMIT;
+        let deadline = self.started + limit;
         loop {
             if http::get(&url).is_ok_and(|answer| answer.status == 200) {
                 return self.started.elapsed();
@@ -113,7 +118,7 @@ impl Connector {
             }
             assert!(
                 Instant::now() < deadline,
-                "the connector is not ready after {READY_LIMIT:?}: {}",
+                "the connector is not ready after {limit:?}: {}",
                 http::get(&url).map_or_else(|fault| fault.to_string(), |answer| answer.body)
             );
             std::thread::sleep(Duration::from_millis(5));

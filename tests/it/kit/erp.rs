@@ -234,6 +234,11 @@ impl Erp {
         }
     }
 
+    /// How many queries of outbound orders have arrived: look-ups and probes, where no feed runs.
+    pub fn outbound_queries(&self) -> u64 {
+        self.ask("counters")["outbounds"]["received"].as_u64().expect("a count")
+    }
+
     /// Adds rules of the simulator's script: `createOrder:applied_timeout=1x`, `all:slow(100ms)=1`…
     pub fn faults(&self, rules: &str) {
         self.tell("faults", &json!({"rules": rules}));

@@ -5,6 +5,7 @@ pub mod config;
 pub mod connector;
 pub mod erp;
 pub mod http;
+pub mod journal;
 pub mod kafka_proxy;
 pub mod ledger;
 pub mod proxy;
