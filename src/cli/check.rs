@@ -17,6 +17,7 @@ use super::{
     estimate::{self, call_word},
     report::{Finding, Report},
     topics::{self, Absence},
+    usage,
 };
 
 /// A signed read call, permit included: an empty bucket takes a little over a second.
@@ -44,6 +45,7 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
     registry(&settings, &mut report).await;
     erp(&settings, &mut report).await;
     report.add_all(&estimate::findings(&settings));
+    report.add_all(&usage::findings(&settings).await);
     Ok(report.end())
 }
 

@@ -1,7 +1,7 @@
 //! What a configuration costs in calls to the ERP, per day.
 
 use crate::{
-    config::{Edition, Feed, FeedSettings, Settings, duration_text},
+    config::{Edition, Feed, FeedSettings, QuotaScope, Settings, duration_text},
     erp::Call,
 };
 
@@ -12,16 +12,24 @@ const DAY_MS: u64 = 86_400_000;
 /// The enterprise edition's query takes one status at a time; without a filter all five are asked for.
 const ENTERPRISE_STATUSES: u64 = 5;
 
-/// One row per call that is in use.
+/// One row per call that is in use, and one per account whose calls share a budget.
 pub(super) fn findings(settings: &Settings) -> Vec<Finding> {
     let budget = u64::from(settings.quota.calls_per_minute) * 1440;
     let mut rows: Vec<Finding> =
         Feed::ALL.into_iter().filter(|feed| settings.feed(*feed).enabled).map(|feed| feed_row(feed, settings.feed(feed), budget)).collect();
+    let mut left = budget;
+    match settings.quota.scope {
+        QuotaScope::Call => {}
+        QuotaScope::Account => {
+            left = budget.saturating_sub(idle_of(settings, Edition::Flagship));
+            rows.extend([Edition::Flagship, Edition::Enterprise].into_iter().filter_map(|edition| account_row(settings, edition, budget)));
+        }
+    }
     if settings.commands.enabled {
         rows.push(Finding::good(
             "calls per day: commands",
             format!(
-                "one {} per command, at most {budget} a day; look-ups only after an unknown answer or a crash (2 to 4 each)",
+                "one {} per command, at most {left} a day; look-ups only after an unknown answer or a crash (2 to 4 each)",
                 call_word(Call::CreateOrder)
             ),
         ));
@@ -29,13 +37,48 @@ pub(super) fn findings(settings: &Settings) -> Vec<Finding> {
     rows
 }
 
-fn feed_row(feed: Feed, section: &FeedSettings, budget: u64) -> Finding {
+/// What an account's feeds cost while nothing changes.
+fn idle_of(settings: &Settings, edition: Edition) -> u64 {
+    let feeds = Feed::ALL.into_iter().map(|feed| settings.feed(feed)).filter(|section| section.enabled && section.edition == edition);
+    feeds.map(idle).map(|(live, late)| live + late).sum()
+}
+
+/// All calls of an account together, where they share one budget.
+fn account_row(settings: &Settings, edition: Edition, budget: u64) -> Option<Finding> {
+    let name = match edition {
+        Edition::Flagship => "flagship",
+        Edition::Enterprise => "enterprise",
+    };
+    let idle = idle_of(settings, edition);
+    let commands = edition == Edition::Flagship && settings.commands.enabled;
+    if idle == 0 && !commands {
+        return None;
+    }
+    let subject = format!("calls per day: {name} account");
+    let says = format!("{idle} of {budget} while nothing changes; the rest is for commands, changed records and catching up");
+    Some(if idle > budget {
+        Finding::warning(
+            subject,
+            says,
+            "raise the feeds' poll_interval, or set quota.scope = \"call\": the ERP counts each call on its own",
+        )
+    } else {
+        Finding::good(subject, says)
+    })
+}
+
+/// Calls a day of the live pass and of the late pass while nothing changes.
+fn idle(section: &FeedSettings) -> (u64, u64) {
     let queries = match section.edition {
         Edition::Flagship => 1,
         Edition::Enterprise => section.filters.status.as_ref().map_or(ENTERPRISE_STATUSES, |list| list.split(',').count() as u64),
     };
     let per_day = |interval: std::time::Duration| DAY_MS / crate::clock::millis(interval).max(1) * queries;
-    let (live, late) = (per_day(section.poll_interval), per_day(section.late_interval));
+    (per_day(section.poll_interval), per_day(section.late_interval))
+}
+
+fn feed_row(feed: Feed, section: &FeedSettings, budget: u64) -> Finding {
+    let (live, late) = idle(section);
     let idle = live + late;
     let subject = format!("calls per day: {}", feed.name());
     let says = format!(
@@ -82,6 +125,19 @@ mod tests {
         assert_eq!(rows[0].level, Level::Good);
         let rows = findings(&settings(&format!("{text}poll_interval = \"5s\"\n")));
         assert_eq!(rows[0].level, Level::Warning);
+    }
+
+    #[test]
+    fn an_account_wide_budget_is_summed_up() {
+        let feeds = "[feeds.purchase_returns]\nenabled = true\nstart = \"2026-01-01T00:00:00Z\"\n[feeds.return_outbounds]\nenabled = true\nstart = \"2026-01-01T00:00:00Z\"\n";
+        let text = format!(
+            "[quota]\nscope = \"account\"\n[commands]\nenabled = true\n[erp.flagship]\nurl = \"http://e/\"\nsid = \"s\"\nkey = \"k\"\n{feeds}"
+        );
+        let rows = findings(&settings(&text));
+        let says = |subject: &str| rows.iter().find(|row| row.subject.ends_with(subject)).map(|row| row.says.clone()).unwrap();
+        // Two feeds of 1440 + 288.
+        assert!(says("flagship account").starts_with("3456 of 72000 while nothing changes"), "{}", says("flagship account"));
+        assert!(says("commands").contains("at most 68544 a day"), "{}", says("commands"));
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod sheet;
 mod simulate;
 mod tail;
 mod topics;
+mod usage;
 
 use std::{
     path::{Path, PathBuf},

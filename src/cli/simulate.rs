@@ -55,6 +55,9 @@ pub struct SimulateArgs {
     /// Calls within any sixty seconds, for each kind of call; 0 for no limit
     #[arg(long, default_value_t = 60, value_name = "N")]
     pub quota: u32,
+    /// Count all calls of an appkey together
+    #[arg(long)]
+    pub quota_by_account: bool,
     /// Requests of one appkey at once; 0 for no limit
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub max_concurrent: u32,
@@ -107,6 +110,7 @@ pub async fn run(args: SimulateArgs) -> anyhow::Result<()> {
         seed: args.seed,
         latency: args.latency,
         quota_per_minute: (args.quota > 0).then_some(args.quota),
+        quota_by_account: args.quota_by_account,
         max_concurrent: (args.max_concurrent > 0).then_some(args.max_concurrent),
         auto_returns: args.auto_returns,
         page_order: args.page_order,

@@ -230,10 +230,20 @@ pub struct EnterpriseSettings {
     pub appsecret: SecretString,
 }
 
+/// What one budget is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuotaScope {
+    /// Each call of an appkey has a budget of its own, as the ERP's contract has it.
+    Call,
+    /// All calls of an appkey share one: the cautious reading.
+    Account,
+}
+
 /// `[quota]`
 #[derive(Clone, Copy, Debug)]
 pub struct QuotaSettings {
-    /// Per (appkey, call).
+    pub scope: QuotaScope,
+    /// Per budget.
     pub calls_per_minute: u32,
     pub burst: u32,
     /// Calls on the wire at once, per appkey.
@@ -282,7 +292,7 @@ pub struct CommandSettings {
 }
 
 /// Which product line answers a feed's query.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Edition {
     Flagship,
     Enterprise,

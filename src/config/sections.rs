@@ -8,8 +8,8 @@ use crate::clock::Timestamp;
 
 use super::{
     CommandFormat, CommandSettings, Edition, Effective, EnterpriseSettings, ErpConnection, Feed, FeedSettings, Filters, FlagshipSettings,
-    HttpSettings, KafkaSettings, Loaded, LogFormat, LogSettings, Mistake, Partitioner, QuotaSettings, RegistrySettings, Settings, Topics,
-    document::Document, effective, keys::Kind, properties, reader::Reader, timing, values,
+    HttpSettings, KafkaSettings, Loaded, LogFormat, LogSettings, Mistake, Partitioner, QuotaScope, QuotaSettings, RegistrySettings,
+    Settings, Topics, document::Document, effective, keys::Kind, properties, reader::Reader, timing, values,
 };
 
 /// The enterprise edition's largest page.
@@ -88,6 +88,7 @@ fn read(reader: &mut Reader) -> Settings {
         flagship: flagship(reader),
         enterprise: enterprise(reader),
         quota: QuotaSettings {
+            scope: reader.choice("quota.scope", &[("call", QuotaScope::Call), ("account", QuotaScope::Account)], QuotaScope::Call),
             calls_per_minute: reader.number("quota.calls_per_minute", 1..=10_000_000),
             burst: reader.number("quota.burst", 1..=10_000_000),
             max_concurrent_calls: reader.number("quota.max_concurrent_calls", 1..=10_000),

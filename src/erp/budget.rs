@@ -1,7 +1,8 @@
 //! One budget: how many calls of one kind may leave, and when. Pure: every method is told what time it is.
 //!
-//! Pacing is GCRA, kept as a level of tokens so that the rate may change at any time, and starts empty. On top of it a window of the last minute's calls, permits not yet used included,
-//! holds the sum below rate + burst whatever the time between a permit and its call.
+//! Pacing is GCRA, kept as a level of tokens so that the rate may change at any time, and starts empty. On top of it a
+//! window of the last calls, permits not yet used included, holds the sum below rate + burst whatever the time between
+//! a permit and its call. The window is a little longer than the ERP's minute: calls arrive differently late.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -10,6 +11,10 @@ use tokio::time::Instant;
 use super::Class;
 
 const MINUTE: Duration = Duration::from_secs(60);
+/// The ERP counts calls when they arrive. As long as no call travels this much longer than another, no minute of the
+/// ERP's holds more calls than this window of ours.
+const JITTER: Duration = Duration::from_secs(2);
+const WINDOW: Duration = Duration::from_secs(60 + JITTER.as_secs());
 /// Above this rate the last minute is not remembered call by call: no ERP counts that far, benchmarks do.
 const WINDOW_UP_TO: u32 = 6000;
 /// Timers are no finer than this, so a budget that grants faster may catch up on that much.
@@ -18,9 +23,13 @@ const TIMER: Duration = Duration::from_millis(10);
 const ONE: f64 = 1.0 - 1e-6;
 /// Lowest rate refusals lead to, in calls a minute: enough to notice that the ERP has recovered.
 const LOWEST: f64 = 5.0;
-/// What a refusal leaves of the rate, and what a quiet minute gives back of the configured one.
-const LOWERED: f64 = 0.7;
-const REGAINED: f64 = 0.05;
+/// What a refusal leaves of the calls the ERP had room for: less than them, or it refuses again soon.
+const LOWERED: f64 = 0.75;
+/// One refusal never takes more than half: it may have had a reason that is over.
+const LOWERED_MOST: f64 = 0.5;
+/// The first quiet minute gives back this much of the configured rate, the second twice as much, and so on: gently where
+/// the last refusal was met, and all of it within a quarter of an hour.
+const REGAINED: f64 = 0.01;
 /// The ERP counts by the minute; integrators get through again after 3 to 31 s.
 const FIRST_REST: Duration = Duration::from_secs(10);
 const LONGEST_REST: Duration = MINUTE;
@@ -43,6 +52,8 @@ pub(super) struct Budget {
     /// The part of the rate that refusals have left, 0 to 1.
     pace: f64,
     pace_since: Instant,
+    /// Quiet minutes in a row since the last refusal.
+    quiet: u32,
     /// Calls saved up, as of `level_at`; grows by the rate up to the burst.
     level: f64,
     level_at: Instant,
@@ -65,6 +76,7 @@ impl Budget {
             share: 1.0,
             pace: 1.0,
             pace_since: now,
+            quiet: 0,
             // Empty: a process that restarts every few seconds must not get a full burst each time.
             level: 0.0,
             level_at: now,
@@ -90,11 +102,16 @@ impl Budget {
         (share * self.pace).max(share.min(LOWEST))
     }
 
-    /// At least 1.
+    /// At least 1. What refusals took from the rate they took from the burst as well.
     pub(super) fn burst(&self) -> u32 {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a u32, between 0 and the whole")]
-        let burst = (f64::from(self.configured_burst) * self.share).floor() as u32;
+        let burst = (f64::from(self.configured_burst) * self.share * self.pace + 1e-9).floor() as u32;
         burst.max(1)
+    }
+
+    /// This instance's part, 0 to 1.
+    pub(super) fn share(&self) -> f64 {
+        self.share
     }
 
     pub(super) fn refusals(&self) -> u64 {
@@ -109,6 +126,18 @@ impl Budget {
     /// Calls of the last minute, by class in the order of [`Class::ALL`].
     pub(super) fn used(&self, now: Instant) -> [u32; 5] {
         self.usage.last_minute(now)
+    }
+
+    /// Calls that may still leave within the minute that ends now; 0 while the budget rests.
+    pub(super) fn left(&mut self, now: Instant) -> u32 {
+        self.regain(now);
+        if self.resting(now).is_some() {
+            return 0;
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a u32, between 0 and the whole")]
+        let most = (self.rate() + 1e-9).floor() as u32 + self.burst();
+        let used: u32 = self.used(now).iter().sum();
+        most.saturating_sub(used).saturating_sub(u32::try_from(self.reserved).unwrap_or(u32::MAX))
     }
 
     /// This instance's part of the budget: rate and burst are scaled by it.
@@ -134,34 +163,36 @@ impl Budget {
         }
     }
 
-    /// Most calls any minute may hold; `None` where nobody counts.
+    /// Most calls any [`WINDOW`] may hold; `None` where nobody counts.
     fn cap(&self) -> Option<usize> {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a u32, between 0 and the whole")]
         let rate = (f64::from(self.calls_per_minute) * self.share).floor() as usize;
         let burst = usize::try_from(self.burst()).unwrap_or(usize::MAX);
-        (self.calls_per_minute <= WINDOW_UP_TO).then(|| (rate + burst - 1).max(1))
+        (self.calls_per_minute <= WINDOW_UP_TO).then(|| rate + burst)
     }
 
-    /// Whether a permit may be given now, and if not, when to ask again.
-    pub(super) fn ready(&mut self, now: Instant) -> Ready {
+    /// Whether a permit may be given now that leaves `keep` calls saved up for others, and if not, when to ask again.
+    pub(super) fn ready(&mut self, now: Instant, keep: u32) -> Ready {
         self.regain(now);
         if let Some(until) = self.resting_until.filter(|until| *until > now) {
             return Ready::At(until);
         }
         self.refill(now);
-        if self.level < ONE {
-            let wait = Duration::from_secs_f64((1.0 - self.level) / self.pace_per_second());
+        let keep = keep.min(self.burst() - 1);
+        let kept = f64::from(keep);
+        if self.level < kept + ONE {
+            let wait = Duration::from_secs_f64((kept + 1.0 - self.level) / self.pace_per_second());
             // Never "at once": whoever waits for it would ask again without end.
             return Ready::At(now + wait.max(Duration::from_micros(1)));
         }
         let Some(cap) = self.cap() else { return Ready::Now };
-        while self.sent.front().is_some_and(|sent| *sent + MINUTE <= now) {
+        while self.sent.front().is_some_and(|sent| *sent + WINDOW <= now) {
             self.sent.pop_front();
         }
-        if self.sent.len() + self.reserved < cap {
-            return Ready::Now;
-        }
-        self.sent.front().map_or(Ready::Later, |oldest| Ready::At(*oldest + MINUTE))
+        let beyond = (self.sent.len() + self.reserved + usize::try_from(keep).unwrap_or(0)).checked_sub(cap);
+        // That many and one more have to leave the window first.
+        let Some(beyond) = beyond else { return Ready::Now };
+        self.sent.get(beyond).map_or(Ready::Later, |last| Ready::At(*last + WINDOW))
     }
 
     /// Gives a permit out.
@@ -198,8 +229,14 @@ impl Budget {
         let until = now + self.next_rest;
         self.resting_until = Some(until);
         self.next_rest = (self.next_rest * 2).min(LONGEST_REST);
-        self.pace = (self.pace * LOWERED).max((LOWEST / f64::from(self.calls_per_minute)).min(1.0));
+        // What left within the minute before the refusal is what the ERP had room for, as long as others go on as they did.
+        let had_room = f64::from(self.used(now).iter().sum::<u32>().saturating_sub(1));
+        let rate = self.rate();
+        let lowered = (had_room.min(rate) * LOWERED).max(rate * LOWERED_MOST);
+        let whole = f64::from(self.calls_per_minute) * self.share;
+        self.pace = (lowered / whole).max(LOWEST / whole).min(1.0);
         self.pace_since = now;
+        self.quiet = 0;
         // What the rest would save up must not leave at once when it ends.
         self.level = 1.0;
         self.level_at = until;
@@ -216,7 +253,8 @@ impl Budget {
     fn regain(&mut self, now: Instant) {
         while self.pace < 1.0 && now.saturating_duration_since(self.pace_since) >= MINUTE {
             self.refill(self.pace_since + MINUTE);
-            self.pace = (self.pace + REGAINED).min(1.0);
+            self.quiet += 1;
+            self.pace = (self.pace + REGAINED * f64::from(self.quiet)).min(1.0);
             self.pace_since += MINUTE;
         }
     }
@@ -294,7 +332,7 @@ mod tests {
     fn drain(budget: &mut Budget, from: Instant, span: Duration) -> Vec<Instant> {
         let (mut now, mut calls) = (from, Vec::new());
         while now < from + span {
-            match budget.ready(now) {
+            match budget.ready(now, 0) {
                 Ready::Now => {
                     budget.take(now);
                     budget.spend(Class::Command, now);
@@ -311,7 +349,7 @@ mod tests {
     fn it_starts_empty() {
         let start = Instant::now();
         let mut budget = Budget::new(50, 10, start);
-        assert_eq!(in_millis(budget.ready(start), start), Some(1200));
+        assert_eq!(in_millis(budget.ready(start, 0), start), Some(1200));
         assert_eq!(drain(&mut budget, start, seconds(60.0)).len(), 49);
     }
 
@@ -323,7 +361,7 @@ mod tests {
         assert!(calls.iter().take(10).all(|call| *call == start + seconds(600.0)));
         for (position, first) in calls.iter().enumerate() {
             let within = calls.iter().skip(position).take_while(|call| **call < *first + MINUTE).count();
-            assert!(within <= 59, "{within}");
+            assert!(within <= 60, "{within}");
         }
     }
 
@@ -334,7 +372,7 @@ mod tests {
         let mut now = start;
         let mut out = 0;
         loop {
-            match budget.ready(now) {
+            match budget.ready(now, 0) {
                 Ready::Now => {
                     budget.take(now);
                     out += 1;
@@ -343,12 +381,12 @@ mod tests {
                 Ready::Later => break,
             }
         }
-        assert_eq!(out, 59);
+        assert_eq!(out, 60);
         for _ in 0..out {
             budget.spend(Class::Command, now);
         }
-        assert_eq!(budget.ready(now), Ready::At(now + MINUTE));
-        assert_eq!(budget.used(now), [0, 59, 0, 0, 0]);
+        assert_eq!(budget.ready(now, 0), Ready::At(now + WINDOW));
+        assert_eq!(budget.used(now), [0, 60, 0, 0, 0]);
         assert_eq!(budget.used(now + MINUTE), [0; 5]);
     }
 
@@ -357,11 +395,11 @@ mod tests {
         let start = Instant::now();
         let mut budget = Budget::new(60, 1, start);
         let now = start + seconds(1.0);
-        assert_eq!(budget.ready(now), Ready::Now);
+        assert_eq!(budget.ready(now, 0), Ready::Now);
         budget.take(now);
-        assert_eq!(in_millis(budget.ready(now), now), Some(1000));
+        assert_eq!(in_millis(budget.ready(now, 0), now), Some(1000));
         budget.give_back();
-        assert_eq!(budget.ready(now), Ready::Now);
+        assert_eq!(budget.ready(now, 0), Ready::Now);
     }
 
     #[test]
@@ -374,21 +412,22 @@ mod tests {
             // The rest of the same burst.
             budget.refused(now, now + seconds(0.1));
             assert_eq!(budget.resting(now), Some(seconds(rest)));
-            assert_eq!(budget.ready(now), Ready::At(now + seconds(rest)));
+            assert_eq!(budget.ready(now, 0), Ready::At(now + seconds(rest)));
             now += seconds(rest);
         }
         assert_eq!(budget.refusals(), 10);
-        assert!((budget.rate() - 50.0 * 0.7_f64.powi(5)).abs() < 2.6, "{}", budget.rate());
+        // Nothing had left before: halved each time, down to the lowest.
+        assert!((budget.rate() - 5.0).abs() < 1e-9, "{}", budget.rate());
         // No burst after the rest: one now, the next an interval later.
-        assert_eq!(budget.ready(now), Ready::Now);
+        assert_eq!(budget.ready(now, 0), Ready::Now);
         budget.take(now);
         budget.spend(Class::Feed, now);
-        assert!(matches!(budget.ready(now), Ready::At(later) if later > now + seconds(3.0)));
+        assert!(matches!(budget.ready(now, 0), Ready::At(later) if later > now + seconds(3.0)));
         budget.answered(now);
         let low = budget.rate();
-        budget.ready(now + seconds(121.0));
-        assert!(budget.rate() > low + 4.9 && budget.rate() < 50.0);
-        budget.ready(now + seconds(3600.0));
+        budget.ready(now + seconds(121.0), 0);
+        assert!((budget.rate() - low - 2.5).abs() < 1e-9, "the second and third minute gave 1 and 1.5 back: {}", budget.rate());
+        budget.ready(now + seconds(900.0), 0);
         assert!((budget.rate() - 50.0).abs() < 1e-9);
         let later = now + seconds(3600.0);
         budget.refused(later, later);
@@ -407,6 +446,34 @@ mod tests {
         let mut small = Budget::new(3, 1, start);
         small.refused(start + MINUTE, start + MINUTE);
         assert!((small.rate() - 3.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_refusal_leaves_a_little_less_than_the_erp_had_room_for() {
+        let start = Instant::now();
+        let mut budget = Budget::new(50, 10, start);
+        // Another program takes the rest: the 36th call is refused after 35 within a minute.
+        let calls = drain(&mut budget, start, seconds(36.0 * 1.2 + 0.1));
+        assert_eq!(calls.len(), 36);
+        let last = calls[35];
+        budget.refused(last, last);
+        assert!((budget.rate() - 35.0 * LOWERED).abs() < 1e-9, "{}", budget.rate());
+        assert_eq!((budget.burst(), budget.left(last)), (5, 0));
+        assert_eq!(budget.left(last + FIRST_REST + MINUTE), 26 + 5);
+    }
+
+    #[test]
+    fn whoever_keeps_calls_for_others_takes_only_what_would_be_lost() {
+        let start = Instant::now();
+        let mut budget = Budget::new(60, 10, start);
+        let now = start + seconds(5.0);
+        assert_eq!(budget.ready(now, 0), Ready::Now);
+        assert_eq!(in_millis(budget.ready(now, 9), now), Some(5000));
+        let now = start + seconds(10.0);
+        assert_eq!(budget.ready(now, 9), Ready::Now);
+        budget.take(now);
+        assert_eq!(in_millis(budget.ready(now, 9), now), Some(1000));
+        assert_eq!(budget.ready(now, 8), Ready::Now);
     }
 
     #[test]

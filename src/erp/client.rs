@@ -16,7 +16,7 @@ use crate::{
 };
 
 use super::{
-    Answer, Call, Class, NotExecuted, OrderRequest, Page, PageRequest, Permit, QueryFault, Quota, Refusal, Selection, SharedGuard,
+    Answer, Call, NotExecuted, OrderRequest, Page, PageRequest, Permit, QueryFault, Quota, Refusal, Selection, SharedGuard,
     answer::Judged,
     edition::{Enterprise, Flagship},
 };
@@ -113,7 +113,7 @@ impl Erp {
                 self.learn(&permit, heard, judged)
             }
         };
-        self.measure(Call::CreateOrder, permit.class, answer.word(), begun);
+        self.measure(&permit, answer.word(), begun);
         answer
     }
 
@@ -146,7 +146,7 @@ impl Erp {
                 self.learn(&permit, heard, judged)
             }
         };
-        self.measure(call, permit.class, query_result(&outcome), begun);
+        self.measure(&permit, query_result(&outcome), begun);
         outcome
     }
 
@@ -165,8 +165,9 @@ impl Erp {
         judged.outcome
     }
 
-    fn measure(&self, call: Call, class: Class, result: &'static str, begun: Instant) {
-        self.0.metrics.erp_call(call, class, result, begun.elapsed());
+    fn measure(&self, permit: &Permit, result: &'static str, begun: Instant) {
+        self.0.metrics.erp_call(permit.call, permit.class, result, begun.elapsed());
+        self.0.metrics.erp_permit(permit.call, permit.class, permit.waited);
     }
 }
 

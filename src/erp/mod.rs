@@ -269,4 +269,4 @@ mod sign;
 
 pub use client::{BuildFault, Erp};
 pub use outbound::OutboundHead;
-pub use quota::{BudgetStatus, Permit, Quota};
+pub use quota::{BudgetStatus, Permit, Quota, Work};

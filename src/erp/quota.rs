@@ -1,12 +1,17 @@
-//! One budget per (appkey, call): pacing, priorities, concurrency, adaptation to refusals.
+//! The ERP's quota: pacing, priorities, concurrency, adaptation to refusals, and this instance's share of all of it.
 //!
-//! Whoever waits stands in a line per (call, class). A free budget goes to the most urgent class, except that a line
-//! passed over 19 times goes first: so every class that waits gets at least a twentieth. A line is served by
-//! a task that lives only while somebody waits.
+//! ```text
+//! acquire(call, class) ─▶ line per (budget, class) ─▶ budget (rate, burst, rest after a refusal) ─▶ Permit ─▶ one call
+//! ```
+//!
+//! A budget pays for one call of an appkey, or for all of them (`quota.scope`). Whoever waits stands in a line per
+//! (budget, class). A free budget goes to the most urgent class, with a floor for each of the others
+//! ([`account`]). A line is served by a task that lives only while somebody waits.
 
 mod account;
+mod share;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::Serialize;
 use tokio::time::Instant;
@@ -18,6 +23,8 @@ use crate::{
 
 use super::{Call, Class};
 use account::Account;
+
+pub use share::Work;
 
 /// Which of the ERP's two quotas refused a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,25 +60,34 @@ impl Quota {
     /// Waits until a call of this kind may leave. Dropping the future gives the place in the line up.
     pub async fn acquire(&self, call: Call, class: Class) -> Permit {
         let account = self.account(call);
+        let began = Instant::now();
         loop {
             let waiting = match account.enter(call, class) {
                 Ok(permit) => return permit,
                 Err(waiting) => waiting,
             };
             // An error means that the line's task died with its runtime: stand in line again.
-            if let Ok(permit) = waiting.await {
+            if let Ok(mut permit) = waiting.await {
+                permit.waited = began.elapsed();
                 return permit;
             }
         }
     }
 
-    /// This instance's part of a call's budget, 0 to 1: rate and burst are scaled by it, the burst to no less than 1.
-    pub fn set_share(&self, call: Call, share: f64) {
+    /// Which part of the work that makes this call is this instance's, 0 to 1. Budgets are scaled by it: rate, burst and
+    /// concurrent calls, the last two to no less than 1. Work that was never named takes no part.
+    pub fn set_share(&self, call: Call, work: Work, share: f64) {
         let account = self.account(call);
-        if let Some(budget) = account.lock().budgets.get_mut(&call) {
-            budget.set_share(share, Instant::now());
+        if account.lock().set_share(call, work, share, Instant::now()) {
+            tracing::debug!(erp.call = call.name(), work = work.name(), share, "this instance's share of the quota");
         }
         account.changed.notify_one();
+    }
+
+    /// Calls a minute that are in force for a call in this instance now.
+    #[must_use]
+    pub fn rate(&self, call: Call) -> f64 {
+        self.account(call).lock().budget(call).rate_at(Instant::now())
     }
 
     /// Every budget as it is now, for `/status`.
@@ -85,15 +101,23 @@ impl Quota {
 /// One budget as `/status` shows it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct BudgetStatus {
-    /// [`Call::name`].
+    /// [`Call::name`], or the edition's where all calls of an account share one budget.
     pub call: &'static str,
-    /// Calls a minute in force now.
+    /// This instance's part of the budget, 0 to 1.
+    pub share: f64,
+    /// Calls a minute in force now, in this instance.
     pub rate: f64,
     pub burst: u32,
     /// Calls of the last minute, by class.
     pub used: BTreeMap<&'static str, u32>,
+    /// Calls this minute may still hold.
+    pub left: u32,
     /// Who waits for a permit, by class.
     pub waiting: BTreeMap<&'static str, usize>,
+    /// How long those who wait have waited at most, by class.
+    pub waiting_ms: BTreeMap<&'static str, u64>,
+    /// Until all who wait now have their permits, at this rate.
+    pub waiting_needs_seconds: f64,
     /// Calls the ERP's quota has refused since the start.
     pub refused: u64,
     /// Nothing leaves before this instant, because of a refusal.
@@ -111,6 +135,8 @@ pub struct Permit {
     pub call: Call,
     /// On whose behalf.
     pub class: Class,
+    /// How long it was waited for.
+    pub waited: Duration,
     account: Arc<Account>,
     sent: Option<Instant>,
 }
@@ -121,9 +147,7 @@ impl Permit {
         if self.sent.is_none() {
             let now = Instant::now();
             self.sent = Some(now);
-            if let Some(budget) = self.account.lock().budgets.get_mut(&self.call) {
-                budget.spend(self.class, now);
-            }
+            self.account.lock().budget(self.call).spend(self.class, now);
         }
     }
 
@@ -132,9 +156,7 @@ impl Permit {
         let now = Instant::now();
         let sent = self.sent.unwrap_or(now);
         let mut state = self.account.lock();
-        if let Some(budget) = state.budgets.get_mut(&self.call) {
-            budget.refused(sent, now);
-        }
+        state.budget(self.call).refused(sent, now);
         match limit {
             Limit::Frequency => {}
             Limit::Concurrency => state.narrow(sent, now),
@@ -143,8 +165,8 @@ impl Permit {
 
     /// The ERP answered, whatever it said.
     pub(super) fn answered(&self) {
-        if let (Some(sent), Some(budget)) = (self.sent, self.account.lock().budgets.get_mut(&self.call)) {
-            budget.answered(sent);
+        if let Some(sent) = self.sent {
+            self.account.lock().budget(self.call).answered(sent);
         }
     }
 }
@@ -153,10 +175,8 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let mut state = self.account.lock();
         state.out = state.out.saturating_sub(1);
-        if self.sent.is_none()
-            && let Some(budget) = state.budgets.get_mut(&self.call)
-        {
-            budget.give_back();
+        if self.sent.is_none() {
+            state.budget(self.call).give_back();
         }
         let somebody_waits = state.serving;
         drop(state);

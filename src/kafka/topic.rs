@@ -1,12 +1,15 @@
 //! Questions about topics.
 
-use std::time::Duration;
+use std::{fmt, sync::Arc, time::Duration};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+};
 
 use crate::config::KafkaSettings;
 
-use super::client::client_config;
+use super::client::{client_config, consumer_config, group_id};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -32,4 +35,65 @@ pub async fn partition_counts(kafka: &KafkaSettings, topics: &[&str]) -> Result<
             .collect()
     };
     tokio::task::spawn_blocking(ask).await.map_err(|error| format!("the question about topics ended abnormally: {error}"))?
+}
+
+/// How many records of a topic a group has yet to settle; keeps one connection.
+#[derive(Clone)]
+pub struct Backlog {
+    consumer: Arc<BaseConsumer>,
+    topic: String,
+}
+
+impl fmt::Debug for Backlog {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Backlog({})", self.topic)
+    }
+}
+
+impl Backlog {
+    /// Of the group of `role`. Never joins it.
+    ///
+    /// # Errors
+    /// One sentence for options librdkafka refuses.
+    pub fn of(kafka: &KafkaSettings, role: &str, topic: &str) -> Result<Self, String> {
+        let consumer: BaseConsumer = consumer_config(kafka, "backlog", &group_id(kafka, role))
+            .create()
+            .map_err(|error| format!("no Kafka client could be made from [kafka]: {error}"))?;
+        Ok(Self { consumer: Arc::new(consumer), topic: topic.to_owned() })
+    }
+
+    /// Records from the committed offsets to the end of the log, of all partitions. Markers of transactions count as
+    /// records, so behind a sender that uses them it is a little less.
+    ///
+    /// # Errors
+    /// One sentence when the broker does not answer or the topic does not exist.
+    pub async fn count(&self) -> Result<u64, String> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || this.ask())
+            .await
+            .map_err(|error| format!("the question about offsets ended abnormally: {error}"))?
+    }
+
+    fn ask(&self) -> Result<u64, String> {
+        let unanswered = |error| format!("Kafka does not say how much of {} is left: {error}", self.topic);
+        let metadata = self.consumer.fetch_metadata(Some(&self.topic), TIMEOUT).map_err(unanswered)?;
+        let mut list = TopicPartitionList::new();
+        for partition in metadata.topics().iter().filter(|found| found.name() == self.topic).flat_map(|found| found.partitions()) {
+            list.add_partition(&self.topic, partition.id());
+        }
+        if list.count() == 0 {
+            return Err(format!("the topic {} does not exist", self.topic));
+        }
+        let committed = self.consumer.committed_offsets(list, TIMEOUT).map_err(unanswered)?;
+        let mut left = 0;
+        for partition in committed.elements() {
+            let (low, high) = self.consumer.fetch_watermarks(&self.topic, partition.partition(), TIMEOUT).map_err(unanswered)?;
+            let next = match partition.offset() {
+                Offset::Offset(offset) => offset.max(low),
+                Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => low,
+            };
+            left += u64::try_from(high - next).unwrap_or(0);
+        }
+        Ok(left)
+    }
 }

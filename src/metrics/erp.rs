@@ -17,6 +17,11 @@ impl Metrics {
         self.erp_call_seconds.get_or_create(&[("call", call.name())]).observe(took.as_secs_f64());
     }
 
+    /// One call had waited so long for its permit.
+    pub fn erp_permit(&self, call: Call, class: Class, waited: Duration) {
+        self.erp_permit_seconds.get_or_create(&[("call", call.name()), ("class", class.name())]).observe(waited.as_secs_f64());
+    }
+
     /// An answer that the table of known answers does not hold.
     pub fn erp_unseen(&self) {
         self.erp_unseen.inc();

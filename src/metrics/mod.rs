@@ -64,6 +64,7 @@ pub struct Metrics {
     commands: Commands,
     erp_calls: Counters<3>,
     erp_call_seconds: Histograms<1>,
+    erp_permit_seconds: Histograms<2>,
     erp_unseen: Counter,
     erp_skew: Gauges<1>,
     quota: Quota,
@@ -132,6 +133,11 @@ fn call_seconds() -> Histogram {
     Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0])
 }
 
+/// From a permit that was there to a command at the end of a night's backlog.
+fn permit_seconds() -> Histogram {
+    Histogram::new([0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0])
+}
+
 /// From a row that was a second late to one that needed a person.
 fn late_seconds() -> Histogram {
     Histogram::new([1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 86_400.0])
@@ -191,6 +197,7 @@ impl Metrics {
             commands: Commands::new(r),
             erp_calls: add(r, Name::ErpCalls, Family::default()),
             erp_call_seconds: histograms(r, Name::ErpCallSeconds, call_seconds),
+            erp_permit_seconds: histograms(r, Name::ErpPermitSeconds, permit_seconds),
             erp_unseen: add(r, Name::ErpUnseenAnswers, Counter::default()),
             erp_skew: add(r, Name::ErpClockSkew, Family::default()),
             quota: Quota {

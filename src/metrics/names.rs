@@ -81,6 +81,7 @@ names! {
 
     ErpCalls: Counter "erp_calls" ["call", "class", "result"] "Calls to the ERP, by call, class and result";
     ErpCallSeconds: Histogram "erp_call_seconds" ["call"] "Duration of one call to the ERP";
+    ErpPermitSeconds: Histogram "erp_permit_seconds" ["call", "class"] "How long the quota let a call wait, by the class of who made it";
     ErpCallsInFlight: Gauge "erp_calls_in_flight" [] "Calls of the command route on the wire";
     ErpUnseenAnswers: Counter "erp_unseen_answers" [] "Answers whose code or text the table of known answers does not hold";
     ErpClockSkew: Gauge "erp_clock_skew_seconds" ["edition"] "How far the ERP's clock is ahead of this machine's";
@@ -108,7 +109,10 @@ names! {
 /// Every label and the words it takes, for the reference.
 #[cfg(test)]
 pub(super) const LABELS: &[(&str, &str)] = &[
-    ("call", "`create_order`, `query_purchase_returns`, `query_outbounds`, `query_outbounds_enterprise`"),
+    (
+        "call",
+        "`create_order`, `query_purchase_returns`, `query_outbounds`, `query_outbounds_enterprise`; of budgets that pay for a whole account: `flagship`, `enterprise`",
+    ),
     ("class", "`lookup` (commands in doubt), `command`, `feed`, `late_pass`, `backfill`"),
     ("content", "`changed`, `unchanged`"),
     ("duplicate", "`true` for a copy of a command, whose outcome is repeated"),

@@ -16,6 +16,7 @@ fn touch_everything(metrics: &Metrics) {
     metrics.command_settled("CREATED", true);
     metrics.dead_letter("commands", "undecodable");
     metrics.erp_call(Call::CreateOrder, Class::Command, "ok", second);
+    metrics.erp_permit(Call::CreateOrder, Class::Command, second);
     metrics.command_seconds(second, Some(second));
     metrics.transaction("commands", "committed", 7, second);
     let now = CommandsNow { pending: 1, calls: 2, open_intents: 3, in_doubt: 4, in_doubt_age: second, circuit: "open", lag: Some(9) };
@@ -33,6 +34,10 @@ fn touch_everything(metrics: &Metrics) {
     metrics.erp_unseen();
     metrics.erp_skew(Edition::Enterprise, -1500);
     metrics.quota(&[BudgetStatus {
+        share: 1.0,
+        left: 0,
+        waiting_ms: [("lookup", 1500)].into(),
+        waiting_needs_seconds: 0.0,
         call: "create_order",
         rate: 50.0,
         burst: 10,

@@ -138,6 +138,8 @@ pub struct SimulatorConfig {
     pub latency: Duration,
     /// Calls in any sixty seconds, for each call; `None`: no limit.
     pub quota_per_minute: Option<u32>,
+    /// All calls of an appkey count together.
+    pub quota_by_account: bool,
     /// Requests of one appkey at once; `None`: no limit.
     pub max_concurrent: Option<u32>,
     /// `createOrder` accepts returns, warehouses and SKUs that do not exist.
@@ -163,6 +165,7 @@ impl Default for SimulatorConfig {
             seed: 1,
             latency: Duration::ZERO,
             quota_per_minute: Some(60),
+            quota_by_account: false,
             max_concurrent: None,
             auto_returns: false,
             page_order: PageOrder::IdAsc,

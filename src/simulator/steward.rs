@@ -96,6 +96,7 @@ impl World {
         if let Some(limit) = adjust.quota_per_minute {
             state.quotas.iter_mut().for_each(|quota| quota.set_limit((limit > 0).then_some(limit)));
         }
+        state.quota_by_account = adjust.quota_by_account.unwrap_or(state.quota_by_account);
         if let Some(most) = adjust.max_concurrent {
             state.max_concurrent = (most > 0).then_some(most);
         }

@@ -382,6 +382,9 @@ async fn the_quota_refuses_the_sixty_first_call_of_each_kind() {
     }
     assert_eq!(enterprise(&simulator, &[("src_order_no", "x")]).await["code"], 1012);
     assert_eq!(simulator.control().summary().refused, 2);
+    simulator.control().adjust(&Adjust { quota_by_account: Some(true), ..Adjust::default() });
+    let other = page(&simulator, Call::PurchaseReturns, 0, 1, &json!({})).await;
+    assert_eq!(other["status"], 100, "now they count together: {other}");
     simulator.stop().await;
 }
 

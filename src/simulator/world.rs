@@ -50,6 +50,8 @@ pub struct Adjust {
     pub clock_offset_ms: Option<i64>,
     /// Calls in sixty seconds, for each call; 0: no limit.
     pub quota_per_minute: Option<u32>,
+    /// All calls of an appkey count together.
+    pub quota_by_account: Option<bool>,
     /// Requests of one appkey at once; 0: no limit.
     pub max_concurrent: Option<u32>,
     pub page_order: Option<PageOrder>,
@@ -81,6 +83,7 @@ pub struct State {
     pub ledger: Ledger,
     pub mischief: Mischief,
     pub quotas: [MinuteQuota; 4],
+    pub quota_by_account: bool,
     pub max_concurrent: Option<u32>,
     running: [u32; 2],
     pub latency: Duration,
@@ -152,6 +155,7 @@ impl State {
             ledger: Ledger::new(config.request_log),
             mischief: Mischief::new(config.seed),
             quotas: [quota(), quota(), quota(), quota()],
+            quota_by_account: config.quota_by_account,
             max_concurrent: config.max_concurrent,
             running: [0; 2],
             latency: config.latency,
@@ -173,6 +177,8 @@ impl State {
         let [create, returns, outbounds, enterprise] = &mut self.quotas;
         match call {
             Call::CreateOrder => create,
+            // An account has one appkey in each edition, so its first call may count for all.
+            Call::PurchaseReturns | Call::Outbounds if self.quota_by_account => create,
             Call::PurchaseReturns => returns,
             Call::Outbounds => outbounds,
             Call::EnterpriseOutbounds => enterprise,

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     board::Pulse,
     clock::{Moment, Timestamp},
-    erp::{Answer, Permit},
+    erp::{Answer, Call, Erp, Permit, Work},
     kafka::{CommitFault, Delivered, EndOffsets, Group, GroupEvent, Lease, Restored, Store, TakeOverFault, Transactor},
     schema::{JournalEntry, LearnFault, Outcome},
 };
@@ -193,7 +193,16 @@ pub(super) struct Engine<'a> {
     pub cache_failed: Option<String>,
     reported: Moment,
     was_ready: bool,
+    /// Partitions the quota was last told of.
+    claimed: Option<usize>,
     pub counts: Counts,
+}
+
+/// Tells the quota which part of the commands is this instance's.
+fn claim(erp: &Erp, share: f64) {
+    for call in [Call::CreateOrder, Call::QueryOutbounds] {
+        erp.quota().set_share(call, Work::Commands, share);
+    }
 }
 
 /// For the status: since this process began.
@@ -267,6 +276,7 @@ impl<'a> Engine<'a> {
             cache_failed: None,
             reported: Moment(0),
             was_ready: false,
+            claimed: None,
             counts: Counts::default(),
         }
     }
@@ -322,6 +332,7 @@ impl<'a> Engine<'a> {
     /// Everything that follows from what happened.
     fn turn(&mut self) -> Result<(), String> {
         let now = Moment::now();
+        self.claim();
         self.due(now);
         self.judge_senders(now);
         self.sweep(now);
@@ -337,6 +348,15 @@ impl<'a> Engine<'a> {
             self.report();
         }
         Ok(())
+    }
+
+    /// The quota is shared by partitions: this instance's part of the commands' calls, look-ups included.
+    fn claim(&mut self) {
+        let owned = self.restoring.len() + self.partitions.values().filter(|partition| !partition.draining).count();
+        if self.claimed != Some(owned) {
+            self.claimed = Some(owned);
+            claim(&self.parts.erp, owned as f64 / f64::from(self.partition_count.max(1)));
+        }
     }
 
     fn group_event(&mut self, event: GroupEvent) -> Result<(), Ended> {

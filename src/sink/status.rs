@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::{clock::Timestamp, metrics::CommandsNow, schema::JournalEntry};
+use crate::{clock::Timestamp, erp::Call, metrics::CommandsNow, schema::JournalEntry};
 
 use super::{
     ROLE,
@@ -103,6 +103,7 @@ impl Engine<'_> {
                 "now": {
                     "pending": pending,
                     "lag_records": lag,
+                    "lag_needs_seconds": lag.map(|lag| (lag as f64 * 60.0 / self.parts.erp.quota().rate(Call::CreateOrder)).ceil()),
                     "waiting_for_quota": waiting(Waits::Permit) + waiting(Waits::Admission),
                     "waiting_for_commit": waiting(Waits::Intent) + waiting(Waits::Settlement),
                     "calls_in_flight": self.flying,

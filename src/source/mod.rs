@@ -26,6 +26,7 @@ pub mod query;
 pub mod reader;
 pub mod status;
 mod story;
+pub mod stretch;
 mod tenure;
 pub mod window;
 
@@ -45,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     board::Board,
     config::{Feed, FeedSettings, Settings},
-    erp::Erp,
+    erp::{Erp, Work},
     kafka::{Group, GroupEvent, GroupFault, GroupOptions, Lease, Store, StoreFault, Transactor, control::Controls},
     metrics::Metrics,
     schema::{Codec, SchemaFault},
@@ -162,6 +163,15 @@ struct Running {
 }
 
 impl Route {
+    /// The quota is shared by partitions: whoever owns a feed makes all of its calls.
+    fn claim(&self) {
+        for feed in &self.enabled {
+            let owned = self.running.values().any(|running| running.feed == *feed && !running.cancel.is_cancelled());
+            let call = change::call_of(*feed, settings_of(&self.parts.settings, *feed).edition);
+            self.parts.erp.quota().set_share(call, Work::Feeds, if owned { 1.0 } else { 0.0 });
+        }
+    }
+
     async fn run(mut self, mut events: mpsc::UnboundedReceiver<GroupEvent>) -> Result<(), RouteFault> {
         let pulse = self.parts.board.pulse("feeds", TICK * 12);
         let mut tick = tokio::time::interval(TICK);
@@ -169,6 +179,7 @@ impl Route {
         let shutdown = self.parts.shutdown.clone();
         let result = loop {
             pulse.beat();
+            self.claim();
             let ended = tokio::select! {
                 event = events.recv() => match event {
                     Some(event) => self.event(event).await,

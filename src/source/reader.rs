@@ -30,13 +30,14 @@ pub struct Reader {
     class: Class,
     clock: ErpClock,
     calls: u64,
+    waited: Duration,
 }
 
 impl Reader {
     /// Reads `feed` with the priority of `class`, going on from what is known of the ERP's clock.
     #[must_use]
     pub fn new(erp: Erp, metrics: Arc<Metrics>, feed: Feed, call: Call, class: Class, clock: ErpClock) -> Self {
-        Self { erp, metrics, feed, call, class, clock, calls: 0 }
+        Self { erp, metrics, feed, call, class, clock, calls: 0, waited: Duration::ZERO }
     }
 
     /// The ERP's clock as last seen.
@@ -51,9 +52,16 @@ impl Reader {
         self.calls
     }
 
+    /// How long the quota let it wait, all calls together.
+    #[must_use]
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
     async fn once(&mut self, selection: &Selection, page: PageRequest) -> Result<Page, QueryFault> {
         let permit = self.erp.quota().acquire(self.call, self.class).await;
         self.calls += 1;
+        self.waited += permit.waited;
         let answer = self.erp.query(permit, selection, page, PAGE_TIMEOUT).await;
         if let Ok(page) = &answer
             && let Some(date) = page.erp_date

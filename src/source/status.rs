@@ -68,6 +68,10 @@ pub struct FeedStatus {
     pub events: u64,
     pub dead_letters: u64,
     pub calls: u64,
+    /// In force now; more than configured while the quota is short.
+    pub poll_interval_ms: Option<u64>,
+    /// Why the feed polls less often than configured.
+    pub stretched: Option<String>,
     pub progress: Option<Progress>,
     pub backfill: Option<Progress>,
     /// (ERP's clock − ours).
@@ -92,6 +96,8 @@ impl FeedStatus {
             events: 0,
             dead_letters: 0,
             calls: 0,
+            poll_interval_ms: None,
+            stretched: None,
             progress: None,
             backfill: None,
             skew_ms: None,

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::{
     board::Pulse,
     clock::Timestamp,
-    config::FeedSettings,
+    config::{FeedSettings, duration_text},
     erp::{Class, QueryFault},
     metrics::Hop,
 };
@@ -25,6 +25,7 @@ use super::{
     reader::Reader,
     status::{FeedPhase, progress},
     story::fetched,
+    stretch::{Stretch, Turned},
     window::{Cursor, ErpClock, Limits, Pace, Pass, Window, closes_at},
 };
 
@@ -82,6 +83,7 @@ pub(super) struct Tenure<'a> {
     live: Schedule,
     late: Schedule,
     backfill: Schedule,
+    stretch: Stretch,
     began: Began,
     /// Deviating fields that were logged already.
     pub drift: HashSet<(String, &'static str)>,
@@ -123,6 +125,7 @@ impl<'a> Tenure<'a> {
             live: schedule(),
             late: schedule(),
             backfill: schedule(),
+            stretch: Stretch::new(settings.poll_interval),
             began,
             drift: HashSet::new(),
         }
@@ -138,7 +141,8 @@ impl<'a> Tenure<'a> {
 
     fn interval(&self, pass: Pass) -> Duration {
         match pass {
-            Pass::Live | Pass::Backfill => self.settings.poll_interval,
+            Pass::Live => self.stretch.interval(),
+            Pass::Backfill => self.settings.poll_interval,
             Pass::Late => self.settings.late_interval,
         }
     }
@@ -162,6 +166,8 @@ impl<'a> Tenure<'a> {
                 continue;
             };
             let turn = self.pass(pass, window, limits).await?;
+            // As it is now: the quota may have been short.
+            let interval = self.interval(pass);
             let schedule = self.schedule(pass);
             match turn {
                 Turn::Moved { caught_up } => {
@@ -201,6 +207,9 @@ impl<'a> Tenure<'a> {
         let began = Instant::now();
         let gathered = self.task.cancel.run_until_cancelled(beating(self.pulse, gather(&mut reader, &queries, rules))).await;
         self.note(&reader);
+        if pass == Pass::Live {
+            self.adapt(reader.waited());
+        }
         let metrics = &self.task.parts.metrics;
         metrics.hop(Hop::Window(feed), pass.name());
         if let Some(gathered) = &gathered {
@@ -269,6 +278,29 @@ impl<'a> Tenure<'a> {
         self.task.status.feed(self.task.feed, |status| {
             status.calls += calls;
             status.skew_ms = skew;
+        });
+    }
+
+    /// Polls less often while the quota is short, and says so.
+    fn adapt(&mut self, waited: Duration) {
+        let turned = self.stretch.after(waited);
+        let (feed, configured, now) = (self.task.feed, self.settings.poll_interval, self.stretch.interval());
+        let (waited, every) = (rounded(waited), duration_text(rounded(now)));
+        let why = self.stretch.is_stretched().then(|| {
+            format!(
+                "a read waited {} for the ERP's quota, so the feed polls every {every} instead of {}",
+                duration_text(waited),
+                duration_text(configured)
+            )
+        });
+        match (turned, &why) {
+            (Turned::Short, Some(why)) => tracing::warn!(feed.name = feed.name(), "the quota is short: {why}"),
+            (Turned::Relaxed, _) => tracing::info!(feed.name = feed.name(), "the quota suffices again, the feed polls every {every}"),
+            (Turned::Short | Turned::Nothing, _) => {}
+        }
+        self.task.status.feed(feed, |status| {
+            status.poll_interval_ms = Some(crate::clock::millis(now));
+            status.stretched = why;
         });
     }
 
@@ -365,4 +397,9 @@ impl<'a> Tenure<'a> {
         });
         pause
     }
+}
+
+/// For people: whole seconds, where there are any.
+fn rounded(span: Duration) -> Duration {
+    if span < Duration::from_secs(1) { Duration::from_millis(crate::clock::millis(span)) } else { Duration::from_secs(span.as_secs()) }
 }

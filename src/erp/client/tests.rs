@@ -8,10 +8,10 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::*;
+use super::{super::Class, *};
 use crate::{
     clock::Timestamp,
-    config::{EnterpriseSettings, ErpConnection, FlagshipSettings, QuotaSettings},
+    config::{EnterpriseSettings, ErpConnection, FlagshipSettings, QuotaScope, QuotaSettings},
     decimal::Decimal,
     erp::{OrderLine, SendGuard},
 };
@@ -23,7 +23,7 @@ const LONG: Duration = Duration::from_secs(20);
 
 fn erp_at(url: &str) -> Erp {
     let connection = ErpConnection { url: url.to_owned(), connect_timeout: LONG, ca_file: None, proxy: None };
-    let quota = Quota::new(&QuotaSettings { calls_per_minute: 6_000_000, burst: 1000, max_concurrent_calls: 16 });
+    let quota = Quota::new(&QuotaSettings { scope: QuotaScope::Call, calls_per_minute: 6_000_000, burst: 1000, max_concurrent_calls: 16 });
     let flagship = FlagshipSettings {
         connection: connection.clone(),
         sid: "my-sid".to_owned(),
@@ -364,7 +364,7 @@ async fn a_call_without_account_is_misconfigured_and_names_the_section() {
     let erp = Erp(Arc::new(Inner {
         flagship: None,
         enterprise: None,
-        quota: Quota::new(&QuotaSettings { calls_per_minute: 6_000_000, burst: 1000, max_concurrent_calls: 16 }),
+        quota: Quota::new(&QuotaSettings { scope: QuotaScope::Call, calls_per_minute: 6_000_000, burst: 1000, max_concurrent_calls: 16 }),
         metrics: Arc::new(Metrics::new()),
         unseen: AtomicU64::new(0),
     }));

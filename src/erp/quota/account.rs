@@ -1,6 +1,12 @@
 //! One appkey: its budgets, its lines of waiters, its concurrent calls.
+//!
+//! Who goes next, of those whose budget allows it: whoever was passed over too often (its floor), else the most urgent
+//! class. Where look-ups or commands pay from the same budget, the patient classes (feeds, late passes, backfills) leave
+//! them the saved-up burst and live on what would be lost otherwise. So urgent calls wait no longer beside them than
+//! alone, but for the floors, which together are less than a tenth.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -12,20 +18,62 @@ use tokio::{
 };
 
 use crate::{
-    clock::Timestamp,
-    config::{Edition, QuotaSettings},
+    clock::{Timestamp, millis},
+    config::{Edition, QuotaScope, QuotaSettings},
     erp::{
         Call, Class,
         budget::{Budget, Ready},
     },
 };
 
-use super::{BudgetStatus, Permit};
+use super::{
+    BudgetStatus, Permit,
+    share::{Shares, Work},
+};
 
-/// How many others may go before a waiting class: its floor is one in `PATIENCE` + 1, that is 5 %.
-const PATIENCE: u32 = 19;
 /// After a refusal for concurrency, one more call at once is tried every so often.
 const WIDEN_EVERY: Duration = Duration::from_secs(60);
+
+/// What one budget pays for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Key {
+    Call(Call),
+    Account(Edition),
+}
+
+impl Key {
+    pub fn pays_for(self, call: Call) -> bool {
+        match self {
+            Self::Call(own) => own == call,
+            Self::Account(edition) => call.edition() == edition,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Call(call) => call.name(),
+            Self::Account(Edition::Flagship) => "flagship",
+            Self::Account(Edition::Enterprise) => "enterprise",
+        }
+    }
+}
+
+/// How many calls of others a waiting class lets go first: its floor is one in so many and one, 5 % or 2.5 %. The three
+/// patient classes together take less than a tenth from the urgent ones this way.
+fn patience(class: Class) -> u32 {
+    match class {
+        Class::Lookup | Class::Command => 19,
+        Class::Feed | Class::LatePass | Class::Backfill => 39,
+    }
+}
+
+/// Leaves what is saved up to the urgent ones.
+fn is_patient(class: Class) -> bool {
+    match class {
+        Class::Lookup | Class::Command => false,
+        Class::Feed | Class::LatePass | Class::Backfill => true,
+    }
+}
 
 /// One appkey: its budgets, its lines, its concurrent calls.
 #[derive(Debug)]
@@ -37,12 +85,16 @@ pub(super) struct Account {
 
 #[derive(Debug)]
 pub(super) struct State {
-    pub budgets: BTreeMap<Call, Budget>,
-    lines: BTreeMap<(Call, Class), Line>,
+    scope: QuotaScope,
+    edition: Edition,
+    settings: QuotaSettings,
+    budgets: BTreeMap<Key, Budget>,
+    shares: Shares,
+    lines: BTreeMap<(Key, Class), Line>,
     /// Permits that are out.
     pub out: u32,
     out_limit: u32,
-    /// As configured.
+    /// As configured, this instance's part of it.
     out_most: u32,
     narrowed_at: Instant,
     /// Whether the task that serves the lines is alive.
@@ -51,18 +103,43 @@ pub(super) struct State {
 
 #[derive(Debug, Default)]
 struct Line {
-    waiting: VecDeque<oneshot::Sender<Permit>>,
-    /// How often others went first while this line could have.
+    waiting: VecDeque<Waiting>,
+    /// How often others went first.
     passed: u32,
+    /// How often those were look-ups or commands.
+    yielded: u32,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    call: Call,
+    since: Instant,
+    sender: oneshot::Sender<Permit>,
+}
+
+impl Line {
+    /// Its floor, against whoever: also from what is saved up for the urgent classes.
+    fn overdue(&self, class: Class) -> bool {
+        self.yielded >= patience(class)
+    }
+
+    /// Who goes first is less: floors, then urgency, among the patient classes again with their floors.
+    fn rank(&self, class: Class) -> impl Ord + use<> {
+        let beyond = |count: u32| Reverse(if count >= patience(class) { count } else { 0 });
+        (beyond(self.yielded), is_patient(class), beyond(self.passed), class)
+    }
 }
 
 impl Account {
     pub fn new(settings: &QuotaSettings, edition: Edition) -> Self {
         let now = Instant::now();
-        let calls = Call::ALL.into_iter().filter(|call| call.edition() == edition);
         let out_most = settings.max_concurrent_calls.max(1);
-        let state = State {
-            budgets: calls.map(|call| (call, Budget::new(settings.calls_per_minute, settings.burst, now))).collect(),
+        let mut state = State {
+            scope: settings.scope,
+            edition,
+            settings: *settings,
+            budgets: BTreeMap::new(),
+            shares: Shares::default(),
             lines: BTreeMap::new(),
             out: 0,
             out_limit: out_most,
@@ -70,6 +147,9 @@ impl Account {
             narrowed_at: now,
             serving: false,
         };
+        for call in Call::ALL.into_iter().filter(|call| call.edition() == edition) {
+            state.budget(call);
+        }
         Self { state: Mutex::new(state), changed: Notify::new() }
     }
 
@@ -83,13 +163,14 @@ impl Account {
         let mut state = self.lock();
         let nobody_waits = !state.serving;
         state.widen(now);
-        if nobody_waits && state.out < state.out_limit && state.budgets.get_mut(&call).is_some_and(|budget| budget.ready(now) == Ready::Now)
-        {
-            state.take(call, now);
+        let key = state.key(call);
+        let keep = if is_patient(class) { state.kept(key) } else { 0 };
+        if nobody_waits && state.out < state.out_limit && state.budget(call).ready(now, keep) == Ready::Now {
+            state.take(key, now);
             return Ok(self.permit(call, class));
         }
         let (sender, receiver) = oneshot::channel();
-        state.lines.entry((call, class)).or_default().waiting.push_back(sender);
+        state.lines.entry((key, class)).or_default().waiting.push_back(Waiting { call, since: now, sender });
         state.serving = true;
         drop(state);
         if nobody_waits {
@@ -101,7 +182,7 @@ impl Account {
     }
 
     fn permit(self: &Arc<Self>, call: Call, class: Class) -> Permit {
-        Permit { call, class, account: Arc::clone(self), sent: None }
+        Permit { call, class, waited: Duration::ZERO, account: Arc::clone(self), sent: None }
     }
 }
 
@@ -129,20 +210,20 @@ async fn serve(account: Arc<Account>, mut alive: Alive) {
             state.widen(now);
             loop {
                 match state.turn(now) {
-                    Turn::Grant(key, sender) => granted.push((key, sender)),
+                    Turn::Grant(class, waiting) => granted.push((class, waiting)),
                     Turn::Empty => {
-                        // Under the same lock as the last look at the lines: whoever comes next starts a new task.
+                        // Under the same lock as the last look at the lines: whoever comes next starts a new task. What
+                        // was let pass is kept: a class whose callers come one by one has its floor as well.
                         state.serving = false;
-                        state.lines.clear();
                         break None;
                     }
                     Turn::Wait(until) => break Some(until),
                 }
             }
         };
-        for ((call, class), sender) in granted {
+        for (class, waiting) in granted {
             // Nobody there any more: the permit comes back and is dropped, outside the lock it takes.
-            drop(sender.send(account.permit(call, class)));
+            drop(waiting.sender.send(account.permit(waiting.call, class)));
         }
         match turn {
             None => {
@@ -163,8 +244,8 @@ async fn serve(account: Arc<Account>, mut alive: Alive) {
 
 /// What the lines' server does next.
 enum Turn {
-    /// One permit to the head of this line; it is counted as out already.
-    Grant((Call, Class), oneshot::Sender<Permit>),
+    /// One permit to the head of a line of this class; it is counted as out already.
+    Grant(Class, Waiting),
     /// Nobody waits.
     Empty,
     /// Until this instant or a change; without an instant, until a change.
@@ -172,20 +253,36 @@ enum Turn {
 }
 
 impl State {
-    fn take(&mut self, call: Call, now: Instant) {
+    fn key(&self, call: Call) -> Key {
+        match self.scope {
+            QuotaScope::Call => Key::Call(call),
+            QuotaScope::Account => Key::Account(self.edition),
+        }
+    }
+
+    /// The budget that pays for a call.
+    pub fn budget(&mut self, call: Call) -> &mut Budget {
+        let (key, settings) = (self.key(call), &self.settings);
+        self.budgets.entry(key).or_insert_with(|| Budget::new(settings.calls_per_minute, settings.burst, Instant::now()))
+    }
+
+    fn take(&mut self, key: Key, now: Instant) {
         self.out += 1;
-        if let Some(budget) = self.budgets.get_mut(&call) {
+        if let Some(budget) = self.budgets.get_mut(&key) {
             budget.take(now);
         }
     }
 
+    /// What patient classes leave saved up in a budget.
+    fn kept(&self, key: Key) -> u32 {
+        let burst = self.budgets.get(&key).map_or(1, Budget::burst);
+        if self.shares.mixed(key) { burst - 1 } else { 0 }
+    }
+
     fn turn(&mut self, now: Instant) -> Turn {
         for line in self.lines.values_mut() {
-            while line.waiting.front().is_some_and(oneshot::Sender::is_closed) {
+            while line.waiting.front().is_some_and(|waiting| waiting.sender.is_closed()) {
                 line.waiting.pop_front();
-            }
-            if line.waiting.is_empty() {
-                line.passed = 0;
             }
         }
         if self.lines.values().all(|line| line.waiting.is_empty()) {
@@ -196,31 +293,29 @@ impl State {
         }
         let mut next: Option<Instant> = None;
         let mut free = Vec::new();
-        for (call, budget) in &mut self.budgets {
-            if !self.lines.iter().any(|((of, _), line)| of == call && !line.waiting.is_empty()) {
-                continue;
-            }
-            match budget.ready(now) {
-                Ready::Now => free.push(*call),
+        for ((key, class), line) in self.lines.iter().filter(|(_, line)| !line.waiting.is_empty()) {
+            let keep = if is_patient(*class) && !line.overdue(*class) { self.kept(*key) } else { 0 };
+            match self.budgets.get_mut(key).map_or(Ready::Later, |budget| budget.ready(now, keep)) {
+                Ready::Now => free.push((line.rank(*class), (*key, *class))),
                 Ready::At(at) => next = Some(next.map_or(at, |next| next.min(at))),
                 Ready::Later => {}
             }
         }
-        let mut candidates: Vec<_> =
-            self.lines.iter_mut().filter(|((call, _), line)| free.contains(call) && !line.waiting.is_empty()).collect();
-        // Lines that were passed over too often first, longest first; then by urgency.
-        candidates.sort_by_key(|((_, class), line)| {
-            let overdue = if line.passed >= PATIENCE { line.passed } else { 0 };
-            (std::cmp::Reverse(overdue), *class, std::cmp::Reverse(line.passed))
-        });
-        let mut candidates = candidates.into_iter();
-        let Some((key, line)) = candidates.next() else { return Turn::Wait(next) };
-        let Some(sender) = line.waiting.pop_front() else { return Turn::Wait(next) };
-        line.passed = 0;
-        candidates.for_each(|(_, line)| line.passed += 1);
-        let key = *key;
-        self.take(key.0, now);
-        Turn::Grant(key, sender)
+        free.sort();
+        let Some(chosen) = free.first().map(|(_, line)| *line) else { return Turn::Wait(next) };
+        let Some(waiting) = self.lines.get_mut(&chosen).and_then(|line| line.waiting.pop_front()) else { return Turn::Wait(next) };
+        for (other, line) in &mut self.lines {
+            // Passed over: by the same budget, or for want of a place among the concurrent calls.
+            let could = other.0 == chosen.0 || free.iter().any(|(_, free)| free == other);
+            if *other == chosen {
+                (line.passed, line.yielded) = (0, 0);
+            } else if could && !line.waiting.is_empty() {
+                line.passed += 1;
+                line.yielded += u32::from(!is_patient(chosen.1));
+            }
+        }
+        self.take(chosen.0, now);
+        Turn::Grant(chosen.1, waiting)
     }
 
     /// Fewer calls at once, after a refusal for concurrency; a burst refused as a whole counts once.
@@ -239,25 +334,58 @@ impl State {
         }
     }
 
+    /// See [`super::Quota::set_share`]; whether that was something new.
+    pub fn set_share(&mut self, call: Call, work: Work, share: f64, now: Instant) -> bool {
+        if !self.shares.set(call, work, share) {
+            return false;
+        }
+        let key = self.key(call);
+        let whole = self.shares.whole(key);
+        self.budget(call).set_share(whole, now);
+        // The ERP counts concurrent calls by account, whatever the scope of the budgets.
+        let part = f64::from(self.settings.max_concurrent_calls) * self.shares.whole(Key::Account(self.edition));
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a u32, between 0 and the whole")]
+        let most = (part.floor() as u32).max(1);
+        let narrowed = self.out_limit < self.out_most;
+        self.out_limit = if narrowed { self.out_limit.min(most) } else { most };
+        self.out_most = most;
+        true
+    }
+
     pub fn status(&mut self, now: Instant) -> Vec<BudgetStatus> {
-        let lines = &self.lines;
-        let waiting = |call: Call, class: Class| {
-            let line = lines.get(&(call, class));
-            line.map_or(0, |line| line.waiting.iter().filter(|sender| !sender.is_closed()).count())
+        let (lines, out, out_limit) = (&self.lines, self.out, self.out_limit);
+        let waits = |key: Key, class: Class| {
+            let line = lines.get(&(key, class)).into_iter().flat_map(|line| &line.waiting);
+            line.filter(|waiting| !waiting.sender.is_closed()).map(|waiting| millis(now.saturating_duration_since(waiting.since)))
         };
+        let by_class = |value: &dyn Fn(Class) -> usize| Class::ALL.iter().map(|class| (class.name(), value(*class))).collect();
         self.budgets
             .iter_mut()
-            .map(|(call, budget)| BudgetStatus {
-                call: call.name(),
-                rate: budget.rate_at(now),
-                burst: budget.burst(),
-                used: Class::ALL.iter().map(|class| class.name()).zip(budget.used(now)).collect(),
-                waiting: Class::ALL.iter().map(|class| (class.name(), waiting(*call, *class))).collect(),
-                refused: budget.refusals(),
-                cooling_until: budget.resting(now).map(|left| Timestamp::now().plus(left)),
-                out: self.out,
-                out_limit: self.out_limit,
+            .map(|(key, budget)| {
+                let waiting: BTreeMap<&'static str, usize> = by_class(&|class| waits(*key, class).count());
+                let longest = |class: &Class| (class.name(), waits(*key, *class).max().unwrap_or(0));
+                let rate = budget.rate_at(now);
+                BudgetStatus {
+                    call: key.name(),
+                    share: rounded(budget.share()),
+                    rate: rounded(rate),
+                    burst: budget.burst(),
+                    used: Class::ALL.iter().map(|class| class.name()).zip(budget.used(now)).collect(),
+                    left: budget.left(now),
+                    waiting_needs_seconds: rounded(waiting.values().sum::<usize>() as f64 * 60.0 / rate),
+                    waiting,
+                    waiting_ms: Class::ALL.iter().map(longest).collect(),
+                    refused: budget.refusals(),
+                    cooling_until: budget.resting(now).map(|left| Timestamp::now().plus(left)),
+                    out,
+                    out_limit,
+                }
             })
             .collect()
     }
+}
+
+/// For people: two decimals.
+fn rounded(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
 }

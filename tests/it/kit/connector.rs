@@ -69,6 +69,16 @@ fn read_all(pipe: &mut impl std::io::Read) -> Vec<u8> {
     bytes
 }
 
+/// The sum of a metric's samples in a text of `/metrics`, as [`Connector::metric`].
+pub fn sample(text: &str, name: &str, labels: &[&str]) -> f64 {
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter(|line| line.split(['{', ' ']).next() == Some(name))
+        .filter(|line| labels.iter().all(|label| line.contains(label)))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum()
+}
+
 /// A running `wdt-connector run`. Killed when dropped; its log goes to stderr when the test is failing.
 #[derive(Debug)]
 pub struct Connector {
@@ -125,6 +135,11 @@ impl Connector {
         }
     }
 
+    /// Where it listens, for `http.listen`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     /// `http://127.0.0.1:<port><path>`
     pub fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
@@ -142,13 +157,7 @@ impl Connector {
 
     /// The sum of all samples of a metric whose labels contain every text of `labels`; 0 when there are none.
     pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
-        self.metrics()
-            .lines()
-            .filter(|line| !line.starts_with('#'))
-            .filter(|line| line.split(['{', ' ']).next() == Some(name))
-            .filter(|line| labels.iter().all(|label| line.contains(label)))
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum()
+        sample(&self.metrics(), name, labels)
     }
 
     /// The process id.
