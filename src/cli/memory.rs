@@ -14,6 +14,8 @@ use crate::{
     schema::{Codec, DecodeFault, EntryKind, JournalEntry, LearnFault},
 };
 
+use super::progress;
+
 /// The codec of a tool that only reads: nothing is registered, schemas are learnt from the ids that are met.
 pub(super) async fn codec(settings: &Settings) -> anyhow::Result<Arc<Codec>> {
     Ok(Arc::new(match &settings.schema_registry {
@@ -49,10 +51,14 @@ pub(super) async fn collect<T: Send + 'static>(
     let (kafka, topic) = (settings.kafka.clone(), topic.to_owned());
     let work = move || {
         let mut found = Vec::new();
-        Scan::open(&kafka, &topic, only.as_deref(), &from)?.run(|record, _| {
+        let scan = Scan::open(&kafka, &topic, only.as_deref(), &from)?;
+        let bar = progress::bar(Some(scan.length()), topic);
+        scan.run(|record, behind| {
+            bar.set_position(behind);
             found.extend(take(record));
             true
         })?;
+        bar.finish_and_clear();
         anyhow::Ok(found)
     };
     tokio::task::spawn_blocking(work).await.context("the reading ended early")?
@@ -69,7 +75,10 @@ pub(super) async fn journal(
     let work = move || {
         let mut newest = BTreeMap::new();
         let mut unreadable = None;
-        Scan::open(&kafka, &topic, only.as_deref(), &From::Beginning)?.run(|record, _| {
+        let scan = Scan::open(&kafka, &topic, only.as_deref(), &From::Beginning)?;
+        let bar = progress::bar(Some(scan.length()), topic.clone());
+        scan.run(|record, behind| {
+            bar.set_position(behind);
             let Some(key) = record.key else { return true };
             let Some(bytes) = record.value else {
                 newest.remove(&key);
@@ -90,6 +99,7 @@ pub(super) async fn journal(
                 }
             }
         })?;
+        bar.finish_and_clear();
         match unreadable {
             None => Ok(newest),
             Some(reason) => Err(anyhow::anyhow!(reason)),

@@ -1,14 +1,13 @@
 //! Records are sent again, in their order, with progress.
 
 use futures_util::{StreamExt, stream::FuturesOrdered};
-use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
     config::Settings,
     kafka::{Outgoing, tool::Sender},
 };
 
-use super::output;
+use super::{output, progress};
 
 /// Records that librdkafka holds at once.
 const IN_FLIGHT: usize = 500;
@@ -25,10 +24,7 @@ pub(super) async fn all(settings: &Settings, records: Vec<((i32, i64), Outgoing)
     let sender = Sender::connect(&settings.kafka, settings.commands.partitioner)?;
     let (asked, of) = (sender.clone(), settings.topics.commands.clone());
     tokio::task::spawn_blocking(move || asked.verify(&of)).await??;
-    let bar = ProgressBar::new(u64::try_from(records.len()).unwrap_or(u64::MAX));
-    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} {eta}") {
-        bar.set_style(style);
-    }
+    let bar = progress::bar(u64::try_from(records.len()).ok(), "sent again");
     let mut tally = Tally::default();
     let mut deliveries = FuturesOrdered::new();
     let mut records = records.into_iter();

@@ -326,6 +326,56 @@ fn a_second_signal_ends_at_once_and_loses_nothing() {
 }
 
 #[test]
+fn a_drain_that_runs_out_of_time_leaves_its_calls_to_the_next_owner() {
+    let mut rig = Rig::with_partitions("drainout", 1).commands("avro");
+    rig.config.set("commands", "drain_timeout", "500ms").set("commands", "call_timeout", "30s").set("commands", "lookup_limit", "5m");
+    let commands = approved(&rig, "CT", 4);
+    rig.erp.only_faults("createOrder:slow(20s)=1");
+    let connector = rig.start();
+    rig.send(&commands);
+    until("orders whose answers are on their way", PATIENCE, || (rig.erp.order_count() == 4).then_some(()));
+    assert_eq!(connector.terminate(Duration::from_secs(15)).code(), Some(0), "it does not wait for the answers");
+    assert!(read_all(&rig.topics.results).is_empty());
+    rig.erp.only_faults("");
+    rig.config.set("commands", "call_timeout", "2s");
+    let _connector = rig.start();
+    let results = rig.results(4);
+    assert_once(&rig, &commands, &results);
+    assert!(results.iter().all(|result| result.recovered), "{results:?}");
+}
+
+#[test]
+fn an_instance_that_lost_its_partitions_while_frozen_adds_nothing() {
+    let mut rig = Rig::with_partitions("lost", 2).commands("avro");
+    let commands = approved(&rig, "CT", 40);
+    rig.erp.latency(Duration::from_millis(200));
+    let mut frozen = rig.start();
+    rig.send(&commands[..20]);
+    until("the stream", PATIENCE, || (rig.erp.order_count() >= 5).then_some(()));
+    frozen.freeze();
+    rig.config.set("kafka", "instance", 1);
+    let second = rig.start();
+    rig.send(&commands[20..]);
+    // The second one gets everything once the first one's session is over.
+    let results = rig.results(40);
+    frozen.thaw();
+    frozen.wait_log("partitions were lost", PATIENCE);
+    assert_once(&rig, &commands, &results);
+    assert_eq!((rig.results(40).len(), rig.erp.order_count()), (40, 40));
+    drop((frozen, second));
+}
+
+#[test]
+fn partitions_added_while_it_runs_stop_the_route_with_what_to_do() {
+    let mut rig = Rig::with_partitions("growing", 2).commands("avro");
+    rig.config.kafka_property("topic.metadata.refresh.interval.ms", "1000");
+    let mut connector = rig.start();
+    topics::grow(&rig.topics.commands, 4);
+    until("its end", PATIENCE, || (!connector.running()).then_some(()));
+    assert!(connector.log().contains("topics migrate --partitions 4"), "{}", connector.log());
+}
+
+#[test]
 fn an_eager_assignor_moves_partitions_without_a_second_order_or_result() {
     let mut rig = Rig::new("eager").commands("avro");
     rig.config.kafka_property("partition.assignment.strategy", "range");

@@ -206,6 +206,24 @@ fn a_copy_of_a_command_in_doubt_asks_again_and_never_calls() {
 }
 
 #[test]
+fn a_copy_waits_while_the_first_is_being_asked_about_and_other_returns_do_not() {
+    let rig = rig("asking");
+    let _connector = rig.start();
+    rig.erp.only_faults("query:5xx=1,createOrder:applied_timeout=1x");
+    rig.send(&[command("CT-1", "c-1")]);
+    until("the order nobody was told of", PATIENCE, || (rig.erp.order_count() == 1).then_some(()));
+    rig.send(&[command("CT-1", "c-1"), command("CT-2", "c-1")]);
+    // Same partition, other return: created while the first is in doubt.
+    let other = rig.results(1).remove(0);
+    assert_eq!((other.return_no.as_str(), other.outcome), ("CT-2", Outcome::Created), "{other:?}");
+    rig.erp.only_faults("");
+    let results = rig.results(3);
+    let ends: Vec<_> = results[1..].iter().map(|result| (result.outcome, result.recovered, result.duplicate)).collect();
+    assert_eq!(ends, [(Outcome::Created, true, false), (Outcome::Created, true, true)], "{results:?}");
+    assert_eq!((rig.erp.creates().received, rig.erp.order_count()), (2, 2));
+}
+
+#[test]
 fn several_orders_with_one_marker_are_a_persons_to_sort_out() {
     let rig = rig("several");
     let _connector = rig.start();
