@@ -1,11 +1,14 @@
 //! Wiring: settings → clients → routes → ordered drain.
 
+mod reload;
+
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    sync::watch,
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -19,7 +22,10 @@ use crate::{
     ops,
     schema::{Codec, Subject},
     sink, source,
+    telemetry::Levels,
 };
+
+use reload::Reload;
 
 /// How often the quota's section of the status is renewed.
 const QUOTA_STATUS: Duration = Duration::from_secs(1);
@@ -28,7 +34,7 @@ const QUOTA_STATUS: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// What kept the process from starting, or ended it.
-pub async fn run(settings: Settings, metrics: Arc<Metrics>, board: Board) -> anyhow::Result<()> {
+pub async fn run(settings: Settings, metrics: Arc<Metrics>, board: Board, levels: Levels) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be listened for")?;
     let shutdown = CancellationToken::new();
@@ -47,7 +53,7 @@ pub async fn run(settings: Settings, metrics: Arc<Metrics>, board: Board) -> any
     };
     let listener = bind(&settings).await?;
     tokio::select! {
-        ended = serve(settings, metrics, board, shutdown, listener) => ended,
+        ended = serve(settings, metrics, board, levels, shutdown, listener) => ended,
         () = signals => Err(anyhow!("ended at once by a second signal; open intents are asked about at the next start")),
     }
 }
@@ -73,14 +79,21 @@ pub async fn serve(
     settings: Settings,
     metrics: Arc<Metrics>,
     board: Board,
+    levels: Levels,
     shutdown: CancellationToken,
     listener: TcpListener,
 ) -> anyhow::Result<()> {
-    let settings = Arc::new(settings);
+    let token = ops::Token::new(settings.http.token.clone());
+    let erp = Erp::new(&settings, Arc::clone(&metrics))?;
+    let (publish, live) = watch::channel(Arc::new(settings));
     let listening = CancellationToken::new();
-    let token = settings.http.token.clone();
-    let serving = tokio::spawn(ops::serve(listener, board.clone(), Arc::clone(&metrics), token, listening.clone()));
-    let ended = routes(&settings, &metrics, &board, &shutdown).await;
+    let shown = ops::Parts { board: board.clone(), metrics: Arc::clone(&metrics), token: token.clone(), settings: live.clone(), levels };
+    let serving = tokio::spawn(ops::serve(listener, shown, listening.clone()));
+    let reloading = tokio::spawn(Reload { publish, erp: erp.clone(), token, board: board.clone(), metrics: Arc::clone(&metrics) }.run());
+    let reporting = tokio::spawn(report_erp(erp.clone(), board.clone(), Arc::clone(&metrics)));
+    let ended = generations(live, &erp, &metrics, &board, &shutdown).await;
+    reloading.abort();
+    reporting.abort();
     // The listener goes last, so that a drain can be watched.
     tracing::info!("the routes have ended");
     listening.cancel();
@@ -88,9 +101,43 @@ pub async fn serve(
     ended
 }
 
-async fn routes(settings: &Arc<Settings>, metrics: &Arc<Metrics>, board: &Board, shutdown: &CancellationToken) -> anyhow::Result<()> {
+/// Runs the routes; again, with clients built anew, whenever Kafka's or the registry's credentials were replaced. Leaving
+/// and joining under the same static name keeps the assignment.
+async fn generations(
+    mut live: watch::Receiver<Arc<Settings>>,
+    erp: &Erp,
+    metrics: &Arc<Metrics>,
+    board: &Board,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    loop {
+        let settings = Arc::clone(&live.borrow_and_update());
+        let stop = shutdown.child_token();
+        let replaced = {
+            let (mut live, stop) = (live.clone(), stop.clone());
+            tokio::spawn(async move {
+                if live.changed().await.is_ok() {
+                    stop.cancel();
+                }
+            })
+        };
+        let ended = routes(&settings, erp, metrics, board, &stop).await;
+        replaced.abort();
+        if ended.is_err() || shutdown.is_cancelled() || !live.has_changed().unwrap_or(false) {
+            return ended;
+        }
+        tracing::info!("the routes begin again, with the new credentials");
+    }
+}
+
+async fn routes(
+    settings: &Arc<Settings>,
+    erp: &Erp,
+    metrics: &Arc<Metrics>,
+    board: &Board,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
     let codec = Arc::new(Codec::connect(settings.schema_registry.as_ref(), &settings.topics, &subjects(settings)).await?);
-    let erp = Erp::new(settings, Arc::clone(metrics))?;
     let controls = Controls::follow(&settings.kafka, &settings.topics.control).map_err(|reason| anyhow!(reason))?;
     let mut routes: JoinSet<anyhow::Result<()>> = JoinSet::new();
     if settings.commands.enabled {
@@ -118,7 +165,6 @@ async fn routes(settings: &Arc<Settings>, metrics: &Arc<Metrics>, board: &Board,
         };
         routes.spawn(async move { Ok(source::run(parts).await?) });
     }
-    let reporting = tokio::spawn(report_erp(erp, board.clone(), Arc::clone(metrics)));
     let mut first_fault = Ok(());
     while let Some(ended) = routes.join_next().await {
         let ended = ended.context("a route ended abnormally").and_then(|ended| ended);
@@ -130,7 +176,6 @@ async fn routes(settings: &Arc<Settings>, metrics: &Arc<Metrics>, board: &Board,
             shutdown.cancel();
         }
     }
-    reporting.abort();
     first_fault
 }
 

@@ -5,7 +5,7 @@
 //! ERP queries    ─▶ window ▶ fetch ▶ diff ▶ change ▶ publish ─▶ change topics
 //! ```
 //!
-//! Imports point one way: `cli → app → {sink, source, ops} → {erp, kafka, schema} → {config, board, metrics, fault, decimal, clock, crash}`.
+//! Imports point one way: `cli → app → {sink, source, ops} → {erp, kafka, schema, telemetry} → {config, board, metrics, fault, decimal, clock, crash}`.
 //! The two routes never import each other; the simulator imports nothing of the client.
 
 pub mod app;
@@ -19,6 +19,7 @@ pub mod ops;
 pub mod erp;
 pub mod kafka;
 pub mod schema;
+pub mod telemetry;
 
 pub mod board;
 pub mod clock;

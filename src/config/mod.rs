@@ -24,7 +24,7 @@ use crate::clock::Timestamp;
 
 pub use document::Place;
 pub use effective::{Effective, Shown};
-pub use reader::Mistake;
+pub use reader::{Mistake, read_secret};
 pub use reference::{markdown, schema};
 pub use timing::CLOCK_ERROR;
 pub use values::{duration_text, parse_duration, parse_instant};
@@ -129,6 +129,10 @@ pub struct Settings {
     pub http: HttpSettings,
     /// `[log]`
     pub log: LogSettings,
+    /// `telemetry.otlp_endpoint`: where traces go.
+    pub otlp_endpoint: Option<String>,
+    /// The files that hold secrets, by the secret's key (`erp.flagship.secret`…): what is read again when they change.
+    pub secret_files: BTreeMap<String, PathBuf>,
 }
 
 /// `[kafka]`
@@ -146,6 +150,14 @@ pub struct KafkaSettings {
     pub sasl_password: Option<SecretString>,
     /// `ssl.key.password`, from `ssl_key_password_file` or the environment.
     pub ssl_key_password: Option<SecretString>,
+}
+
+impl KafkaSettings {
+    /// What this process is called: `application_id.instance`.
+    #[must_use]
+    pub fn instance_name(&self) -> String {
+        format!("{}.{}", self.application_id, self.instance)
+    }
 }
 
 impl fmt::Debug for KafkaSettings {

@@ -59,11 +59,13 @@ pub(super) struct Reader {
     /// Every key somebody asked for, and what it takes: the list that schema and reference are written from.
     asked: BTreeMap<String, Kind>,
     pub(super) mistakes: Vec<Mistake>,
+    /// The files that hold secrets, by the secret's key.
+    pub(super) secret_files: BTreeMap<String, PathBuf>,
 }
 
 impl Reader {
     pub(super) fn new(document: Document) -> Self {
-        Self { document, asked: BTreeMap::new(), mistakes: Vec::new() }
+        Self { document, asked: BTreeMap::new(), mistakes: Vec::new(), secret_files: BTreeMap::new() }
     }
 
     pub(super) fn mistake(&mut self, key: &str, sentence: String) {
@@ -218,6 +220,7 @@ impl Reader {
             };
         }
         let path = path?;
+        self.secret_files.insert(key.to_owned(), path.clone());
         match read_secret(&path) {
             Ok(secret) => Some(secret),
             Err(reason) => {
@@ -344,7 +347,11 @@ fn shown(value: &Value) -> String {
     }
 }
 
-fn read_secret(path: &Path) -> Result<SecretString, String> {
+/// A secret's file, without the line end behind it.
+///
+/// # Errors
+/// What is wrong with it, as the end of a sentence that begins with its name.
+pub fn read_secret(path: &Path) -> Result<SecretString, String> {
     let meta = std::fs::metadata(path).map_err(|error| format!("cannot be read: {error}"))?;
     if meta.is_dir() {
         return Err("is a folder".to_owned());

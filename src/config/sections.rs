@@ -98,9 +98,10 @@ fn read(reader: &mut Reader) -> Settings {
         return_outbounds: feed(reader, Feed::ReturnOutbounds),
         http: http(reader),
         log: log(reader),
+        otlp_endpoint: reader.web_address("telemetry.otlp_endpoint", false),
+        secret_files: std::mem::take(&mut reader.secret_files),
         kafka,
     };
-    telemetry(reader);
     accounts(reader, &settings);
     settings
 }
@@ -337,17 +338,6 @@ fn log(reader: &mut Reader) -> LogSettings {
         level: reader.text("log.level", "allowed are filters such as \"info\" or \"wdt_connector::sink=debug,info\"", |text| {
             !text.trim().is_empty() && tracing_subscriber::EnvFilter::builder().parse(text).is_ok()
         }),
-    }
-}
-
-fn telemetry(reader: &mut Reader) {
-    let key = "telemetry.otlp_endpoint";
-    if reader.web_address(key, false).is_some() {
-        let place = reader.place(key);
-        reader.mistake(
-            key,
-            format!("{key} ({place}) cannot be used, because this build has no OTLP exporter yet; remove it and scrape /metrics instead"),
-        );
     }
 }
 

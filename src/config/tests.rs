@@ -244,8 +244,11 @@ fn filters_the_erp_does_not_have_are_refused() {
 }
 
 #[test]
-fn an_exporter_this_build_lacks_is_refused() {
-    one("[telemetry]\notlp_endpoint = \"http://c:4318\"\n", &[], &["telemetry.otlp_endpoint", "no OTLP exporter"]);
+fn traces_go_to_a_web_address_without_credentials() {
+    let endpoint = ok("[telemetry]\notlp_endpoint = \"http://c:4318\"\n", &[]).settings.otlp_endpoint;
+    assert_eq!(endpoint.as_deref(), Some("http://c:4318"));
+    one("[telemetry]\notlp_endpoint = \"c:4317\"\n", &[], &["telemetry.otlp_endpoint", "allowed are addresses"]);
+    one("[telemetry]\notlp_endpoint = \"http://me:secret@c:4318\"\n", &[], &["telemetry.otlp_endpoint", "user name or password"]);
 }
 
 #[test]

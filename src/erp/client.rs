@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -30,10 +30,25 @@ pub struct BuildFault(pub String);
 #[derive(Clone, Debug)]
 pub struct Erp(Arc<Inner>);
 
+/// The clients of one set of credentials.
 #[derive(Debug)]
-struct Inner {
+struct Accounts {
     flagship: Option<Flagship>,
     enterprise: Option<Enterprise>,
+}
+
+impl Accounts {
+    fn new(settings: &Settings) -> Result<Self, BuildFault> {
+        Ok(Self {
+            flagship: settings.flagship.as_ref().map(Flagship::new).transpose()?,
+            enterprise: settings.enterprise.as_ref().map(Enterprise::new).transpose()?,
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    accounts: RwLock<Arc<Accounts>>,
     quota: Quota,
     metrics: Arc<Metrics>,
     unseen: AtomicU64,
@@ -46,12 +61,25 @@ impl Erp {
     /// [`BuildFault`] for an address, CA file, proxy or secret that cannot be used.
     pub fn new(settings: &Settings, metrics: Arc<Metrics>) -> Result<Self, BuildFault> {
         Ok(Self(Arc::new(Inner {
-            flagship: settings.flagship.as_ref().map(Flagship::new).transpose()?,
-            enterprise: settings.enterprise.as_ref().map(Enterprise::new).transpose()?,
+            accounts: RwLock::new(Arc::new(Accounts::new(settings)?)),
             quota: Quota::new(&settings.quota),
             metrics,
             unseen: AtomicU64::new(0),
         })))
+    }
+
+    /// Takes the credentials and certificate authorities of `settings` from now on; a call on the wire ends as it began.
+    ///
+    /// # Errors
+    /// [`BuildFault`]; then everything stays as it was.
+    pub fn replace_accounts(&self, settings: &Settings) -> Result<(), BuildFault> {
+        let accounts = Arc::new(Accounts::new(settings)?);
+        *self.0.accounts.write().unwrap_or_else(PoisonError::into_inner) = accounts;
+        Ok(())
+    }
+
+    fn accounts(&self) -> Arc<Accounts> {
+        Arc::clone(&self.0.accounts.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The budgets.
@@ -63,21 +91,23 @@ impl Erp {
     /// The calls whose account is configured.
     #[must_use]
     pub fn calls_configured(&self) -> Vec<Call> {
+        let accounts = self.accounts();
         let configured = |edition| match edition {
-            Edition::Flagship => self.0.flagship.is_some(),
-            Edition::Enterprise => self.0.enterprise.is_some(),
+            Edition::Flagship => accounts.flagship.is_some(),
+            Edition::Enterprise => accounts.enterprise.is_some(),
         };
         Call::ALL.into_iter().filter(|call| configured(call.edition())).collect()
     }
 
     /// The account behind a call, for `source.sid`; empty when it is not configured.
     #[must_use]
-    pub fn sid(&self, call: Call) -> &str {
+    pub fn sid(&self, call: Call) -> String {
+        let accounts = self.accounts();
         let sid = match call.edition() {
-            Edition::Flagship => self.0.flagship.as_ref().map(Flagship::sid),
-            Edition::Enterprise => self.0.enterprise.as_ref().map(Enterprise::sid),
+            Edition::Flagship => accounts.flagship.as_ref().map(Flagship::sid),
+            Edition::Enterprise => accounts.enterprise.as_ref().map(Enterprise::sid),
         };
-        sid.unwrap_or_default()
+        sid.unwrap_or_default().to_owned()
     }
 
     /// How many milliseconds the ERP's clock is ahead of this machine's (negative: behind), from the `Date` of its
@@ -85,8 +115,8 @@ impl Erp {
     #[must_use]
     pub fn skew(&self, edition: Edition) -> Option<i64> {
         match edition {
-            Edition::Flagship => self.0.flagship.as_ref().and_then(Flagship::skew),
-            Edition::Enterprise => self.0.enterprise.as_ref().and_then(Enterprise::skew),
+            Edition::Flagship => self.accounts().flagship.as_ref().and_then(Flagship::skew),
+            Edition::Enterprise => self.accounts().enterprise.as_ref().and_then(Enterprise::skew),
         }
     }
 
@@ -100,7 +130,8 @@ impl Erp {
     /// once more when the body is about to leave. Dropping the future leaves the effect unknown, as a time-out does.
     pub async fn create_order(&self, mut permit: Permit, order: &OrderRequest, timeout: Duration, guard: SharedGuard) -> Answer {
         let begun = Instant::now();
-        let answer = match &self.0.flagship {
+        let accounts = self.accounts();
+        let answer = match &accounts.flagship {
             None => Answer::Misconfigured(not_configured(Call::CreateOrder)),
             Some(_) if !guard.may_send() => Answer::NotExecuted(NotExecuted::Withheld),
             Some(flagship) => {
@@ -125,7 +156,8 @@ impl Erp {
         let begun = Instant::now();
         let call = permit.call;
         let misconfigured = Err(QueryFault::Misconfigured { call, refusal: not_configured(call) });
-        let judged = match (call.edition(), &self.0.flagship, &self.0.enterprise) {
+        let accounts = self.accounts();
+        let judged = match (call.edition(), &accounts.flagship, &accounts.enterprise) {
             (Edition::Flagship, None, _) | (Edition::Enterprise, _, None) => None,
             (Edition::Flagship, Some(flagship), _) => {
                 permit.spend();

@@ -1,15 +1,39 @@
 //! Who may ask for what.
 
-use axum::http::{HeaderMap, header};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use axum::http::{HeaderMap, Method, Uri, header};
 use data_encoding::BASE64;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
-/// The listener's rule: open on loopback, by token elsewhere.
+/// The listener's token; it can be replaced while the listener runs.
+#[derive(Clone, Debug, Default)]
+pub struct Token(Arc<RwLock<Option<SecretString>>>);
+
+impl Token {
+    /// With a first token, or none.
+    #[must_use]
+    pub fn new(token: Option<SecretString>) -> Self {
+        Self(Arc::new(RwLock::new(token)))
+    }
+
+    /// Replaces the token: from now on only this one is accepted.
+    pub fn replace(&self, token: Option<SecretString>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = token;
+    }
+
+    fn get(&self) -> Option<SecretString> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The listener's rule: on loopback whoever is there may read, and may change things where no token is set; everything
+/// else by token.
 #[derive(Clone, Debug)]
 pub(super) struct Access {
     loopback: bool,
-    token: Option<SecretString>,
+    token: Token,
 }
 
 /// Why a request is turned away.
@@ -22,21 +46,38 @@ pub(super) enum Denied {
 }
 
 impl Access {
-    pub(super) fn new(loopback: bool, token: Option<SecretString>) -> Self {
+    pub(super) fn new(loopback: bool, token: Token) -> Self {
         Self { loopback, token }
     }
 
     /// Whether a request for anything but a probe or `/metrics` is answered.
-    pub(super) fn allow(&self, headers: &HeaderMap) -> Result<(), Denied> {
+    pub(super) fn allow(&self, headers: &HeaderMap, method: &Method) -> Result<(), Denied> {
+        let token = self.token.get();
         if self.loopback {
-            return if host_is_local(headers) { Ok(()) } else { Err(Denied::Host) };
+            if !host_is_local(headers) {
+                return Err(Denied::Host);
+            }
+            if token.is_none() || matches!(*method, Method::GET | Method::HEAD) {
+                return Ok(());
+            }
         }
         let presented = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(presented_token);
-        match (&self.token, presented) {
+        match (&token, presented) {
             (Some(token), Some(presented)) if bool::from(token.expose_secret().as_bytes().ct_eq(&presented)) => Ok(()),
             (Some(_), Some(_) | None) | (None, _) => Err(Denied::Token),
         }
     }
+}
+
+/// Whether a request comes from no page of another origin: browsers say where a request comes from, programs do not.
+pub(super) fn same_origin(headers: &HeaderMap) -> bool {
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+    let site = text("sec-fetch-site").is_none_or(|site| matches!(site, "same-origin" | "none"));
+    let origin = text("origin").is_none_or(|origin| {
+        let authority = origin.parse::<Uri>().ok().and_then(|uri| uri.authority().map(ToString::to_string));
+        authority.is_some() && authority.as_deref() == text("host")
+    });
+    site && origin
 }
 
 /// The token of `Bearer …`, or the password of `Basic …`.

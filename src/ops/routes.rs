@@ -1,16 +1,19 @@
-//! Paths and their answers.
+//! Paths and their answers. Nothing is changed by GET.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{Request, State},
-    http::{HeaderName, HeaderValue, StatusCode, header},
-    middleware::{Next, from_fn_with_state, map_response},
+    extract::{DefaultBodyLimit, Query, Request, State},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    middleware::{Next, from_fn, from_fn_with_state, map_response},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
+use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     board::Board,
@@ -19,18 +22,31 @@ use crate::{
 };
 
 use super::{
-    access::{Access, Denied},
-    page, process,
+    Listener,
+    access::{Denied, same_origin},
+    change,
+    history::History,
+    page, process, stream,
 };
 
 /// What every answer is made from.
 #[derive(Clone, Debug)]
-struct Shared {
-    board: Board,
+pub(super) struct Shared {
+    pub board: Board,
     metrics: Arc<Metrics>,
+    pub listener: Listener,
+    pub history: History,
+    /// Live pages.
+    pub streams: Arc<Semaphore>,
+    pub shutdown: CancellationToken,
     started: Moment,
     started_at: Timestamp,
 }
+
+/// A page is for people: more of them share a screen.
+const MAX_STREAMS: usize = 16;
+/// The only bodies there are: a log filter, nothing.
+const MAX_BODY: usize = 4 * 1024;
 
 /// On every answer; the page replaces the policy by its own.
 const SECURITY_HEADERS: [(HeaderName, &str); 6] = [
@@ -42,9 +58,27 @@ const SECURITY_HEADERS: [(HeaderName, &str); 6] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-pub(super) fn router(board: Board, metrics: Arc<Metrics>, access: Access) -> Router {
-    let shared = Shared { board, metrics, started: Moment::now(), started_at: Timestamp::now() };
-    let guarded = Router::new().route("/", get(page::show)).route("/status", get(status)).route_layer(from_fn_with_state(access, guard));
+pub(super) fn router(listener: &Listener, history: History, shutdown: CancellationToken) -> Router {
+    let shared = Shared {
+        board: listener.board.clone(),
+        metrics: Arc::clone(&listener.metrics),
+        listener: listener.clone(),
+        history,
+        streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+        shutdown,
+        started: Moment::now(),
+        started_at: Timestamp::now(),
+    };
+    let guarded = Router::new()
+        .route("/", get(page::show))
+        .route("/status", get(status))
+        .route("/events", get(stream::events))
+        .route("/commands", get(command))
+        .route("/log", get(change::log_filter).put(change::set_log_filter))
+        .route("/routes/{route}/{action}", post(change::set_route))
+        .route_layer(DefaultBodyLimit::max(MAX_BODY))
+        .route_layer(from_fn(only_own_pages))
+        .route_layer(from_fn_with_state(shared.clone(), guard));
     Router::new()
         .route("/healthz", get(health))
         .route("/readyz", get(ready))
@@ -62,8 +96,17 @@ async fn secure(mut response: Response) -> Response {
     response
 }
 
-async fn guard(State(access): State<Access>, request: Request, next: Next) -> Response {
-    match access.allow(request.headers()) {
+/// A browser would send a stranger's page's POST with the credentials it knows: nothing is changed for one.
+async fn only_own_pages(request: Request, next: Next) -> Response {
+    if matches!(*request.method(), Method::GET | Method::HEAD) || same_origin(request.headers()) {
+        return next.run(request).await;
+    }
+    (StatusCode::FORBIDDEN, "nothing is changed on behalf of another page; ask from the connector's own page or without a browser\n")
+        .into_response()
+}
+
+async fn guard(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    match shared.listener.access.allow(request.headers(), request.method()) {
         Ok(()) => next.run(request).await,
         Err(Denied::Token) => {
             let challenge =
@@ -102,18 +145,47 @@ async fn metrics_text(State(shared): State<Shared>) -> Response {
 }
 
 async fn status(State(shared): State<Shared>) -> Json<Value> {
-    let stalled = shared.board.stalled();
-    let unready = shared.board.unready();
-    Json(json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "started_at": shared.started_at.to_string(),
-        "uptime_seconds": shared.started.until(Moment::now()).as_secs(),
-        "healthy": stalled.is_empty(),
-        "ready": unready.is_empty(),
-        "stalled": stalled.iter().map(|(name, silent)| json!({ "loop": name, "silent_ms": millis(*silent) })).collect::<Vec<_>>(),
-        "unready": unready.iter().map(|(part, reason)| json!({ "part": part, "reason": reason })).collect::<Vec<_>>(),
-        "sections": shared.board.sections(),
-    }))
+    Json(shared.status(true))
+}
+
+impl Shared {
+    /// `/status`; `recent` (the last results, changes, dead letters, notices) only where asked for.
+    pub(super) fn status(&self, with_stories: bool) -> Value {
+        let stalled = self.board.stalled();
+        let unready = self.board.unready();
+        let mut status = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "instance": &*self.listener.instance,
+            "now": Timestamp::now().to_string(),
+            "started_at": self.started_at.to_string(),
+            "uptime_seconds": self.started.until(Moment::now()).as_secs(),
+            "healthy": stalled.is_empty(),
+            "ready": unready.is_empty(),
+            "stalled": stalled.iter().map(|(name, silent)| json!({ "loop": name, "silent_ms": millis(*silent) })).collect::<Vec<_>>(),
+            "unready": unready.iter().map(|(part, reason)| json!({ "part": part, "reason": reason })).collect::<Vec<_>>(),
+            "sections": self.board.sections(),
+        });
+        if let (true, Some(fields)) = (with_stories, status.as_object_mut()) {
+            fields.insert("recent".to_owned(), self.board.stories().1);
+        }
+        status
+    }
+}
+
+/// Which command.
+#[derive(Debug, Deserialize)]
+struct Pair {
+    return_no: String,
+    command_id: String,
+}
+
+/// The way of one command through this instance.
+async fn command(State(shared): State<Shared>, pair: Query<Pair>) -> Response {
+    match shared.board.way(&pair.return_no, &pair.command_id) {
+        Some(way) => Json(way).into_response(),
+        None => (StatusCode::NOT_FOUND, "this instance has not seen the command lately; `wdt-connector commands show` reads the journal\n")
+            .into_response(),
+    }
 }
 
 fn seconds(span: Duration) -> String {

@@ -1,3 +1,4 @@
+use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -11,6 +12,7 @@ struct Running {
     address: std::net::SocketAddr,
     board: Board,
     metrics: Arc<Metrics>,
+    token: Token,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -20,8 +22,14 @@ async fn start(all: bool, token: Option<&str>) -> Running {
     let listener = TcpListener::bind(if all { "0.0.0.0:0" } else { "127.0.0.1:0" }).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let (board, metrics, shutdown) = (Board::default(), Arc::new(Metrics::new()), CancellationToken::new());
-    let task = tokio::spawn(serve(listener, board.clone(), Arc::clone(&metrics), token.map(SecretString::from), shutdown.clone()));
-    Running { address: ([127, 0, 0, 1], port).into(), board, metrics, shutdown, task }
+    // No broker listens there: what would be written is refused in a sentence.
+    let text = "[kafka]\nbootstrap_servers = \"127.0.0.1:1\"\nproperties = { \"socket.timeout.ms\" = \"1000\" }";
+    let settings = Arc::new(crate::config::from_toml(text, std::iter::empty()).unwrap().settings);
+    let token = Token::new(token.map(SecretString::from));
+    let (_, settings) = watch::channel(settings);
+    let parts = Parts { board: board.clone(), metrics: Arc::clone(&metrics), token: token.clone(), settings, levels: Levels::fixed() };
+    let task = tokio::spawn(serve(listener, parts, shutdown.clone()));
+    Running { address: ([127, 0, 0, 1], port).into(), board, metrics, token, shutdown, task }
 }
 
 impl Running {
@@ -38,6 +46,14 @@ impl Running {
         let answer = self.raw(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n")).await;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         (head.split(' ').nth(1).unwrap().parse().unwrap(), head.to_lowercase(), body.to_owned())
+    }
+
+    async fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
+        let length = body.len();
+        let answer =
+            self.raw(&format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n{headers}\r\n{body}")).await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 
     async fn stop(self) {
@@ -105,6 +121,8 @@ async fn the_page_runs_only_its_own_script() {
     assert!(policy.contains("default-src 'none'") && policy.contains("script-src 'sha256-") && !policy.contains("unsafe"), "{policy}");
     assert_eq!(head.matches("content-security-policy").count(), 1);
     assert!(body.contains("document.createElement") && !body.contains("/*SCRIPT*/") && !body.contains("innerHTML"));
+    // The one address in it is the name of a vocabulary, which nobody fetches.
+    let body = body.replace("http://www.w3.org/2000/svg", "");
     assert!(!body.contains("http://") && !body.contains("https://"), "the page fetches nothing from elsewhere");
     running.stop().await;
 }
@@ -115,15 +133,20 @@ async fn off_loopback_only_probes_and_metrics_are_open() {
     for path in ["/healthz", "/readyz", "/metrics"] {
         assert_eq!(running.get(path, "").await.0, 200, "{path}");
     }
-    for path in ["/", "/status"] {
+    for path in ["/", "/status", "/events", "/commands?return_no=R&command_id=c", "/log"] {
         let (code, head, _) = running.get(path, "").await;
         assert!(code == 401 && head.contains("www-authenticate"), "{path}");
         for wrong in ["Bearer hus", "Bearer hushh", "Bearer", "hush", "Basic ???", "Basic aHVzaA=="] {
             assert_eq!(running.get(path, &format!("authorization: {wrong}\r\n")).await.0, 401, "{wrong}");
         }
+    }
+    for path in ["/", "/status", "/log"] {
         assert_eq!(running.get(path, "authorization: Bearer hush\r\n").await.0, 200);
         assert_eq!(running.get(path, "authorization: basic d2R0Omh1c2g=\r\n").await.0, 200);
     }
+    running.token.replace(Some("psst".into()));
+    assert_eq!(running.get("/status", "authorization: Bearer hush\r\n").await.0, 401);
+    assert_eq!(running.get("/status", "authorization: Bearer psst\r\n").await.0, 200);
     running.stop().await;
     let without = start(true, None).await;
     assert_eq!(without.get("/status", "authorization: Bearer \r\n").await.0, 401);
@@ -181,5 +204,69 @@ async fn connections_beyond_the_cap_are_closed_at_once() {
     let _ = one_more.read_to_end(&mut answer).await;
     assert!(answer.is_empty());
     drop(idle);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_changes_by_get_nor_for_another_page_nor_without_the_token() {
+    let running = start(false, None).await;
+    for (path, code) in [("/routes/commands/pause", 405), ("/routes/commands/stop", 405), ("/log", 200)] {
+        assert_eq!(running.get(path, "").await.0, code, "{path}");
+    }
+    for foreign in
+        ["origin: http://evil.example\r\n", "origin: null\r\n", "sec-fetch-site: cross-site\r\n", "sec-fetch-site: same-site\r\n"]
+    {
+        let (code, body) = running.send("POST", "/routes/commands/pause", foreign, "").await;
+        assert!(code == 403 && body.contains("another page"), "{foreign}: {code} {body}");
+        assert_eq!(running.send("PUT", "/log", foreign, "debug").await.0, 403);
+    }
+    let (code, body) = running.send("POST", "/routes/nowhere/pause", "", "").await;
+    assert!(code == 404 && body.contains("purchase_returns"), "{body}");
+    assert_eq!(running.send("POST", "/routes/commands/stop", "", "").await.0, 404);
+    // It may be asked for, but there is no broker to remember it.
+    let own = "origin: http://localhost\r\nsec-fetch-site: same-origin\r\n";
+    let (code, body) = running.send("POST", "/routes/commands/pause", own, "").await;
+    assert!(code == 502 && body.contains("was not told, because"), "{code} {body}");
+    let (code, body) = running.send("PUT", "/log", own, "debug").await;
+    assert!(code == 400 && body.contains("cannot be changed"), "{code} {body}");
+    assert_eq!(running.send("PUT", "/log", "", &"a".repeat(5000)).await.0, 413);
+    // With a token even loopback may not change anything without it.
+    running.token.replace(Some("hush".into()));
+    assert_eq!(running.get("/status", "").await.0, 200);
+    assert_eq!(running.send("POST", "/routes/commands/pause", "", "").await.0, 401);
+    assert_eq!(running.send("POST", "/routes/nowhere/pause", "authorization: Bearer hush\r\n", "").await.0, 404);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_page_is_told_of_everything_at_once_and_of_new_stories_only_when_there_are_some() {
+    let running = start(false, None).await;
+    running.board.set("commands", json!({ "received": 3 }));
+    running.board.tell(crate::board::Story::Result, json!({ "outcome": "CREATED" }));
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    stream.write_all(b"GET /events HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    let mut seen = String::new();
+    let mut buffer = [0; 4096];
+    while seen.matches("event: status").count() < 3 || !seen.contains("event: samples") {
+        let count = stream.read(&mut buffer).await.unwrap();
+        assert!(count > 0, "the stream ended: {seen}");
+        seen.push_str(std::str::from_utf8(&buffer[..count]).unwrap());
+    }
+    assert!(seen.to_lowercase().contains("content-type: text/event-stream"), "{seen}");
+    assert_eq!(seen.matches("\"recent\"").count(), 1, "{seen}");
+    assert!(seen.contains("\"CREATED\"") && seen.contains("retry: 1000"));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_command_is_followed_by_its_id() {
+    let running = start(false, None).await;
+    running.board.step(("TH/1 ü", "c"), "call", "unknown", Some("reset".into()));
+    let (code, _, body) = running.get("/commands?return_no=TH%2F1%20%C3%BC&command_id=c", "").await;
+    let way: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((code, &way["steps"][0]["outcome"], &way["steps"][0]["detail"]), (200, &json!("unknown"), &json!("reset")));
+    let (code, _, body) = running.get("/commands?return_no=TH1&command_id=d", "").await;
+    assert!(code == 404 && body.contains("commands show"), "{body}");
+    assert_eq!(running.get("/commands?return_no=TH1", "").await.0, 400);
     running.stop().await;
 }

@@ -14,6 +14,7 @@ use crate::{
     erp::{Answer, Call, Erp, Permit, Work},
     kafka::{CommitFault, Delivered, EndOffsets, Group, GroupEvent, Lease, Restored, Store, TakeOverFault, Transactor},
     schema::{JournalEntry, LearnFault, Outcome},
+    telemetry::Trace,
 };
 
 use super::{
@@ -51,6 +52,7 @@ pub(super) struct Slot {
     /// The recorded outcome a copy of a command in doubt repeats.
     pub recorded: Option<Box<JournalEntry>>,
     pub waits: Waits,
+    pub trace: Trace,
 }
 
 /// What a slot waits for.

@@ -2,6 +2,8 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use tracing::Instrument as _;
+
 use crate::{
     clock::{Moment, Timestamp},
     crash::{self, Fault, Point},
@@ -9,6 +11,7 @@ use crate::{
     kafka::{Delivered, Lease},
     metrics::Hop,
     schema::{LearnFault, Outcome},
+    telemetry::Trace,
 };
 
 use super::{
@@ -23,6 +26,7 @@ use super::{
     placement::{Placement, Treatment, tells},
     retry::Pauses,
     settle::{journal_key, journal_prefix},
+    story::Asked,
     validate::{check_placement, validate},
 };
 
@@ -59,7 +63,11 @@ impl Engine<'_> {
                     .map(|()| decision)
             });
             return match placed {
-                Ok(decision) => self.enqueue(Queued { record: Arc::new(record), received, work: Work::Decision(decision) }),
+                Ok(decision) => {
+                    let mut trace = Trace::begin((&decision.return_no, &decision.command_id), &record.headers);
+                    trace.enter(Hop::Journal);
+                    self.enqueue(Queued { record: Arc::new(record), received, work: Work::Decision(decision), trace });
+                }
                 Err(reason) => self.end(lease, Arc::new(record), received, None, End::Refused(reason)),
             };
         }
@@ -82,6 +90,7 @@ impl Engine<'_> {
                 let placed =
                     check_placement(record.key.as_deref(), &command.return_no, lease.partition, self.partition_count, settings.partitioner);
                 let (return_no, command_id) = (command.return_no.clone(), command.command_id.clone());
+                let mut trace = Trace::begin((&return_no, &command_id), &record.headers);
                 match (placed, validate(*command)) {
                     (Ok(()), validated) => {
                         if tells(&return_no, lease.partition, self.partition_count, settings.partitioner) {
@@ -90,7 +99,8 @@ impl Engine<'_> {
                         match validated {
                             Ok(accepted) => {
                                 self.passed((&return_no, &command_id), Hop::Validate, "accepted", None);
-                                self.enqueue(Queued { record: Arc::new(record), received, work: Work::Command(accepted) });
+                                trace.enter(Hop::Journal);
+                                self.enqueue(Queued { record: Arc::new(record), received, work: Work::Command(accepted), trace });
                             }
                             Err(violations) => self.invalid(lease, record, received, return_no, command_id, violations),
                         }
@@ -210,6 +220,7 @@ impl Engine<'_> {
         };
         let Some(queued) = partition.keys.get(key).and_then(|line| line.front()) else { return };
         let (record, work, received) = (Arc::clone(&queued.record), queued.work.clone(), queued.received);
+        let trace = queued.trace.clone();
         let (return_no, command_id) = match &work {
             Work::Command(accepted) => (accepted.command.return_no.clone(), accepted.command.command_id.clone()),
             Work::Decision(decision) => (decision.return_no.clone(), decision.command_id.clone()),
@@ -263,6 +274,7 @@ impl Engine<'_> {
                 counted_in: None,
                 recorded,
                 waits,
+                trace: trace.clone(),
             };
             self.slots.insert(id, slot);
             id
@@ -325,6 +337,7 @@ impl Engine<'_> {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         match step {
             Step::Intend => {
+                slot.trace.enter(Hop::Journal);
                 slot.send_by = None;
                 slot.waits = Waits::Admission;
                 self.admission.push_back(id);
@@ -354,6 +367,8 @@ impl Engine<'_> {
             }
             Step::Settle(ending) => {
                 slot.waits = Waits::Settlement;
+                slot.trace.enter(Hop::Settle);
+                slot.trace.ended(ending.outcome.name());
                 let (lease, record, received) = (slot.lease, Arc::clone(&slot.record), slot.received);
                 let key = Some(slot.accepted.command.return_no.clone());
                 let confirmed = (ending.outcome == Outcome::Created)
@@ -406,6 +421,8 @@ impl Engine<'_> {
             return self.step(id, Step::Intend);
         }
         slot.waits = Waits::Finding;
+        slot.trace.enter(Hop::Call);
+        let span = slot.trace.hop();
         let command = &slot.accepted.command;
         let mut claimed: HashSet<String> = slot.life.dismissed.iter().cloned().collect();
         let own = journal_key(&command.return_no, &command.command_id);
@@ -430,12 +447,14 @@ impl Engine<'_> {
         };
         self.counts.lookups += 1;
         let (erp, settings, happened) = (self.parts.erp.clone(), Arc::clone(&self.parts.settings), self.happened.clone());
-        tokio::spawn(async move {
+        let asking = async move {
             crash::point(Point::LookUpAsking);
             let finding = ask(&erp, &question, &settings.commands).await;
             crash::point(Point::LookUpAnswered);
+            tracing::Span::current().record("erp.call", Call::QueryOutbounds.name()).record("erp.answer", finding.word());
             let _ = happened.send(Happened::LookedUp { slot: id, finding, was_probe });
-        });
+        };
+        tokio::spawn(asking.instrument(span));
     }
 
     pub(super) fn looked_up(&mut self, id: SlotId, finding: Finding, was_probe: bool) {
@@ -673,12 +692,16 @@ impl Engine<'_> {
             let order = order_request(&slot.accepted.command, &slot.life.marker);
             let guard = Arc::new(Guard { group: self.group.clone(), lease: slot.lease, send_by });
             let (erp, timeout, happened) = (self.parts.erp.clone(), self.parts.settings.commands.call_timeout, self.happened.clone());
-            tokio::spawn(async move {
+            slot.trace.enter(Hop::Call);
+            let asked = Asked::about(&slot.accepted.command, slot.life.attempt, slot.trace.id());
+            let calling = async move {
                 crash::point(Point::CallLeaving);
                 let answer = erp.create_order(permit, &order, timeout, guard).await;
                 crash::point(Point::CallAnswered);
+                asked.answered(&answer);
                 let _ = happened.send(Happened::Answered { slot: id, answer, epoch });
-            });
+            };
+            tokio::spawn(calling.instrument(slot.trace.hop()));
         }
     }
 

@@ -16,6 +16,7 @@ use crate::{
     },
     metrics::Metrics,
     schema::{Codec, DecodeFault, EntryKind, JournalEntry, LearnFault, Outcome},
+    telemetry::Trace,
 };
 
 use super::{
@@ -32,6 +33,7 @@ pub struct Queued {
     pub record: Arc<Delivered>,
     pub received: Moment,
     pub work: Work,
+    pub trace: Trace,
 }
 
 /// What a record asks for.

@@ -2,7 +2,13 @@
 
 use serde_json::json;
 
-use crate::{board::Story, clock::Moment, metrics::Hop, schema::CommandResult};
+use crate::{
+    board::Story,
+    clock::Moment,
+    erp::{Answer, Call},
+    metrics::Hop,
+    schema::{CommandResult, CreateReturnOutbound},
+};
 
 use super::{
     command::Parsed,
@@ -65,6 +71,43 @@ impl Step {
             Self::AwaitProof { .. } => "await_proof",
             Self::Settle(_) => "settle",
         }
+    }
+}
+
+/// A call on the wire: what its log line says.
+#[derive(Debug)]
+pub(super) struct Asked {
+    return_no: String,
+    command_id: String,
+    attempt: u32,
+    trace_id: Option<String>,
+    sent: Moment,
+}
+
+impl Asked {
+    pub(super) fn about(command: &CreateReturnOutbound, attempt: u32, trace_id: Option<&str>) -> Self {
+        Self {
+            return_no: command.return_no.clone(),
+            command_id: command.command_id.clone(),
+            attempt,
+            trace_id: trace_id.map(str::to_owned),
+            sent: Moment::now(),
+        }
+    }
+
+    /// One line for each call, by which a command and its sender's trace are found.
+    pub(super) fn answered(self, answer: &Answer) {
+        tracing::Span::current().record("erp.call", Call::CreateOrder.name()).record("erp.answer", answer.word());
+        tracing::info!(
+            command.id = self.command_id,
+            command.return_no = self.return_no,
+            command.attempt = self.attempt,
+            trace.id = self.trace_id,
+            erp.call = Call::CreateOrder.name(),
+            erp.answer = answer.word(),
+            erp.took_ms = crate::clock::millis(self.sent.until(Moment::now())),
+            "the ERP was called"
+        );
     }
 }
 

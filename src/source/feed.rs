@@ -116,7 +116,7 @@ impl FeedTask {
         let sid = parts.erp.sid(call_of(self.feed, edition));
         let (codec, markers) = (Arc::clone(&parts.codec), Arc::clone(&parts.markers));
         let application = &parts.settings.kafka.application_id;
-        let scribe = Scribe::new(&parts.settings.topics, application, self.feed, edition, sid, codec, markers);
+        let scribe = Scribe::new(&parts.settings.topics, application, self.feed, edition, &sid, codec, markers);
         let stored = self.restore(&scribe, pulse).await?;
         let (cursor, resumed) = Cursor::resume(stored, settings.start, &query::filters_hash(self.feed, settings));
         let at = cursor.checkpoint();

@@ -6,6 +6,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use crate::{
     board::Pulse,
@@ -205,7 +206,10 @@ impl<'a> Tenure<'a> {
         let queries = query::of_window(feed, self.settings, window);
         let mut reader = self.reader(pass);
         let began = Instant::now();
-        let gathered = self.task.cancel.run_until_cancelled(beating(self.pulse, gather(&mut reader, &queries, rules))).await;
+        let span = tracing::info_span!("window", feed.name = feed.name(), pass = pass.name(), window.start = %window.start, window.end = %window.end);
+        let fetch = tracing::info_span!(parent: &span, "fetch");
+        let fetching = beating(self.pulse, gather(&mut reader, &queries, rules)).instrument(fetch);
+        let gathered = self.task.cancel.run_until_cancelled(fetching).await;
         self.note(&reader);
         if pass == Pass::Live {
             self.adapt(reader.waited());
@@ -247,7 +251,8 @@ impl<'a> Tenure<'a> {
             Some(Ok(Gathered::Rows { rows, pages, calls })) => {
                 let count = rows.len();
                 let reading = Reading { pass, window, limits, next: self.cursor.after(pass, window, limits) };
-                match self.publish(rows, &reading).await? {
+                let publish = tracing::info_span!(parent: &span, "publish", rows = count);
+                match self.publish(rows, &reading).instrument(publish).await? {
                     Ok(counts) => {
                         self.task.parts.metrics.feed_window(feed, pass.name(), count, counts.unchanged, calls as usize);
                         self.schedule(pass).pace.read(window, pages);

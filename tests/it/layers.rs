@@ -6,7 +6,7 @@ use std::{
 };
 
 /// What stands higher may import what stands lower. Equal rank may import each other except where [`APART`] says no.
-const RANKS: [(&str, u32); 18] = [
+const RANKS: [(&str, u32); 19] = [
     ("main", 70),
     ("cli", 60),
     ("app", 50),
@@ -20,6 +20,8 @@ const RANKS: [(&str, u32); 18] = [
     ("schema", 30),
     // Names the ERP's calls in its labels.
     ("metrics", 30),
+    // Names the hops in its spans.
+    ("telemetry", 30),
     ("config", 20),
     ("board", 10),
     ("fault", 10),
@@ -33,7 +35,8 @@ const RANKS: [(&str, u32); 18] = [
 const APART: [(&str, &str); 2] = [("sink", "source"), ("source", "sink")];
 
 /// A crate that only some files may name.
-const CONFINED: [(&str, &[&str]); 2] = [("rdkafka::", &["src/kafka/"]), ("reqwest::", &["src/erp/", "src/schema/registry"])];
+const CONFINED: [(&str, &[&str]); 2] =
+    [("rdkafka::", &["src/kafka/"]), ("reqwest::", &["src/erp/", "src/schema/registry", "src/telemetry/otlp"])];
 
 /// Rust files below `src`, without those that hold only tests: path and text up to its unit tests, comments left out.
 fn sources() -> Vec<(String, String)> {

@@ -27,6 +27,7 @@ mod ground;
 mod instances;
 mod layers;
 mod membership;
+mod operate;
 mod process;
 mod quota;
 mod restore;

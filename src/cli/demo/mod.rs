@@ -26,6 +26,7 @@ use crate::{
     metrics::Metrics,
     schema::Codec,
     simulator::{Adjust, Simulator, SimulatorConfig, parse_rules},
+    telemetry::Levels,
 };
 
 use super::{End, output};
@@ -90,7 +91,7 @@ pub(super) async fn execute(args: Args) -> anyhow::Result<End> {
     let address = listener.local_addr()?;
     tell(&format!("status page: http://{address}/"));
     let connector: JoinHandle<anyhow::Result<()>> =
-        tokio::spawn(app::serve(settings.clone(), Arc::new(Metrics::new()), Board::default(), shutdown.clone(), listener));
+        tokio::spawn(app::serve(settings.clone(), Arc::new(Metrics::new()), Board::default(), Levels::fixed(), shutdown.clone(), listener));
     let stop_reading = CancellationToken::new();
     let collector = Collector::start(&settings, &stop_reading);
 

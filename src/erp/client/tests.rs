@@ -33,8 +33,10 @@ fn erp_at(url: &str) -> Erp {
     let enterprise =
         EnterpriseSettings { connection, sid: "their-sid".to_owned(), appkey: KEY.to_owned(), appsecret: SECRET.to_owned().into() };
     Erp(Arc::new(Inner {
-        flagship: Some(Flagship::new(&flagship).unwrap()),
-        enterprise: Some(Enterprise::new(&enterprise).unwrap()),
+        accounts: RwLock::new(Arc::new(Accounts {
+            flagship: Some(Flagship::new(&flagship).unwrap()),
+            enterprise: Some(Enterprise::new(&enterprise).unwrap()),
+        })),
         quota,
         metrics: Arc::new(Metrics::new()),
         unseen: AtomicU64::new(0),
@@ -362,8 +364,7 @@ async fn a_refusal_by_the_quota_slows_the_budget_and_the_unseen_is_counted() {
 #[tokio::test]
 async fn a_call_without_account_is_misconfigured_and_names_the_section() {
     let erp = Erp(Arc::new(Inner {
-        flagship: None,
-        enterprise: None,
+        accounts: RwLock::new(Arc::new(Accounts { flagship: None, enterprise: None })),
         quota: Quota::new(&QuotaSettings { scope: QuotaScope::Call, calls_per_minute: 6_000_000, burst: 1000, max_concurrent_calls: 16 }),
         metrics: Arc::new(Metrics::new()),
         unseen: AtomicU64::new(0),
@@ -382,7 +383,7 @@ async fn secrets_stay_out_of_debug_output() {
     let text = format!("{erp:#?} {permit:#?}");
     assert_keeps_secrets(&text, url);
     assert!(text.contains("my-sid"));
-    assert_eq!((erp.sid(Call::CreateOrder), erp.sid(Call::QueryOutboundsEnterprise)), ("my-sid", "their-sid"));
+    assert_eq!([erp.sid(Call::CreateOrder), erp.sid(Call::QueryOutboundsEnterprise)], ["my-sid", "their-sid"]);
 }
 
 /// What logs hold of a call at the finest level.
