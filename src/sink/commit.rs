@@ -187,7 +187,7 @@ impl Engine<'_> {
         }
         for (lease, key, tombstone) in self.forget() {
             draft.records.push(tombstone);
-            draft.leases.insert(lease.partition, lease);
+            draft.carries(Carried::Withdrawal, lease);
             draft.commit.changes.entry(lease.partition).or_default().push((key.clone(), None));
             draft.commit.expired.push((lease, key));
         }

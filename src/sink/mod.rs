@@ -177,3 +177,6 @@ async fn wait_for_topics(parts: &Parts, pulse: &crate::board::Pulse) -> Result<O
         }
     }
 }
+
+#[cfg(test)]
+mod model;

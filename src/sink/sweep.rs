@@ -35,7 +35,7 @@ fn rest(horizon: Duration) -> Duration {
 }
 
 /// Whether the entry may be forgotten.
-fn expired(entry: &JournalEntry, now: Timestamp, horizon: Duration) -> bool {
+pub(super) fn expired(entry: &JournalEntry, now: Timestamp, horizon: Duration) -> bool {
     entry.kind == EntryKind::Outcome
         && entry.outcome.is_some_and(|outcome| outcome != Outcome::InDoubt)
         && entry.written_at < now.minus(horizon)

@@ -1,0 +1,72 @@
+//! The rules of the command route, each the function or constant the product itself uses; an ablation swaps one.
+
+use std::time::Duration;
+
+use crate::{
+    clock::{Moment, Timestamp},
+    config::Partitioner,
+    erp::{Answer, OutboundHead},
+    kafka::{ISOLATION, Lease, Part, Prefix, Standing, TAKE_OVER, TRANSACTION, TakeOverPart},
+    schema::JournalEntry,
+    sink::{
+        call::{Question, finding_of},
+        commit::{Carried, needs_offset},
+        journal::{Finding, Known, Life, Sight, Step, Timing, Verdict, Way, Written, judge, may_be_forgotten, may_send, released, written},
+        partition::its_turn,
+        sweep::expired,
+        validate::{Accepted, check_placement},
+    },
+};
+
+type Judge = fn(&Accepted, i32, i64, Known, &Timing) -> Verdict;
+type Answered = fn(&mut Life, Answer, Moment, bool, Moment, &Timing) -> Step;
+type Placement = fn(Option<&[u8]>, &str, i32, i32, Partitioner) -> Result<(), String>;
+
+type Forgotten = fn(Option<Timestamp>, Timestamp, Duration, Option<Timestamp>) -> bool;
+type Fence = fn(&Standing<u8>, &[Lease]) -> Result<u8, Vec<Lease>>;
+
+#[derive(Clone, Copy)]
+pub struct Rules {
+    pub judge: Judge,
+    pub released: fn(Option<Moment>, Moment) -> Option<Moment>,
+    pub may_send: fn(bool, Moment, Moment) -> bool,
+    pub answered: Answered,
+    pub looked_up: fn(&mut Life, Finding, Sight, &Timing) -> Step,
+    pub finding_of: fn(&[OutboundHead], &Question, Moment) -> Finding,
+    pub written: fn(Way) -> Written,
+    pub may_be_withdrawn: fn(&Life) -> bool,
+    pub may_be_forgotten: Forgotten,
+    pub expired: fn(&JournalEntry, Timestamp, Duration) -> bool,
+    pub its_turn: fn(usize) -> bool,
+    pub placement: Placement,
+    pub needs_offset: fn(Carried) -> bool,
+    pub position: fn(&Prefix) -> Option<(i64, String)>,
+    pub fence: Fence,
+    pub transaction: [Part; 3],
+    pub take_over: &'static [TakeOverPart],
+    pub isolation: &'static str,
+}
+
+impl Rules {
+    /// The product's.
+    pub const ALL: Self = Self {
+        judge,
+        released,
+        may_send,
+        answered: Life::answered,
+        looked_up: Life::looked_up,
+        finding_of,
+        written,
+        may_be_withdrawn: Life::may_be_withdrawn,
+        may_be_forgotten,
+        expired,
+        its_turn,
+        placement: check_placement,
+        needs_offset,
+        position: Prefix::position,
+        fence: |standing, leases| standing.fence(leases).copied(),
+        transaction: TRANSACTION,
+        take_over: &TAKE_OVER,
+        isolation: ISOLATION,
+    };
+}

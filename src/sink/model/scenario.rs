@@ -1,0 +1,456 @@
+//! A scenario: which records were sent, which times hold, what may go wrong; explored by `stateright`.
+
+use std::{sync::Arc, time::Duration};
+
+use stateright::{Model, Property};
+
+use crate::{
+    clock::Timestamp,
+    decimal::Decimal,
+    kafka::Lease,
+    schema::{CommandLine, CreateReturnOutbound, Outcome},
+    sink::{
+        engine::Waits,
+        journal::Timing,
+        validate::{Accepted, validate},
+    },
+};
+
+use super::{
+    rules::Rules,
+    world::{Command, Left, NOW, Partition, Phase, Process, Running, World},
+};
+
+/// One record of the commands topic.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    pub partition: usize,
+    pub offset: i64,
+    pub command: Command,
+    /// Names the return, the key of the record.
+    pub of_return: u8,
+    pub accepted: Arc<Accepted>,
+    /// When the sender says it was sent.
+    pub stamped: Option<Timestamp>,
+    /// Nothing is wrong with it: it must never end `INVALID`.
+    pub good: bool,
+}
+
+/// Times in milliseconds; see `protocol.md` §1 for the letters.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    pub send_by: u64,
+    pub call: u64,
+    pub settle: u64,
+    pub spacing: u64,
+    /// The world's, not configured: F, D, V.
+    pub freeze: u64,
+    pub delay: u64,
+    pub visibility: u64,
+}
+
+#[derive(Clone)]
+pub struct Scenario {
+    pub name: &'static str,
+    pub rules: Rules,
+    pub log: Vec<Sent>,
+    pub partitions: usize,
+    pub times: Times,
+    pub timing: Timing,
+    pub left: Left,
+    /// The ERP may refuse any call.
+    pub refuses: bool,
+    /// The ERP refuses whatever comes after the first order of a return: its state has moved on.
+    pub one_per_return: bool,
+    /// Look-ups never show an order: a permission filter.
+    pub blind: bool,
+    /// The dedupe horizon may pass.
+    pub ages: bool,
+    /// Group offsets may be lost after that.
+    pub resets: bool,
+    /// How far the successor's clock runs ahead, where instants of different processes are compared.
+    pub skew: u64,
+    /// Time passes only while nobody has anything to do: for scenarios about the order of things.
+    pub hurried: bool,
+    /// A person may have to decide.
+    pub doubtful: bool,
+}
+
+/// What may happen next.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    Tick,
+    /// A process puts a transaction together and begins it with its first part.
+    Begin(usize),
+    /// A transaction's next part.
+    Proceed(usize),
+    /// A call is released, or its intent found run out.
+    Call(usize, i64),
+    /// A frozen request is written to the socket.
+    Leave(usize),
+    /// The ERP carries a request out (or refuses it) and the answer arrives, or is lost.
+    Arrive {
+        request: usize,
+        refused: bool,
+        lost: bool,
+    },
+    /// A request never reaches the ERP.
+    Vanish(usize),
+    TimeOut(usize, i64),
+    /// `fresh`: orders not yet certain to be visible are shown already.
+    LookUp {
+        process: usize,
+        offset: i64,
+        fresh: bool,
+        fails: bool,
+    },
+    TakeOver(usize),
+    /// The group gives the partition to the other process while its owner goes on unaware.
+    Move,
+    /// The former owner's rebalance callback: new metadata, ownership ends.
+    Learn(usize),
+    /// The former owner's route learns of it as well.
+    Drop(usize),
+    Crash(usize),
+    /// The group gives an ownerless partition to this process, restarted if it was down.
+    Assign(usize),
+    /// The coordinator ends a dead process's transaction.
+    Expire(usize),
+    Revoke(usize),
+    Release(usize),
+    Strip(usize),
+    Age,
+    Reset,
+}
+
+/// One command per letter: return and command id; a capital differs in content.
+fn accepted(of_return: u8, id: u8, content: u8) -> Arc<Accepted> {
+    let line = CommandLine {
+        spec_no: format!("spec{content}"),
+        num: Decimal::parse("1").unwrap(),
+        unit_name: None,
+        position_no: None,
+        batch_no: None,
+        expire_date: None,
+        defect: None,
+        remark: None,
+    };
+    Arc::new(
+        validate(CreateReturnOutbound {
+            command_id: format!("c{id}"),
+            return_no: format!("R{of_return}"),
+            warehouse_no: "W".into(),
+            logistics_code: None,
+            create_mode: None,
+            remark: None,
+            details: vec![line],
+            issued_at: None,
+            expires_at: None,
+        })
+        .unwrap(),
+    )
+}
+
+impl Scenario {
+    /// `log`: per record the return, the command id and the content, at offsets from 0.
+    pub fn new(name: &'static str, log: &[(u8, u8, u8)], left: Left) -> Self {
+        let log = log
+            .iter()
+            .zip(0..)
+            .map(|((of_return, id, content), offset)| Sent {
+                partition: 0,
+                offset,
+                command: of_return * 4 + id,
+                of_return: *of_return,
+                accepted: accepted(*of_return, *id, *content),
+                stamped: Some(Timestamp(0)),
+                good: *content == 0,
+            })
+            .collect();
+        let scenario = Self {
+            name,
+            rules: Rules::ALL,
+            log,
+            partitions: 1,
+            times: Times { send_by: 1, call: 1, settle: 1, spacing: 1, freeze: 0, delay: 1, visibility: 1 },
+            timing: Timing {
+                send_by: Duration::ZERO,
+                call_timeout: Duration::ZERO,
+                settle_time: Duration::ZERO,
+                lookup_spacing: Duration::ZERO,
+                lookup_limit: Duration::ZERO,
+                max_attempts: 2,
+                retry_unapproved_for: Duration::ZERO,
+            },
+            left,
+            refuses: false,
+            one_per_return: false,
+            blind: false,
+            ages: false,
+            resets: false,
+            skew: 0,
+            hurried: false,
+            doubtful: false,
+        };
+        scenario.with(|_| {})
+    }
+
+    /// The scenario with something changed; the rules' times follow.
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        let Times { send_by, call, settle, spacing, .. } = self.times;
+        let ms = Duration::from_millis;
+        self.timing = Timing {
+            send_by: ms(send_by),
+            call_timeout: ms(call),
+            settle_time: ms(settle),
+            lookup_spacing: ms(spacing),
+            lookup_limit: ms(send_by + call + settle + spacing + 1),
+            ..self.timing
+        };
+        self
+    }
+
+    /// With one rule (or more, where either alone suffices) taken out.
+    pub fn without(mut self, change: impl FnOnce(&mut Rules)) -> Self {
+        change(&mut self.rules);
+        self
+    }
+
+    /// Equal for scenarios that differ in nothing but their name and their rules.
+    pub fn key(&self) -> String {
+        let log: Vec<_> =
+            self.log.iter().map(|sent| (sent.partition, sent.offset, sent.command, sent.accepted.fingerprint, sent.stamped)).collect();
+        let flags = (self.refuses, self.one_per_return, self.blind, self.ages, self.resets, self.hurried, self.doubtful);
+        format!("{log:?} {} {:?} {:?} {flags:?} {}", self.partitions, self.times, self.left, self.skew)
+    }
+
+    /// Longer ago makes no difference to any rule.
+    pub fn floor(&self) -> u64 {
+        let Times { send_by, call, settle, spacing, .. } = self.times;
+        send_by + call + settle + spacing + 1
+    }
+
+    pub fn sent(&self, partition: usize) -> impl Iterator<Item = &Sent> {
+        self.log.iter().filter(move |sent| sent.partition == partition)
+    }
+
+    pub fn record(&self, partition: usize, offset: i64) -> &Sent {
+        self.sent(partition).find(|sent| sent.offset == offset).unwrap()
+    }
+
+    /// Every record has its result, and everything is committed.
+    pub fn finished(&self, world: &World) -> bool {
+        self.log
+            .iter()
+            .all(|sent| world.results.contains_key(&(sent.partition, sent.offset)) && world.partitions[sent.partition].offset > sent.offset)
+    }
+
+    fn of_running(&self, world: &World, process: usize, running: &Running, found: &mut Vec<Action>) {
+        let intends = running.slots.values().any(|slot| slot.waits == Waits::Intent) && !running.draining;
+        if world.open[process].is_none() && (intends || !running.ready.is_empty() || !running.withdrawn.is_empty()) {
+            found.push(Action::Begin(process));
+        }
+        for (offset, slot) in &running.slots {
+            match slot.waits {
+                Waits::Wire if !running.draining => found.push(Action::Call(process, *offset)),
+                Waits::Answer if NOW.0 >= slot.at.0 + self.times.call => found.push(Action::TimeOut(process, *offset)),
+                Waits::Ask | Waits::Proof if NOW >= slot.at && !running.draining => {
+                    let unsettled = world.orders.iter().any(|order| order.command == slot.command && order.age < self.times.visibility);
+                    for fresh in [true, false].into_iter().filter(|fresh| !fresh || unsettled && !self.blind) {
+                        found.push(Action::LookUp { process, offset: *offset, fresh, fails: false });
+                    }
+                    if world.left.failures > 0 {
+                        found.push(Action::LookUp { process, offset: *offset, fresh: false, fails: true });
+                    }
+                }
+                _ => {}
+            }
+        }
+        let owner = world.partitions[partition_of(running.lease)].owner == Some(process);
+        if owner && world.left.drains > 0 && !running.draining {
+            found.push(Action::Revoke(process));
+        }
+        if owner && running.draining {
+            found.push(Action::Release(process));
+        }
+    }
+
+    fn of_requests(&self, world: &World, found: &mut Vec<Action>) {
+        for (at, request) in world.requests.iter().enumerate() {
+            if request.frozen {
+                found.push(Action::Leave(at));
+                continue;
+            }
+            let spent = self.one_per_return && world.orders.iter().any(|order| order.command == request.command);
+            for (refused, lost) in [(false, false), (false, true), (true, false), (true, true)] {
+                let may = if refused { self.refuses || spent } else { !spent };
+                if may && (!lost || world.left.losses > 0 && request.by.is_some()) {
+                    found.push(Action::Arrive { request: at, refused, lost });
+                }
+            }
+            if world.left.losses > 0 {
+                found.push(Action::Vanish(at));
+            }
+        }
+    }
+
+    fn of_processes(&self, world: &World, found: &mut Vec<Action>) {
+        for (at, process) in world.processes.iter().enumerate() {
+            if world.open[at].is_some() {
+                found.push(if process.phase == Phase::Down { Action::Expire(at) } else { Action::Proceed(at) });
+            }
+            let lease = match &process.phase {
+                Phase::Down | Phase::Idle => None,
+                Phase::TakingOver(taking) => {
+                    found.push(Action::TakeOver(at));
+                    Some(taking.lease)
+                }
+                Phase::Running(running) => {
+                    self.of_running(world, at, running, found);
+                    Some(running.lease)
+                }
+            };
+            if let Some(lease) = lease
+                && world.partitions[partition_of(lease)].owner != Some(at)
+            {
+                found.push(if process.standing.ownership.owns(lease) { Action::Learn(at) } else { Action::Drop(at) });
+            }
+            if world.left.crashes > 0 && process.phase != Phase::Down && (lease.is_some() || world.open[at].is_some()) {
+                found.push(Action::Crash(at));
+            }
+        }
+        for partition in &world.partitions {
+            match partition.owner {
+                None => {
+                    found.extend((0..2).filter(|at| matches!(world.processes[*at].phase, Phase::Down | Phase::Idle)).map(Action::Assign))
+                }
+                Some(owner) => {
+                    if world.left.moves > 0 && matches!(world.processes[1 - owner].phase, Phase::Idle) {
+                        found.push(Action::Move);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The partition of a lease, as an index.
+pub fn partition_of(lease: Lease) -> usize {
+    usize::try_from(lease.partition).unwrap()
+}
+
+impl Model for Scenario {
+    type State = World;
+    type Action = Action;
+
+    /// Every partition is owned and restored, and nothing has been sent.
+    fn init_states(&self) -> Vec<World> {
+        let mut world = World {
+            processes: [Process::default(), Process::default()],
+            open: [None, None],
+            partitions: vec![Partition::default(); self.partitions],
+            generation: 0,
+            results: std::collections::BTreeMap::new(),
+            requests: Vec::new(),
+            orders: Vec::new(),
+            left: self.left,
+            aged: false,
+            reset: false,
+        };
+        for partition in 0..self.partitions {
+            world.assign(partition, partition);
+        }
+        world.generation = 1;
+        for partition in 0..self.partitions {
+            world.processes[partition].standing.rejoined(Some(1));
+            while matches!(world.processes[partition].phase, Phase::TakingOver(_)) {
+                assert!(world.take_over(self, partition), "nothing stands in the way of the first take-over");
+            }
+        }
+        vec![world]
+    }
+
+    fn actions(&self, world: &World, found: &mut Vec<Action>) {
+        let overdue = world.requests.iter().any(|request| request.age >= if request.frozen { self.times.freeze } else { self.times.delay });
+        self.of_requests(world, found);
+        self.of_processes(world, found);
+        let busy = |action: &Action| {
+            matches!(action, Action::Begin(_) | Action::Proceed(_) | Action::Call(..) | Action::TakeOver(_) | Action::LookUp { .. })
+        };
+        if !overdue && (!self.hurried || !found.iter().any(busy)) {
+            found.push(Action::Tick);
+        }
+        if world.left.strips > 0 {
+            found.extend(world.orders.iter().enumerate().filter(|(_, order)| order.marked).map(|(at, _)| Action::Strip(at)));
+        }
+        if self.ages && !world.aged && world.requests.is_empty() {
+            found.push(Action::Age);
+        }
+        if self.resets && world.aged && !world.reset && world.partitions.iter().all(|partition| partition.owner.is_none()) {
+            found.push(Action::Reset);
+        }
+    }
+
+    fn next_state(&self, last: &World, action: Action) -> Option<World> {
+        let mut world = last.clone();
+        world.carry_out(self, action).then_some(world)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always(ONE_ORDER, |_, world: &World| {
+                world
+                    .orders
+                    .iter()
+                    .enumerate()
+                    .all(|(at, order)| world.orders.iter().skip(at + 1).all(|other| other.command != order.command))
+            }),
+            Property::always(ONE_RESULT, |_, world: &World| world.results.values().all(|results| results.len() < 2)),
+            Property::always(OFFSETS, |scenario: &Scenario, world: &World| {
+                scenario.log.iter().all(|sent| {
+                    world.partitions[sent.partition].offset <= sent.offset || world.results.contains_key(&(sent.partition, sent.offset))
+                })
+            }),
+            Property::always(CREATED, |scenario: &Scenario, world: &World| {
+                told(scenario, world, Outcome::Created).all(|command| world.orders.iter().any(|order| order.command == command))
+            }),
+            Property::always(REJECTED, |scenario: &Scenario, world: &World| {
+                told(scenario, world, Outcome::Rejected).all(|command| world.orders.iter().all(|order| order.command != command))
+            }),
+            Property::always(IN_ORDER, |scenario: &Scenario, world: &World| {
+                let done = |sent: &Sent| world.results.contains_key(&(sent.partition, sent.offset));
+                scenario.log.iter().filter(|sent| done(sent)).all(|sent| {
+                    let before = |other: &&Sent| {
+                        (other.partition, other.of_return) == (sent.partition, sent.of_return) && other.offset < sent.offset
+                    };
+                    world.reset || scenario.log.iter().filter(before).all(done)
+                })
+            }),
+            Property::always(GOOD, |scenario: &Scenario, world: &World| {
+                scenario.log.iter().filter(|sent| sent.good).all(|sent| {
+                    world.results.get(&(sent.partition, sent.offset)).is_none_or(|results| !results.contains(&Outcome::Invalid))
+                })
+            }),
+            Property::always(DOUBT, |scenario: &Scenario, world: &World| {
+                scenario.doubtful || told(scenario, world, Outcome::InDoubt).next().is_none()
+            }),
+            Property::sometimes(FINISHED, |scenario: &Scenario, world: &World| scenario.finished(world)),
+        ]
+    }
+}
+
+fn told<'a>(scenario: &'a Scenario, world: &'a World, outcome: Outcome) -> impl Iterator<Item = Command> + 'a {
+    let has = move |sent: &&Sent| world.results.get(&(sent.partition, sent.offset)).is_some_and(|results| results.contains(&outcome));
+    scenario.log.iter().filter(has).map(|sent| sent.command)
+}
+
+pub const ONE_ORDER: &str = "at most one order per command";
+pub const ONE_RESULT: &str = "one result per delivered record";
+pub const OFFSETS: &str = "offsets never past an unfinished command";
+pub const CREATED: &str = "CREATED never without an order";
+pub const REJECTED: &str = "no REJECTED with an order";
+pub const IN_ORDER: &str = "results of one key in offset order";
+pub const GOOD: &str = "a good copy stays good";
+pub const DOUBT: &str = "IN_DOUBT only where a person must decide";
+pub const FINISHED: &str = "everything finished";
