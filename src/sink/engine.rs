@@ -170,6 +170,8 @@ pub(super) struct Engine<'a> {
     /// By warehouse, an order of ours that exists for certain: what a proof is sought with.
     pub confirmed: HashMap<String, Confirmed>,
     pub proof_sought: HashSet<String>,
+    /// Who began to wait for a proof; some of them may be past it.
+    pub unproven: Vec<SlotId>,
     /// Journal keys of intents that certainly had no effect and are taken back before their partition is given away.
     pub withdrawn: Vec<(Lease, Vec<u8>)>,
     /// Journal keys of outcomes older than the dedupe horizon.
@@ -259,6 +261,7 @@ impl<'a> Engine<'a> {
             proofs: HashSet::new(),
             confirmed: HashMap::new(),
             proof_sought: HashSet::new(),
+            unproven: Vec::new(),
             withdrawn: Vec::new(),
             expired: Vec::new(),
             sweep: Sweep::default(),

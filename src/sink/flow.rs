@@ -361,6 +361,7 @@ impl Engine<'_> {
             }
             Step::AwaitProof { until } => {
                 slot.waits = Waits::Proof;
+                self.unproven.push(id);
                 self.timers.insert((until, id));
                 let warehouse_no = slot.accepted.command.warehouse_no.clone();
                 self.seek_proof(&warehouse_no);
@@ -519,7 +520,10 @@ impl Engine<'_> {
     /// An order of the warehouse that exists for certain is looked up, only while somebody waits for the proof that such
     /// orders can be seen.
     fn seek_proof(&mut self, warehouse_no: &str) {
-        let awaited = self.slots.values().any(|slot| slot.waits == Waits::Proof && slot.accepted.command.warehouse_no == warehouse_no);
+        // Asked with every created order of an unproven warehouse, so only those that once began to wait are looked at.
+        let slots = &self.slots;
+        self.unproven.retain(|id| slots.get(id).is_some_and(|slot| slot.waits == Waits::Proof));
+        let awaited = self.unproven.iter().any(|id| slots.get(id).is_some_and(|slot| slot.accepted.command.warehouse_no == warehouse_no));
         let Some(confirmed) = self.confirmed.get(warehouse_no).cloned() else { return };
         let warehouse_no = warehouse_no.to_owned();
         if !awaited || !self.proof_sought.insert(warehouse_no.clone()) {

@@ -1,0 +1,85 @@
+//! What the broker allows at best: the bare loops a connector cannot beat.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::{
+    Message as _, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
+    producer::{BaseProducer, BaseRecord, Producer as _},
+    util::Timeout,
+};
+
+use crate::{
+    kit::{topics, unique},
+    parts::broker,
+};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Consumes a topic and writes every record to another, in transactions that carry the offsets, as large as they come (at
+/// most 500 records): records a second.
+pub fn consume_and_produce(source: &str, count: usize) -> f64 {
+    let target = unique("ceiling");
+    topics::create(&[(&target, 4, &[("cleanup.policy", "delete")])]);
+    let mut config = broker().client();
+    config
+        .set("group.id", unique("ceiling-group"))
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "earliest")
+        .set("isolation.level", "read_committed");
+    let consumer: BaseConsumer = config.create().expect("a consumer");
+    consumer.subscribe(&[source]).expect("a subscription");
+    let mut config = broker().client();
+    config.set("transactional.id", unique("ceiling")).set("linger.ms", "0").set("compression.type", "lz4");
+    let producer: BaseProducer = config.create().expect("a producer");
+    producer.init_transactions(LIMIT).expect("transactions");
+    let mut done = 0;
+    let mut began = None;
+    while done < count {
+        let Some(first) = consumer.poll(Duration::from_millis(200)) else { continue };
+        began.get_or_insert_with(Instant::now);
+        producer.begin_transaction().expect("a transaction");
+        let mut offsets = std::collections::BTreeMap::new();
+        let mut next = Some(first);
+        let mut taken = 0;
+        while let Some(message) = next {
+            let message = message.expect("a record");
+            offsets.insert(message.partition(), message.offset() + 1);
+            let record = BaseRecord::to(&target).key(message.key().unwrap_or_default()).payload(message.payload().unwrap_or_default());
+            producer.send(record).map_err(|(fault, _)| fault).expect("room in the queue");
+            taken += 1;
+            next = if taken < 500 { consumer.poll(Duration::ZERO) } else { None };
+        }
+        while producer.in_flight_count() > 0 {
+            producer.poll(Duration::from_millis(1));
+        }
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in offsets {
+            list.add_partition_offset(source, partition, Offset::Offset(offset)).expect("an offset");
+        }
+        let metadata = consumer.group_metadata().expect("a member");
+        producer.send_offsets_to_transaction(&list, &metadata, LIMIT).expect("offsets");
+        producer.commit_transaction(Timeout::Never).expect("a commit");
+        done += taken;
+    }
+    done as f64 / began.map_or(1.0, |began| began.elapsed().as_secs_f64())
+}
+
+/// Writes the same values to another topic as fast as the broker takes them: records a second.
+pub fn produce(values: &[(Vec<u8>, Vec<u8>)]) -> f64 {
+    let target = unique("ceiling");
+    topics::create(&[(&target, 4, &[("cleanup.policy", "delete")])]);
+    let mut config = broker().client();
+    config.set("enable.idempotence", "true").set("compression.type", "lz4").set("queue.buffering.max.messages", "1000000");
+    let producer: BaseProducer = config.create().expect("a producer");
+    let began = Instant::now();
+    for (key, value) in values {
+        let mut record = BaseRecord::to(&target).key(key).payload(value);
+        while let Err((_, back)) = producer.send(record) {
+            record = back;
+            producer.poll(Duration::from_millis(5));
+        }
+    }
+    producer.flush(LIMIT).expect("the broker takes them");
+    values.len() as f64 / began.elapsed().as_secs_f64()
+}

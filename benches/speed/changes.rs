@@ -1,0 +1,91 @@
+//! The change route: a first read, then the same records read again unchanged.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::{
+    PATIENCE, ceiling,
+    figures::{exponent, finish, peak_mb, per_1000, rig, round},
+    kit::{erp::Kind, records::Reader, until},
+};
+
+const RECORDS: usize = 100_000;
+
+struct Read {
+    seconds: f64,
+    cpu: f64,
+    peak_mb: f64,
+    line: Value,
+}
+
+fn read(count: usize, beside: bool) -> Read {
+    let mut rig = rig("speed-read").purchase_returns();
+    rig.config.set("feeds.purchase_returns", "poll_interval", "60s");
+    rig.config.set("feeds.purchase_returns", "late_interval", "600s");
+    rig.erp.seed(Kind::Returns, count);
+    let mut events = Reader::new(&rig.topics.purchase_returns);
+    let began = Instant::now();
+    let mut connector = rig.spawn();
+    let ready = connector.wait_ready().as_secs_f64();
+    events.at_least(count, PATIENCE);
+    let (seconds, cpu) = (began.elapsed().as_secs_f64() - ready, connector.cpu_seconds());
+    let peak_mb = peak_mb(&connector);
+    finish(connector);
+    let per_second = count as f64 / seconds;
+    let mut line = json!({
+        "records": count, "seconds": round(seconds), "per_second": per_second.round(), "cpu_seconds_per_1000": per_1000(cpu, count),
+        "per_cpu_second": (count as f64 / cpu).round(), "peak_rss_mb": peak_mb,
+    });
+    if beside {
+        let values: Vec<(Vec<u8>, Vec<u8>)> =
+            events.seen.iter().map(|record| (record.key.clone().unwrap_or_default(), record.value.clone().unwrap_or_default())).collect();
+        let bare = ceiling::produce(&values);
+        line["bytes_per_event"] = (values.iter().map(|(_, value)| value.len()).sum::<usize>() / values.len().max(1)).into();
+        line["bare_producer_per_second"] = bare.round().into();
+        line["of_bare_producer"] = round(per_second / bare).into();
+    }
+    Read { seconds, cpu, peak_mb, line }
+}
+
+pub fn first_read() -> Vec<Value> {
+    vec![read(RECORDS, true).line]
+}
+
+/// Everything once more through the late pass, which finds nothing new: a hash per record.
+pub fn unchanged() -> Vec<Value> {
+    let mut rig = rig("speed-unchanged").purchase_returns();
+    // The live pass reads all of it first; the late pass follows and re-reads everything.
+    rig.config.set("feeds.purchase_returns", "poll_interval", "60s");
+    rig.config.set("feeds.purchase_returns", "late_interval", "2s");
+    rig.erp.seed(Kind::Returns, RECORDS);
+    let mut events = Reader::new(&rig.topics.purchase_returns);
+    let connector = rig.start();
+    events.at_least(RECORDS, PATIENCE);
+    let labels = ["purchase_returns", "late"];
+    let rows = |connector: &crate::kit::connector::Connector| connector.metric("wdt_connector_feed_rows_total", &labels);
+    let (began, rows_before, cpu_before) = (Instant::now(), rows(&connector), connector.cpu_seconds());
+    until("the late pass", PATIENCE, || (rows(&connector) as usize >= RECORDS).then_some(()));
+    let (seconds, cpu) = (began.elapsed().as_secs_f64(), connector.cpu_seconds() - cpu_before);
+    let reread = rows(&connector) - rows_before;
+    events.finish();
+    assert_eq!(events.seen.len(), RECORDS, "nothing is published again");
+    finish(connector);
+    vec![json!({
+        "records": reread, "seconds": round(seconds), "per_second": (reread / seconds).round(), "per_cpu_second": (reread / cpu).round(),
+        "cpu_seconds_per_1000": per_1000(cpu, reread as usize),
+    })]
+}
+
+pub fn growth() -> Vec<Value> {
+    let sizes = [2_000, 20_000, 200_000];
+    let runs: Vec<Read> = sizes.iter().map(|count| read(*count, false)).collect();
+    let exponents = |value: fn(&Read) -> f64| -> Vec<f64> {
+        (1..sizes.len()).map(|at| exponent((sizes[at - 1], value(&runs[at - 1])), (sizes[at], value(&runs[at])))).collect()
+    };
+    let exponents = json!({
+        "sizes": sizes, "exponent_seconds": exponents(|run| run.seconds), "exponent_cpu": exponents(|run| run.cpu),
+        "exponent_peak_rss": exponents(|run| run.peak_mb),
+    });
+    runs.into_iter().map(|run| run.line).chain([exponents]).collect()
+}

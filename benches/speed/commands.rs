@@ -1,0 +1,95 @@
+//! Commands end to end: consumed, journaled, called, settled, on the full exactly-once path.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::{
+    PATIENCE, ceiling,
+    figures::{exponent, finish, peak_mb, per_1000, rig, round},
+    kit::{commands::command, records::Reader},
+    loader,
+};
+
+const COMMANDS: usize = 20_000;
+/// Calls of the bare loader: long enough for a steady figure.
+const LOADED: usize = 60_000;
+
+/// One run of the connector over commands that wait in the topic.
+struct Run {
+    seconds: f64,
+    cpu: f64,
+    peak_mb: f64,
+    line: Value,
+}
+
+/// `beside`: the bare loops are measured on the same simulator and the same topic right after.
+fn run(count: usize, in_flight: usize, latency: Duration, format: &str, beside: bool) -> Run {
+    let mut rig = rig("speed-commands").commands(format);
+    rig.config.set("commands", "max_in_flight", in_flight);
+    let all: Vec<_> = (0..count).map(|number| command(&format!("CT{number:06}"), &format!("cmd-{number}"))).collect();
+    rig.erp.take_anything();
+    if format == "json" {
+        rig.send_json(&all);
+    } else {
+        rig.send(&all);
+    }
+    if !latency.is_zero() {
+        rig.erp.latency(latency);
+    }
+    let mut results = Reader::new(&rig.topics.results);
+    let mut connector = rig.spawn();
+    connector.wait_ready();
+    let (began, cpu_before) = (Instant::now(), connector.cpu_seconds());
+    results.at_least(count, PATIENCE);
+    let (seconds, cpu) = (began.elapsed().as_secs_f64(), connector.cpu_seconds() - cpu_before);
+    let peak_mb = peak_mb(&connector);
+    assert_eq!(rig.erp.order_count(), count as u64, "one order each");
+    finish(connector);
+    let per_second = count as f64 / seconds;
+    let mut line = json!({
+        "commands": count, "max_in_flight": in_flight, "erp_latency_ms": latency.as_millis(), "format": format,
+        "seconds": round(seconds), "per_second": per_second.round(), "cpu_seconds_per_1000": per_1000(cpu, count), "peak_rss_mb": peak_mb,
+        "calls_per_result": round(rig.erp.creates().received as f64 / count as f64),
+    });
+    if beside {
+        let loader = loader::calls_per_second(&rig.erp, LOADED, 32);
+        let loop_per_second = ceiling::consume_and_produce(&rig.topics.commands, count);
+        line["bare_loader_calls_per_second"] = loader.round().into();
+        line["of_bare_loader"] = round(per_second / loader).into();
+        line["bare_transaction_loop_per_second"] = loop_per_second.round().into();
+        line["of_bare_transaction_loop"] = round(per_second / loop_per_second).into();
+    }
+    if !latency.is_zero() {
+        line["of_in_flight_over_latency"] = round(per_second * latency.as_secs_f64() / in_flight as f64).into();
+    }
+    Run { seconds, cpu, peak_mb, line }
+}
+
+pub fn without_latency() -> Vec<Value> {
+    let mut lines = vec![run(COMMANDS, 64, Duration::ZERO, "avro", true).line, run(COMMANDS, 64, Duration::ZERO, "json", false).line];
+    for (in_flight, count) in [(1, 2_000), (8, 10_000), (512, COMMANDS), (1000, COMMANDS)] {
+        lines.push(run(count, in_flight, Duration::ZERO, "avro", false).line);
+    }
+    lines
+}
+
+pub fn with_latency() -> Vec<Value> {
+    [(1, 200), (8, 1_600), (64, 10_000), (512, COMMANDS), (1000, COMMANDS)]
+        .into_iter()
+        .map(|(in_flight, count)| run(count, in_flight, Duration::from_millis(50), "avro", false).line)
+        .collect()
+}
+
+pub fn growth() -> Vec<Value> {
+    let sizes = [2_000, 20_000, 200_000];
+    let runs: Vec<Run> = sizes.iter().map(|count| run(*count, 64, Duration::ZERO, "avro", false)).collect();
+    let exponents = |value: fn(&Run) -> f64| -> Vec<f64> {
+        (1..sizes.len()).map(|at| exponent((sizes[at - 1], value(&runs[at - 1])), (sizes[at], value(&runs[at])))).collect()
+    };
+    let exponents = json!({
+        "sizes": sizes, "exponent_seconds": exponents(|run| run.seconds), "exponent_cpu": exponents(|run| run.cpu),
+        "exponent_peak_rss": exponents(|run| run.peak_mb),
+    });
+    runs.into_iter().map(|run| run.line).chain([exponents]).collect()
+}

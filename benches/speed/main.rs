@@ -1,0 +1,65 @@
+//! How fast, and beside it what the parts could do at best, in the same run on the same broker and simulator.
+//!
+//! `cargo bench --bench speed` (release profile) runs everything and takes about a quarter of an hour on two cores;
+//! `-- <part of a case's name>` runs some of it. One JSON line per case on stdout, progress on stderr. The simulator runs as
+//! a process of its own, so that only the connector's CPU and memory are counted. Linux only (`/proc`).
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::large_futures,
+    clippy::cast_precision_loss,
+    reason = "a measurement that cannot go on ends where it stands"
+)]
+
+#[path = "../../tests/it/kit/mod.rs"]
+#[allow(dead_code, reason = "shared with the tests, which use another share of it")]
+mod kit;
+#[path = "../../tests/it/parts/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "shared with the tests, which use another share of it")]
+mod parts;
+
+mod ceiling;
+mod changes;
+mod commands;
+mod figures;
+mod latency;
+mod loader;
+mod start;
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// Longer than any target: a slow run is a figure, not a failure.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+type Case = (&'static str, fn() -> Vec<Value>);
+
+const CASES: [Case; 8] = [
+    ("start", start::start),
+    ("commands_latency_0", commands::without_latency),
+    ("commands_latency_50ms", commands::with_latency),
+    ("commands_growth", commands::growth),
+    ("added_latency", latency::added),
+    ("first_read", changes::first_read),
+    ("unchanged", changes::unchanged),
+    ("records_growth", changes::growth),
+];
+
+fn main() {
+    // cargo bench passes `--bench`; what is left is a filter.
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    parts::broker();
+    for (name, run) in CASES {
+        if wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str())) {
+            parts::say(&format!("running {name}"));
+            for mut line in run() {
+                line["case"] = name.into();
+                println!("{line}");
+            }
+        }
+    }
+}
