@@ -226,11 +226,11 @@ impl Budget {
         }
         self.last_refusal = Some(now);
         self.refill(now);
-        let until = now + self.next_rest;
-        self.resting_until = Some(until);
-        self.next_rest = (self.next_rest * 2).min(LONGEST_REST);
         // What left within the minute before the refusal is what the ERP had room for, as long as others go on as they did.
         let had_room = f64::from(self.used(now).iter().sum::<u32>().saturating_sub(1));
+        let until = (now + self.next_rest).max(self.room_at(had_room).unwrap_or(now));
+        self.resting_until = Some(until);
+        self.next_rest = (self.next_rest * 2).min(LONGEST_REST);
         let rate = self.rate();
         let lowered = (had_room.min(rate) * LOWERED).max(rate * LOWERED_MOST);
         let whole = f64::from(self.calls_per_minute) * self.share;
@@ -240,6 +240,13 @@ impl Budget {
         // What the rest would save up must not leave at once when it ends.
         self.level = 1.0;
         self.level_at = until;
+    }
+
+    /// When the ERP's minute has room again, where it was filled by our own calls for the most part: just after a start all
+    /// of them are young, and the first has to be a minute old.
+    fn room_at(&self, had_room: f64) -> Option<Instant> {
+        let oldest = self.sent.front().copied().filter(|_| had_room * 2.0 >= f64::from(self.calls_per_minute) * self.share);
+        oldest.map(|oldest| oldest + WINDOW)
     }
 
     /// The ERP answered a call that left at `sent`: after that, the next rest is a short one again.
@@ -459,6 +466,7 @@ mod tests {
         budget.refused(last, last);
         assert!((budget.rate() - 35.0 * LOWERED).abs() < 1e-9, "{}", budget.rate());
         assert_eq!((budget.burst(), budget.left(last)), (5, 0));
+        assert_eq!(budget.resting(last).map(|rest| rest.as_secs_f64().round()), Some(20.0), "until the first of them is out of the minute");
         assert_eq!(budget.left(last + FIRST_REST + MINUTE), 26 + 5);
     }
 

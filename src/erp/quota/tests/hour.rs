@@ -238,6 +238,73 @@ async fn another_program_that_takes_half_costs_few_refusals_and_nothing_is_lost(
     assert!(commands.0.iter().all(tokio::task::AbortHandle::is_finished), "nothing is lost");
 }
 
+/// Shares of the commands' partitions, of three instances; the feeds go with the first and the second.
+fn share(instances: &[Quota; 3], commands: [f64; 3]) {
+    for (quota, part) in instances.iter().zip(commands) {
+        for call in [Call::CreateOrder, Call::QueryOutbounds] {
+            quota.set_share(call, Work::Commands, part);
+        }
+    }
+    for (quota, (returns, outbounds)) in instances.iter().zip([(1.0, 0.0), (0.0, 1.0), (0.0, 0.0)]) {
+        quota.set_share(Call::QueryPurchaseReturns, Work::Feeds, returns);
+        quota.set_share(Call::QueryOutbounds, Work::Feeds, outbounds);
+    }
+}
+
+const THIRDS: [f64; 3] = [1.0 / 3.0; 3];
+
+/// Three instances with more to do than the quota allows.
+fn three_busy(erp: &Arc<Erp>) -> ([Quota; 3], [Load; 3]) {
+    let instances = [quota(), quota(), quota()];
+    share(&instances, THIRDS);
+    let mut loads = [Load::default(), Load::default(), Load::default()];
+    for (quota, load) in instances.iter().zip(&mut loads) {
+        load.wave(erp, quota, ORDER, 2000, Duration::ZERO);
+    }
+    (instances, loads)
+}
+
+#[tokio::test(start_paused = true)]
+async fn ownership_that_moves_in_good_order_is_never_refused() {
+    let erp = Erp::new(2000);
+    let (instances, mut loads) = three_busy(&erp);
+    sleep(MINUTE * 10).await;
+    for _ in 0..10 {
+        // The third one ends; when its session has run out the others have its partitions.
+        loads[2] = Load::default();
+        share(&instances, [1.0 / 3.0, 1.0 / 3.0, 0.0]);
+        sleep(Duration::from_secs(45)).await;
+        share(&instances, [0.5, 0.5, 0.0]);
+        sleep(MINUTE * 2).await;
+        // It comes back: the others give first, then it takes.
+        share(&instances, [1.0 / 3.0, 1.0 / 3.0, 0.0]);
+        sleep(Duration::from_secs(1)).await;
+        share(&instances, THIRDS);
+        loads[2].wave(&erp, &instances[2], ORDER, 2000, Duration::ZERO);
+        sleep(MINUTE * 2).await;
+    }
+    erp.report("three instances, one of which comes and goes");
+    assert_eq!(erp.refused.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_does_not_know_yet_costs_a_few_refusals_and_nothing_else() {
+    let erp = Erp::new(300);
+    let (instances, _loads) = three_busy(&erp);
+    sleep(MINUTE * 10).await;
+    for _ in 0..6 {
+        // Cut off from the group, the first goes on as before while the others have its share already.
+        share(&instances, [1.0 / 3.0, 0.5, 0.5]);
+        sleep(Duration::from_secs(45)).await;
+        share(&instances, THIRDS);
+        sleep(MINUTE * 10).await;
+    }
+    erp.report("three instances, one of which is replaced for 45 s without knowing");
+    let (executed, refused) = (erp.executed.load(Ordering::Relaxed), erp.refused.load(Ordering::Relaxed));
+    assert!(refused > 0 && refused * 100 <= executed * 2, "{refused} beside {executed}");
+    assert!(executed >= 50 * 75 * 85 / 100, "it settles again: {executed}");
+}
+
 /// How long commands wait on average, alone or beside everything else.
 async fn commands_wait(beside: bool, arrivals: &[(u32, Duration)]) -> f64 {
     let erp = Erp::new(2000);
