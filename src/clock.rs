@@ -50,14 +50,29 @@ pub struct Timestamp(pub i64);
 /// Beijing is UTC+8 without daylight saving; every clock string of the ERP is Beijing time (`erp/contract.md`).
 const BEIJING_OFFSET_MS: i64 = 8 * 3_600_000;
 
+/// How far the tests have set this process's wall clock, in milliseconds: the content of the file that
+/// `WDT_CLOCK_OFFSET_FILE` names, read each time.
+#[cfg(debug_assertions)]
+fn offset() -> i64 {
+    static FILE: std::sync::OnceLock<Option<std::ffi::OsString>> = std::sync::OnceLock::new();
+    let file = FILE.get_or_init(|| std::env::var_os("WDT_CLOCK_OFFSET_FILE"));
+    file.as_ref().and_then(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok()).unwrap_or(0)
+}
+
+#[cfg(not(debug_assertions))]
+const fn offset() -> i64 {
+    0
+}
+
 impl Timestamp {
     /// The wall clock now.
     #[must_use]
     pub fn now() -> Self {
-        match SystemTime::now().duration_since(UNIX_EPOCH) {
+        let now = match SystemTime::now().duration_since(UNIX_EPOCH) {
             Ok(since) => Self(i64::try_from(since.as_millis()).unwrap_or(i64::MAX)),
             Err(before) => Self(-i64::try_from(before.duration().as_millis()).unwrap_or(i64::MAX)),
-        }
+        };
+        Self(now.0.saturating_add(offset()))
     }
 
     /// This instant plus `span`, saturating.

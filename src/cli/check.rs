@@ -8,12 +8,16 @@ use crate::{
     clock::Timestamp,
     config::{CLOCK_ERROR, CommandFormat, Edition, Feed, Loaded, RegistrySettings, Settings, duration_text},
     erp::{Call, Class, Erp, PageRequest, QueryFault, Selection},
-    kafka::admin::Admin,
+    kafka::{
+        admin::{Admin, Cluster},
+        probe::{self, Found},
+        rights::{Operation, Resource},
+    },
     schema::{Codec, Subject},
 };
 
 use super::{
-    End,
+    End, acls,
     estimate::{self, call_word},
     report::{Finding, Report},
     topics::{self, Absence},
@@ -32,10 +36,16 @@ pub(super) struct Args {
     /// One JSON document instead of the table
     #[arg(long)]
     json: bool,
+    /// Print the rights the connector needs on Kafka, as a table and as kafka-acls commands; connects to nothing
+    #[arg(long)]
+    acls: bool,
 }
 
 pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
     let Loaded { settings, warnings } = loaded;
+    if args.acls {
+        return Ok(acls::print(&settings));
+    }
     let mut report = if args.json { Report::json() } else { Report::new() };
     report.add(&configuration(&settings));
     for warning in warnings {
@@ -81,6 +91,52 @@ async fn kafka(settings: &Settings, report: &mut Report) {
     match topics::verify(settings, &admin, &cluster, Absence::Fails).await {
         Ok(findings) => report.add_all(&findings),
         Err(error) => report.add(&Finding::bad("topics", error.to_string(), "give the account Describe and DescribeConfigs on the topics")),
+    }
+    rights(settings, &admin, &cluster, report).await;
+}
+
+/// Tries every right that `run` needs, all at once; a granted one leaves nothing behind.
+async fn rights(settings: &Settings, admin: &Admin, cluster: &Cluster, report: &mut Report) {
+    let needed = acls::needed(settings);
+    let topics: Vec<&str> = cluster.topics.keys().map(String::as_str).filter(|name| acls::concerns(&needed, name)).collect();
+    let options = admin.options(&topics).await.unwrap_or_default();
+    let tries: Vec<_> = needed
+        .into_iter()
+        // Its absence was said where the options were to be verified.
+        .filter(|right| right.operation != Operation::DescribeConfigs)
+        .map(|right| {
+            let topic = match &right.resource {
+                Resource::Topic(name) => name.clone(),
+                Resource::Group(_) | Resource::TransactionalIds(_) => acls::topic_of(settings, &right.resource),
+            };
+            let largest = options.get(&topic).and_then(|options| options.get("max.message.bytes")).and_then(|text| text.parse().ok());
+            let kafka = settings.kafka.clone();
+            tokio::task::spawn_blocking(move || {
+                let found = probe::right(&kafka, right.operation, &right.resource, &topic, largest);
+                (right, found)
+            })
+        })
+        .collect();
+    let mut granted = 0;
+    let mut all = true;
+    for tried in tries {
+        let Ok((right, found)) = tried.await else { continue };
+        match found {
+            Found::Granted => granted += 1,
+            Found::Denied(sentence) => {
+                all = false;
+                report.add(&Finding::bad("rights", sentence, acls::command(&settings.kafka, &right)));
+            }
+            // A topic that does not exist was named already.
+            Found::Unknown(_) if matches!(&right.resource, Resource::Topic(name) if !cluster.topics.contains_key(name)) => all = false,
+            Found::Unknown(reason) => {
+                all = false;
+                report.add(&Finding::warning("rights", reason, "compare with the list of wdt-connector check --acls"));
+            }
+        }
+    }
+    if all {
+        report.add(&Finding::good("rights", format!("all {granted} that run needs on topics, groups and transactional ids are granted")));
     }
 }
 

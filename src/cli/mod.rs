@@ -1,5 +1,6 @@
 //! The command line: one file per command group.
 
+mod acls;
 mod check;
 mod commands;
 mod config;
@@ -78,7 +79,7 @@ enum Verb {
     Simulate(simulate::SimulateArgs),
     /// Check configuration, Kafka, topics, schema registry, ERP accounts and what the configuration costs in calls
     #[command(
-        after_help = "Examples:\n  wdt-connector check --config connector.toml\n  wdt-connector check --json | jq '.findings[] | select(.level != \"good\")'\nNothing is written anywhere. One signed read call per ERP call in use. Exits 1 on a failure (✗), not on a warning (⚠)."
+        after_help = "Examples:\n  wdt-connector check --config connector.toml\n  wdt-connector check --json | jq '.findings[] | select(.level != \"good\")'\nNo topic is written to. --acls prints the rights that are needed on Kafka instead, as kafka-acls commands. One signed read call per ERP call in use. Exits 1 on a failure (✗), not on a warning (⚠)."
     )]
     Check(check::Args),
     /// Show the configuration that is in force, its mistakes, its JSON Schema

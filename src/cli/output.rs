@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use crate::telemetry::one_line;
+
 /// Nobody reads standard output any longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Closed;
@@ -24,7 +26,7 @@ pub(super) fn write(bytes: &[u8]) -> Result<(), Closed> {
     out.write_all(bytes).and_then(|()| out.flush()).map_err(|_| Closed)
 }
 
-/// One line on standard error; there is nobody to tell when that fails.
+/// One line on standard error, whatever it quotes; there is nobody to tell when that fails.
 pub(super) fn complain(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
+    let _ = writeln!(io::stderr().lock(), "{}", one_line(line));
 }

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::telemetry::one_line;
+
 use super::{End, output};
 
 /// How good a finding is.
@@ -105,7 +107,7 @@ fn row(finding: &Finding) -> String {
         Level::Bad => '✗',
     };
     let advice = finding.advice.as_deref().map(|advice| format!("\n  → {advice}")).unwrap_or_default();
-    format!("{sign} {:SUBJECT_WIDTH$}  {}{advice}", finding.subject, finding.says)
+    format!("{sign} {:SUBJECT_WIDTH$}  {}{advice}", finding.subject, one_line(&finding.says))
 }
 
 #[cfg(test)]

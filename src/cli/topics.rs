@@ -7,6 +7,8 @@ use crate::{
     config::{Feed, Loaded, Settings},
     kafka::{
         admin::{Admin, Cluster, TopicPlan},
+        probe::{self, Found},
+        rights::{Operation, Resource, denial},
         tool::Sender,
     },
     schema::{Codec, Subject},
@@ -20,6 +22,9 @@ use super::{
 
 /// How long the first answer of a broker may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Batches of the commands topic, compressed; lz4 and snappy have no cap on what they expand to.
+const MOST_MESSAGE_BYTES: u64 = 131_072;
 
 /// `wdt.feeds.state` has one partition per feed.
 const FEED_PARTITIONS: i32 = 2;
@@ -205,7 +210,16 @@ pub(super) async fn verify(settings: &Settings, admin: &Admin, cluster: &Cluster
     let present: Vec<&str> =
         roles(settings).iter().map(|role| role.name(settings)).filter(|name| cluster.topics.contains_key(*name)).collect();
     let options = admin.options(&present).await?;
-    Ok(judge(settings, cluster, &options, absence))
+    let mut findings = judge(settings, cluster, &options, absence);
+    for finding in findings.iter_mut().filter(|finding| !cluster.topics.contains_key(&finding.subject)) {
+        let (kafka, topic) = (settings.kafka.clone(), finding.subject.clone());
+        let seen =
+            tokio::task::spawn_blocking(move || probe::right(&kafka, Operation::Describe, &Resource::Topic(topic.clone()), &topic, None));
+        if let Found::Denied(sentence) = seen.await? {
+            *finding = Finding::bad(&finding.subject, sentence, "if it does not exist at all, run: wdt-connector topics");
+        }
+    }
+    Ok(findings)
 }
 
 fn judge(settings: &Settings, cluster: &Cluster, options: &BTreeMap<String, BTreeMap<String, String>>, absence: Absence) -> Vec<Finding> {
@@ -233,6 +247,10 @@ fn judge_one(role: Role, settings: &Settings, cluster: &Cluster, options: &BTree
             (_, Absence::Fails | Absence::OthersDuty) => Finding::bad(name, "is missing", "run: wdt-connector topics"),
         };
     };
+    if options.is_empty() {
+        let denied = denial(Operation::DescribeConfigs, &Resource::Topic(name.to_owned()));
+        return Finding::bad(name, denied, "or verify its cleanup.policy and min.insync.replicas yourself");
+    }
     let policy = options.get("cleanup.policy").map_or("unknown", String::as_str);
     let says = format!("{}, {policy}", size(shape.partitions, shape.replicas));
     let bad = |says: String, advice: &str| Finding::bad(name, says, advice);
@@ -256,6 +274,17 @@ fn judge_one(role: Role, settings: &Settings, cluster: &Cluster, options: &BTree
         return bad(
             format!("{says}: unclean.leader.election.enable = true can lose committed entries"),
             "kafka-configs --alter --add-config unclean.leader.election.enable=false",
+        );
+    }
+    let largest: u64 = options.get("max.message.bytes").and_then(|text| text.parse().ok()).unwrap_or(0);
+    if role == Role::Commands && largest > MOST_MESSAGE_BYTES {
+        return Finding::warning(
+            name,
+            format!(
+                "{says}: max.message.bytes = {largest} lets one batch of lz4 expand to {} MB in the connector's memory",
+                largest * 255 / 1_000_000
+            ),
+            format!("kafka-configs --alter --add-config max.message.bytes={MOST_MESSAGE_BYTES}, which is room for every valid command"),
         );
     }
     if role.is_stream() && policy.contains("compact") {

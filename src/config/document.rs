@@ -1,6 +1,6 @@
 //! Defaults, file and environment as one flat map: dotted key → value and where it stands.
 
-use std::{collections::BTreeMap, fmt, ops::Range};
+use std::{collections::BTreeMap, fmt, ops::Range, sync::LazyLock};
 
 use toml::{
     Spanned,
@@ -57,7 +57,7 @@ pub(super) struct Entry {
 }
 
 /// Everything that was said, later layers over earlier ones.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Document {
     pub(super) entries: BTreeMap<String, Entry>,
     /// Sections of the file, empty ones included, so that a misspelt section is found.
@@ -70,13 +70,12 @@ pub(super) struct Document {
 
 impl Document {
     /// Lays file and environment over the defaults.
-    pub(super) fn assemble(
-        defaults: &str,
-        file: Option<(&str, &str)>,
-        env: impl Iterator<Item = (String, String)>,
-    ) -> Result<Self, Vec<Mistake>> {
-        let mut document = Self::default();
-        document.layer(defaults, None)?;
+    pub(super) fn assemble(file: Option<(&str, &str)>, env: impl Iterator<Item = (String, String)>) -> Result<Self, Vec<Mistake>> {
+        static BASE: LazyLock<Result<Document, Vec<Mistake>>> = LazyLock::new(|| {
+            let mut base = Document::default();
+            base.layer(super::DEFAULTS, None).map(|()| base)
+        });
+        let mut document = BASE.clone()?;
         if let Some((name, text)) = file {
             document.layer(text, Some(name))?;
         }

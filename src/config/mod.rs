@@ -59,12 +59,12 @@ pub fn inspect(path: Option<&Path>, env: impl Iterator<Item = (String, String)>)
 }
 
 fn document(path: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> Result<Document, Vec<Mistake>> {
-    let Some(path) = path else { return Document::assemble(DEFAULTS, None, env) };
+    let Some(path) = path else { return Document::assemble(None, env) };
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| {
         vec![Mistake::general(format!("the configuration file {name} cannot be read: {error}; name a readable TOML file with --config"))]
     })?;
-    Document::assemble(DEFAULTS, Some((&name, &text)), env)
+    Document::assemble(Some((&name, &text)), env)
 }
 
 /// The same for a TOML text that is already at hand.
@@ -72,7 +72,7 @@ fn document(path: Option<&Path>, env: impl Iterator<Item = (String, String)>) ->
 /// # Errors
 /// As [`load`].
 pub fn from_toml(text: &str, env: impl Iterator<Item = (String, String)>) -> Result<Loaded, Vec<Mistake>> {
-    sections::settings(Document::assemble(DEFAULTS, Some(("the configuration", text)), env)?)
+    sections::settings(Document::assemble(Some(("the configuration", text)), env)?)
 }
 
 impl Settings {
@@ -181,6 +181,8 @@ pub struct RegistrySettings {
     pub auth: Option<SecretString>,
     /// Register schemas at start, or only verify that they are there.
     pub register: bool,
+    /// A PEM file of additional certificate authorities, for an https address.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// `[topics]`: the names of all topics.

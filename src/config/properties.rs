@@ -38,6 +38,24 @@ const SECRET: [&str; 6] = [
     "sasl.oauthbearer.config",
 ];
 
+/// What is said, at every start and by `check`, of options that let anybody pass for the broker.
+pub(super) fn unverified(properties: &BTreeMap<String, String>) -> Vec<String> {
+    let is =
+        |key: &str, values: &[&str]| properties.get(key).is_some_and(|value| values.contains(&value.trim().to_ascii_lowercase().as_str()));
+    let mut said = Vec::new();
+    if is("enable.ssl.certificate.verification", &["false", "f", "0"]) {
+        said.push(
+            "THE BROKER'S CERTIFICATE IS NOT VERIFIED (kafka.properties.enable.ssl.certificate.verification = false): anybody on the way can read and change every record and take the password; remove the option and name the broker's authority in ssl.ca.location".to_owned(),
+        );
+    }
+    if is("ssl.endpoint.identification.algorithm", &["none"]) {
+        said.push(
+            "THE BROKER'S NAME IS NOT VERIFIED (kafka.properties.ssl.endpoint.identification.algorithm = none): the holder of any certificate of the same authority can pass for the broker; remove the option and use the name in the broker's certificate".to_owned(),
+        );
+    }
+    said
+}
+
 /// The options that pass, and the two passwords where they came this way.
 #[derive(Debug, Default)]
 pub(super) struct Properties {

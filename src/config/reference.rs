@@ -117,7 +117,7 @@ fn insert(root: &mut Value, key: &str, value: Value) {
 
 /// The defaults as JSON.
 fn defaults() -> Map<String, Value> {
-    let document = Document::assemble(DEFAULTS, None, std::iter::empty()).unwrap_or_default();
+    let document = Document::assemble(None, std::iter::empty()).unwrap_or_default();
     document
         .entries
         .into_iter()

@@ -35,7 +35,7 @@ pub(super) fn inspect(document: Document) -> Effective {
 
 /// Every key there is, and what it takes: those that reading the defaults asks for.
 pub(super) fn keys() -> BTreeMap<String, Kind> {
-    let document = Document::assemble(super::DEFAULTS, None, std::iter::empty()).unwrap_or_default();
+    let document = Document::assemble(None, std::iter::empty()).unwrap_or_default();
     let mut reader = Reader::new(document);
     read(&mut reader);
     reader.known().clone()
@@ -43,6 +43,7 @@ pub(super) fn keys() -> BTreeMap<String, Kind> {
 
 fn conclude(mut reader: Reader, mut settings: Settings) -> Result<Loaded, Vec<Mistake>> {
     let mut warnings = quota_warnings(&settings);
+    warnings.extend(properties::unverified(&settings.kafka.properties));
     let unsafe_times = timing::violations(&settings);
     if settings.allow_unsafe_timing {
         warnings.extend(unsafe_times.into_iter().map(|mistake| format!("unsafe timing: {}", mistake.sentence)));
@@ -131,6 +132,7 @@ fn schema_registry(reader: &mut Reader) -> Option<RegistrySettings> {
     let url = reader.web_address("schema_registry.url", false);
     let auth = reader.secret("schema_registry.auth");
     let register = reader.flag("schema_registry.register");
+    let ca_file = reader.readable("schema_registry.ca_file");
     if auth.as_ref().is_some_and(|auth| !auth.expose_secret().is_empty() && !auth.expose_secret().contains(':')) {
         reader.mistake("schema_registry.auth", "schema_registry.auth is not allowed; allowed is \"user:password\"".to_owned());
     }
@@ -140,7 +142,7 @@ fn schema_registry(reader: &mut Reader) -> Option<RegistrySettings> {
             "schema_registry.url is missing though schema_registry.auth is set; set the registry's address, or remove auth".to_owned(),
         );
     }
-    url.map(|url| RegistrySettings { url, auth, register })
+    url.map(|url| RegistrySettings { url, auth, register, ca_file })
 }
 
 fn topics(reader: &mut Reader) -> Topics {
@@ -381,7 +383,7 @@ mod tests {
 
     #[test]
     fn the_default_file_documents_every_key() {
-        let document = Document::assemble(super::super::DEFAULTS, None, std::iter::empty()).unwrap();
+        let document = Document::assemble(None, std::iter::empty()).unwrap();
         let mut reader = Reader::new(document);
         read(&mut reader);
         let shown = super::super::DEFAULTS.lines().map(|line| line.strip_prefix('#').unwrap_or(line)).collect::<Vec<_>>();

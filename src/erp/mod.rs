@@ -260,6 +260,8 @@ mod answer;
 mod budget;
 pub mod client;
 mod edition;
+#[doc(hidden)]
+pub mod fuzz;
 mod http;
 mod loose;
 mod outbound;

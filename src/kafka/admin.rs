@@ -16,7 +16,10 @@ use rdkafka::{
 
 use crate::config::KafkaSettings;
 
-use super::client::{client_config, consumer_config, group_id};
+use super::{
+    client::{client_config, consumer_config, group_id},
+    rights::{door, is_denial_code},
+};
 
 /// One attempt to get metadata.
 const METADATA_ATTEMPT: Duration = Duration::from_secs(2);
@@ -80,14 +83,14 @@ pub fn unusable_properties(kafka: &KafkaSettings) -> Vec<(String, String)> {
 
 /// Remembers the client's last complaint: a time-out alone does not say that the password was wrong.
 #[derive(Clone, Debug, Default)]
-struct Complaints(Arc<Mutex<Option<String>>>);
+pub(super) struct Complaints(Arc<Mutex<Option<String>>>);
 
 impl Complaints {
     fn set(&self, text: &str) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.to_owned());
     }
 
-    fn last(&self) -> Option<String> {
+    pub(super) fn last(&self) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -128,19 +131,24 @@ pub fn look(kafka: &KafkaSettings, patience: Duration) -> Result<Cluster, AdminF
                 return Ok(Cluster { brokers: metadata.brokers().len(), topics: topics.collect() });
             }
             Err(error) => {
-                // Serves the error events that explain the time-out; there are a few per connection attempt.
-                for _ in 0..EVENTS {
-                    if consumer.poll(EVENT_WAIT).is_none() {
-                        break;
-                    }
-                }
+                let reason = explained(&consumer, &complaints, &error);
                 if Instant::now() >= deadline {
-                    let reason = complaints.last().unwrap_or_else(|| error.to_string());
                     return Err(AdminFault(format!("no broker of {} answers: {reason}", kafka.bootstrap_servers)));
                 }
             }
         }
     }
+}
+
+/// Why a request got no answer: the client's own complaint, where it made one.
+pub(super) fn explained(consumer: &BaseConsumer<Complaints>, complaints: &Complaints, error: &KafkaError) -> String {
+    // Serves the error events that explain the time-out; there are a few per connection attempt.
+    for _ in 0..EVENTS {
+        if consumer.poll(EVENT_WAIT).is_none() {
+            break;
+        }
+    }
+    door(&complaints.last().unwrap_or_else(|| error.to_string()))
 }
 
 fn size(count: usize) -> i32 {
@@ -182,7 +190,7 @@ impl Admin {
             .map_err(|error| AdminFault(format!("asking for metadata ended early: {error}")))?
     }
 
-    /// The effective options of existing topics, by topic and name.
+    /// The effective options of existing topics, by topic and name; a topic whose options the account may not read is left out.
     ///
     /// # Errors
     /// [`AdminFault`] when the cluster refuses, naming what is missing.
@@ -196,8 +204,13 @@ impl Admin {
                 |error| AdminFault(format!("the topics' options cannot be read: {error}; the account needs DescribeConfigs on them")),
             )?;
         let mut found = BTreeMap::new();
-        for resource in described {
-            let resource = resource.map_err(|code| AdminFault(format!("a topic's options cannot be read: {code}")))?;
+        for (resource, topic) in described.into_iter().zip(topics) {
+            let resource = match resource {
+                Ok(resource) => resource,
+                // Left out: whoever asked sees that this topic's options are not known.
+                Err(code) if is_denial_code(code) => continue,
+                Err(code) => return Err(AdminFault(format!("the options of {topic} cannot be read: {code}"))),
+            };
             let rdkafka::admin::OwnedResourceSpecifier::Topic(name) = &resource.specifier else { continue };
             let options = resource.entries.iter().filter_map(|entry| Some((entry.name.clone(), entry.value.clone()?)));
             found.insert(name.clone(), options.collect());

@@ -33,9 +33,19 @@ pub struct Delivered {
     pub offset: i64,
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
+    /// The size of a value that is too large to be read; `value` is then `None`, and no tombstone.
+    pub left_out: Option<usize>,
     pub headers: Vec<(String, Option<Vec<u8>>)>,
     /// Milliseconds since 1970, where the record carries a time.
     pub timestamp: Option<i64>,
+}
+
+impl Delivered {
+    /// Bytes it holds in memory.
+    pub(super) fn size(&self) -> usize {
+        let headers = self.headers.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum::<usize>();
+        self.key.as_ref().map_or(0, Vec::len) + self.value.as_ref().map_or(0, Vec::len) + headers + size_of::<Self>()
+    }
 }
 
 /// What a group tells its route, in order.
@@ -154,7 +164,10 @@ impl Group {
     /// Gives back `count` records that were handed out: they are finished.
     pub fn release(&self, lease: Lease, count: usize) {
         self.with_flow(lease, |flow| {
-            let _ = flow.outstanding.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| Some(held.saturating_sub(count)));
+            let held = flow.outstanding.load(Ordering::Relaxed);
+            let given_back = count.min(held);
+            flow.bytes -= if given_back == held { flow.bytes } else { flow.bytes / held * given_back };
+            flow.outstanding.store(held - given_back, Ordering::Relaxed);
         });
     }
 

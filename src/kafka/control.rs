@@ -17,7 +17,7 @@ use rdkafka::{
     ClientContext, Message, Offset, TopicPartitionList,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
-    error::KafkaError,
+    error::{KafkaError, RDKafkaErrorCode},
 };
 use serde_json::Value;
 use tokio::sync::watch;
@@ -26,6 +26,7 @@ use crate::config::{KafkaSettings, Partitioner};
 
 use super::{
     client::{consumer_config, group_id},
+    rights::{Operation, Resource, complain, denial, heard, is_denial, is_denial_code, is_topic_denial},
     tool::{Sender, ToolFault},
 };
 
@@ -66,7 +67,7 @@ impl ClientContext for Quiet {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "librdkafka");
+        heard(&error, reason);
     }
 }
 
@@ -172,6 +173,9 @@ impl Reader {
                 }
                 // A broker that does not answer is waited for: whoever needs to know what is decided waits too.
                 Err(error) => {
+                    if is_denial(&error) {
+                        complain(&denial(Operation::Read, &Resource::Topic(self.topic.clone())));
+                    }
                     tracing::debug!(%error, kafka.topic = self.topic, "the control topic cannot be read now");
                     self.pause(POLL);
                 }
@@ -195,7 +199,13 @@ impl Reader {
         // All topics: a request for one by name could create it where the broker creates topics by itself.
         let metadata = self.consumer.fetch_metadata(None, REQUEST)?;
         if !metadata.topics().iter().any(|topic| topic.name() == self.topic && !topic.partitions().is_empty()) {
-            return Ok(false);
+            // One that may not be seen is not one that is missing: what is paused there must not begin.
+            let named = self.consumer.fetch_metadata(Some(&self.topic), REQUEST)?;
+            let code = named.topics().iter().find_map(|topic| topic.error()).map(RDKafkaErrorCode::from);
+            return match code.filter(|code| is_denial_code(*code)) {
+                Some(code) => Err(KafkaError::MetadataFetch(code)),
+                None => Ok(false),
+            };
         }
         let (first, end) = self.consumer.fetch_watermarks(&self.topic, PARTITION, REQUEST)?;
         if first >= end {
@@ -223,7 +233,12 @@ impl Reader {
                     self.tell();
                 }
                 // librdkafka reconnects by itself.
-                Some(Err(error)) => tracing::debug!(%error, kafka.topic = self.topic, "reading goes on after an error"),
+                Some(Err(error)) => {
+                    if is_topic_denial(&error) {
+                        complain(&denial(Operation::Read, &Resource::Topic(self.topic.clone())));
+                    }
+                    tracing::debug!(%error, kafka.topic = self.topic, "reading goes on after an error");
+                }
             }
         }
     }

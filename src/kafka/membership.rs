@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::crash::{self, Point};
 
-use super::{GroupEvent, Lease, ownership::Standing, watchdog::Sight};
+use super::{GroupEvent, Lease, ownership::Standing, rights::heard, watchdog::Sight};
 
 /// What the thread, the callbacks and every handle share.
 #[derive(Default)]
@@ -42,6 +42,8 @@ pub(super) struct Flow {
     pub started: bool,
     pub held: bool,
     pub outstanding: Arc<AtomicUsize>,
+    /// What those records hold, roughly: records that are released give back an average share.
+    pub bytes: usize,
 }
 
 impl Shared {
@@ -120,7 +122,7 @@ impl Callbacks {
 
 impl ClientContext for Callbacks {
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(error = %error, reason, "Kafka consumer error");
+        heard(&error, reason);
     }
 
     fn stats(&self, statistics: Statistics) {

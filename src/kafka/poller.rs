@@ -25,6 +25,7 @@ use super::{
     Delivered, GroupEvent, GroupFault, GroupOptions, Lease,
     client::{consumer_config, group_id, instance_id},
     membership::{Callbacks, Shared},
+    rights::{complain, read_denial},
     watchdog::{Look, Patience, Watchdog},
 };
 
@@ -33,6 +34,17 @@ const BATCH: usize = 500;
 /// How long the thread sleeps without a record; bounds how late a pause or a start is carried out.
 const POLL: Duration = Duration::from_millis(100);
 const POLL_WHILE_HELD: Duration = Duration::from_millis(10);
+/// Bytes of records that are handed out and not released, of all partitions: beyond it those that hold any are paused.
+const MOST_BYTES: usize = 32 * 1024 * 1024;
+/// Bytes handed over in one turn.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// A value beyond this is not taken into memory a second time: it is named by its size alone ([`Delivered::left_out`]).
+/// Brokers take a megabyte by default, compressed; what it expands to nobody limits.
+const LARGEST_VALUE: usize = 1024 * 1024;
+/// Fetched in one answer, compressed, from all partitions and from one. lz4 expands up to 255 times, and librdkafka
+/// unpacks an answer whole: this, and the commands topic's `max.message.bytes`, bound what one answer can become.
+const FETCH_BYTES: &str = "262144";
+const FETCH_PARTITION_BYTES: &str = "131072";
 /// Quiet partitions asked about in one turn, and how long each may take: the polling must go on.
 const ASKED: usize = 8;
 const ANSWER: Duration = Duration::from_secs(1);
@@ -101,12 +113,13 @@ impl Poller {
         let wait = if self.paused.is_empty() { POLL } else { POLL_WHILE_HELD };
         let mut batches: BTreeMap<i32, Vec<Delivered>> = BTreeMap::new();
         let mut polled = self.consumer.poll(wait);
-        let mut taken = 0;
+        let (mut taken, mut bytes) = (0, 0);
         while let Some(next) = polled {
             match next {
                 Ok(message) => {
                     taken += 1;
                     if let Some(record) = self.deliver(&message) {
+                        bytes += record.size();
                         batches.entry(record.lease.partition).or_default().push(record);
                     }
                 }
@@ -115,7 +128,7 @@ impl Poller {
                     self.trouble(&error)?;
                 }
             }
-            if taken >= BATCH {
+            if taken >= BATCH || bytes >= BATCH_BYTES {
                 break;
             }
             polled = self.consumer.poll(Duration::ZERO);
@@ -143,11 +156,13 @@ impl Poller {
                 }
                 None => Ok(()),
             },
-            Some(
-                code @ (RDKafkaErrorCode::TopicAuthorizationFailed
-                | RDKafkaErrorCode::GroupAuthorizationFailed
-                | RDKafkaErrorCode::UnknownTopicOrPartition),
-            ) => {
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::GroupAuthorizationFailed) => {
+                if let Some(sentence) = read_denial(error, &self.options.topic, &group_id(&self.kafka, &self.options.role)) {
+                    complain(&sentence);
+                }
+                Ok(())
+            }
+            Some(code @ RDKafkaErrorCode::UnknownTopicOrPartition) => {
                 tracing::warn!(%code, role = %self.options.role, "the group cannot read its topic");
                 Ok(())
             }
@@ -216,6 +231,7 @@ impl Poller {
         let membership = self.shared.lock();
         let owned: BTreeSet<Lease> = membership.standing.ownership.all().into_iter().collect();
         self.paused.retain(|lease| owned.contains(lease));
+        let heavy = membership.flow.values().map(|flow| flow.bytes).sum::<usize>() >= MOST_BYTES;
         for lease in &owned {
             if !self.known.contains(lease) {
                 self.paused.insert(*lease);
@@ -224,7 +240,7 @@ impl Poller {
             let paused = self.paused.contains(lease);
             let outstanding = flow.outstanding.load(Ordering::Relaxed);
             let full = if paused { outstanding > self.options.pending_limit / 2 } else { outstanding >= self.options.pending_limit };
-            let hold = !flow.started || flow.held || full;
+            let hold = !flow.started || flow.held || full || (heavy && outstanding > 0);
             if hold && !paused {
                 pause.add_partition(&self.options.topic, lease.partition);
                 self.paused.insert(*lease);
@@ -250,23 +266,27 @@ impl Poller {
     }
 
     fn deliver(&self, message: &rdkafka::message::BorrowedMessage<'_>) -> Option<Delivered> {
-        let membership = self.shared.lock();
+        let mut membership = self.shared.lock();
         let lease = membership.standing.ownership.leases(&[message.partition()]).first().copied()?;
-        if let Some(flow) = membership.flow.get(&lease.partition) {
-            flow.outstanding.fetch_add(1, Ordering::Relaxed);
-        }
-        drop(membership);
-        Some(Delivered {
+        let length = message.payload().map_or(0, <[u8]>::len);
+        let left_out = (length > LARGEST_VALUE).then_some(length);
+        let record = Delivered {
             lease,
             offset: message.offset(),
             key: message.key().map(<[u8]>::to_vec),
-            value: message.payload().map(<[u8]>::to_vec),
+            value: message.payload().filter(|_| left_out.is_none()).map(<[u8]>::to_vec),
+            left_out,
             headers: message
                 .headers()
                 .map(|headers| headers.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect())
                 .unwrap_or_default(),
             timestamp: message.timestamp().to_millis(),
-        })
+        };
+        if let Some(flow) = membership.flow.get_mut(&lease.partition) {
+            flow.outstanding.fetch_add(1, Ordering::Relaxed);
+            flow.bytes += record.size();
+        }
+        Some(record)
     }
 
     /// Leaving in good order: everything owned is finished first.
@@ -310,6 +330,11 @@ fn subscribed(
     config
         .set("group.instance.id", instance_id(kafka, &options.role))
         .set("statistics.interval.ms", Patience::of(kafka).interval().as_millis().to_string());
+    for (key, value) in [("fetch.max.bytes", FETCH_BYTES), ("fetch.message.max.bytes", FETCH_PARTITION_BYTES)] {
+        if !kafka.properties.contains_key(key) {
+            config.set(key, value);
+        }
+    }
     if !kafka.properties.contains_key("partition.assignment.strategy") {
         config.set("partition.assignment.strategy", "cooperative-sticky");
     }

@@ -24,6 +24,7 @@ use super::{
     Batch, CommitFault, Group, Lease, Outgoing, Position, Transactor,
     client::consumer_config,
     order::{TAKE_OVER, TakeOverPart},
+    rights::{complain, read_denial},
 };
 
 /// One partition to take over.
@@ -202,6 +203,9 @@ impl Reader {
                 Ok(found) => return Ok(found),
                 // A pending transaction of the predecessor ends here as well: it is waited for, never read past.
                 Err(error) => {
+                    if let Some(sentence) = read_denial(&error, group.topic(), group.group_id()) {
+                        complain(&sentence);
+                    }
                     tracing::debug!(%error, "the stable offsets are asked for again");
                     std::thread::sleep(PAUSE);
                 }
@@ -275,6 +279,9 @@ impl Reader {
             let message = match self.0.poll(PAUSE) {
                 Some(Ok(message)) => message,
                 Some(Err(error)) => {
+                    if let Some(sentence) = read_denial(&error, &topic, group.group_id()) {
+                        complain(&sentence);
+                    }
                     tracing::debug!(%error, "restore");
                     continue;
                 }

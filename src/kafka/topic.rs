@@ -9,27 +9,39 @@ use rdkafka::{
 
 use crate::config::KafkaSettings;
 
-use super::client::{client_config, consumer_config, group_id};
+use super::{
+    admin::{Complaints, explained},
+    client::{client_config, consumer_config, group_id},
+    rights::{Operation, Resource, denial, is_denial_code},
+};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How many partitions each topic has; `None` for one that does not exist.
 ///
 /// # Errors
-/// One sentence when the broker does not answer.
+/// One sentence when the broker does not answer, or denies the account a topic.
 pub async fn partition_counts(kafka: &KafkaSettings, topics: &[&str]) -> Result<Vec<Option<i32>>, String> {
     let config = client_config(kafka, "metadata");
     let servers = kafka.bootstrap_servers.clone();
     let topics: Vec<String> = topics.iter().map(|topic| (*topic).to_owned()).collect();
     let ask = move || {
-        let consumer: BaseConsumer = config.create().map_err(|error| format!("no Kafka client could be made from [kafka]: {error}"))?;
+        let complaints = Complaints::default();
+        let consumer: BaseConsumer<Complaints> = config
+            .create_with_context(complaints.clone())
+            .map_err(|error| format!("no Kafka client could be made from [kafka]: {error}"))?;
         topics
             .iter()
             .map(|topic| {
                 let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).map_err(|error| {
-                    format!("Kafka at {servers} does not answer ({error}); check kafka.bootstrap_servers and that the broker runs")
+                    let reason = explained(&consumer, &complaints, &error);
+                    format!("Kafka at {servers} does not answer ({reason}); check kafka.bootstrap_servers and that the broker runs")
                 })?;
-                let count = metadata.topics().iter().find(|found| found.name() == topic).map_or(0, |found| found.partitions().len());
+                let found = metadata.topics().iter().find(|found| found.name() == topic);
+                if found.and_then(|found| found.error()).is_some_and(|error| is_denial_code(error.into())) {
+                    return Err(denial(Operation::Describe, &Resource::Topic(topic.clone())));
+                }
+                let count = found.map_or(0, |found| found.partitions().len());
                 Ok(i32::try_from(count).ok().filter(|count| *count > 0))
             })
             .collect()

@@ -7,7 +7,8 @@ use std::{
 };
 
 use rdkafka::{
-    ClientContext, Offset, TopicPartitionList,
+    ClientContext, Message, Offset, TopicPartitionList,
+    config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{DeliveryResult, Header, OwnedHeaders},
     producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer},
@@ -25,6 +26,7 @@ use super::{
     Group, Lease,
     client::{TRANSACTION_TIMEOUT_MS, client_config, instance_id},
     order::{Part, TRANSACTION},
+    rights::{self, Operation, Resource},
 };
 
 /// One record to write.
@@ -158,8 +160,15 @@ impl Deliveries {
 struct Reports(Arc<Deliveries>);
 
 impl ClientContext for Reports {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        match rights::denied_in_log(facility, line) {
+            Some(sentence) => rights::complain(&sentence),
+            None => tracing::debug!(?level, facility, line, "librdkafka"),
+        }
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "Kafka producer error");
+        rights::heard(&error, reason);
     }
 }
 
@@ -167,6 +176,11 @@ impl ProducerContext for Reports {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if let Err((error, record)) = result
+            && rights::is_denial(error)
+        {
+            rights::complain(&rights::denial(Operation::Write, &Resource::Topic(record.topic().to_owned())));
+        }
         self.0.one(result.as_ref().err().map(|(error, _)| error.clone()));
     }
 }
@@ -217,6 +231,10 @@ impl Writer {
             match self.build() {
                 Ok(live) => self.producer = Some(live),
                 Err(error) => {
+                    if rights::is_denial(&error) {
+                        let id = Resource::TransactionalIds(instance_id(&self.kafka, &self.role));
+                        rights::complain(&rights::denial(Operation::Write, &id));
+                    }
                     if !reported {
                         tracing::warn!(role = %self.role, %error, "the transactional producer cannot begin yet; it tries again");
                         reported = true;
@@ -361,7 +379,15 @@ impl Live {
             element.set_metadata(&position.metadata);
         }
         crash::point(Point::TxnOffsetsSending);
-        retried(|| self.producer.send_offsets_to_transaction(&offsets, &metadata, OFFSETS_TIMEOUT))?;
+        retried(|| {
+            let sent = self.producer.send_offsets_to_transaction(&offsets, &metadata, OFFSETS_TIMEOUT);
+            if let Err(error) = &sent
+                && let Some(sentence) = rights::read_denial(error, batch.group.topic(), batch.group.group_id())
+            {
+                rights::complain(&sentence);
+            }
+            sent
+        })?;
         crash::point(Point::TxnOffsetsSent);
         Ok(Ok(()))
     }

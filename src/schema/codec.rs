@@ -56,12 +56,12 @@ const SINGLE_OBJECT: [u8; 2] = [0xc3, 0x01];
 /// Encodes and decodes every value; shared, cheap to clone behind an `Arc`.
 #[derive(Debug)]
 pub struct Codec {
-    registry: Option<Registry>,
+    pub(super) registry: Option<Registry>,
     /// The ids we write.
-    ids: BTreeMap<Subject, u32>,
+    pub(super) ids: BTreeMap<Subject, u32>,
     /// Our own schemas by id, current and released.
-    own: HashMap<u32, Arc<Known>>,
-    learnt: RwLock<Learnt>,
+    pub(super) own: HashMap<u32, Arc<Known>>,
+    pub(super) learnt: RwLock<Learnt>,
 }
 
 /// Whose schema a value was written with.

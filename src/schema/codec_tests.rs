@@ -193,7 +193,7 @@ impl Dice {
 }
 
 fn settings() -> RegistrySettings {
-    RegistrySettings { url: "http://127.0.0.1:9/".to_owned(), auth: None, register: true }
+    RegistrySettings { url: "http://127.0.0.1:9/".to_owned(), auth: None, register: true, ca_file: None }
 }
 
 const ALL: [Subject; 6] = [

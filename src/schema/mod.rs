@@ -4,6 +4,8 @@ mod canonical;
 mod catalog;
 mod codec;
 pub(crate) mod datum;
+#[doc(hidden)]
+pub mod fuzz;
 mod json;
 mod learnt;
 mod model;

@@ -15,6 +15,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// No schema is larger; an answer that is comes from something that is no registry.
 const MAX_ANSWER: usize = 1024 * 1024;
+/// Characters of a registry's reason that are repeated.
+const MAX_REASON: usize = 1000;
 /// What Confluent's API calls its JSON.
 const MEDIA_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 
@@ -75,18 +77,31 @@ impl Registry {
     /// A client; nothing is asked yet.
     ///
     /// # Errors
-    /// [`RegistryFault::Unavailable`] when the machine offers no certificates to trust.
+    /// [`RegistryFault::Unavailable`] when the machine offers no certificates to trust, or `ca_file` holds none.
     pub(crate) fn new(settings: &RegistrySettings) -> Result<Self, RegistryFault> {
         // Whoever was first has installed the same one.
         rustls::crypto::ring::default_provider().install_default().ok();
-        let client = Client::builder()
+        let unusable = |reason: String| RegistryFault::Unavailable(format!("no HTTP client for the schema registry can be made: {reason}"));
+        let mut builder = Client::builder()
             .redirect(redirect::Policy::none())
             .retry(retry::never())
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TIMEOUT)
-            .build()
-            .map_err(|error| RegistryFault::Unavailable(format!("no HTTP client for the schema registry can be made: {}", cause(error))))?;
+            .timeout(TIMEOUT);
+        if let Some(path) = &settings.ca_file {
+            let wrong = |reason: String| unusable(format!("schema_registry.ca_file {} {reason}", path.display()));
+            let pem = std::fs::read(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+            let certificates =
+                reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| wrong(format!("is no PEM: {}", cause(error))))?;
+            if certificates.is_empty() {
+                return Err(wrong("holds no PEM certificate".to_owned()));
+            }
+            builder = builder.tls_certs_merge(certificates);
+        } else if !settings.url.trim_start().to_ascii_lowercase().starts_with("https://") {
+            // Plain HTTP must work where no certificate authorities are installed.
+            builder = builder.tls_certs_only([]);
+        }
+        let client = builder.build().map_err(|error| unusable(cause(error)))?;
         Ok(Self { client, base: settings.url.trim_end_matches('/').to_owned(), auth: settings.auth.clone() })
     }
 
@@ -141,23 +156,13 @@ impl Registry {
     pub(crate) async fn schema(&self, id: u32) -> Result<String, RegistryFault> {
         let what = format!("give schema {id}");
         let answer = self.call(&what, Method::GET, &format!("/schemas/ids/{id}"), None).await?;
-        let stored: Stored = serde_json::from_slice(&answer).map_err(|_| garbage(&what))?;
-        if stored.schema_type.as_deref().is_some_and(|kind| kind != "AVRO") {
-            return Err(RegistryFault::Missing(format!("schema {id} of the registry is not an Avro schema")));
-        }
-        if stored.references.is_some_and(|references| !references.is_empty()) {
-            return Err(RegistryFault::Missing(format!(
-                "schema {id} of the registry refers to other schemas; only self-contained ones are read"
-            )));
-        }
-        Ok(stored.schema)
+        read_stored(id, &answer)
     }
 
     async fn post(&self, what: &str, path: &str, schema: &str) -> Result<u32, RegistryFault> {
         let body = json!({ "schema": schema }).to_string();
         let answer = self.call(what, Method::POST, path, Some(body)).await?;
-        let registered: Registered = serde_json::from_slice(&answer).map_err(|_| garbage(what))?;
-        Ok(registered.id)
+        read_registered(what, &answer)
     }
 
     /// One call; the body of a 2xx answer.
@@ -186,9 +191,36 @@ impl Registry {
     }
 }
 
+/// The schema's text in an answer to `GET /schemas/ids/{id}`.
+pub(super) fn read_stored(id: u32, answer: &[u8]) -> Result<String, RegistryFault> {
+    let stored: Stored = serde_json::from_slice(answer).map_err(|_| garbage(&format!("give schema {id}")))?;
+    if stored.schema_type.as_deref().is_some_and(|kind| kind != "AVRO") {
+        return Err(RegistryFault::Missing(format!("schema {id} of the registry is not an Avro schema")));
+    }
+    if stored.references.is_some_and(|references| !references.is_empty()) {
+        return Err(RegistryFault::Missing(format!(
+            "schema {id} of the registry refers to other schemas; only self-contained ones are read"
+        )));
+    }
+    Ok(stored.schema)
+}
+
+/// The id in an answer to a registration.
+pub(super) fn read_registered(what: &str, answer: &[u8]) -> Result<u32, RegistryFault> {
+    serde_json::from_slice::<Registered>(answer).map(|registered| registered.id).map_err(|_| garbage(what))
+}
+
+/// The registry's own reason, as one line of bounded length: it ends up in a log.
+pub(super) fn read_problem(answer: &[u8]) -> String {
+    match serde_json::from_slice::<Problem>(answer) {
+        Ok(problem) => problem.message.chars().map(|ch| if ch.is_control() { ' ' } else { ch }).take(MAX_REASON).collect(),
+        Err(_) => "no reason given".to_owned(),
+    }
+}
+
 /// What an answer other than 2xx means.
 fn refusal(what: &str, status: StatusCode, answer: &[u8]) -> RegistryFault {
-    let reason = serde_json::from_slice::<Problem>(answer).map_or_else(|_| "no reason given".to_owned(), |problem| problem.message);
+    let reason = read_problem(answer);
     let sentence = format!("the schema registry could not {what}: {status}: {reason}");
     match status {
         StatusCode::NOT_FOUND => RegistryFault::Missing(sentence),

@@ -36,7 +36,7 @@ impl Fake {
         let url = format!("http://{}/apis/ccompat/v7/", listener.local_addr().unwrap());
         let router = Router::new().fallback(answered).with_state(fake.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
-        (fake, RegistrySettings { url, auth: Some("user:pass:word".into()), register: true })
+        (fake, RegistrySettings { url, auth: Some("user:pass:word".into()), register: true, ca_file: None })
     }
     fn answers(&self, status: StatusCode, answer: &str) {
         *self.answer.lock().unwrap() = (status, answer.to_owned());
@@ -186,7 +186,7 @@ async fn an_unreachable_registry_is_named_without_its_address() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     drop(listener);
-    let settings = RegistrySettings { url: format!("http://user:word@{address}"), auth: None, register: true };
+    let settings = RegistrySettings { url: format!("http://user:word@{address}"), auth: None, register: true, ca_file: None };
     let fault = Codec::connect(Some(&settings), &topics(), &[Subject::Command]).await.unwrap_err().to_string();
     assert!(fault.contains("schema registry could not register the schema of commands") && !fault.contains("word"), "{fault}");
 }

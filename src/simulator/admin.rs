@@ -42,7 +42,18 @@ use super::{
 
 /// Serves until the simulator stops.
 pub async fn serve(listener: TcpListener, control: Control, stop: CancellationToken) {
-    let router = Router::new()
+    let router = router(control);
+    tokio::select! {
+        ended = axum::serve(listener, router) => if let Err(fault) = ended {
+            tracing::error!(%fault, "the simulator's admin API ended; restart it");
+        },
+        () = stop.cancelled() => {}
+    }
+}
+
+/// Every request of the table above.
+pub fn router(control: Control) -> Router {
+    Router::new()
         .route("/admin/summary", get(async |State(control): State<Control>| good(&control.summary())))
         .route("/admin/counters", get(async |State(control): State<Control>| good(&control.counters())))
         .route("/admin/requests", get(requests))
@@ -54,13 +65,7 @@ pub async fn serve(listener: TcpListener, control: Control, stop: CancellationTo
         .route("/admin/churn", post(churn))
         .route("/admin/faults", get(faults).post(script).delete(clear))
         .route("/admin/settings", post(settings))
-        .with_state(control);
-    tokio::select! {
-        ended = axum::serve(listener, router) => if let Err(fault) = ended {
-            tracing::error!(%fault, "the simulator's admin API ended; restart it");
-        },
-        () = stop.cancelled() => {}
-    }
+        .with_state(control)
 }
 
 fn good<T: Serialize>(value: &T) -> Response {
@@ -151,6 +156,9 @@ async fn seed(State(control): State<Control>, Path(kind): Path<Kind>, body: Byte
     }
 }
 
+/// The ERP stands still while they are modified.
+const MOST_CHURN: u32 = 1_000_000;
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Churn {
@@ -159,6 +167,7 @@ struct Churn {
 
 async fn churn(State(control): State<Control>, body: Bytes) -> Response {
     match read::<Churn>(&body) {
+        Ok(Churn { count }) if count > MOST_CHURN => bad(&format!("count is {count}; at most {MOST_CHURN} records are modified in one go")),
         Ok(churn) => {
             control.churn(churn.count);
             good(&json!({}))

@@ -14,6 +14,8 @@ mod amount;
 mod control;
 mod create;
 mod door;
+#[doc(hidden)]
+pub mod fuzz;
 mod ledger;
 mod mischief;
 mod query;

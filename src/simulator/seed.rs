@@ -175,7 +175,12 @@ impl Seeding {
 
 /// The modified time of the n-th of `count` records.
 pub fn spread(n: u32, count: u32, from: i64, to: i64) -> i64 {
-    if count < 2 { to } else { from + (to - from).max(0) * i64::from(n) / i64::from(count - 1) }
+    if count < 2 {
+        return to;
+    }
+    // Wider than the product of any two times and counts.
+    let share = i128::from((to - from).max(0)) * i128::from(n) / i128::from(count - 1);
+    from + i64::try_from(share).unwrap_or(0)
 }
 
 fn warehouse(rng: &mut Rng, seeding: &Seeding) -> Box<str> {

@@ -9,6 +9,10 @@ use super::{
     world::{Adjust, FIRST_OUTBOUND, FIRST_RETURN, SEVEN_DAYS, State, World},
 };
 
+/// What one request may ask for: more would only end in a lack of memory.
+const MOST_RECORDS: u32 = 5_000_000;
+const MOST_LINES: u32 = 1000;
+
 impl World {
     /// Modifies `count` records at random, returns and outbound orders alike.
     pub fn churn(&self, count: u32) {
@@ -35,6 +39,9 @@ impl World {
         let to = read(&seeding.to, now)?;
         let from = read(&seeding.from, to - SEVEN_DAYS)?;
         let count = if seeding.return_no.is_some() { 1 } else { seeding.count };
+        if count > MOST_RECORDS || seeding.lines.is_some_and(|lines| lines > MOST_LINES) {
+            return Err(format!("count is {count}; at most {MOST_RECORDS} records of {MOST_LINES} lines are made up in one go"));
+        }
         let mut state = self.lock();
         let mut numbers = Vec::with_capacity(count as usize);
         for n in 0..count {

@@ -29,6 +29,12 @@ pub enum Parsed {
 /// Reads the value of a record.
 #[must_use]
 pub fn parse(record: &Delivered, format: CommandFormat, codec: &Codec) -> Parsed {
+    if let Some(size) = record.left_out {
+        return Parsed::Poison(format!(
+            "the value has {size} bytes, more than any command; it is left out here and stands in the commands topic, partition {}, offset {}",
+            record.lease.partition, record.offset
+        ));
+    }
     let Some(value) = &record.value else {
         return Parsed::Poison("the record is a tombstone; a command needs a value".into());
     };

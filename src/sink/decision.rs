@@ -144,6 +144,7 @@ mod tests {
             offset: 9,
             key: Some(b"R1".to_vec()),
             value: Some(value.to_vec()),
+            left_out: None,
             headers: header.map(|value| (HEADER.to_owned(), Some(value.as_bytes().to_vec()))).into_iter().collect(),
             timestamp: None,
         }

@@ -238,6 +238,7 @@ mod tests {
             offset: 42,
             key: Some(vec![0xff]),
             value: None,
+            left_out: None,
             headers: vec![("mine".into(), None), ("__connect.errors.topic".into(), Some(b"old".to_vec()))],
             timestamp: Some(7000),
         }

@@ -16,6 +16,8 @@ mod commit;
 pub mod decision;
 mod engine;
 mod flow;
+#[doc(hidden)]
+pub mod fuzz;
 mod journal;
 pub mod letter;
 mod partition;

@@ -3,6 +3,7 @@
 //! Log lines go to standard error, through a filter that can be changed while the process runs ([`Levels`]). Traces go to an
 //! OTLP collector where one is configured ([`otlp`]); they are not filtered by the log's level.
 
+mod lines;
 mod otlp;
 mod trace;
 
@@ -23,6 +24,9 @@ use tracing_subscriber::{
 
 use crate::config::{LogFormat, LogSettings};
 
+use lines::LogLines;
+
+pub use lines::one_line;
 pub use otlp::Collector;
 pub use trace::{Trace, trace_id};
 
@@ -97,12 +101,10 @@ pub struct Telemetry {
 pub fn start(log: &LogSettings, collector: Option<Collector>) -> Result<Telemetry, String> {
     let (filter, handle) = reload::Layer::<EnvFilter, Registry>::new(parse(&log.level)?);
     // Without internal errors: a closed standard error must not end the process.
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).log_internal_errors(false);
+    let colours = log.format == LogFormat::Human && io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let lines = tracing_subscriber::fmt::layer().with_writer(move || LogLines { colours }).log_internal_errors(false);
     let lines = match log.format {
-        LogFormat::Human => {
-            let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            lines.with_ansi(colours).boxed()
-        }
+        LogFormat::Human => lines.with_ansi(colours).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed(),
     };
     let traces = collector.as_ref().map(|collector| {

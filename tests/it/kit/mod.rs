@@ -11,6 +11,7 @@ pub mod ledger;
 pub mod proxy;
 pub mod records;
 pub mod rig;
+pub mod tls;
 pub mod topics;
 
 use std::{

@@ -18,6 +18,9 @@ struct State {
     accepted: AtomicU64,
     ended: AtomicBool,
     open: Mutex<Vec<TcpStream>>,
+    /// What the clients sent, while it is wanted.
+    heard: Mutex<Vec<u8>>,
+    listening: AtomicBool,
 }
 
 /// Listens on a port of its own and passes bytes on to `target` both ways.
@@ -74,6 +77,16 @@ impl Proxy {
         self.state.delay_ms.store(u64::try_from(span.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
     }
 
+    /// Keeps what clients send from now on.
+    pub fn listen_in(&self) {
+        self.state.listening.store(true, Ordering::SeqCst);
+    }
+
+    /// What was kept, in the order of arrival.
+    pub fn heard(&self) -> Vec<u8> {
+        self.state.heard.lock().expect("no panic holds this lock").clone()
+    }
+
     /// How many connections have arrived, refused ones included.
     pub fn accepted(&self) -> u64 {
         self.state.accepted.load(Ordering::SeqCst)
@@ -96,15 +109,18 @@ fn pass_both_ways(state: &Arc<State>, one: &TcpStream, other: &TcpStream) {
     if let (Ok(one), Ok(other)) = (one.try_clone(), other.try_clone()) {
         state.open.lock().expect("no panic holds this lock").extend([one, other]);
     }
-    for (from, to) in copies {
+    for ((from, to), of_client) in copies.into_iter().zip([true, false]) {
         let state = Arc::clone(state);
-        thread::spawn(move || pass(&state, from, to));
+        thread::spawn(move || pass(&state, from, to, of_client));
     }
 }
 
-fn pass(state: &State, mut from: TcpStream, mut to: TcpStream) {
+fn pass(state: &State, mut from: TcpStream, mut to: TcpStream, of_client: bool) {
     let mut buffer = vec![0_u8; 16 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer) {
+        if of_client && state.listening.load(Ordering::SeqCst) {
+            state.heard.lock().expect("no panic holds this lock").extend_from_slice(&buffer[..length]);
+        }
         let delay = state.delay_ms.load(Ordering::SeqCst);
         if delay > 0 {
             thread::sleep(Duration::from_millis(delay));

@@ -173,7 +173,7 @@ impl Rig {
             if !self.framed {
                 return Codec::single_object();
             }
-            let settings = config::RegistrySettings { url: registry().url().to_owned(), auth: None, register: true };
+            let settings = config::RegistrySettings { url: registry().url().to_owned(), auth: None, register: true, ca_file: None };
             wait(Codec::connect(Some(&settings), &self.settings_topics(), &[Subject::Command])).expect("the registry answers")
         })
     }

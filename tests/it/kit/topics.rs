@@ -63,22 +63,24 @@ impl TopicNames {
 
     /// The same on another broker.
     pub fn create_at(&self, broker: &ClientConfig, partitions: i32) {
+        create_at(broker, &self.wanted(partitions));
+    }
+
+    /// What [`Self::create`] creates.
+    pub fn wanted(&self, partitions: i32) -> Vec<Wanted<'_>> {
         let compact = &[("cleanup.policy", "compact")][..];
         let delete = &[("cleanup.policy", "delete")][..];
-        create_at(
-            broker,
-            &[
-                (&self.commands, partitions, delete),
-                (&self.results, partitions, delete),
-                (&self.dead_letters, partitions, delete),
-                (&self.journal, partitions, compact),
-                (&self.purchase_returns, partitions, delete),
-                (&self.return_outbounds, partitions, delete),
-                (&self.feeds_state, 2, compact),
-                (&self.feed_dead_letters, 2, delete),
-                (&self.control, 1, compact),
-            ],
-        );
+        vec![
+            (&self.commands, partitions, delete),
+            (&self.results, partitions, delete),
+            (&self.dead_letters, partitions, delete),
+            (&self.journal, partitions, compact),
+            (&self.purchase_returns, partitions, delete),
+            (&self.return_outbounds, partitions, delete),
+            (&self.feeds_state, 2, compact),
+            (&self.feed_dead_letters, 2, delete),
+            (&self.control, 1, compact),
+        ]
     }
 }
 

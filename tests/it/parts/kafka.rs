@@ -17,7 +17,8 @@ use rdkafka::{
 };
 
 use super::{
-    cache,
+    acls, cache,
+    certificates::{Authority, Identity},
     guard::{self, Folder, Guarded},
     java, ports, say,
 };
@@ -43,7 +44,7 @@ pub fn broker() -> &'static Broker {
             Broker { bootstrap, node: None }
         }
         None => {
-            let node = Node::start(None);
+            let node = Node::start(None, None);
             Broker { bootstrap: node.bootstrap(), node: Some(node) }
         }
     })
@@ -135,7 +136,7 @@ impl PrivateBroker {
             say(&format!("not run with WDT_TEST_KAFKA, because it kills or secures a broker: {test}"));
             return None;
         }
-        Some(Self { node: Node::start(None) })
+        Some(Self { node: Node::start(None, None) })
     }
 
     /// The same with a second listener that tells its clients to come through the proxy at this port.
@@ -144,7 +145,7 @@ impl PrivateBroker {
             say(&format!("not run with WDT_TEST_KAFKA, because it puts a proxy in front of a broker: {test}"));
             return None;
         }
-        Some(Self { node: Node::start(Some(proxy)) })
+        Some(Self { node: Node::start(Some(proxy), None) })
     }
 
     /// The port of the listener that [`Self::behind`] adds: the proxy's target.
@@ -180,11 +181,61 @@ impl PrivateBroker {
     }
 }
 
+/// A broker with a second door that is locked: TLS, a password by SCRAM, and rights by ACL for everybody who comes through.
+#[derive(Debug)]
+pub struct LockedBroker {
+    node: Node,
+}
+
+/// The password of every user of a locked broker.
+pub const PASSWORD: &str = "kafka-pass-4711";
+
+impl LockedBroker {
+    /// Starts one that knows `users`, none of whom may do anything yet. `None` as with [`PrivateBroker::start`].
+    pub fn start(test: &str, authority: &Authority, users: &[String]) -> Option<Self> {
+        if external().is_some() {
+            say(&format!("not run with WDT_TEST_KAFKA, because it kills or secures a broker: {test}"));
+            return None;
+        }
+        let lock = Lock { good: authority.sign(false), expired: authority.sign(true), users: users.to_vec() };
+        Some(Self { node: Node::start(None, Some(&lock)) })
+    }
+
+    /// The locked door.
+    pub fn bootstrap(&self) -> String {
+        format!("localhost:{}", self.node.ports.secure)
+    }
+
+    /// A locked door with a certificate that has expired.
+    pub fn expired_bootstrap(&self) -> String {
+        format!("localhost:{}", self.node.ports.expired)
+    }
+
+    /// The unlocked door, for the test itself.
+    pub fn admin(&self) -> ClientConfig {
+        client(&self.node.bootstrap())
+    }
+
+    /// Grants rights.
+    pub fn allow(&self, grants: &[acls::Grant]) {
+        acls::create(&self.node.bootstrap(), grants);
+    }
+}
+
+struct Lock {
+    good: Identity,
+    expired: Identity,
+    users: Vec<String>,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Ports {
     broker: u16,
     controller: u16,
     proxied: u16,
+    /// Used by a locked broker only.
+    secure: u16,
+    expired: u16,
 }
 
 #[derive(Debug)]
@@ -199,12 +250,13 @@ struct Node {
 }
 
 impl Node {
-    fn start(proxy: Option<u16>) -> Self {
+    fn start(proxy: Option<u16>, lock: Option<&Lock>) -> Self {
         let libs = prepare().join("libs");
         for _ in 0..STARTS {
-            let ports = Ports { broker: ports::free_port(), controller: ports::free_port(), proxied: ports::free_port() };
+            let [broker, controller, proxied, secure, expired] = std::array::from_fn(|_| ports::free_port());
+            let ports = Ports { broker, controller, proxied, secure, expired };
             let mut node = Self { process: None, ports, libs: libs.clone(), folder: Folder::new("kafka"), proxy };
-            node.format();
+            node.format(lock);
             if node.launch() {
                 return node;
             }
@@ -218,13 +270,20 @@ impl Node {
         format!("127.0.0.1:{}", self.ports.broker)
     }
 
-    fn format(&self) {
-        fs::write(self.folder.join("server.properties"), self.properties()).expect("a temporary file");
+    fn format(&self, lock: Option<&Lock>) {
+        let properties = match lock {
+            None => self.properties(),
+            Some(lock) => self.properties() + &self.locking(lock),
+        };
+        fs::write(self.folder.join("server.properties"), properties).expect("a temporary file");
+        let users = lock.map_or(&[][..], |lock| &lock.users);
+        let scram = users.iter().flat_map(|user| ["--add-scram".to_owned(), format!("SCRAM-SHA-512=[name={user},password={PASSWORD}]")]);
         fs::write(self.folder.join("log4j2.properties"), LOGGING).expect("a temporary file");
         let done = self
             .java(64)
             .args(["kafka.tools.StorageTool", "format", "-t", "d2R0LWNvbm5lY3Rvci10c3Q", "-c"])
             .arg(self.folder.join("server.properties"))
+            .args(scram)
             .stdin(Stdio::null())
             .output()
             .expect("Java starts");
@@ -280,8 +339,35 @@ impl Node {
         tail(&self.log(), 60)
     }
 
+    /// What a locked broker says besides; of two lines for one key the last counts.
+    fn locking(&self, lock: &Lock) -> String {
+        let Ports { broker, controller, secure, expired, .. } = self.ports;
+        let good = lock.good.write(self.folder.path(), "good.pem");
+        let old = lock.expired.write(self.folder.path(), "expired.pem");
+        let mut text = format!(
+            "listeners=PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller},SECURE://127.0.0.1:{secure},EXPIRED://127.0.0.1:{expired}
+advertised.listeners=PLAINTEXT://127.0.0.1:{broker},SECURE://localhost:{secure},EXPIRED://localhost:{expired}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL,EXPIRED:SASL_SSL
+inter.broker.listener.name=PLAINTEXT
+sasl.enabled.mechanisms=SCRAM-SHA-512
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+"
+        );
+        for (door, file) in [("secure", good), ("expired", old)] {
+            text += &format!(
+                "listener.name.{door}.ssl.keystore.type=PEM
+listener.name.{door}.ssl.keystore.location={}
+listener.name.{door}.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+",
+                file.display()
+            );
+        }
+        text
+    }
+
     fn properties(&self) -> String {
-        let Ports { broker, controller, proxied } = self.ports;
+        let Ports { broker, controller, proxied, .. } = self.ports;
         let (listener, advertised, protocol) = match self.proxy {
             Some(proxy) => (
                 format!(",PROXIED://127.0.0.1:{proxied}"),

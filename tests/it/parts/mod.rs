@@ -1,13 +1,20 @@
 //! The real parts the tests run on: Apache Kafka and a schema registry, fetched once through Maven, started and ended by the run itself.
 
+pub mod acls;
 mod cache;
+pub mod certificates;
 pub mod guard;
 mod java;
 mod kafka;
 mod ports;
 mod registry;
 
-pub use kafka::{PrivateBroker, broker};
+pub use kafka::{LockedBroker, PrivateBroker, broker};
+/// The password of every user of a locked broker.
+pub fn kafka_password() -> &'static str {
+    kafka::PASSWORD
+}
+
 pub use ports::free_port;
 pub use registry::registry;
 

@@ -1,0 +1,93 @@
+//! A host that fails: no disk, no descriptors, no names, another time. A clear sentence, and nothing lost.
+
+use std::{process::Command, time::Duration};
+
+use crate::kit::{
+    commands::command,
+    connector::{self, Connector, PROGRAM},
+    records::read_all,
+    rig::{PATIENCE, Rig},
+};
+
+const END: Duration = Duration::from_secs(60);
+
+fn commands(from: usize, to: usize) -> Vec<wdt_connector::schema::CreateReturnOutbound> {
+    (from..to).map(|number| command(&format!("CT-{number}"), "c")).collect()
+}
+
+/// `run` under a shell that has first set a limit (`ulimit -f 1`).
+fn limited(rig: &Rig, limit: &str) -> Connector {
+    let (file, port) = rig.write_config();
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(format!("{limit}; exec \"$0\" \"$@\"")).arg(PROGRAM).arg("--config").arg(file).arg("run");
+    Connector::spawn_command(shell, port, &rig.path("connector.log"))
+}
+
+/// Everything sent has one order and one result, whatever happened to whom.
+fn nothing_lost(rig: &Rig, count: usize) {
+    let results = rig.results(count);
+    let mut returns: Vec<_> = results.iter().map(|result| result.return_no.clone()).collect();
+    returns.sort();
+    returns.dedup();
+    assert_eq!((results.len(), returns.len()), (count, count), "one result each");
+    assert_eq!(rig.erp.orders().len(), count, "one order each");
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_is_named() {
+    let mut rig = Rig::new("readonly").commands("avro");
+    // Even root cannot make a folder there.
+    rig.config.set("", "cache_dir", "/proc/no-cache-here");
+    let output = rig.verb(&["run"], b"");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("/proc/no-cache-here") && said.contains("cache_dir"), "{said}");
+}
+
+#[test]
+fn too_few_descriptors_are_survived_and_nothing_is_lost() {
+    let rig = Rig::new("descriptors").commands("avro");
+    rig.erp.take_anything();
+    rig.erp.latency(Duration::from_millis(50));
+    // What the clients, the cache and the runtime hold, and little more: most calls find no descriptor.
+    let few = limited(&rig, "ulimit -n 56").ready();
+    rig.send(&commands(0, 200));
+    rig.wait_committed(200);
+    assert!(!few.log().contains("panicked"), "{}", few.log());
+    assert_eq!(few.terminate(END).code(), Some(0));
+    nothing_lost(&rig, 200);
+}
+
+#[test]
+fn a_name_that_is_not_resolved_is_said_and_waited_for() {
+    let mut rig = Rig::new("names").commands("avro");
+    rig.erp.take_anything();
+    let url = rig.erp.flagship_url().to_owned();
+    rig.config.set("erp.flagship", "url", "http://no-such-host.invalid/openapi");
+    rig.send(&commands(0, 5));
+    let output = rig.verb(&["check"], b"");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let row = said.lines().find(|line| line.starts_with("✗ erp")).unwrap_or_else(|| panic!("{said}"));
+    assert!(row.contains("dns error") || row.contains("lookup"), "{row}");
+    let lost = rig.start();
+    lost.wait_log("consumption pauses", PATIENCE);
+    assert_eq!(lost.terminate(END).code(), Some(0));
+    assert!(read_all(&rig.topics.results).is_empty(), "an outage decides nothing");
+    rig.config.set("erp.flagship", "url", url);
+    let _connector = rig.start();
+    nothing_lost(&rig, 5);
+}
+
+#[test]
+fn a_closed_pipe_ends_quietly() {
+    let rig = Rig::new("pipe").commands("avro");
+    let (file, _) = rig.write_config();
+    for verb in ["check --acls", "--help", "check", "tail --results --from-beginning"] {
+        let line = format!("\"{PROGRAM}\" --config \"{}\" {verb} | true; echo \"${{PIPESTATUS[0]}}\"", file.display());
+        let output = connector::finish(Command::new("bash").args(["-c", &line]), b"", PATIENCE);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!said.contains("panicked") && !said.contains("Broken pipe"), "{verb}: {said}");
+        let code = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        assert!(code == "0" || code == "1", "{verb} ended with {code}");
+    }
+}

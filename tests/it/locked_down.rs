@@ -1,0 +1,332 @@
+//! Brokers, registries and ERPs behind TLS, passwords and least privilege: what is missing is named, nothing is waived.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::Output,
+    sync::OnceLock,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+
+use crate::{
+    kit::{
+        commands::{command, json_bytes},
+        config::Config,
+        connector::{self, Connector},
+        erp::Kind,
+        records::{Reader, Sender},
+        rig::{PATIENCE, Rig},
+        tls::TlsFront,
+        topics::{TopicNames, Wanted, create_at},
+        until,
+    },
+    parts::{LockedBroker, acls::Grant, certificates::Authority, free_port, guard::Folder, kafka_password, registry},
+};
+
+/// One broker for all tests of this file: its users are known when it starts, their rights come with the tests.
+struct Locked {
+    broker: LockedBroker,
+    authority: PathBuf,
+    password: PathBuf,
+    _folder: Folder,
+}
+
+fn user(number: usize) -> String {
+    format!("user-{number}")
+}
+
+fn locked() -> Option<&'static Locked> {
+    static SHARED: OnceLock<Option<Locked>> = OnceLock::new();
+    SHARED
+        .get_or_init(|| {
+            let folder = Folder::new("locked");
+            let authority = Authority::new("the test's authority");
+            let users: Vec<String> = (0..USERS).map(user).collect();
+            let broker = LockedBroker::start("the locked-down tests", &authority, &users)?;
+            let password = folder.join("kafka.password");
+            fs::write(&password, kafka_password()).unwrap();
+            Some(Locked { broker, authority: authority.write(folder.path(), "ca.pem"), password, _folder: folder })
+        })
+        .as_ref()
+}
+
+/// Full rights, no rights, and one user for each right that is taken away.
+const USERS: usize = 48;
+const ALMIGHTY: usize = 0;
+const NOBODY: usize = 1;
+const FIRST_OF_TABLE: usize = 2;
+
+impl Locked {
+    /// Turns a configuration to the locked door.
+    fn enter(&self, config: &mut Config, user: usize) {
+        config
+            .set("kafka", "bootstrap_servers", self.broker.bootstrap())
+            .set("kafka", "sasl_password_file", self.password.display().to_string())
+            .kafka_property("security.protocol", "SASL_SSL")
+            .kafka_property("sasl.mechanisms", "SCRAM-SHA-512")
+            .kafka_property("sasl.username", &self::user(user))
+            .kafka_property("ssl.ca.location", &self.authority.display().to_string())
+            .kafka_property("broker.address.family", "v4");
+    }
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// [`until`] that shows what was said last when it gives up.
+fn until_said(what: &str, mut probe: impl FnMut() -> (bool, String)) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (done, said) = probe();
+        if done {
+            return;
+        }
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain: {what}; said at last:\n{said}");
+    }
+}
+
+/// What `check --acls` prints, as grants to another user.
+fn printed_rights(rig: &Rig, user: usize) -> Vec<Grant> {
+    let output = rig.verb(&["check", "--acls"], b"");
+    assert!(output.status.success(), "{}", text(&output));
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    let grants: Vec<Grant> =
+        stdout.lines().filter(|line| line.starts_with("kafka-acls ")).flat_map(|line| Grant::parse(line, &self::user(user))).collect();
+    assert!(grants.len() > 10, "{stdout}");
+    grants
+}
+
+#[test]
+fn both_routes_run_with_the_rights_that_check_prints() {
+    let Some(locked) = locked() else { return };
+    let mut rig = Rig::bare("locked").commands("json").purchase_returns().return_outbounds("enterprise");
+    locked.enter(&mut rig.config, ALMIGHTY);
+    create_at(&locked.broker.admin(), &rig.topics.wanted(2));
+    locked.broker.allow(&printed_rights(&rig, ALMIGHTY));
+    // Rights reach the broker a moment after they were granted.
+    until_said("the rights to be there", || {
+        let output = rig.verb(&["check"], b"");
+        let said = text(&output);
+        (output.status.code() == Some(0) && said.contains("are granted"), said)
+    });
+    rig.erp.seed(Kind::Returns, 5);
+    rig.erp.approve(["CT-1".to_owned()]);
+    let connector = rig.start();
+    let sender = Sender::with(locked.broker.admin());
+    sender.send(&rig.topics.commands, Some(b"CT-1"), Some(&json_bytes(&command("CT-1", "c"))), &[]);
+    sender.send(&rig.topics.commands, Some(b"CT-2"), Some(b"not a command"), &[]);
+    sender.flush();
+    for (topic, count) in [(&rig.topics.results, 1), (&rig.topics.dead_letters, 1), (&rig.topics.purchase_returns, 6)] {
+        Reader::with(locked.broker.admin(), topic).at_least(count, PATIENCE);
+    }
+    assert_eq!(rig.erp.orders().len(), 1);
+    assert!(!connector.log().contains("denies"), "{}", connector.log());
+    assert_eq!(connector.terminate(Duration::from_secs(30)).code(), Some(0));
+}
+
+/// One right taken away from a user who has all the others, on topics of its own.
+struct Case {
+    missing: Grant,
+    topics: TopicNames,
+    file: PathBuf,
+    port: u16,
+    log: PathBuf,
+}
+
+impl Case {
+    fn resource(&self) -> String {
+        match self.missing.kind.as_str() {
+            "transactional-id" => format!("transactional ids that begin with {}", self.missing.name),
+            kind => format!("{kind} {}", self.missing.name),
+        }
+    }
+
+    fn new(locked: &Locked, rig: &Rig, all: &[Grant], number: usize) -> (Self, Vec<Grant>) {
+        let prefix = format!("{}.{number}", rig.application_id);
+        let moved = |grant: &Grant| {
+            let name = grant.name.replacen(&rig.application_id, &prefix, 1);
+            Grant { name, user: user(FIRST_OF_TABLE + number), ..grant.clone() }
+        };
+        let missing = moved(&all[number]);
+        let grants: Vec<Grant> = all.iter().map(moved).filter(|grant| *grant != missing).collect();
+        let topics = TopicNames::under(&prefix);
+        let mut config = rig.config.clone();
+        locked.enter(&mut config, FIRST_OF_TABLE + number);
+        let port = free_port();
+        config
+            .set("kafka", "application_id", prefix.clone())
+            .set("", "cache_dir", rig.path(&format!("cache-{number}")).display().to_string())
+            .set("http", "listen", format!("127.0.0.1:{port}"));
+        for (key, name) in topics.entries() {
+            config.set("topics", key, name);
+        }
+        let file = rig.path(&format!("{number}.toml"));
+        fs::write(&file, config.text()).unwrap();
+        (Self { missing, topics, file, port, log: rig.path(&format!("{number}.log")) }, grants)
+    }
+}
+
+#[test]
+fn every_right_that_is_missing_is_named_by_check_and_by_run() {
+    let Some(locked) = locked() else { return };
+    let rig = Rig::bare("rights").commands("json").purchase_returns().return_outbounds("flagship");
+    rig.erp.take_anything();
+    let misfit = rig.erp.seed(Kind::Returns, 2);
+    rig.erp.modify(Kind::Returns, &misfit[0], &json!({"set": {"modified": "not a time"}}));
+    rig.erp.seed(Kind::FlagshipOutbounds, 2);
+    let all = printed_rights(&rig, ALMIGHTY);
+    assert!(FIRST_OF_TABLE + all.len() <= USERS, "raise USERS to {}", FIRST_OF_TABLE + all.len());
+    let (cases, grants): (Vec<Case>, Vec<Vec<Grant>>) = (0..all.len()).map(|number| Case::new(locked, &rig, &all, number)).unzip();
+    let wanted: Vec<Wanted<'_>> = cases.iter().flat_map(|case| case.topics.wanted(1)).collect();
+    create_at(&locked.broker.admin(), &wanted);
+    locked.broker.allow(&grants.concat());
+    let sender = Sender::with(locked.broker.admin());
+    for (number, case) in cases.iter().enumerate() {
+        let return_no = format!("CT-{number}");
+        sender.send(&case.topics.commands, Some(return_no.as_bytes()), Some(&json_bytes(&command(&return_no, "c"))), &[]);
+        sender.send(&case.topics.commands, Some(b"CT-BAD"), Some(b"not a command"), &[]);
+    }
+    sender.flush();
+    // Some at a time: each is a process that joins two groups.
+    let queue = std::sync::Mutex::new(cases.iter());
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                loop {
+                    let Some(case) = queue.lock().unwrap().next() else { return };
+                    named_by_check(case);
+                    named_by_run(case);
+                }
+            });
+        }
+    });
+}
+
+/// One failed row with the right and the thing in it, and none about any other.
+fn named_by_check(case: &Case) {
+    let resource = case.resource();
+    let sentence = format!("Kafka denies {} on {resource};", case.missing.operation);
+    until_said(&sentence, || {
+        let output = connector::verb(&case.file, &["check"], b"", PATIENCE);
+        let said = text(&output);
+        let denials: Vec<&str> = said.lines().filter(|line| line.contains("Kafka denies")).collect();
+        // Rights reach the broker a moment after they were granted: until then others are missing as well.
+        let only = denials.iter().all(|line| line.contains(&resource));
+        (only && output.status.code() == Some(1) && said.contains(&sentence), said)
+    });
+}
+
+fn named_by_run(case: &Case) {
+    let only_on_demand = case.missing.operation == "Write" && case.missing.name == case.topics.control;
+    if case.missing.operation == "DescribeConfigs" || only_on_demand {
+        // Only `check` and `topics` look at a topic's options; only a person's request writes a decision.
+        return;
+    }
+    let connector = Connector::spawn(&case.file, case.port, &case.log);
+    let resource = case.resource();
+    until(&format!("{} on {resource} to be missed", case.missing.operation), PATIENCE, || {
+        let log = connector.log();
+        log.lines().any(|line| line.contains("Kafka denies") && line.contains(&resource)).then_some(())
+    });
+}
+
+#[test]
+fn a_certificate_or_password_that_is_wrong_is_one_sentence() {
+    let Some(locked) = locked() else { return };
+    let mut rig = Rig::bare("doors").commands("json");
+    locked.enter(&mut rig.config, NOBODY);
+    let stranger = Authority::new("somebody else").write(&rig.path(""), "stranger.pem");
+    let wrong = rig.path("wrong.password");
+    fs::write(&wrong, "not-the-password").unwrap();
+    let (stranger, wrong) = (stranger.display().to_string(), wrong.display().to_string());
+    let mut doors: Vec<(&str, Config, &[&str])> = Vec::new();
+    let mut config = rig.config.clone();
+    config.kafka_property("ssl.ca.location", &stranger);
+    doors.push(("another authority", config, &["certificate verify failed", "ssl.ca.location"]));
+    let mut config = rig.config.clone();
+    config.set("kafka", "bootstrap_servers", locked.broker.expired_bootstrap());
+    doors.push(("an expired certificate", config, &["certificate verify failed", "it has expired"]));
+    let mut config = rig.config.clone();
+    config.set("kafka", "sasl_password_file", wrong);
+    doors.push(("a wrong password", config, &["Authentication failed"]));
+    for (what, config, words) in doors {
+        rig.config = config;
+        let output = rig.verb(&["check"], b"");
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(1), "{what}: {said}");
+        let line = said.lines().find(|line| line.starts_with("✗ kafka")).unwrap_or_else(|| panic!("{what}: {said}"));
+        assert!(words.iter().all(|word| line.contains(word)), "{what}: {line}");
+        let connector = rig.spawn();
+        until(&format!("{what} in the log"), PATIENCE, || connector.log().contains(words[0]).then_some(()));
+    }
+}
+
+#[test]
+fn a_verification_that_is_switched_off_shouts() {
+    let Some(locked) = locked() else { return };
+    let mut rig = Rig::bare("shout").commands("json");
+    locked.enter(&mut rig.config, NOBODY);
+    rig.config.kafka_property("enable.ssl.certificate.verification", "false");
+    let output = rig.verb(&["check"], b"");
+    assert!(text(&output).contains("CERTIFICATE IS NOT VERIFIED"), "{}", text(&output));
+    let connector = rig.spawn();
+    connector.wait_log("CERTIFICATE IS NOT VERIFIED", PATIENCE);
+}
+
+#[test]
+fn erp_and_registry_are_reached_over_tls_with_an_authority_of_their_own() {
+    let mut rig = Rig::new("tls").commands("avro").with_registry();
+    let authority = Authority::new("the test's authority");
+    let identity = authority.sign(false);
+    let erp = TlsFront::to(rig.erp.address(), &identity);
+    let schemas = TlsFront::to(registry().url().trim_start_matches("http://").split('/').next().unwrap(), &identity);
+    let ca = authority.write(&rig.path(""), "ca.pem").display().to_string();
+    let https = |url: &str, port: u16| {
+        let path = url.trim_start_matches("http://").split_once('/').map_or("", |(_, path)| path);
+        format!("https://localhost:{port}/{path}")
+    };
+    rig.config
+        .set("erp.flagship", "url", https(rig.erp.flagship_url(), erp.port()))
+        .set("erp.flagship", "ca_file", ca.clone())
+        .set("schema_registry", "url", https(registry().url(), schemas.port()))
+        .set("schema_registry", "ca_file", ca);
+    rig.erp.approve(["CT-1".to_owned()]);
+    let connector = rig.start();
+    rig.send(&[command("CT-1", "c")]);
+    assert_eq!(rig.results(1).len(), 1);
+    assert_eq!(rig.erp.orders().len(), 1);
+    assert_eq!(connector.terminate(Duration::from_secs(30)).code(), Some(0));
+
+    // The same doors for somebody who trusts another authority, and with a certificate that has expired.
+    let stranger = Authority::new("somebody else").write(&rig.path(""), "stranger.pem").display().to_string();
+    rig.config.set("erp.flagship", "ca_file", stranger.clone()).set("schema_registry", "ca_file", stranger);
+    refused(&rig, "UnknownIssuer");
+    let expired = authority.sign(true);
+    let erp = TlsFront::to(rig.erp.address(), &expired);
+    let schemas = TlsFront::to(registry().url().trim_start_matches("http://").split('/').next().unwrap(), &expired);
+    let ca = rig.path("ca.pem").display().to_string();
+    rig.config
+        .set("erp.flagship", "url", https(rig.erp.flagship_url(), erp.port()))
+        .set("erp.flagship", "ca_file", ca.clone())
+        .set("schema_registry", "url", https(registry().url(), schemas.port()))
+        .set("schema_registry", "ca_file", ca);
+    refused(&rig, "expired");
+    assert_eq!(rig.erp.creates().received, 1, "nothing was sent through a door that could not be trusted");
+}
+
+/// `check` fails for the ERP and says why for the registry, one line each; `run` ends with the registry's sentence.
+fn refused(rig: &Rig, word: &str) {
+    let output = rig.verb(&["check"], b"");
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for row in ["✗ erp", "schema registry"] {
+        let line = said.lines().find(|line| line.contains(row)).unwrap_or_else(|| panic!("{row}: {said}"));
+        assert!(line.to_lowercase().contains(&word.to_lowercase()), "{word}: {line}");
+    }
+    let output = rig.verb(&["run"], b"");
+    assert!(!output.status.success() && text(&output).to_lowercase().contains(&word.to_lowercase()), "{}", text(&output));
+}
