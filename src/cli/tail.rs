@@ -8,7 +8,11 @@ use serde_json::{
     Value, json,
     value::{RawValue, to_raw_value},
 };
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -18,7 +22,7 @@ use crate::{
     schema::{Codec, DecodeFault, LearnFault},
 };
 
-use super::{End, output};
+use super::{End, memory, output};
 
 /// Records between the readers and the printer.
 const AHEAD: usize = 256;
@@ -43,6 +47,12 @@ pub(super) struct Args {
     /// So many records before the end of each partition
     #[arg(long, value_name = "N", default_value_t = 10, conflicts_with = "from_beginning")]
     last: u32,
+    /// Begin with what was written since an instant (RFC 3339) or so long ago (2h)
+    #[arg(long, value_name = "TIME", value_parser = memory::when, conflicts_with_all = ["from_beginning", "last"])]
+    since: Option<Timestamp>,
+    /// Only records with this key: the return's or the order's number
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
     /// Stop after so many lines
     #[arg(long, value_name = "N")]
     count: Option<u64>,
@@ -88,7 +98,12 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
         Some(registry) => Codec::connect(Some(registry), &settings.topics, &[]).await?,
         None => Codec::single_object(),
     };
-    let begin = if args.from_beginning { Begin::Beginning } else { Begin::Last(args.last) };
+    let begin = match args.since {
+        Some(at) => Begin::Since(at.0),
+        None if args.from_beginning => Begin::Beginning,
+        None => Begin::Last(args.last),
+    };
+    let mut terminated = signal(SignalKind::terminate())?;
     let stop = CancellationToken::new();
     let (sender, mut records) = mpsc::channel(AHEAD);
     let mut readers = JoinSet::new();
@@ -102,8 +117,12 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
         let record = tokio::select! {
             record = records.recv() => record,
             _ = tokio::signal::ctrl_c() => None,
+            _ = terminated.recv() => None,
         };
         let Some(record) = record else { break };
+        if args.key.as_ref().is_some_and(|key| record.key.as_deref() != Some(key.as_bytes())) {
+            continue;
+        }
         let around = topics.get(&record.topic).copied().unwrap_or(true);
         if output::say(line(&codec, &record, around).await?.get()).is_err() {
             break;

@@ -18,6 +18,8 @@ struct About {
     text: String,
     /// A key that has no default is shown there with an example.
     example: bool,
+    /// The comment stands above this key, not above one before it.
+    own: bool,
 }
 
 /// JSON Schema (2020-12) of the configuration file. Secrets are not in it: they may not stand in the file.
@@ -133,8 +135,8 @@ fn defaults() -> Map<String, Value> {
         .collect()
 }
 
-/// The comments above each key and section of the default file. A key right below another shares its comment; a key of one
-/// feed or account that has none takes that of the other's.
+/// The comments above each key and section of the default file. A key right below another shares its comment, except that one
+/// of the second feed or account takes that of the first's.
 fn comments() -> BTreeMap<String, About> {
     let mut found: BTreeMap<String, About> = BTreeMap::new();
     let (mut section, mut above, mut shared) = (String::new(), Vec::new(), String::new());
@@ -144,16 +146,17 @@ fn comments() -> BTreeMap<String, About> {
             shared.clear();
         } else if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
             section = name.to_owned();
-            found.insert(section.clone(), About { text: above.join(" "), example: false });
+            found.insert(section.clone(), About { text: above.join(" "), ..About::default() });
             above.clear();
             shared.clear();
         } else if let Some((name, example)) = key_of(line) {
-            if !above.is_empty() {
+            let own = !above.is_empty();
+            if own {
                 shared = above.join(" ");
                 above.clear();
             }
             let key = if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") };
-            found.insert(key, About { text: shared.clone(), example });
+            found.insert(key, About { text: shared.clone(), example, own });
         } else if let Some(comment) = line.strip_prefix('#') {
             above.push(comment.trim().to_owned());
         }
@@ -167,7 +170,7 @@ fn borrow(found: &mut BTreeMap<String, About>, from: &str, to: &str) {
     let lent: Vec<(String, String)> =
         found.iter().filter_map(|(key, about)| Some((format!("{to}{}", key.strip_prefix(from)?), about.text.clone()))).collect();
     for (key, text) in lent {
-        if let Some(about) = found.get_mut(&key).filter(|about| about.text.is_empty()) {
+        if let Some(about) = found.get_mut(&key).filter(|about| !about.own) {
             about.text = text;
         }
     }

@@ -177,6 +177,8 @@ pub enum Begin {
     Beginning,
     /// So many records before the end of each partition.
     Last(u32),
+    /// The first record written at or after this time, in milliseconds since 1970.
+    Since(i64),
 }
 
 /// One record as the log holds it.
@@ -258,11 +260,16 @@ fn assign(consumer: &BaseConsumer<Quiet>, topic: &str, begin: Begin) -> Result<B
         Begin::Beginning => Offset::Beginning,
         Begin::Last(0) => Offset::End,
         Begin::Last(count) => Offset::OffsetTail(i64::from(count)),
+        // A time in an offset's place is how librdkafka is asked for the offset.
+        Begin::Since(at) => Offset::Offset(at.max(0)),
     };
     let mut list = TopicPartitionList::new();
     let refused = |error: KafkaError| ToolFault(format!("{topic} cannot be read: {error}"));
     for partition in &partitions {
         list.add_partition_offset(topic, *partition, offset).map_err(refused)?;
+    }
+    if let Begin::Since(_) = begin {
+        list = consumer.offsets_for_times(list, METADATA_TIMEOUT).map_err(refused)?;
     }
     consumer.assign(&list).map_err(refused)?;
     Ok(partitions)

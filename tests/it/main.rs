@@ -36,4 +36,5 @@ mod quota;
 mod restore;
 mod sizing;
 mod storm;
+mod tools;
 mod verbs;

@@ -188,7 +188,13 @@ impl Reader {
         let ends: Vec<(i32, i64)> = self
             .partitions
             .iter()
-            .map(|partition| (*partition, self.watcher.fetch_watermarks(&self.topic, *partition, LIMIT).expect("the broker answers").1))
+            .map(|partition| {
+                // A broker that has just created the topic may not lead its partitions yet.
+                let end = super::until(&format!("the end of {}", self.topic), LIMIT, || {
+                    self.watcher.fetch_watermarks(&self.topic, *partition, LIMIT).ok().map(|(_, end)| end)
+                });
+                (*partition, end)
+            })
             .collect();
         let deadline = Instant::now() + LIMIT;
         while !self.passed(&ends) {
