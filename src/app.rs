@@ -83,6 +83,12 @@ pub async fn serve(
     shutdown: CancellationToken,
     listener: TcpListener,
 ) -> anyhow::Result<()> {
+    // Before anybody can ask: a process whose routes have not spoken yet is not ready.
+    for (part, enabled) in [(sink::ROLE, settings.commands.enabled), ("feeds", any_feed(&settings))] {
+        if enabled {
+            board.ready(part, Err("starting".to_owned()));
+        }
+    }
     let token = ops::Token::new(settings.http.token.clone());
     let erp = Erp::new(&settings, Arc::clone(&metrics))?;
     let (publish, live) = watch::channel(Arc::new(settings));
@@ -139,6 +145,7 @@ async fn routes(
 ) -> anyhow::Result<()> {
     let codec = Arc::new(Codec::connect(settings.schema_registry.as_ref(), &settings.topics, &subjects(settings)).await?);
     let controls = Controls::follow(&settings.kafka, &settings.topics.control).map_err(|reason| anyhow!(reason))?;
+    let pauses = tokio::spawn(show_pauses(controls.clone(), board.clone(), Arc::clone(metrics)));
     let mut routes: JoinSet<anyhow::Result<()>> = JoinSet::new();
     if settings.commands.enabled {
         let parts = sink::Parts {
@@ -152,7 +159,7 @@ async fn routes(
         };
         routes.spawn(async move { Ok(sink::run(parts).await?) });
     }
-    if Feed::ALL.into_iter().any(|feed| source::settings_of(settings, feed).enabled) {
+    if any_feed(settings) {
         let parts = source::Parts {
             settings: Arc::clone(settings),
             erp: erp.clone(),
@@ -176,7 +183,27 @@ async fn routes(
             shutdown.cancel();
         }
     }
+    pauses.abort();
     first_fault
+}
+
+fn any_feed(settings: &Settings) -> bool {
+    Feed::ALL.into_iter().any(|feed| source::settings_of(settings, feed).enabled)
+}
+
+/// Which routes an operator has paused, for the page and the metrics.
+async fn show_pauses(mut controls: Controls, board: Board, metrics: Arc<Metrics>) {
+    controls.settled().await;
+    loop {
+        let mut paused = serde_json::Map::new();
+        for route in [sink::ROLE].into_iter().chain(Feed::ALL.map(Feed::name)) {
+            let decision = controls.pause_of(route);
+            metrics.paused(route, decision.is_some());
+            paused.extend(decision.map(|decision| (route.to_owned(), decision)));
+        }
+        board.set("paused", paused.into());
+        controls.changed().await;
+    }
 }
 
 /// What the enabled routes write.

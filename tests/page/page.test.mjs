@@ -49,6 +49,9 @@ const cannedServer = async () => {
   const answer = await fetch(address);
   const [policy, document] = [answer.headers.get("content-security-policy"), await answer.text()];
   const server = createServer((request, response) => {
+    if (server.token && request.headers.authorization !== `Basic ${Buffer.from(`me:${server.token}`).toString("base64")}`) {
+      return response.writeHead(401, { "www-authenticate": 'Basic realm="wdt-connector", charset="UTF-8"' }).end();
+    }
     if (request.url === "/") return response.writeHead(200, { "content-type": "text/html; charset=utf-8", "content-security-policy": policy }).end(document);
     if (request.url === "/events") {
       response.writeHead(200, { "content-type": "text/event-stream" });
@@ -134,10 +137,13 @@ test("a route is paused and resumed from the page, after a question", async (t) 
   page.on("dialog", (dialog) => (asked.push(dialog.message()), dialog.accept()));
   await page.getByRole("button", { name: "Pause: Purchase returns" }).click();
   await page.locator("#notices td", { hasText: "purchase_returns was told to be paused" }).waitFor();
+  await page.locator("#problems li", { hasText: "purchase returns: paused: listener of" }).waitFor();
+  await page.getByRole("button", { name: "Resume: Purchase returns" }).waitFor();
   assert.equal(asked.length, 1);
   assert.equal((await fetch(`${address}routes/purchase_returns/resume`, { method: "POST", headers: { origin: "http://evil.example" } })).status, 403);
   assert.equal((await fetch(`${address}routes/purchase_returns/resume`, { method: "POST" })).status, 200);
   await page.locator("#notices td", { hasText: "purchase_returns was told to be running" }).waitFor();
+  await page.getByRole("button", { name: "Pause: Purchase returns" }).waitFor();
   assert.deepEqual(complaints, []);
 });
 
@@ -179,6 +185,15 @@ test("a lost connection is said, and found again", async (t) => {
   await page.getByText("no connection").waitFor();
   canned.say = say;
   await page.locator("#summary .pill", { hasText: "live" }).waitFor();
+});
+
+test("with a token the browser asks once, and the live updates come too", async (t) => {
+  canned.state = calm;
+  canned.token = "hush";
+  t.after(() => (canned.token = null));
+  const { page } = await open(t, canned.url, { httpCredentials: { username: "me", password: "hush" } });
+  await page.locator("#summary .pill", { hasText: "live" }).waitFor();
+  await page.locator("#charts svg").first().waitFor();
 });
 
 test("what did not change stays as it is, so that focus and selection do", async (t) => {

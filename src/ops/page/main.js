@@ -83,9 +83,11 @@ const feedCard = (feed, name) => {
   if (feed.advice) parts.push(make("p", feed.advice, "note"));
   return parts;
 };
+// The decision that pauses a route, where there is one.
+const told = (key) => status?.sections.paused?.[key];
 const stateOf = (key, route) => {
   if (!route) return null;
-  if (route.paused) return ["paused", "warn"];
+  if (told(key) || route.paused) return ["paused", "warn"];
   if (key === "commands") return route.circuit === "closed" ? ["circuit closed", "good"] : [`circuit ${route.circuit.replace("_", " ")}`, "bad"];
   return [route.state, { live: "good", snapshot: "good", paused: "bad", waiting: "bad", held: "warn" }[route.state] || "plain"];
 };
@@ -128,8 +130,8 @@ const paintRoutes = (sections) => {
     const route = key === "commands" ? sections.commands : sections.feeds?.[key];
     const state = stateOf(key, route);
     if (changed(`state ${key}`, state)) card.state.replaceChildren(...(state ? [pill(...state)] : []));
-    card.buttons[0].hidden = !route || Boolean(route.paused);
-    card.buttons[1].hidden = !route?.paused;
+    card.buttons[0].hidden = !route || Boolean(told(key));
+    card.buttons[1].hidden = !route || !told(key);
     const parts = !route ? [make("p", say("not running in this instance"), "none")] : key === "commands" ? commandsCard(route) : feedCard(route, key);
     if (changed(`card ${key}`, parts.map((part) => part.outerHTML))) card.body.replaceChildren(...parts);
   }
@@ -141,6 +143,8 @@ const problemsOf = (status) => {
   const found = [];
   for (const item of status.unready ?? []) found.push(`${label(item.part)}: ${item.reason}`);
   for (const item of status.stalled ?? []) found.push(`${label(item.loop)}: ${say("no progress for")} ${span(Math.round(item.silent_ms / 1000))}`);
+  for (const [name] of routes) if (told(name)) found.push(`${label(name)}: ${say("paused")}: ${[told(name).by, told(name).at].filter(Boolean).join(", ")}`);
+  if (commands?.paused && !told("commands")) found.push(`${label("commands")}: ${say("paused")}: ${commands.paused}`);
   if (commands?.circuit_reason) found.push(`${label("commands")}: ${say(`circuit ${commands.circuit.replace("_", " ")}`)}: ${commands.circuit_reason}`);
   for (const [name, feed] of Object.entries(feeds ?? {})) if (feed.error) found.push(`${label(name)}: ${feed.error}`);
   for (const [part, reason] of Object.entries(reload?.refused ?? {})) found.push(`${say("reload refused")}: ${part}: ${reason}`);

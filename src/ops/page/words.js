@@ -1,14 +1,14 @@
 // The page's language, and its words in Chinese.
 const chinese = (navigator.languages || [navigator.language || ""]).find((tag) => /^(zh|en)/i.test(tag))?.toLowerCase().startsWith("zh") || false;
 const english = {
-  "doubt-help": "The ERP was called and nobody knows with what effect. While it is asked, there is nothing to do. One that ended IN_DOUBT needs a person: compare the candidates in the ERP, then decide with `wdt-connector commands resolve`.",
+  "doubt-help": "The ERP was called and nobody knows with what effect. While it is asked, there is nothing to do. One that ended IN_DOUBT needs a person: compare the candidates in the ERP, then decide with `wdt-connector commands resolve`. This list is this instance's since its start; `wdt-connector commands list` reads the whole journal.",
   "dead-help": "Records this instance has set aside, with the reason. `wdt-connector dlq show` prints one, `dlq replay` sends it again once its cause is gone.",
 };
 const words = {
   "Skip to the content": "跳到正文", "What needs attention": "需要处理", "The last ten minutes": "最近十分钟", "Commands in doubt": "存疑指令", "Follow one command": "追踪一条指令",
   "Return number": "退货单号", "Command id": "指令编号", Show: "查看", "Recent results": "最近结果", "Recent changes": "最近变更", "Dead letters": "死信", Notices: "通知",
   "Everything else": "其他", "All figures of /status": "/status 的全部数据",
-  "doubt-help": "已调用 ERP，但结果未知。正在查询的指令无需处理；以 IN_DOUBT 结束的指令需要人工判断：在 ERP 中核对候选单据，然后用 `wdt-connector commands resolve` 作出决定。",
+  "doubt-help": "已调用 ERP，但结果未知。正在查询的指令无需处理；以 IN_DOUBT 结束的指令需要人工判断：在 ERP 中核对候选单据，然后用 `wdt-connector commands resolve` 作出决定。此处只列出本实例启动以来的指令；`wdt-connector commands list` 读取全部日志。",
   "dead-help": "本实例搁置的记录及原因。`wdt-connector dlq show` 查看单条，原因消除后用 `dlq replay` 重新发送。",
   ready: "就绪", "not ready": "未就绪", healthy: "运行正常", stalled: "停滞", version: "版本", "up for": "已运行", live: "实时", "no connection": "连接中断",
   "no answer from the connector; trying again": "连接器没有应答，正在重试", "access refused": "访问被拒绝",
