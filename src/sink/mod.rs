@@ -5,9 +5,11 @@
 //!           hop 1      hop 2       hop 3      hop 4   (journal)   hop 6      in one transaction
 //! ```
 //!
-//! [`engine`] is the loop that owns every state; [`flow`] carries a command through the hops, [`commit`] puts the
-//! transactions together, [`partition`] takes partitions over. What may happen next is decided in [`journal`], purely.
+//! [`engine`] is the loop that owns every state; [`intake`] lines commands up by key, [`flow`] carries them through the hops,
+//! [`asking`] looks for those in doubt, [`commit`] puts the transactions together, [`partition`] takes partitions over. What
+//! may happen next is decided in [`journal`], purely.
 
+mod asking;
 mod breaker;
 mod bundle;
 mod call;
@@ -18,6 +20,7 @@ mod engine;
 mod flow;
 #[doc(hidden)]
 pub mod fuzz;
+mod intake;
 mod journal;
 pub mod letter;
 mod partition;

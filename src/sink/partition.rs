@@ -85,6 +85,9 @@ pub struct Partition {
     pub sightings: Option<Sightings>,
     /// Records that wait for a schema to be learnt, and everything after them.
     pub unlearnt: VecDeque<Delivered>,
+    /// The offset behind the last record that was delivered, and when that one was sent.
+    pub read_to: i64,
+    pub read_at: Option<Timestamp>,
     /// Nothing new is begun: the partition is being given back.
     pub draining: bool,
     /// The journal was declared lost then: what was sent before is looked for before its first call.
@@ -104,6 +107,8 @@ impl Partition {
             in_doubt: journal.in_doubt,
             sightings: Some(Sightings::new()),
             unlearnt: VecDeque::new(),
+            read_to: start,
+            read_at: None,
             draining: false,
             lost_at: journal.lost_at,
         }

@@ -2,7 +2,7 @@
 //!
 //! An open intent never expires, and neither does a command in doubt: somebody has yet to decide about it. A record that is
 //! older than the horizon is looked for in the ERP before its first call (`Engine::is_old`), so forgetting costs a look-up,
-//! never an order.
+//! never an order. What counts is the time of what is being read: a copy that waits in a backlog finds its outcome still.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
     schema::{EntryKind, JournalEntry, Outcome},
 };
 
-use super::{engine::Engine, settle::journal_key};
+use super::{engine::Engine, partition::Partition, settle::journal_key};
 
 /// Entries looked at in one step.
 const STEP: usize = 500;
@@ -34,6 +34,11 @@ fn rest(horizon: Duration) -> Duration {
     (horizon / 100).clamp(Duration::from_secs(1), Duration::from_secs(3600))
 }
 
+/// The time against which outcomes are old: now where everything is read, else that of the newest record that was.
+fn as_of(now: Timestamp, end: Option<i64>, read_to: i64, read_at: Option<Timestamp>) -> Option<Timestamp> {
+    if end? <= read_to { Some(now) } else { read_at.map(|at| at.min(now)) }
+}
+
 /// Whether the entry may be forgotten.
 pub(super) fn expired(entry: &JournalEntry, now: Timestamp, horizon: Duration) -> bool {
     entry.kind == EntryKind::Outcome
@@ -49,10 +54,13 @@ impl Engine<'_> {
         }
         let horizon = self.parts.settings.commands.dedupe_horizon;
         let (from, after) = self.sweep.place.take().unwrap_or((i32::MIN, None));
-        let Some((number, lease)) =
-            self.partitions.range(from..).find(|(_, partition)| !partition.draining).map(|(number, partition)| (*number, partition.lease))
-        else {
+        let Some((number, partition)) = self.partitions.range(from..).find(|(_, partition)| !partition.draining) else {
             self.sweep.due = now.plus(rest(horizon));
+            return;
+        };
+        let (number, lease) = (*number, partition.lease);
+        let Some(as_of) = as_of(Timestamp::now(), self.ends.end(number), partition.read_to, partition.read_at) else {
+            (self.sweep.due, self.sweep.place) = (now.plus(PAUSE), Some((number + 1, None)));
             return;
         };
         let after = after.filter(|_| number == from);
@@ -63,9 +71,8 @@ impl Engine<'_> {
                 return;
             }
         };
-        let wall = Timestamp::now();
         for (key, value) in &page {
-            if self.parts.codec.decode_journal(value).is_ok_and(|entry| expired(&entry, wall, horizon)) {
+            if self.parts.codec.decode_journal(value).is_ok_and(|entry| expired(&entry, as_of, horizon)) {
                 self.expired.push((lease, key.clone()));
             }
         }
@@ -81,10 +88,14 @@ impl Engine<'_> {
         }
         let busy: HashSet<Vec<u8>> =
             self.slots.values().map(|slot| journal_key(&slot.accepted.command.return_no, &slot.accepted.command.command_id)).collect();
+        // Copies that wait for their turn are answered by the entry.
+        let waits = |partition: &Partition, key: &[u8]| {
+            serde_json::from_slice::<(String, String)>(key).is_ok_and(|(return_no, _)| partition.keys.contains_key(&return_no))
+        };
         let now = self.expired.split_off(self.expired.len().saturating_sub(MOST));
         let kept = now.into_iter().filter(|(lease, key)| {
             let partition = self.partitions.get(&lease.partition).filter(|partition| partition.lease == *lease);
-            partition.is_some_and(|partition| !partition.open.contains_key(key)) && !busy.contains(key)
+            partition.is_some_and(|partition| !partition.open.contains_key(key) && !waits(partition, key)) && !busy.contains(key)
         });
         kept.map(|(lease, key)| {
             let tombstone = Outgoing {
@@ -117,6 +128,15 @@ mod tests {
         for kind in [EntryKind::Intent, EntryKind::Barrier, EntryKind::Proof] {
             assert!(!expired(&of(kind, None, 0), now, horizon));
         }
+    }
+
+    #[test]
+    fn a_backlog_is_judged_by_its_own_time() {
+        let now = Timestamp(100);
+        assert_eq!(as_of(now, Some(7), 7, Some(Timestamp(5))), Some(now), "everything is read");
+        assert_eq!(as_of(now, Some(9), 7, Some(Timestamp(5))), Some(Timestamp(5)));
+        assert_eq!(as_of(now, Some(9), 7, Some(Timestamp(500))), Some(now), "a sender's clock may be ahead");
+        assert_eq!((as_of(now, Some(9), 7, None), as_of(now, None, 7, Some(now))), (None, None), "nothing is known: nothing expires");
     }
 
     #[test]

@@ -1,0 +1,170 @@
+//! A command in doubt is asked about: look-ups, the proof that look-ups can see anything, and the probes of a broken circuit.
+
+use std::{collections::HashSet, sync::Arc};
+
+use tracing::Instrument as _;
+
+use crate::{
+    clock::Moment,
+    crash::{self, Fault, Point},
+    erp::Call,
+    kafka::Lease,
+    metrics::Hop,
+};
+
+use super::{
+    call::{Question, ask, probe},
+    engine::{Engine, Happened, SlotId, Waits},
+    journal::{Finding, Sight, Step},
+    partition::Confirmed,
+    settle::{journal_key, journal_prefix},
+};
+
+impl Engine<'_> {
+    pub(super) fn look_up(&mut self, id: SlotId, was_probe: bool) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        if self.partitions.get(&slot.lease.partition).is_none_or(|partition| partition.draining) {
+            return;
+        }
+        if crash::fault(Fault::Resend) {
+            return self.step(id, Step::Intend);
+        }
+        slot.waits = Waits::Finding;
+        slot.trace.enter(Hop::Call);
+        let span = slot.trace.hop();
+        let command = &slot.accepted.command;
+        let mut claimed: HashSet<String> = slot.life.dismissed.iter().cloned().collect();
+        let own = journal_key(&command.return_no, &command.command_id);
+        let codec = &self.parts.codec;
+        let scanned = self.store.scan(slot.lease.partition, &journal_prefix(&command.return_no), |key, value| {
+            if key != own
+                && let Ok(entry) = codec.decode_journal(value)
+            {
+                claimed.extend(entry.outbound_no);
+            }
+            true
+        });
+        if let Err(fault) = scanned {
+            self.cache_failed = Some(fault.to_string());
+            return;
+        }
+        let question = Question {
+            return_no: command.return_no.clone(),
+            marker: slot.life.marker.clone(),
+            first_intent_at: slot.life.first_intent_at,
+            claimed,
+        };
+        self.counts.lookups += 1;
+        let (erp, settings, happened) = (self.parts.erp.clone(), Arc::clone(&self.parts.settings), self.happened.clone());
+        let asking = async move {
+            crash::point(Point::LookUpAsking);
+            let finding = ask(&erp, &question, &settings.commands).await;
+            crash::point(Point::LookUpAnswered);
+            tracing::Span::current().record("erp.call", Call::QueryOutbounds.name()).record("erp.answer", finding.word());
+            let _ = happened.send(Happened::LookedUp { slot: id, finding, was_probe });
+        };
+        tokio::spawn(asking.instrument(span));
+    }
+
+    pub(super) fn looked_up(&mut self, id: SlotId, finding: Finding, was_probe: bool) {
+        let now = Moment::now();
+        if was_probe {
+            self.probing = false;
+            let answered = match &finding {
+                Finding::Failed(reason) => Err(reason.clone()),
+                Finding::Found(_) | Finding::Suspects(_) | Finding::Absent { .. } => Ok(()),
+            };
+            self.breaker.probed(answered, now);
+        }
+        let (circuit_closed, stretch) = (self.breaker.closed(), self.breaker.stretch());
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        if slot.counted_in.is_some_and(|counted_in| counted_in != stretch) {
+            slot.counted_in = None;
+            slot.life.uncount();
+        }
+        let warehouse_no = slot.accepted.command.warehouse_no.clone();
+        let lease = slot.lease;
+        let seen = matches!(finding, Finding::Found(_));
+        let proven = self.proofs.contains(&warehouse_no);
+        if let Finding::Failed(reason) = &finding {
+            tracing::debug!(return_no = slot.accepted.command.return_no, %reason, "look-up failed");
+        }
+        let pair = (slot.accepted.command.return_no.as_str(), slot.accepted.command.command_id.as_str());
+        self.parts.metrics.hop(Hop::Call, finding.word());
+        self.parts.board.step(pair, Hop::Call.name(), finding.word(), finding.detail());
+        let step = slot.life.looked_up(finding, Sight { now, proven, circuit_closed }, &self.timing);
+        crash::point(Point::FindingJudged);
+        tracing::info!(
+            return_no = slot.accepted.command.return_no,
+            command_id = slot.accepted.command.command_id,
+            attempt = slot.life.attempt,
+            found = seen,
+            settled = matches!(step, Step::Settle(_)),
+            again = matches!(step, Step::Intend),
+            "asked about a command in doubt"
+        );
+        self.step(id, step);
+        if seen {
+            self.prove(lease, &warehouse_no);
+        }
+    }
+
+    /// Look-ups see our markers in this warehouse: whoever waited for that asks again. Journaled under `lease`.
+    pub(super) fn prove(&mut self, lease: Lease, warehouse_no: &str) {
+        if !self.proofs.insert(warehouse_no.to_owned()) {
+            return;
+        }
+        self.new_proofs.push((lease, warehouse_no.to_owned()));
+        self.confirmed.remove(warehouse_no);
+        let now = Moment::now();
+        for (id, slot) in &mut self.slots {
+            if slot.waits == Waits::Proof && slot.accepted.command.warehouse_no == warehouse_no {
+                slot.waits = Waits::Ask;
+                self.timers.insert((now, *id));
+            }
+        }
+    }
+
+    /// An order of the warehouse that exists for certain is looked up, only while somebody waits for the proof that such
+    /// orders can be seen.
+    pub(super) fn seek_proof(&mut self, warehouse_no: &str) {
+        // Asked with every created order of an unproven warehouse, so only those that once began to wait are looked at.
+        let slots = &self.slots;
+        self.unproven.retain(|id| slots.get(id).is_some_and(|slot| slot.waits == Waits::Proof));
+        let awaited = self.unproven.iter().any(|id| slots.get(id).is_some_and(|slot| slot.accepted.command.warehouse_no == warehouse_no));
+        let Some(confirmed) = self.confirmed.get(warehouse_no).cloned() else { return };
+        let warehouse_no = warehouse_no.to_owned();
+        if !awaited || !self.proof_sought.insert(warehouse_no.clone()) {
+            return;
+        }
+        let Confirmed { return_no, marker } = confirmed;
+        let (erp, settings, happened) = (self.parts.erp.clone(), Arc::clone(&self.parts.settings), self.happened.clone());
+        tokio::spawn(async move {
+            // It becomes visible within max_visibility, or the next created order is tried.
+            let question = Question { return_no, marker, first_intent_at: None, claimed: HashSet::new() };
+            let deadline = Moment::now().plus(settings.commands.max_visibility).plus(settings.commands.lookup_spacing);
+            let seen = loop {
+                if matches!(ask(&erp, &question, &settings.commands).await, Finding::Found(_)) {
+                    break true;
+                }
+                if Moment::now() >= deadline {
+                    break false;
+                }
+                tokio::time::sleep(settings.commands.lookup_spacing).await;
+            };
+            let _ = happened.send(Happened::ProofSought { warehouse_no, seen });
+        });
+    }
+
+    /// A probe goes out when one is due and no look-up did the same.
+    pub(super) fn probe(&mut self, now: Moment) {
+        if self.probing || self.breaker.probe_at().is_none_or(|at| at > now) {
+            return;
+        }
+        self.probing = true;
+        let (erp, timeout, happened) = (self.parts.erp.clone(), self.parts.settings.commands.call_timeout, self.happened.clone());
+        tokio::spawn(async move {
+            let _ = happened.send(Happened::Probed(probe(&erp, timeout).await));
+        });
+    }
+}

@@ -1,0 +1,327 @@
+//! From a delivered record to a command in its key's line, and from the front of the line to what the journal makes of it.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    clock::{Moment, Timestamp},
+    crash::{self, Point},
+    kafka::{Delivered, Lease},
+    metrics::Hop,
+    schema::{LearnFault, Outcome},
+    telemetry::Trace,
+};
+
+use super::{
+    command::{Parsed, parse},
+    decision::Decision,
+    engine::{End, Engine, Happened, Ready, Slot, Waits},
+    journal::{Known, Verdict, judge},
+    letter::{first_sent, replays},
+    partition::{Queued, Work, its_turn},
+    placement::{Placement, Treatment, tells},
+    settle::journal_key,
+    validate::{check_placement, validate},
+};
+
+impl Engine<'_> {
+    /// One record, as it comes from the group.
+    pub(super) fn delivered(&mut self, record: Delivered) {
+        let lease = record.lease;
+        let Some(partition) = self.partitions.get_mut(&lease.partition).filter(|partition| partition.lease == lease) else { return };
+        if !partition.unlearnt.is_empty() {
+            partition.unlearnt.push_back(record);
+            return;
+        }
+        partition.read_to = record.offset + 1;
+        if record.offset < partition.start || !partition.prefix.deliver(record.offset) {
+            // An earlier owner settled it: reading it again is no copy.
+            self.group.release(lease, 1);
+            return;
+        }
+        partition.read_at = first_sent(&record);
+        crash::point(Point::CommandDelivered);
+        self.counts.received += 1;
+        self.parts.metrics.command_received();
+        self.read(record);
+    }
+
+    fn read(&mut self, record: Delivered) {
+        if self.placement.misfit().is_some() {
+            return self.held_back.push(record);
+        }
+        let received = Moment::now();
+        let lease = record.lease;
+        let settings = &self.parts.settings.commands;
+        if let Some(decision) = Decision::read(&record) {
+            let placed = decision.and_then(|decision| {
+                check_placement(record.key.as_deref(), &decision.return_no, lease.partition, self.partition_count, settings.partitioner)
+                    .map(|()| decision)
+            });
+            return match placed {
+                Ok(decision) => {
+                    let mut trace = Trace::begin((&decision.return_no, &decision.command_id), &record.headers);
+                    trace.enter(Hop::Journal);
+                    self.enqueue(Queued { record: Arc::new(record), received, work: Work::Decision(decision), trace });
+                }
+                Err(reason) => self.end(lease, Arc::new(record), received, None, End::Refused(reason)),
+            };
+        }
+        let parsed = parse(&record, settings.format, &self.parts.codec);
+        self.parts.metrics.hop(Hop::Command, parsed.word());
+        match parsed {
+            Parsed::Poison(reason) => self.end(lease, Arc::new(record), received, None, End::Poison(reason)),
+            Parsed::Unlearnt(id) => {
+                if let Some(partition) = self.partitions.get_mut(&lease.partition) {
+                    partition.unlearnt.push_front(record);
+                }
+                self.learn(lease, id, Duration::ZERO);
+            }
+            Parsed::Invalid { return_no, command_id, violations } => {
+                self.invalid(lease, record, received, return_no, command_id, violations)
+            }
+            Parsed::Command(command) => {
+                let key_fits = record.key.as_deref() == Some(command.return_no.as_bytes());
+                crash::point(Point::CommandRead);
+                let placed =
+                    check_placement(record.key.as_deref(), &command.return_no, lease.partition, self.partition_count, settings.partitioner);
+                let (return_no, command_id) = (command.return_no.clone(), command.command_id.clone());
+                let mut trace = Trace::begin((&return_no, &command_id), &record.headers);
+                match (placed, validate(*command)) {
+                    (Ok(()), validated) => {
+                        if tells(&return_no, lease.partition, self.partition_count, settings.partitioner) {
+                            self.placement.fits();
+                        }
+                        match validated {
+                            Ok(accepted) => {
+                                self.passed((&return_no, &command_id), Hop::Validate, "accepted", None);
+                                trace.enter(Hop::Journal);
+                                self.enqueue(Queued { record: Arc::new(record), received, work: Work::Command(accepted), trace });
+                            }
+                            Err(violations) => self.invalid(lease, record, received, return_no, command_id, violations),
+                        }
+                    }
+                    (Err(misplaced), validated) => {
+                        if key_fits && self.held(&return_no, lease.partition) {
+                            self.held_back.push(record);
+                            return;
+                        }
+                        let violations = std::iter::once(misplaced).chain(validated.err().unwrap_or_default()).collect();
+                        self.invalid(lease, record, received, return_no, command_id, violations);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether a misplaced record waits for the judgement of its senders.
+    fn held(&mut self, return_no: &str, partition: i32) -> bool {
+        let configured = self.parts.settings.commands.partitioner;
+        let was_fine = self.placement.misfit().is_none();
+        let treatment = self.placement.misplaced(return_no, partition, self.partition_count, configured, Moment::now());
+        if let Some(reason) = self.placement.misfit().filter(|_| was_fine) {
+            tracing::error!(%reason, "the command route pauses; nothing was settled");
+        }
+        treatment == Treatment::Hold
+    }
+
+    /// Judges senders of few records in time, and settles what waited once it is known to be invalid.
+    pub(super) fn judge_senders(&mut self, now: Moment) {
+        if self.held_back.is_empty() {
+            return;
+        }
+        let was_fine = self.placement.misfit().is_none();
+        self.placement.due(self.partition_count, self.parts.settings.commands.partitioner, now);
+        if let Some(reason) = self.placement.misfit().filter(|_| was_fine) {
+            tracing::error!(%reason, "the command route pauses; nothing was settled");
+        }
+        if matches!(self.placement, Placement::Fits) {
+            for record in std::mem::take(&mut self.held_back) {
+                self.read(record);
+            }
+        }
+    }
+
+    fn invalid(
+        &mut self,
+        lease: Lease,
+        record: Delivered,
+        received: Moment,
+        return_no: String,
+        command_id: String,
+        violations: Vec<String>,
+    ) {
+        self.passed((&return_no, &command_id), Hop::Validate, "invalid", Some(violations.join("; ")));
+        self.end(lease, Arc::new(record), received, None, End::Plain { outcome: Outcome::Invalid, return_no, command_id, violations });
+    }
+
+    pub(super) fn end(&mut self, lease: Lease, record: Arc<Delivered>, received: Moment, key: Option<String>, end: End) {
+        self.ready.push_back(Ready { lease, record, received, key, end });
+    }
+
+    fn learn(&self, lease: Lease, id: u32, pause: Duration) {
+        let (codec, happened) = (Arc::clone(&self.parts.codec), self.happened.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            let result = codec.learn(id).await;
+            let _ = happened.send(Happened::Learnt { lease, result });
+        });
+    }
+
+    /// The schema of the record that holds its partition back is known now, or never will be.
+    pub(super) fn learnt(&mut self, lease: Lease, result: Result<(), LearnFault>) {
+        let Some(partition) = self.partitions.get_mut(&lease.partition).filter(|partition| partition.lease == lease) else { return };
+        let mut waiting = std::mem::take(&mut partition.unlearnt);
+        let Some(first) = waiting.pop_front() else { return };
+        match result {
+            Ok(()) => self.read(first),
+            Err(LearnFault::Unusable(reason)) => self.end(lease, Arc::new(first), Moment::now(), None, End::Poison(reason)),
+            Err(LearnFault::Unavailable(reason)) => {
+                tracing::warn!(partition = lease.partition, %reason, "commands wait for the schema registry");
+                let Parsed::Unlearnt(id) = parse(&first, self.parts.settings.commands.format, &self.parts.codec) else {
+                    return self.read(first);
+                };
+                waiting.push_front(first);
+                if let Some(partition) = self.partitions.get_mut(&lease.partition) {
+                    partition.unlearnt = waiting;
+                }
+                return self.learn(lease, id, Duration::from_secs(1));
+            }
+        }
+        // The first may wait for the next unknown schema already; everything else keeps its place behind it.
+        for record in waiting {
+            self.delivered(record);
+        }
+    }
+
+    /// Commands with the same key run one after the other, in offset order.
+    fn enqueue(&mut self, queued: Queued) {
+        crash::point(Point::CommandAccepted);
+        let lease = queued.record.lease;
+        let key = queued.work.key().to_owned();
+        let Some(partition) = self.partitions.get_mut(&lease.partition) else { return };
+        let line = partition.keys.entry(key.clone()).or_default();
+        let ahead = line.len();
+        line.push_back(queued);
+        if its_turn(ahead) {
+            self.begin(lease, &key);
+        }
+    }
+
+    /// The front command of a key is judged by what the journal knows.
+    pub(super) fn begin(&mut self, lease: Lease, key: &str) {
+        let Some(partition) = self.partitions.get(&lease.partition).filter(|partition| partition.lease == lease && !partition.draining)
+        else {
+            return;
+        };
+        let Some(queued) = partition.keys.get(key).and_then(|line| line.front()) else { return };
+        let (record, work, received) = (Arc::clone(&queued.record), queued.work.clone(), queued.received);
+        let trace = queued.trace.clone();
+        let (return_no, command_id) = match &work {
+            Work::Command(accepted) => (accepted.command.return_no.clone(), accepted.command.command_id.clone()),
+            Work::Decision(decision) => (decision.return_no.clone(), decision.command_id.clone()),
+        };
+        let journal_key = journal_key(&return_no, &command_id);
+        let entry = match partition.open.get(&journal_key) {
+            Some(entry) => Ok(Some(entry.clone())),
+            None => self.recorded(lease.partition, &journal_key),
+        };
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(reason) => {
+                // The cache failed: the restart rebuilds it; nothing is decided without it.
+                self.cache_failed = Some(reason);
+                return;
+            }
+        };
+        let accepted = match work {
+            Work::Command(accepted) => accepted,
+            Work::Decision(decision) => {
+                let end = match decision.settle(entry.as_ref(), Timestamp::now()) {
+                    Ok(entry) => End::Decided { entry: Box::new(entry) },
+                    Err(reason) => End::Refused(reason),
+                };
+                return self.end(lease, record, received, Some(key.to_owned()), end);
+            }
+        };
+        let known = Known {
+            entry,
+            restored_at: partition.restored_at,
+            old: self.is_old(&record),
+            replayed: replays(&record).is_some(),
+            now: Moment::now(),
+            now_wall: Timestamp::now(),
+        };
+        let now = known.now;
+        let front = Some(key.to_owned());
+        let (metrics, board) = (&self.parts.metrics, &self.parts.board);
+        let mut slot = |life, recorded, waits| {
+            let id = self.next_slot;
+            self.next_slot += 1;
+            let slot = Slot {
+                lease,
+                record: Arc::clone(&record),
+                accepted: accepted.clone(),
+                received,
+                life,
+                send_by: None,
+                permit: None,
+                pauses: None,
+                counted_in: None,
+                recorded,
+                waits,
+                trace: trace.clone(),
+            };
+            self.slots.insert(id, slot);
+            id
+        };
+        let verdict = judge(&accepted, lease.partition, record.offset, known, &self.timing);
+        metrics.hop(Hop::Journal, verdict.word());
+        board.step((&return_no, &command_id), Hop::Journal.name(), verdict.word(), None);
+        crash::point(Point::CommandJudged);
+        match verdict {
+            Verdict::Fresh(life) => {
+                let id = slot(life, None, Waits::Admission);
+                self.admission.push_back(id);
+            }
+            Verdict::LookFirst(life) => {
+                let id = slot(life, None, Waits::Ask);
+                self.timers.insert((now, id));
+            }
+            Verdict::Resume(life) => {
+                let id = slot(life, None, Waits::Sighting);
+                self.resume(id);
+            }
+            Verdict::Repeat(life, recorded) => {
+                let id = slot(life, Some(recorded), Waits::Ask);
+                self.timers.insert((now, id));
+            }
+            Verdict::Duplicate(entry) => self.end(lease, record, received, front, End::Copy { entry }),
+            Verdict::Conflict => {
+                let violations = vec!["command_id was used before for this return_no with other content; use a new command_id".into()];
+                self.end(lease, record, received, front, End::Plain { outcome: Outcome::Invalid, return_no, command_id, violations });
+            }
+            Verdict::Expired => {
+                self.end(
+                    lease,
+                    record,
+                    received,
+                    front,
+                    End::Plain { outcome: Outcome::Expired, return_no, command_id, violations: Vec::new() },
+                );
+            }
+        }
+    }
+
+    /// The outcome recorded for a command, from the cache of the journal.
+    fn recorded(&self, partition: i32, key: &[u8]) -> Result<Option<crate::schema::JournalEntry>, String> {
+        match self.store.get(partition, key).map_err(|fault| fault.to_string())? {
+            None => Ok(None),
+            Some(bytes) => self
+                .parts
+                .codec
+                .decode_journal(&bytes)
+                .map(Some)
+                .map_err(|fault| format!("a journal entry in the cache cannot be read: {fault}")),
+        }
+    }
+}
