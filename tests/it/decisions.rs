@@ -8,6 +8,7 @@ use wdt_connector::{
 
 use crate::kit::{
     commands::{avro, command, json_bytes},
+    erp::Kind,
     records::{Record, Sender, read_all},
     rig::{PATIENCE, Rig},
     until,
@@ -194,7 +195,7 @@ fn a_copy_of_a_command_in_doubt_asks_again_and_never_calls() {
     assert_eq!((results[1].outcome, results[1].duplicate, &results[1].candidates), (Outcome::InDoubt, true, &vec![order.clone()]));
     // Somebody puts the marker back: the next copy finds it.
     let marker = header(&read_all(&rig.topics.dead_letters)[0], "wdt-in-doubt")["marker"].as_str().unwrap().to_owned();
-    rig.erp.modify(crate::kit::erp::Kind::FlagshipOutbounds, &order, &serde_json::json!({"remark": marker}));
+    rig.erp.modify(Kind::FlagshipOutbounds, &order, &serde_json::json!({"remark": marker}));
     rig.send(&[command("CT-1", "c-1")]);
     let result = rig.results(3).remove(2);
     assert_eq!(
@@ -233,7 +234,7 @@ fn several_orders_with_one_marker_are_a_persons_to_sort_out() {
     rig.erp.only_faults("query:5xx=1,createOrder:applied_timeout=1x");
     rig.send(&[command("CT-1", "c-1")]);
     let second = until("the order", PATIENCE, || rig.erp.orders().into_iter().find(|order| order.order_no != other));
-    rig.erp.modify(crate::kit::erp::Kind::FlagshipOutbounds, &other, &serde_json::json!({"remark": second.remark}));
+    rig.erp.modify(Kind::FlagshipOutbounds, &other, &serde_json::json!({"remark": second.remark}));
     rig.erp.only_faults("");
     let result = rig.results(2).remove(1);
     let mut named = result.candidates.clone();
@@ -286,6 +287,22 @@ fn dead_letters_are_listed_shown_and_sent_again_byte_for_byte_until_the_cap() {
     let (_, text) = said(&rig, &["dlq", "replay", "--max-replays", "2"]);
     assert!(text.contains("0 sent again") && text.contains("replayed 2 times"), "{text}");
     assert_eq!(rig.erp.orders().len(), 1);
+}
+
+#[test]
+fn a_feeds_dead_letter_is_read_again_by_the_backfill_that_is_named() {
+    let rig = Rig::new("feedletters").purchase_returns();
+    let numbers = rig.erp.seed(Kind::Returns, 3);
+    rig.erp.modify(Kind::Returns, &numbers[1], &serde_json::json!({"set": {"modified": "not a time"}}));
+    let _connector = rig.start();
+    until("the letter", PATIENCE, || (read_all(&rig.topics.feed_dead_letters).len() == 1).then_some(()));
+    let listed = lines(&rig, &["dlq", "list", "--feeds", "--json"]);
+    assert!(listed.len() == 1 && listed[0]["reason"].as_str().is_some_and(|reason| reason.contains("modified")), "{listed:?}");
+    let place = format!("{}:{}", listed[0]["partition"], listed[0]["offset"]);
+    let (code, text) = said(&rig, &["dlq", "show", "--feeds", &place]);
+    assert!(code == Some(0) && text.contains(&numbers[1]), "{text}");
+    let (code, text) = said(&rig, &["dlq", "replay", "--feeds"]);
+    assert!(code == Some(0) && text.contains("purchase_returns: 1 records") && text.contains("backfill"), "{text}");
 }
 
 #[test]

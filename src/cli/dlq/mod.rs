@@ -1,5 +1,6 @@
 //! `dlq`: the dead letters of commands and feeds.
 
+mod feeds;
 mod judge;
 mod list;
 mod replay;

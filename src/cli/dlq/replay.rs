@@ -23,7 +23,7 @@ use crate::{
 
 use super::{
     super::{End, memory, output, resend},
-    Filter,
+    Filter, feeds,
     judge::{IfAbsent, Ruling, answered, judge},
     letters,
 };
@@ -52,9 +52,7 @@ type Content = (Option<Vec<u8>>, Option<Vec<u8>>);
 
 pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Result<End> {
     if args.feeds {
-        bail!(
-            "a feed's record is not sent but read again from the ERP: run `wdt-connector backfill` over the period in which it was modified"
-        );
+        return feeds::execute(settings, &args.filter).await;
     }
     let codec = memory::codec(settings).await?;
     let found = newest_of_each(letters(settings, &settings.topics.dead_letters, &Filter::default()).await?);

@@ -1,0 +1,96 @@
+//! `dlq replay --feeds`: a feed's record is not sent again but read again from the ERP, so what is said is the backfill that
+//! does it.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::{clock::Timestamp, config::Settings, sink::letter::Letter};
+
+use super::{
+    super::{End, output},
+    Filter, letters,
+};
+
+/// The records of one feed and when they were modified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Span {
+    records: u64,
+    modified: Option<(Timestamp, Timestamp)>,
+    /// Records whose own `modified` cannot be read.
+    undated: u64,
+}
+
+/// The feed a letter belongs to; its key is `["feed","record id"]`.
+fn feed_of(letter: &Letter) -> Option<String> {
+    let (feed, _) = serde_json::from_slice::<(String, Value)>(letter.key.as_deref()?).ok()?;
+    Some(feed)
+}
+
+/// The record's modified time, in either of the ERP's forms.
+fn modified(letter: &Letter) -> Option<Timestamp> {
+    let record: Value = serde_json::from_slice(letter.value.as_deref()?).ok()?;
+    let modified = record.get("modified")?;
+    modified.as_i64().map(Timestamp).or_else(|| Timestamp::from_beijing(modified.as_str()?))
+}
+
+fn spans(letters: &[Letter]) -> BTreeMap<String, Span> {
+    let mut spans = BTreeMap::new();
+    for letter in letters {
+        let Some(feed) = feed_of(letter) else { continue };
+        let span = spans.entry(feed).or_insert(Span { records: 0, modified: None, undated: 0 });
+        span.records += 1;
+        match (modified(letter), &mut span.modified) {
+            (None, _) => span.undated += 1,
+            (Some(at), Some((first, last))) => (*first, *last) = ((*first).min(at), (*last).max(at)),
+            (Some(at), none) => *none = Some((at, at)),
+        }
+    }
+    spans
+}
+
+pub(super) async fn execute(settings: &Settings, filter: &Filter) -> anyhow::Result<End> {
+    let found = letters(settings, &settings.topics.feed_dead_letters, filter).await?;
+    let spans = spans(&found);
+    if spans.is_empty() {
+        let _ = output::say("no such dead letter");
+    }
+    for (feed, span) in spans {
+        let undated = if span.undated == 0 { String::new() } else { format!(", {} of them without a readable time", span.undated) };
+        let _ = output::say(&format!("{feed}: {} records{undated}; nothing was sent, they are read again from the ERP by", span.records));
+        match span.modified {
+            Some((first, last)) => {
+                let _ = output::say(&format!("  wdt-connector backfill --feed {feed} --from {first} --to {last}"));
+            }
+            None => {
+                let _ = output::say("  wdt-connector backfill over the period in which they were modified, see `dlq show --feeds`");
+            }
+        }
+    }
+    Ok(End::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::tool::Seen;
+
+    fn letter(key: &str, value: &str) -> Letter {
+        let (key, value) = (Some(key.as_bytes().to_vec()), Some(value.as_bytes().to_vec()));
+        Letter::read(Seen { topic: "d".into(), partition: 0, offset: 0, timestamp: None, key, value, headers: vec![] })
+    }
+
+    #[test]
+    fn the_period_covers_every_record_of_a_feed_in_both_forms_of_time() {
+        let found = spans(&[
+            letter(r#"["purchase_returns","1"]"#, r#"{"modified":5000}"#),
+            letter(r#"["purchase_returns","2"]"#, r#"{"modified":"1970-01-01 08:00:02"}"#),
+            letter(r#"["return_outbounds","1"]"#, "no json"),
+            letter("foreign", "{}"),
+        ]);
+        assert_eq!(found.len(), 2);
+        let returns = Span { records: 2, modified: Some((Timestamp(2000), Timestamp(5000))), undated: 0 };
+        assert_eq!(found.get("purchase_returns"), Some(&returns));
+        assert_eq!(found.get("return_outbounds"), Some(&Span { records: 1, modified: None, undated: 1 }));
+    }
+}
