@@ -155,18 +155,15 @@ fn decode(next: i64, metadata: &str) -> Vec<(i64, i64)> {
             shift += 7;
         }
     }
-    let mut at = next;
-    numbers
-        .as_chunks::<2>()
-        .0
-        .iter()
-        .map(|[gap, length]| {
-            let from = at.saturating_add(*gap);
-            let to = from.saturating_add(*length);
-            at = to.saturating_add(1);
-            (from, to)
-        })
-        .collect()
+    let mut at = Some(next);
+    let runs = numbers.as_chunks::<2>().0.iter().map(|[gap, length]| {
+        let from = at?.checked_add(*gap)?;
+        let to = from.checked_add(*length)?;
+        at = to.checked_add(1);
+        // No log has an offset so high that there is none behind it.
+        at.map(|_| (from, to))
+    });
+    runs.collect::<Option<Vec<_>>>().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -217,7 +214,7 @@ mod tests {
 
     #[test]
     fn strange_metadata_is_no_run() {
-        for text in ["", "hello", "1:!!!", "1:////////////////////////"] {
+        for text in ["", "hello", "1:!!!", "1:////////////////////////", "1:f39/f39/f39/f38Bf39/f39/f39/f38B"] {
             assert!(Prefix::restore(0, text).deliver(0), "{text}");
         }
     }
