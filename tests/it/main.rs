@@ -34,6 +34,7 @@ mod operate;
 mod process;
 mod quota;
 mod restore;
+mod secrets;
 mod sizing;
 mod storm;
 mod tools;
