@@ -160,6 +160,11 @@ async fn routes(
         routes.spawn(async move { Ok(sink::run(parts).await?) });
     }
     if any_feed(settings) {
+        let markers: Arc<dyn source::MarkerIndex> = if settings.return_outbounds.enabled {
+            Arc::new(source::JournalMarkers::new(settings, sink::marker)?)
+        } else {
+            Arc::new(source::NoMarkers)
+        };
         let parts = source::Parts {
             settings: Arc::clone(settings),
             erp: erp.clone(),
@@ -168,7 +173,7 @@ async fn routes(
             board: board.clone(),
             shutdown: shutdown.clone(),
             controls: controls.clone(),
-            markers: Arc::new(source::NoMarkers),
+            markers,
         };
         routes.spawn(async move { Ok(source::run(parts).await?) });
     }

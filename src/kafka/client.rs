@@ -57,6 +57,12 @@ pub(crate) fn consumer_config(kafka: &KafkaSettings, role: &str, group: &str) ->
     config
 }
 
+/// Bytes of the largest record a producer of ours takes: librdkafka's `message.max.bytes`.
+#[must_use]
+pub fn largest_record(kafka: &KafkaSettings) -> usize {
+    kafka.properties.get("message.max.bytes").and_then(|bytes| bytes.parse().ok()).unwrap_or(1_000_000)
+}
+
 /// The group id of a role: `application_id.role`.
 pub(crate) fn group_id(kafka: &KafkaSettings, role: &str) -> String {
     format!("{}.{role}", kafka.application_id)

@@ -5,6 +5,8 @@ mod client;
 mod consumer;
 pub mod control;
 mod ends;
+pub mod follow;
+pub mod members;
 mod membership;
 pub mod mock;
 mod offsets;
@@ -21,6 +23,7 @@ mod topic;
 mod transaction;
 mod watchdog;
 
+pub use client::largest_record;
 pub use consumer::{Delivered, Group, GroupEvent, GroupFault, GroupOptions, Lease};
 pub use ends::EndOffsets;
 pub use offsets::Prefix;

@@ -60,7 +60,7 @@ macro_rules! avsc {
 
 /// Every schema that a released version has written with, oldest first. A release adds a folder and never edits one:
 /// entries of the compacted topics live for ever, and without a registry nothing else can read them.
-pub(crate) const RELEASED: [(&str, &str); 8] = [
+pub(crate) const RELEASED: [(&str, &str); 9] = [
     avsc!("1", "CreateReturnOutbound"),
     avsc!("1", "CommandResult"),
     avsc!("1", "JournalEntry"),
@@ -69,6 +69,7 @@ pub(crate) const RELEASED: [(&str, &str); 8] = [
     avsc!("1", "ReturnOutbound"),
     avsc!("1", "PurchaseReturnEnvelope"),
     avsc!("1", "ReturnOutboundEnvelope"),
+    avsc!("2", "FeedState"),
 ];
 
 /// The catalog, parsed at its first use.
@@ -193,6 +194,7 @@ mod tests {
                 ("ReturnOutbound", 0x4502_259c_12fd_894d),
                 ("PurchaseReturnEnvelope", 0xcbc9_830c_825c_3dd5),
                 ("ReturnOutboundEnvelope", 0x4e77_cabf_a594_e8d6),
+                ("FeedState", 0xa70f_31be_fc96_0670),
             ],
             "as fastavro computes them, in the order of the bytes on the wire"
         );

@@ -15,7 +15,7 @@ mod standing;
 mod subject;
 mod translate;
 
-pub(crate) use catalog::catalog;
+pub(crate) use catalog::{Known, catalog};
 pub use catalog::{SchemaInfo, schemas};
 pub use codec::{Codec, DecodeFault, LearnFault, SchemaFault};
 pub use model::{

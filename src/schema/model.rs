@@ -231,6 +231,16 @@ pub struct Checkpoint {
     pub backfill_from: Option<Timestamp>,
     pub backfill_to: Option<Timestamp>,
     pub backfill_position: Option<Timestamp>,
+    /// Who asked for the running one; `None` when changed filters did.
+    pub backfill_id: Option<String>,
+    /// What the running one, or the last one, has read and published.
+    pub backfill_rows: Option<i64>,
+    pub backfill_events: Option<i64>,
+    /// The request that was carried out or cancelled last, and how it ended: `finished` or `cancelled`.
+    pub backfill_last: Option<String>,
+    pub backfill_end: Option<String>,
+    /// The last order to set the watermark that was carried out.
+    pub watermark_id: Option<String>,
 }
 
 /// `source` of a change event (Debezium's envelope, plus ours).
@@ -329,7 +339,21 @@ avro_record!(JournalEntry {
     partitions,
 });
 avro_record!(FeedState { kind, feed, record_id, number, modified, asked_at, content_hash, version, checkpoint, nonce });
-avro_record!(Checkpoint { watermark, late_watermark, snapshot, filters_hash, backfill_from, backfill_to, backfill_position });
+avro_record!(Checkpoint {
+    watermark,
+    late_watermark,
+    snapshot,
+    filters_hash,
+    backfill_from,
+    backfill_to,
+    backfill_position,
+    backfill_id,
+    backfill_rows,
+    backfill_events,
+    backfill_last,
+    backfill_end,
+    watermark_id,
+});
 avro_record!(Source {
     version,
     connector,

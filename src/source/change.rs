@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use crate::{
     clock::Timestamp,
-    config::{Edition, Feed, Topics},
+    config::{Edition, Feed, KafkaSettings, Topics},
     erp::{Call, record::Misfit},
-    kafka::Outgoing,
+    kafka::{Outgoing, largest_record},
     schema::{Checkpoint, Codec, EnvelopeParts, FeedState, SchemaFault, Source, StateKind},
 };
 
@@ -120,20 +120,27 @@ pub struct Scribe {
     dead_letters: Arc<str>,
     application: String,
     sid: String,
+    /// Bytes a value may have, keys and headers allowed for.
+    room: usize,
 }
 
+/// What a record has besides its value: key, headers, framing.
+const AROUND: usize = 4 * 1024;
+
 impl Scribe {
-    /// For one feed of the connector called `application`; `sid` is the account that answers its query.
+    /// For one feed of the connector that `kafka` names; `sid` is the account that answers its query.
     #[must_use]
     pub fn new(
         topics: &Topics,
-        application: &str,
+        kafka: &KafkaSettings,
         feed: Feed,
         edition: Edition,
         sid: &str,
         codec: Arc<Codec>,
         markers: Arc<dyn MarkerIndex>,
     ) -> Self {
+        let application = &kafka.application_id;
+        let largest = largest_record(kafka);
         let changes = match feed {
             Feed::PurchaseReturns => &topics.purchase_returns,
             Feed::ReturnOutbounds => &topics.return_outbounds,
@@ -148,39 +155,57 @@ impl Scribe {
             dead_letters: topics.feed_dead_letters.as_str().into(),
             application: application.to_owned(),
             sid: sid.to_owned(),
+            room: largest.saturating_sub(AROUND),
         }
     }
 
-    /// Event and state of one change.
+    /// Event and state of one change. A `before` that would make the event larger than Kafka takes is left out.
     ///
     /// # Errors
-    /// [`SchemaFault`] when the record does not fit its schema after all.
-    pub fn change(&self, change: &Change, window: Window, snapshot: Snapshot, now: Timestamp) -> Result<Piece, SchemaFault> {
+    /// [`Misfit`] when the record cannot be written as an event: it belongs into the dead letters.
+    pub fn change(&self, change: &Change, window: Window, snapshot: Snapshot, now: Timestamp) -> Result<Piece, Misfit> {
         let record = &change.record;
+        let misfit = |reason| Misfit { id: Some(record.id.clone()), field: "record".to_owned(), reason };
+        let unwritable = |fault: SchemaFault| misfit(format!("cannot be written: {fault}"));
         let source = self.source(change, window, snapshot);
         let subject = subject(self.feed);
-        let parts = EnvelopeParts { before: change.before.as_deref(), after: &record.datum, source: &source, op: change.op, ts_ms: now };
+        let encode = |before| {
+            let parts = EnvelopeParts { before, after: &record.datum, source: &source, op: change.op, ts_ms: now };
+            self.codec.encode_envelope(subject, &parts).map_err(unwritable)
+        };
+        let mut value = encode(change.before.as_deref())?;
+        if value.len() > self.room && change.before.is_some() {
+            value = encode(None)?;
+        }
+        if value.len() > self.room {
+            let bytes = value.len();
+            return Err(misfit(format!(
+                "does not fit into a Kafka record: its event has {bytes} bytes; raise message.max.bytes in kafka.properties and max.message.bytes of the change topic and {}, then run a backfill",
+                self.state
+            )));
+        }
         let event = Outgoing {
             topic: Arc::clone(&self.changes),
             partition: None,
             key: Some(record.number.clone().into_bytes()),
-            value: Some(self.codec.encode_envelope(subject, &parts)?),
+            value: Some(value),
             headers: Vec::new(),
         };
         let state = FeedState {
             record_id: Some(record.id.clone()),
             number: Some(record.number.clone()),
             modified: Some(record.modified),
-            asked_at: Some(change.asked_at),
-            content_hash: change.hash.to_vec(),
+            asked_at: Some(change.row.asked_at),
+            content_hash: change.row.hash.to_vec(),
             version: self.codec.keep(subject, &record.datum),
             ..self.entry(StateKind::Record)
         };
         let told = Told::Event(change.op.letter());
-        Ok(Piece { event, state: self.write(&StateKey::record(self.feed, &record.id), &state)?, told })
+        Ok(Piece { event, state: self.write(&StateKey::record(self.feed, &record.id), &state).map_err(unwritable)?, told })
     }
 
-    /// A record that does not fit: its JSON as the ERP sent it, and its hash, so that it is told once per content.
+    /// A record that does not fit: its JSON as the ERP sent it, and its hash, so that it is told once per content. JSON that
+    /// is larger than Kafka takes is left out, and the header `wdt.record.bytes` says how large it is: the ERP still has it.
     ///
     /// # Errors
     /// [`SchemaFault`].
@@ -188,11 +213,12 @@ impl Scribe {
         let id = misfit.id.as_deref().or(row.id.as_deref());
         let shown = id.map_or_else(|| unidentified(&row.hash), ToOwned::to_owned);
         let header = |name: &str, value: String| (format!("__connect.errors.{name}"), Some(value.into_bytes()));
-        let event = Outgoing {
+        let json = row.json.get().as_bytes();
+        let mut event = Outgoing {
             topic: Arc::clone(&self.dead_letters),
             partition: None,
             key: Some(StateKey::record(self.feed, &shown).bytes().to_vec()),
-            value: Some(row.json.get().as_bytes().to_vec()),
+            value: (json.len() <= self.room).then(|| json.to_vec()),
             headers: vec![
                 header("topic", self.changes.to_string()),
                 header("connector.name", self.application.clone()),
@@ -203,6 +229,9 @@ impl Scribe {
                 header("exception.message", misfit.to_string()),
             ],
         };
+        if event.value.is_none() {
+            event.headers.push(("wdt.record.bytes".to_owned(), Some(json.len().to_string().into_bytes())));
+        }
         let state = FeedState {
             record_id: id.map(ToOwned::to_owned),
             asked_at: Some(row.asked_at),

@@ -59,9 +59,8 @@ pub struct Change {
     /// Plain datum in the current schema.
     pub before: Option<Vec<u8>>,
     pub record: Record,
-    /// xxh3-128 of the JSON the record was read from.
-    pub hash: [u8; 16],
-    pub asked_at: Timestamp,
+    /// What the record was read from.
+    pub row: Row,
 }
 
 /// What came of one row.
@@ -138,9 +137,7 @@ impl Differ<'_> {
         let record = match record::decode(self.feed, self.edition, &row.json) {
             Ok(record) => record,
             Err(misfit) => {
-                let dead = self.state(&StateKey::dead_letter(self.feed, misfit.id.as_deref().or(row.id.as_deref()), &row.hash))?;
-                let told = dead.is_some_and(|state| state.content_hash == row.hash);
-                return Ok(if told { Finding::Same } else { Finding::Misfit { row, misfit } });
+                return Ok(if self.told(&row, &misfit)? { Finding::Same } else { Finding::Misfit { row, misfit } });
             }
         };
         let key = StateKey::record(self.feed, &record.id);
@@ -150,13 +147,22 @@ impl Differ<'_> {
         let kept = state.as_ref().filter(|state| state.kind == StateKind::Record).map(|state| self.kept(state));
         Ok(match judge(kept.as_ref(), Seen { modified: record.modified, asked_at: row.asked_at, datum: &record.datum }) {
             Judgement::Same => Finding::Same,
-            Judgement::Unseen => change(self.unseen, None, record, &row),
-            Judgement::Different => change(Op::Update, kept, record, &row),
+            Judgement::Unseen => change(self.unseen, None, record, row),
+            Judgement::Different => change(Op::Update, kept, record, row),
             Judgement::AskAgain => match kept {
                 Some(kept) => Finding::AskAgain { kept, record: Box::new(record) },
-                None => change(self.unseen, None, record, &row),
+                None => change(self.unseen, None, record, row),
             },
         })
+    }
+
+    /// Whether a record went to the dead letters with this very content before.
+    ///
+    /// # Errors
+    /// [`DiffFault`].
+    pub fn told(&self, row: &Row, misfit: &Misfit) -> Result<bool, DiffFault> {
+        let key = StateKey::dead_letter(self.feed, misfit.id.as_deref().or(row.id.as_deref()), &row.hash);
+        Ok(self.state(&key)?.is_some_and(|state| state.content_hash == row.hash))
     }
 
     /// Judges the fresh answer about a record that looked older: it is believed, whatever its times say.
@@ -165,7 +171,7 @@ impl Differ<'_> {
         match record::decode(self.feed, self.edition, &answer.json) {
             Err(misfit) => Finding::Misfit { row: answer, misfit },
             Ok(record) if kept.datum.as_deref() == Some(record.datum.as_slice()) => Finding::Same,
-            Ok(record) => change(Op::Update, Some(kept), record, &answer),
+            Ok(record) => change(Op::Update, Some(kept), record, answer),
         }
     }
 
@@ -193,9 +199,9 @@ impl Differ<'_> {
     }
 }
 
-fn change(op: Op, kept: Option<Kept>, record: Record, row: &Row) -> Finding {
+fn change(op: Op, kept: Option<Kept>, record: Record, row: Row) -> Finding {
     let before = kept.and_then(|kept| kept.datum);
-    Finding::Change(Box::new(Change { op, before, record, hash: row.hash, asked_at: row.asked_at }))
+    Finding::Change(Box::new(Change { op, before, record, row }))
 }
 
 #[cfg(test)]

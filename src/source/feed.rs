@@ -30,6 +30,10 @@ use super::{
 /// The loop beats at least this often while it waits for something that may take long.
 pub(super) const BEAT: Duration = Duration::from_secs(10);
 
+/// How long the outbound feed waits for the index of commands at most, and how often it looks.
+const MARKERS_PATIENCE: Duration = Duration::from_secs(120);
+const MARKERS_PAUSE: Duration = Duration::from_millis(50);
+
 /// Everything one feed needs under one lease.
 pub(super) struct FeedTask {
     pub parts: Parts,
@@ -115,9 +119,11 @@ impl FeedTask {
         let parts = &self.parts;
         let sid = parts.erp.sid(call_of(self.feed, edition));
         let (codec, markers) = (Arc::clone(&parts.codec), Arc::clone(&parts.markers));
-        let application = &parts.settings.kafka.application_id;
-        let scribe = Scribe::new(&parts.settings.topics, application, self.feed, edition, &sid, codec, markers);
+        let scribe = Scribe::new(&parts.settings.topics, &parts.settings.kafka, self.feed, edition, &sid, codec, markers);
         let stored = self.restore(&scribe, pulse).await?;
+        // Before the first poll: a feed that is paused stays so through restarts and moves.
+        self.cancel.run_until_cancelled(beating(pulse, parts.controls.settled())).await.ok_or(Stop::Over)?;
+        self.wait_for_markers(pulse).await?;
         let (cursor, resumed) = Cursor::resume(stored, settings.start, &query::filters_hash(self.feed, settings));
         let at = cursor.checkpoint();
         match resumed {
@@ -131,6 +137,25 @@ impl FeedTask {
             ),
         }
         Ok(Tenure::new(self, pulse, scribe, cursor, resumed != Resumed::AsLeft))
+    }
+
+    /// Waits until the index of commands knows the journal as it is now. What it never comes to know stays null: an
+    /// outbound order is worth more than the name of its command.
+    async fn wait_for_markers(&self, pulse: &Pulse) -> Result<(), Stop> {
+        let patience = Instant::now() + MARKERS_PATIENCE;
+        while self.feed == Feed::ReturnOutbounds && !self.parts.markers.ready() {
+            pulse.beat();
+            if Instant::now() >= patience {
+                tracing::warn!(
+                    "the journal could not be read yet; outbound orders are published without the commands behind them until it is"
+                );
+                break;
+            }
+            if self.cancel.run_until_cancelled(tokio::time::sleep(MARKERS_PAUSE)).await.is_none() {
+                return Err(Stop::Over);
+            }
+        }
+        Ok(())
     }
 
     /// Takes the feed's partition over and fills the local store; gives the checkpoint found.

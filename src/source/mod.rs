@@ -16,10 +16,14 @@
 //! version that stays current longer than poll interval + safety lag + the whole fetch is not missed. What was there
 //! only between two polls is not seen.
 
+pub mod audit;
 pub mod change;
 pub mod diff;
 mod feed;
 pub mod fetch;
+pub mod markers;
+mod obey;
+pub mod order;
 mod pass;
 pub mod publish;
 pub mod query;
@@ -35,7 +39,7 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
@@ -53,29 +57,8 @@ use crate::{
 };
 
 use feed::FeedTask;
+pub use markers::{JournalMarkers, MarkerIndex, NoMarkers};
 use status::{FeedPhase, StatusBoard};
-
-/// Which command is behind an outbound order. Asked for every outbound event; `None` while it is not known (yet).
-pub trait MarkerIndex: Send + Sync + 'static {
-    /// The command id and the marker, from the order's return and its remark.
-    fn lookup(&self, return_no: &str, remark: &str) -> Option<(String, String)>;
-}
-
-impl fmt::Debug for dyn MarkerIndex {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("MarkerIndex")
-    }
-}
-
-/// Knows no command: `source.command_id` and `source.marker` stay null.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoMarkers;
-
-impl MarkerIndex for NoMarkers {
-    fn lookup(&self, _return_no: &str, _remark: &str) -> Option<(String, String)> {
-        None
-    }
-}
 
 /// What the change route is made of.
 #[derive(Clone, Debug)]

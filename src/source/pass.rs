@@ -6,6 +6,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use crate::{
     clock::Timestamp,
     config::Feed,
+    crash::{self, Point},
     erp::{
         QueryFault,
         record::{DriftKind, Misfit, Record},
@@ -35,6 +36,7 @@ pub(super) struct Reading {
     pub pass: Pass,
     pub window: Window,
     pub limits: Limits,
+    pub rows: usize,
     pub next: Cursor,
 }
 
@@ -45,6 +47,8 @@ pub(super) struct Counts {
     pub events: usize,
     pub dead_letters: usize,
     pub latest_late_row: Option<Duration>,
+    /// Found by an ordered backfill although both passes had been there.
+    pub missed: usize,
 }
 
 /// What is to be published.
@@ -56,7 +60,7 @@ enum Item {
 impl Tenure<'_> {
     /// Publishes what is new in `rows`; the checkpoint goes with the last batch. An inner error is the ERP's, met
     /// when it was asked about single records: the window is then read again, and nothing published comes twice.
-    pub(super) async fn publish(&mut self, rows: Vec<Row>, reading: &Reading) -> Result<Result<Counts, FetchFault>, Stop> {
+    pub(super) async fn publish(&mut self, rows: Vec<Row>, reading: &mut Reading) -> Result<Result<Counts, FetchFault>, Stop> {
         let metrics = Arc::clone(&self.task.parts.metrics);
         let mut counts = Counts::default();
         let mut items: VecDeque<Item> = VecDeque::new();
@@ -156,7 +160,7 @@ impl Tenure<'_> {
         Ok(Ok(finding))
     }
 
-    async fn batch(&mut self, items: Vec<Item>, reading: &Reading, last: bool, counts: &mut Counts) -> Result<(), Stop> {
+    async fn batch(&mut self, items: Vec<Item>, reading: &mut Reading, last: bool, counts: &mut Counts) -> Result<(), Stop> {
         let now = Timestamp::now();
         let ends_snapshot = last && self.cursor.checkpoint().snapshot && !reading.next.checkpoint().snapshot;
         let last_read = items.iter().rposition(|item| matches!(item, Item::Change(change) if change.op == Op::Read));
@@ -172,17 +176,30 @@ impl Tenure<'_> {
                         Op::Read => Snapshot::Part,
                         Op::Create | Op::Update => Snapshot::No,
                     };
-                    pieces.push(self.scribe.change(&change, reading.window, snapshot, now)?);
-                    counts.events += 1;
-                    tales.change(feed, reading.pass, &change);
-                    self.task.parts.metrics.hop(Hop::Change(feed), change.op.letter());
-                    if !matches!(change.op, Op::Read) {
-                        modified.push(change.record.modified);
-                    }
                     self.drift(&change.record);
-                    match reading.pass {
-                        Pass::Late => late.push(since(change.record.modified, change.asked_at)),
-                        Pass::Live | Pass::Backfill => {}
+                    match self.scribe.change(&change, reading.window, snapshot, now) {
+                        Ok(piece) => {
+                            pieces.push(piece);
+                            counts.events += 1;
+                            tales.change(feed, reading.pass, &change);
+                            self.task.parts.metrics.hop(Hop::Change(feed), change.op.letter());
+                            if !matches!(change.op, Op::Read) {
+                                modified.push(change.record.modified);
+                            }
+                            match reading.pass {
+                                Pass::Late => late.push(since(change.record.modified, change.row.asked_at)),
+                                Pass::Live => {}
+                                Pass::Backfill => counts.missed += usize::from(self.was_missed(&change)),
+                            }
+                        }
+                        // What cannot be written as an event is one record's trouble, not the feed's.
+                        Err(misfit) if self.told(&change.row, &misfit).await? => counts.unchanged += 1,
+                        Err(misfit) => {
+                            pieces.push(self.dead_letter(&change.row, &misfit)?);
+                            counts.dead_letters += 1;
+                            tales.dead_letter(feed, &change.row, &misfit);
+                            self.task.parts.metrics.hop(Hop::Change(feed), "dead_letter");
+                        }
                     }
                 }
                 Item::DeadLetter(row, misfit) => {
@@ -193,6 +210,10 @@ impl Tenure<'_> {
                 }
             }
         }
+        if last && reading.pass == Pass::Backfill {
+            reading.next = reading.next.clone().counted(reading.rows, counts.events);
+        }
+        crash::point(Point::WindowDiffed);
         let save = last && (!pieces.is_empty() || self.must_save(&reading.next));
         let checkpoint = if save { Some(self.scribe.checkpoint(reading.next.checkpoint())?) } else { None };
         self.publisher.publish(pieces, checkpoint).await?;
@@ -209,6 +230,30 @@ impl Tenure<'_> {
             counts.latest_late_row = counts.latest_late_row.max(Some(late));
         }
         Ok(())
+    }
+
+    /// Whether a record found by a backfill lies where both passes had been: not before the feed's start, not beyond the
+    /// late pass, and not because other filters showed it now.
+    fn was_missed(&self, change: &Change) -> bool {
+        let at = self.cursor.checkpoint();
+        let modified = change.record.modified;
+        at.backfill_id.is_some() && !at.snapshot && modified >= self.settings.start && modified < at.late_watermark
+    }
+
+    /// Whether this content went to the dead letters before.
+    async fn told(&self, row: &Row, misfit: &Misfit) -> Result<bool, Stop> {
+        let (store, feed) = (&self.publisher.store, self.task.feed);
+        loop {
+            let lookup = |key: &super::change::StateKey| store.get(feed.partition(), key.bytes());
+            let codec = &self.task.parts.codec;
+            let told = Differ { feed, edition: self.settings.edition, codec, unseen: Op::Create, lookup: &lookup }.told(row, misfit);
+            match told {
+                Ok(told) => return Ok(told),
+                Err(DiffFault::Learn(id)) => learn(codec, &self.task.cancel, id).await?,
+                Err(DiffFault::State(reason)) => return Err(RouteFault::State(reason).into()),
+                Err(DiffFault::Store(fault)) => return Err(fault.into()),
+            }
+        }
     }
 
     fn dead_letter(&self, row: &Row, misfit: &Misfit) -> Result<Piece, Stop> {
@@ -229,6 +274,7 @@ impl Tenure<'_> {
             let kind = match drift.kind {
                 DriftKind::Unknown => "unknown",
                 DriftKind::Retyped => "retyped",
+                DriftKind::Missing => "missing",
             };
             self.task.parts.metrics.drift(feed, kind, &drift.field);
             if self.drift.len() < DRIFT_NAMES && self.drift.insert((drift.field.clone(), kind)) {
@@ -236,7 +282,7 @@ impl Tenure<'_> {
                     feed.name = feed.name(),
                     field.name = drift.field,
                     field.deviation = kind,
-                    "the ERP sends a field otherwise than documented; it is kept in `extra`"
+                    "the ERP sends a field otherwise than documented: unknown and retyped ones are kept in `extra`, missing ones are null"
                 );
             }
         }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Feed,
+    crash::{self, Point},
     kafka::{Batch, CommitFault, Group, Lease, Outgoing, Position, Store, StoreFault, Transactor},
     metrics::{Hop, Metrics},
 };
@@ -71,7 +72,9 @@ impl Publisher {
             return Ok(());
         }
         self.commit(records).await?;
+        crash::point(Point::ChangesPublished);
         self.store.apply(self.feed.partition(), &entries)?;
+        crash::point(Point::StateCached);
         for told in told {
             match told {
                 Told::Event(op) => self.metrics.feed_event(self.feed, op),

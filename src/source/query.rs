@@ -62,6 +62,20 @@ pub fn of_record(feed: Feed, settings: &FeedSettings, record: &Record) -> Vec<Se
     vec![Selection { window: None, time_type: None, return_no: Some(number), status, warehouse_no: None, provider_no: None }]
 }
 
+/// The question about one record whose status is not known: every status where the query takes one at a time.
+#[must_use]
+pub fn of_record_anywhere(feed: Feed, settings: &FeedSettings, record: &Record) -> Vec<Selection> {
+    match (feed, settings.edition) {
+        (Feed::ReturnOutbounds, Edition::Enterprise) => ENTERPRISE_STATUSES
+            .iter()
+            .flat_map(|status| of_record(feed, settings, &Record { status: Some(i64::from(*status)), ..record.clone() }))
+            .collect(),
+        (Feed::ReturnOutbounds, Edition::Flagship) | (Feed::PurchaseReturns, Edition::Flagship | Edition::Enterprise) => {
+            of_record(feed, settings, record)
+        }
+    }
+}
+
 /// Rows a page may hold.
 #[must_use]
 pub fn page_size(feed: Feed, settings: &FeedSettings) -> u32 {

@@ -25,6 +25,8 @@ pub enum FeedPhase {
     Waiting,
     /// The ERP refuses the account or the query: a person must act.
     Paused,
+    /// An operator paused it for all instances.
+    Held,
 }
 
 impl FeedPhase {
@@ -38,6 +40,7 @@ impl FeedPhase {
             Self::Live => "live",
             Self::Waiting => "waiting",
             Self::Paused => "paused",
+            Self::Held => "held",
         }
     }
 }
@@ -61,6 +64,8 @@ pub struct FeedStatus {
     pub watermark: Option<String>,
     pub late_watermark: Option<String>,
     pub lag_ms: Option<u64>,
+    /// The same for the late pass.
+    pub late_lag_ms: Option<u64>,
     pub last_window: Option<[String; 2]>,
     pub windows: u64,
     pub rows: u64,
@@ -89,6 +94,7 @@ impl FeedStatus {
             watermark: None,
             late_watermark: None,
             lag_ms: None,
+            late_lag_ms: None,
             last_window: None,
             windows: 0,
             rows: 0,
@@ -113,6 +119,7 @@ impl FeedStatus {
         self.watermark = Some(at.watermark.to_string());
         self.late_watermark = Some(at.late_watermark.to_string());
         self.lag_ms = cursor.lag(Pass::Live, limits.now).map(crate::clock::millis);
+        self.late_lag_ms = cursor.lag(Pass::Late, limits.now).map(crate::clock::millis);
     }
 
     /// Notes a window that was published.
@@ -121,6 +128,25 @@ impl FeedStatus {
         self.last_window = Some([window.start.to_string(), window.end.to_string()]);
         self.error = None;
     }
+}
+
+/// What to do when the late pass found what the first one had missed.
+#[must_use]
+pub fn late_advice(feed: Feed, late: Duration) -> String {
+    format!(
+        "the ERP showed a record up to {} s after its modified time: raise feeds.{}.safety_lag to that, and keep late_to well above it",
+        late.as_secs(),
+        feed.name()
+    )
+}
+
+/// What to do when a backfill found what both passes had missed.
+#[must_use]
+pub fn missed_advice(feed: Feed, missed: usize) -> String {
+    format!(
+        "a backfill found {missed} records that both passes had missed: the ERP shows records later than the late pass looks, so raise feeds.{}.late_to",
+        feed.name()
+    )
 }
 
 /// How far from `from` to `to`, after `rows` rows in `spent`, begun at `began`.

@@ -12,7 +12,9 @@ use crate::{
     board::Pulse,
     clock::Timestamp,
     config::{FeedSettings, duration_text},
+    crash::{self, Point},
     erp::{Class, QueryFault},
+    kafka::control::Controls,
     metrics::Hop,
 };
 
@@ -20,11 +22,12 @@ use super::{
     change::{Scribe, call_of},
     feed::{BEAT, FeedTask, Stop, beating},
     fetch::{FetchFault, Gathered, Rules, gather},
+    obey::Woken,
     pass::{Counts, Reading},
     publish::Publisher,
     query,
     reader::Reader,
-    status::{FeedPhase, progress},
+    status::{FeedPhase, Progress, late_advice, missed_advice, progress},
     story::fetched,
     stretch::{Stretch, Turned},
     window::{Cursor, ErpClock, Limits, Pace, Pass, Window, closes_at},
@@ -37,6 +40,9 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
 
 /// Pauses after a failed window: 0.5 s, doubled each time up to this (or the poll interval, where that is shorter).
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// How often progress is logged.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// What a pass does next.
 enum Turn {
@@ -51,8 +57,14 @@ enum Turn {
 /// Where this process began, for the estimates.
 struct Began {
     at: Instant,
-    watermark: Timestamp,
-    backfill: Timestamp,
+    position: Timestamp,
+    rows: u64,
+}
+
+impl Began {
+    fn progress(&self, from: Timestamp, to: Timestamp, position: Timestamp) -> Progress {
+        progress(from, to, position, self.position, self.rows, self.at.elapsed())
+    }
 }
 
 /// When a pass is due, how long its windows are, how often it failed in a row.
@@ -77,15 +89,21 @@ pub(super) struct Tenure<'a> {
     pulse: &'a Pulse,
     /// Stands where everything before it has been published.
     pub cursor: Cursor,
+    pub(super) controls: Controls,
+    /// By an operator.
+    pub(super) paused: bool,
     saved: Instant,
     /// The stored checkpoint lacks more than a moved watermark.
     unsaved: bool,
-    clock: ErpClock,
+    pub(super) clock: ErpClock,
     live: Schedule,
     late: Schedule,
     backfill: Schedule,
     stretch: Stretch,
-    began: Began,
+    first_read: Began,
+    backfilling: Began,
+    /// When progress was logged last.
+    told: Option<Instant>,
     /// Deviating fields that were logged already.
     pub drift: HashSet<(String, &'static str)>,
 }
@@ -111,7 +129,8 @@ impl<'a> Tenure<'a> {
             status.stand(&cursor, limits);
         });
         task.status.ready();
-        let began = Began { at: Instant::now(), watermark: at.watermark, backfill: at.backfill_position.unwrap_or_default() };
+        let began = |position| Began { at: Instant::now(), position, rows: 0 };
+        let (first_read, backfilling) = (began(at.watermark), began(at.backfill_position.unwrap_or_default()));
         let schedule = || Schedule::new(settings);
         Self {
             task,
@@ -120,6 +139,8 @@ impl<'a> Tenure<'a> {
             publisher,
             pulse,
             cursor,
+            controls: task.parts.controls.clone(),
+            paused: false,
             saved: Instant::now(),
             unsaved,
             clock,
@@ -127,7 +148,9 @@ impl<'a> Tenure<'a> {
             late: schedule(),
             backfill: schedule(),
             stretch: Stretch::new(settings.poll_interval),
-            began,
+            first_read,
+            backfilling,
+            told: None,
             drift: HashSet::new(),
         }
     }
@@ -151,13 +174,17 @@ impl<'a> Tenure<'a> {
     /// One window of the most urgent pass that is due, or a sleep until one is.
     pub async fn turn(&mut self) -> Result<(), Stop> {
         self.pulse.beat();
+        self.obey().await?;
+        if self.held().await? {
+            return Ok(());
+        }
         let began = Instant::now();
         for pass in [Pass::Live, Pass::Late, Pass::Backfill] {
             let interval = self.interval(pass);
             if self.schedule(pass).due > began {
                 continue;
             }
-            let limits = Limits::at(Timestamp::now(), &self.clock, self.settings);
+            let limits = self.limits();
             let pace = self.schedule(pass).pace;
             if let Some(lag) = self.cursor.lag(pass, limits.now) {
                 self.task.parts.metrics.feed_lag(self.task.feed, pass.name(), lag);
@@ -184,9 +211,24 @@ impl<'a> Tenure<'a> {
             return Ok(());
         }
         let due = self.live.due.min(self.late.due).min(self.backfill.due).min(Instant::now() + BEAT);
-        match self.task.cancel.run_until_cancelled(tokio::time::sleep_until(due)).await {
-            Some(()) => Ok(()),
-            None => Err(Stop::Over),
+        match self.wait(due.saturating_duration_since(Instant::now())).await? {
+            Woken::Due | Woken::Decided => Ok(()),
+        }
+    }
+
+    /// Every pass looks at once.
+    pub(super) fn due_now(&mut self) {
+        let now = Instant::now();
+        (self.live.due, self.late.due, self.backfill.due) = (now, now, now);
+    }
+
+    /// A backfill was ordered or called off: its pace and its estimate begin anew.
+    pub(super) fn backfill_begins(&mut self) {
+        let position = self.cursor.checkpoint().backfill_position;
+        self.backfill = Schedule::new(self.settings);
+        self.backfilling = Began { at: Instant::now(), position: position.unwrap_or_default(), rows: 0 };
+        if position.is_none() {
+            self.task.status.feed(self.task.feed, |status| status.backfill = None);
         }
     }
 
@@ -204,6 +246,7 @@ impl<'a> Tenure<'a> {
             closes_at: Some(closes_at(window, self.settings.max_visibility.min(self.settings.safety_lag).min(self.settings.late_to))),
         };
         let queries = query::of_window(feed, self.settings, window);
+        crash::point(Point::WindowChosen);
         let mut reader = self.reader(pass);
         let began = Instant::now();
         let span = tracing::info_span!("window", feed.name = feed.name(), pass = pass.name(), window.start = %window.start, window.end = %window.end);
@@ -249,14 +292,15 @@ impl<'a> Tenure<'a> {
                 Ok(Turn::Again)
             }
             Some(Ok(Gathered::Rows { rows, pages, calls })) => {
+                crash::point(Point::WindowFetched);
                 let count = rows.len();
-                let reading = Reading { pass, window, limits, next: self.cursor.after(pass, window, limits) };
+                let mut reading = Reading { pass, window, limits, rows: count, next: self.cursor.after(pass, window, limits) };
                 let publish = tracing::info_span!(parent: &span, "publish", rows = count);
-                match self.publish(rows, &reading).instrument(publish).await? {
+                match self.publish(rows, &mut reading).instrument(publish).await? {
                     Ok(counts) => {
                         self.task.parts.metrics.feed_window(feed, pass.name(), count, counts.unchanged, calls as usize);
                         self.schedule(pass).pace.read(window, pages);
-                        Ok(self.moved(reading, count, counts))
+                        Ok(self.moved(reading, counts))
                     }
                     Err(fault) => Ok(Turn::Failed(self.failed(pass, window, &fault))),
                 }
@@ -315,7 +359,8 @@ impl<'a> Tenure<'a> {
         self.unsaved
             || self.saved.elapsed() >= CHECKPOINT_EVERY
             || now.snapshot != then.snapshot
-            || now.backfill_from.is_some() != then.backfill_from.is_some()
+            // Whoever ordered it follows it there; and its windows are worth not being read again.
+            || now.backfill_position != then.backfill_position
     }
 
     /// Called with every checkpoint that was committed.
@@ -324,8 +369,8 @@ impl<'a> Tenure<'a> {
         self.unsaved = false;
     }
 
-    fn moved(&mut self, reading: Reading, rows: usize, counts: Counts) -> Turn {
-        let Reading { pass, window, limits, next } = reading;
+    fn moved(&mut self, reading: Reading, counts: Counts) -> Turn {
+        let Reading { pass, window, limits, rows, next } = reading;
         let caught_up = match pass {
             Pass::Live => window.end >= limits.live,
             Pass::Late => window.end >= limits.late.min(next.checkpoint().watermark),
@@ -334,8 +379,20 @@ impl<'a> Tenure<'a> {
         let was_snapshot = self.cursor.checkpoint().snapshot;
         self.cursor = next;
         let at = self.cursor.checkpoint().clone();
-        let (feed, spent) = (self.task.feed, self.began.at.elapsed());
-        let (start, from, backfill_from) = (self.settings.start, self.began.watermark, self.began.backfill);
+        let feed = self.task.feed;
+        let start = self.settings.start;
+        match pass {
+            Pass::Live => self.first_read.rows += rows as u64,
+            Pass::Late => {}
+            Pass::Backfill => self.backfilling.rows += rows as u64,
+        }
+        let first_read = at.snapshot.then(|| self.first_read.progress(start, limits.live, at.watermark));
+        let backfill = at
+            .backfill_from
+            .zip(at.backfill_to)
+            .zip(at.backfill_position)
+            .map(|((from, to), position)| self.backfilling.progress(from, to, position));
+        self.tell(first_read.as_ref().or(backfill.as_ref()));
         self.task.status.feed(feed, |status| {
             status.window(window);
             status.stand(&self.cursor, limits);
@@ -345,34 +402,39 @@ impl<'a> Tenure<'a> {
             status.dead_letters += counts.dead_letters as u64;
             status.latest_late_row_ms = status.latest_late_row_ms.max(counts.latest_late_row.map(crate::clock::millis));
             if let Some(late) = counts.latest_late_row {
-                status.advice = Some(format!(
-                    "the ERP showed a record up to {} s after its modified time: raise feeds.{}.safety_lag to that, and keep late_to well above it",
-                    late.as_secs(),
-                    feed.name()
-                ));
+                status.advice = Some(late_advice(feed, late));
+            } else if pass == Pass::Backfill && counts.missed > 0 {
+                status.advice = Some(missed_advice(feed, counts.missed));
             }
             status.state = if at.snapshot { FeedPhase::Snapshot } else { FeedPhase::Live };
-            status.progress = at.snapshot.then(|| progress(start, limits.live, at.watermark, from, status.rows, spent));
-            status.backfill = at
-                .backfill_from
-                .zip(at.backfill_to)
-                .zip(at.backfill_position)
-                .map(|((from, to), position)| progress(from, to, position, backfill_from, status.rows, spent));
-            if let Some(progress) = status.progress.as_ref().or(status.backfill.as_ref()) {
-                tracing::info!(
-                    feed.name = feed.name(),
-                    feed.position = progress.position,
-                    feed.percent = progress.percent,
-                    feed.rows_per_second = progress.rows_per_second,
-                    feed.remaining_seconds = progress.remaining_seconds,
-                    "reading the past"
-                );
-            }
+            status.progress = first_read;
+            status.backfill = backfill;
         });
+        if pass == Pass::Backfill && caught_up {
+            let (rows, events) = (at.backfill_rows.unwrap_or(0), at.backfill_events.unwrap_or(0));
+            tracing::info!(feed.name = feed.name(), backfill.rows = rows, backfill.events = events, "backfill finished");
+        }
         if was_snapshot && !at.snapshot {
             tracing::info!(feed.name = feed.name(), feed.watermark = %at.watermark, "first read finished, the feed is live");
         }
         Turn::Moved { caught_up }
+    }
+
+    /// Logs how far the past has been read, at most every few seconds.
+    fn tell(&mut self, progress: Option<&Progress>) {
+        let Some(progress) = progress else { return };
+        if self.told.is_some_and(|told| told.elapsed() < TELL_EVERY) {
+            return;
+        }
+        self.told = Some(Instant::now());
+        tracing::info!(
+            feed.name = self.task.feed.name(),
+            feed.position = progress.position,
+            feed.percent = progress.percent,
+            feed.rows_per_second = progress.rows_per_second,
+            feed.remaining_seconds = progress.remaining_seconds,
+            "reading the past"
+        );
     }
 
     /// Says what is wrong, and how long to wait before the same window again.

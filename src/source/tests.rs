@@ -58,7 +58,14 @@ impl Bench {
             control: "control".into(),
         };
         let codec = Arc::new(Codec::single_object());
-        let scribe = Scribe::new(&topics, "wdt", feed, edition, "seller", Arc::clone(&codec), markers);
+        let kafka = crate::config::from_toml(
+            "[kafka]\napplication_id = \"wdt\"\nproperties = { \"message.max.bytes\" = \"20000\" }\n",
+            std::iter::empty(),
+        )
+        .unwrap()
+        .settings
+        .kafka;
+        let scribe = Scribe::new(&topics, &kafka, feed, edition, "seller", Arc::clone(&codec), markers);
         Self { feed, edition, codec, scribe, state: RefCell::default() }
     }
 
@@ -76,7 +83,10 @@ impl Bench {
     fn publish(&self, json: &serde_json::Value, asked_at: i64) -> Option<Piece> {
         let piece = match self.compare(self.row(json, asked_at)) {
             Finding::Same => return None,
-            Finding::Change(change) => self.scribe.change(&change, WINDOW, Snapshot::No, Timestamp(1)).unwrap(),
+            Finding::Change(change) => match self.scribe.change(&change, WINDOW, Snapshot::No, Timestamp(1)) {
+                Ok(piece) => piece,
+                Err(misfit) => self.scribe.dead_letter(&change.row, &misfit).unwrap(),
+            },
             Finding::Misfit { row, misfit } => self.scribe.dead_letter(&row, &misfit).unwrap(),
             Finding::AskAgain { .. } => panic!("asked for again: {json}"),
         };
@@ -165,6 +175,40 @@ fn a_misfit_goes_to_the_dead_letters_once_per_content() {
     let piece = bench.publish(&nameless, 50).unwrap();
     assert!(piece.event.key.unwrap().starts_with(br##"["return_outbounds","#"##));
     assert!(bench.publish(&nameless, 60).is_none());
+}
+
+#[test]
+fn a_record_that_kafka_does_not_take_goes_to_the_dead_letters_and_a_large_before_is_left_out() {
+    let bench = outbounds();
+    let sized = |modified, length| {
+        let mut record = order(modified, 95);
+        record["provider_name"] = "x".repeat(length).into();
+        record
+    };
+    bench.publish(&sized("2019-05-18 17:52:41", 9_000), 10).unwrap();
+    let piece = bench.publish(&sized("2019-05-18 17:52:42", 9_001), 20).unwrap();
+    let event = bench.codec.to_json(piece.event.value.as_deref().unwrap()).unwrap();
+    assert_eq!((&event["op"], event["before"].is_null()), (&"u".into(), true), "both together are too large");
+
+    let huge = sized("2019-05-18 17:52:43", 30_000);
+    let piece = bench.publish(&huge, 30).unwrap();
+    assert_eq!((piece.told, piece.event.value), (Told::DeadLetter, None));
+    let header = |name: &str| piece.event.headers.iter().find(|(key, _)| key == name).and_then(|(_, value)| value.clone()).unwrap();
+    assert_eq!(header("wdt.record.bytes"), huge.to_string().len().to_string().into_bytes());
+    assert!(String::from_utf8(header("__connect.errors.exception.message")).unwrap().contains("message.max.bytes"));
+    assert_eq!(bench.event(&sized("2019-05-18 17:52:44", 10), 40)["op"], "u", "the last version that fitted is `before`");
+}
+
+#[test]
+fn an_unchanged_row_is_known_by_its_hash_without_being_decoded() {
+    let bench = outbounds();
+    let piece = bench.publish(&order("2019-05-18 17:52:41", 95), 10).unwrap();
+    // The same id with JSON that cannot be decoded, under the hash that was published: a decode would notice.
+    let broken = bench.row(&order("yesterday", 95), 20);
+    let mut state = bench.codec.decode_feed_state(piece.state.value.as_deref().unwrap()).unwrap();
+    state.content_hash = broken.hash.to_vec();
+    bench.state.borrow_mut().insert(piece.state.key.unwrap(), bench.codec.encode_feed_state(&state).unwrap());
+    assert!(matches!(bench.compare(broken), Finding::Same));
 }
 
 #[test]

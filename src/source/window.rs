@@ -11,6 +11,8 @@ use crate::{
     schema::Checkpoint,
 };
 
+use super::order::{BackfillOrder, WatermarkOrder};
+
 /// The ERP accepts at most 30 days between start and end; its own example is a second short of that.
 const LONGEST: i64 = 30 * 86_400 - 1;
 
@@ -136,6 +138,12 @@ impl Pace {
         Self { seconds: FIRST_AIM, budget: budget.max(1) }
     }
 
+    /// The longest windows the ERP accepts, for asking what they hold.
+    #[must_use]
+    pub fn longest() -> Self {
+        Self { seconds: LONGEST, budget: u32::MAX }
+    }
+
     /// Pages a window may have.
     #[must_use]
     pub fn budget(&self) -> u32 {
@@ -167,7 +175,8 @@ impl Pace {
     }
 
     /// The window from `position` towards `limit`; `None` when there is nothing to gain.
-    fn window(&self, position: Timestamp, limit: Timestamp) -> Option<Window> {
+    #[must_use]
+    pub fn window(&self, position: Timestamp, limit: Timestamp) -> Option<Window> {
         let length = self.seconds.clamp(1, LONGEST);
         let end = Timestamp(position.0.saturating_add(length.saturating_mul(1000))).min(limit);
         (end > position).then_some(Window { start: position, end })
@@ -203,6 +212,12 @@ impl Cursor {
             backfill_from: None,
             backfill_to: None,
             backfill_position: None,
+            backfill_id: None,
+            backfill_rows: None,
+            backfill_events: None,
+            backfill_last: None,
+            backfill_end: None,
+            watermark_id: None,
         };
         match stored {
             None => (Self { checkpoint: fresh() }, Resumed::First),
@@ -214,6 +229,10 @@ impl Cursor {
                     backfill_from: Some(start),
                     backfill_to: Some(checkpoint.watermark),
                     backfill_position: Some(start),
+                    // One that was asked for is begun again afterwards, as its id is not among the finished.
+                    backfill_id: None,
+                    backfill_rows: Some(0),
+                    backfill_events: Some(0),
                     ..checkpoint
                 };
                 (Self { checkpoint }, Resumed::FiltersChanged)
@@ -237,7 +256,7 @@ impl Cursor {
             Pass::Live => pace.window(at.watermark, limits.live),
             Pass::Late if at.snapshot => None,
             Pass::Late => pace.window(at.late_watermark, limits.late.min(at.watermark)),
-            Pass::Backfill => pace.window(at.backfill_position?, at.backfill_to?),
+            Pass::Backfill => pace.window(at.backfill_position?, at.backfill_to?.min(limits.live)),
         }
     }
 
@@ -261,12 +280,57 @@ impl Cursor {
                 }
             }
             Pass::Late => at.late_watermark = at.late_watermark.max(window.end),
-            Pass::Backfill if at.backfill_to.is_none_or(|to| window.end >= to) => {
-                (at.backfill_from, at.backfill_to, at.backfill_position) = (None, None, None);
-            }
+            Pass::Backfill if at.backfill_to.is_none_or(|to| window.end >= to) => end_backfill(&mut at, "finished"),
             Pass::Backfill => at.backfill_position = Some(window.end),
         }
         Self { checkpoint: at }
+    }
+
+    /// The same with what a window of the backfill held, for whoever follows it.
+    #[must_use]
+    pub fn counted(mut self, rows: usize, events: usize) -> Self {
+        let at = &mut self.checkpoint;
+        let add = |sum: Option<i64>, more: usize| Some(sum.unwrap_or(0).saturating_add_unsigned(more as u64));
+        (at.backfill_rows, at.backfill_events) = (add(at.backfill_rows, rows), add(at.backfill_events, events));
+        self
+    }
+
+    /// Carries an order about a backfill out; `None` when there is nothing (more) to do about it now.
+    ///
+    /// A backfill that changed filters started is finished first: without it records would stay unpublished.
+    #[must_use]
+    pub fn ordered(&self, order: &BackfillOrder) -> Option<Self> {
+        let mut at = self.checkpoint.clone();
+        let done = at.backfill_last.as_ref() == Some(&order.id);
+        let running = at.backfill_position.is_some();
+        let this_one = running && at.backfill_id.as_ref() == Some(&order.id);
+        if done || (this_one && !order.cancelled) || (running && at.backfill_id.is_none()) {
+            return None;
+        }
+        if running {
+            // Called off, or replaced by a later order.
+            end_backfill(&mut at, "cancelled");
+        }
+        if order.cancelled {
+            (at.backfill_last, at.backfill_end) = (Some(order.id.clone()), Some("cancelled".to_owned()));
+        } else {
+            let (from, to) = (order.from.floor_second(), order.to.floor_second());
+            (at.backfill_from, at.backfill_to, at.backfill_position) = (Some(from), Some(to), Some(from));
+            (at.backfill_id, at.backfill_rows, at.backfill_events) = (Some(order.id.clone()), Some(0), Some(0));
+        }
+        Some(Self { checkpoint: at })
+    }
+
+    /// Carries an order to set the watermark out, once by its id; it never comes closer to now than a window may end.
+    /// Both passes go on from there.
+    #[must_use]
+    pub fn set(&self, order: &WatermarkOrder, limits: Limits) -> Option<Self> {
+        if self.checkpoint.watermark_id.as_ref() == Some(&order.id) {
+            return None;
+        }
+        let to = order.watermark.floor_second().min(limits.live);
+        let at = Checkpoint { watermark: to, late_watermark: to, watermark_id: Some(order.id.clone()), ..self.checkpoint.clone() };
+        Some(Self { checkpoint: at })
     }
 
     /// How far a pass is behind `now`; a backfill has an end of its own instead.
@@ -278,6 +342,13 @@ impl Cursor {
             Pass::Backfill => return None,
         };
         Some(Duration::from_millis(u64::try_from(now.0 - position.0).unwrap_or(0)))
+    }
+}
+
+fn end_backfill(at: &mut Checkpoint, how: &str) {
+    (at.backfill_from, at.backfill_to, at.backfill_position) = (None, None, None);
+    if let Some(id) = at.backfill_id.take() {
+        (at.backfill_last, at.backfill_end) = (Some(id), Some(how.to_owned()));
     }
 }
 
@@ -391,9 +462,7 @@ mod tests {
             late_watermark: at(4_000),
             snapshot,
             filters_hash: "a".into(),
-            backfill_from: None,
-            backfill_to: None,
-            backfill_position: None,
+            ..Cursor::resume(None, at(0), "a").0.checkpoint().clone()
         };
         let (cursor, resumed) = Cursor::resume(Some(stored(false)), at(100), "a");
         assert_eq!((cursor.checkpoint(), resumed), (&stored(false), Resumed::AsLeft));
@@ -408,9 +477,67 @@ mod tests {
         let (resumed, _) = Cursor::resume(Some(half.checkpoint().clone()), at(100), "b");
         let done = resumed.after(Pass::Backfill, window(600, 5_000), now);
         assert_eq!(done.next(Pass::Backfill, now, &pace), None);
-        assert_eq!(done.checkpoint(), &Checkpoint { filters_hash: "b".into(), ..stored(false) });
+        let counted = Checkpoint { backfill_rows: Some(0), backfill_events: Some(0), ..stored(false) };
+        assert_eq!(done.checkpoint(), &Checkpoint { filters_hash: "b".into(), ..counted });
         let (cursor, _) = Cursor::resume(Some(stored(true)), at(100), "b");
         assert_eq!(cursor.checkpoint().watermark, at(100), "an unfinished first read begins again");
+    }
+
+    fn order(id: &str, from: i64, to: i64) -> BackfillOrder {
+        BackfillOrder { id: id.into(), from: at(from), to: at(to), cancelled: false }
+    }
+
+    #[test]
+    fn a_backfill_is_carried_out_once_by_its_id_and_can_be_called_off() {
+        let now = limits(9_000, 8_000, 7_000);
+        let pace = Pace::new(10);
+        let (idle, _) = Cursor::resume(None, at(5_000), "a");
+        let asked = order("one", 100, 600);
+        let begun = idle.ordered(&asked).unwrap();
+        assert_eq!(begun.next(Pass::Backfill, now, &pace), Some(window(100, 600)));
+        assert_eq!(begun.ordered(&asked), None, "it runs already");
+        let half = begun.after(Pass::Backfill, window(100, 300), now).counted(7, 2);
+        let (resumed, _) = Cursor::resume(Some(half.checkpoint().clone()), at(5_000), "a");
+        assert_eq!(resumed.ordered(&asked), None, "a restart goes on where it stood");
+        assert_eq!(resumed.next(Pass::Backfill, now, &pace), Some(window(300, 600)));
+        let done = resumed.after(Pass::Backfill, window(300, 600), now).counted(1, 0);
+        assert_eq!(done.next(Pass::Backfill, now, &pace), None);
+        assert_eq!(done.ordered(&asked), None, "it is done");
+        let end = |cursor: &Cursor| (cursor.checkpoint().backfill_last.clone().unwrap(), cursor.checkpoint().backfill_end.clone().unwrap());
+        assert_eq!(end(&done), ("one".into(), "finished".into()));
+        assert_eq!((done.checkpoint().backfill_rows, done.checkpoint().backfill_events), (Some(8), Some(2)));
+
+        let off = half.ordered(&BackfillOrder { cancelled: true, ..asked.clone() }).unwrap();
+        assert_eq!(off.next(Pass::Backfill, now, &pace), None);
+        assert_eq!(end(&off), ("one".into(), "cancelled".into()));
+        assert_eq!(off.ordered(&asked), None, "called off for good");
+        let other = half.ordered(&order("two", 700, 900)).unwrap();
+        assert_eq!(other.next(Pass::Backfill, now, &pace), Some(window(700, 900)), "a later order replaces it");
+    }
+
+    #[test]
+    fn a_backfill_never_reads_what_is_not_closed_and_waits_for_one_of_changed_filters() {
+        let pace = Pace::new(10);
+        let (idle, _) = Cursor::resume(None, at(5_000), "a");
+        let open = idle.ordered(&order("one", 7_900, 99_000)).unwrap();
+        assert_eq!(open.next(Pass::Backfill, limits(9_000, 8_000, 7_000), &pace), Some(window(7_900, 8_000)));
+        let live = Checkpoint { snapshot: false, ..idle.checkpoint().clone() };
+        let (filtered, _) = Cursor::resume(Some(live), at(100), "b");
+        assert_eq!(filtered.ordered(&order("one", 0, 50)), None);
+        let done = filtered.after(Pass::Backfill, window(100, 5_000), limits(9_000, 8_000, 7_000));
+        assert!(done.ordered(&order("one", 0, 50)).is_some());
+    }
+
+    #[test]
+    fn a_watermark_is_set_once_by_its_id_and_never_ahead_of_a_closed_window() {
+        let (cursor, _) = Cursor::resume(None, at(5_000), "a");
+        let now = limits(9_000, 8_000, 7_000);
+        let back = WatermarkOrder { id: "w".into(), watermark: at(300) };
+        let set = cursor.set(&back, now).unwrap();
+        assert_eq!((set.checkpoint().watermark, set.checkpoint().late_watermark), (at(300), at(300)));
+        assert_eq!(set.set(&back, now), None);
+        let ahead = set.set(&WatermarkOrder { id: "v".into(), watermark: at(99_000) }, now).unwrap();
+        assert_eq!(ahead.checkpoint().watermark, at(8_000));
     }
 
     #[test]

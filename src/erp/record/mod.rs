@@ -51,6 +51,8 @@ pub enum DriftKind {
     Unknown,
     /// Another type than documented: null, its text in `extra`.
     Retyped,
+    /// Documented for this edition, and not sent: null. A field that is sent as null is not missing.
+    Missing,
 }
 
 /// Why a record cannot be published; it goes raw to the feed's dead letters.
@@ -65,11 +67,11 @@ pub struct Misfit {
 }
 
 /// Decodes one record's JSON. Both editions share a schema per feed, and every form of a number, a time or a truth value
-/// is read from either, so the edition decides nothing here.
+/// is read from either, so the edition decides only which absent fields are missing ones.
 ///
 /// # Errors
 /// [`Misfit`] when the id, the number, `modified`, the lines or a decimal does not fit.
-pub fn decode(feed: Feed, _edition: Edition, json: &RawValue) -> Result<Record, Misfit> {
+pub fn decode(feed: Feed, edition: Edition, json: &RawValue) -> Result<Record, Misfit> {
     let layout = Layout::of(feed);
     let row = Row::read(&layout.table, json).ok_or_else(|| misfit("record", "is not a JSON object"))?;
     let field = |name: &str| layout.table.position(name).and_then(|at| row.get(at));
@@ -97,7 +99,7 @@ pub fn decode(feed: Feed, _edition: Edition, json: &RawValue) -> Result<Record, 
     let return_no = text(layout.return_no);
     let remark = layout.remark.and_then(text);
 
-    let mut writing = Writing { datum: Vec::with_capacity(json.get().len()), drift: Vec::new() };
+    let mut writing = Writing { edition, datum: Vec::with_capacity(json.get().len()), drift: Vec::new() };
     writing.row(&layout.table, &row).map_err(known)?;
     Ok(Record { id, number, modified, return_no, status, remark, datum: writing.datum, drift: writing.drift })
 }
@@ -111,6 +113,7 @@ const MAX_DRIFT: usize = 100;
 
 /// A datum in the making.
 struct Writing {
+    edition: Edition,
     datum: Vec<u8>,
     drift: Vec<Drift>,
 }
@@ -138,6 +141,9 @@ impl Writing {
                 continue;
             }
             let value = row.get(at);
+            if value.is_none() && column.edition.is_none_or(|edition| edition == self.edition) {
+                self.note(column.path.clone(), DriftKind::Missing);
+            }
             let start = self.datum.len();
             if column.nullable {
                 put_long(&mut self.datum, 1);

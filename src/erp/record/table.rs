@@ -8,11 +8,11 @@ use std::{
 };
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use crate::{
-    config::Feed,
-    schema::{catalog, shape},
+    config::{Edition, Feed},
+    schema::{Known, catalog, shape},
 };
 
 /// The field for what the schema does not know.
@@ -41,6 +41,8 @@ pub(super) struct Column {
     pub(super) path: String,
     pub(super) kind: Kind,
     pub(super) nullable: bool,
+    /// The only edition that sends it; `None` when both do.
+    pub(super) edition: Option<Edition>,
 }
 
 /// The fields of a record or a line, in schema order.
@@ -69,14 +71,14 @@ impl Layout {
     /// The layout of a feed's records.
     pub(super) fn of(feed: Feed) -> &'static Self {
         static PURCHASE_RETURN: LazyLock<Layout> = LazyLock::new(|| Layout {
-            table: Table::new(&catalog().purchase_return.shape, String::new()),
+            table: Table::of(&catalog().purchase_return),
             id: "return_id",
             number: "return_no",
             return_no: "return_no",
             remark: None,
         });
         static RETURN_OUTBOUND: LazyLock<Layout> = LazyLock::new(|| Layout {
-            table: Table::new(&catalog().return_outbound.shape, String::new()),
+            table: Table::of(&catalog().return_outbound),
             id: "stockout_id",
             number: "order_no",
             return_no: "src_order_no",
@@ -90,7 +92,14 @@ impl Layout {
 }
 
 impl Table {
-    fn new(shape: &shape::Shape, prefix: String) -> Self {
+    fn of(known: &Known) -> Self {
+        // The same text the shape was read from, so it is JSON.
+        let text = serde_json::from_str(known.text).unwrap_or_default();
+        Self::new(&known.shape, &text, String::new())
+    }
+
+    /// `text` is the record's own schema: its words say which edition sends a field.
+    fn new(shape: &shape::Shape, text: &Value, prefix: String) -> Self {
         let mut table = Self { columns: Vec::new(), positions: HashMap::new(), prefix };
         let shape::Shape::Record(record) = shape else { return table };
         for field in &record.fields {
@@ -100,13 +109,16 @@ impl Table {
             };
             let path = format!("{}{}", table.prefix, field.name);
             // Every column must be there, or the datum is short of a field; the test below knows every kind of our schemas.
-            let kind = inner.map_or(Kind::Text, |inner| Kind::of(&field.name, inner, &path));
+            let written = text["fields"].as_array().into_iter().flatten().find(|written| written["name"] == field.name.as_str());
+            let written = written.unwrap_or(&Value::Null);
+            let kind = inner.map_or(Kind::Text, |inner| Kind::of(&field.name, inner, items(&written["type"]), &path));
             if !matches!(kind, Kind::Extra) {
                 for name in field.aliases.iter().chain([&field.name]) {
                     table.positions.insert(name.clone(), table.columns.len());
                 }
             }
-            table.columns.push(Column { name: field.name.clone(), path, kind, nullable });
+            let edition = edition(written["doc"].as_str().unwrap_or_default());
+            table.columns.push(Column { name: field.name.clone(), path, kind, nullable, edition });
         }
         table
     }
@@ -131,7 +143,7 @@ impl Kind {
         }
     }
 
-    fn of(name: &str, shape: &shape::Shape, path: &str) -> Self {
+    fn of(name: &str, shape: &shape::Shape, text: &Value, path: &str) -> Self {
         use shape::Shape;
         match shape {
             Shape::Int => Self::Int,
@@ -139,7 +151,7 @@ impl Kind {
             Shape::Instant { .. } => Self::Instant,
             Shape::Decimal { .. } => Self::Decimal,
             Shape::Boolean => Self::Boolean,
-            Shape::Array(items) => Self::Lines(Table::new(items, format!("{path}."))),
+            Shape::Array(items) => Self::Lines(Table::new(items, text, format!("{path}."))),
             Shape::Map(_) if name == EXTRA => Self::Extra,
             Shape::String
             | Shape::Map(_)
@@ -152,6 +164,23 @@ impl Kind {
             | Shape::Union(_)
             | Shape::Record(_) => Self::Text,
         }
+    }
+}
+
+/// The schema of an array's items; null for any other type.
+fn items(kind: &Value) -> &Value {
+    let branches = kind.as_array().map_or(std::slice::from_ref(kind), Vec::as_slice);
+    branches.iter().find_map(|branch| branch.get("items")).unwrap_or(&Value::Null)
+}
+
+/// Who sends a field, by the last words of its documentation in the schema.
+fn edition(doc: &str) -> Option<Edition> {
+    if doc.ends_with("Flagship only.") {
+        Some(Edition::Flagship)
+    } else if doc.ends_with("Enterprise only.") {
+        Some(Edition::Enterprise)
+    } else {
+        None
     }
 }
 
@@ -250,6 +279,17 @@ mod tests {
             }
         }
         assert!(matches!(table.columns.last().unwrap().kind, Kind::Extra));
+    }
+
+    #[test]
+    fn the_schemas_say_which_edition_sends_a_field() {
+        let table = &Layout::of(Feed::ReturnOutbounds).table;
+        let edition = |name: &str| table.columns[table.position(name).unwrap()].edition;
+        assert_eq!(edition("order_no"), None);
+        assert_eq!(edition("seq_no"), Some(Edition::Flagship));
+        assert_eq!(edition("order_type"), Some(Edition::Enterprise));
+        let Kind::Lines(lines) = &table.columns[table.position("details_list").unwrap()].kind else { panic!("lines") };
+        assert_eq!(lines.columns[lines.position("defect").unwrap()].edition, Some(Edition::Flagship));
     }
 
     #[test]

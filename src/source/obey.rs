@@ -1,0 +1,137 @@
+//! A tenure and what an operator decided: paused or running, a backfill asked for, a watermark set.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::clock::Timestamp;
+
+use super::{
+    feed::{BEAT, Stop},
+    order::{BackfillOrder, WatermarkOrder},
+    status::FeedPhase,
+    tenure::Tenure,
+    window::{Cursor, Limits},
+};
+
+/// What an idle wait ended with.
+pub(super) enum Woken {
+    Due,
+    Decided,
+}
+
+impl Tenure<'_> {
+    /// Carries out what was ordered and has not been yet; each becomes durable before anything is read by it.
+    pub(super) async fn obey(&mut self) -> Result<(), Stop> {
+        let feed = self.task.feed;
+        let decisions = self.task.parts.controls.now();
+        if let Some(order) = WatermarkOrder::of(&decisions, feed) {
+            let limits = self.limits();
+            if let Some(next) = self.cursor.set(&order, limits) {
+                let (before, after) = (self.cursor.checkpoint().watermark, next.checkpoint().watermark);
+                tracing::warn!(
+                    feed.name = feed.name(),
+                    order.id,
+                    feed.watermark.before = %before,
+                    feed.watermark.after = %after,
+                    "an operator set the watermark; what lies between is read again, or skipped"
+                );
+                self.save(next).await?;
+                self.due_now();
+                let cursor = &self.cursor;
+                self.task.status.feed(feed, |status| status.stand(cursor, limits));
+            }
+        }
+        if let Some(order) = BackfillOrder::of(&decisions, feed)
+            && let Some(next) = self.cursor.ordered(&order)
+        {
+            tracing::info!(
+                feed.name = feed.name(),
+                order.id,
+                backfill.from = %order.from,
+                backfill.to = %order.to,
+                order.cancelled,
+                "an operator ordered a backfill, or called it off"
+            );
+            self.save(next).await?;
+            self.backfill_begins();
+        }
+        Ok(())
+    }
+
+    /// Whether the feed is paused; then this has waited for a while, or for another decision.
+    pub(super) async fn held(&mut self) -> Result<bool, Stop> {
+        let feed = self.task.feed;
+        match self.task.parts.controls.pause_of(feed.name()) {
+            None => {
+                if std::mem::take(&mut self.paused) {
+                    tracing::info!(feed.name = feed.name(), "the feed goes on");
+                    self.due_now();
+                    let snapshot = self.cursor.checkpoint().snapshot;
+                    self.task.status.feed(feed, |status| {
+                        status.state = if snapshot { FeedPhase::Snapshot } else { FeedPhase::Live };
+                        status.error = None;
+                    });
+                }
+                Ok(false)
+            }
+            Some(decision) => {
+                if !std::mem::replace(&mut self.paused, true) {
+                    let sentence = paused_sentence(&decision);
+                    tracing::info!(feed.name = feed.name(), reason = %sentence, "the feed is paused");
+                    self.task.status.feed(feed, |status| {
+                        status.state = FeedPhase::Held;
+                        status.error = Some(sentence);
+                    });
+                }
+                self.wait(BEAT).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Sleeps, at most until another decision.
+    pub(super) async fn wait(&mut self, span: Duration) -> Result<Woken, Stop> {
+        let decided = self.controls.changed();
+        let waiting = async {
+            tokio::select! {
+                () = tokio::time::sleep(span) => Woken::Due,
+                () = decided => Woken::Decided,
+            }
+        };
+        self.task.cancel.run_until_cancelled(waiting).await.ok_or(Stop::Over)
+    }
+
+    /// The limits as of now.
+    pub(super) fn limits(&self) -> Limits {
+        Limits::at(Timestamp::now(), &self.clock, self.settings)
+    }
+
+    /// Makes a new cursor durable before it is used.
+    async fn save(&mut self, next: Cursor) -> Result<(), Stop> {
+        let checkpoint = self.scribe.checkpoint(next.checkpoint())?;
+        self.publisher.publish(Vec::new(), Some(checkpoint)).await?;
+        self.cursor = next;
+        self.is_saved();
+        Ok(())
+    }
+}
+
+fn paused_sentence(decision: &Value) -> String {
+    let word = |name: &str| decision.get(name).and_then(Value::as_str);
+    let by = word("by").map(|by| format!(" by {by}")).unwrap_or_default();
+    let at = word("at").map(|at| format!(" at {at}")).unwrap_or_default();
+    format!("paused{by}{at}; wdt-connector feeds resume ends it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_names_who_and_when_as_far_as_it_is_known() {
+        let sentence = paused_sentence(&serde_json::json!({"state": "paused", "by": "ann", "at": "2026-01-01T00:00:00Z"}));
+        assert!(sentence.starts_with("paused by ann at 2026-01-01T00:00:00Z; "), "{sentence}");
+        assert!(paused_sentence(&serde_json::json!({"state": "paused"})).starts_with("paused; "));
+    }
+}
