@@ -1,16 +1,19 @@
 //! The command line: one file per command group.
 
 mod acls;
+mod backfill;
 mod check;
 mod commands;
 mod config;
 mod demo;
 mod dlq;
 mod estimate;
+mod feeds;
 mod manual;
 mod memory;
 mod migrate;
 mod output;
+mod past;
 mod probe;
 mod progress;
 mod report;
@@ -20,9 +23,11 @@ mod schemas;
 mod send;
 mod sheet;
 mod simulate;
+mod state;
 mod tail;
 mod topics;
 mod usage;
+mod verify;
 
 use std::{
     path::{Path, PathBuf},
@@ -113,6 +118,18 @@ enum Verb {
     /// Print the manual page, or write all of them into a folder
     #[command(after_help = "Examples:\n  wdt-connector man | man -l -\n  wdt-connector man --into /usr/local/share/man/man1")]
     Man(manual::ManArgs),
+    /// Show feeds, pause and resume them, set their watermark
+    Feeds(feeds::Args),
+    /// Read a period again beside the live feed and publish what the state lacks
+    #[command(
+        after_help = "Example: wdt-connector backfill --feed return_outbounds --from 2026-01-01T00:00:00+08:00 --to 2026-02-01T00:00:00+08:00 --follow\nSays what it costs before it starts. With --follow it exits 1 when the backfill was called off."
+    )]
+    Backfill(backfill::Args),
+    /// Compare what was published with what the ERP holds; publishes nothing
+    #[command(
+        after_help = "Example: wdt-connector verify --feed return_outbounds --from 2026-01-01T00:00:00+08:00 --to 2026-02-01T00:00:00+08:00\nOne JSON object a line for each difference. Exits 1 when there are any."
+    )]
+    Verify(verify::Args),
     /// Ask a running instance's probe; for container health checks
     #[command(hide = true, after_help = "Example: wdt-connector probe http://127.0.0.1:9600/readyz")]
     Probe(probe::Args),
@@ -162,6 +179,9 @@ pub fn main() -> ExitCode {
         Verb::Commands(args) => with_settings(arguments.config.as_deref(), |loaded| on_runtime(commands::execute(args, loaded))),
         Verb::Dlq(args) => with_settings(arguments.config.as_deref(), |loaded| on_runtime(dlq::execute(args, loaded))),
         Verb::Send(args) => with_settings(arguments.config.as_deref(), |loaded| on_runtime(send::execute(args, loaded))),
+        Verb::Feeds(args) => with_settings(arguments.config.as_deref(), |loaded| on_runtime(feeds::execute(args, loaded))),
+        Verb::Backfill(args) => with_settings(arguments.config.as_deref(), |loaded| on_runtime(backfill::execute(args, loaded))),
+        Verb::Verify(args) => with_settings(arguments.config.as_deref(), |loaded| on_runtime(verify::execute(args, loaded))),
         Verb::Tail(args) => with_settings(arguments.config.as_deref(), |loaded| on_runtime(tail::execute(args, loaded))),
     };
     let end = end.unwrap_or_else(|error| {

@@ -1,18 +1,22 @@
 //! `run`: logging, runtime, the application.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io::{self, IsTerminal},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, anyhow};
 
 use crate::{
     app,
     board::Board,
-    config::Loaded,
+    config::{Loaded, LogFormat},
     metrics::Metrics,
     telemetry::{self, Collector},
 };
 
-use super::{End, misconfigured};
+use super::{End, misconfigured, past};
 
 /// What still runs when the application has ended: blocking Kafka calls, which may take this long.
 const LAST_TASKS: Duration = Duration::from_secs(2);
@@ -33,7 +37,11 @@ pub(super) fn execute(loaded: Loaded) -> anyhow::Result<End> {
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    let ended = runtime.block_on(app::run(settings, Arc::new(Metrics::new()), Board::default(), telemetry.levels.clone()));
+    let board = Board::default();
+    if io::stderr().is_terminal() && settings.log.format == LogFormat::Human {
+        runtime.spawn(past::watch(board.clone()));
+    }
+    let ended = runtime.block_on(app::run(settings, Arc::new(Metrics::new()), board, telemetry.levels.clone()));
     telemetry.end(LAST_TRACES);
     runtime.shutdown_timeout(LAST_TASKS);
     ended.map(|()| End::Done)

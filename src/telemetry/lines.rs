@@ -5,6 +5,8 @@ use std::{
     io::{self, Write},
 };
 
+use super::terminal::aside;
+
 /// Control characters, line separators and marks that turn the reading direction, written out.
 #[must_use]
 pub fn one_line(text: &str) -> Cow<'_, str> {
@@ -37,12 +39,14 @@ pub(super) struct LogLines {
 
 impl Write for LogLines {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        let mut out = io::stderr().lock();
         let text = String::from_utf8_lossy(event);
         let line = text.strip_suffix('\n').unwrap_or(&text);
         let line = if self.colours { Cow::Owned(line.replace('\n', "\\n").replace('\r', "\\r")) } else { one_line(line) };
-        out.write_all(line.as_bytes())?;
-        out.write_all(b"\n")?;
+        aside(|| {
+            let mut out = io::stderr().lock();
+            out.write_all(line.as_bytes())?;
+            out.write_all(b"\n")
+        })?;
         Ok(event.len())
     }
 

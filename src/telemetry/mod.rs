@@ -5,6 +5,7 @@
 
 mod lines;
 mod otlp;
+mod terminal;
 mod trace;
 
 use std::{
@@ -28,6 +29,7 @@ use lines::LogLines;
 
 pub use lines::one_line;
 pub use otlp::Collector;
+pub use terminal::bar;
 pub use trace::{Trace, trace_id};
 
 /// A filter longer than this is a mistake.

@@ -1,0 +1,75 @@
+//! `verify`: is what was published last what the ERP holds? Reads both, publishes nothing.
+
+use std::sync::Arc;
+
+use anyhow::bail;
+
+use crate::{
+    clock::Timestamp,
+    config::{Feed, Loaded, Settings},
+    erp::Erp,
+    kafka::Store,
+    metrics::Metrics,
+    source::audit::{Audit, MOST},
+};
+
+use super::{End, feeds::percent, output, past::Bar, state};
+
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Args {
+    /// purchase_returns or return_outbounds
+    #[arg(long, value_parser = state::feed)]
+    feed: Feed,
+    /// Records modified from here on, RFC 3339
+    #[arg(long, value_name = "INSTANT", value_parser = state::instant)]
+    from: Timestamp,
+    /// … up to here; never beyond the feed's watermark
+    #[arg(long, value_name = "INSTANT", value_parser = state::instant)]
+    to: Timestamp,
+}
+
+pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
+    let settings = loaded.settings;
+    state::require(&settings, args.feed)?;
+    let folder = settings.cache_dir.join(format!("verify-{}", std::process::id()));
+    let store = Store::create(&folder, "state")?;
+    let end = verify(&settings, &args, store).await;
+    let _ = std::fs::remove_dir_all(&folder);
+    end
+}
+
+async fn verify(settings: &Settings, args: &Args, store: Store) -> anyhow::Result<End> {
+    let feed = args.feed;
+    let codec = state::codec(settings).await?;
+    let bar = Bar::new(feed.name());
+    state::load(settings, feed, &store).await?;
+    let erp = Erp::new(settings, Arc::new(Metrics::new()))?;
+    let mut audit = Audit::new(erp, feed, settings.feed(feed), codec, store.clone());
+    let Some(at) = audit.checkpoint().await? else { bail!("{} has never been read, so there is nothing to verify", feed.name()) };
+    let (from, to) = (args.from.floor_second(), args.to.min(at.watermark).floor_second());
+    if from >= to {
+        bail!("nothing to verify: --from must be earlier than --to, and than the feed's watermark {}", at.watermark);
+    }
+    if to < args.to.floor_second() {
+        bar.say(&format!("verified up to the feed's watermark {to}: what comes after it is on its way"));
+    }
+    let (found, rows) = audit
+        .compare(from, to, |position, rows| bar.at(percent(from, to, position), &format!("at {position}, {rows} records read")))
+        .await?;
+    let stopped = found.len() >= MOST;
+    let differences = if found.is_empty() {
+        found
+    } else {
+        // Published between the reading of the state and that of the ERP: no difference.
+        state::load(settings, feed, &store).await?;
+        audit.confirm(found).await?
+    };
+    for difference in &differences {
+        if output::say(&serde_json::to_string(difference)?).is_err() {
+            break;
+        }
+    }
+    let more = if stopped { " so far; it stopped there" } else { "" };
+    bar.end(&format!("{rows} records compared with {} calls, {} differences{more}", audit.calls(), differences.len()));
+    Ok(if differences.is_empty() { End::Done } else { End::Failed })
+}
