@@ -25,20 +25,27 @@ use kit::{
     commands::command,
     connector::Connector,
     erp::{Erp, Kind},
-    records::Reader,
+    records::{Reader, Sender},
     rig::Rig,
 };
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
+use wdt_connector::{
+    config::{Edition, Feed},
+    erp::record,
+    schema::{Codec, FeedState, StateKind, Subject},
+};
 
 /// Longer than any floor: a slow run is a figure, not a failure.
 const PATIENCE: Duration = Duration::from_secs(300);
 const STARTS: usize = 5;
 const COMMANDS: usize = 20_000;
-const RECORDS: usize = 50_000;
+const RECORDS: usize = 100_000;
+const STATE: usize = 1_000_000;
 
 type Case = (&'static str, fn() -> Value);
 
-const CASES: [Case; 3] = [("start_and_idle", start_and_idle), ("commands", commands), ("first_read", first_read)];
+const CASES: [Case; 4] =
+    [("start_and_idle", start_and_idle), ("commands", commands), ("first_read", first_read), ("restore_feed", restore_feed)];
 
 fn main() {
     // cargo bench passes `--bench`; what is left is a filter.
@@ -145,6 +152,47 @@ fn first_read() -> Value {
         "records": RECORDS, "events": events.seen.len(), "seconds": seconds(took), "floor_seconds": 60, "ready_ms": seconds(ready) * 1000.0,
         "per_second": (RECORDS as f64 / took.as_secs_f64()).round(),
         "cpu_seconds_per_1000": (cpu / RECORDS as f64 * 1000.0 * 1000.0).round() / 1000.0, "hwm_mb": peak,
+    })
+}
+
+/// A feed with a million records in its state: from exec until it has been taken over.
+fn restore_feed() -> Value {
+    let rig = rig("bench-restore").purchase_returns();
+    let number = rig.erp.seed(Kind::Returns, 1).remove(0);
+    let json = RawValue::from_string(rig.erp.record(Kind::Returns, &number).to_string()).unwrap();
+    let codec = Codec::single_object();
+    let record = record::decode(Feed::PurchaseReturns, Edition::Flagship, &json).unwrap();
+    let version = codec.keep(Subject::PurchaseReturnEnvelope, &record.datum);
+    let sender = Sender::new();
+    let mut bytes = 0;
+    for id in 0..STATE {
+        let state = FeedState {
+            kind: StateKind::Record,
+            feed: "purchase_returns".to_owned(),
+            record_id: Some(id.to_string()),
+            number: Some(format!("CR{id:012}")),
+            modified: Some(record.modified),
+            asked_at: Some(record.modified),
+            content_hash: (id as u128).to_be_bytes().to_vec(),
+            version: version.clone(),
+            checkpoint: None,
+            nonce: None,
+        };
+        let value = codec.encode_feed_state(&state).unwrap();
+        bytes += value.len();
+        let key = json!(["purchase_returns", id.to_string()]).to_string();
+        sender.send_to(&rig.topics.feeds_state, 0, Some(key.as_bytes()), Some(&value));
+    }
+    sender.flush();
+    let mut connector = rig.spawn();
+    let ready = connector.wait_ready();
+    // The state comes first; `/readyz` says 200 only afterwards.
+    let (cpu, peak) = (connector.cpu_seconds(), connector.memory("VmHWM") as f64 / 1024.0);
+    let log = connector.log();
+    finish(connector);
+    json!({
+        "records": STATE, "value_bytes": bytes / STATE, "ready_seconds": seconds(ready), "floor_seconds": 30, "cpu_seconds": cpu, "hwm_mb": peak,
+        "log": log.lines().find(|line| line.contains("feed taken over")),
     })
 }
 

@@ -180,10 +180,26 @@ fn both_routes_run_together_and_close_the_loop() {
     for result in &results {
         let event = &events[result.outbound_no.as_ref().unwrap()][0];
         assert_eq!(event["after"]["src_order_no"], result.return_no.as_str(), "{event}");
-        // Filled as soon as the journal's index knows the marker; null is allowed before that.
-        let command = &event["source"]["command_id"];
-        assert!(command.is_null() || *command == result.command_id.as_str(), "{event}");
+        // An intent is in the journal before its order can exist, and the feed looks a second behind.
+        assert_eq!(event["source"]["command_id"], result.command_id.as_str(), "{event}");
+        let marker = event["source"]["marker"].as_str().unwrap();
+        assert!(event["after"]["remark"].as_str().unwrap().starts_with(marker), "{event}");
     }
+    // An order that somebody made by hand has no command, and neither has one whose remark only looks like ours.
+    let by_hand = rig.erp.add_one(Kind::FlagshipOutbounds);
+    rig.erp.modify(Kind::FlagshipOutbounds, &by_hand, &json!({"remark": "#ABCDEFGHIJKLM not ours"}));
+    reader.until("the order made by hand", PATIENCE, |seen| seen.iter().any(|record| record.key_text() == by_hand));
+    let last = rig.json(reader.seen.iter().rfind(|record| record.key_text() == by_hand).unwrap());
+    assert!(last["source"]["command_id"].is_null() && last["source"]["marker"].is_null(), "{last}");
+    // A restart with an empty cache knows the commands again: a later version of an order names its command, too.
+    assert_eq!(connector.terminate(Duration::from_secs(20)).code(), Some(0));
+    std::fs::remove_dir_all(rig.path("cache")).unwrap();
+    let connector = rig.start();
+    let number = results[0].outbound_no.as_ref().unwrap();
+    rig.erp.modify(Kind::FlagshipOutbounds, number, &json!({"status": 110}));
+    reader.until("the order's next version", PATIENCE, |seen| seen.iter().filter(|record| record.key_text() == *number).count() == 2);
+    let next = rig.json(reader.seen.iter().rfind(|record| record.key_text() == *number).unwrap());
+    assert_eq!(next["source"]["command_id"], results[0].command_id.as_str(), "{next}");
     until("healthy", PATIENCE, || crate::kit::http::get(&connector.url("/healthz")).ok().filter(|answer| answer.status == 200));
     assert_eq!(connector.terminate(Duration::from_secs(20)).code(), Some(0));
 }

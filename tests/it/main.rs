@@ -23,6 +23,8 @@ mod command_route;
 mod command_rules;
 mod crash_table;
 mod decisions;
+mod drift;
+mod feed_tools;
 mod ground;
 mod host;
 mod injection;

@@ -10,6 +10,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use wdt_connector::clock::Timestamp;
 
 use super::{commands::WAREHOUSE, connector::PROGRAM, http};
 use crate::parts::guard::{self, Guarded};
@@ -188,9 +189,25 @@ impl Erp {
         self.tell_text(&format!("records/{}/{number}", kind.table()), change);
     }
 
+    /// Modifies this many records at random.
+    pub fn churn(&self, count: usize) {
+        self.tell("churn", &json!({"count": count}));
+    }
+
     /// One record as the ERP's query would answer it.
     pub fn record(&self, kind: Kind, number: &str) -> Value {
         self.ask(&format!("records/{}/{number}?edition={}", kind.table(), kind.edition()))
+    }
+
+    /// Records as the ERP's query would answer them, by id, from `skip` on.
+    pub fn page(&self, kind: Kind, skip: usize, limit: usize) -> Vec<Value> {
+        let answer = self.ask(&format!("records/{}?edition={}&skip={skip}&limit={limit}", kind.table(), kind.edition()));
+        answer.as_array().unwrap_or_else(|| panic!("no list of records: {answer}")).clone()
+    }
+
+    /// Makes up `count` records modified between two instants, both included; returns their numbers.
+    pub fn seed_between(&self, kind: Kind, count: usize, from: Timestamp, to: Timestamp) -> Vec<String> {
+        self.made(kind, &json!({"count": count, "edition": kind.edition(), "from": from.to_beijing(), "to": to.to_beijing()}))
     }
 
     /// Every order a call has made.

@@ -8,6 +8,7 @@ pub mod http;
 pub mod journal;
 pub mod kafka_proxy;
 pub mod ledger;
+pub mod promises;
 pub mod proxy;
 pub mod records;
 pub mod rig;

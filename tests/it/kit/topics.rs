@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rdkafka::{
     ClientConfig,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication},
     consumer::{BaseConsumer, Consumer as _},
 };
 
@@ -127,6 +127,13 @@ pub fn grow(topic: &str, count: usize) {
     });
 }
 
+/// Sets options of a topic that exists.
+pub fn alter(topic: &str, options: &[(&str, &str)]) {
+    let resource = options.iter().fold(AlterConfig::new(ResourceSpecifier::Topic(topic)), |config, (key, value)| config.set(key, value));
+    let altered = wait(broker().admin().alter_configs([&resource], &AdminOptions::new())).expect("the broker answers");
+    assert!(altered.iter().all(Result::is_ok), "{altered:?}");
+}
+
 /// Deletes a topic and waits until it is gone.
 pub fn delete(topic: &str) {
     let deleted = wait(broker().admin().delete_topics(&[topic], &AdminOptions::new())).expect("the broker answers");
@@ -148,7 +155,7 @@ pub fn partitions(topic: &str) -> Option<i32> {
 /// A configuration value of a topic as the broker sees it, `cleanup.policy` for example.
 pub fn config_of(topic: &str, key: &str) -> Option<String> {
     let admin = broker().admin();
-    let asked = [rdkafka::admin::ResourceSpecifier::Topic(topic)];
+    let asked = [ResourceSpecifier::Topic(topic)];
     let answers = wait(admin.describe_configs(&asked, &AdminOptions::new())).expect("the broker answers");
     let resource = answers.into_iter().next()?.ok()?;
     resource.get(key).and_then(|entry| entry.value.clone())
