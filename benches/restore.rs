@@ -25,7 +25,7 @@ use serde_json::json;
 
 const PARTITIONS: i32 = 4;
 /// Entries a transaction carries: what a busy hour writes.
-const BATCH: usize = 100;
+const BATCH: usize = 200;
 const STARTS: usize = 3;
 /// What is asked for afterwards, to see that all of it is there.
 const ASKED: usize = 1000;
