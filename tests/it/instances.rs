@@ -32,8 +32,9 @@ const FEEDS: [&str; 2] = ["purchase_returns", "return_outbounds"];
 
 /// Instances by ordinal on one rig, each with a quota of 600 a minute to be shared.
 struct Fleet {
-    rig: Rig,
+    /// Dropped before the folder with their logs.
     members: BTreeMap<usize, Connector>,
+    rig: Rig,
 }
 
 impl Fleet {
@@ -44,7 +45,7 @@ impl Fleet {
         rig.config.set("log", "level", "info");
         rig.erp.take_anything();
         rig.erp.latency(Duration::from_millis(20));
-        Self { rig, members: BTreeMap::new() }
+        Self { members: BTreeMap::new(), rig }
     }
 
     fn start(&mut self, ordinals: impl IntoIterator<Item = usize>) {
@@ -163,8 +164,21 @@ impl Stream {
 }
 
 /// One order and one result each.
-fn check_commands(rig: &Rig, commands: &[CreateReturnOutbound]) {
-    let results: Vec<CommandResult> = rig.results(commands.len());
+fn check_commands(fleet: &Fleet, commands: &[CreateReturnOutbound]) {
+    let rig = &fleet.rig;
+    let mut reader = Reader::new(&rig.topics.results);
+    let deadline = Instant::now() + PATIENCE;
+    while reader.finish().len() < commands.len() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(100));
+    }
+    let results: Vec<CommandResult> = reader.seen.iter().map(|record| rig.result(record)).collect();
+    let answered: BTreeSet<&str> = results.iter().map(|result| result.return_no.as_str()).collect();
+    let missing: Vec<&str> = commands.iter().map(|one| one.return_no.as_str()).filter(|one| !answered.contains(one)).collect();
+    assert!(
+        missing.is_empty(),
+        "no result for {missing:?}; what the instances say: {:#?}",
+        fleet.members.values().map(|member| member.status()["sections"]["commands"].clone()).collect::<Vec<_>>()
+    );
     assert_eq!(results.len(), commands.len(), "one result each");
     let mut orders: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for order in rig.erp.orders() {
@@ -212,7 +226,7 @@ fn check_feed(rig: &Rig, kind: Kind, topic: &str) -> usize {
 fn check(fleet: &Fleet, commands: &[CreateReturnOutbound]) {
     let rig = &fleet.rig;
     rig.erp.adjust(&json!({"modifications_per_second": 0.0}));
-    check_commands(rig, commands);
+    check_commands(fleet, commands);
     let returns = check_feed(rig, Kind::Returns, &rig.topics.purchase_returns);
     let outbounds = check_feed(rig, Kind::FlagshipOutbounds, &rig.topics.return_outbounds);
     let held = rig.erp.summary();
@@ -287,5 +301,5 @@ fn a_feed_of_an_instance_that_dies_is_taken_over_within_its_session() {
     assert!(took < SESSION * 5, "{took:?}");
     fleet.settle("one instance that owns everything");
     let commands = stream.end();
-    check_commands(&fleet.rig, &commands);
+    check_commands(&fleet, &commands);
 }
