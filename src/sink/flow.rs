@@ -227,10 +227,16 @@ impl Engine<'_> {
             if self.partitions.get(&slot.lease.partition).is_none_or(|partition| partition.draining) {
                 continue;
             }
-            let (Some(send_by), Some(permit)) = (released(slot.send_by, now), slot.permit.take()) else {
+            let Some(send_by) = released(slot.send_by, now) else {
+                // The permit is kept for the renewed intent: without one it could only be renewed for ever.
                 slot.send_by = None;
-                slot.waits = Waits::Intent;
-                self.intents.push_back(id);
+                slot.waits = Waits::Admission;
+                self.admission.push_front(id);
+                continue;
+            };
+            let Some(permit) = slot.permit.take() else {
+                slot.waits = Waits::Admission;
+                self.admission.push_front(id);
                 continue;
             };
             slot.waits = Waits::Answer;

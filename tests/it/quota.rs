@@ -187,6 +187,28 @@ fn no_more_calls_at_once_than_allowed_and_a_narrower_erp_is_found_out() {
 }
 
 #[test]
+fn an_intent_that_ran_out_is_renewed_and_called() {
+    const COMMANDS: usize = 6;
+    let mut rig = Rig::new("ranout").commands("avro");
+    rig.config.set("commands", "max_in_flight", 1);
+    rig.erp.take_anything();
+    rig.erp.latency(Duration::from_secs(1));
+    rig.send(&(0..COMMANDS).map(|number| command(&format!("RO{number:05}"), "cmd")).collect::<Vec<_>>());
+    let mut connector = rig.start();
+    until("one call on the wire and the next one's intent", PATIENCE, || {
+        let now = connector.status()["sections"]["commands"]["now"].clone();
+        (now["calls_in_flight"] == 1 && now["open_intents"] == 2).then_some(())
+    });
+    // Frozen for longer than send_by (2 s): the span itself is what is tested.
+    connector.freeze();
+    thread::sleep(Duration::from_secs(4));
+    connector.thaw();
+    let results = rig.results(COMMANDS);
+    assert!(results.iter().all(|result| result.outcome == Outcome::Created), "{results:?}");
+    assert_eq!((results.len(), rig.erp.order_count()), (COMMANDS, 6));
+}
+
+#[test]
 fn no_intent_is_written_before_its_permit() {
     let mut rig = Rig::new("permit").commands("avro");
     // The first permit comes after a minute: the budget starts empty.
