@@ -41,9 +41,8 @@ const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// A value beyond this is not taken into memory a second time: it is named by its size alone ([`Delivered::left_out`]).
 /// Brokers take a megabyte by default, compressed; what it expands to nobody limits.
 const LARGEST_VALUE: usize = 1024 * 1024;
-/// Fetched in one answer, compressed, from all partitions and from one. lz4 expands up to 255 times, and librdkafka
-/// unpacks an answer whole: this, and the commands topic's `max.message.bytes`, bound what one answer can become.
-const FETCH_BYTES: &str = "262144";
+/// Fetched of one partition in one answer, compressed. lz4 expands up to 255 times, and librdkafka unpacks an answer whole:
+/// this, and the commands topic's `max.message.bytes`, bound what a partition's share of one answer can become.
 const FETCH_PARTITION_BYTES: &str = "131072";
 /// Quiet partitions asked about in one turn, and how long each may take: the polling must go on.
 const ASKED: usize = 8;
@@ -330,10 +329,8 @@ fn subscribed(
     config
         .set("group.instance.id", instance_id(kafka, &options.role))
         .set("statistics.interval.ms", Patience::of(kafka).interval().as_millis().to_string());
-    for (key, value) in [("fetch.max.bytes", FETCH_BYTES), ("fetch.message.max.bytes", FETCH_PARTITION_BYTES)] {
-        if !kafka.properties.contains_key(key) {
-            config.set(key, value);
-        }
+    if !kafka.properties.contains_key("fetch.message.max.bytes") {
+        config.set("fetch.message.max.bytes", FETCH_PARTITION_BYTES);
     }
     if !kafka.properties.contains_key("partition.assignment.strategy") {
         config.set("partition.assignment.strategy", "cooperative-sticky");
