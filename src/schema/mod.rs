@@ -27,3 +27,5 @@ pub use subject::{EnvelopeParts, Op, Subject};
 
 #[cfg(test)]
 pub(crate) use codec::reference_json;
+#[cfg(test)]
+mod upgrade_tests;

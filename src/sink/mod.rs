@@ -185,3 +185,5 @@ async fn wait_for_topics(parts: &Parts, pulse: &crate::board::Pulse) -> Result<O
 
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod repeat;
