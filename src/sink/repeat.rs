@@ -144,8 +144,15 @@ fn every_pure_effect_twice_in_a_row_changes_nothing() {
     }
 
     // A dead letter of a dead letter is the letter: what stood in the headers is replaced, not added to.
-    let record =
-        Delivered { lease, offset: 42, key: Some(vec![1]), value: Some(vec![2]), headers: vec![("mine".into(), None)], timestamp: None };
+    let record = Delivered {
+        lease,
+        offset: 42,
+        key: Some(vec![1]),
+        value: Some(vec![2]),
+        headers: vec![("mine".into(), None)],
+        timestamp: None,
+        left_out: None,
+    };
     let names = Names { commands: "c".into(), results: "r".into(), dead_letters: "d".into(), journal: "j".into() };
     let letter = |record: &Delivered| dead_letter(&names, record, Death::Undecodable, "not Avro", "app");
     let once = letter(&record);
