@@ -33,6 +33,30 @@ fn nothing_lost(rig: &Rig, count: usize) {
     assert_eq!(rig.erp.orders().len(), count, "one order each");
 }
 
+/// A file cannot grow beyond a limit: what a full disk looks like to the cache, from the start or in the middle.
+#[test]
+fn a_full_disk_ends_with_a_sentence_and_nothing_is_lost() {
+    let rig = Rig::new("diskfull").commands("avro");
+    rig.erp.take_anything();
+    rig.send(&commands(0, COMMANDS));
+    for blocks in ["1", "300"] {
+        let (file, _) = rig.write_config();
+        let mut shell = Command::new("sh");
+        // The signal that comes with the limit is ignored: a write then fails as on a full disk.
+        shell.arg("-c").arg(format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" --config \"$1\" run"));
+        let output = connector::finish(shell.arg(PROGRAM).arg(file), b"", PATIENCE);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let last = said.lines().last().unwrap_or_default();
+        assert!(!output.status.success() && last.contains("cache_dir") && last.contains("make room"), "{blocks}: {last}");
+        assert!(!said.contains("panicked"), "{said}");
+    }
+    let _connector = rig.start();
+    nothing_lost(&rig, COMMANDS);
+}
+
+/// More than 300 blocks of cache take.
+const COMMANDS: usize = 2000;
+
 #[test]
 fn a_cache_that_cannot_be_written_is_named() {
     let mut rig = Rig::new("readonly").commands("avro");

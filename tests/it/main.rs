@@ -30,6 +30,7 @@ mod host;
 mod injection;
 mod instances;
 mod layers;
+mod limits;
 mod locked_down;
 mod membership;
 mod operate;
