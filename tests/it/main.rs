@@ -36,6 +36,8 @@ mod membership;
 mod operate;
 mod process;
 mod quota;
+mod readers;
+mod registry;
 mod repeat_table;
 mod restore;
 mod secrets;

@@ -3,12 +3,14 @@
 pub mod acls;
 mod cache;
 pub mod certificates;
+mod connect;
 pub mod guard;
 mod java;
 mod kafka;
 mod ports;
 mod registry;
 
+pub use connect::Worker;
 pub use kafka::{LockedBroker, PrivateBroker, broker};
 /// The password of every user of a locked broker.
 pub fn kafka_password() -> &'static str {
