@@ -73,7 +73,10 @@ fn too_few_descriptors_are_survived_and_nothing_is_lost() {
     rig.erp.take_anything();
     rig.erp.latency(Duration::from_millis(50));
     // What the clients, the cache and the runtime hold, and little more: most calls find no descriptor.
-    let few = limited(&rig, "ulimit -n 56").ready();
+    let free = rig.start();
+    let held = std::fs::read_dir(format!("/proc/{}/fd", free.pid())).unwrap().count();
+    assert_eq!(free.terminate(END).code(), Some(0));
+    let few = limited(&rig, &format!("ulimit -n {}", held + 12)).ready();
     rig.send(&commands(0, 200));
     rig.wait_committed(200);
     assert!(!few.log().contains("panicked"), "{}", few.log());
