@@ -196,7 +196,8 @@ fn two_instances_killed_in_turn_lose_and_repeat_nothing() {
     rig.topics.create(4);
     topics::alter(
         &rig.topics.feeds_state,
-        &[("segment.ms", "1000"), ("min.cleanable.dirty.ratio", "0.01"), ("max.compaction.lag.ms", "1000")],
+        // All of them: what is not named falls back to the broker's default, the policy as well.
+        &[("cleanup.policy", "compact"), ("segment.ms", "1000"), ("min.cleanable.dirty.ratio", "0.01"), ("max.compaction.lag.ms", "1000")],
     );
     small_pages(&mut rig, kind);
     rig.erp.seed(kind, 200);
