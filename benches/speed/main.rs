@@ -27,6 +27,7 @@ mod commands;
 mod figures;
 mod latency;
 mod loader;
+mod micro;
 mod start;
 
 use std::time::Duration;
@@ -38,7 +39,8 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 type Case = (&'static str, fn() -> Vec<Value>);
 
-const CASES: [Case; 8] = [
+const CASES: [Case; 9] = [
+    ("micro", micro::steps),
     ("start", start::start),
     ("commands_latency_0", commands::without_latency),
     ("commands_latency_50ms", commands::with_latency),

@@ -1,10 +1,12 @@
-//! Doors for the fuzz tests: what an answer of the ERP comes to, as one word of a closed set.
+//! Doors for the fuzz tests and the measurements: what an answer of the ERP comes to, as one word of a closed set, and
+//! requests that are written but not sent.
 
-use crate::config::{Edition, Feed};
+use crate::config::{Edition, Feed, FlagshipSettings};
 
 use super::{
-    Answer, Call, NotExecuted, OutboundHead, QueryFault,
+    Answer, BuildFault, Call, NotExecuted, OrderRequest, OutboundHead, QueryFault,
     answer::{Context, created, enterprise_rows, flagship_rows},
+    edition::Flagship,
     http::Reply,
     record,
 };
@@ -81,4 +83,26 @@ fn create(reply: &Reply, context: &Context<'_>) -> Result<&'static str, String> 
 
 fn quiet(text: &str) -> Result<(), String> {
     if text.contains(SIGNATURE) { Err(text.to_owned()) } else { Ok(()) }
+}
+
+/// A flagship account that connects to nothing.
+#[derive(Debug)]
+pub struct Unsent(Flagship);
+
+impl Unsent {
+    /// Of these settings.
+    ///
+    /// # Errors
+    /// As [`super::Erp::new`].
+    pub fn new(settings: &FlagshipSettings) -> Result<Self, BuildFault> {
+        Flagship::new(settings).map(Self)
+    }
+
+    /// Writes, addresses and signs a `createOrder`; gives the bytes of URL and body together.
+    ///
+    /// # Errors
+    /// Only a defect makes one.
+    pub fn create_order(&self, order: &OrderRequest) -> Result<usize, serde_json::Error> {
+        self.0.write_order(order)
+    }
 }

@@ -272,7 +272,7 @@ impl Reader {
         let mut entries: BTreeMap<i32, u64> = BTreeMap::new();
         let mut checked = Instant::now();
         while !open.is_empty() {
-            if checked.elapsed() > PAUSE {
+            if stop.load(Ordering::Relaxed) || checked.elapsed() > PAUSE {
                 Self::still_owned(group, &leases, stop)?;
                 checked = Instant::now();
             }

@@ -4,10 +4,11 @@ use std::{
     fs,
     ops::Bound,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, mpsc},
+    thread::{self, JoinHandle},
 };
 
-use redb::{Database, Durability, ReadableDatabase, TableDefinition, TableError};
+use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition, TableError};
 
 /// Why the local cache failed: one sentence with the path and what to do.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -43,6 +44,30 @@ impl Drop for File {
 
 /// A key and its value.
 pub type Entry = (Vec<u8>, Vec<u8>);
+
+/// A partition as it was at one moment.
+pub struct View {
+    store: Store,
+    /// `None` while nothing was ever put there.
+    table: Option<ReadOnlyTable<&'static [u8], &'static [u8]>>,
+}
+
+impl std::fmt::Debug for View {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_tuple("View").field(&self.store).finish()
+    }
+}
+
+impl View {
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// [`StoreFault`].
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreFault> {
+        let Some(table) = &self.table else { return Ok(None) };
+        Ok(table.get(key).map_err(|error| self.store.fault(error))?.map(|value| value.value().to_vec()))
+    }
+}
 
 /// One change: a key with its new value, or without one to delete it.
 pub type Change = (Vec<u8>, Option<Vec<u8>>);
@@ -85,14 +110,23 @@ impl Store {
     /// # Errors
     /// [`StoreFault`].
     pub fn get_many(&self, partition: i32, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, StoreFault> {
+        let view = self.view(partition)?;
+        keys.iter().map(|key| view.get(key)).collect()
+    }
+
+    /// A partition as it is now, for many look-ups.
+    ///
+    /// # Errors
+    /// [`StoreFault`].
+    pub fn view(&self, partition: i32) -> Result<View, StoreFault> {
         let name = table(partition);
         let transaction = self.database()?.begin_read().map_err(|error| self.fault(error))?;
         let table = match transaction.open_table(TableDefinition::<&[u8], &[u8]>::new(&name)) {
-            Ok(table) => table,
-            Err(TableError::TableDoesNotExist(_)) => return Ok(vec![None; keys.len()]),
+            Ok(table) => Some(table),
+            Err(TableError::TableDoesNotExist(_)) => None,
             Err(error) => return Err(self.fault(error)),
         };
-        keys.iter().map(|key| Ok(table.get(*key).map_err(|error| self.fault(error))?.map(|value| value.value().to_vec()))).collect()
+        Ok(View { store: self.clone(), table })
     }
 
     /// Applies changes at once, the last of a key winning.
@@ -190,12 +224,56 @@ fn fault(path: &Path, error: &dyn std::fmt::Display) -> StoreFault {
     ))
 }
 
-/// Collects changes of several partitions and applies them in batches, so that a restore costs few write transactions.
+/// Collects changes of several partitions and applies them in batches on a thread of its own, so that a long restore
+/// costs few write transactions and reads on while they are written.
 #[derive(Debug)]
 pub struct Loader {
     store: Store,
-    changes: std::collections::BTreeMap<i32, Vec<Change>>,
+    changes: Collected,
     bytes: usize,
+    /// From the first full batch on: a short restore needs no thread.
+    writer: Option<Writer>,
+}
+
+type Collected = std::collections::BTreeMap<i32, Vec<Change>>;
+
+#[derive(Debug)]
+struct Writer {
+    batches: mpsc::SyncSender<Collected>,
+    thread: JoinHandle<Result<(), StoreFault>>,
+}
+
+impl Writer {
+    fn start(store: Store) -> Self {
+        // One batch waits while one is written: with the one being collected, that bounds the memory.
+        let (batches, waiting) = mpsc::sync_channel::<Collected>(1);
+        let thread = thread::spawn(move || waiting.into_iter().try_for_each(|batch| write(&store, batch)));
+        Self { batches, thread }
+    }
+
+    fn end(self) -> Result<(), StoreFault> {
+        drop(self.batches);
+        self.thread.join().unwrap_or_else(|_| Err(StoreFault("the cache's writer ended abnormally".into())))
+    }
+}
+
+/// A restore that is given up leaves nothing behind that is still being written when the next one begins.
+impl Drop for Loader {
+    fn drop(&mut self) {
+        if let Some(writer) = self.writer.take()
+            && let Err(fault) = writer.end()
+        {
+            tracing::debug!(%fault, "cache");
+        }
+    }
+}
+
+/// In the order of the keys, which touches each page of the tree once; the sort is stable, so the last of a key wins.
+fn write(store: &Store, mut batch: Collected) -> Result<(), StoreFault> {
+    for changes in batch.values_mut() {
+        changes.sort_by(|one, other| one.0.cmp(&other.0));
+    }
+    store.apply_all(batch.iter().map(|(partition, changes)| (*partition, changes.as_slice())))
 }
 
 /// Bytes collected before they are written; bounds the memory of a restore.
@@ -205,30 +283,43 @@ impl Loader {
     /// Into this store.
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Self { store, changes: std::collections::BTreeMap::new(), bytes: 0 }
+        Self { store, changes: Collected::new(), bytes: 0, writer: None }
     }
 
-    /// Adds one change.
+    /// Adds one change; it may be written later, and a fault of the writing then belongs to a later call.
     ///
     /// # Errors
     /// [`StoreFault`].
     pub fn push(&mut self, partition: i32, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreFault> {
         self.bytes += key.len() + value.map_or(0, <[u8]>::len);
         self.changes.entry(partition).or_default().push((key.to_vec(), value.map(<[u8]>::to_vec)));
-        if self.bytes >= LOAD { self.flush() } else { Ok(()) }
+        if self.bytes < LOAD {
+            return Ok(());
+        }
+        let batch = self.take();
+        let writer = self.writer.get_or_insert_with(|| Writer::start(self.store.clone()));
+        match writer.batches.send(batch) {
+            Ok(()) => Ok(()),
+            // The writer ended early: only a fault makes it.
+            Err(_) => self.flush(),
+        }
     }
 
-    /// Writes what was collected.
+    /// Writes what was collected; returns when all of it is in the store.
     ///
     /// # Errors
     /// [`StoreFault`].
     pub fn flush(&mut self) -> Result<(), StoreFault> {
-        self.bytes = 0;
-        let changes = std::mem::take(&mut self.changes);
-        if changes.is_empty() {
-            return Ok(());
+        if let Some(writer) = self.writer.take() {
+            writer.end()?;
         }
-        self.store.apply_all(changes.iter().map(|(partition, changes)| (*partition, changes.as_slice())))
+        let batch = self.take();
+        if batch.is_empty() { Ok(()) } else { write(&self.store, batch) }
+    }
+
+    fn take(&mut self) -> Collected {
+        self.bytes = 0;
+        std::mem::take(&mut self.changes)
     }
 }
 
@@ -268,6 +359,26 @@ mod tests {
         assert_eq!(seen, vec![(b"k".to_vec(), b"v".to_vec())]);
         drop((store, loader));
         assert_eq!(Store::create(folder.path(), "journal").unwrap().get(0, b"k").unwrap(), None);
+    }
+
+    #[test]
+    fn a_long_load_is_written_whole_and_in_its_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::create(folder.path(), "journal").unwrap();
+        let mut loader = Loader::new(store.clone());
+        let value = vec![7_u8; 4_096];
+        // Several batches, and each key twice: deleted or replaced in a later one.
+        for turn in [0_u8, 1] {
+            for number in 0..1_000_u32 {
+                let gone = turn == 1 && number % 2 == 0;
+                let value = [&[turn][..], &value].concat();
+                loader.push(i32::from(number % 4 == 3), &number.to_be_bytes(), (!gone).then_some(&value)).unwrap();
+            }
+        }
+        loader.flush().unwrap();
+        let held = store.page(0, None, 2_000).unwrap();
+        assert_eq!(held.len() + store.page(1, None, 2_000).unwrap().len(), 500);
+        assert!(held.iter().all(|(_, value)| value[0] == 1), "the later one counts");
     }
 
     #[test]

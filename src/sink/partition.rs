@@ -144,6 +144,9 @@ pub struct Remembered {
     pub lost_at: Option<Timestamp>,
 }
 
+/// Until the other partitions' journals are asked for again.
+const OTHERS_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
+
 /// The nonce of a barrier that declares everything before it lost.
 const LOST: &str = "lost";
 
@@ -232,11 +235,28 @@ impl Restoring {
         if others.is_empty() {
             return Ok(());
         }
+        let counted = loop {
+            match self.newest_counts(others.clone()).await? {
+                Ok(counted) => break counted,
+                // The broker went away, or a right is missing: a take-over waits for both.
+                Err(fault) => tracing::warn!(%fault, "the other partitions' journals cannot be read yet"),
+            }
+            tokio::time::sleep(OTHERS_PAUSE).await;
+            let ended: Vec<Lease> = own.iter().copied().filter(|lease| !self.group.owns(*lease)).collect();
+            if !ended.is_empty() {
+                return Err(TakeOverFault::NotOwner(ended));
+            }
+        };
+        counted.into_values().flatten().try_for_each(|counted| self.check_count(counted))
+    }
+
+    /// By partition, the count its newest barrier holds.
+    async fn newest_counts(&self, partitions: Vec<i32>) -> Result<Result<BTreeMap<i32, Option<i32>>, ToolFault>, TakeOverFault> {
         let (kafka, topic, codec, runtime) =
             (self.settings.kafka.clone(), self.names.journal.to_string(), Arc::clone(&self.codec), tokio::runtime::Handle::current());
         let read = move || {
             let mut counted = BTreeMap::new();
-            Scan::open(&kafka, &topic, Some(&others), &From::Beginning)?.run(|record, _| {
+            Scan::open(&kafka, &topic, Some(&partitions), &From::Beginning)?.run(|record, _| {
                 if record.key.as_deref().is_some_and(|key| key.starts_with(br##"["#barrier""##))
                     && let Some(entry) = record.value.as_deref().and_then(|bytes| decode(&codec, &runtime, bytes).ok())
                 {
@@ -244,14 +264,9 @@ impl Restoring {
                 }
                 true
             })?;
-            Ok::<_, ToolFault>(counted)
+            Ok(counted)
         };
-        let counted = tokio::task::spawn_blocking(read)
-            .await
-            .map_err(|error| error.to_string())
-            .and_then(|counted| counted.map_err(|fault| fault.to_string()))
-            .map_err(TakeOverFault::Refused)?;
-        counted.into_values().flatten().try_for_each(|counted| self.check_count(counted))
+        tokio::task::spawn_blocking(read).await.map_err(|error| TakeOverFault::Refused(error.to_string()))
     }
 
     fn barrier(&self, lease: Lease) -> Result<TakeOver, TakeOverFault> {

@@ -209,7 +209,8 @@ impl Audit {
         let findings = loop {
             let (store, codec, rows) = (self.store.clone(), Arc::clone(&self.codec), Arc::clone(&rows));
             let compared = tokio::task::spawn_blocking(move || {
-                let lookup = |key: &StateKey| store.get(feed.partition(), key.bytes());
+                let state = store.view(feed.partition())?;
+                let lookup = |key: &StateKey| state.get(key.bytes());
                 let differ = Differ { feed, edition, codec: &codec, unseen: Op::Create, lookup: &lookup };
                 rows.iter().map(|row| differ.compare(row.clone())).collect::<Result<Vec<_>, _>>()
             });

@@ -108,7 +108,8 @@ impl Tenure<'_> {
         loop {
             let (store, codec, rows) = (self.publisher.store.clone(), Arc::clone(&self.task.parts.codec), Arc::clone(&rows));
             let compared = tokio::task::spawn_blocking(move || {
-                let lookup = |key: &super::change::StateKey| store.get(feed.partition(), key.bytes());
+                let state = store.view(feed.partition())?;
+                let lookup = |key: &super::change::StateKey| state.get(key.bytes());
                 let differ = Differ { feed, edition, codec: &codec, unseen, lookup: &lookup };
                 rows.iter().map(|row| differ.compare(row.clone())).collect::<Result<Vec<_>, _>>()
             });

@@ -11,7 +11,7 @@ use std::{
 use wdt_connector::schema::CreateReturnOutbound;
 
 use crate::{
-    kit::{commands::command, connector::Connector, kafka_proxy::KafkaProxy, ledger::Verdict, rig::Rig, until},
+    kit::{Dice, commands::command, connector::Connector, kafka_proxy::KafkaProxy, ledger::Verdict, rig::Rig, until},
     parts::{PrivateBroker, say},
 };
 
@@ -69,23 +69,14 @@ impl Trouble {
     }
 }
 
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % sides
+/// One round of troubles in an order of chance.
+fn round(dice: &mut Dice) -> Vec<Trouble> {
+    let mut all: Vec<Trouble> = ROUND.iter().flat_map(|(trouble, times)| std::iter::repeat_n(*trouble, *times)).collect();
+    for at in (1..all.len()).rev() {
+        let other = usize::try_from(dice.roll(at as u64 + 1)).expect("an index");
+        all.swap(at, other);
     }
-
-    /// One round of troubles in an order of chance.
-    fn round(&mut self) -> Vec<Trouble> {
-        let mut all: Vec<Trouble> = ROUND.iter().flat_map(|(trouble, times)| std::iter::repeat_n(*trouble, *times)).collect();
-        for at in (1..all.len()).rev() {
-            let other = usize::try_from(self.roll(at as u64 + 1)).expect("an index");
-            all.swap(at, other);
-        }
-        all
-    }
+    all
 }
 
 /// What a storm is to be.
@@ -232,7 +223,7 @@ pub fn storm(plan: &Plan) -> Option<Report> {
     let mut fleet = fleet(plan)?;
     let (mut dice, mut commands, begun) = (Dice(plan.seed), Vec::new(), Instant::now());
     'rounds: loop {
-        for trouble in dice.round() {
+        for trouble in round(&mut dice) {
             supply(&fleet.rig, &mut commands);
             fleet.breathe(&mut dice);
             fleet.strike(trouble, &mut dice);

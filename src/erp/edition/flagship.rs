@@ -97,6 +97,13 @@ impl Flagship {
         Judged { outcome, throttled: judged.throttled, unseen: judged.unseen }
     }
 
+    /// Writes and signs a request that is not sent; its bytes.
+    pub(in super::super) fn write_order(&self, order: &OrderRequest) -> serde_json::Result<usize> {
+        let body = order_body(order)?;
+        let Signed { outgoing, .. } = self.signed(Call::CreateOrder, body, None, Timestamp::now(), None, Duration::ZERO, CREATE_CAP);
+        Ok(outgoing.url.as_str().len() + outgoing.body.len())
+    }
+
     #[expect(clippy::too_many_arguments, reason = "the parts of one request, put together in one place")]
     fn signed(
         &self,

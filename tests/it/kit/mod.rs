@@ -36,6 +36,18 @@ pub fn until<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T
     }
 }
 
+/// Chance that a printed seed repeats.
+#[derive(Debug)]
+pub struct Dice(pub u64);
+
+impl Dice {
+    /// A number below `sides`.
+    pub fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
 /// A name nobody else uses, this run or another on the same broker: `<what>-<pid>-<start>-<number>`.
 pub fn unique(what: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
