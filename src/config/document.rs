@@ -86,12 +86,13 @@ impl Document {
     fn layer(&mut self, text: &str, name: Option<&str>) -> Result<(), Vec<Mistake>> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let (table, errors) = DeTable::parse_recoverable(text);
+        let lines = Lines::of(text);
         if !errors.is_empty() {
             let file = name.unwrap_or("the defaults");
             return Err(errors
                 .iter()
                 .map(|error| {
-                    let (line, column) = line_and_column(text, error.span().map_or(0, |span| span.start));
+                    let (line, column) = lines.find(error.span().map_or(0, |span| span.start));
                     let sentence = format!("{file}, line {line}, column {column} is no TOML: {}", error.message().replace('\n', ", "));
                     Mistake { place: Some(Place::File { name: file.to_owned(), line, column }), ..Mistake::general(sentence) }
                 })
@@ -100,7 +101,7 @@ impl Document {
         let place = |span: Range<usize>| match name {
             None => Place::Default,
             Some(name) => {
-                let (line, column) = line_and_column(text, span.start);
+                let (line, column) = lines.find(span.start);
                 Place::File { name: name.to_owned(), line, column }
             }
         };
@@ -163,9 +164,61 @@ fn scalar(value: &Spanned<DeValue<'_>>) -> Value {
     }
 }
 
-/// Counted from 1; columns in characters.
-fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (before.matches('\n').count() + 1, before.get(line_start..).unwrap_or("").chars().count() + 1)
+/// Where the lines of a text begin, so that a place costs a short walk however long the text and its lines are.
+struct Lines<'a> {
+    text: &'a str,
+    starts: Vec<usize>,
+    /// Every so many bytes: where, and how many characters stand before it.
+    marks: Vec<(usize, usize)>,
+}
+
+const STRIDE: usize = 1024;
+
+impl<'a> Lines<'a> {
+    fn of(text: &'a str) -> Self {
+        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        let mut marks = vec![(0, 0)];
+        let (mut at, mut characters) = (0, 0);
+        while at + STRIDE < text.len() {
+            let next = text.floor_char_boundary(at + STRIDE);
+            characters += text.get(at..next).unwrap_or_default().chars().count();
+            at = next;
+            marks.push((at, characters));
+        }
+        Self { text, starts, marks }
+    }
+
+    /// Line and column of a byte, counted from 1; columns in characters.
+    fn find(&self, offset: usize) -> (usize, usize) {
+        let offset = self.text.floor_char_boundary(offset);
+        let line = self.starts.partition_point(|start| *start <= offset);
+        let start = line.checked_sub(1).and_then(|line| self.starts.get(line)).copied().unwrap_or(0);
+        (line, self.characters_before(offset) - self.characters_before(start) + 1)
+    }
+
+    /// `offset` is where a character begins.
+    fn characters_before(&self, offset: usize) -> usize {
+        let passed = self.marks.partition_point(|(at, _)| *at <= offset);
+        let (at, characters) = passed.checked_sub(1).and_then(|mark| self.marks.get(mark)).copied().unwrap_or_default();
+        characters + self.text.get(at..offset).unwrap_or_default().chars().count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_counted_as_a_person_counts_them() {
+        let text = format!("a = 1\n# 退货 and more\n{} = 2\n\nend", "é".repeat(3000));
+        let lines = Lines::of(&text);
+        for (offset, _) in text.char_indices().chain([(text.len(), ' ')]) {
+            let before = &text[..offset];
+            let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+            let counted = (before.matches('\n').count() + 1, before[start..].chars().count() + 1);
+            assert_eq!(lines.find(offset), counted, "byte {offset}");
+        }
+        assert_eq!(lines.find(usize::MAX), (5, 4));
+        assert_eq!(Lines::of("").find(0), (1, 1));
+    }
 }

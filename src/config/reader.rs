@@ -1,7 +1,7 @@
 //! One check per key: takes values out of the document, collects every mistake.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::SocketAddr,
     ops::RangeInclusive,
@@ -100,9 +100,13 @@ impl Reader {
     /// An optional key, parsed by `parse` from its text; booleans and integers count as text where `parse` wants it.
     fn optional<T>(&mut self, key: &str, kind: &Kind, parse: impl FnOnce(&Value) -> Option<T>) -> Option<T> {
         let entry = self.entry(key, kind)?;
+        self.parsed(key, kind, &entry, parse)
+    }
+
+    fn parsed<T>(&mut self, key: &str, kind: &Kind, entry: &Entry, parse: impl FnOnce(&Value) -> Option<T>) -> Option<T> {
         let value = parse(&entry.value);
         if value.is_none() {
-            self.refuse(key, &entry, kind);
+            self.refuse(key, entry, kind);
         }
         value
     }
@@ -110,11 +114,11 @@ impl Reader {
     /// A key that has a default, so that it is only missing when the environment emptied it; `fallback` then stands in
     /// until the mistakes are reported.
     fn required<T>(&mut self, key: &str, kind: &Kind, fallback: T, parse: impl FnOnce(&Value) -> Option<T>) -> T {
-        if self.entry(key, kind).is_none() {
+        let Some(entry) = self.entry(key, kind) else {
             self.missing(key, kind);
             return fallback;
-        }
-        self.optional(key, kind, parse).unwrap_or(fallback)
+        };
+        self.parsed(key, kind, &entry, parse).unwrap_or(fallback)
     }
 
     pub(super) fn flag(&mut self, key: &str) -> bool {
@@ -243,7 +247,14 @@ impl Reader {
     /// librdkafka's options, with whether they came by environment.
     pub(super) fn properties(&mut self) -> Vec<(String, String, bool, String)> {
         let mut found = Vec::new();
-        for (key, entry) in self.document.entries.clone() {
+        let all: Vec<(String, Entry)> = self
+            .document
+            .entries
+            .range(PROPERTIES.to_owned()..)
+            .take_while(|(key, _)| key.starts_with(PROPERTIES))
+            .map(|(key, entry)| (key.clone(), entry.clone()))
+            .collect();
+        for (key, entry) in all {
             let Some(name) = key.strip_prefix(PROPERTIES) else { continue };
             self.asked.insert(key.clone(), Kind::Property);
             let value = match &entry.value {
@@ -275,14 +286,16 @@ impl Reader {
             .filter(|(key, _)| !self.asked.contains_key(*key))
             .map(|(key, place)| (key.clone(), place.to_string()))
             .collect();
-        let mut reported: Vec<&str> = Vec::new();
+        let names: BTreeSet<&str> = unknown.iter().map(|(key, _)| key.as_str()).collect();
+        let mut reported: BTreeSet<&str> = BTreeSet::new();
         let mut mistakes = Vec::new();
         for (key, place) in &unknown {
             // An unknown section is one mistake with its keys, not two.
-            if unknown.iter().any(|(other, _)| key != other && other.starts_with(&format!("{key}."))) || reported.contains(&key.as_str()) {
+            let inner = format!("{key}.");
+            let has_keys = names.range(inner.as_str()..).next().is_some_and(|other| other.starts_with(&inner));
+            if has_keys || !reported.insert(key) {
                 continue;
             }
-            reported.push(key);
             let hint = self
                 .is_section(key)
                 .then(|| "it is a section and takes keys of its own".to_owned())
@@ -291,15 +304,21 @@ impl Reader {
             mistakes.push(Mistake::about(key, format!("{key} ({place}) is not a known key; {hint}")));
         }
         self.mistakes.append(&mut mistakes);
+        let mut sections: BTreeMap<&str, &Place> = BTreeMap::new();
+        for (section, place) in &self.document.sections {
+            sections.entry(section).or_insert(place);
+        }
         for mistake in &mut self.mistakes {
-            locate(&self.document, mistake);
+            locate(&self.document, &sections, mistake);
         }
         self.mistakes
     }
 
     fn is_section(&self, name: &str) -> bool {
         let prefix = format!("{name}.");
-        name == PROPERTIES.trim_end_matches('.') || name.starts_with(PROPERTIES) || self.asked.keys().any(|key| key.starts_with(&prefix))
+        name == PROPERTIES.trim_end_matches('.')
+            || name.starts_with(PROPERTIES)
+            || self.asked.range(prefix.clone()..).next().is_some_and(|(key, _)| key.starts_with(&prefix))
     }
 
     /// Every key that was asked for, and what it takes.
@@ -314,8 +333,8 @@ impl Reader {
 }
 
 /// Gives a mistake the place of its key, and its sentence too where it does not name it: relations between keys don't.
-fn locate(document: &Document, mistake: &mut Mistake) {
-    let section = document.sections.iter().find(|(section, _)| *section == mistake.key).map(|(_, place)| place);
+fn locate(document: &Document, sections: &BTreeMap<&str, &Place>, mistake: &mut Mistake) {
+    let section = sections.get(mistake.key.as_str()).copied();
     let entry = document.entries.get(&mistake.key).map(|entry| &entry.place);
     let Some(place) = entry.or_else(|| document.unset.get(&mistake.key)).or(section).filter(|place| **place != Place::Default) else {
         return;
@@ -367,28 +386,64 @@ pub fn read_secret(path: &Path) -> Result<SecretString, String> {
 
 /// The known key that differs least, if it differs little enough to be meant.
 fn nearest<'a>(key: &str, known: &'a BTreeMap<String, Kind>) -> Option<&'a str> {
+    let most = key.len().min(12) / 3;
+    let key: Vec<char> = key.chars().collect();
     known
         .keys()
-        .map(|candidate| (distance(key, candidate), candidate.as_str()))
+        .filter_map(|candidate| Some((distance(&key, candidate, most)?, candidate.as_str())))
         .min_by_key(|(distance, _)| *distance)
-        .filter(|(distance, _)| *distance <= key.len().min(12) / 3)
         .map(|(_, candidate)| candidate)
 }
 
-/// Levenshtein distance.
-fn distance(left: &str, right: &str) -> usize {
+/// Levenshtein distance, where it is at most `most`.
+fn distance(left: &[char], right: &str, most: usize) -> Option<usize> {
+    // So much longer or shorter needs at least as many changes.
+    let length = if right.is_ascii() { right.len() } else { right.chars().count() };
+    if left.len().abs_diff(length) > most {
+        return None;
+    }
     let right: Vec<char> = right.chars().collect();
     let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (above, a) in left.chars().enumerate() {
+    for (above, a) in left.iter().enumerate() {
         let mut diagonal = above;
         let mut before = above + 1;
-        let mut next = vec![before];
+        let mut least = before;
+        let mut next = Vec::with_capacity(row.len());
+        next.push(before);
         for (b, up) in right.iter().zip(row.iter().skip(1)) {
-            before = (before + 1).min(up + 1).min(diagonal + usize::from(a != *b));
+            before = (before + 1).min(up + 1).min(diagonal + usize::from(a != b));
             diagonal = *up;
+            least = least.min(before);
             next.push(before);
+        }
+        // It never shrinks again.
+        if least > most {
+            return None;
         }
         row = next;
     }
-    row.last().copied().unwrap_or(0)
+    row.last().copied().filter(|distance| *distance <= most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_was_probably_meant_is_found() {
+        let keys = ["commands.enabled", "commands.max_in_flight", "commands.max_attempts", "http.listen"];
+        let known = keys.into_iter().map(|key| (key.to_owned(), Kind::Flag)).collect();
+        for (key, meant) in [
+            ("comands.enabled", Some("commands.enabled")),
+            ("commands.max_attemps", Some("commands.max_attempts")),
+            ("http.lisen", Some("http.listen")),
+            ("http.listen", Some("http.listen")),
+            ("commands.maximum", None),
+            ("", None),
+            ("退货", None),
+        ] {
+            assert_eq!(nearest(key, &known), meant, "{key}");
+        }
+        assert_eq!(nearest(&"x".repeat(100_000), &known), None);
+    }
 }

@@ -120,7 +120,7 @@ impl Corpus {
                 let changes = 2 + rng.below(12);
                 bytewise(seed, &self.kept, rng, changes)
             }
-            55..88 => structural(seed, rng).unwrap_or_else(|| bytewise(seed, &self.kept, rng, 2)),
+            55..88 => structural(seed, rng).or_else(|| by_line(seed, rng)).unwrap_or_else(|| bytewise(seed, &self.kept, rng, 2)),
             _ => return Input { bytes: noise(seed, rng), from_valid: false },
         };
         bytes.truncate(LARGEST);
@@ -184,6 +184,59 @@ fn structural(seed: &[u8], rng: &mut Rng) -> Option<Vec<u8>> {
     let mut bytes = seed[..start].to_vec();
     bytes.extend(serde_json::to_vec(&value).ok()?);
     Some(bytes)
+}
+
+/// Lines of `key = value` with some of them given other values, taken away or put elsewhere; `None` for anything else.
+fn by_line(seed: &[u8], rng: &mut Rng) -> Option<Vec<u8>> {
+    const VALUES: [&str; 16] = [
+        "true",
+        "false",
+        "0",
+        "1",
+        "-1",
+        "4294967296",
+        "0x10",
+        "1.5",
+        "\"\"",
+        "\"1s\"",
+        "\"3650d\"",
+        "\"http://h/\"",
+        "\"http://u:p@h/\"",
+        "[]",
+        "{ a = 1 }",
+        "2026-01-01T00:00:00Z",
+    ];
+    let text = std::str::from_utf8(seed).ok()?;
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let settings: Vec<usize> = (0..lines.len()).filter(|at| lines[*at].contains(" = ")).collect();
+    if settings.is_empty() {
+        return None;
+    }
+    for _ in 0..1 + rng.below(3) {
+        let at = (*rng.pick(&settings)).min(lines.len().saturating_sub(1));
+        let line = lines.get(at)?.clone();
+        let Some((key, value)) = line.split_once(" = ") else { continue };
+        match rng.below(8) {
+            0 => drop(lines.remove(at)),
+            // Into whichever section stands there.
+            1 => {
+                lines.remove(at);
+                let to = rng.below(lines.len() + 1);
+                lines.insert(to, line);
+            }
+            2 => lines[at] = format!("{key}{} = {value}", ["x", "_file", ".x", "s"][rng.below(4)]),
+            3 => {
+                let other = lines[(*rng.pick(&settings)).min(lines.len() - 1)].clone();
+                if let Some((_, value)) = other.split_once(" = ") {
+                    lines[at] = format!("{key} = {value}");
+                }
+            }
+            // A default that stands there as a comment is put in force.
+            4 | 5 => lines[at] = line.trim_start_matches('#').to_owned(),
+            _ => lines[at] = format!("{} = {}", key.trim_start_matches('#'), rng.pick(&VALUES)),
+        }
+    }
+    Some(lines.join("\n").into_bytes())
 }
 
 fn count(value: &Value) -> usize {

@@ -18,8 +18,6 @@ pub struct Target {
     /// A fresh start, which happens every `lifetime` inputs.
     pub trial: fn() -> Trial,
     pub lifetime: u64,
-    /// One input in so many is tried: a whole configuration costs as much as hundreds of records.
-    pub share: u64,
 }
 
 const FOR_EVER: u64 = u64::MAX;
@@ -40,7 +38,6 @@ pub fn all() -> Vec<Target> {
                 Box::new(move |bytes| Ok(sink::fuzz::command(bytes, CommandFormat::Avro, codec.codec())))
             },
             lifetime: FOR_EVER,
-            share: 1,
         },
         Target {
             name: "command_json",
@@ -51,7 +48,6 @@ pub fn all() -> Vec<Target> {
                 Box::new(move |bytes| Ok(sink::fuzz::command(bytes, CommandFormat::Json, &codec)))
             },
             lifetime: FOR_EVER,
-            share: 1,
         },
         Target {
             name: "journal_and_state",
@@ -62,7 +58,6 @@ pub fn all() -> Vec<Target> {
                 Box::new(move |bytes| Ok(codec.entry(bytes)))
             },
             lifetime: FOR_EVER,
-            share: 1,
         },
         Target {
             name: "offset_metadata",
@@ -70,7 +65,6 @@ pub fn all() -> Vec<Target> {
             words: &["settled ahead", "nothing ahead"],
             trial: || Box::new(|bytes| Ok(sink::fuzz::offset_metadata(bytes))),
             lifetime: FOR_EVER,
-            share: 1,
         },
         answers(
             "create_order",
@@ -91,7 +85,6 @@ pub fn all() -> Vec<Target> {
             words: &["settings", "mistakes"],
             trial: || Box::new(|bytes| Ok(configuration(bytes))),
             lifetime: FOR_EVER,
-            share: 20,
         },
         Target {
             name: "registry",
@@ -99,7 +92,6 @@ pub fn all() -> Vec<Target> {
             words: &["an id", "a schema", "a schema that cannot be read from", "no schema for us", "not the documented JSON"],
             trial: || Box::new(|bytes| Ok(schema::fuzz::Trial::registry(bytes))),
             lifetime: FOR_EVER,
-            share: 1,
         },
         Target {
             name: "admin",
@@ -112,13 +104,12 @@ pub fn all() -> Vec<Target> {
             },
             // What was made up stays: a fresh ERP keeps an answer's size a matter of its own request.
             lifetime: 200,
-            share: 1,
         },
     ]
 }
 
 fn answers(name: &'static str, corpus: &'static [&'static str], words: &'static [&'static str], trial: fn() -> Trial) -> Target {
-    Target { name, corpus, words, trial, lifetime: FOR_EVER, share: 1 }
+    Target { name, corpus, words, trial, lifetime: FOR_EVER }
 }
 
 /// The first line is the HTTP status.
