@@ -1,15 +1,21 @@
-//! The change route and a real schema registry: its reasons at the start, its absence later.
+//! Both routes and a real schema registry: its reasons at the start, its absence later.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::json;
+use wdt_connector::{
+    config::Partitioner,
+    schema::{CommandResult, Outcome},
+    sink::partition_of,
+};
 
 use crate::{
     kit::{
+        commands::command,
         erp::Kind,
         http,
         proxy::Proxy,
-        records::Reader,
+        records::{Reader, Record, Sender, committed, read_all},
         rig::{PATIENCE, Rig},
         until,
     },
@@ -88,4 +94,70 @@ fn with_the_registry_gone_known_schemas_go_on() {
     let _connector = rig.start();
     let number = rig.erp.add_one(Kind::Returns);
     reader.until("a change with it again", PATIENCE, |seen| seen.iter().any(|record| record.key_text() == number));
+}
+
+/// A return that stands in this partition of four, different for every `nth`.
+fn return_in(partition: i32, nth: usize) -> String {
+    let all = (0..).map(|number| format!("CT-{number}"));
+    all.filter(|name| partition_of(name.as_bytes(), 4, Partitioner::Murmur2) == Some(partition)).nth(nth).unwrap()
+}
+
+#[test]
+fn with_the_registry_gone_a_new_schema_waits_and_other_partitions_go_on() {
+    let mut rig = Rig::new("regnew").commands("avro").with_registry();
+    let address = registry().url().trim_start_matches("http://").split('/').next().unwrap().to_owned();
+    let proxy = Proxy::to(&address);
+    rig.config.set("schema_registry", "url", registry().url().replace(&address, &proxy.address()));
+    rig.erp.take_anything();
+    // What another program's next version writes: one field more, at the end.
+    let text = std::fs::read_to_string(format!("{}/schemas/CreateReturnOutbound.avsc", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let mut next: serde_json::Value = serde_json::from_str(&text).unwrap();
+    next["fields"].as_array_mut().unwrap().push(json!({"name": "note", "type": ["null", "string"], "default": null}));
+    let registered = ask("POST", &format!("/subjects/{}-next-value/versions", rig.topics.commands), &json!({"schema": next.to_string()}));
+    assert_eq!(registered.status, 200, "{}", registered.body);
+    let id = u32::try_from(registered.json()["id"].as_u64().unwrap()).unwrap();
+    let sender = Sender::new();
+    let known = |return_no: &str| {
+        let bytes = rig.codec().encode_command(&command(return_no, "c")).unwrap();
+        sender.send(&rig.topics.commands, Some(return_no.as_bytes()), Some(&bytes), &[]);
+    };
+    let new = |return_no: &str| {
+        let datum = rig.codec().encode_command(&command(return_no, "c")).unwrap().split_off(5);
+        let bytes = [&[0][..], &id.to_be_bytes(), &datum, &[0]].concat();
+        sender.send(&rig.topics.commands, Some(return_no.as_bytes()), Some(&bytes), &[]);
+    };
+    let mut connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.results);
+    known(&return_in(0, 0));
+    reader.at_least(1, PATIENCE);
+
+    proxy.refuse(true);
+    proxy.cut();
+    new(&return_in(0, 1));
+    // Behind it in its partition, and in the others.
+    (2..4).for_each(|nth| known(&return_in(0, nth)));
+    (1..4).for_each(|partition| known(&return_in(partition, 0)));
+    sender.flush();
+    reader.at_least(4, PATIENCE);
+    connector.wait_log("commands wait for the schema registry", PATIENCE);
+    let asked = proxy.accepted();
+    until("the registry to be asked again", PATIENCE, || (proxy.accepted() > asked + 1).then_some(()));
+    reader.finish();
+    let settled: BTreeSet<String> = reader.seen.iter().map(Record::key_text).collect();
+    let expected = (0..4).map(|partition| return_in(partition, 0)).collect();
+    assert_eq!(settled, expected, "what stands behind the new schema waits, other partitions go on");
+    assert!(read_all(&rig.topics.dead_letters).is_empty(), "the record is not to blame");
+    let of_partition_0 = committed(&format!("{}.commands", rig.application_id), &rig.topics.commands);
+    assert_eq!(of_partition_0.iter().find(|(partition, _)| *partition == 0), Some(&(0, 1)), "nothing is passed over");
+    assert!(connector.running());
+
+    proxy.refuse(false);
+    reader.at_least(7, PATIENCE);
+    rig.wait_committed(7);
+    reader.finish();
+    let results: Vec<CommandResult> = reader.seen.iter().map(|record| rig.result(record)).collect();
+    assert_eq!(results.len(), 7);
+    assert!(results.iter().all(|result| result.outcome == Outcome::Created && !result.duplicate), "{results:?}");
+    assert_eq!(rig.erp.orders().len(), 7);
+    assert!(read_all(&rig.topics.dead_letters).is_empty());
 }
