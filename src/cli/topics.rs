@@ -7,6 +7,7 @@ use crate::{
     config::{Feed, Loaded, Settings},
     kafka::{
         admin::{Admin, Cluster, TopicPlan},
+        largest_record,
         probe::{self, Found},
         rights::{Operation, Resource, denial},
         tool::Sender,
@@ -25,6 +26,9 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Batches of the commands topic, compressed; lz4 and snappy have no cap on what they expand to.
 const MOST_MESSAGE_BYTES: u64 = 131_072;
+
+/// What a broker gives a new topic.
+const DEFAULT_MESSAGE_BYTES: u64 = 1_048_588;
 
 /// `wdt.feeds.state` has one partition per feed.
 const FEED_PARTITIONS: i32 = 2;
@@ -93,6 +97,17 @@ impl Role {
         match self {
             Self::Journal | Self::FeedsState | Self::Control => true,
             Self::Commands | Self::Results | Self::DeadLetters | Self::Changes(_) | Self::FeedDeadLetters => false,
+        }
+    }
+
+    /// What a topic we write to has to take, and what becomes of more than it takes; `None` for what others write.
+    fn least_message_bytes(self, settings: &Settings) -> Option<(u64, &'static str)> {
+        let largest = u64::try_from(largest_record(&settings.kafka)).unwrap_or(u64::MAX);
+        match self {
+            Self::Changes(_) | Self::FeedsState => Some((largest, "a larger change goes to the dead letters")),
+            Self::DeadLetters | Self::FeedDeadLetters => Some((largest, "a larger dead letter is written without its value")),
+            Self::Results | Self::Journal => Some((MOST_MESSAGE_BYTES, "the command route waits in front of a larger one")),
+            Self::Commands | Self::Control => None,
         }
     }
 
@@ -287,6 +302,13 @@ fn judge_one(role: Role, settings: &Settings, cluster: &Cluster, options: &BTree
             format!("kafka-configs --alter --add-config max.message.bytes={MOST_MESSAGE_BYTES}, which is room for every valid command"),
         );
     }
+    if let Some((least, consequence)) = role.least_message_bytes(settings).filter(|(least, _)| (1..*least).contains(&largest)) {
+        return Finding::warning(
+            name,
+            format!("{says}: max.message.bytes = {largest} is less than the {least} a record may have; {consequence}"),
+            format!("kafka-configs --alter --add-config max.message.bytes={}", least.max(DEFAULT_MESSAGE_BYTES)),
+        );
+    }
     if role.is_stream() && policy.contains("compact") {
         return Finding::warning(name, format!("{says}: compaction removes all but the last record of a key"), "set cleanup.policy=delete");
     }
@@ -446,6 +468,29 @@ mod tests {
             let found = journal(partitions, replicas, &options);
             assert!(found.level == Level::Bad && found.says.contains(part), "{found:?}");
         }
+    }
+
+    #[test]
+    fn topics_that_take_less_than_a_record_are_named_with_what_becomes_of_it() {
+        let found = |topic: &str, bytes: &str| {
+            let cluster = cluster(3, &[(topic, 6, 3)]);
+            let options = [("cleanup.policy", "delete"), ("max.message.bytes", bytes)];
+            let options = options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            let options = BTreeMap::from([(topic.to_owned(), options)]);
+            let both = format!("{COMMANDS}{FEED}");
+            judge(&settings(&both), &cluster, &options, Absence::Fails).into_iter().find(|row| row.subject == topic).unwrap()
+        };
+        for (topic, bytes, part) in [
+            ("wdt.return-outbound.changes", "2000", "a larger change goes to the dead letters"),
+            ("wdt.feeds.dlq", "999999", "without its value"),
+            ("wdt.purchase-return.commands.dlq", "2000", "without its value"),
+            ("wdt.purchase-return.results", "2000", "waits in front of"),
+        ] {
+            let row = found(topic, bytes);
+            assert!(row.level == Level::Warning && row.says.contains(part) && row.says.contains(bytes), "{row:?}");
+            assert_eq!(found(topic, "1048588").level, Level::Good);
+        }
+        assert_eq!(found("wdt.purchase-return.results", "131072").level, Level::Good);
     }
 
     #[test]

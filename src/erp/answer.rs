@@ -128,6 +128,9 @@ pub(super) fn created(reply: &Reply, context: &Context<'_>) -> Judged<Answer> {
     refused(flagship_row(code, &message), code, message, Layer::Outer, context)
 }
 
+/// Bytes of an order number; the ERP's own are some twenty characters.
+const LONGEST_NUMBER: usize = 1000;
+
 /// Reads `data` of a `createOrder` whose outer layer said yes.
 fn created_data(body: &[u8], data: Option<&RawValue>, context: &Context<'_>) -> Judged<Answer> {
     let unknown = |what: &str| Judged::plain(Answer::Unknown { reason: undocumented(body, what) });
@@ -138,6 +141,8 @@ fn created_data(body: &[u8], data: Option<&RawValue>, context: &Context<'_>) -> 
     };
     match code {
         Some(0) => match message.map(|number| number.trim().to_owned()).filter(|number| !number.is_empty()) {
+            // It has to fit into the journal; whether the order is there is asked then.
+            Some(outbound_no) if outbound_no.len() > LONGEST_NUMBER => unknown("the order number in data.message is too long to be one"),
             Some(outbound_no) => Judged::plain(Answer::Created { outbound_no }),
             None => unknown("no order number in data.message"),
         },

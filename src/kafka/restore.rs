@@ -167,7 +167,7 @@ async fn write_barriers(
         match transactor.commit(Batch { group: group.clone(), positions, records }).await {
             // Unknown is harmless here: a barrier that was written after all is read past.
             Ok(()) => return Ok(()),
-            Err(CommitFault::Aborted(reason) | CommitFault::Unknown(reason)) => {
+            Err(CommitFault::Aborted(reason) | CommitFault::Unknown(reason) | CommitFault::TooLarge { reason, .. }) => {
                 tracing::info!(%reason, "the barrier was not written; it is written again");
                 tokio::time::sleep(PAUSE).await;
             }

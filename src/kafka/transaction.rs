@@ -24,7 +24,7 @@ use crate::{
 
 use super::{
     Group, Lease,
-    client::{TRANSACTION_TIMEOUT_MS, client_config, instance_id},
+    client::{TRANSACTION_TIMEOUT_MS, client_config, instance_id, largest_record},
     order::{Part, TRANSACTION},
     rights::{self, Operation, Resource},
 };
@@ -39,6 +39,15 @@ pub struct Outgoing {
     /// `None`: a tombstone.
     pub value: Option<Vec<u8>>,
     pub headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl Outgoing {
+    /// Bytes of key, value and headers.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let of = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+        of(&self.key) + of(&self.value) + self.headers.iter().map(|(name, value)| name.len() + of(value)).sum::<usize>()
+    }
 }
 
 /// An input offset that is committed together with the records.
@@ -68,6 +77,10 @@ pub enum CommitFault {
     /// Nothing was written; the same batch may be tried again.
     #[error("the transaction was aborted: {0}")]
     Aborted(String),
+    /// Nothing was written: these records, by their place in the batch, are each too large by themselves, for their topic
+    /// or for the producer. The same batch may be tried again with smaller ones in their place.
+    #[error("{reason}")]
+    TooLarge { records: Vec<usize>, reason: String },
     /// Nobody knows. A new producer has fenced the old one by the time this is returned: whatever was committed stays,
     /// and every partition concerned must be taken over again from the log.
     #[error("the outcome of the transaction is unknown: {0}")]
@@ -93,7 +106,8 @@ impl Transactor {
     /// The reason as a sentence when the operating system gives no thread.
     pub fn start(kafka: &KafkaSettings, role: &str) -> Result<Self, String> {
         let (requests, receiver) = mpsc::unbounded_channel();
-        let writer = Writer { kafka: kafka.clone(), role: role.to_owned(), producer: None };
+        let batch_bytes = kafka.properties.get("batch.size").and_then(|bytes| bytes.parse().ok()).unwrap_or(BATCH_BYTES);
+        let writer = Writer { kafka: kafka.clone(), role: role.to_owned(), producer: None, batch_bytes };
         thread::Builder::new()
             .name(format!("txn-{role}"))
             .spawn(move || writer.run(receiver))
@@ -125,6 +139,8 @@ struct Deliveries {
 struct Count {
     outstanding: usize,
     failed: Option<KafkaError>,
+    /// Places of the records that were too large, alone or together with others.
+    too_large: Vec<usize>,
 }
 
 impl Deliveries {
@@ -133,21 +149,25 @@ impl Deliveries {
     }
 
     fn begin(&self, records: usize) {
-        *self.lock() = Count { outstanding: records, failed: None };
+        *self.lock() = Count { outstanding: records, ..Count::default() };
     }
 
     /// Waits until every record was delivered or failed; librdkafka's `message.timeout.ms` bounds it.
-    fn finish(&self) -> Option<KafkaError> {
+    fn finish(&self) -> Count {
         let mut count = self.lock();
         while count.outstanding > 0 {
             count = self.changed.wait(count).unwrap_or_else(PoisonError::into_inner);
         }
-        count.failed.take()
+        std::mem::take(&mut *count)
     }
 
-    fn one(&self, failed: Option<KafkaError>) {
+    /// The fate of the record at this place of the batch.
+    fn one(&self, at: usize, failed: Option<KafkaError>) {
         let mut count = self.lock();
         count.outstanding = count.outstanding.saturating_sub(1);
+        if failed.as_ref().is_some_and(is_too_large) {
+            count.too_large.push(at);
+        }
         if count.failed.is_none() {
             count.failed = failed;
         }
@@ -173,15 +193,16 @@ impl ClientContext for Reports {
 }
 
 impl ProducerContext for Reports {
-    type DeliveryOpaque = ();
+    /// The record's place in its batch.
+    type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+    fn delivery(&self, result: &DeliveryResult<'_>, at: usize) {
         if let Err((error, record)) = result
             && rights::is_denial(error)
         {
             rights::complain(&rights::denial(Operation::Write, &Resource::Topic(record.topic().to_owned())));
         }
-        self.0.one(result.as_ref().err().map(|(error, _)| error.clone()));
+        self.0.one(at, result.as_ref().err().map(|(error, _)| error.clone()));
     }
 }
 
@@ -195,12 +216,16 @@ struct Writer {
     kafka: KafkaSettings,
     role: String,
     producer: Option<Live>,
+    /// What the records of one batch on the wire may have together, before compression: a topic refuses a batch as a whole.
+    batch_bytes: usize,
 }
 
 /// What a step of a transaction says about it.
 enum Step {
     /// The broker says that nothing happened and an abort makes it so.
     Abort(String),
+    /// The same, because of the records at these places.
+    TooLarge(Vec<usize>),
     /// Drop the producer; nobody knows.
     Rebuild(String),
     /// Another producer took the transactional id.
@@ -210,6 +235,10 @@ enum Step {
 /// How often a retriable step is tried again before the producer is given up: `UnsupportedFeature` claims to be
 /// retriable for ever.
 const RETRIES: u32 = 30;
+/// librdkafka's own default of `batch.size`.
+const BATCH_BYTES: usize = 1_000_000;
+/// By so much smaller are batches after one was refused.
+const SHRINK: usize = 4;
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 const OFFSETS_TIMEOUT: Duration = Duration::from_secs(5);
 const INIT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -271,6 +300,7 @@ impl Writer {
             .set("acks", "all")
             // Where a key decides, a Java client must come to the same partition.
             .set("partitioner", "murmur2_random")
+            .set("batch.size", self.batch_bytes.to_string())
             .set("linger.ms", "0");
         if !self.kafka.properties.contains_key("compression.type") && !self.kafka.properties.contains_key("compression.codec") {
             config.set("compression.type", "lz4");
@@ -284,39 +314,71 @@ impl Writer {
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<(), CommitFault> {
-        if let Err(ended) = batch.group.fence(batch.positions.iter().map(|position| position.lease)) {
-            return Err(CommitFault::NotOwner(ended));
+        loop {
+            if let Err(ended) = batch.group.fence(batch.positions.iter().map(|position| position.lease)) {
+                return Err(CommitFault::NotOwner(ended));
+            }
+            self.revive();
+            let Some(live) = &self.producer else { return Err(CommitFault::Aborted("no producer".into())) };
+            let step = match live.write(batch) {
+                Ok(Ok(())) => return Ok(()),
+                // The leases ended between the first check and the offsets.
+                Ok(Err(ended)) => match live.abort() {
+                    Ok(()) => return Err(CommitFault::NotOwner(ended)),
+                    Err(step) => step,
+                },
+                Err(Step::Abort(reason)) => match live.abort() {
+                    Ok(()) => return Err(CommitFault::Aborted(reason)),
+                    Err(step) => step,
+                },
+                Err(Step::TooLarge(refused)) => match live.abort() {
+                    Ok(()) => match self.judge(batch, &refused) {
+                        Some(fault) => return Err(fault),
+                        None => continue,
+                    },
+                    Err(step) => step,
+                },
+                Err(step) => step,
+            };
+            self.producer = None;
+            return Err(match step {
+                Step::Abort(reason) | Step::Rebuild(reason) => {
+                    self.revive();
+                    CommitFault::Unknown(reason)
+                }
+                Step::TooLarge(_) => {
+                    self.revive();
+                    CommitFault::Unknown("records were too large and the transaction could not be aborted".to_owned())
+                }
+                Step::Fenced(reason) if self.replaced(&batch.group) => CommitFault::Fenced(format!(
+                    "another process uses the same kafka.instance ({reason}); every instance needs an ordinal of its own, so this one stops"
+                )),
+                // A coordinator that ends a transaction by itself bumps the epoch as well: then nobody took our place.
+                Step::Fenced(reason) => {
+                    self.revive();
+                    CommitFault::Unknown(reason)
+                }
+            });
         }
-        self.revive();
-        let Some(live) = &self.producer else { return Err(CommitFault::Aborted("no producer".into())) };
-        let step = match live.write(batch) {
-            Ok(Ok(())) => return Ok(()),
-            // The leases ended between the first check and the offsets.
-            Ok(Err(ended)) => match live.abort() {
-                Ok(()) => return Err(CommitFault::NotOwner(ended)),
-                Err(step) => step,
-            },
-            Err(Step::Abort(reason)) => match live.abort() {
-                Ok(()) => return Err(CommitFault::Aborted(reason)),
-                Err(step) => step,
-            },
-            Err(step) => step,
+    }
+
+    /// Which of the refused records are too large by themselves. Where all of them may have been refused for their company,
+    /// the next producer makes smaller batches: in the end each record is alone, so that no right to read the topic's
+    /// options is needed to find out.
+    fn judge(&mut self, batch: &Batch, refused: &[usize]) -> Option<CommitFault> {
+        let sized = |at: &usize| batch.records.get(*at).map(|record| (*at, record.size(), &record.topic));
+        let alone: Vec<_> = refused.iter().filter_map(sized).filter(|(_, bytes, _)| *bytes > self.batch_bytes).collect();
+        let Some((_, bytes, topic)) = alone.first() else {
+            self.batch_bytes = (self.batch_bytes / SHRINK).max(1);
+            tracing::info!(role = %self.role, batch.bytes = self.batch_bytes, "a topic refused a batch as too large; batches are smaller from now on");
+            self.producer = None;
+            return None;
         };
-        self.producer = None;
-        match step {
-            Step::Abort(reason) | Step::Rebuild(reason) => {
-                self.revive();
-                Err(CommitFault::Unknown(reason))
-            }
-            Step::Fenced(reason) if self.replaced(&batch.group) => Err(CommitFault::Fenced(format!(
-                "another process uses the same kafka.instance ({reason}); every instance needs an ordinal of its own, so this one stops"
-            ))),
-            // A coordinator that ends a transaction by itself bumps the epoch as well: then nobody took our place.
-            Step::Fenced(reason) => {
-                self.revive();
-                Err(CommitFault::Unknown(reason))
-            }
-        }
+        let reason = format!(
+            "{topic} does not take a record of {bytes} bytes; raise its max.message.bytes, and message.max.bytes in kafka.properties ({}) where that is less",
+            largest_record(&self.kafka)
+        );
+        Some(CommitFault::TooLarge { records: alone.iter().map(|(at, ..)| *at).collect(), reason })
     }
 }
 
@@ -349,17 +411,24 @@ impl Live {
     fn deliver(&self, batch: &Batch) -> Result<(), Step> {
         self.deliveries.begin(batch.records.len());
         for (at, record) in batch.records.iter().enumerate() {
-            if let Err(error) = self.send(record) {
-                // What was never queued has no report of its own.
-                for _ in at..batch.records.len() {
-                    self.deliveries.one(None);
+            match self.send(at, record) {
+                Ok(()) => crash::point(Point::TxnSent),
+                // What was never queued has no report of its own. The others are sent on, to hear of them as well.
+                Err(error) if is_too_large(&error) => self.deliveries.one(at, Some(error)),
+                Err(error) => {
+                    for at in at..batch.records.len() {
+                        self.deliveries.one(at, None);
+                    }
+                    self.deliveries.finish();
+                    return Err(delivery(&error));
                 }
-                self.deliveries.finish();
-                return Err(delivery(&error));
             }
-            crash::point(Point::TxnSent);
         }
-        if let Some(error) = self.deliveries.finish() {
+        let Count { failed, too_large, .. } = self.deliveries.finish();
+        if !too_large.is_empty() {
+            return Err(Step::TooLarge(too_large));
+        }
+        if let Some(error) = failed {
             return Err(delivery(&error));
         }
         crash::point(Point::TxnDelivered);
@@ -392,12 +461,12 @@ impl Live {
         Ok(Ok(()))
     }
 
-    fn send(&self, record: &Outgoing) -> Result<(), KafkaError> {
+    fn send(&self, at: usize, record: &Outgoing) -> Result<(), KafkaError> {
         let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
         for (key, value) in &record.headers {
             headers = headers.insert(Header { key, value: value.as_deref() });
         }
-        let mut next: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&record.topic);
+        let mut next: BaseRecord<'_, [u8], [u8], usize> = BaseRecord::with_opaque_to(&record.topic, at);
         if !record.headers.is_empty() {
             next = next.headers(headers);
         }
@@ -427,11 +496,17 @@ impl Live {
         retried(|| self.producer.abort_transaction(Timeout::Never)).map_err(|step| match step {
             Step::Abort(reason) => Step::Rebuild(reason),
             Step::Rebuild(reason) => Step::Rebuild(reason),
+            Step::TooLarge(records) => Step::TooLarge(records),
             Step::Fenced(reason) => Step::Fenced(reason),
         })?;
         crash::point(Point::TxnAborted);
         Ok(())
     }
+}
+
+/// Refused by the broker, or by the producer itself.
+fn is_too_large(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
 }
 
 fn retried(mut step: impl FnMut() -> Result<(), KafkaError>) -> Result<(), Step> {

@@ -14,7 +14,7 @@ use crate::{
 use super::{
     engine::{End, Ended, Engine, Happened, Ready, SlotId, Waits},
     journal::{Way, written},
-    letter::{Death, dead_letter, doubt_letter, doubt_reason},
+    letter::{Death, dead_letter, doubt_letter, doubt_reason, spare},
     settle::{
         Origin, bare_entry, intent_entry, journal_key, journal_record, outcome_entry, result_of, result_record, result_without_entry,
     },
@@ -40,6 +40,8 @@ pub(super) struct Commit {
     changes: BTreeMap<i32, Vec<Change>>,
     begun: Moment,
     records: usize,
+    /// Dead letters: their places among the records, and whose they are.
+    letters: Vec<(usize, Lease, i64)>,
 }
 
 impl Commit {
@@ -138,6 +140,7 @@ impl Engine<'_> {
             changes: BTreeMap::new(),
             begun: now,
             records: 0,
+            letters: Vec::new(),
         };
         let mut draft = Draft { commit, records: Vec::new(), leases: BTreeMap::new() };
         let written_at = Timestamp::now();
@@ -279,7 +282,10 @@ impl Engine<'_> {
             End::Poison(reason) => tale.death = Some((Death::Undecodable, reason.clone())),
         }
         if let Some((death, reason)) = &tale.death {
-            draft.records.push(letter.unwrap_or_else(|| dead_letter(names, &ready.record, *death, reason, connector)));
+            let letter = letter.unwrap_or_else(|| dead_letter(names, &ready.record, *death, reason, connector));
+            let (spared, why) = &ready.spared;
+            draft.commit.letters.push((draft.records.len(), ready.lease, ready.record.offset));
+            draft.records.push(spare(letter, &ready.record, *spared, why, names));
         }
         Ok(tale)
     }
@@ -304,7 +310,7 @@ impl Engine<'_> {
         let now = Moment::now();
         let word = match &result {
             Ok(()) => "committed",
-            Err(CommitFault::Aborted(_)) => "aborted",
+            Err(CommitFault::Aborted(_) | CommitFault::TooLarge { .. }) => "aborted",
             Err(CommitFault::NotOwner(_)) => "refused",
             Err(CommitFault::Unknown(_) | CommitFault::Fenced(_)) => "unknown",
         };
@@ -321,6 +327,21 @@ impl Engine<'_> {
                 self.take_back(commit);
                 Ok(())
             }
+            Err(CommitFault::TooLarge { records, reason }) => {
+                let letters: BTreeMap<usize, (Lease, i64)> =
+                    commit.letters.iter().map(|(at, lease, offset)| (*at, (*lease, *offset))).collect();
+                self.take_back(commit);
+                let mut stuck = false;
+                for at in records {
+                    stuck |= !letters.get(&at).is_some_and(|(lease, offset)| self.spare(*lease, *offset, &reason));
+                }
+                if stuck {
+                    // Nothing can be left out of a result or a journal entry: it waits for a topic that takes it.
+                    tracing::warn!(%reason, "a transaction was aborted; it is tried again");
+                    self.commit_after = now.plus(self.commit_pauses.next_pause());
+                }
+                Ok(())
+            }
             Err(CommitFault::NotOwner(leases)) => {
                 self.take_back(commit);
                 for lease in leases {
@@ -331,6 +352,14 @@ impl Engine<'_> {
             Err(CommitFault::Unknown(reason)) => Err(Ended::Restart(reason)),
             Err(CommitFault::Fenced(reason)) => Err(Ended::Failed(reason)),
         }
+    }
+
+    /// The dead letter of a record leaves out more the next time; `false` where nothing is left to be left out.
+    fn spare(&mut self, lease: Lease, offset: i64, reason: &str) -> bool {
+        let Some(ready) = self.ready.iter_mut().find(|ready| ready.lease == lease && ready.record.offset == offset) else { return true };
+        let Some(more) = ready.spared.0.more() else { return false };
+        ready.spared = (more, reason.to_owned());
+        true
     }
 
     /// Nothing of it happened: everything goes back to where it waited.

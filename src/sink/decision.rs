@@ -17,6 +17,9 @@ pub const HEADER: &str = "wdt-control";
 /// Its only value so far.
 pub const RESOLVE: &str = "resolve";
 
+/// Characters of any text in it.
+const MOST_TEXT: usize = 255;
+
 /// What the person found in the ERP.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -71,10 +74,24 @@ impl Decision {
             return Some(Err(format!("the header {HEADER} asks for something this version does not know; it knows {RESOLVE}")));
         }
         let read = serde_json::from_slice::<Envelope>(record.value.as_deref().unwrap_or_default());
-        Some(
-            read.map(|Envelope { wdt_control: Control::Resolve(decision) }| decision)
-                .map_err(|error| format!("the control record cannot be read: {error}")),
-        )
+        let read = read
+            .map(|Envelope { wdt_control: Control::Resolve(decision) }| decision)
+            .map_err(|error| format!("the control record cannot be read: {error}"));
+        Some(read.and_then(Self::bounded))
+    }
+
+    /// What it says ends up in the journal.
+    fn bounded(self) -> Result<Self, String> {
+        let order = match &self.verdict {
+            Verdict::Created(order) => order.as_str(),
+            Verdict::NotCreated => "",
+        };
+        for (field, text) in [("return_no", &*self.return_no), ("command_id", &self.command_id), ("by", &self.by), ("verdict", order)] {
+            if text.chars().count() > MOST_TEXT {
+                return Err(format!("the control record was not carried out: its {field} has more than {MOST_TEXT} characters"));
+            }
+        }
+        Ok(self)
     }
 
     /// The entry that settles the command as the person decided.

@@ -23,7 +23,7 @@ use super::{
     bundle::Sightings,
     commit::Commit,
     journal::{Ending, Finding, Life, Timing, may_be_forgotten},
-    letter::first_sent,
+    letter::{Spared, first_sent},
     partition::{Confirmed, Partition, Remembered, Restoring},
     placement::Placement,
     retry::Pauses,
@@ -86,6 +86,8 @@ pub(super) struct Ready {
     /// Set when the record stands at the front of its key's line.
     pub key: Option<String>,
     pub end: End,
+    /// What its dead letter leaves out, and why.
+    pub spared: (Spared, String),
 }
 
 #[derive(Debug)]

@@ -16,12 +16,27 @@ use super::{
     decision::Decision,
     engine::{End, Engine, Happened, Ready, Slot, Waits},
     journal::{Known, Verdict, judge},
-    letter::{first_sent, replays},
+    letter::{Spared, first_sent, replays, shortened},
     partition::{Queued, Work, its_turn},
     placement::{Placement, Treatment, tells},
     settle::journal_key,
     validate::{check_placement, validate},
 };
+
+/// Characters of a name that are repeated in an answer; no valid one is longer.
+const MOST_NAME: usize = 255;
+/// Violations that are named, the first ones, and characters of each: it may quote a name of any length.
+const MOST_VIOLATIONS: usize = 100;
+const MOST_VIOLATION: usize = 255;
+/// Characters of what the page says of a step.
+const MOST_DETAIL: usize = 1000;
+
+/// The violations as they are answered.
+fn told(violations: Vec<String>) -> Vec<String> {
+    let more = violations.len().saturating_sub(MOST_VIOLATIONS);
+    let named = violations.iter().take(MOST_VIOLATIONS).map(|violation| shortened(violation, MOST_VIOLATION));
+    named.chain((more > 0).then(|| format!("and {more} more"))).collect()
+}
 
 impl Engine<'_> {
     /// One record, as it comes from the group.
@@ -150,12 +165,15 @@ impl Engine<'_> {
         command_id: String,
         violations: Vec<String>,
     ) {
-        self.passed((&return_no, &command_id), Hop::Validate, "invalid", Some(violations.join("; ")));
+        // Whatever its size was, its answer has to fit into a record.
+        let (return_no, command_id) = (shortened(&return_no, MOST_NAME), shortened(&command_id, MOST_NAME));
+        let violations = told(violations);
+        self.passed((&return_no, &command_id), Hop::Validate, "invalid", Some(shortened(&violations.join("; "), MOST_DETAIL)));
         self.end(lease, Arc::new(record), received, None, End::Plain { outcome: Outcome::Invalid, return_no, command_id, violations });
     }
 
     pub(super) fn end(&mut self, lease: Lease, record: Arc<Delivered>, received: Moment, key: Option<String>, end: End) {
-        self.ready.push_back(Ready { lease, record, received, key, end });
+        self.ready.push_back(Ready { lease, record, received, key, end, spared: (Spared::Nothing, String::new()) });
     }
 
     fn learn(&self, lease: Lease, id: u32, pause: Duration) {

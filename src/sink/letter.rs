@@ -77,9 +77,73 @@ pub fn number<T: std::str::FromStr>(headers: &[(String, Option<Vec<u8>>)], name:
     std::str::from_utf8(value.as_deref()?).ok()?.parse().ok()
 }
 
+/// What a dead letter leaves out, because its topic or the producer does not take it whole; the record itself stands in the
+/// commands topic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Spared {
+    #[default]
+    Nothing,
+    Value,
+    /// Key and the sender's headers as well.
+    Everything,
+}
+
+impl Spared {
+    /// The next smaller letter; `None` where nothing is left to be left out.
+    #[must_use]
+    pub fn more(self) -> Option<Self> {
+        match self {
+            Self::Nothing => Some(Self::Value),
+            Self::Value => Some(Self::Everything),
+            Self::Everything => None,
+        }
+    }
+}
+
+/// Characters of a reason that are repeated: it may quote what it is about.
+const MOST_REASON: usize = 4000;
+
+/// A text of at most so many characters, and … where it was longer.
+#[must_use]
+pub fn shortened(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
+
+/// The same letter with less in it: `reason` says why.
+#[must_use]
+pub fn spare(mut letter: Outgoing, record: &Delivered, spared: Spared, reason: &str, names: &Names) -> Outgoing {
+    let what = match spared {
+        Spared::Nothing => return letter,
+        Spared::Value => "the value is",
+        Spared::Everything => {
+            letter.key = None;
+            letter.headers.retain(|(name, _)| name.starts_with(PREFIX) || name == FIRST_SENT || name == DOUBT);
+            "key, value and the sender's headers are"
+        }
+    };
+    letter.value = None;
+    let message = format!("{PREFIX}exception.message");
+    for (_, value) in letter.headers.iter_mut().filter(|(name, _)| *name == message) {
+        let said = value.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+        let told = format!(
+            "{}; {what} left out here ({reason}) and stands in {}, partition {}, offset {}",
+            shortened(&said, 1000),
+            names.commands,
+            record.lease.partition,
+            record.offset
+        );
+        *value = Some(told.into_bytes());
+    }
+    letter
+}
+
 /// A dead letter: key, value and headers byte for byte, Kafka Connect's error headers besides.
 #[must_use]
 pub fn dead_letter(names: &Names, record: &Delivered, death: Death, reason: &str, connector: &str) -> Outgoing {
+    let reason = &*shortened(reason, MOST_REASON);
     let mut headers: Vec<(String, Option<Vec<u8>>)> =
         record.headers.iter().filter(|(key, _)| !key.starts_with(PREFIX) && key != FIRST_SENT && key != DOUBT).cloned().collect();
     if let Some(sent) = first_sent(record) {
@@ -261,6 +325,26 @@ mod tests {
         assert_eq!(header(&letter, "__connect.errors.offset"), vec![Some(b"42".to_vec())]);
         assert_eq!(header(&letter, "__connect.errors.exception.message"), vec![Some("kein Avro".as_bytes().to_vec())]);
         assert_eq!(header(&letter, FIRST_SENT), vec![Some(b"7000".to_vec())]);
+    }
+
+    #[test]
+    fn a_letter_leaves_out_the_value_then_everything_of_the_sender_and_says_so() {
+        let sent = Delivered { value: Some(vec![7; 9]), headers: vec![("mine".into(), Some(b"h".to_vec()))], ..record() };
+        let whole = dead_letter(&names(), &sent, Death::Undecodable, &"x".repeat(9000), "app");
+        let message =
+            |letter: &Outgoing| String::from_utf8(header(letter, "__connect.errors.exception.message").pop().unwrap().unwrap()).unwrap();
+        assert_eq!(message(&whole).chars().count(), MOST_REASON + 1);
+        assert_eq!(spare(whole.clone(), &sent, Spared::Nothing, "", &names()), whole);
+        let less = spare(whole.clone(), &sent, Spared::Value, "d is small", &names());
+        assert_eq!((less.key.as_deref(), less.value.as_deref(), header(&less, "mine").len()), (Some(&[0xff][..]), None, 1));
+        assert!(
+            message(&less).ends_with("the value is left out here (d is small) and stands in c, partition 3, offset 42"),
+            "{}",
+            message(&less)
+        );
+        let least = spare(whole, &sent, Spared::Everything, "d is small", &names());
+        assert_eq!((least.key.as_deref(), header(&least, "mine").len(), header(&least, FIRST_SENT).len()), (None, 0, 1));
+        assert_eq!((Spared::Nothing.more(), Spared::Everything.more()), (Some(Spared::Value), None));
     }
 
     #[test]

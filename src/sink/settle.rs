@@ -208,12 +208,20 @@ pub fn result_without_entry(
     }
 }
 
+/// Bytes of a trace header that travel on: W3C's own bound on `tracestate` is 512 characters.
+const MOST_TRACE: usize = 4096;
+/// One of each; a sender may repeat them.
+const TRACE_HEADERS: usize = 2;
+
 /// The record of a result; W3C trace headers travel from the command.
 ///
 /// # Errors
 /// [`SchemaFault`] when the value does not fit its schema.
 pub fn result_record(codec: &Codec, names: &Names, result: &CommandResult, command: &Delivered) -> Result<Outgoing, SchemaFault> {
-    let headers = command.headers.iter().filter(|(key, _)| key == "traceparent" || key == "tracestate").cloned().collect();
+    let of_trace = |(key, value): &&(String, Option<Vec<u8>>)| {
+        (key == "traceparent" || key == "tracestate") && value.as_ref().is_none_or(|value| value.len() <= MOST_TRACE)
+    };
+    let headers = command.headers.iter().filter(of_trace).take(TRACE_HEADERS).cloned().collect();
     Ok(Outgoing {
         topic: Arc::clone(&names.results),
         partition: None,

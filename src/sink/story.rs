@@ -14,7 +14,7 @@ use super::{
     command::Parsed,
     engine::{Engine, Ready},
     journal::{Finding, Step, Verdict},
-    letter::Death,
+    letter::{Death, shortened},
 };
 
 impl Parsed {
@@ -156,8 +156,8 @@ impl Engine<'_> {
             board.tell(
                 Story::DeadLetter,
                 json!({
-                    "route": "commands", "reason": death.label(), "detail": reason,
-                    "key": ready.record.key.as_deref().map(|key| String::from_utf8_lossy(key).into_owned()),
+                    "route": "commands", "reason": death.label(), "detail": shortened(reason, 1000),
+                    "key": ready.record.key.as_deref().map(|key| shortened(&String::from_utf8_lossy(key), 255)),
                     "partition": ready.lease.partition, "offset": ready.record.offset,
                 }),
             );

@@ -100,6 +100,23 @@ pub struct Piece {
     pub told: Told,
 }
 
+impl Piece {
+    /// Leaves the ERP's JSON out of a dead letter that is too large for its topic; `false` where nothing is left to be left out.
+    pub fn leave_out_json(&mut self) -> bool {
+        let json = match self.told {
+            Told::DeadLetter => self.event.value.take(),
+            Told::Event(_) => None,
+        };
+        self.event.headers.extend(json.as_ref().map(|json| left_out(json.len())));
+        json.is_some()
+    }
+}
+
+/// Says how large a record's JSON is that does not stand in its dead letter.
+fn left_out(bytes: usize) -> (String, Option<Vec<u8>>) {
+    ("wdt.record.bytes".to_owned(), Some(bytes.to_string().into_bytes()))
+}
+
 /// What a [`Piece`] tells, for the counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
@@ -230,7 +247,7 @@ impl Scribe {
             ],
         };
         if event.value.is_none() {
-            event.headers.push(("wdt.record.bytes".to_owned(), Some(json.len().to_string().into_bytes())));
+            event.headers.push(left_out(json.len()));
         }
         let state = FeedState {
             record_id: id.map(ToOwned::to_owned),

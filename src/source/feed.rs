@@ -60,7 +60,7 @@ impl From<PublishFault> for Stop {
     fn from(fault: PublishFault) -> Self {
         match fault {
             PublishFault::NotOwner => Self::Over,
-            PublishFault::Unknown(reason) => Self::TakeOver(reason),
+            PublishFault::Unknown(reason) | PublishFault::TooLarge { reason, .. } => Self::TakeOver(reason),
             PublishFault::Fenced(reason) => Self::Fault(RouteFault::Fenced(reason)),
             PublishFault::Store(fault) => Self::Fault(fault.into()),
         }

@@ -21,7 +21,7 @@ use super::{
     diff::{Change, DiffFault, Differ, Finding, Kept},
     feed::{Stop, learn},
     fetch::{FetchFault, Gathered, Row, Rules, gather},
-    publish::BATCH,
+    publish::{BATCH, Excess, PAUSE, PublishFault},
     query,
     story::{Tales, since},
     tenure::Tenure,
@@ -54,6 +54,12 @@ pub(super) struct Counts {
 /// What is to be published.
 enum Item {
     Change(Box<Change>),
+    DeadLetter(Row, Misfit),
+}
+
+/// What a piece was made of: it may have to be made again, smaller.
+enum Origin {
+    Change(Box<Change>, Snapshot),
     DeadLetter(Row, Misfit),
 }
 
@@ -165,10 +171,7 @@ impl Tenure<'_> {
         let now = Timestamp::now();
         let ends_snapshot = last && self.cursor.checkpoint().snapshot && !reading.next.checkpoint().snapshot;
         let last_read = items.iter().rposition(|item| matches!(item, Item::Change(change) if change.op == Op::Read));
-        let mut pieces = Vec::with_capacity(items.len());
-        let mut late = Vec::new();
-        let (mut tales, mut modified) = (Tales::default(), Vec::new());
-        let feed = self.task.feed;
+        let mut drafts = Vec::with_capacity(items.len());
         for (index, item) in items.into_iter().enumerate() {
             match item {
                 Item::Change(change) => {
@@ -179,58 +182,129 @@ impl Tenure<'_> {
                     };
                     self.drift(&change.record);
                     match self.scribe.change(&change, reading.window, snapshot, now) {
-                        Ok(piece) => {
-                            pieces.push(piece);
-                            counts.events += 1;
-                            tales.change(feed, reading.pass, &change);
-                            self.task.parts.metrics.hop(Hop::Change(feed), change.op.letter());
-                            if !matches!(change.op, Op::Read) {
-                                modified.push(change.record.modified);
-                            }
-                            match reading.pass {
-                                Pass::Late => late.push(since(change.record.modified, change.row.asked_at)),
-                                Pass::Live => {}
-                                Pass::Backfill => counts.missed += usize::from(self.was_missed(&change)),
-                            }
-                        }
+                        Ok(piece) => drafts.push((piece, Origin::Change(change, snapshot))),
                         // What cannot be written as an event is one record's trouble, not the feed's.
-                        Err(misfit) if self.told(&change.row, &misfit).await? => counts.unchanged += 1,
-                        Err(misfit) => {
-                            pieces.push(self.dead_letter(&change.row, &misfit)?);
-                            counts.dead_letters += 1;
-                            tales.dead_letter(feed, &change.row, &misfit);
-                            self.task.parts.metrics.hop(Hop::Change(feed), "dead_letter");
-                        }
+                        Err(misfit) => drafts.extend(self.letter(change.row, misfit, counts).await?),
                     }
                 }
-                Item::DeadLetter(row, misfit) => {
-                    pieces.push(self.dead_letter(&row, &misfit)?);
-                    counts.dead_letters += 1;
-                    tales.dead_letter(feed, &row, &misfit);
-                    self.task.parts.metrics.hop(Hop::Change(feed), "dead_letter");
-                }
+                Item::DeadLetter(row, misfit) => drafts.push((self.dead_letter(&row, &misfit)?, Origin::DeadLetter(row, misfit))),
             }
         }
-        if last && reading.pass == Pass::Backfill {
-            reading.next = reading.next.clone().counted(reading.rows, counts.events);
-        }
         crash::point(Point::WindowDiffed);
-        let save = last && (!pieces.is_empty() || self.must_save(&reading.next));
-        let checkpoint = if save { Some(self.scribe.checkpoint(reading.next.checkpoint())?) } else { None };
-        self.publisher.publish(pieces, checkpoint).await?;
+        let mut pause = PAUSE;
+        let save = loop {
+            let events = drafts.iter().filter(|(_, origin)| matches!(origin, Origin::Change(..))).count();
+            let next = if last && reading.pass == Pass::Backfill {
+                reading.next.clone().counted(reading.rows, counts.events + events)
+            } else {
+                reading.next.clone()
+            };
+            let save = last && (!drafts.is_empty() || self.must_save(&next));
+            let checkpoint = if save { Some(self.scribe.checkpoint(next.checkpoint())?) } else { None };
+            let (pieces, origins): (Vec<Piece>, Vec<Origin>) = drafts.into_iter().unzip();
+            let published = self.publisher.publish(&pieces, checkpoint.as_ref()).await;
+            drafts = pieces.into_iter().zip(origins).collect();
+            match published {
+                Ok(()) => {
+                    reading.next = next;
+                    break save;
+                }
+                Err(PublishFault::TooLarge { mut pieces, reason }) => {
+                    let mut smaller = false;
+                    // From the last on: one that is left out moves none that is still to come.
+                    pieces.sort_by_key(|excess| std::cmp::Reverse(excess.at()));
+                    pieces.dedup_by_key(|excess| excess.at());
+                    for excess in pieces.into_iter().filter(|excess| excess.at() < drafts.len()).collect::<Vec<_>>() {
+                        let draft = drafts.remove(excess.at());
+                        let (lighter, draft) = self.shrink(draft, excess, &reason, reading.window, now, counts).await?;
+                        smaller |= lighter;
+                        if let Some(draft) = draft {
+                            drafts.insert(excess.at(), draft);
+                        }
+                    }
+                    if !smaller {
+                        self.publisher.rest(&mut pause, &reason).await?;
+                    }
+                }
+                Err(fault) => return Err(fault.into()),
+            }
+        };
         if save {
             self.is_saved();
         }
-        tales.tell(&self.task.parts.board);
-        let published = Timestamp::now();
-        for modified in modified {
-            self.task.parts.metrics.feed_event_seconds(feed, since(modified, published));
-        }
-        for late in late {
-            self.task.parts.metrics.feed_late_row(self.task.feed, late);
-            counts.latest_late_row = counts.latest_late_row.max(Some(late));
-        }
+        self.account(drafts.into_iter().map(|(_, origin)| origin), reading.pass, counts);
         Ok(())
+    }
+
+    /// Something smaller in place of what its topic does not take: the event without `before`, then a dead letter (none where
+    /// it was told before), then one without the ERP's JSON. `false`: nothing is left to be left out.
+    async fn shrink(
+        &self,
+        (mut piece, origin): (Piece, Origin),
+        excess: Excess,
+        reason: &str,
+        window: Window,
+        now: Timestamp,
+        counts: &mut Counts,
+    ) -> Result<(bool, Option<(Piece, Origin)>), Stop> {
+        let (mut change, snapshot) = match origin {
+            Origin::DeadLetter(..) => return Ok((piece.leave_out_json(), Some((piece, origin)))),
+            Origin::Change(change, snapshot) => (change, snapshot),
+        };
+        let lighter = match excess {
+            Excess::Event(_) => change.before.take().and_then(|_| self.scribe.change(&change, window, snapshot, now).ok()),
+            // The state holds no `before`.
+            Excess::State(_) => None,
+        };
+        if let Some(piece) = lighter {
+            return Ok((true, Some((piece, Origin::Change(change, snapshot)))));
+        }
+        let reason = format!("does not fit into a Kafka record: {reason}, then run a backfill");
+        let misfit = Misfit { id: Some(change.record.id), field: "record".to_owned(), reason };
+        Ok((true, self.letter(change.row, misfit, counts).await?))
+    }
+
+    /// A dead letter, unless this content went there before.
+    async fn letter(&self, row: Row, misfit: Misfit, counts: &mut Counts) -> Result<Option<(Piece, Origin)>, Stop> {
+        if self.told(&row, &misfit).await? {
+            counts.unchanged += 1;
+            return Ok(None);
+        }
+        Ok(Some((self.dead_letter(&row, &misfit)?, Origin::DeadLetter(row, misfit))))
+    }
+
+    /// Counts and tells what was published.
+    fn account(&self, published: impl Iterator<Item = Origin>, pass: Pass, counts: &mut Counts) {
+        let (feed, metrics) = (self.task.feed, &self.task.parts.metrics);
+        let mut tales = Tales::default();
+        let at = Timestamp::now();
+        for origin in published {
+            match origin {
+                Origin::Change(change, _) => {
+                    counts.events += 1;
+                    tales.change(feed, pass, &change);
+                    metrics.hop(Hop::Change(feed), change.op.letter());
+                    if !matches!(change.op, Op::Read) {
+                        metrics.feed_event_seconds(feed, since(change.record.modified, at));
+                    }
+                    match pass {
+                        Pass::Late => {
+                            let late = since(change.record.modified, change.row.asked_at);
+                            metrics.feed_late_row(feed, late);
+                            counts.latest_late_row = counts.latest_late_row.max(Some(late));
+                        }
+                        Pass::Live => {}
+                        Pass::Backfill => counts.missed += usize::from(self.was_missed(&change)),
+                    }
+                }
+                Origin::DeadLetter(row, misfit) => {
+                    counts.dead_letters += 1;
+                    tales.dead_letter(feed, &row, &misfit);
+                    metrics.hop(Hop::Change(feed), "dead_letter");
+                }
+            }
+        }
+        tales.tell(&self.task.parts.board);
     }
 
     /// Whether a record found by a backfill lies where both passes had been: not before the feed's start, not beyond the

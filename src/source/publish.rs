@@ -21,7 +21,7 @@ use super::change::{Piece, Told};
 /// the transaction time-out and librdkafka's queue.
 pub const BATCH: usize = 500;
 
-const PAUSE: Duration = Duration::from_millis(200);
+pub const PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Why nothing more can be published under this lease.
@@ -34,8 +34,28 @@ pub enum PublishFault {
     Unknown(String),
     #[error("{0}")]
     Fenced(String),
+    /// Nothing was written: these pieces have to become smaller.
+    #[error("{reason}")]
+    TooLarge { pieces: Vec<Excess>, reason: String },
     #[error(transparent)]
     Store(#[from] StoreFault),
+}
+
+/// A piece, by its place, with a record that its topic does not take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Excess {
+    Event(usize),
+    State(usize),
+}
+
+impl Excess {
+    /// The piece's place.
+    #[must_use]
+    pub fn at(self) -> usize {
+        match self {
+            Self::Event(at) | Self::State(at) => at,
+        }
+    }
 }
 
 /// Commits what a feed publishes and brings the local store to the same point.
@@ -56,27 +76,18 @@ impl Publisher {
     ///
     /// # Errors
     /// [`PublishFault`].
-    pub async fn publish(&self, pieces: Vec<Piece>, checkpoint: Option<Outgoing>) -> Result<(), PublishFault> {
-        let told: Vec<Told> = pieces.iter().map(|piece| piece.told).collect();
-        let mut records = Vec::with_capacity(pieces.len() * 2 + 1);
-        let mut entries = Vec::with_capacity(pieces.len() + 1);
-        let states = pieces.into_iter().map(|piece| {
-            records.push(piece.event);
-            piece.state
-        });
-        for state in states.chain(checkpoint).collect::<Vec<_>>() {
-            entries.push((state.key.clone().unwrap_or_default(), state.value.clone()));
-            records.push(state);
-        }
-        if records.is_empty() {
+    pub async fn publish(&self, pieces: &[Piece], checkpoint: Option<&Outgoing>) -> Result<(), PublishFault> {
+        if pieces.is_empty() && checkpoint.is_none() {
             return Ok(());
         }
-        self.commit(records).await?;
+        self.commit(pieces, checkpoint).await?;
         crash::point(Point::ChangesPublished);
+        let states = pieces.iter().map(|piece| &piece.state).chain(checkpoint);
+        let entries: Vec<_> = states.map(|state| (state.key.clone().unwrap_or_default(), state.value.clone())).collect();
         self.store.apply(self.feed.partition(), &entries)?;
         crash::point(Point::StateCached);
-        for told in told {
-            match told {
+        for piece in pieces {
+            match piece.told {
                 Told::Event(op) => self.metrics.feed_event(self.feed, op),
                 Told::DeadLetter => self.metrics.dead_letter(self.feed.name(), "misfit"),
             }
@@ -84,14 +95,16 @@ impl Publisher {
         Ok(())
     }
 
-    async fn commit(&self, records: Vec<Outgoing>) -> Result<(), PublishFault> {
+    async fn commit(&self, pieces: &[Piece], checkpoint: Option<&Outgoing>) -> Result<(), PublishFault> {
         let mut pause = PAUSE;
         loop {
+            let events = pieces.iter().map(|piece| &piece.event);
+            let records: Vec<Outgoing> = events.chain(pieces.iter().map(|piece| &piece.state)).chain(checkpoint).cloned().collect();
             let count = records.len();
             // The position carries no meaning of its own: offsets in a transaction are what makes the broker check
             // that the group's generation is still ours.
             let position = Position { lease: self.lease, offset: 0, metadata: String::new() };
-            let batch = Batch { group: self.group.clone(), positions: vec![position], records: records.clone() };
+            let batch = Batch { group: self.group.clone(), positions: vec![position], records };
             let began = Instant::now();
             let result = self.transactor.commit(batch).await;
             let done = |result| {
@@ -116,15 +129,41 @@ impl Publisher {
                     done("refused");
                     return Err(PublishFault::Fenced(reason));
                 }
+                Err(CommitFault::TooLarge { records, reason }) => {
+                    done("aborted");
+                    let excess: Vec<Excess> = records.into_iter().filter_map(|at| excess(at, pieces.len())).collect();
+                    if excess.is_empty() {
+                        // The checkpoint: nothing of it can be left out.
+                        self.rest(&mut pause, &reason).await?;
+                    } else {
+                        return Err(PublishFault::TooLarge { pieces: excess, reason });
+                    }
+                }
                 Err(CommitFault::Aborted(reason)) => {
                     done("aborted");
-                    tracing::warn!(feed.name = self.feed.name(), error = %reason, pause_ms = pause.as_millis(), "transaction aborted, the same batch again");
-                    if self.cancel.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
-                        return Err(PublishFault::NotOwner);
-                    }
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    self.rest(&mut pause, &reason).await?;
                 }
             }
         }
+    }
+
+    /// Until the same batch is tried again.
+    ///
+    /// # Errors
+    /// The feed is given up meanwhile.
+    pub async fn rest(&self, pause: &mut Duration, reason: &str) -> Result<(), PublishFault> {
+        tracing::warn!(feed.name = self.feed.name(), error = %reason, pause_ms = pause.as_millis(), "transaction aborted, the same batch again");
+        self.cancel.run_until_cancelled(tokio::time::sleep(*pause)).await.ok_or(PublishFault::NotOwner)?;
+        *pause = (*pause * 2).min(LONGEST_PAUSE);
+        Ok(())
+    }
+}
+
+/// Whose record stands at this place of a batch: all events, all states, the checkpoint.
+fn excess(at: usize, pieces: usize) -> Option<Excess> {
+    match at {
+        at if at < pieces => Some(Excess::Event(at)),
+        at if at < pieces * 2 => Some(Excess::State(at - pieces)),
+        _ => None,
     }
 }

@@ -43,6 +43,7 @@ mod restore;
 mod secrets;
 mod sizing;
 mod storm;
+mod too_large;
 mod tools;
 mod upgrade;
 mod verbs;
