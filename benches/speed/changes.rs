@@ -58,10 +58,11 @@ pub fn unchanged() -> Vec<Value> {
     let mut rig = rig("speed-unchanged").purchase_returns();
     let now = Timestamp::now();
     let (from, to) = (now.minus(Duration::from_secs(7_200)).floor_second(), now.minus(Duration::from_secs(60)).floor_second());
-    rig.config
-        .set("feeds.purchase_returns", "start", from.to_string())
-        .set("feeds.purchase_returns", "poll_interval", "60s")
-        .set("feeds.purchase_returns", "late_interval", "600s");
+    rig.config.set("feeds.purchase_returns", "start", from.to_string()).set("feeds.purchase_returns", "poll_interval", "60s").set(
+        "feeds.purchase_returns",
+        "late_interval",
+        "600s",
+    );
     rig.erp.seed_between(Kind::Returns, RECORDS, from, to);
     let mut events = Reader::new(&rig.topics.purchase_returns);
     let connector = rig.start();
