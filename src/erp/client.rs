@@ -11,6 +11,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
+    clock::Timestamp,
     config::{Edition, Settings},
     metrics::Metrics,
 };
@@ -18,7 +19,7 @@ use crate::{
 use super::{
     Answer, Call, NotExecuted, OrderRequest, Page, PageRequest, Permit, QueryFault, Quota, Refusal, Selection, SharedGuard,
     answer::Judged,
-    edition::{Enterprise, Flagship},
+    edition::{Enterprise, ErpNow, Flagship},
 };
 
 /// Why no client could be built: one sentence.
@@ -118,6 +119,30 @@ impl Erp {
             Edition::Flagship => self.accounts().flagship.as_ref().and_then(Flagship::skew),
             Edition::Enterprise => self.accounts().enterprise.as_ref().and_then(Enterprise::skew),
         }
+    }
+
+    /// What the ERP's clock shows now: from the `Date` of its latest answer, refusals included, and this
+    /// machine's suspend-proof clock, so that nobody changes it by setting ours. `None` before the first answer that has one.
+    #[must_use]
+    pub fn clock_now(&self, edition: Edition) -> Option<ErpNow> {
+        match edition {
+            Edition::Flagship => self.accounts().flagship.as_ref().and_then(Flagship::clock_now),
+            Edition::Enterprise => self.accounts().enterprise.as_ref().and_then(Enterprise::clock_now),
+        }
+    }
+
+    /// The earlier of our clock and the ERP's, as far as it is known: what must not come too early goes by it.
+    #[must_use]
+    pub fn earlier_clock(&self, edition: Edition) -> Timestamp {
+        let ours = Timestamp::now();
+        self.clock_now(edition).map_or(ours, |erp| erp.at_most.min(ours))
+    }
+
+    /// The later of the two: what must not come too late goes by it.
+    #[must_use]
+    pub fn later_clock(&self, edition: Edition) -> Timestamp {
+        let ours = Timestamp::now();
+        self.clock_now(edition).map_or(ours, |erp| erp.at_most.max(ours))
     }
 
     /// Answers since the start whose code or text the answer table does not hold; each was logged.

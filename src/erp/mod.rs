@@ -270,5 +270,6 @@ pub mod record;
 mod sign;
 
 pub use client::{BuildFault, Erp};
+pub use edition::ErpNow;
 pub use outbound::OutboundHead;
 pub use quota::{BudgetStatus, Permit, Quota, Work};

@@ -10,7 +10,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     board::Pulse,
-    clock::{Moment, Timestamp},
+    clock::Moment,
+    config::Edition,
     erp::{Answer, Call, Erp, Permit, Work},
     kafka::{CommitFault, Delivered, EndOffsets, Group, GroupEvent, Lease, Restored, Store, TakeOverFault, Transactor},
     schema::{JournalEntry, LearnFault, Outcome},
@@ -608,6 +609,7 @@ impl<'a> Engine<'a> {
     /// Whether the record is older than what the journal is certain to remember.
     pub(super) fn is_old(&self, record: &Delivered) -> bool {
         let lost_at = self.partitions.get(&record.lease.partition).and_then(|partition| partition.lost_at);
-        may_be_forgotten(first_sent(record), Timestamp::now(), self.parts.settings.commands.dedupe_horizon, lost_at)
+        let now = self.parts.erp.later_clock(Edition::Flagship);
+        may_be_forgotten(first_sent(record), now, self.parts.settings.commands.dedupe_horizon, lost_at)
     }
 }

@@ -6,6 +6,7 @@ use tracing::Instrument as _;
 
 use crate::{
     clock::{Moment, Timestamp},
+    config::Edition,
     crash::{self, Point},
     erp::{Answer, Call, Class, NotExecuted, Permit},
     kafka::Lease,
@@ -129,7 +130,9 @@ impl Engine<'_> {
                 continue;
             }
             let deadline = slot.accepted.command.expires_at;
-            if slot.life.first_intent_at.is_none() && deadline.is_some_and(|deadline| deadline < Timestamp::now()) {
+            if slot.life.first_intent_at.is_none()
+                && deadline.is_some_and(|deadline| deadline < self.parts.erp.earlier_clock(Edition::Flagship))
+            {
                 self.expire(id);
                 continue;
             }

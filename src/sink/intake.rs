@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     clock::{Moment, Timestamp},
+    config::Edition,
     crash::{self, Point},
     kafka::{Delivered, Lease},
     metrics::Hop,
@@ -267,7 +268,7 @@ impl Engine<'_> {
             old: self.is_old(&record),
             replayed: replays(&record).is_some(),
             now: Moment::now(),
-            now_wall: Timestamp::now(),
+            now_wall: self.parts.erp.earlier_clock(Edition::Flagship),
         };
         let now = known.now;
         let front = Some(key.to_owned());

@@ -124,6 +124,7 @@ pub struct Known {
     /// An operator sent the record again.
     pub replayed: bool,
     pub now: Moment,
+    /// The earlier of our clock and the ERP's.
     pub now_wall: Timestamp,
 }
 

@@ -3,11 +3,13 @@
 //! An open intent never expires, and neither does a command in doubt: somebody has yet to decide about it. A record that is
 //! older than the horizon is looked for in the ERP before its first call (`Engine::is_old`), so forgetting costs a look-up,
 //! never an order. What counts is the time of what is being read: a copy that waits in a backlog finds its outcome still.
+//! Nor does a clock that somebody set forward make outcomes old: the ERP's has to agree.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use crate::{
     clock::{Moment, Timestamp},
+    config::Edition,
     kafka::{Lease, Outgoing},
     schema::{EntryKind, JournalEntry, Outcome},
 };
@@ -59,7 +61,12 @@ impl Engine<'_> {
             return;
         };
         let (number, lease) = (*number, partition.lease);
-        let Some(as_of) = as_of(Timestamp::now(), self.ends.end(number), partition.read_to, partition.read_at) else {
+        let Some(erp) = self.parts.erp.clock_now(Edition::Flagship) else {
+            // Nothing is forgotten by a clock that nobody has compared with the ERP's.
+            (self.sweep.due, self.sweep.place) = (now.plus(PAUSE), Some((from, after)));
+            return;
+        };
+        let Some(as_of) = as_of(Timestamp::now().min(erp.at_most), self.ends.end(number), partition.read_to, partition.read_at) else {
             (self.sweep.due, self.sweep.place) = (now.plus(PAUSE), Some((number + 1, None)));
             return;
         };

@@ -108,7 +108,7 @@ impl Tenure<'_> {
     }
 
     /// Makes a new cursor durable before it is used.
-    async fn save(&mut self, next: Cursor) -> Result<(), Stop> {
+    pub(super) async fn save(&mut self, next: Cursor) -> Result<(), Stop> {
         let checkpoint = self.scribe.checkpoint(next.checkpoint())?;
         self.publisher.publish(&[], Some(&checkpoint)).await?;
         self.cursor = next;

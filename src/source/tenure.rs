@@ -10,7 +10,7 @@ use tracing::Instrument as _;
 
 use crate::{
     board::Pulse,
-    clock::Timestamp,
+    clock::{Moment, Timestamp},
     config::{FeedSettings, duration_text},
     crash::{self, Point},
     erp::{Class, QueryFault},
@@ -30,7 +30,7 @@ use super::{
     status::{FeedPhase, Progress, late_advice, missed_advice, progress},
     story::fetched,
     stretch::{Stretch, Turned},
-    window::{Cursor, ErpClock, Limits, Pace, Pass, Window, closes_at},
+    window::{Cursor, ErpClock, Limits, Pace, Pass, TooFar, Window, closes_at},
 };
 
 /// An unchanged watermark is written at least this often. In between it only lives in memory: losing it means that
@@ -96,6 +96,10 @@ pub(super) struct Tenure<'a> {
     /// The stored checkpoint lacks more than a moved watermark.
     unsaved: bool,
     pub(super) clock: ErpClock,
+    /// When the ERP's clock was last seen not to lie behind the watermark.
+    clock_seen: Option<Moment>,
+    /// The ERP's clock lies further behind the watermark than the feed follows it.
+    too_far: bool,
     live: Schedule,
     late: Schedule,
     backfill: Schedule,
@@ -144,6 +148,8 @@ impl<'a> Tenure<'a> {
             saved: Instant::now(),
             unsaved,
             clock,
+            clock_seen: None,
+            too_far: false,
             live: schedule(),
             late: schedule(),
             backfill: schedule(),
@@ -178,6 +184,7 @@ impl<'a> Tenure<'a> {
         if self.held().await? {
             return Ok(());
         }
+        self.follow_the_erps_clock().await?;
         let began = Instant::now();
         for pass in [Pass::Live, Pass::Late, Pass::Backfill] {
             let interval = self.interval(pass);
@@ -189,7 +196,8 @@ impl<'a> Tenure<'a> {
             if let Some(lag) = self.cursor.lag(pass, limits.now) {
                 self.task.parts.metrics.feed_lag(self.task.feed, pass.name(), lag);
             }
-            let Some(window) = self.cursor.next(pass, limits, &pace) else {
+            let glance = || self.cursor.glance(limits, self.settings.start).filter(|_| pass == Pass::Live);
+            let Some(window) = self.cursor.next(pass, limits, &pace).or_else(glance) else {
                 self.schedule(pass).due = began + interval;
                 continue;
             };
@@ -214,6 +222,40 @@ impl<'a> Tenure<'a> {
         match self.wait(due.saturating_duration_since(Instant::now())).await? {
             Woken::Due | Woken::Decided => Ok(()),
         }
+    }
+
+    /// Goes back with the ERP's clock where somebody set it behind the watermark; what was published is not published again.
+    async fn follow_the_erps_clock(&mut self) -> Result<(), Stop> {
+        let (feed, edition) = (self.task.feed, self.settings.edition);
+        let limits = self.limits();
+        let Some(erp) = self.task.parts.erp.clock_now(edition) else { return Ok(()) };
+        let unseen = self.clock_seen.map_or(Duration::ZERO, |seen| seen.until(Moment::now()));
+        match self.cursor.behind(erp.at_most, unseen, limits, self.settings.start) {
+            None => (self.clock_seen, self.too_far) = (Some(erp.asked), false),
+            Some(Ok(next)) => {
+                self.too_far = false;
+                let (before, after) = (self.cursor.checkpoint().watermark, next.checkpoint().watermark);
+                tracing::warn!(
+                    feed.name = feed.name(),
+                    feed.watermark.before = %before,
+                    feed.watermark.after = %after,
+                    "the ERP's clock was set back behind the watermark; what lies between is read again, and published only where it is new"
+                );
+                self.save(next).await?;
+                self.due_now();
+                let cursor = &self.cursor;
+                self.task.status.feed(feed, |status| status.stand(cursor, limits));
+            }
+            Some(Err(TooFar(back))) if !std::mem::replace(&mut self.too_far, true) => {
+                tracing::error!(
+                    feed.name = feed.name(),
+                    "the ERP's clock is {} behind the watermark, too far to read again unasked; mend the clock, or say from where on to read with wdt-connector feeds set-watermark",
+                    duration_text(rounded(back))
+                );
+            }
+            Some(Err(TooFar(_))) => {}
+        }
+        Ok(())
     }
 
     /// Every pass looks at once.

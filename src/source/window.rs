@@ -1,7 +1,8 @@
 //! Hop 1: checkpoint + now → [`Window`]. Pure: `now` is always an argument.
 //!
 //! Three passes read the same feed, each with a position of its own in the checkpoint: the live pass, the late pass
-//! behind it, and a backfill. A position only ever grows, and only by a window that was read and published.
+//! behind it, and a backfill. A position only ever grows, and only by a window that was read and published; it goes back
+//! when an operator says so, or when the ERP's clock does ([`Cursor::behind`]).
 
 use std::time::Duration;
 
@@ -21,6 +22,13 @@ const FIRST_AIM: i64 = 86_400;
 
 /// A measured clock error up to this much is part of `safety_lag` already (default 65 s = 60 s visibility + 5 s).
 const TOLERATED_ERROR: Duration = Duration::from_secs(5);
+
+/// A watermark follows the ERP's clock back at most so far by itself: a `Date` that is nonsense must not have years read again.
+const FURTHEST_BACK: Duration = Duration::from_secs(86_400);
+
+/// The ERP's clock lies this far behind the watermark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooFar(pub Duration);
 
 /// A closed interval of modified-time in whole seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -333,6 +341,36 @@ impl Cursor {
         Some(Self { checkpoint: at })
     }
 
+    /// A glance at the ERP for a feed whose watermark lies ahead of the earlier clock, as after somebody has set one back:
+    /// the last second a window could hold. It tells what the ERP's clock shows, or why the ERP refuses ours.
+    #[must_use]
+    pub fn glance(&self, limits: Limits, start: Timestamp) -> Option<Window> {
+        let second = Window { start: limits.live.minus(Duration::from_secs(1)), end: limits.live };
+        (self.checkpoint.watermark > limits.now && second.start >= start).then_some(second)
+    }
+
+    /// The passes once the ERP's own clock was set back behind the watermark, `erp` being the latest it can show: what is
+    /// modified from then on bears times that were read already, so both passes go back behind them; `unseen` is how long
+    /// ago its clock was last seen to be right. `None` where nothing has to be done, `Some(Err)` where it is more than [`FURTHEST_BACK`]: that is read again on a person's word only.
+    #[must_use]
+    pub fn behind(&self, erp: Timestamp, unseen: Duration, limits: Limits, start: Timestamp) -> Option<Result<Self, TooFar>> {
+        let at = &self.checkpoint;
+        if erp >= at.watermark {
+            return None;
+        }
+        let reach = Duration::from_millis(u64::try_from(limits.now.0 - limits.late.0).unwrap_or(0)).max(unseen);
+        let to = erp.min(limits.now).minus(reach).floor_second().max(start.floor_second());
+        let back = Duration::from_millis(u64::try_from(at.watermark.0 - to.0).unwrap_or(0));
+        if back.is_zero() {
+            return None;
+        }
+        if back > FURTHEST_BACK {
+            return Some(Err(TooFar(back)));
+        }
+        let checkpoint = Checkpoint { watermark: to, late_watermark: at.late_watermark.min(to), ..at.clone() };
+        Some(Ok(Self { checkpoint }))
+    }
+
     /// How far a pass is behind `now`; a backfill has an end of its own instead.
     #[must_use]
     pub fn lag(&self, pass: Pass, now: Timestamp) -> Option<Duration> {
@@ -538,6 +576,30 @@ mod tests {
         assert_eq!(set.set(&back, now), None);
         let ahead = set.set(&WatermarkOrder { id: "v".into(), watermark: at(99_000) }, now).unwrap();
         assert_eq!(ahead.checkpoint().watermark, at(8_000));
+    }
+
+    #[test]
+    fn a_watermark_follows_the_erps_clock_back_and_no_other() {
+        let (cursor, _) = Cursor::resume(None, at(100_000), "a");
+        // Ours was set back, the ERP's was not: nothing to read again, but the ERP is asked.
+        let short = Duration::from_secs(60);
+        let ours_back = limits(96_400, 96_335, 95_800);
+        assert_eq!(cursor.next(Pass::Live, ours_back, &Pace::new(10)), None);
+        assert_eq!(cursor.glance(ours_back, at(0)), Some(window(96_334, 96_335)));
+        assert_eq!(cursor.glance(ours_back, at(100_000)), None, "never before the feed's start");
+        assert_eq!(cursor.behind(at(100_065), short, ours_back, at(0)), None);
+        let long = cursor.behind(at(96_401), Duration::from_secs(2_400), ours_back, at(0)).unwrap().unwrap();
+        assert_eq!(long.checkpoint().watermark, at(94_000), "as far as nobody looked");
+        // Both were: the late pass's reach behind the earlier of them.
+        let back = cursor.behind(at(96_401), short, ours_back, at(0)).unwrap().unwrap();
+        assert_eq!((back.checkpoint().watermark, back.checkpoint().late_watermark), (at(95_800), at(95_800)));
+        assert_eq!(back.behind(at(96_401), short, ours_back, at(0)), None, "once");
+        assert_eq!(cursor.behind(at(96_401), short, ours_back, at(100_000)), None, "never before the feed's start");
+        // Only the ERP's, so that it refuses ours: known from its refusals.
+        let right = limits(100_065, 100_000, 99_465);
+        assert_eq!(cursor.glance(right, at(0)), None);
+        assert_eq!(cursor.behind(at(96_401), short, right, at(0)).unwrap().unwrap().checkpoint().watermark, at(95_801));
+        assert_eq!(cursor.behind(at(5_000), short, right, at(0)), Some(Err(TooFar(Duration::from_secs(95_600)))), "a person decides");
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod parts;
 
 mod bad_input;
 mod change_route;
+mod clocks;
 mod command_route;
 mod command_rules;
 mod crash_table;

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use reqwest::Url;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::{clock::Timestamp, config::EnterpriseSettings};
+use crate::{
+    clock::{Moment, Timestamp},
+    config::EnterpriseSettings,
+};
 
 use super::{
     super::{
@@ -16,7 +19,7 @@ use super::{
         http::Outgoing,
         sign,
     },
-    Line, QUERY_CAP, Signed, no_filter, query_failure,
+    ErpNow, Line, QUERY_CAP, Signed, no_filter, query_failure,
 };
 
 /// One enterprise account.
@@ -57,6 +60,10 @@ impl Enterprise {
 
     pub(in super::super) fn skew(&self) -> Option<i64> {
         self.line.clock.skew()
+    }
+
+    pub(in super::super) fn clock_now(&self) -> Option<ErpNow> {
+        self.line.clock.at_most(Moment::now())
     }
 
     /// One attempt at one page.

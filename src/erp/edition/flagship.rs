@@ -6,7 +6,10 @@ use bytes::Bytes;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 
-use crate::{clock::Timestamp, config::FlagshipSettings};
+use crate::{
+    clock::{Moment, Timestamp},
+    config::FlagshipSettings,
+};
 
 use super::{
     super::{
@@ -16,7 +19,7 @@ use super::{
         http::{Failure, Outgoing},
         sign,
     },
-    CREATE_CAP, Line, QUERY_CAP, Signed, no_filter, query_failure,
+    CREATE_CAP, ErpNow, Line, QUERY_CAP, Signed, no_filter, query_failure,
 };
 
 /// Timestamps count from here: 2012-01-01 00:00:00 Beijing.
@@ -56,6 +59,10 @@ impl Flagship {
 
     pub(in super::super) fn skew(&self) -> Option<i64> {
         self.line.clock.skew()
+    }
+
+    pub(in super::super) fn clock_now(&self) -> Option<ErpNow> {
+        self.line.clock.at_most(Moment::now())
     }
 
     /// One attempt. The caller has asked the guard once; the body asks it again.

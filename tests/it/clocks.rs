@@ -1,0 +1,168 @@
+//! Clocks that somebody sets while the connector works: this machine's alone, or the ERP's along with it.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use serde_json::{Value, json};
+
+use crate::kit::{
+    commands::command,
+    connector::Connector,
+    erp::Kind,
+    ledger::Verdict,
+    promises,
+    records::Reader,
+    rig::{PATIENCE, Rig},
+    until,
+};
+use wdt_connector::schema::CreateReturnOutbound;
+
+const HOUR: i64 = 3_600_000;
+
+fn some(name: &str, count: usize) -> Vec<CreateReturnOutbound> {
+    (0..count).map(|number| command(&format!("{name}-{number}"), "c")).collect()
+}
+
+/// The wall clock of a connector: this machine's, and as many milliseconds as a file says.
+struct Clock(PathBuf);
+
+impl Clock {
+    fn of(rig: &Rig) -> Self {
+        let clock = Self(rig.path("clock"));
+        clock.set(0);
+        clock
+    }
+
+    fn start(&self, rig: &Rig) -> Connector {
+        rig.spawn_with(&[("WDT_CLOCK_OFFSET_FILE", &self.0.display().to_string())]).ready()
+    }
+
+    /// As a whole: whoever reads it meanwhile finds the old one or the new one.
+    fn set(&self, offset_ms: i64) {
+        let new = self.0.with_extension("new");
+        fs::write(&new, offset_ms.to_string()).unwrap();
+        fs::rename(&new, &self.0).unwrap();
+    }
+}
+
+fn section(connector: &Connector, pointer: &str) -> Value {
+    connector.status().pointer(&format!("/sections/{pointer}")).cloned().unwrap_or_default()
+}
+
+/// Calls whose orders exist, whose answers are lost, and which no look-up shows for a while: in doubt, and to be found.
+fn into_doubt(rig: &Rig, all: &[CreateReturnOutbound]) {
+    let before = rig.erp.creates().applied_unanswered;
+    rig.erp.only_faults("createOrder:late(900ms)=1,createOrder:applied_reset=4x");
+    rig.send(all);
+    until("calls in doubt", PATIENCE, || (rig.erp.creates().applied_unanswered >= before + 4).then_some(()));
+}
+
+/// Changes these records now; panics unless each change comes out.
+fn change(rig: &Rig, numbers: &[String], remark: &str, reader: &mut Reader) {
+    for number in numbers {
+        rig.erp.modify(Kind::Returns, number, &json!({ "remark": remark }));
+    }
+    let before = reader.seen.len();
+    reader.at_least(before + numbers.len(), PATIENCE);
+}
+
+/// Every command once, every record as the ERP holds it, nothing twice; and it never stumbled.
+fn all_is_well(rig: &Rig, connector: &mut Connector, commands: &[CreateReturnOutbound], reader: &mut Reader) {
+    let results = rig.results(commands.len());
+    Verdict::of(rig, commands, &results).assert_each_once(commands.len(), "clocks");
+    // What a call changed in a return is read as well, in its time.
+    until("every record as the ERP holds it", PATIENCE, || {
+        reader.finish();
+        let held = promises::all(&rig.erp, Kind::Returns);
+        let last = |number: &str| reader.seen.iter().rfind(|record| record.key_text() == number).map(|record| rig.json(record));
+        held.iter()
+            .all(|held| {
+                last(held["return_no"].as_str().unwrap()).is_some_and(|event| promises::difference(&event["after"], held, "").is_none())
+            })
+            .then_some(())
+    });
+    promises::judge(rig, Kind::Returns, reader);
+    assert!(connector.running() && !connector.log().contains("panicked"), "{}", connector.log());
+}
+
+#[test]
+fn a_clock_set_an_hour_wrong_stops_every_call_until_it_is_right_again() {
+    let rig = Rig::new("wrongclock").commands("avro").purchase_returns();
+    rig.erp.take_anything();
+    let numbers = rig.erp.seed(Kind::Returns, 5);
+    let clock = Clock::of(&rig);
+    let mut connector = clock.start(&rig);
+    let mut reader = Reader::new(&rig.topics.purchase_returns);
+    reader.at_least(numbers.len(), PATIENCE);
+    let commands = some("WC", 40);
+    for (turn, (offset, words)) in [(HOUR, "s ahead of the ERP's"), (-HOUR, "s behind the ERP's")].into_iter().enumerate() {
+        let mine = &commands[turn * 20..(turn + 1) * 20];
+        into_doubt(&rig, &mine[..10]);
+        clock.set(offset);
+        rig.send(&mine[10..]);
+        let named = |text: &Value| text.as_str().is_some_and(|text| text.contains("our clock is about ") && text.contains(words));
+        until("a closed route that names the clock", PATIENCE, || {
+            (section(&connector, "commands/circuit") == "open" && named(&section(&connector, "commands/circuit_reason"))).then_some(())
+        });
+        until("a feed that names the clock", PATIENCE, || named(&section(&connector, "feeds/purchase_returns/error")).then_some(()));
+        until("the skew among the metrics", PATIENCE, || {
+            let skew = connector.metric("wdt_connector_erp_clock_skew_seconds", &["flagship"]) * 1000.0;
+            #[expect(clippy::cast_precision_loss, reason = "an hour")]
+            ((skew + offset as f64).abs() < 60_000.0).then_some(())
+        });
+        // Beyond every bound of the rig: nothing may become absent, or be given up.
+        let orders = rig.erp.order_count();
+        std::thread::sleep(Duration::from_secs(8));
+        assert_eq!(rig.erp.order_count(), orders, "a call got through");
+        clock.set(0);
+        change(&rig, &numbers, &format!("after {turn}"), &mut reader);
+        rig.results((turn + 1) * 20);
+    }
+    all_is_well(&rig, &mut connector, &commands, &mut reader);
+}
+
+#[test]
+fn clocks_that_jump_together_stop_nothing_and_nothing_is_missed_or_doubled() {
+    let rig = Rig::new("jump").commands("avro").purchase_returns();
+    rig.erp.take_anything();
+    let numbers = rig.erp.seed(Kind::Returns, 5);
+    let clock = Clock::of(&rig);
+    let mut connector = clock.start(&rig);
+    let mut reader = Reader::new(&rig.topics.purchase_returns);
+    reader.at_least(numbers.len(), PATIENCE);
+    let commands = some("JP", 60);
+    // Forward, back to where it was, and an hour before that.
+    for (turn, offset) in [HOUR, 0, -HOUR].into_iter().enumerate() {
+        let mine = &commands[turn * 20..(turn + 1) * 20];
+        into_doubt(&rig, &mine[..10]);
+        rig.erp.adjust(&json!({ "clock_offset_ms": offset }));
+        clock.set(offset);
+        rig.send(&mine[10..]);
+        // Twice, the second time when it has settled.
+        for time in 0..2 {
+            change(&rig, &numbers, &format!("jump {turn}.{time}"), &mut reader);
+        }
+        rig.results((turn + 1) * 20);
+    }
+    assert!(connector.log().contains("the ERP's clock was set back behind the watermark"), "{}", connector.log());
+    all_is_well(&rig, &mut connector, &commands, &mut reader);
+}
+
+/// An ERP whose clock alone goes wrong refuses everybody, while people go on working in it.
+#[test]
+fn what_was_changed_while_the_erps_clock_was_behind_is_published_once_it_is_mended() {
+    let rig = Rig::new("erpclock").purchase_returns();
+    let numbers = rig.erp.seed(Kind::Returns, 5);
+    let mut connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.purchase_returns);
+    reader.at_least(numbers.len(), PATIENCE);
+    change(&rig, &numbers, "before", &mut reader);
+    rig.erp.adjust(&json!({ "clock_offset_ms": -HOUR }));
+    until("a feed that is refused", PATIENCE, || {
+        section(&connector, "feeds/purchase_returns/error").as_str().is_some_and(|text| text.contains("s ahead of the ERP's")).then_some(())
+    });
+    for number in &numbers {
+        rig.erp.modify(Kind::Returns, number, &json!({ "remark": "meanwhile" }));
+    }
+    rig.erp.adjust(&json!({ "clock_offset_ms": 0 }));
+    all_is_well(&rig, &mut connector, &[], &mut reader);
+}
