@@ -31,7 +31,7 @@ pub(super) fn execute(loaded: Loaded) -> anyhow::Result<End> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the runtime cannot be started")?;
     let instance = settings.kafka.instance_name();
-    let collector = settings.otlp_endpoint.as_deref().map(|endpoint| Collector::at(endpoint, &instance, runtime.handle().clone()));
+    let collector = settings.traces.as_ref().map(|traces| Collector::at(traces, &instance, runtime.handle().clone()));
     let telemetry =
         telemetry::start(&settings.log, collector.transpose().map_err(|fault| anyhow!(fault))?).map_err(|fault| anyhow!(fault))?;
     for warning in &warnings {

@@ -129,8 +129,8 @@ pub struct Settings {
     pub http: HttpSettings,
     /// `[log]`
     pub log: LogSettings,
-    /// `telemetry.otlp_endpoint`: where traces go.
-    pub otlp_endpoint: Option<String>,
+    /// `[telemetry]`; `None` without an `otlp_endpoint`: no traces.
+    pub traces: Option<TraceSettings>,
     /// The files that hold secrets, by the secret's key (`erp.flagship.secret`…): what is read again when they change.
     pub secret_files: BTreeMap<String, PathBuf>,
 }
@@ -181,6 +181,15 @@ pub struct RegistrySettings {
     pub auth: Option<SecretString>,
     /// Register schemas at start, or only verify that they are there.
     pub register: bool,
+    /// A PEM file of additional certificate authorities, for an https address.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// `[telemetry]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceSettings {
+    /// Where traces go by OTLP.
+    pub endpoint: String,
     /// A PEM file of additional certificate authorities, for an https address.
     pub ca_file: Option<PathBuf>,
 }

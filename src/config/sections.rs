@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use super::{
     CommandFormat, CommandSettings, Edition, Effective, EnterpriseSettings, ErpConnection, Feed, FeedSettings, Filters, FlagshipSettings,
     HttpSettings, KafkaSettings, Loaded, LogFormat, LogSettings, Mistake, Partitioner, QuotaScope, QuotaSettings, RegistrySettings,
-    Settings, Topics, document::Document, effective, keys::Kind, properties, reader::Reader, timing, values,
+    Settings, Topics, TraceSettings, document::Document, effective, keys::Kind, properties, reader::Reader, timing, values,
 };
 
 /// The enterprise edition's largest page.
@@ -99,7 +99,7 @@ fn read(reader: &mut Reader) -> Settings {
         return_outbounds: feed(reader, Feed::ReturnOutbounds),
         http: http(reader),
         log: log(reader),
-        otlp_endpoint: reader.web_address("telemetry.otlp_endpoint", false),
+        traces: traces(reader),
         secret_files: std::mem::take(&mut reader.secret_files),
         kafka,
     };
@@ -143,6 +143,12 @@ fn schema_registry(reader: &mut Reader) -> Option<RegistrySettings> {
         );
     }
     url.map(|url| RegistrySettings { url, auth, register, ca_file })
+}
+
+fn traces(reader: &mut Reader) -> Option<TraceSettings> {
+    let endpoint = reader.web_address("telemetry.otlp_endpoint", false);
+    let ca_file = reader.readable("telemetry.ca_file");
+    endpoint.map(|endpoint| TraceSettings { endpoint, ca_file })
 }
 
 fn topics(reader: &mut Reader) -> Topics {

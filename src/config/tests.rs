@@ -245,8 +245,9 @@ fn filters_the_erp_does_not_have_are_refused() {
 
 #[test]
 fn traces_go_to_a_web_address_without_credentials() {
-    let endpoint = ok("[telemetry]\notlp_endpoint = \"http://c:4318\"\n", &[]).settings.otlp_endpoint;
-    assert_eq!(endpoint.as_deref(), Some("http://c:4318"));
+    let traces = ok("[telemetry]\notlp_endpoint = \"http://c:4318\"\n", &[]).settings.traces;
+    assert_eq!(traces, Some(TraceSettings { endpoint: "http://c:4318".to_owned(), ca_file: None }));
+    one("[telemetry]\notlp_endpoint = \"https://c\"\nca_file = \"/no/ca.pem\"\n", &[], &["telemetry.ca_file", "/no/ca.pem", "readable"]);
     one("[telemetry]\notlp_endpoint = \"c:4317\"\n", &[], &["telemetry.otlp_endpoint", "allowed are addresses"]);
     one("[telemetry]\notlp_endpoint = \"http://me:secret@c:4318\"\n", &[], &["telemetry.otlp_endpoint", "user name or password"]);
 }

@@ -1,6 +1,7 @@
 //! Traces to an OTLP collector: protobuf over HTTP, in batches, through our own client, so that there is one TLS stack.
 
 use std::{
+    error::Error,
     fmt,
     pin::Pin,
     sync::atomic::{AtomicBool, Ordering},
@@ -17,6 +18,8 @@ use opentelemetry_sdk::{
 };
 use tokio::runtime::Handle;
 
+use crate::config::TraceSettings;
+
 /// For one batch, from connecting to the answer's last byte.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Of an answer, at most so much is read: it holds a reason at best.
@@ -32,11 +35,14 @@ impl fmt::Debug for Collector {
 }
 
 impl Collector {
-    /// Exports to `endpoint`, to whose path `/v1/traces` is added unless it is there. `instance` is this process's name.
+    /// Exports to the endpoint, to whose path `/v1/traces` is added unless it is there. `instance` is this process's name.
     ///
     /// # Errors
-    /// One sentence for an address that cannot be used.
-    pub fn at(endpoint: &str, instance: &str, runtime: Handle) -> Result<Self, String> {
+    /// One sentence for an address or a `ca_file` that cannot be used.
+    pub fn at(settings: &TraceSettings, instance: &str, runtime: Handle) -> Result<Self, String> {
+        // Whoever was first has installed the same one.
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let endpoint = &settings.endpoint;
         let base = endpoint.trim_end_matches('/');
         let address = if base.ends_with("/v1/traces") { base.to_owned() } else { format!("{base}/v1/traces") };
         let fault = |error: &dyn fmt::Display| format!("telemetry.otlp_endpoint = {endpoint:?} cannot be used: {error}");
@@ -45,12 +51,25 @@ impl Collector {
             .no_proxy()
             .timeout(TIMEOUT)
             .user_agent(concat!("wdt-connector/", env!("CARGO_PKG_VERSION")));
-        if !address.starts_with("https:") {
+        if let Some(path) = &settings.ca_file {
+            let wrong = |reason: String| format!("telemetry.ca_file {} {reason}", path.display());
+            let pem = std::fs::read(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem)
+                .map_err(|error| wrong(format!("is no PEM: {}", chain(&error.without_url()))))?;
+            if certificates.is_empty() {
+                return Err(wrong("holds no PEM certificate".to_owned()));
+            }
+            client = client.tls_certs_merge(certificates);
+        } else if !address.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:")) {
             // Plain HTTP must work where no certificate authorities are installed.
             client = client.tls_certs_only([]);
         }
-        let client =
-            Client { client: client.build().map_err(|error| fault(&error.without_url()))?, runtime, failing: AtomicBool::new(false) };
+        let client = Client {
+            client: client.build().map_err(|error| fault(&chain(&error.without_url())))?,
+            runtime,
+            failing: AtomicBool::new(false),
+            address: address.clone(),
+        };
         let exporter = SpanExporter::builder()
             .with_http()
             .with_http_client(client)
@@ -85,6 +104,8 @@ struct Client {
     client: reqwest::Client,
     runtime: Handle,
     failing: AtomicBool,
+    /// Without credentials: the configuration allows none in it.
+    address: String,
 }
 
 impl fmt::Debug for Client {
@@ -99,17 +120,32 @@ impl Client {
         let failure = match result {
             Ok(response) if response.status().is_success() => None,
             Ok(response) => Some(format!("it answers {}", response.status())),
-            Err(error) => Some(error.to_string()),
+            Err(error) => Some(chain(error.as_ref())),
         };
         let failed_before = self.failing.swap(failure.is_some(), Ordering::Relaxed);
         match failure {
             Some(error) if !failed_before => {
-                tracing::warn!(error, "traces cannot be exported and are dropped; check telemetry.otlp_endpoint and the collector");
+                tracing::warn!(
+                    error,
+                    otlp.endpoint = self.address,
+                    "traces cannot be exported and are dropped; check telemetry.otlp_endpoint, telemetry.ca_file and the collector"
+                );
             }
             None if failed_before => tracing::info!("traces are exported again"),
             Some(_) | None => {}
         }
     }
+}
+
+/// An error and its causes in one line; reqwest's own text leaves the cause out.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }
 
 async fn send(request: reqwest::RequestBuilder) -> Result<Response<Bytes>, HttpError> {

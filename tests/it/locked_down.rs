@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::{
     kit::{
+        collector::FakeCollector,
         commands::{command, json_bytes},
         config::Config,
         connector::{self, Connector},
@@ -316,6 +317,55 @@ fn erp_and_registry_are_reached_over_tls_with_an_authority_of_their_own() {
         .set("schema_registry", "ca_file", ca);
     refused(&rig, "expired");
     assert_eq!(rig.erp.creates().received, 1, "nothing was sent through a door that could not be trusted");
+}
+
+#[test]
+fn traces_reach_a_collector_over_tls_with_an_authority_of_its_own() {
+    let mut rig = Rig::new("tlstraces").commands("avro");
+    rig.erp.take_anything();
+    let authority = Authority::new("the test's authority");
+    let collector = FakeCollector::start();
+    let front = TlsFront::to(collector.url.trim_start_matches("http://"), &authority.sign(false));
+    let ca = authority.write(&rig.path(""), "ca.pem").display().to_string();
+    let url = format!("https://localhost:{}", front.port());
+    rig.config.set("telemetry", "otlp_endpoint", url.clone()).set("telemetry", "ca_file", ca);
+    let connector = rig.start();
+    rig.send(&[command("CT-1", "c")]);
+    assert_eq!(rig.results(1).len(), 1);
+    assert_eq!(connector.terminate(Duration::from_secs(30)).code(), Some(0));
+    assert!(collector.holds(b"CT-1") && collector.holds(b"settle"), "its trace arrived");
+
+    // Another authority, and nobody's but the system's: refused in one sentence, and the route goes on without traces.
+    let received = collector.received().len();
+    let stranger = Authority::new("somebody else").write(&rig.path(""), "stranger.pem").display().to_string();
+    for (turn, ca) in [Some(stranger), None].into_iter().enumerate() {
+        match ca {
+            Some(ca) => rig.config.set("telemetry", "ca_file", ca),
+            None => rig.config.remove("telemetry", Some("ca_file")),
+        };
+        let (file, port) = rig.write_config();
+        let connector = Connector::spawn(&file, port, &rig.path(&format!("refused-{turn}.log"))).ready();
+        rig.send(&[command(&format!("CT-{}", turn + 2), "c")]);
+        assert_eq!(rig.results(turn + 2).len(), turn + 2);
+        connector.wait_log("traces cannot be exported", PATIENCE);
+        let log = connector.log();
+        let line = log.lines().find(|line| line.contains("traces cannot be exported")).unwrap();
+        assert!([&*url, "UnknownIssuer", "telemetry.ca_file"].iter().all(|part| line.contains(part)), "{line}");
+        assert_eq!(connector.terminate(Duration::from_secs(30)).code(), Some(0));
+    }
+    assert_eq!(collector.received().len(), received, "nothing was sent through a door that could not be trusted");
+
+    // A file that is missing is a mistake of the configuration, one that holds no certificate is named as well.
+    rig.config.set("telemetry", "ca_file", rig.path("missing.pem").display().to_string());
+    let output = rig.verb(&["run"], b"");
+    assert!(output.status.code() == Some(2) && text(&output).contains("missing.pem"), "{}", text(&output));
+    let empty = rig.path("empty.pem");
+    fs::write(&empty, "nothing of the kind\n").unwrap();
+    rig.config.set("telemetry", "ca_file", empty.display().to_string());
+    let output = rig.verb(&["run"], b"");
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("telemetry.ca_file") && said.contains("empty.pem") && said.contains("no PEM certificate"), "{said}");
 }
 
 /// `check` fails for the ERP and says why for the registry, one line each; `run` ends with the registry's sentence.

@@ -1,16 +1,11 @@
 //! What an operator does to a running connector: replaces secrets, follows one command, changes the log, pauses a route.
 
-use std::{
-    fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::TcpListener,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{fs, time::Duration};
 
 use serde_json::{Value, json};
 
 use crate::kit::{
+    collector::FakeCollector,
     commands,
     connector::Connector,
     http,
@@ -96,56 +91,6 @@ fn replaced_kafka_credentials_build_the_clients_anew_and_nothing_is_done_twice()
     .unwrap();
     connector.wait_log("no secret and no certificate has changed", PATIENCE);
     assert_eq!(connector.terminate(Duration::from_secs(20)).code(), Some(0));
-}
-
-/// An OTLP collector of a page: keeps the bodies of `POST /v1/traces`.
-struct FakeCollector {
-    url: String,
-    received: Arc<Mutex<Vec<u8>>>,
-}
-
-impl FakeCollector {
-    fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let received: Arc<Mutex<Vec<u8>>> = Arc::default();
-        let kept = Arc::clone(&received);
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let kept = Arc::clone(&kept);
-                std::thread::spawn(move || serve(stream, &kept));
-            }
-        });
-        Self { url, received }
-    }
-
-    /// Whether any span holds these bytes: protobuf keeps texts and ids as they are.
-    fn holds(&self, bytes: &[u8]) -> bool {
-        self.received.lock().unwrap().windows(bytes.len()).any(|window| window == bytes)
-    }
-}
-
-fn serve(stream: std::net::TcpStream, kept: &Mutex<Vec<u8>>) {
-    let mut reader = BufReader::new(stream);
-    loop {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            if reader.read_line(&mut head).unwrap_or(0) == 0 {
-                return;
-            }
-        }
-        let head = head.to_lowercase();
-        assert!(head.starts_with("post /v1/traces ") && head.contains("content-type: application/x-protobuf"), "{head}");
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap().parse().unwrap();
-        let mut body = vec![0; length];
-        if reader.read_exact(&mut body).is_err() {
-            return;
-        }
-        kept.lock().unwrap().extend(body);
-        if reader.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").is_err() {
-            return;
-        }
-    }
 }
 
 #[test]

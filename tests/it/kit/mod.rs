@@ -1,5 +1,6 @@
 //! What every scenario needs around the connector: topics, records, the process itself, the ERP it talks to.
 
+pub mod collector;
 pub mod commands;
 pub mod config;
 pub mod connector;
