@@ -303,11 +303,19 @@ fn page_size(reader: &mut Reader, key: &str, edition: Edition) -> u32 {
 }
 
 fn filters(reader: &mut Reader, section: &str, feed: Feed) -> Filters {
-    let short = |text: &str| !text.trim().is_empty() && text.chars().count() <= 40;
+    let short = |text: &str| !text.trim().is_empty() && text.chars().count() <= 40 && !text.contains(char::is_control);
     let warehouse_key = format!("{section}.warehouse_no");
     let provider_key = format!("{section}.provider_no");
-    let warehouse_no = reader.text_if_any(&warehouse_key, "allowed is one warehouse number", short);
-    let provider_no = reader.text_if_any(&provider_key, "allowed is one provider number", short);
+    let warehouse_no = reader.text_if_any(
+        &warehouse_key,
+        "allowed is one warehouse number, of at most 40 characters and none of them a control character",
+        short,
+    );
+    let provider_no = reader.text_if_any(
+        &provider_key,
+        "allowed is one provider number, of at most 40 characters and none of them a control character",
+        short,
+    );
     let digits = |text: &str| !text.is_empty() && text.len() <= 9 && text.bytes().all(|byte| byte.is_ascii_digit());
     let status_key = format!("{section}.status");
     let status = match feed {

@@ -1,13 +1,18 @@
 //! Texts made to break out of where they stand: they reach the ERP as they are, or are refused by name.
 
+use std::time::Duration;
+
+use serde_json::json;
+use wdt_connector::{clock::Timestamp, schema::Outcome};
+
 use crate::kit::{
     commands::{command, json_bytes},
     connector::Connector,
-    records::Sender,
+    erp::Kind,
+    records::{Reader, Sender},
     rig::{PATIENCE, Rig},
     until,
 };
-use wdt_connector::schema::Outcome;
 
 /// Harmless to an ERP, dangerous to whoever builds a line, a query, a signature or a page out of them.
 const UNHARMED: [&str; 9] = [
@@ -75,6 +80,76 @@ fn texts_reach_the_erp_unharmed_or_are_refused_by_name() {
         assert_eq!(result.outcome, Outcome::Invalid);
         let named = result.violations.iter().any(|violation| violation.contains("remark") && violation.contains(name));
         assert!(named, "{text:?}: {:?}", result.violations);
+    }
+}
+
+/// The enterprise edition signs `02-no:0001-1;…`, lengths in characters, and sends a form: the return's number of a record
+/// stands in it when that record is asked for by itself.
+#[test]
+fn numbers_of_enterprise_records_are_signed_and_sent_unharmed() {
+    let rig = Rig::new("signed").return_outbounds("enterprise");
+    let hour = Duration::from_secs(3600);
+    let ago = |hours: u32| Timestamp::now().minus(hour * hours).floor_second();
+    let numbers: Vec<String> = UNHARMED.iter().map(|text| text.chars().take(40).collect()).collect();
+    let orders: Vec<String> = numbers
+        .iter()
+        .map(|return_no| {
+            let seeding = json!({"count": 1, "edition": "enterprise", "return_no": return_no, "status": 110, "from": ago(1).to_beijing(), "to": ago(1).to_beijing()});
+            rig.erp.made(Kind::EnterpriseOutbounds, &seeding).remove(0)
+        })
+        .collect();
+    let connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.return_outbounds);
+    reader.at_least(orders.len(), PATIENCE);
+    // Each looks older than what was published: the ERP is asked about it by its return's number, and believed.
+    for order in &orders {
+        rig.erp.modify(Kind::EnterpriseOutbounds, order, &json!({"remark": "again", "modified": ago(2).to_beijing()}));
+    }
+    let (from, to) = (ago(3).to_string(), (ago(1).minus(hour / 2)).to_string());
+    let output = rig.verb(&["backfill", "--feed", "return_outbounds", "--from", &from, "--to", &to, "--follow"], b"");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    reader.at_least(2 * orders.len(), PATIENCE);
+    reader.finish();
+    assert_eq!(reader.seen.len(), 2 * orders.len());
+    for (order, return_no) in orders.iter().zip(&numbers) {
+        let events: Vec<_> = reader.seen.iter().filter(|record| record.key_text() == *order).map(|record| rig.json(record)).collect();
+        assert_eq!(events.len(), 2, "{return_no:?}: {events:?}");
+        assert_eq!((&events[1]["after"]["src_order_no"], &events[1]["after"]["remark"]), (&json!(return_no), &json!("again")));
+    }
+    let confirmed = connector.metric("wdt_connector_feed_older_rows_total", &["result=\"confirmed\""]);
+    assert_eq!(confirmed, orders.len() as f64, "each was asked for by its number, and the signature held");
+    let log = connector.log();
+    assert!(!log.contains("签名") && !log.contains("window not read"), "{log}");
+}
+
+#[test]
+fn a_filter_of_the_enterprise_query_is_signed_and_sent_unharmed_or_refused_by_name() {
+    for text in [UNHARMED[3], "' \" \\ ; : - & = + % %00 # é \u{202e}😀\u{202c}"] {
+        let text: String = text.chars().take(40).collect();
+        let mut rig = Rig::new("filter").return_outbounds("enterprise");
+        rig.config.set("feeds.return_outbounds.filters", "warehouse_no", text.clone());
+        let seeding = |warehouse: &str| json!({"count": 1, "edition": "enterprise", "status": 110, "warehouse_no": warehouse, "from": Timestamp::now().minus(Duration::from_secs(600)).to_beijing(), "to": Timestamp::now().minus(Duration::from_secs(600)).to_beijing()});
+        let mine = rig.erp.made(Kind::EnterpriseOutbounds, &seeding(&text)).remove(0);
+        rig.erp.made(Kind::EnterpriseOutbounds, &seeding("W-OTHER"));
+        let connector = rig.start();
+        let mut reader = Reader::new(&rig.topics.return_outbounds);
+        reader.at_least(1, PATIENCE);
+        until("the first read's end", PATIENCE, || {
+            (connector.status()["sections"]["feeds"]["return_outbounds"]["state"] == "live").then_some(())
+        });
+        reader.finish();
+        assert_eq!(reader.seen.iter().map(|record| record.key_text()).collect::<Vec<_>>(), [mine], "{text:?}");
+        assert_eq!(rig.json(&reader.seen[0])["after"]["warehouse_no"], *text);
+    }
+    // (A file cannot hold the last of them: TOML refuses it.)
+    for (text, _) in &REFUSED[..4] {
+        let mut rig = Rig::bare("refused").return_outbounds("enterprise");
+        rig.config.set("feeds.return_outbounds.filters", "warehouse_no", *text);
+        let output = rig.verb(&["run"], b"");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("feeds.return_outbounds.filters.warehouse_no") && said.contains("control character"), "{said}");
+        assert!(said.lines().all(|line| !line.contains(text)), "{said}");
     }
 }
 

@@ -173,7 +173,8 @@ impl Erp {
         self.made(kind, &json!({"count": 1, "edition": kind.edition()})).remove(0)
     }
 
-    fn made(&self, kind: Kind, seeding: &Value) -> Vec<String> {
+    /// Makes up records as the simulator's `Seeding` says; returns their numbers.
+    pub fn made(&self, kind: Kind, seeding: &Value) -> Vec<String> {
         let answer = self.tell(&format!("seed/{}", kind.table()), seeding);
         let numbers = answer["numbers"].as_array().unwrap_or_else(|| panic!("no numbers in {answer}"));
         numbers.iter().map(|number| number.as_str().expect("a number is a text").to_owned()).collect()
