@@ -1,12 +1,21 @@
-//! A host that fails: no disk, no descriptors, no names, another time. A clear sentence, and nothing lost.
+//! A host that fails: no disk, no descriptors, no names, a suspended machine. A clear sentence, and nothing lost.
+//! (Clocks that are set: `clocks`.)
 
-use std::{process::Command, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
-use crate::kit::{
-    commands::command,
-    connector::{self, Connector, PROGRAM},
-    records::read_all,
-    rig::{PATIENCE, Rig},
+use serde_json::json;
+
+use crate::{
+    kit::{
+        commands::command,
+        connector::{self, Connector, PROGRAM},
+        erp::Kind,
+        promises,
+        records::{Reader, read_all},
+        rig::{PATIENCE, Rig},
+        until,
+    },
+    parts::say,
 };
 
 const END: Duration = Duration::from_secs(60);
@@ -65,6 +74,98 @@ fn a_cache_that_cannot_be_written_is_named() {
     let output = rig.verb(&["run"], b"");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("/proc/no-cache-here") && said.contains("cache_dir"), "{said}");
+}
+
+/// How a program gets a mount of its own, if this machine lets it: as root, or as somebody who is root for himself.
+fn own_mounts() -> Option<&'static [&'static str]> {
+    const WAYS: [&[&str]; 2] = [&["--mount"], &["--map-root-user", "--mount"]];
+    WAYS.into_iter().find(|way| Command::new("unshare").args(*way).arg("true").output().is_ok_and(|output| output.status.success()))
+}
+
+#[test]
+fn a_cache_on_a_read_only_file_system_is_named() {
+    let mut rig = Rig::new("mount").commands("avro").purchase_returns();
+    let folder = rig.path("read-only");
+    fs::create_dir(&folder).unwrap();
+    let (folder, reason) = match own_mounts() {
+        Some(_) => (folder.display().to_string(), "Read-only file system"),
+        None => {
+            say("this machine makes no mounts: /sys stands for a read-only file system");
+            ("/sys/no-cache-here".to_owned(), "cache_dir")
+        }
+    };
+    rig.config.set("", "cache_dir", folder.clone());
+    for verb in [&["run"][..], &["verify", "--feed", "purchase_returns", "--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z"]]
+    {
+        let output = match own_mounts() {
+            Some(way) => {
+                let (file, _) = rig.write_config();
+                let script = "mount -t tmpfs -o ro none \"$1\" && shift && exec \"$@\"";
+                let mut shell = Command::new("unshare");
+                shell.args(way).args(["sh", "-c", script, "sh", &folder, PROGRAM, "--config"]).arg(file).args(verb);
+                connector::finish(&mut shell, b"", PATIENCE)
+            }
+            None => rig.verb(verb, b""),
+        };
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let last = said.lines().last().unwrap_or_default();
+        assert_eq!(output.status.code(), Some(1), "{verb:?}: {said}");
+        assert!([&folder, "cache_dir", reason].iter().all(|part| last.contains(*part)), "{verb:?}: {last}");
+        assert!(!said.contains("panicked"), "{said}");
+    }
+}
+
+/// A suspended machine: its feeds have moved on to another instance by the time it wakes up.
+#[test]
+fn feeds_frozen_beyond_their_session_add_nothing_when_they_come_back() {
+    let mut rig = Rig::new("suspended").purchase_returns().return_outbounds("flagship");
+    let kinds = [(Kind::Returns, rig.topics.purchase_returns.clone()), (Kind::FlagshipOutbounds, rig.topics.return_outbounds.clone())];
+    let mut readers: Vec<Reader> = Vec::new();
+    for (kind, topic) in &kinds {
+        rig.erp.seed(*kind, 60);
+        readers.push(Reader::new(topic));
+    }
+    let mut frozen = rig.start();
+    rig.erp.adjust(&json!({ "modifications_per_second": 20 }));
+    let mut more = |count: usize| {
+        for reader in &mut readers {
+            let before = reader.seen.len();
+            reader.at_least(before + count, PATIENCE);
+        }
+    };
+    more(80);
+    frozen.freeze();
+    rig.config.set("kafka", "instance", 1);
+    let second = rig.spawn_logged(&[], "second.log").ready();
+    until("the feeds' next owner", PATIENCE, || {
+        let status = second.status();
+        let live = |feed| status.pointer(&format!("/sections/feeds/{feed}/state")).is_some_and(|state| state == "live");
+        (live("purchase_returns") && live("return_outbounds")).then_some(())
+    });
+    more(20);
+    frozen.thaw();
+    more(40);
+    // The one that woke up is a member again: it takes over from the other.
+    assert_eq!(second.terminate(END).code(), Some(0));
+    more(40);
+    rig.erp.adjust(&json!({ "modifications_per_second": 0 }));
+    for ((kind, _), reader) in kinds.iter().zip(&mut readers) {
+        let last = rig.erp.add_one(*kind);
+        reader.until("the last record", PATIENCE, |seen| seen.iter().any(|record| record.key_text() == last));
+        // Records that rested as late as that one come in the same window or the next.
+        until("every record", PATIENCE, || {
+            reader.finish();
+            let last = |number: &str| reader.seen.iter().rfind(|record| record.key_text() == number).map(|record| rig.json(record));
+            let number = if *kind == Kind::Returns { "return_no" } else { "order_no" };
+            let held = promises::all(&rig.erp, *kind);
+            let same = |held: &serde_json::Value| {
+                last(held[number].as_str().unwrap()).is_some_and(|event| promises::difference(&event["after"], held, "").is_none())
+            };
+            held.iter().all(same).then_some(())
+        });
+        promises::judge(&rig, *kind, reader);
+    }
+    assert!(frozen.running() && !frozen.log().contains("panicked"), "{}", frozen.log());
 }
 
 #[test]
