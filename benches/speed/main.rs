@@ -21,6 +21,7 @@ mod kit;
 #[allow(dead_code, unused_imports, reason = "shared with the tests, which use another share of it")]
 mod parts;
 
+mod calls;
 mod ceiling;
 mod changes;
 mod commands;
@@ -28,6 +29,7 @@ mod figures;
 mod latency;
 mod loader;
 mod micro;
+mod restore;
 mod start;
 
 use std::time::Duration;
@@ -39,9 +41,11 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 type Case = (&'static str, fn() -> Vec<Value>);
 
-const CASES: [Case; 9] = [
+const CASES: [Case; 12] = [
     ("micro", micro::steps),
     ("start", start::start),
+    ("after_a_kill", calls::after_a_kill),
+    ("calls_per_command", calls::per_command),
     ("commands_latency_0", commands::without_latency),
     ("commands_latency_50ms", commands::with_latency),
     ("commands_growth", commands::growth),
@@ -49,6 +53,7 @@ const CASES: [Case; 9] = [
     ("first_read", changes::first_read),
     ("unchanged", changes::unchanged),
     ("records_growth", changes::growth),
+    ("restore", restore::growth),
 ];
 
 fn main() {

@@ -3,7 +3,12 @@
 
 mod table;
 
-use serde::Deserialize;
+use std::{fmt, marker::PhantomData};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+};
 use serde_json::value::RawValue;
 
 use super::{Answer, Call, NotExecuted, QueryFault, Refusal, http::Reply, loose, quota::Limit};
@@ -87,6 +92,40 @@ struct Sent<'a> {
     total_count: Option<&'a RawValue>,
     #[serde(borrow, default, alias = "order")]
     stockout_list: Option<&'a RawValue>,
+}
+
+/// A flagship page as documented, read at one go; whatever is not is read with more care, layer by layer.
+#[derive(Deserialize)]
+struct Documented {
+    status: i64,
+    data: Object<DocumentedData>,
+}
+
+#[derive(Deserialize)]
+struct DocumentedData {
+    #[serde(default)]
+    total_count: Option<u64>,
+    #[serde(alias = "order")]
+    stockout_list: Vec<Box<RawValue>>,
+}
+
+/// From an object only: serde takes an array for a struct as well.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = Object<T>;
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("an object")
+            }
+            fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<Object<T>, M::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(Fields(PhantomData))
+    }
 }
 
 /// Why a body is not the documented JSON; nothing of the body is quoted.
@@ -189,6 +228,9 @@ pub(super) fn flagship_rows(call: Call, reply: &Reply, context: &Context<'_>) ->
         return Judged { outcome: Err(fault), throttled, unseen: false };
     }
     let body = &reply.body;
+    if let Ok(Object(Documented { status: 0, data: Object(data) })) = serde_json::from_slice(body) {
+        return Judged::plain(Ok(Rows { rows: data.stockout_list, total_count: data.total_count }));
+    }
     let sent = match parse(body) {
         Ok(sent) => sent,
         Err(reason) => return unusable(reason),

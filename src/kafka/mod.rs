@@ -32,4 +32,4 @@ pub use ownership::{Ownership, Standing};
 pub use restore::{Apply, Restored, TakeOver, TakeOverFault, take_over};
 pub use store::{Change, Loader, Store, StoreFault, View};
 pub use topic::{Backlog, partition_counts};
-pub use transaction::{Batch, CommitFault, Outgoing, Position, Transactor};
+pub use transaction::{Batch, CommitFault, Outgoing, Position, REST, Transactor};

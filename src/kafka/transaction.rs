@@ -3,7 +3,7 @@
 use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rdkafka::{
@@ -232,6 +232,9 @@ enum Step {
     Fenced(String),
 }
 
+/// Between the end of a transaction and the next one's beginning. The broker answers a commit before it has written the
+/// markers; who begins earlier than that is told so and waits 20 ms, which librdkafka does not let us choose.
+pub const REST: Duration = Duration::from_millis(2);
 /// How often a retriable step is tried again before the producer is given up: `UnsupportedFeature` claims to be
 /// retriable for ever.
 const RETRIES: u32 = 30;
@@ -247,8 +250,13 @@ impl Writer {
     fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>) {
         // The predecessor's open transaction ends here, so that nobody waits for its time-out.
         self.revive();
+        let mut ended: Option<Instant> = None;
         while let Some((batch, reply)) = requests.blocking_recv() {
+            if let Some(left) = ended.and_then(|ended| REST.checked_sub(ended.elapsed())) {
+                thread::sleep(left);
+            }
             let result = self.commit(&batch);
+            ended = Some(Instant::now());
             let _ = reply.send(result);
         }
     }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use crate::{
     clock::{Moment, Timestamp},
     crash::{self, Point},
-    kafka::{Batch, Change, CommitFault, Lease, Outgoing, Position},
+    kafka::{Batch, Change, CommitFault, Lease, Outgoing, Position, REST},
     metrics::Hop,
     schema::{EntryKind, Outcome, SchemaFault},
 };
@@ -120,6 +120,7 @@ impl Engine<'_> {
             .collect();
         let batch = Batch { group: self.group.clone(), positions, records };
         self.committing = Some(commit);
+        self.left_lately = std::mem::take(&mut self.left).max(self.left_lately / 2);
         self.counts.transactions += 1;
         let (transactor, happened) = (self.transactor.clone(), self.happened.clone());
         tokio::spawn(async move {
@@ -319,6 +320,8 @@ impl Engine<'_> {
         match result {
             Ok(()) => {
                 self.commit_pauses.reset();
+                // What comes in meanwhile goes into the next one.
+                self.commit_after = now.plus(REST);
                 self.apply(commit, now).map_err(Ended::Failed)
             }
             Err(CommitFault::Aborted(reason)) => {

@@ -165,6 +165,9 @@ pub(super) struct Engine<'a> {
     pub wire: VecDeque<SlotId>,
     /// Calls on the wire.
     pub flying: usize,
+    /// Calls that left since the running transaction began, and while one ran lately.
+    pub left: usize,
+    pub left_lately: usize,
     pub ready: VecDeque<Ready>,
     /// Proofs to be journaled: partition, warehouse.
     pub new_proofs: Vec<(Lease, String)>,
@@ -259,6 +262,8 @@ impl<'a> Engine<'a> {
             intents: VecDeque::new(),
             wire: VecDeque::new(),
             flying: 0,
+            left: 0,
+            left_lately: 0,
             ready: VecDeque::new(),
             new_proofs: Vec::new(),
             proofs: HashSet::new(),

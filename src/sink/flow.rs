@@ -109,13 +109,20 @@ impl Engine<'_> {
         }
     }
 
-    /// Takes commands in line into the quota's: at most one transaction ahead of free places on the wire.
+    /// How many commands may be between their turn and the ERP's answer: those on the wire, and what leaves in two
+    /// transactions, so that a fast ERP never waits for an intent and a slow one meets few intents that ran out.
+    fn reach(&self) -> usize {
+        let most = self.parts.settings.commands.max_in_flight;
+        most + self.left_lately.saturating_mul(2).clamp(most, most.saturating_mul(4))
+    }
+
+    /// Takes commands in line into the quota's, as far ahead of the wire as [`Engine::reach`] says.
     pub(super) fn admit(&mut self, now: Moment) {
         if self.paused.is_some() {
             return self.give_permits_back();
         }
         let most = match self.breaker.circuit() {
-            Circuit::Closed { .. } => self.parts.settings.commands.max_in_flight * 2,
+            Circuit::Closed { .. } => self.reach(),
             Circuit::Half { .. } => 1,
             Circuit::Open { .. } => {
                 self.give_permits_back();
@@ -247,6 +254,7 @@ impl Engine<'_> {
             slot.life.first_attempt_at.get_or_insert(at);
             slot.life.last_attempt_at = Some(at);
             self.flying += 1;
+            self.left += 1;
             self.counts.calls += 1;
             self.breaker.left();
             let epoch = self.breaker.epoch();

@@ -5,11 +5,17 @@
 //! (protocol.md §4). [`Plan`] is that order as a pure state machine; [`gather`] drives it.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
+    fmt,
     future::Future,
     sync::Arc,
 };
 
+use serde::{
+    Deserialize, Deserializer as _,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
 use serde_json::value::RawValue;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
@@ -51,33 +57,42 @@ pub fn unidentified(hash: &[u8; 16]) -> String {
     format!("#{}", data_encoding::HEXLOWER.encode(hash))
 }
 
-/// The record's id without decoding the record; numbers and strings are both ids.
+/// The record's id without decoding the record: read no further than that. Numbers and texts are both ids.
 fn identify(feed: Feed, json: &RawValue) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    #[serde(untagged)]
-    enum Id<'a> {
-        Number(u64),
-        #[serde(borrow)]
-        Text(std::borrow::Cow<'a, str>),
+    #[derive(Deserialize)]
+    struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+    struct Find<'f> {
+        name: &'static str,
+        found: &'f mut Option<String>,
     }
-    #[derive(serde::Deserialize)]
-    struct Returned<'a> {
-        #[serde(borrow)]
-        return_id: Id<'a>,
+    impl<'de> Visitor<'de> for Find<'_> {
+        type Value = ();
+        fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+            out.write_str("an object")
+        }
+        fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
+            while let Some(Key(key)) = map.next_key()? {
+                if key == self.name {
+                    let id: &RawValue = map.next_value()?;
+                    *self.found = match id.get().parse::<u64>() {
+                        Ok(number) => Some(number.to_string()),
+                        Err(_) => serde_json::from_str(id.get()).ok().filter(|text: &String| !text.is_empty()),
+                    };
+                    return Ok(());
+                }
+                map.next_value::<IgnoredAny>()?;
+            }
+            Ok(())
+        }
     }
-    #[derive(serde::Deserialize)]
-    struct Outbound<'a> {
-        #[serde(borrow)]
-        stockout_id: Id<'a>,
-    }
-    let id = match feed {
-        Feed::PurchaseReturns => serde_json::from_str::<Returned<'_>>(json.get()).ok()?.return_id,
-        Feed::ReturnOutbounds => serde_json::from_str::<Outbound<'_>>(json.get()).ok()?.stockout_id,
+    let name = match feed {
+        Feed::PurchaseReturns => "return_id",
+        Feed::ReturnOutbounds => "stockout_id",
     };
-    match id {
-        Id::Number(number) => Some(number.to_string()),
-        Id::Text(text) => (!text.is_empty()).then(|| text.into_owned()),
-    }
+    let mut found = None;
+    // That more stands behind the id is an error to the parser; what counts is what was found.
+    let _ = serde_json::Deserializer::from_str(json.get()).deserialize_map(Find { name, found: &mut found });
+    found
 }
 
 /// How one complete read of one query ended.

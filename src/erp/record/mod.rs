@@ -133,7 +133,7 @@ impl Writing {
         let mut extra: BTreeMap<&str, &RawValue> = BTreeMap::new();
         for (name, value) in &row.unknown {
             extra.insert(name, value);
-            self.note(format!("{}{name}", table.prefix), DriftKind::Unknown);
+            self.note(&table.prefix, name, DriftKind::Unknown);
         }
         for (at, column) in table.columns.iter().enumerate() {
             if let Kind::Extra = column.kind {
@@ -142,7 +142,7 @@ impl Writing {
             }
             let value = row.get(at);
             if value.is_none() && column.edition.is_none_or(|edition| edition == self.edition) {
-                self.note(column.path.clone(), DriftKind::Missing);
+                self.note(&table.prefix, &column.name, DriftKind::Missing);
             }
             let start = self.datum.len();
             if column.nullable {
@@ -153,7 +153,7 @@ impl Writing {
                 (Written::Yes, _) => continue,
                 (Written::Retyped, Some(value)) if column.nullable => {
                     extra.insert(&column.name, value);
-                    self.note(column.path.clone(), DriftKind::Retyped);
+                    self.note(&table.prefix, &column.name, DriftKind::Retyped);
                 }
                 (Written::Null, _) if column.nullable => {}
                 (Written::Null, _) => return Err(misfit(&column.path, "is missing")),
@@ -224,10 +224,10 @@ impl Writing {
     }
 
     /// A deviation counts once per record, in however many lines it stands.
-    fn note(&mut self, field: String, kind: DriftKind) {
-        let drift = Drift { field, kind };
-        if self.drift.len() < MAX_DRIFT && !self.drift.contains(&drift) {
-            self.drift.push(drift);
+    fn note(&mut self, prefix: &str, name: &str, kind: DriftKind) {
+        let known = |drift: &Drift| drift.kind == kind && drift.field.strip_prefix(prefix) == Some(name);
+        if self.drift.len() < MAX_DRIFT && !self.drift.iter().any(known) {
+            self.drift.push(Drift { field: format!("{prefix}{name}"), kind });
         }
     }
 }

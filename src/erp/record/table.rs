@@ -1,13 +1,9 @@
 //! Which field of the ERP's JSON goes where in the datum: read from the schema itself, so that the two cannot differ.
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, HashMap},
-    fmt,
-    sync::LazyLock,
-};
+use std::{borrow::Cow, collections::BTreeMap, fmt, sync::LazyLock};
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use rustc_hash::FxHashMap;
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Value, value::RawValue};
 
 use crate::{
@@ -50,7 +46,7 @@ pub(super) struct Column {
 pub(super) struct Table {
     pub(super) columns: Vec<Column>,
     /// Positions by name and by alias.
-    positions: HashMap<String, usize>,
+    positions: FxHashMap<String, usize>,
     /// Empty, or the list the records stand in and a point.
     pub(super) prefix: String,
 }
@@ -100,7 +96,7 @@ impl Table {
 
     /// `text` is the record's own schema: its words say which edition sends a field.
     fn new(shape: &shape::Shape, text: &Value, prefix: String) -> Self {
-        let mut table = Self { columns: Vec::new(), positions: HashMap::new(), prefix };
+        let mut table = Self { columns: Vec::new(), positions: FxHashMap::default(), prefix };
         let shape::Shape::Record(record) = shape else { return table };
         for field in &record.fields {
             let (nullable, inner) = match &field.shape {
@@ -192,30 +188,41 @@ pub(super) struct Row<'a> {
     pub(super) unknown: BTreeMap<Cow<'a, str>, &'a RawValue>,
 }
 
+/// Sorts an object into the columns of a table.
+#[derive(Clone, Copy)]
+struct Sort<'t>(&'t Table);
+
+impl<'de> DeserializeSeed<'de> for Sort<'_> {
+    type Value = Row<'de>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Row<'de>, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Sort<'_> {
+    type Value = Row<'de>;
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("an object")
+    }
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Row<'de>, M::Error> {
+        let mut row = Row { slots: vec![None; self.0.columns.len()], unknown: BTreeMap::new() };
+        while let Some(Key(key)) = map.next_key()? {
+            let value: &RawValue = map.next_value()?;
+            match self.0.positions.get(key.as_ref()).and_then(|at| row.slots.get_mut(*at)) {
+                Some(slot) => *slot = Some(value),
+                None => {
+                    row.unknown.insert(key, value);
+                }
+            }
+        }
+        Ok(row)
+    }
+}
+
 impl<'a> Row<'a> {
     /// Sorts an object; `None` for anything else.
     pub(super) fn read(table: &Table, json: &'a RawValue) -> Option<Self> {
-        struct Sort<'t>(&'t Table);
-        impl<'de> Visitor<'de> for Sort<'_> {
-            type Value = Row<'de>;
-            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-                out.write_str("an object")
-            }
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Row<'de>, M::Error> {
-                let mut row = Row { slots: vec![None; self.0.columns.len()], unknown: BTreeMap::new() };
-                while let Some(Key(key)) = map.next_key()? {
-                    let value: &RawValue = map.next_value()?;
-                    match self.0.positions.get(key.as_ref()).and_then(|at| row.slots.get_mut(*at)) {
-                        Some(slot) => *slot = Some(value),
-                        None => {
-                            row.unknown.insert(key, value);
-                        }
-                    }
-                }
-                Ok(row)
-            }
-        }
-        serde_json::Deserializer::from_str(json.get()).deserialize_map(Sort(table)).ok()
+        Sort(table).deserialize(&mut serde_json::Deserializer::from_str(json.get())).ok()
     }
 
     /// The value of a column; `None` when it is missing.
@@ -226,8 +233,21 @@ impl<'a> Row<'a> {
 
 /// Every element of a JSON array as an object of `table`; `None` for anything else.
 pub(super) fn rows<'a>(table: &Table, json: &'a RawValue) -> Option<Vec<Row<'a>>> {
-    let items: Vec<&RawValue> = serde_json::from_str(json.get()).ok()?;
-    items.into_iter().map(|item| Row::read(table, item)).collect()
+    struct Items<'t>(Sort<'t>);
+    impl<'de> Visitor<'de> for Items<'_> {
+        type Value = Vec<Row<'de>>;
+        fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+            out.write_str("an array")
+        }
+        fn visit_seq<S: SeqAccess<'de>>(self, mut items: S) -> Result<Vec<Row<'de>>, S::Error> {
+            let mut rows = Vec::new();
+            while let Some(row) = items.next_element_seed(self.0)? {
+                rows.push(row);
+            }
+            Ok(rows)
+        }
+    }
+    serde_json::Deserializer::from_str(json.get()).deserialize_seq(Items(Sort(table))).ok()
 }
 
 /// A key, borrowed where it has no escapes.
