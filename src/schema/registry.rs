@@ -167,6 +167,7 @@ impl Registry {
 
     /// One call; the body of a 2xx answer.
     async fn call(&self, what: &str, method: Method, path: &str, body: Option<String>) -> Result<Vec<u8>, RegistryFault> {
+        let asks = method == Method::GET;
         let mut request =
             self.client.request(method, format!("{}{path}", self.base)).header("accept", format!("{MEDIA_TYPE}, application/json"));
         if let Some(auth) = &self.auth {
@@ -181,9 +182,12 @@ impl Registry {
         let mut answer = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(unavailable)? {
             if answer.len() + chunk.len() > MAX_ANSWER {
-                return Err(RegistryFault::Unavailable(format!(
-                    "the schema registry could not {what}: its answer is larger than {MAX_ANSWER} bytes"
-                )));
+                let sentence = format!("the schema registry could not {what}: its answer is larger than {MAX_ANSWER} bytes");
+                let is_json = answer.iter().chain(&chunk).find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+                // The JSON of a schema that somebody registered is that large for ever; waiting for another one would hold up
+                // whatever stands behind the record. Anything else comes from something that is no registry.
+                let is_schema = asks && is_json && response.status().is_success();
+                return Err(if is_schema { RegistryFault::Missing(sentence) } else { RegistryFault::Unavailable(sentence) });
             }
             answer.extend_from_slice(&chunk);
         }

@@ -182,6 +182,20 @@ async fn an_endless_answer_is_cut_off() {
 }
 
 #[tokio::test]
+async fn a_registered_schema_that_is_too_large_is_refused_by_its_id() {
+    let (fake, settings) = Fake::start(StatusCode::OK, &format!("{{\"schema\": \"{}\"}}", "x".repeat(2 * MAX_ANSWER))).await;
+    let registry = Registry::new(&settings).unwrap();
+    let RegistryFault::Missing(reason) = registry.schema(7).await.unwrap_err() else { panic!("refused for good") };
+    assert!(reason.contains("schema 7") && reason.contains("larger than 1048576 bytes"), "{reason}");
+    // An answer to a question of ours, a failure, or no JSON at all is nobody's schema.
+    assert!(matches!(registry.register("s", "\"int\"").await, Err(RegistryFault::Unavailable(_))));
+    fake.answers(StatusCode::BAD_GATEWAY, &format!("{{{}", "x".repeat(2 * MAX_ANSWER)));
+    assert!(matches!(registry.schema(7).await, Err(RegistryFault::Unavailable(_))));
+    fake.answers(StatusCode::OK, &"x".repeat(2 * MAX_ANSWER));
+    assert!(matches!(registry.schema(7).await, Err(RegistryFault::Unavailable(_))));
+}
+
+#[tokio::test]
 async fn an_unreachable_registry_is_named_without_its_address() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();

@@ -332,7 +332,7 @@ impl Engine<'_> {
     }
 
     /// The outcome recorded for a command, from the cache of the journal.
-    fn recorded(&self, partition: i32, key: &[u8]) -> Result<Option<crate::schema::JournalEntry>, String> {
+    pub(super) fn recorded(&self, partition: i32, key: &[u8]) -> Result<Option<crate::schema::JournalEntry>, String> {
         match self.store.get(partition, key).map_err(|fault| fault.to_string())? {
             None => Ok(None),
             Some(bytes) => self

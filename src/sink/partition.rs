@@ -79,8 +79,9 @@ pub struct Partition {
     pub keys: HashMap<String, VecDeque<Queued>>,
     /// Open intents found at the take-over, by journal key.
     pub open: HashMap<Vec<u8>, JournalEntry>,
-    /// Outcomes a person has to decide about, by journal key.
-    pub in_doubt: BTreeMap<Vec<u8>, JournalEntry>,
+    /// Outcomes a person has to decide about, by journal key, and since when: the entries themselves stand in the [`Store`], so
+    /// that a hundred thousand of them have room.
+    pub in_doubt: BTreeMap<Vec<u8>, Timestamp>,
     /// What one query over all open intents has shown; `None` while it is being asked.
     pub sightings: Option<Sightings>,
     /// Records that wait for a schema to be learnt, and everything after them.
@@ -118,7 +119,7 @@ impl Partition {
     pub fn settled(&mut self, key: &[u8], entry: &JournalEntry) {
         self.open.remove(key);
         if entry.outcome == Some(Outcome::InDoubt) {
-            self.in_doubt.insert(key.to_vec(), entry.clone());
+            self.in_doubt.insert(key.to_vec(), entry.written_at);
         } else {
             self.in_doubt.remove(key);
         }
@@ -129,8 +130,8 @@ impl Partition {
 #[derive(Debug, Default)]
 pub struct Remembered {
     pub open: HashMap<Vec<u8>, JournalEntry>,
-    /// Outcomes a person has to decide about.
-    pub in_doubt: BTreeMap<Vec<u8>, JournalEntry>,
+    /// Outcomes a person has to decide about, and since when.
+    pub in_doubt: BTreeMap<Vec<u8>, Timestamp>,
     /// It knows of commands at all.
     pub commands: bool,
     /// How many partitions the commands topic had when the newest barrier was written.
@@ -330,7 +331,7 @@ impl Restoring {
                     journal.open.remove(key);
                     journal.in_doubt.remove(key);
                     if entry.outcome == Some(Outcome::InDoubt) {
-                        journal.in_doubt.insert(key.to_vec(), entry);
+                        journal.in_doubt.insert(key.to_vec(), entry.written_at);
                     } else if entry.outcome == Some(Outcome::Created)
                         && !entry.resolved
                         && !journal.confirmed.contains_key(&entry.warehouse_no)

@@ -39,6 +39,13 @@ impl Engine<'_> {
         self.partitions.values().map(behind).sum()
     }
 
+    /// The first commands that wait for a person, from the cache of the journal.
+    fn decisions(&self) -> Vec<serde_json::Value> {
+        let keys = self.partitions.iter().flat_map(|(partition, of)| of.in_doubt.keys().map(|key| (*partition, key.as_slice())));
+        // An entry that cannot be read is told where it is used.
+        keys.take(SHOWN).filter_map(|(partition, key)| self.recorded(partition, key).ok()?.as_ref().map(waiting_for_decision)).collect()
+    }
+
     /// Puts the route's section on the board and its gauges into the metrics.
     pub(super) fn report(&self) {
         let waiting = |what: Waits| self.slots.values().filter(|slot| slot.waits == what).count();
@@ -63,7 +70,7 @@ impl Engine<'_> {
             lag,
         });
         let undecided = self.partitions.values().flat_map(|partition| partition.in_doubt.values());
-        let waits_since = undecided.clone().map(|entry| entry.written_at).min();
+        let waits_since = undecided.clone().copied().min();
         let waiting_for = Duration::from_millis(waits_since.map_or(0, |at| u64::try_from(now.0 - at.0).unwrap_or(0)));
         self.parts.metrics.commands_undecided(undecided.count(), waiting_for);
         self.parts.metrics.paused(ROLE, self.paused.is_some());
@@ -73,8 +80,8 @@ impl Engine<'_> {
             .values()
             .map(|partition| json!({ "partition": partition.lease.partition, "committed_offset": partition.prefix.next(), "pending": partition.prefix.unfinished(), "draining": partition.draining }))
             .collect();
-        let awaiting: Vec<_> = self.partitions.values().flat_map(|partition| partition.in_doubt.values()).collect();
-        let decisions: Vec<_> = awaiting.iter().take(SHOWN).map(|entry| waiting_for_decision(entry)).collect();
+        let awaiting: usize = self.partitions.values().map(|partition| partition.in_doubt.len()).sum();
+        let decisions = self.decisions();
         let doubts: Vec<_> = self
             .slots
             .values()
@@ -111,7 +118,7 @@ impl Engine<'_> {
                     "in_doubt": in_doubt,
                 },
                 "in_doubt_commands": doubts,
-                "awaiting_decision": awaiting.len(),
+                "awaiting_decision": awaiting,
                 "decisions": decisions,
                 "partitions": partitions,
             }),

@@ -3,6 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
+    sync::{Arc, Mutex},
     thread,
     time::Duration,
 };
@@ -13,9 +14,10 @@ use crate::{
     kit::{
         commands::{command, json_bytes},
         connector::Connector,
+        journal,
         records::{Sender, read_all},
         rig::{PATIENCE, Rig},
-        topics,
+        topics, until,
     },
     parts::broker,
 };
@@ -110,6 +112,105 @@ fn a_registry_without_end_is_one_sentence() {
     let output = rig.verb(&["run"], b"");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("larger than 1048576 bytes"), "{said}");
+}
+
+/// Gives every subject an id, and under any id a schema of 100 MB.
+fn generous_registry() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let subjects = Arc::new(Mutex::new(Vec::new()));
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let subjects = Arc::clone(&subjects);
+            thread::spawn(move || {
+                let mut asked = [0; 64 * 1024];
+                let length = stream.read(&mut asked).unwrap_or(0);
+                let asked = String::from_utf8_lossy(&asked[..length]).into_owned();
+                let (method, path) = asked.split_once(' ').unwrap();
+                let path = path.split(' ').next().unwrap().to_owned();
+                let answer = |length: usize| format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+                if method == "POST" {
+                    let mut known = subjects.lock().unwrap();
+                    known.push(path);
+                    let body = format!("{{\"id\": {}}}", known.len());
+                    let _ = stream.write_all(format!("{}{body}", answer(body.len())).as_bytes());
+                    return;
+                }
+                let _ = stream.write_all(format!("{}{{\"schema\": \"", answer(100 * 1024 * 1024)).as_bytes());
+                let piece = vec![b'x'; 64 * 1024];
+                while stream.write_all(&piece).is_ok() {}
+            });
+        }
+    });
+    port
+}
+
+#[test]
+fn a_schema_of_100_megabytes_is_refused_by_its_id_and_the_stream_goes_on() {
+    let mut rig = Rig::with_partitions("hugeschema", 1).commands("avro");
+    rig.config.set("schema_registry", "url", format!("http://127.0.0.1:{}", generous_registry()));
+    rig.erp.take_anything();
+    let connector = rig.start();
+    let sender = Sender::new();
+    let unknown = [&[0, 0, 0, 3, 233][..], b"datum"].concat();
+    sender.send(&rig.topics.commands, Some(b"CT-0"), Some(&unknown), &[]);
+    sender.send(&rig.topics.commands, Some(b"CT-1"), Some(&crate::kit::commands::avro(&command("CT-1", "c"))), &[]);
+    sender.flush();
+    rig.wait_committed(2);
+    let letters = read_all(&rig.topics.dead_letters);
+    assert_eq!((letters.len(), letters[0].value.as_deref()), (1, Some(&unknown[..])));
+    let reason = letters[0].header("__connect.errors.exception.message").unwrap();
+    assert!(reason.contains("schema 1001") && reason.contains("larger than 1048576 bytes"), "{reason}");
+    assert_eq!(rig.erp.orders().len(), 1);
+    assert_small(&connector);
+}
+
+/// The short form of `cargo bench --bench limits -- keys`: nothing is settled, so everything waits.
+#[test]
+fn a_hundred_thousand_keys_that_wait_are_not_held_in_memory() {
+    const KEYS: usize = 100_000;
+    let rig = Rig::new("keys").commands("json");
+    rig.erp.take_anything();
+    rig.erp.adjust(&serde_json::json!({"outage": "refuse"}));
+    let sender = Sender::new();
+    for number in 0..KEYS {
+        let return_no = format!("TH{number:08x}");
+        sender.send(&rig.topics.commands, Some(return_no.as_bytes()), Some(&json_bytes(&command(&return_no, "c"))), &[]);
+    }
+    sender.flush();
+    let connector = rig.start();
+    connector.wait_log("consumption pauses", PATIENCE);
+    let received = || connector.metric("wdt_connector_commands_received_total", &[]) as usize;
+    // The pauses at the bound are seen by nothing more being read.
+    let mut last = 0;
+    let held = until("reading to stop", PATIENCE, || {
+        let now = received();
+        let stands = now > 0 && now == last;
+        last = now;
+        thread::sleep(Duration::from_millis(300));
+        stands.then_some(now)
+    });
+    crate::parts::say(&format!("{held} of {KEYS} commands are held"));
+    assert!(held <= 10_000, "{held}");
+    assert_small(&connector);
+    rig.erp.adjust(&serde_json::json!({"outage": "none"}));
+    rig.wait_committed(1000);
+    assert_small(&connector);
+}
+
+/// The short form of `cargo bench --bench limits -- settled`.
+#[test]
+fn ten_thousand_entries_in_doubt_do_not_hold_up_other_keys() {
+    let rig = Rig::new("settled").commands("json");
+    rig.erp.take_anything();
+    let all = (0..10_000).map(|number| command(&format!("TH{number:08x}"), "c"));
+    journal::write_as(rig.broker.clone(), &rig.topics.journal, 4, all, 500, journal::in_doubt);
+    let connector = rig.start();
+    let others: Vec<_> = (0..20).map(|number| command(&format!("CT-{number}"), "c")).collect();
+    rig.send_json(&others);
+    let results = rig.results(others.len());
+    assert!(results.iter().all(|result| result.outcome == Outcome::Created), "{results:?}");
+    assert_small(&connector);
 }
 
 #[test]

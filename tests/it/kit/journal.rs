@@ -52,8 +52,31 @@ pub fn outcome(command: &CreateReturnOutbound, partition: i32, offset: i64, orde
     }
 }
 
+/// The entry that nobody knows whether a command became an order; a person has to decide.
+pub fn in_doubt(command: &CreateReturnOutbound, partition: i32, offset: i64, order: &str) -> JournalEntry {
+    JournalEntry {
+        outcome: Some(Outcome::InDoubt),
+        outbound_no: None,
+        gloss: Some("several orders of this return could be it".to_owned()),
+        candidates: vec![order.to_owned(), format!("{order}-2")],
+        ..outcome(command, partition, offset, order)
+    }
+}
+
 /// Writes an outcome for every command, in transactions of `batch` entries, as the connector itself writes them.
 pub fn write(broker: ClientConfig, topic: &str, partitions: i32, commands: impl Iterator<Item = CreateReturnOutbound>, batch: usize) {
+    write_as(broker, topic, partitions, commands, batch, outcome);
+}
+
+/// The same with entries of one's own making: of a command, its partition, its offset and an order number.
+pub fn write_as(
+    broker: ClientConfig,
+    topic: &str,
+    partitions: i32,
+    commands: impl Iterator<Item = CreateReturnOutbound>,
+    batch: usize,
+    entry: impl Fn(&CreateReturnOutbound, i32, i64, &str) -> JournalEntry,
+) {
     let mut config = broker;
     config
         .set("transactional.id", super::unique("journal-writer"))
@@ -74,7 +97,7 @@ pub fn write(broker: ClientConfig, topic: &str, partitions: i32, commands: impl 
             producer.begin_transaction().expect("a transaction");
         }
         let partition = sink::partition_of(command.return_no.as_bytes(), partitions, Partitioner::Murmur2).expect("a partition");
-        let entry = outcome(&command, partition, number as i64, &format!("CK-OLD-{number}"));
+        let entry = entry(&command, partition, number as i64, &format!("CK-OLD-{number}"));
         let (key, value) = (key(&command), codec.encode_journal(&entry).expect("an entry fits its schema"));
         producer.send(BaseRecord::to(topic).partition(partition).key(&key).payload(&value)).expect("the queue has room");
         open += 1;
