@@ -98,6 +98,8 @@ named! {
         LeaveGroup = "leave-group",
         /// The consumer stops fetching behind its owner's back, once.
         StopFetching = "stop-fetching",
+        /// The command route panics at an answer, and says everything it has at hand.
+        Panic = "panic",
     }
 }
 
@@ -153,6 +155,20 @@ pub fn fault(which: Fault) -> bool {
 pub fn fault(_which: Fault) -> bool {
     false
 }
+
+/// Panics with everything given, if the environment asks for it: what a defect would say in the worst case.
+#[cfg(debug_assertions)]
+#[expect(clippy::panic, reason = "a test asks for it")]
+pub fn panic_with(at_hand: &dyn std::fmt::Debug) {
+    if fault(Fault::Panic) {
+        panic!("on purpose, with {at_hand:?} at hand");
+    }
+}
+
+/// Nothing: faults are compiled out of release builds.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub fn panic_with(_at_hand: &dyn std::fmt::Debug) {}
 
 #[cfg(test)]
 mod tests {

@@ -276,6 +276,7 @@ impl Engine<'_> {
 
     pub(super) fn answered(&mut self, id: SlotId, answer: Answer, epoch: Option<u64>) {
         let now = Moment::now();
+        crash::panic_with(&(&self.parts.settings, &self.parts.erp, &answer));
         self.flying = self.flying.saturating_sub(1);
         match &answer {
             Answer::Created { .. } | Answer::Rejected(_) => self.breaker.success(),

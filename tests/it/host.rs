@@ -1,8 +1,9 @@
-//! A host that fails: no disk, no descriptors, no names, a suspended machine. A clear sentence, and nothing lost.
+//! A host that fails: no disk, no memory, no descriptors, no names, a suspended machine. A clear sentence, and nothing lost.
 //! (Clocks that are set: `clocks`.)
 
 use std::{fs, process::Command, time::Duration};
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
 
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
         connector::{self, Connector, PROGRAM},
         erp::Kind,
         promises,
-        records::{Reader, read_all},
+        records::{Reader, Sender, read_all},
         rig::{PATIENCE, Rig},
         until,
     },
@@ -114,6 +115,39 @@ fn a_cache_on_a_read_only_file_system_is_named() {
         assert!(!said.contains("panicked"), "{said}");
     }
 }
+
+/// From some moment on every allocation that needs more memory from the system fails, with calls on the wire.
+#[test]
+fn a_process_without_memory_ends_and_nothing_is_lost_or_done_twice() {
+    let rig = Rig::new("memory").commands("avro");
+    rig.erp.take_anything();
+    rig.erp.latency(Duration::from_millis(300));
+    let all = commands(0, 400);
+    let mut connector = rig.start();
+    rig.send(&all[..200]);
+    until("calls on the wire", PATIENCE, || (rig.erp.order_count() >= 20).then_some(()));
+    let pid = Pid::from_raw(i32::try_from(connector.pid()).unwrap());
+    // Not the address space as well: beyond that limit Linux lets memory that is reserved already grow.
+    prlimit(pid, Resource::Data, Rlimit { current: Some(1), maximum: None }).unwrap();
+    // Larger than what is left to reuse.
+    let sender = Sender::new();
+    for number in 0..LETTERS {
+        sender.send(&rig.topics.commands, Some(format!("CT-LARGE-{number}").as_bytes()), Some(&vec![b'x'; 900_000]), &[]);
+    }
+    sender.flush();
+    rig.send(&all[200..]);
+    let status = connector.wait_end(PATIENCE).expect("it ends rather than goes on without memory");
+    assert!(!status.success(), "{status}");
+    say(&format!("without memory it ended with {status}, {} of {} orders made", rig.erp.order_count(), all.len()));
+    assert!(rig.erp.order_count() < all.len() as u64, "it died in the middle");
+    let _connector = rig.start();
+    nothing_lost(&rig, all.len());
+    Reader::new(&rig.topics.dead_letters).at_least(LETTERS, PATIENCE);
+    assert_eq!(read_all(&rig.topics.dead_letters).len(), LETTERS, "one dead letter each");
+}
+
+/// Records that cannot be decoded.
+const LETTERS: usize = 40;
 
 /// A suspended machine: its feeds have moved on to another instance by the time it wakes up.
 #[test]
