@@ -23,8 +23,8 @@ use crate::{
 
 const LENGTHS: [usize; 2] = [100_000, 1_000_000];
 const PARTITIONS: i32 = 4;
-/// Entries a transaction carries: what a busy hour writes.
-const BATCH: usize = 200;
+/// Entries a transaction carries.
+const BATCH: usize = 2000;
 const STARTS: usize = 3;
 /// What is asked for afterwards, to see that all of it is there.
 const ASKED: usize = 1000;

@@ -14,7 +14,7 @@ use crate::{
 
 use super::{
     call::{Question, ask, probe},
-    engine::{Engine, Happened, SlotId, Waits},
+    engine::{ABNORMAL, Engine, Happened, SlotId, Waits, Word},
     journal::{Finding, Sight, Step},
     partition::Confirmed,
     settle::{journal_key, journal_prefix},
@@ -55,13 +55,15 @@ impl Engine<'_> {
             claimed,
         };
         self.counts.lookups += 1;
-        let (erp, settings, happened) = (self.parts.erp.clone(), Arc::clone(&self.parts.settings), self.happened.clone());
+        let (erp, settings) = (self.parts.erp.clone(), Arc::clone(&self.parts.settings));
+        let failed = Finding::Failed(ABNORMAL.to_owned());
+        let word = Word::new(&self.happened, Happened::LookedUp { slot: id, finding: failed, was_probe });
         let asking = async move {
             crash::point(Point::LookUpAsking);
             let finding = ask(&erp, &question, &settings.commands).await;
             crash::point(Point::LookUpAnswered);
             tracing::Span::current().record("erp.call", Call::QueryOutbounds.name()).record("erp.answer", finding.word());
-            let _ = happened.send(Happened::LookedUp { slot: id, finding, was_probe });
+            word.tell(Happened::LookedUp { slot: id, finding, was_probe });
         };
         tokio::spawn(asking.instrument(span));
     }
@@ -138,7 +140,8 @@ impl Engine<'_> {
             return;
         }
         let Confirmed { return_no, marker } = confirmed;
-        let (erp, settings, happened) = (self.parts.erp.clone(), Arc::clone(&self.parts.settings), self.happened.clone());
+        let (erp, settings) = (self.parts.erp.clone(), Arc::clone(&self.parts.settings));
+        let word = Word::new(&self.happened, Happened::ProofSought { warehouse_no: warehouse_no.clone(), seen: false });
         tokio::spawn(async move {
             // It becomes visible within max_visibility, or the next created order is tried.
             let question = Question { return_no, marker, first_intent_at: None, claimed: HashSet::new() };
@@ -152,7 +155,7 @@ impl Engine<'_> {
                 }
                 tokio::time::sleep(settings.commands.lookup_spacing).await;
             };
-            let _ = happened.send(Happened::ProofSought { warehouse_no, seen });
+            word.tell(Happened::ProofSought { warehouse_no, seen });
         });
     }
 
@@ -162,9 +165,10 @@ impl Engine<'_> {
             return;
         }
         self.probing = true;
-        let (erp, timeout, happened) = (self.parts.erp.clone(), self.parts.settings.commands.call_timeout, self.happened.clone());
+        let (erp, timeout) = (self.parts.erp.clone(), self.parts.settings.commands.call_timeout);
+        let word = Word::new(&self.happened, Happened::Probed(Err(ABNORMAL.to_owned())));
         tokio::spawn(async move {
-            let _ = happened.send(Happened::Probed(probe(&erp, timeout).await));
+            word.tell(Happened::Probed(probe(&erp, timeout).await));
         });
     }
 }

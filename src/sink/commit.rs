@@ -12,7 +12,7 @@ use crate::{
 };
 
 use super::{
-    engine::{End, Ended, Engine, Happened, Ready, SlotId, Waits},
+    engine::{ABNORMAL, End, Ended, Engine, Happened, Ready, SlotId, Waits, Word},
     journal::{Way, written},
     letter::{Death, dead_letter, doubt_letter, doubt_reason, spare},
     settle::{
@@ -122,9 +122,10 @@ impl Engine<'_> {
         self.committing = Some(commit);
         self.left_lately = std::mem::take(&mut self.left).max(self.left_lately / 2);
         self.counts.transactions += 1;
-        let (transactor, happened) = (self.transactor.clone(), self.happened.clone());
+        let transactor = self.transactor.clone();
+        let word = Word::new(&self.happened, Happened::Committed(Err(CommitFault::Unknown(ABNORMAL.to_owned()))));
         tokio::spawn(async move {
-            let _ = happened.send(Happened::Committed(transactor.commit(batch).await));
+            word.tell(Happened::Committed(transactor.commit(batch).await));
         });
         Ok(())
     }

@@ -121,6 +121,35 @@ pub(super) enum Happened {
     Sighted { leases: Vec<Lease>, result: Result<Sightings, String> },
 }
 
+/// Brings the engine what came of a task it waits for; of a task that ends without a word, as a panic ends it, what was
+/// agreed on for that case: nothing waits for ever.
+pub(super) struct Word {
+    happened: mpsc::UnboundedSender<Happened>,
+    otherwise: Option<Happened>,
+}
+
+impl Word {
+    pub fn new(happened: &mpsc::UnboundedSender<Happened>, otherwise: Happened) -> Self {
+        Self { happened: happened.clone(), otherwise: Some(otherwise) }
+    }
+
+    pub fn tell(mut self, what: Happened) {
+        self.otherwise = Some(what);
+    }
+}
+
+impl Drop for Word {
+    fn drop(&mut self) {
+        if let Some(what) = self.otherwise.take() {
+            // The engine may have ended meanwhile.
+            let _ = self.happened.send(what);
+        }
+    }
+}
+
+/// What is said of a task that ended without a word.
+pub(super) const ABNORMAL: &str = "the task ended abnormally, which is a defect of the connector; the log has its place";
+
 /// A partition's way back to the group.
 #[derive(Debug)]
 struct Drain {
@@ -448,10 +477,10 @@ impl<'a> Engine<'a> {
             metrics: Arc::clone(&self.parts.metrics),
             partitions: self.partition_count,
         };
-        let happened = self.happened.clone();
+        let word = Word::new(&self.happened, Happened::Restored(leases.clone(), Err(TakeOverFault::Refused(ABNORMAL.to_owned()))));
         tokio::spawn(async move {
             let result = restoring.run(leases.clone()).await;
-            let _ = happened.send(Happened::Restored(leases, result));
+            word.tell(Happened::Restored(leases, result));
         });
     }
 
@@ -616,5 +645,29 @@ impl<'a> Engine<'a> {
         let lost_at = self.partitions.get(&record.lease.partition).and_then(|partition| partition.lost_at);
         let now = self.parts.erp.later_clock(Edition::Flagship);
         may_be_forgotten(first_sent(record), now, self.parts.settings.commands.dedupe_horizon, lost_at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_is_heard_of() {
+        let (happened, mut heard) = mpsc::unbounded_channel();
+        let word = Word::new(&happened, Happened::Probed(Err(ABNORMAL.to_owned())));
+        let task = tokio::spawn(async move {
+            assert!(heard_of(&word), "on purpose");
+            word.tell(Happened::Probed(Ok(())));
+        });
+        assert!(task.await.is_err());
+        assert!(matches!(heard.recv().await, Some(Happened::Probed(Err(reason))) if reason == ABNORMAL));
+        Word::new(&happened, Happened::Probed(Err(ABNORMAL.to_owned()))).tell(Happened::Probed(Ok(())));
+        assert!(matches!(heard.recv().await, Some(Happened::Probed(Ok(())))));
+        assert!(heard.try_recv().is_err(), "once each");
+    }
+
+    fn heard_of(_: &Word) -> bool {
+        false
     }
 }

@@ -17,7 +17,7 @@ use crate::{
 use super::{
     breaker::Circuit,
     call::{Guard, order_request},
-    engine::{End, Engine, Happened, SlotId, Waits},
+    engine::{ABNORMAL, End, Engine, Happened, SlotId, Waits, Word},
     journal::{Step, released},
     partition::Confirmed,
     retry::Pauses,
@@ -260,7 +260,9 @@ impl Engine<'_> {
             let epoch = self.breaker.epoch();
             let order = order_request(&slot.accepted.command, &slot.life.marker);
             let guard = Arc::new(Guard { group: self.group.clone(), lease: slot.lease, send_by });
-            let (erp, timeout, happened) = (self.parts.erp.clone(), self.parts.settings.commands.call_timeout, self.happened.clone());
+            let (erp, timeout) = (self.parts.erp.clone(), self.parts.settings.commands.call_timeout);
+            let unknown = Answer::Unknown { reason: ABNORMAL.to_owned() };
+            let word = Word::new(&self.happened, Happened::Answered { slot: id, answer: unknown, epoch });
             slot.trace.enter(Hop::Call);
             let asked = Asked::about(&slot.accepted.command, slot.life.attempt, slot.trace.id());
             let calling = async move {
@@ -268,7 +270,7 @@ impl Engine<'_> {
                 let answer = erp.create_order(permit, &order, timeout, guard).await;
                 crash::point(Point::CallAnswered);
                 asked.answered(&answer);
-                let _ = happened.send(Happened::Answered { slot: id, answer, epoch });
+                word.tell(Happened::Answered { slot: id, answer, epoch });
             };
             tokio::spawn(calling.instrument(slot.trace.hop()));
         }
