@@ -42,6 +42,8 @@ pub(crate) fn consumer_config(kafka: &KafkaSettings, role: &str, group: &str) ->
         ("queued.max.messages.kbytes", "16384"),
         ("fetch.wait.max.ms", "100"),
         ("fetch.error.backoff.ms", "100"),
+        // A full buffer is looked at again after this; librdkafka's own second made a long restore wait most of its time.
+        ("fetch.queue.backoff.ms", "20"),
     ] {
         if !kafka.properties.contains_key(key) {
             config.set(key, value);
