@@ -109,11 +109,12 @@ impl Engine<'_> {
         }
     }
 
-    /// How many commands may be between their turn and the ERP's answer: those on the wire, and what leaves in two
-    /// transactions, so that a fast ERP never waits for an intent and a slow one meets few intents that ran out.
+    /// How many commands may be between their turn and the ERP's answer: those on the wire, and what leaves in some
+    /// transactions, so that a fast ERP never waits for an intent, not behind a slow transaction either, and a slow ERP
+    /// meets few intents that ran out.
     fn reach(&self) -> usize {
         let most = self.parts.settings.commands.max_in_flight;
-        most + self.left_lately.saturating_mul(2).clamp(most, most.saturating_mul(4))
+        most + self.left_lately.saturating_mul(6).clamp(most, most.saturating_mul(4))
     }
 
     /// Takes commands in line into the quota's, as far ahead of the wire as [`Engine::reach`] says.
