@@ -1,6 +1,6 @@
 //! The one word both routes share about what went wrong: what the caller does next.
 
-use std::fmt;
+use std::{error::Error, fmt};
 
 /// What a failure asks of whoever meets it. Module errors map to one of these; nothing decides by reading texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,4 +24,16 @@ impl fmt::Display for Fault {
             Self::Fatal => "fatal",
         })
     }
+}
+
+/// An error and its causes in one line: the text of an HTTP client's error leaves the cause out.
+#[must_use]
+pub fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }

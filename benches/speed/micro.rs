@@ -9,7 +9,7 @@ use serde_json::{Value, json, value::RawValue};
 use wdt_connector::{
     clock::Timestamp,
     config::{CommandFormat, Edition, ErpConnection, Feed, FlagshipSettings},
-    erp::{self, Call, OrderLine, OrderRequest, record},
+    erp::{self, Call, record},
     schema::{Codec, EnvelopeParts, FeedState, Op, Source, StateKind, Subject},
     sink,
     source::{
@@ -75,23 +75,7 @@ fn commands() -> Vec<Value> {
         secret: "secret:salt".into(),
     })
     .unwrap();
-    let order = OrderRequest {
-        return_no: one.return_no.clone(),
-        warehouse_no: one.warehouse_no.clone(),
-        logistics_code: None,
-        create_mode: Some(2),
-        remark: "#0123456789abc 退货 test".to_owned(),
-        details: vec![OrderLine {
-            spec_no: one.details[0].spec_no.clone(),
-            num: one.details[0].num,
-            unit_name: None,
-            position_no: None,
-            batch_no: None,
-            expire_date: None,
-            defect: None,
-            remark: None,
-        }],
-    };
+    let order = sink::order_request(&one, "#0123456789abc");
     let golden = |name: &str| std::fs::read(format!("{}/tests/schemas/golden/{name}.bin", env!("CARGO_MANIFEST_DIR"))).unwrap();
     let result = codec.decode_result(&golden("CommandResult.a.single")).unwrap();
     let entry = codec.decode_journal(&golden("JournalEntry.a.single")).unwrap();

@@ -140,6 +140,12 @@ impl Group {
         self.shared.lock().standing.ownership.owns(lease)
     }
 
+    /// Those of `leases` that are over.
+    #[must_use]
+    pub fn ended(&self, leases: &[Lease]) -> Vec<Lease> {
+        self.shared.lock().standing.ownership.ended(leases.iter().copied())
+    }
+
     /// The group's metadata if every lease still holds, under one lock; otherwise the leases that are over.
     pub(super) fn fence(&self, leases: impl IntoIterator<Item = Lease>) -> Result<Arc<ConsumerGroupMetadata>, Vec<Lease>> {
         let leases: Vec<Lease> = leases.into_iter().collect();

@@ -189,7 +189,7 @@ impl Reader {
     }
 
     fn still_owned(group: &Group, leases: &[Lease], stop: &AtomicBool) -> Result<(), TakeOverFault> {
-        let ended: Vec<Lease> = leases.iter().copied().filter(|lease| !group.owns(*lease)).collect();
+        let ended = group.ended(leases);
         if !ended.is_empty() || stop.load(Ordering::Relaxed) {
             return Err(TakeOverFault::NotOwner(ended));
         }

@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::config::RegistrySettings;
+use crate::{config::RegistrySettings, fault::with_causes};
 
 /// For DNS, TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -248,14 +248,7 @@ fn garbage(what: &str) -> RegistryFault {
 
 /// The whole chain of causes without the address, which may hold credentials.
 fn cause(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
+    with_causes(&error.without_url())
 }
 
 /// One path segment (RFC 3986: everything but the unreserved characters).

@@ -50,7 +50,7 @@ use command::Parsed;
 use engine::{Ended, Engine};
 use journal::Timing;
 
-pub use call::orders_of;
+pub use call::{order_request, orders_of};
 pub use command::identify;
 pub use partition::{count_entry, declares_lost, lost_entry};
 pub use settle::journal_key;

@@ -243,7 +243,7 @@ impl Restoring {
                 Err(fault) => tracing::warn!(%fault, "the other partitions' journals cannot be read yet"),
             }
             tokio::time::sleep(OTHERS_PAUSE).await;
-            let ended: Vec<Lease> = own.iter().copied().filter(|lease| !self.group.owns(*lease)).collect();
+            let ended = self.group.ended(own);
             if !ended.is_empty() {
                 return Err(TakeOverFault::NotOwner(ended));
             }

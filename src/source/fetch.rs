@@ -22,7 +22,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 use crate::{
     clock::Timestamp,
     config::Feed,
-    erp::{Call, Page, PageRequest, QueryFault, Selection},
+    erp::{Call, Page, PageRequest, QueryFault, Selection, record},
 };
 
 /// One record as the ERP sent it.
@@ -85,13 +85,9 @@ fn identify(feed: Feed, json: &RawValue) -> Option<String> {
             Ok(())
         }
     }
-    let name = match feed {
-        Feed::PurchaseReturns => "return_id",
-        Feed::ReturnOutbounds => "stockout_id",
-    };
     let mut found = None;
     // That more stands behind the id is an error to the parser; what counts is what was found.
-    let _ = serde_json::Deserializer::from_str(json.get()).deserialize_map(Find { name, found: &mut found });
+    let _ = serde_json::Deserializer::from_str(json.get()).deserialize_map(Find { name: record::id_field(feed), found: &mut found });
     found
 }
 

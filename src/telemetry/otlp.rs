@@ -1,7 +1,6 @@
 //! Traces to an OTLP collector: protobuf over HTTP, in batches, through our own client, so that there is one TLS stack.
 
 use std::{
-    error::Error,
     fmt,
     pin::Pin,
     sync::atomic::{AtomicBool, Ordering},
@@ -18,7 +17,7 @@ use opentelemetry_sdk::{
 };
 use tokio::runtime::Handle;
 
-use crate::config::TraceSettings;
+use crate::{config::TraceSettings, fault::with_causes};
 
 /// For one batch, from connecting to the answer's last byte.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -55,7 +54,7 @@ impl Collector {
             let wrong = |reason: String| format!("telemetry.ca_file {} {reason}", path.display());
             let pem = std::fs::read(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
             let certificates = reqwest::Certificate::from_pem_bundle(&pem)
-                .map_err(|error| wrong(format!("is no PEM: {}", chain(&error.without_url()))))?;
+                .map_err(|error| wrong(format!("is no PEM: {}", with_causes(&error.without_url()))))?;
             if certificates.is_empty() {
                 return Err(wrong("holds no PEM certificate".to_owned()));
             }
@@ -65,7 +64,7 @@ impl Collector {
             client = client.tls_certs_only([]);
         }
         let client = Client {
-            client: client.build().map_err(|error| fault(&chain(&error.without_url())))?,
+            client: client.build().map_err(|error| fault(&with_causes(&error.without_url())))?,
             runtime,
             failing: AtomicBool::new(false),
             address: address.clone(),
@@ -120,7 +119,7 @@ impl Client {
         let failure = match result {
             Ok(response) if response.status().is_success() => None,
             Ok(response) => Some(format!("it answers {}", response.status())),
-            Err(error) => Some(chain(error.as_ref())),
+            Err(error) => Some(with_causes(error.as_ref())),
         };
         let failed_before = self.failing.swap(failure.is_some(), Ordering::Relaxed);
         match failure {
@@ -135,17 +134,6 @@ impl Client {
             Some(_) | None => {}
         }
     }
-}
-
-/// An error and its causes in one line; reqwest's own text leaves the cause out.
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 async fn send(request: reqwest::RequestBuilder) -> Result<Response<Bytes>, HttpError> {

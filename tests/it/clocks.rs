@@ -44,6 +44,17 @@ impl Clock {
     }
 }
 
+/// A connector with a clock of its own, and the returns that it has published already.
+fn both_routes(rig: &Rig) -> (Clock, Connector, Vec<String>, Reader) {
+    rig.erp.take_anything();
+    let numbers = rig.erp.seed(Kind::Returns, 5);
+    let clock = Clock::of(rig);
+    let connector = clock.start(rig);
+    let mut reader = Reader::new(&rig.topics.purchase_returns);
+    reader.at_least(numbers.len(), PATIENCE);
+    (clock, connector, numbers, reader)
+}
+
 fn section(connector: &Connector, pointer: &str) -> Value {
     connector.status().pointer(&format!("/sections/{pointer}")).cloned().unwrap_or_default()
 }
@@ -87,12 +98,7 @@ fn all_is_well(rig: &Rig, connector: &mut Connector, commands: &[CreateReturnOut
 #[test]
 fn a_clock_set_an_hour_wrong_stops_every_call_until_it_is_right_again() {
     let rig = Rig::new("wrongclock").commands("avro").purchase_returns();
-    rig.erp.take_anything();
-    let numbers = rig.erp.seed(Kind::Returns, 5);
-    let clock = Clock::of(&rig);
-    let mut connector = clock.start(&rig);
-    let mut reader = Reader::new(&rig.topics.purchase_returns);
-    reader.at_least(numbers.len(), PATIENCE);
+    let (clock, mut connector, numbers, mut reader) = both_routes(&rig);
     let commands = some("WC", 40);
     for (turn, (offset, words)) in [(HOUR, "s ahead of the ERP's"), (-HOUR, "s behind the ERP's")].into_iter().enumerate() {
         let mine = &commands[turn * 20..(turn + 1) * 20];
@@ -123,12 +129,7 @@ fn a_clock_set_an_hour_wrong_stops_every_call_until_it_is_right_again() {
 #[test]
 fn clocks_that_jump_together_stop_nothing_and_nothing_is_missed_or_doubled() {
     let rig = Rig::new("jump").commands("avro").purchase_returns();
-    rig.erp.take_anything();
-    let numbers = rig.erp.seed(Kind::Returns, 5);
-    let clock = Clock::of(&rig);
-    let mut connector = clock.start(&rig);
-    let mut reader = Reader::new(&rig.topics.purchase_returns);
-    reader.at_least(numbers.len(), PATIENCE);
+    let (clock, mut connector, numbers, mut reader) = both_routes(&rig);
     let commands = some("JP", 60);
     // Forward, back to where it was, and an hour before that.
     for (turn, offset) in [HOUR, 0, -HOUR].into_iter().enumerate() {

@@ -66,6 +66,12 @@ pub struct Misfit {
     pub reason: String,
 }
 
+/// The name of the field that identifies a feed's records.
+#[must_use]
+pub fn id_field(feed: Feed) -> &'static str {
+    Layout::of(feed).id
+}
+
 /// Decodes one record's JSON. Both editions share a schema per feed, and every form of a number, a time or a truth value
 /// is read from either, so the edition decides only which absent fields are missing ones.
 ///
