@@ -5,11 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
 use wdt_connector::{
     clock::Timestamp,
     config::{CommandFormat, Edition, ErpConnection, Feed, FlagshipSettings},
-    erp::{self, Call, record},
+    erp::{self, Call, page::RawRecord, record},
     schema::{Codec, EnvelopeParts, FeedState, Op, Source, StateKind, Subject},
     sink,
     source::{
@@ -101,7 +101,7 @@ fn records() -> Vec<Value> {
     let page = format!("{{\"status\":0,\"data\":{{\"total_count\":{PAGE},\"order\":[{}]}}}}", orders.join(","));
     let codec = Codec::single_object();
     let now = Timestamp::now();
-    let rows: Vec<Row> = orders.iter().map(|order| Row::new(feed, RawValue::from_string(order.clone()).unwrap(), now)).collect();
+    let rows: Vec<Row> = orders.iter().map(|order| Row::new(RawRecord::new(feed, order.clone().into()), now)).collect();
     let decoded: Vec<record::Record> = rows.iter().map(|row| record::decode(feed, edition, &row.json).unwrap()).collect();
     let state = |hash: [u8; 16], record: &record::Record| FeedState {
         kind: StateKind::Record,
@@ -143,7 +143,7 @@ fn records() -> Vec<Value> {
         }),
         time("identify and hash a record", PAGE, || {
             for order in &orders {
-                black_box(Row::new(feed, RawValue::from_string(order.clone()).unwrap(), now));
+                black_box(Row::new(RawRecord::new(feed, order.clone().into()), now));
             }
         }),
         time("decode a record", PAGE, || rows.iter().for_each(|row| drop(black_box(record::decode(feed, edition, &row.json))))),

@@ -1,6 +1,6 @@
 //! A restart on a long memory: from exec to ready, and the memory it takes, as the memory grows.
 
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
 use wdt_connector::{
     config::{Edition, Feed},
     erp::record,
@@ -111,9 +111,9 @@ fn of_state(length: usize) -> (Starts, Value) {
     rig.topics.create(PARTITIONS);
     rig.config.set("log", "level", "warn");
     let number = rig.erp.seed(Kind::Returns, 1).remove(0);
-    let json = RawValue::from_string(rig.erp.record(Kind::Returns, &number).to_string()).unwrap();
+    let json = rig.erp.record(Kind::Returns, &number).to_string();
     let codec = Codec::single_object();
-    let record = record::decode(Feed::PurchaseReturns, Edition::Flagship, &json).unwrap();
+    let record = record::decode(Feed::PurchaseReturns, Edition::Flagship, json.as_bytes()).unwrap();
     let version = codec.keep(Subject::PurchaseReturnEnvelope, &record.datum);
     let sender = Sender::new();
     let mut bytes = 0;

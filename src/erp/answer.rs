@@ -3,15 +3,17 @@
 
 mod table;
 
-use std::{fmt, marker::PhantomData};
-
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, Visitor, value::MapAccessDeserializer},
-};
+use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Answer, Call, NotExecuted, QueryFault, Refusal, http::Reply, loose, quota::Limit};
+use super::{
+    Answer, Call, NotExecuted, QueryFault, Refusal,
+    http::Reply,
+    loose,
+    page::{self, RawRecord},
+    quota::Limit,
+};
 use table::{Meaning, Row, enterprise_row, flagship_row, judge, row_of_text};
 
 /// An answer, judged, and what the quota and the counters learn from it.
@@ -92,40 +94,6 @@ struct Sent<'a> {
     total_count: Option<&'a RawValue>,
     #[serde(borrow, default, alias = "order")]
     stockout_list: Option<&'a RawValue>,
-}
-
-/// A flagship page as documented, read at one go; whatever is not is read with more care, layer by layer.
-#[derive(Deserialize)]
-struct Documented {
-    status: i64,
-    data: Object<DocumentedData>,
-}
-
-#[derive(Deserialize)]
-struct DocumentedData {
-    #[serde(default)]
-    total_count: Option<u64>,
-    #[serde(alias = "order")]
-    stockout_list: Vec<Box<RawValue>>,
-}
-
-/// From an object only: serde takes an array for a struct as well.
-struct Object<T>(T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
-            type Value = Object<T>;
-            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-                out.write_str("an object")
-            }
-            fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<Object<T>, M::Error> {
-                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
-            }
-        }
-        deserializer.deserialize_map(Fields(PhantomData))
-    }
 }
 
 /// Why a body is not the documented JSON; nothing of the body is quoted.
@@ -216,7 +184,7 @@ fn said(code: Option<i64>, refusal: &Refusal) -> String {
 /// A query's rows and count, before the client adds the times.
 #[derive(Debug)]
 pub(super) struct Rows {
-    pub rows: Vec<Box<RawValue>>,
+    pub rows: Vec<RawRecord>,
     pub total_count: Option<u64>,
 }
 
@@ -228,8 +196,8 @@ pub(super) fn flagship_rows(call: Call, reply: &Reply, context: &Context<'_>) ->
         return Judged { outcome: Err(fault), throttled, unseen: false };
     }
     let body = &reply.body;
-    if let Ok(Object(Documented { status: 0, data: Object(data) })) = serde_json::from_slice(body) {
-        return Judged::plain(Ok(Rows { rows: data.stockout_list, total_count: data.total_count }));
+    if let Some(rows) = page::flagship(call, body) {
+        return Judged::plain(Ok(rows));
     }
     let sent = match parse(body) {
         Ok(sent) => sent,
@@ -243,7 +211,7 @@ pub(super) fn flagship_rows(call: Call, reply: &Reply, context: &Context<'_>) ->
         return query_refused(call, flagship_row(code, &message), code, message, context);
     }
     let Some(data) = sent.data else { return unusable(undocumented(body, "no data")) };
-    match parse(data.get().as_bytes()).and_then(|data| rows(data.stockout_list, data.total_count, body)) {
+    match parse(data.get().as_bytes()).and_then(|data| rows(call, data.stockout_list, data.total_count, body)) {
         Ok(rows) => Judged::plain(Ok(rows)),
         Err(reason) => unusable(reason),
     }
@@ -257,6 +225,9 @@ pub(super) fn enterprise_rows(call: Call, reply: &Reply, context: &Context<'_>) 
         return Judged { outcome: Err(fault), throttled, unseen: false };
     }
     let body = &reply.body;
+    if let Some(rows) = page::enterprise(call, body) {
+        return Judged::plain(Ok(rows));
+    }
     let sent = match parse(body) {
         Ok(sent) => sent,
         Err(reason) => return unusable(reason),
@@ -268,7 +239,7 @@ pub(super) fn enterprise_rows(call: Call, reply: &Reply, context: &Context<'_>) 
         let message = context.words(message);
         return query_refused(call, enterprise_row(code, &message), code, message, context);
     }
-    match rows(sent.stockout_list, sent.total_count, body) {
+    match rows(call, sent.stockout_list, sent.total_count, body) {
         Ok(rows) => Judged::plain(Ok(rows)),
         Err(reason) => unusable(reason),
     }
@@ -276,13 +247,17 @@ pub(super) fn enterprise_rows(call: Call, reply: &Reply, context: &Context<'_>) 
 
 /// Records and count. An absent list is an empty one only where the count says so: "absent" must never be read into an
 /// answer that does not say it.
-fn rows(list: Option<&RawValue>, count: Option<&RawValue>, body: &[u8]) -> Result<Rows, String> {
+fn rows(call: Call, list: Option<&RawValue>, count: Option<&RawValue>, body: &Bytes) -> Result<Rows, String> {
     let total_count = match loose::integer(count) {
         Ok(count) => count.map(u64::try_from).transpose().map_err(|_| undocumented(body, "total_count below zero"))?,
         Err(reason) => return Err(undocumented(body, &format!("total_count {reason}"))),
     };
     let rows = match (list, total_count) {
-        (Some(list), _) => serde_json::from_str(list.get()).map_err(|_| undocumented(body, "the list of records is no array"))?,
+        (Some(list), _) => serde_json::from_str::<Vec<&RawValue>>(list.get())
+            .map_err(|_| undocumented(body, "the list of records is no array"))?
+            .into_iter()
+            .map(|json| RawRecord::new(page::feed_of(call), body.slice_ref(json.get().as_bytes())))
+            .collect(),
         (None, Some(0)) => Vec::new(),
         (None, _) => return Err(undocumented(body, "no list of records")),
     };

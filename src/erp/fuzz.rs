@@ -1,6 +1,8 @@
 //! Doors for the fuzz tests and the measurements: what an answer of the ERP comes to, as one word of a closed set, and
 //! requests that are written but not sent.
 
+use bytes::Bytes;
+
 use crate::config::{Edition, Feed, FlagshipSettings};
 
 use super::{
@@ -8,6 +10,7 @@ use super::{
     answer::{Context, created, enterprise_rows, flagship_rows},
     edition::Flagship,
     http::Reply,
+    page::{self, RawRecord},
     record,
 };
 
@@ -19,7 +22,7 @@ pub const SIGNATURE: &str = "00f3e310f4d39b63fbfa13ef27f51254";
 /// # Errors
 /// The text in which the signature stands.
 pub fn answer(call: Call, status: u16, body: &[u8]) -> Result<&'static str, String> {
-    let reply = Reply { status, date: None, body: body.to_vec() };
+    let reply = Reply { status, date: None, body: Bytes::copy_from_slice(body) };
     let context = Context { signature: SIGNATURE, skew: Some(-3000) };
     let rows = match call {
         Call::CreateOrder => return create(&reply, &context),
@@ -45,9 +48,12 @@ pub fn answer(call: Call, status: u16, body: &[u8]) -> Result<&'static str, Stri
         Call::QueryOutboundsEnterprise => (Feed::ReturnOutbounds, Edition::Enterprise),
     };
     let mut word = "no record";
-    for row in &rows {
-        let read = record::decode(feed, edition, row);
-        let head = OutboundHead::read(row);
+    for RawRecord { json, .. } in &rows {
+        if !page::is_json(json) {
+            return Ok("unusable");
+        }
+        let read = record::decode(feed, edition, json);
+        let head = OutboundHead::read(json);
         word = match (read, head) {
             (Ok(record), _) if record.drift.is_empty() => "a record",
             (Ok(_), _) => "a record with drift",

@@ -54,7 +54,7 @@ pub(super) struct Reply {
     pub status: u16,
     /// The `Date` header.
     pub date: Option<Timestamp>,
-    pub body: Vec<u8>,
+    pub body: Bytes,
 }
 
 /// Why there is no answer. The texts hold no address, signature or key.
@@ -117,14 +117,15 @@ impl Http {
             if response.content_length().is_some_and(|length| usize::try_from(length).map_or(true, |length| length > outgoing.cap)) {
                 return Err(too_long());
             }
-            let mut body = Vec::new();
+            let announced = response.content_length().and_then(|length| usize::try_from(length).ok());
+            let mut body = Vec::with_capacity(announced.unwrap_or_default());
             while let Some(chunk) = response.chunk().await.map_err(|error| chain(error.without_url()))? {
                 if body.len() + chunk.len() > outgoing.cap {
                     return Err(too_long());
                 }
                 body.extend_from_slice(&chunk);
             }
-            Ok(Reply { status, date, body })
+            Ok(Reply { status, date, body: body.into() })
         };
         let ended = match tokio::time::timeout(outgoing.timeout, exchange).await {
             Ok(ended) => ended,

@@ -6,7 +6,7 @@
 
 use std::{fmt, sync::Arc};
 
-use serde_json::value::RawValue;
+use page::RawRecord;
 
 use crate::{
     clock::{Moment, Timestamp},
@@ -212,7 +212,7 @@ pub enum QueryFault {
 #[derive(Clone, Debug)]
 pub struct Page {
     /// The records' own JSON, every digit kept.
-    pub rows: Vec<Box<RawValue>>,
+    pub rows: Vec<RawRecord>,
     /// Only where the count was asked for.
     pub total_count: Option<u64>,
     /// The answer's `Date` header.
@@ -265,6 +265,7 @@ pub mod fuzz;
 mod http;
 mod loose;
 mod outbound;
+pub mod page;
 pub mod quota;
 pub mod record;
 mod sign;

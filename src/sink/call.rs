@@ -176,7 +176,7 @@ pub(super) async fn orders(erp: &Erp, selection: &Selection, most: u64, timeout:
             return Err("the ERP sent no total_count with the first page of a look-up".into());
         }
         for row in &page.rows {
-            let head = OutboundHead::read(row)?;
+            let head = OutboundHead::read(&row.json)?;
             heads.insert(head.stockout_id.clone(), head);
         }
         page_no += 1;

@@ -179,7 +179,6 @@ impl Audit {
     /// One window's rows; `None` when a shorter one has to be chosen.
     async fn read(&mut self, window: Window, pace: &mut Pace) -> Result<Option<(Vec<Row>, u32)>, AuditFault> {
         let rules = Rules {
-            feed: self.feed,
             call: call_of(self.feed, self.settings.edition),
             page_size: query::page_size(self.feed, &self.settings),
             budget: Some(pace.budget()),
@@ -217,6 +216,7 @@ impl Audit {
             match compared.await? {
                 Ok(findings) => break findings,
                 Err(DiffFault::Learn(id)) => learn(&self.codec, id).await?,
+                Err(DiffFault::Answer(fault)) => return Err(fault.into()),
                 Err(DiffFault::State(reason)) => return Err(AuditFault::State(reason)),
                 Err(DiffFault::Store(fault)) => return Err(fault.into()),
             }
@@ -235,7 +235,7 @@ impl Audit {
                 Finding::AskAgain { record, .. } => self.of_record(Kind::Different, &record),
                 Finding::Misfit { row, misfit } => Difference {
                     difference: Kind::Unfit,
-                    id: misfit.id.clone().or_else(|| row.id.clone()),
+                    id: misfit.id.clone().or_else(|| row.id.as_deref().map(str::to_owned)),
                     number: None,
                     modified: None,
                     published: None,
@@ -386,7 +386,7 @@ impl Audit {
         };
         let (feed, call) = (self.feed, call_of(self.feed, self.settings.edition));
         let page_size = query::page_size(feed, &self.settings);
-        let rules = Rules { feed, call, page_size, budget: None, splittable: false, closes_at: None };
+        let rules = Rules { call, page_size, budget: None, splittable: false, closes_at: None };
         let queries = query::of_record_anywhere(feed, &self.settings, &record);
         let Gathered::Rows { rows, .. } = gather(&mut self.reader, &queries, rules).await? else { return Ok(None) };
         let answer = rows.into_iter().find(|row| row.id.as_deref() == Some(id));

@@ -27,7 +27,8 @@ pub struct StateKey(Vec<u8>);
 
 impl StateKey {
     fn of(parts: &[&str]) -> Self {
-        Self(serde_json::Value::from(parts.to_vec()).to_string().into_bytes())
+        // Texts can always be written.
+        Self(serde_json::to_vec(parts).unwrap_or_default())
     }
 
     /// The feed's checkpoint.
@@ -230,7 +231,7 @@ impl Scribe {
         let id = misfit.id.as_deref().or(row.id.as_deref());
         let shown = id.map_or_else(|| unidentified(&row.hash), ToOwned::to_owned);
         let header = |name: &str, value: String| (format!("__connect.errors.{name}"), Some(value.into_bytes()));
-        let json = row.json.get().as_bytes();
+        let json = &row.json;
         let mut event = Outgoing {
             topic: Arc::clone(&self.dead_letters),
             partition: None,

@@ -6,12 +6,19 @@
 use crate::{
     clock::Timestamp,
     config::{Edition, Feed},
-    erp::record::{self, Misfit, Record},
+    erp::{
+        QueryFault,
+        page::is_json,
+        record::{self, Misfit, Record},
+    },
     kafka::StoreFault,
     schema::{Codec, DecodeFault, FeedState, Op, StateKind, Subject},
 };
 
-use super::{change::StateKey, fetch::Row};
+use super::{
+    change::{StateKey, call_of},
+    fetch::{FetchFault, Row},
+};
 
 /// The version of a record that was published last.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +89,9 @@ pub enum Finding {
 /// Why rows could not be compared. Nothing of them was used.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum DiffFault {
+    /// The answer with this row was none: it is to be asked for again.
+    #[error(transparent)]
+    Answer(FetchFault),
     /// The state was written with a schema of the registry that must be learnt first.
     #[error("schema id {0} of the feed's state is not known yet")]
     Learn(u32),
@@ -136,6 +146,7 @@ impl Differ<'_> {
         }
         let record = match record::decode(self.feed, self.edition, &row.json) {
             Ok(record) => record,
+            Err(_) if !is_json(&row.json) => return Err(DiffFault::Answer(self.broken(&row))),
             Err(misfit) => {
                 return Ok(if self.told(&row, &misfit)? { Finding::Same } else { Finding::Misfit { row, misfit } });
             }
@@ -166,13 +177,21 @@ impl Differ<'_> {
     }
 
     /// Judges the fresh answer about a record that looked older: it is believed, whatever its times say.
-    #[must_use]
-    pub fn confirm(&self, kept: Kept, answer: Row) -> Finding {
-        match record::decode(self.feed, self.edition, &answer.json) {
+    ///
+    /// # Errors
+    /// [`FetchFault`] when it was damaged on the way.
+    pub fn confirm(&self, kept: Kept, answer: Row) -> Result<Finding, FetchFault> {
+        Ok(match record::decode(self.feed, self.edition, &answer.json) {
+            Err(_) if !is_json(&answer.json) => return Err(self.broken(&answer)),
             Err(misfit) => Finding::Misfit { row: answer, misfit },
             Ok(record) if kept.datum.as_deref() == Some(record.datum.as_slice()) => Finding::Same,
             Ok(record) => change(Op::Update, Some(kept), record, answer),
-        }
+        })
+    }
+
+    fn broken(&self, row: &Row) -> FetchFault {
+        let reason = format!("a record of {} bytes in its answer is not JSON", row.json.len());
+        QueryFault::Unusable { call: call_of(self.feed, self.edition), reason }.into()
     }
 
     fn state(&self, key: &StateKey) -> Result<Option<FeedState>, DiffFault> {

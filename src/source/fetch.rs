@@ -5,49 +5,43 @@
 //! (protocol.md §4). [`Plan`] is that order as a pure state machine; [`gather`] drives it.
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
-    fmt,
     future::Future,
     sync::Arc,
 };
 
-use serde::{
-    Deserialize, Deserializer as _,
-    de::{IgnoredAny, MapAccess, Visitor},
-};
-use serde_json::value::RawValue;
+use bytes::Bytes;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::{
     clock::Timestamp,
-    config::Feed,
-    erp::{Call, Page, PageRequest, QueryFault, Selection, record},
+    erp::{Call, Page, PageRequest, QueryFault, Selection, page::RawRecord},
 };
 
 /// One record as the ERP sent it.
 #[derive(Clone, Debug)]
 pub struct Row {
     /// `return_id` or `stockout_id`, where it can be read without decoding the rest.
-    pub id: Option<String>,
-    pub json: Arc<RawValue>,
-    /// xxh3-128 of the JSON text.
+    pub id: Option<Arc<str>>,
+    /// Perhaps not JSON: that shows when it is decoded.
+    pub json: Bytes,
+    /// xxh3-128 of the text.
     pub hash: [u8; 16],
     /// When the answer with this row was asked for, on our wall clock.
     pub asked_at: Timestamp,
 }
 
 impl Row {
-    /// Identifies a row of `feed`.
+    /// A record and when it was asked for.
     #[must_use]
-    pub fn new(feed: Feed, json: Box<RawValue>, asked_at: Timestamp) -> Self {
-        let hash = xxh3_128(json.get().as_bytes()).to_be_bytes();
-        Self { id: identify(feed, &json), json: json.into(), hash, asked_at }
+    pub fn new(record: RawRecord, asked_at: Timestamp) -> Self {
+        let hash = xxh3_128(&record.json).to_be_bytes();
+        Self { id: record.id, json: record.json, hash, asked_at }
     }
 
     /// What makes rows of one read the same row: the id, or the content where there is no id.
-    fn key(&self) -> String {
-        self.id.clone().unwrap_or_else(|| unidentified(&self.hash))
+    fn key(&self) -> Arc<str> {
+        self.id.clone().unwrap_or_else(|| unidentified(&self.hash).into())
     }
 }
 
@@ -55,40 +49,6 @@ impl Row {
 #[must_use]
 pub fn unidentified(hash: &[u8; 16]) -> String {
     format!("#{}", data_encoding::HEXLOWER.encode(hash))
-}
-
-/// The record's id without decoding the record: read no further than that. Numbers and texts are both ids.
-fn identify(feed: Feed, json: &RawValue) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
-    struct Find<'f> {
-        name: &'static str,
-        found: &'f mut Option<String>,
-    }
-    impl<'de> Visitor<'de> for Find<'_> {
-        type Value = ();
-        fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-            out.write_str("an object")
-        }
-        fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
-            while let Some(Key(key)) = map.next_key()? {
-                if key == self.name {
-                    let id: &RawValue = map.next_value()?;
-                    *self.found = match id.get().parse::<u64>() {
-                        Ok(number) => Some(number.to_string()),
-                        Err(_) => serde_json::from_str(id.get()).ok().filter(|text: &String| !text.is_empty()),
-                    };
-                    return Ok(());
-                }
-                map.next_value::<IgnoredAny>()?;
-            }
-            Ok(())
-        }
-    }
-    let mut found = None;
-    // That more stands behind the id is an error to the parser; what counts is what was found.
-    let _ = serde_json::Deserializer::from_str(json.get()).deserialize_map(Find { name: record::id_field(feed), found: &mut found });
-    found
 }
 
 /// How one complete read of one query ended.
@@ -118,8 +78,8 @@ pub struct Plan<R> {
     page_size: u32,
     step: Step,
     pages: u32,
-    rows: BTreeMap<String, R>,
-    first: BTreeSet<String>,
+    rows: BTreeMap<Arc<str>, R>,
+    first: BTreeSet<Arc<str>>,
     all_alike: bool,
 }
 
@@ -149,22 +109,29 @@ impl<R> Plan<R> {
 
     /// Takes the page that was asked for. `count` is the ERP's, where it was asked for. The same record twice: the
     /// later read wins.
-    pub fn consume(&mut self, page: Vec<(String, R)>, count: u64) -> Option<Verdict> {
-        let keys: BTreeSet<String> = page.iter().map(|(key, _)| key.clone()).collect();
-        self.rows.extend(page);
-        let next = match self.step {
+    pub fn consume(&mut self, page: Vec<(Arc<str>, R)>, count: u64) -> Option<Verdict> {
+        let keys = || page.iter().map(|(key, _)| Arc::clone(key)).collect::<BTreeSet<_>>();
+        match self.step {
             Step::First => {
                 self.pages = u32::try_from(count.div_ceil(u64::from(self.page_size))).unwrap_or(u32::MAX);
-                self.first = keys;
-                if self.pages <= 1 {
-                    return Some(self.verdict(count));
+                if self.pages > 1 {
+                    self.first = keys();
                 }
-                Step::Down(self.pages - 1)
             }
+            // Members only move down, so a later page can't show what page 0 showed.
+            Step::Down(_) => self.all_alike = self.all_alike && !page.is_empty() && keys() == self.first,
+            Step::Last => {}
+        }
+        self.rows.extend(page);
+        let next = match self.step {
+            Step::First if self.pages <= 1 => return Some(self.verdict(count)),
+            Step::First => Step::Down(self.pages - 1),
             Step::Down(page) => {
-                // Members only move down, so a later page can't show what page 0 showed.
-                self.all_alike &= !keys.is_empty() && keys == self.first;
-                if page > 1 { Step::Down(page - 1) } else { Step::Last }
+                if page > 1 {
+                    Step::Down(page - 1)
+                } else {
+                    Step::Last
+                }
             }
             Step::Last => return Some(self.verdict(count)),
         };
@@ -185,7 +152,7 @@ impl<R> Plan<R> {
 
     /// What was read.
     #[must_use]
-    pub fn into_rows(self) -> BTreeMap<String, R> {
+    pub fn into_rows(self) -> BTreeMap<Arc<str>, R> {
         self.rows
     }
 }
@@ -202,7 +169,6 @@ pub trait Ask {
 /// What a read must keep to.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
-    pub feed: Feed,
     pub call: Call,
     pub page_size: u32,
     /// Most pages of all queries together; `None`: read whole, whatever it takes.
@@ -257,7 +223,7 @@ pub async fn gather<A: Ask>(ask: &mut A, queries: &[Selection], rules: Rules) ->
 }
 
 enum Read {
-    Rows { rows: BTreeMap<String, Row>, pages: u32 },
+    Rows { rows: BTreeMap<Arc<str>, Row>, pages: u32 },
     Other(Gathered),
 }
 
@@ -286,7 +252,7 @@ async fn read<A: Ask>(ask: &mut A, query: &Selection, rules: Rules, before: u32,
                 None => 0,
             };
             let asked_at = page.asked_at_wall;
-            let rows = page.rows.into_iter().map(|json| Row::new(rules.feed, json, asked_at)).map(|row| (row.key(), row)).collect();
+            let rows = page.rows.into_iter().map(|record| Row::new(record, asked_at)).map(|row| (row.key(), row)).collect();
             let verdict = plan.consume(rows, count);
             let pages = before.saturating_add(plan.pages());
             if rules.splittable && rules.budget.is_some_and(|budget| pages > budget) {
@@ -318,7 +284,7 @@ async fn read<A: Ask>(ask: &mut A, query: &Selection, rules: Rules, before: u32,
     }
 }
 
-fn fingerprint<'a>(keys: impl Iterator<Item = &'a String>) -> u128 {
+fn fingerprint<'a>(keys: impl Iterator<Item = &'a Arc<str>>) -> u128 {
     let mut hash = Xxh3::new();
     for key in keys {
         hash.update(key.as_bytes());
@@ -334,7 +300,7 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
-    use crate::clock::Moment;
+    use crate::{clock::Moment, config::Feed};
 
     /// Answers in order: ids and the count.
     struct Scripted {
@@ -358,7 +324,7 @@ mod tests {
         fn ask(&mut self, _: &Selection, page: PageRequest) -> impl Future<Output = Result<Page, QueryFault>> + Send {
             self.asked.push((page.page_no, page.count));
             let (ids, count) = self.pages.pop_front().unwrap();
-            let rows = ids.iter().map(|id| RawValue::from_string(format!(r#"{{"return_id":{id}}}"#)).unwrap()).collect();
+            let rows = ids.iter().map(|id| RawRecord::new(Feed::PurchaseReturns, format!(r#"{{"return_id":{id}}}"#).into())).collect();
             let total_count = page.count.then_some(count);
             let erp_date = Some(Timestamp(1_000_000));
             std::future::ready(Ok(Page { rows, total_count, erp_date, asked_at: Moment(0), asked_at_wall: Timestamp(0) }))
@@ -370,19 +336,12 @@ mod tests {
     }
 
     fn rules() -> Rules {
-        Rules {
-            feed: Feed::PurchaseReturns,
-            call: Call::QueryPurchaseReturns,
-            page_size: 2,
-            budget: Some(3),
-            splittable: true,
-            closes_at: None,
-        }
+        Rules { call: Call::QueryPurchaseReturns, page_size: 2, budget: Some(3), splittable: true, closes_at: None }
     }
 
     fn ids(gathered: Result<Gathered, FetchFault>) -> Vec<String> {
         match gathered {
-            Ok(Gathered::Rows { rows, .. }) => rows.into_iter().map(|row| row.id.unwrap()).collect(),
+            Ok(Gathered::Rows { rows, .. }) => rows.into_iter().map(|row| row.id.unwrap().to_string()).collect(),
             other => panic!("{other:?}"),
         }
     }
@@ -444,15 +403,5 @@ mod tests {
         assert!(matches!(Scripted::new(&[(&[1], 1)]).read(early), Ok(Gathered::TooEarly)));
         let closed = Rules { closes_at: Some(Timestamp(1_000_999)), ..rules() };
         assert_eq!(ids(Scripted::new(&[(&[1], 1)]).read(closed)), ["1"]);
-    }
-
-    #[test]
-    fn ids_are_read_without_the_rest() {
-        let id = |text: &str| identify(Feed::ReturnOutbounds, &RawValue::from_string(text.to_owned()).unwrap());
-        assert_eq!(id(r#"{"a":[1.5e900],"stockout_id":"9258"}"#), Some("9258".to_owned()));
-        assert_eq!(id(r#"{"stockout_id":9258}"#), Some("9258".to_owned()));
-        for text in [r#"{"return_id":1}"#, r#"{"stockout_id":null}"#, r#"{"stockout_id":""}"#, r#"{"stockout_id":[1]}"#, "7"] {
-            assert_eq!(id(text), None, "{text}");
-        }
     }
 }

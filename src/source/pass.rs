@@ -76,7 +76,11 @@ impl Tenure<'_> {
             if chunk.is_empty() {
                 break;
             }
-            for finding in self.compare(chunk, reading.pass).await? {
+            let findings = match self.compare(chunk, reading.pass).await? {
+                Ok(findings) => findings,
+                Err(fault) => return Ok(Err(fault)),
+            };
+            for finding in findings {
                 metrics.hop(Hop::Diff(self.task.feed), finding.word());
                 let finding = match finding {
                     Finding::AskAgain { kept, record } => match self.ask_again(kept, &record, reading).await? {
@@ -103,7 +107,7 @@ impl Tenure<'_> {
     }
 
     /// Compares rows with the state, off the reactor: it hashes, decodes and reads the disk.
-    async fn compare(&self, rows: Vec<Row>, pass: Pass) -> Result<Vec<Finding>, Stop> {
+    async fn compare(&self, rows: Vec<Row>, pass: Pass) -> Result<Result<Vec<Finding>, FetchFault>, Stop> {
         let (feed, edition) = (self.task.feed, self.settings.edition);
         let unseen = match pass {
             Pass::Backfill => Op::Read,
@@ -120,7 +124,8 @@ impl Tenure<'_> {
                 rows.iter().map(|row| differ.compare(row.clone())).collect::<Result<Vec<_>, _>>()
             });
             match compared.await? {
-                Ok(findings) => return Ok(findings),
+                Ok(findings) => return Ok(Ok(findings)),
+                Err(DiffFault::Answer(fault)) => return Ok(Err(fault)),
                 Err(DiffFault::Learn(id)) => learn(&self.task.parts.codec, &self.task.cancel, id).await?,
                 Err(DiffFault::State(reason)) => return Err(RouteFault::State(reason).into()),
                 Err(DiffFault::Store(fault)) => return Err(fault.into()),
@@ -132,8 +137,7 @@ impl Tenure<'_> {
     async fn ask_again(&mut self, kept: Kept, record: &Record, reading: &Reading) -> Result<Result<Finding, FetchFault>, Stop> {
         let (feed, edition) = (self.task.feed, self.settings.edition);
         let call = call_of(feed, edition);
-        let rules =
-            Rules { feed, call, page_size: query::page_size(feed, self.settings), budget: None, splittable: false, closes_at: None };
+        let rules = Rules { call, page_size: query::page_size(feed, self.settings), budget: None, splittable: false, closes_at: None };
         let queries = query::of_record(feed, self.settings, record);
         let mut reader = self.reader(reading.pass);
         let gathered = self.task.cancel.run_until_cancelled(gather(&mut reader, &queries, rules)).await;
@@ -153,7 +157,12 @@ impl Tenure<'_> {
             None => Finding::Same,
             Some(answer) => {
                 let lookup = |_: &super::change::StateKey| Ok(None);
-                Differ { feed, edition, codec: &self.task.parts.codec, unseen: Op::Create, lookup: &lookup }.confirm(kept, answer)
+                let judged =
+                    Differ { feed, edition, codec: &self.task.parts.codec, unseen: Op::Create, lookup: &lookup }.confirm(kept, answer);
+                match judged {
+                    Ok(finding) => finding,
+                    Err(fault) => return Ok(Err(fault)),
+                }
             }
         };
         let confirmed = matches!(&finding, Finding::Change(change) if change.record.modified < older_than);
@@ -325,6 +334,7 @@ impl Tenure<'_> {
             match told {
                 Ok(told) => return Ok(told),
                 Err(DiffFault::Learn(id)) => learn(codec, &self.task.cancel, id).await?,
+                Err(DiffFault::Answer(fault)) => return Err(RouteFault::State(fault.to_string()).into()),
                 Err(DiffFault::State(reason)) => return Err(RouteFault::State(reason).into()),
                 Err(DiffFault::Store(fault)) => return Err(fault.into()),
             }

@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     future::Future,
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,7 +15,6 @@ use proptest::{
     prelude::*,
     test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner},
 };
-use serde_json::value::RawValue;
 
 use super::{
     diff::{Judgement, Kept, Seen, judge},
@@ -25,7 +25,7 @@ use super::{
 use crate::{
     clock::{Moment, Timestamp},
     config::{Edition, Feed, FeedSettings},
-    erp::{Call, Page, PageRequest, QueryFault, Selection, record::Record},
+    erp::{Call, Page, PageRequest, QueryFault, Selection, page::RawRecord, record::Record},
     schema::Checkpoint,
 };
 
@@ -115,7 +115,7 @@ impl FakeErp {
         });
         let rows = found.iter().skip((page.page_no * page.page_size) as usize).take(page.page_size as usize).map(|(id, row)| {
             let text = format!(r#"{{"stockout_id":"{id}","modified":{},"status":{},"content":{}}}"#, row.modified, row.status, row.content);
-            RawValue::from_string(text).unwrap()
+            RawRecord::new(FEED, text.into())
         });
         Page {
             rows: rows.collect(),
@@ -157,7 +157,7 @@ struct Connector {
 }
 
 fn parse(row: &Row) -> (u64, i64, u64, u32) {
-    let value: serde_json::Value = serde_json::from_str(row.json.get()).unwrap();
+    let value: serde_json::Value = serde_json::from_slice(&row.json).unwrap();
     let number = |name: &str| value[name].as_i64().unwrap();
     (row.id.as_ref().unwrap().parse().unwrap(), number("modified"), number("content") as u64, number("status") as u32)
 }
@@ -216,7 +216,6 @@ impl Connector {
             self.upwards(window)
         } else {
             let rules = Rules {
-                feed: FEED,
                 call: CALL,
                 page_size: self.settings.page_size,
                 budget: Some(pace.budget()),
@@ -268,7 +267,7 @@ impl Connector {
         rows.into_values().collect()
     }
 
-    fn upwards_once(&mut self, query: &Selection) -> (BTreeMap<Option<String>, Row>, u64) {
+    fn upwards_once(&mut self, query: &Selection) -> (BTreeMap<Option<Arc<str>>, Row>, u64) {
         let (mut rows, mut count) = (BTreeMap::new(), 0);
         for page_no in 0.. {
             let page = self.erp.answer(query, PageRequest { page_no, page_size: self.settings.page_size, count: true });
@@ -277,7 +276,7 @@ impl Connector {
                 break;
             }
             let asked_at = page.asked_at_wall;
-            rows.extend(page.rows.into_iter().map(|json| Row::new(FEED, json, asked_at)).map(|row| (row.id.clone(), row)));
+            rows.extend(page.rows.into_iter().map(|raw| Row::new(raw, asked_at)).map(|row| (row.id.clone(), row)));
         }
         (rows, count)
     }
@@ -287,7 +286,7 @@ impl Connector {
         let mut changes = Vec::new();
         for row in rows {
             let (id, modified, content, status) = parse(&row);
-            let datum = row.json.get().as_bytes();
+            let datum = &row.json[..];
             let seen = Seen { modified: Timestamp(modified * 1000), asked_at: row.asked_at, datum };
             match judge(self.state.get(&id), seen) {
                 Judgement::Same => {}
@@ -304,13 +303,13 @@ impl Connector {
                         datum: Vec::new(),
                         drift: Vec::new(),
                     };
-                    let rules = Rules { feed: FEED, call: CALL, page_size: 2, budget: None, splittable: false, closes_at: None };
+                    let rules = Rules { call: CALL, page_size: 2, budget: None, splittable: false, closes_at: None };
                     let queries = query::of_record(FEED, &self.settings, &record);
                     let Gathered::Rows { rows, .. } = gather(&mut self.erp, &queries, rules).now_or_never().unwrap().unwrap() else {
                         panic!("no window was asked for")
                     };
                     let answer = rows.into_iter().find(|answer| answer.id == row.id);
-                    if let Some(answer) = answer.filter(|answer| self.state[&id].datum.as_deref() != Some(answer.json.get().as_bytes())) {
+                    if let Some(answer) = answer.filter(|answer| self.state[&id].datum.as_deref() != Some(&answer.json[..])) {
                         let (id, modified, content, _) = parse(&answer);
                         changes.push((answer, Published { id, modified, content, confirmed: true }));
                     }
@@ -325,11 +324,7 @@ impl Connector {
                 return false;
             }
             for (row, published) in changes.drain(..changes.len().min(2)) {
-                let kept = Kept {
-                    modified: Timestamp(published.modified * 1000),
-                    asked_at: row.asked_at,
-                    datum: Some(row.json.get().as_bytes().to_vec()),
-                };
+                let kept = Kept { modified: Timestamp(published.modified * 1000), asked_at: row.asked_at, datum: Some(row.json.to_vec()) };
                 self.state.insert(published.id, kept);
                 self.events.push(published);
             }

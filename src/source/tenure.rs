@@ -279,7 +279,6 @@ impl<'a> Tenure<'a> {
         let feed = self.task.feed;
         let pace = self.schedule(pass).pace;
         let rules = Rules {
-            feed,
             call: call_of(feed, self.settings.edition),
             page_size: query::page_size(feed, self.settings),
             budget: Some(pace.budget()),

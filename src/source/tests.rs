@@ -2,18 +2,17 @@
 
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc, time::Duration};
 
-use serde_json::value::RawValue;
-
 use super::{
     MarkerIndex, NoMarkers,
     change::{Piece, Scribe, Snapshot, StateKey, Told},
-    diff::{Differ, Finding},
+    diff::{DiffFault, Differ, Finding, Kept},
     fetch::Row,
     window::Window,
 };
 use crate::{
     clock::Timestamp,
     config::{Edition, Feed, FeedSettings, Filters, Topics},
+    erp::page::RawRecord,
     schema::{Codec, Op, StateKind},
 };
 
@@ -70,7 +69,7 @@ impl Bench {
     }
 
     fn row(&self, json: &serde_json::Value, asked_at: i64) -> Row {
-        Row::new(self.feed, RawValue::from_string(json.to_string()).unwrap(), Timestamp(asked_at))
+        Row::new(RawRecord::new(self.feed, json.to_string().into()), Timestamp(asked_at))
     }
 
     fn compare(&self, row: Row) -> Finding {
@@ -148,10 +147,30 @@ fn an_older_version_is_asked_for_and_then_believed() {
     let lookup = |_: &StateKey| Ok(None);
     let differ = Differ { feed: bench.feed, edition: bench.edition, codec: &bench.codec, unseen: Op::Create, lookup: &lookup };
     let same = bench.row(&order("2019-05-18 18:00:00", 95), 30);
-    assert!(matches!(differ.confirm(kept.clone(), same), Finding::Same));
-    let Finding::Change(change) = differ.confirm(kept, row) else { panic!("not believed") };
+    assert!(matches!(differ.confirm(kept.clone(), same), Ok(Finding::Same)));
+    let Ok(Finding::Change(change)) = differ.confirm(kept, row) else { panic!("not believed") };
     assert_eq!(change.op, Op::Update);
     assert!(change.before.is_some());
+}
+
+#[test]
+fn a_record_damaged_on_the_way_is_asked_for_again() {
+    let bench = outbounds();
+    let whole = order("2019-05-18 18:00:00", 95).to_string();
+    let lookup = |_: &StateKey| Ok(None);
+    let differ = Differ { feed: bench.feed, edition: bench.edition, codec: &bench.codec, unseen: Op::Create, lookup: &lookup };
+    let row = Row::new(RawRecord::new(bench.feed, whole.replace("\"CR", "\"CR\\x").into()), Timestamp(10));
+    assert_eq!(row.id.as_deref(), Some("9258"), "as far as that it can be read");
+    let Err(DiffFault::Answer(fault)) = differ.compare(row.clone()) else { panic!("taken for an answer") };
+    assert_eq!(
+        fault.to_string(),
+        format!(
+            "the ERP gave no usable answer to QueryOutboundsEnterprise: a record of {} bytes in its answer is not JSON",
+            row.json.len()
+        )
+    );
+    let kept = Kept { modified: Timestamp(1), asked_at: Timestamp(1), datum: None };
+    assert!(differ.confirm(kept, row).is_err());
 }
 
 #[test]

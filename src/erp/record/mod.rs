@@ -77,9 +77,12 @@ pub fn id_field(feed: Feed) -> &'static str {
 ///
 /// # Errors
 /// [`Misfit`] when the id, the number, `modified`, the lines or a decimal does not fit.
-pub fn decode(feed: Feed, edition: Edition, json: &RawValue) -> Result<Record, Misfit> {
+pub fn decode(feed: Feed, edition: Edition, json: &[u8]) -> Result<Record, Misfit> {
     let layout = Layout::of(feed);
-    let row = Row::read(&layout.table, json).ok_or_else(|| misfit("record", "is not a JSON object"))?;
+    let row = std::str::from_utf8(json)
+        .ok()
+        .and_then(|json| Row::read(&layout.table, json))
+        .ok_or_else(|| misfit("record", "is not a JSON object"))?;
     let field = |name: &str| layout.table.position(name).and_then(|at| row.get(at));
 
     let id = match field(layout.id).map_or(Reading::Null, value::long) {
@@ -105,7 +108,7 @@ pub fn decode(feed: Feed, edition: Edition, json: &RawValue) -> Result<Record, M
     let return_no = text(layout.return_no);
     let remark = layout.remark.and_then(text);
 
-    let mut writing = Writing { edition, datum: Vec::with_capacity(json.get().len()), drift: Vec::new() };
+    let mut writing = Writing { edition, datum: Vec::with_capacity(json.len()), drift: Vec::new() };
     writing.row(&layout.table, &row).map_err(known)?;
     Ok(Record { id, number, modified, return_no, status, remark, datum: writing.datum, drift: writing.drift })
 }

@@ -221,8 +221,10 @@ impl<'de> Visitor<'de> for Sort<'_> {
 
 impl<'a> Row<'a> {
     /// Sorts an object; `None` for anything else.
-    pub(super) fn read(table: &Table, json: &'a RawValue) -> Option<Self> {
-        Sort(table).deserialize(&mut serde_json::Deserializer::from_str(json.get())).ok()
+    pub(super) fn read(table: &Table, json: &'a str) -> Option<Self> {
+        let mut deserializer = serde_json::Deserializer::from_str(json);
+        let row = Sort(table).deserialize(&mut deserializer).ok()?;
+        deserializer.end().is_ok().then_some(row)
     }
 
     /// The value of a column; `None` when it is missing.
