@@ -65,6 +65,46 @@ pub fn consume_and_produce(source: &str, count: usize) -> f64 {
     done as f64 / began.map_or(1.0, |began| began.elapsed().as_secs_f64())
 }
 
+/// A bare transaction of two records to two partitions, with an offset, `rest` after the one before: sorted durations.
+pub fn transactions(source: &str, count: usize, rest: Duration) -> Vec<Duration> {
+    let target = unique("ceiling");
+    topics::create(&[(&target, 2, &[("cleanup.policy", "delete")])]);
+    let mut config = broker().client();
+    config.set("group.id", unique("ceiling-group")).set("auto.offset.reset", "earliest");
+    let consumer: BaseConsumer = config.create().expect("a consumer");
+    consumer.subscribe(&[source]).expect("a subscription");
+    while consumer.poll(Duration::from_millis(200)).is_none() {}
+    let mut config = broker().client();
+    config.set("transactional.id", unique("ceiling")).set("linger.ms", "0").set("compression.type", "lz4");
+    let producer: BaseProducer = config.create().expect("a producer");
+    producer.init_transactions(LIMIT).expect("transactions");
+    let mut took = Vec::with_capacity(count);
+    // As many again come first: they meet a cold broker.
+    for turn in 0..2 * count {
+        std::thread::sleep(rest);
+        let began = Instant::now();
+        producer.begin_transaction().expect("a transaction");
+        for partition in 0..2 {
+            let record = BaseRecord::<(), _>::to(&target).partition(partition).payload(&[b'x'; 600]);
+            producer.send(record).map_err(|(fault, _)| fault).expect("room in the queue");
+        }
+        while producer.in_flight_count() > 0 {
+            producer.poll(Duration::from_millis(1));
+        }
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(source, 0, Offset::Offset(0)).expect("an offset");
+        let metadata = consumer.group_metadata().expect("a member");
+        producer.send_offsets_to_transaction(&list, &metadata, LIMIT).expect("offsets");
+        producer.commit_transaction(Timeout::Never).expect("a commit");
+        if turn >= count {
+            took.push(began.elapsed());
+        }
+        consumer.poll(Duration::ZERO);
+    }
+    took.sort_unstable();
+    took
+}
+
 /// Writes the same values to another topic as fast as the broker takes them: records a second.
 pub fn produce(values: &[(Vec<u8>, Vec<u8>)]) -> f64 {
     let target = unique("ceiling");

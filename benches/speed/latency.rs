@@ -10,8 +10,8 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::{Value, json};
 
 use crate::{
-    PATIENCE,
-    figures::{finish, per_1000, quantile_ms, rig},
+    PATIENCE, ceiling,
+    figures::{finish, per_1000, quantile_ms, rig, round},
     kit::{
         commands::{avro, command},
         records::Reader,
@@ -66,9 +66,13 @@ fn at(rate: usize, seconds: usize) -> Value {
         .collect();
     took.sort_unstable();
     finish(connector);
+    let bare = ceiling::transactions(&rig.topics.commands, 300, Duration::from_millis(10));
+    let of_bare = quantile_ms(&took, 500) / quantile_ms(&bare, 500);
     json!({
         "per_second": rate, "commands": count, "p50_ms": quantile_ms(&took, 500), "p99_ms": quantile_ms(&took, 990),
         "p99_9_ms": quantile_ms(&took, 999), "cpu_seconds_per_1000": per_1000(cpu, count),
+        "bare_transaction_p50_ms": quantile_ms(&bare, 500), "bare_transaction_p99_ms": quantile_ms(&bare, 990),
+        "p50_in_bare_transactions": round(of_bare),
     })
 }
 

@@ -17,6 +17,12 @@ use super::{
 /// The signature of the request that was answered; an answer that repeats it must not pass it on.
 pub const SIGNATURE: &str = "00f3e310f4d39b63fbfa13ef27f51254";
 
+/// How many records a flagship query's answer has; they are found and not read.
+#[must_use]
+pub fn records(call: Call, body: &Bytes) -> usize {
+    page::flagship(call, body).map_or(0, |page| page.rows.len())
+}
+
 /// An answer to one of the four calls, with every record in it.
 ///
 /// # Errors

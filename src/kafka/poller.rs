@@ -47,6 +47,8 @@ const FETCH_PARTITION_BYTES: &str = "131072";
 /// Quiet partitions asked about in one turn, and how long each may take: the polling must go on.
 const ASKED: usize = 8;
 const ANSWER: Duration = Duration::from_secs(1);
+/// What waking librdkafka may cost where a broker does not answer.
+const WAKE: Duration = Duration::from_millis(100);
 
 /// The polling thread.
 pub(super) struct Poller {
@@ -253,6 +255,17 @@ impl Poller {
         for (list, result) in [(pause.count(), self.apply(&pause, true)), (resume.count(), self.apply(&resume, false))] {
             if let (1.., Err(error)) = (list, result) {
                 tracing::warn!(%error, "a partition could not be paused or resumed");
+            }
+        }
+        self.wake(&resume);
+    }
+
+    /// Has the resumed partitions fetched at once. librdkafka's thread for a broker all of whose partitions were paused sleeps
+    /// for up to a second and is not told of a resumption; any request to that broker wakes it.
+    fn wake(&self, resumed: &TopicPartitionList) {
+        for partition in resumed.elements().iter().take(ASKED) {
+            if self.consumer.fetch_watermarks(&self.options.topic, partition.partition(), WAKE).is_err() {
+                break;
             }
         }
     }

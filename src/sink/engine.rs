@@ -173,7 +173,7 @@ const TURN: Duration = Duration::from_millis(500);
 /// How often the status is put on the board.
 const REPORT: Duration = Duration::from_millis(500);
 /// Events taken in one turn before the loop looks after everything else.
-const TAKE: usize = 2000;
+const TAKE: usize = 200;
 
 pub(super) struct Engine<'a> {
     pub parts: &'a Parts,

@@ -114,7 +114,7 @@ impl Engine<'_> {
     /// meets few intents that ran out.
     fn reach(&self) -> usize {
         let most = self.parts.settings.commands.max_in_flight;
-        most + self.left_lately.saturating_mul(6).clamp(most, most.saturating_mul(4))
+        most + self.left_lately.saturating_mul(6).clamp(most, most.saturating_mul(8))
     }
 
     /// Takes commands in line into the quota's, as far ahead of the wire as [`Engine::reach`] says.
