@@ -1,6 +1,11 @@
 //! What the broker allows at best: the bare loops a connector cannot beat.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpListener,
+    thread,
+    time::{Duration, Instant},
+};
 
 use rdkafka::{
     Message as _, Offset, TopicPartitionList,
@@ -81,7 +86,7 @@ pub fn transactions(source: &str, count: usize, rest: Duration) -> Vec<Duration>
     let mut took = Vec::with_capacity(count);
     // As many again come first: they meet a cold broker.
     for turn in 0..2 * count {
-        std::thread::sleep(rest);
+        thread::sleep(rest);
         let began = Instant::now();
         producer.begin_transaction().expect("a transaction");
         for partition in 0..2 {
@@ -103,6 +108,48 @@ pub fn transactions(source: &str, count: usize, rest: Duration) -> Vec<Duration>
     }
     took.sort_unstable();
     took
+}
+
+/// Answers of so many bytes, received one after the other with the connector's own HTTP client and dropped: CPU seconds of the
+/// receiving thread, the kernel's share included, per answer.
+pub fn receive(bytes: usize, answers: usize) -> f64 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/", listener.local_addr().expect("an address"));
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let answer = [format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes}\r\n\r\n").into_bytes(), vec![b'x'; bytes]].concat();
+        let mut request = [0; 4096];
+        // One read is one request: they are small, and the next one waits for the answer.
+        while stream.read(&mut request).is_ok_and(|length| length > 0) {
+            stream.write_all(&answer).expect("a reader");
+        }
+    });
+    let client = thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        // Fails only when one is installed already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        runtime.block_on(async {
+            let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().expect("a client");
+            let one = || async { client.post(&url).body("x").send().await.expect("an answer").bytes().await.expect("a body").len() };
+            for _ in 0..answers / 10 {
+                one().await;
+            }
+            let before = thread_cpu();
+            for _ in 0..answers {
+                assert_eq!(one().await, bytes, "a whole answer");
+            }
+            thread_cpu() - before
+        })
+    });
+    let seconds = client.join().expect("the client");
+    server.join().expect("the server");
+    seconds / answers as f64
+}
+
+/// CPU seconds of this thread.
+fn thread_cpu() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
+    text.split_ascii_whitespace().next().and_then(|ns| ns.parse::<f64>().ok()).expect("nanoseconds") / 1e9
 }
 
 /// Writes the same values to another topic as fast as the broker takes them: records a second.

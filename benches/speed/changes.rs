@@ -12,6 +12,8 @@ use crate::{
 };
 
 const RECORDS: usize = 100_000;
+/// Records of an answer, as configured by default.
+const PAGE: usize = 100;
 
 struct Read {
     seconds: f64,
@@ -79,9 +81,11 @@ pub fn unchanged() -> Vec<Value> {
     events.finish();
     assert_eq!(events.seen.len(), RECORDS, "nothing is published again");
     finish(connector);
+    let page: usize = rig.erp.page(Kind::Returns, 0, PAGE).iter().map(|record| record.to_string().len()).sum();
     vec![json!({
         "records": rows, "seconds": round(seconds), "per_second": ((rows - rows_before) / seconds).round(),
         "per_cpu_second": (rows / cpu).round(), "cpu_seconds_per_1000": per_1000(cpu, rows as usize),
+        "received_and_dropped_per_cpu_second": (PAGE as f64 / ceiling::receive(page, 1_000)).round(),
     })]
 }
 
