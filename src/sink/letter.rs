@@ -18,6 +18,8 @@ pub const FIRST_SENT: &str = "wdt-first-sent";
 pub const REPLAY: &str = "wdt-replay";
 /// What a person needs to decide about a command in doubt, as JSON.
 pub const DOUBT: &str = "wdt-in-doubt";
+/// What of the record a dead letter leaves out ([`Spared`]): such a letter cannot be sent again.
+pub const LEFT_OUT: &str = "wdt-left-out";
 
 /// Why a record is a dead letter; a closed set, also the metric's label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,6 +100,16 @@ impl Spared {
             Self::Everything => None,
         }
     }
+
+    /// The header [`LEFT_OUT`].
+    fn header(self) -> Option<(String, Option<Vec<u8>>)> {
+        let word = match self {
+            Self::Nothing => return None,
+            Self::Value => "value",
+            Self::Everything => "everything",
+        };
+        Some((LEFT_OUT.to_owned(), Some(word.as_bytes().to_vec())))
+    }
 }
 
 /// Characters of a reason that are repeated: it may quote what it is about.
@@ -125,6 +137,8 @@ pub fn spare(mut letter: Outgoing, record: &Delivered, spared: Spared, reason: &
         }
     };
     letter.value = None;
+    letter.headers.retain(|(name, _)| name != LEFT_OUT);
+    letter.headers.extend(spared.header());
     let message = format!("{PREFIX}exception.message");
     for (_, value) in letter.headers.iter_mut().filter(|(name, _)| *name == message) {
         let said = value.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
@@ -144,8 +158,9 @@ pub fn spare(mut letter: Outgoing, record: &Delivered, spared: Spared, reason: &
 #[must_use]
 pub fn dead_letter(names: &Names, record: &Delivered, death: Death, reason: &str, connector: &str) -> Outgoing {
     let reason = &*shortened(reason, MOST_REASON);
-    let mut headers: Vec<(String, Option<Vec<u8>>)> =
-        record.headers.iter().filter(|(key, _)| !key.starts_with(PREFIX) && key != FIRST_SENT && key != DOUBT).cloned().collect();
+    let ours = |name: &str| name.starts_with(PREFIX) || [FIRST_SENT, DOUBT, LEFT_OUT].contains(&name);
+    let mut headers: Vec<(String, Option<Vec<u8>>)> = record.headers.iter().filter(|(name, _)| !ours(name)).cloned().collect();
+    headers.extend(record.left_out.and(Spared::Value.header()));
     if let Some(sent) = first_sent(record) {
         headers.push((FIRST_SENT.to_owned(), Some(sent.0.to_string().into_bytes())));
     }
@@ -210,6 +225,10 @@ pub struct Letter {
     pub reason: String,
     /// Partition and offset of the record it was.
     pub source: Option<(i32, i64)>,
+    /// The topic of the record it was.
+    pub source_topic: Option<String>,
+    /// The record's value, or all of it, does not stand here but only there.
+    pub left_out: bool,
     pub first_sent: Option<Timestamp>,
     pub replays: Option<u32>,
     /// It is a control record, no command.
@@ -239,6 +258,8 @@ impl Letter {
             label: text("exception.class.name").unwrap_or_default(),
             reason: text("exception.message").unwrap_or_default(),
             source,
+            source_topic: text("topic"),
+            left_out: record.headers.iter().any(|(name, _)| name == LEFT_OUT),
             first_sent: said.into_iter().chain(own).min(),
             replays: number(&record.headers, REPLAY),
             control: record.headers.iter().any(|(name, _)| name == super::decision::HEADER),
@@ -258,7 +279,7 @@ impl Letter {
         if times >= most {
             return Replay::Capped;
         }
-        let ours = |name: &str| name.starts_with(PREFIX) || name == FIRST_SENT || name == REPLAY || name == DOUBT;
+        let ours = |name: &str| name.starts_with(PREFIX) || [FIRST_SENT, REPLAY, DOUBT, LEFT_OUT].contains(&name);
         let mut headers: Vec<_> = self.headers.iter().filter(|(name, _)| !ours(name)).cloned().collect();
         headers.push((REPLAY.to_owned(), Some((times + 1).to_string().into_bytes())));
         if let Some(sent) = self.first_sent {
@@ -284,6 +305,7 @@ impl Letter {
             "reason": self.reason,
             "source_partition": self.source.map(|(partition, _)| partition),
             "source_offset": self.source.map(|(_, offset)| offset),
+            "left_out": self.left_out,
             "first_sent": self.first_sent.map(|at| at.to_string()),
             "replays": self.replays.unwrap_or(0),
             "in_doubt": doubt,
@@ -337,12 +359,18 @@ mod tests {
         assert_eq!(spare(whole.clone(), &sent, Spared::Nothing, "", &names()), whole);
         let less = spare(whole.clone(), &sent, Spared::Value, "d is small", &names());
         assert_eq!((less.key.as_deref(), less.value.as_deref(), header(&less, "mine").len()), (Some(&[0xff][..]), None, 1));
+        assert_eq!((header(&whole, LEFT_OUT), header(&less, LEFT_OUT)), (vec![], vec![Some(b"value".to_vec())]));
         assert!(
             message(&less).ends_with("the value is left out here (d is small) and stands in c, partition 3, offset 42"),
             "{}",
             message(&less)
         );
         let least = spare(whole, &sent, Spared::Everything, "d is small", &names());
+        assert_eq!(header(&least, LEFT_OUT), vec![Some(b"everything".to_vec())]);
+        // The consumer may have left it out already.
+        let named = dead_letter(&names(), &Delivered { value: None, left_out: Some(9), ..record() }, Death::Undecodable, "large", "app");
+        assert_eq!(header(&named, LEFT_OUT), vec![Some(b"value".to_vec())]);
+        assert_eq!(header(&spare(named, &sent, Spared::Everything, "d is small", &names()), LEFT_OUT), vec![Some(b"everything".to_vec())]);
         assert_eq!((least.key.as_deref(), header(&least, "mine").len(), header(&least, FIRST_SENT).len()), (None, 0, 1));
         assert_eq!((Spared::Nothing.more(), Spared::Everything.more()), (Some(Spared::Value), None));
     }

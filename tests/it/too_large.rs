@@ -95,6 +95,8 @@ fn what_is_too_large_to_be_answered_whole_is_answered_in_short() {
     assert!(letter(5).value.is_none() && letter(5).key.is_none() && letter(5).header("origin").is_none(), "{}", reason(5));
     assert!(reason(5).contains("left out") && reason(5).contains("offset 5"), "{}", reason(5));
     assert_eq!(rig.erp.orders().len(), 2);
+    let left_out = [0, 1, 5].map(|offset| letter(offset).header("wdt-left-out"));
+    assert_eq!(left_out, [Some("value".to_owned()), None, Some("everything".to_owned())]);
     drop(connector);
 }
 
@@ -120,6 +122,15 @@ fn topics_that_take_less_cost_a_dead_letters_value_or_make_the_route_wait_with_a
     assert!(reason.contains(&rig.topics.dead_letters) && reason.contains("max.message.bytes"), "{reason}");
 
     // Nothing can be left out of a result: the route waits, says for what, and goes on by itself.
+    // What is not in the letter cannot be sent again from there: each is told by its place, and no tombstone goes out.
+    let output = rig.verb(&["dlq", "replay"], b"");
+    let (out, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.contains("1 sent again, 3 left out, 0 refused"), "{out}{told}");
+    for offset in 0..3 {
+        let place = format!("its value was left out of the letter and stands in {}, partition 0, offset {offset}", rig.topics.commands);
+        assert_eq!(told.lines().filter(|line| line.contains(&place)).count(), 1, "{told}");
+    }
+    assert!(read_all(&rig.topics.commands).iter().all(|record| record.value.is_some()), "a tombstone was sent");
     topics::alter(&rig.topics.results, &[("max.message.bytes", "150")]);
     rig.send_json(&[command("CT-2", "c")]);
     connector.wait_log(&format!("{} does not take a record", rig.topics.results), PATIENCE);

@@ -30,6 +30,15 @@ pub(super) fn judge(letter: &Letter, entry: Option<&JournalEntry>, old: bool) ->
     if letter.control || letter.label == Death::Refused.label() {
         return Ruling::Leave("a decision is made anew with `commands resolve`, not replayed".into());
     }
+    if letter.left_out {
+        let place = letter.source_topic.as_deref().zip(letter.source).map(|(topic, (partition, offset))| {
+            format!(" and stands in {topic}, partition {partition}, offset {offset}; have it sent again from there")
+        });
+        return Ruling::Leave(format!("its value was left out of the letter{}", place.unwrap_or_default()));
+    }
+    if letter.value.is_none() {
+        return Ruling::Leave("it is a tombstone, and a command needs a value".into());
+    }
     let Some(entry) = entry else {
         return if old { Ruling::Ask(IfAbsent::Send) } else { Ruling::Send };
     };
@@ -66,7 +75,8 @@ mod tests {
 
     fn letter(label: &str) -> Letter {
         let header = ("__connect.errors.exception.class.name".to_owned(), Some(label.as_bytes().to_vec()));
-        Letter::read(Seen { topic: "d".into(), partition: 0, offset: 0, timestamp: None, key: None, value: None, headers: vec![header] })
+        let value = Some(b"v".to_vec());
+        Letter::read(Seen { topic: "d".into(), partition: 0, offset: 0, timestamp: None, key: None, value, headers: vec![header] })
     }
 
     fn entry(kind: EntryKind, outcome: Option<Outcome>, resolved: bool) -> JournalEntry {
@@ -90,6 +100,24 @@ mod tests {
             entry(EntryKind::Intent, None, false),
         ] {
             assert!(matches!(judge(&letter("in_doubt"), Some(&settled), false), Ruling::Leave(_)), "{settled:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_value_is_never_sent_and_the_place_of_one_left_out_is_named() {
+        let header = |name: &str, value: &str| (name.to_owned(), Some(value.as_bytes().to_vec()));
+        let bare =
+            |headers| Letter::read(Seen { topic: "d".into(), partition: 0, offset: 0, timestamp: None, key: None, value: None, headers });
+        let spared = bare(vec![
+            header("wdt-left-out", "value"),
+            header("__connect.errors.topic", "c"),
+            header("__connect.errors.partition", "3"),
+            header("__connect.errors.offset", "42"),
+        ]);
+        for old in [false, true] {
+            let Ruling::Leave(reason) = judge(&spared, None, old) else { panic!("it is sent or asked for") };
+            assert!(reason.contains("left out") && reason.contains("c, partition 3, offset 42"), "{reason}");
+            assert!(matches!(judge(&bare(vec![]), None, old), Ruling::Leave(reason) if reason.contains("tombstone")));
         }
     }
 

@@ -34,7 +34,7 @@ enum Verb {
     /// Send commands from the dead letters again, byte for byte, after asking journal and ERP
     #[command(after_help = "Example: wdt-connector dlq replay --reason invalid --since 1d --dry-run --config connector.toml\n\
         Left out, each with its reason: what has an outcome meanwhile, what is still being worked on, what a person has to decide,\n\
-        what was replayed --max-replays times, older letters of the same content. Exits 1 when something could not be asked or sent.")]
+        what was replayed --max-replays times, older letters of the same content, letters whose value was left out as too large. Exits 1 when something could not be asked or sent.")]
     Replay(replay::Args),
 }
 

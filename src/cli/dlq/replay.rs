@@ -47,8 +47,8 @@ pub(super) struct Args {
 }
 
 type Pair = (String, String);
-/// Key and value.
-type Content = (Option<Vec<u8>>, Option<Vec<u8>>);
+/// Key and value; of a letter that leaves its value out, the record's place.
+type Content = (Option<Vec<u8>>, Option<Vec<u8>>, Option<(i32, i64)>);
 
 pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Result<End> {
     if args.feeds {
@@ -116,7 +116,8 @@ async fn finish(settings: &Settings, sending: Vec<((i32, i64), Outgoing)>, left:
 fn newest_of_each(letters: Vec<Letter>) -> Vec<Letter> {
     let mut newest: HashMap<Content, Letter> = HashMap::new();
     for letter in letters {
-        newest.insert((letter.key.clone(), letter.value.clone()), letter);
+        let place = letter.source.filter(|_| letter.left_out);
+        newest.insert((letter.key.clone(), letter.value.clone(), place), letter);
     }
     let mut all: Vec<Letter> = newest.into_values().collect();
     all.sort_by_key(|letter| (letter.first_sent, letter.source, letter.partition, letter.offset));

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::{config::Settings, kafka::scan::From};
+use crate::{config::Settings, kafka::scan::From, sink::letter::Letter};
 
 use super::super::{
     End, memory, output,
@@ -49,6 +49,7 @@ pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Res
     }
     let value = match &record.value {
         Some(bytes) => readable(&codec, bytes).await?.get().to_owned(),
+        None if Letter::read(record.clone()).left_out => "left out here; the reason says where it stands".to_owned(),
         None => "null (a tombstone)".to_owned(),
     };
     let pretty = serde_json::from_str::<serde_json::Value>(&value).ok().filter(|_| value.len() < 100_000 && !value.contains('.'));
