@@ -1,9 +1,14 @@
 //! A host that fails: no disk, no memory, no descriptors, no names, a suspended machine. A clear sentence, and nothing lost.
 //! (Clocks that are set: `clocks`.)
 
-use std::{fs, process::Command, time::Duration};
+use std::{
+    fs,
+    os::unix::process::ExitStatusExt as _,
+    process::{Command, ExitStatus},
+    time::Duration,
+};
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::json;
 
 use crate::{
@@ -16,7 +21,7 @@ use crate::{
         rig::{PATIENCE, Rig},
         until,
     },
-    parts::say,
+    parts::{cgroup::MemoryGroup, say},
 };
 
 const END: Duration = Duration::from_secs(60);
@@ -116,19 +121,14 @@ fn a_cache_on_a_read_only_file_system_is_named() {
     }
 }
 
-/// From some moment on every allocation that needs more memory from the system fails, with calls on the wire.
-#[test]
-fn a_process_without_memory_ends_and_nothing_is_lost_or_done_twice() {
-    let rig = Rig::new("memory").commands("avro");
+/// With calls on the wire memory is taken from it and work is put on top: it ends, and the next one finishes what it left.
+fn ends_in_the_middle_and_nothing_is_lost(rig: &Rig, mut connector: Connector, starve: impl FnOnce(&Connector)) -> ExitStatus {
     rig.erp.take_anything();
     rig.erp.latency(Duration::from_millis(300));
     let all = commands(0, 400);
-    let mut connector = rig.start();
     rig.send(&all[..200]);
     until("calls on the wire", PATIENCE, || (rig.erp.order_count() >= 20).then_some(()));
-    let pid = Pid::from_raw(i32::try_from(connector.pid()).unwrap());
-    // Not the address space as well: beyond that limit Linux lets memory that is reserved already grow.
-    prlimit(pid, Resource::Data, Rlimit { current: Some(1), maximum: None }).unwrap();
+    starve(&connector);
     // Larger than what is left to reuse.
     let sender = Sender::new();
     for number in 0..LETTERS {
@@ -141,10 +141,47 @@ fn a_process_without_memory_ends_and_nothing_is_lost_or_done_twice() {
     say(&format!("without memory it ended with {status}, {} of {} orders made", rig.erp.order_count(), all.len()));
     assert!(rig.erp.order_count() < all.len() as u64, "it died in the middle");
     let _connector = rig.start();
-    nothing_lost(&rig, all.len());
+    nothing_lost(rig, all.len());
     Reader::new(&rig.topics.dead_letters).at_least(LETTERS, PATIENCE);
     assert_eq!(read_all(&rig.topics.dead_letters).len(), LETTERS, "one dead letter each");
+    status
 }
+
+/// From some moment on every allocation that needs more memory from the system fails.
+#[test]
+fn a_process_without_memory_ends_and_nothing_is_lost_or_done_twice() {
+    let rig = Rig::new("memory").commands("avro");
+    ends_in_the_middle_and_nothing_is_lost(&rig, rig.start(), |connector| {
+        let pid = Pid::from_raw(i32::try_from(connector.pid()).unwrap());
+        // Not the address space as well: beyond that limit Linux lets memory that is reserved already grow.
+        prlimit(pid, Resource::Data, Rlimit { current: Some(1), maximum: None }).unwrap();
+    });
+}
+
+/// A container's memory limit: the kernel kills the process where it stands, at an allocation that succeeded.
+#[test]
+fn a_process_that_the_kernel_kills_for_its_memory_loses_nothing_and_does_nothing_twice() {
+    let rig = Rig::new("oomkill").commands("avro");
+    let Some(group) = MemoryGroup::new(&rig.application_id) else {
+        say("this machine makes no memory cgroup (that takes root): SIGKILL at the same moment stands for the OOM killer");
+        ends_in_the_middle_and_nothing_is_lost(&rig, rig.start(), |connector| {
+            kill_process(Pid::from_raw(i32::try_from(connector.pid()).unwrap()).unwrap(), Signal::KILL).unwrap();
+        });
+        return;
+    };
+    let connector = limited(&rig, &format!("echo $$ > '{}'", group.door().display())).ready();
+    assert!(group.holds(connector.pid()), "it runs in the cgroup");
+    let status = ends_in_the_middle_and_nothing_is_lost(&rig, connector, |_| {
+        // What the kernel holds for it counts as well, and how much that is nobody says.
+        let held = group.held();
+        let bound = (1..).map(|times| held + times * ROOM).find(|bytes| group.limit(*bytes).is_ok()).unwrap();
+        say(&format!("{} MB are allocated, {} KB more may be used", held >> 20, bound.saturating_sub(group.used()) >> 10));
+    });
+    assert_eq!((status.signal(), group.killed()), (Some(9), 1), "by the kernel");
+}
+
+/// What the process may still allocate: less than one record of its next fetch.
+const ROOM: u64 = 256 * 1024;
 
 /// Records that cannot be decoded.
 const LETTERS: usize = 40;

@@ -3,6 +3,7 @@
 pub mod acls;
 mod cache;
 pub mod certificates;
+pub mod cgroup;
 mod connect;
 pub mod guard;
 mod java;
