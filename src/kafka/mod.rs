@@ -1,6 +1,7 @@
 //! The log as both routes see it: clients, group membership, ownership, transactions, compacted state.
 
 pub mod admin;
+mod batch_size;
 mod client;
 mod consumer;
 pub mod control;

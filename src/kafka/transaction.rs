@@ -24,6 +24,7 @@ use crate::{
 
 use super::{
     Group, Lease,
+    batch_size::BatchSize,
     client::{TRANSACTION_TIMEOUT_MS, client_config, instance_id, largest_record},
     order::{Part, TRANSACTION},
     rights::{self, Operation, Resource},
@@ -107,7 +108,7 @@ impl Transactor {
     pub fn start(kafka: &KafkaSettings, role: &str) -> Result<Self, String> {
         let (requests, receiver) = mpsc::unbounded_channel();
         let batch_bytes = kafka.properties.get("batch.size").and_then(|bytes| bytes.parse().ok()).unwrap_or(BATCH_BYTES);
-        let writer = Writer { kafka: kafka.clone(), role: role.to_owned(), producer: None, batch_bytes };
+        let writer = Writer { kafka: kafka.clone(), role: role.to_owned(), producer: None, batch_size: BatchSize::new(batch_bytes) };
         thread::Builder::new()
             .name(format!("txn-{role}"))
             .spawn(move || writer.run(receiver))
@@ -216,8 +217,8 @@ struct Writer {
     kafka: KafkaSettings,
     role: String,
     producer: Option<Live>,
-    /// What the records of one batch on the wire may have together, before compression: a topic refuses a batch as a whole.
-    batch_bytes: usize,
+    /// Of the records of one batch on the wire together: a topic refuses a batch as a whole.
+    batch_size: BatchSize,
 }
 
 /// What a step of a transaction says about it.
@@ -240,8 +241,6 @@ pub const REST: Duration = Duration::from_millis(2);
 const RETRIES: u32 = 30;
 /// librdkafka's own default of `batch.size`.
 const BATCH_BYTES: usize = 1_000_000;
-/// By so much smaller are batches after one was refused.
-const SHRINK: usize = 4;
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 const OFFSETS_TIMEOUT: Duration = Duration::from_secs(5);
 const INIT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -257,7 +256,13 @@ impl Writer {
             }
             let result = self.commit(&batch);
             ended = Some(Instant::now());
+            let larger = result.is_ok() && self.batch_size.committed();
             let _ = reply.send(result);
+            if larger {
+                tracing::info!(role = %self.role, batch.bytes = self.batch_size.bytes(), "batches are larger again, in case the topic takes more by now");
+                // The next commit makes a new one, once it knows that the partitions are still owned.
+                self.producer = None;
+            }
         }
     }
 
@@ -308,7 +313,7 @@ impl Writer {
             .set("acks", "all")
             // Where a key decides, a Java client must come to the same partition.
             .set("partitioner", "murmur2_random")
-            .set("batch.size", self.batch_bytes.to_string())
+            .set("batch.size", self.batch_size.bytes().to_string())
             .set("linger.ms", "0");
         if !self.kafka.properties.contains_key("compression.type") && !self.kafka.properties.contains_key("compression.codec") {
             config.set("compression.type", "lz4");
@@ -375,10 +380,10 @@ impl Writer {
     /// options is needed to find out.
     fn judge(&mut self, batch: &Batch, refused: &[usize]) -> Option<CommitFault> {
         let sized = |at: &usize| batch.records.get(*at).map(|record| (*at, record.size(), &record.topic));
-        let alone: Vec<_> = refused.iter().filter_map(sized).filter(|(_, bytes, _)| *bytes > self.batch_bytes).collect();
+        let alone: Vec<_> = refused.iter().filter_map(sized).filter(|(_, bytes, _)| *bytes > self.batch_size.bytes()).collect();
         let Some((_, bytes, topic)) = alone.first() else {
-            self.batch_bytes = (self.batch_bytes / SHRINK).max(1);
-            tracing::info!(role = %self.role, batch.bytes = self.batch_bytes, "a topic refused a batch as too large; batches are smaller from now on");
+            self.batch_size.refused();
+            tracing::info!(role = %self.role, batch.bytes = self.batch_size.bytes(), "a topic refused a batch as too large; batches are smaller from now on");
             self.producer = None;
             return None;
         };

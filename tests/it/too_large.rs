@@ -1,6 +1,8 @@
 //! What Kafka does not take because of its size: left out and said so, told as a dead letter, or waited for with a reason;
 //! never tried for ever in everybody's way.
 
+use std::time::Duration;
+
 use rdkafka::ClientConfig;
 use serde_json::json;
 use wdt_connector::schema::Outcome;
@@ -93,10 +95,10 @@ fn what_is_too_large_to_be_answered_whole_is_answered_in_short() {
     );
     assert!(letter(1).value.as_ref() == Some(&many_lines), "what fits is whole");
     assert!(letter(5).value.is_none() && letter(5).key.is_none() && letter(5).header("origin").is_none(), "{}", reason(5));
-    assert!(reason(5).contains("left out") && reason(5).contains("offset 5"), "{}", reason(5));
-    assert_eq!(rig.erp.orders().len(), 2);
     let left_out = [0, 1, 5].map(|offset| letter(offset).header("wdt-left-out"));
     assert_eq!(left_out, [Some("value".to_owned()), None, Some("everything".to_owned())]);
+    assert!(reason(5).contains("left out") && reason(5).contains("offset 5"), "{}", reason(5));
+    assert_eq!(rig.erp.orders().len(), 2);
     drop(connector);
 }
 
@@ -120,8 +122,6 @@ fn topics_that_take_less_cost_a_dead_letters_value_or_make_the_route_wait_with_a
     assert_eq!(sizes, [None, None, None, Some(5)]);
     let reason = letters[0].header("__connect.errors.exception.message").unwrap();
     assert!(reason.contains(&rig.topics.dead_letters) && reason.contains("max.message.bytes"), "{reason}");
-
-    // Nothing can be left out of a result: the route waits, says for what, and goes on by itself.
     // What is not in the letter cannot be sent again from there: each is told by its place, and no tombstone goes out.
     let output = rig.verb(&["dlq", "replay"], b"");
     let (out, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -131,6 +131,8 @@ fn topics_that_take_less_cost_a_dead_letters_value_or_make_the_route_wait_with_a
         assert_eq!(told.lines().filter(|line| line.contains(&place)).count(), 1, "{told}");
     }
     assert!(read_all(&rig.topics.commands).iter().all(|record| record.value.is_some()), "a tombstone was sent");
+
+    // Nothing can be left out of a result: the route waits, says for what, and goes on by itself.
     topics::alter(&rig.topics.results, &[("max.message.bytes", "150")]);
     rig.send_json(&[command("CT-2", "c")]);
     connector.wait_log(&format!("{} does not take a record", rig.topics.results), PATIENCE);
@@ -182,4 +184,21 @@ fn a_change_that_its_topic_does_not_take_goes_to_the_dead_letters_and_the_feed_g
     // `check` says it before.
     let said = String::from_utf8_lossy(&rig.verb(&["check"], b"").stdout).into_owned();
     assert!(said.contains("max.message.bytes = 6000") && said.contains("a larger change goes to the dead letters"), "{said}");
+    // A topic that takes more again gets more again, by trial and without a restart.
+    topics::alter(&rig.topics.purchase_returns, &[("max.message.bytes", "1048588")]);
+    for number in &numbers {
+        if connector.log().contains("batches are larger again") {
+            break;
+        }
+        // A second each: as many transactions.
+        let before = events.seen.len();
+        rig.erp.modify(Kind::Returns, number, &json!({"remark": noise(10, u64::try_from(before).unwrap())}));
+        events.at_least(before + 1, PATIENCE);
+    }
+    connector.wait_log("batches are larger again", Duration::ZERO);
+    let before = events.seen.len();
+    for number in &numbers {
+        rig.erp.modify(Kind::Returns, number, &json!({"remark": "after"}));
+    }
+    events.at_least(before + numbers.len(), PATIENCE);
 }
