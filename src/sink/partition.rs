@@ -294,7 +294,7 @@ impl Restoring {
             self.names.clone(),
             self.settings.commands.partitioner,
         );
-        Box::new(move |partition, key, value| {
+        Box::new(move |partition, key, value, _| {
             metrics.restored("commands");
             let mut remembered = remembered.lock().unwrap_or_else(PoisonError::into_inner);
             let journal = remembered.entry(partition).or_default();

@@ -167,3 +167,58 @@ fn what_was_changed_while_the_erps_clock_was_behind_is_published_once_it_is_mend
     rig.erp.adjust(&json!({ "clock_offset_ms": 0 }));
     all_is_well(&rig, &mut connector, &[], &mut reader);
 }
+
+/// By the time somebody asks the ERP again its clock is past everything that was read: only how long that took tells.
+#[test]
+fn a_clock_of_the_erp_that_was_set_back_while_nobody_asked_is_noticed_and_nothing_is_missed() {
+    const BACK: Duration = Duration::from_secs(15);
+    // The clock shows again what it showed, and the watermark's second, in the middle of it.
+    const UNASKED: Duration = Duration::from_secs(18);
+    let rig = Rig::new("unasked").purchase_returns();
+    let numbers = rig.erp.seed(Kind::Returns, 5);
+    let mut connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.purchase_returns);
+    reader.at_least(numbers.len(), PATIENCE);
+    change(&rig, &numbers, "before", &mut reader);
+    let set_back = || rig.erp.adjust(&json!({ "clock_offset_ms": -i64::try_from(BACK.as_millis()).unwrap() }));
+    let noticed = |connector: &Connector| connector.log().matches("the ERP's clock was set back behind the watermark").count();
+
+    // An outage alone is none of its business, however long.
+    let finds_nobody = |connector: &Connector| {
+        until("a feed that finds nobody", PATIENCE, || section(connector, "feeds/purchase_returns/error").is_string().then_some(()));
+    };
+    rig.erp.adjust(&json!({ "outage": "refuse" }));
+    finds_nobody(&connector);
+    std::thread::sleep(Duration::from_secs(5));
+    rig.erp.adjust(&json!({ "outage": "none" }));
+    change(&rig, &numbers, "after an outage", &mut reader);
+    change(&rig, &numbers, "and on", &mut reader);
+    assert_eq!(noticed(&connector), 0, "{}", connector.log());
+
+    // An outage, with the process up.
+    rig.erp.adjust(&json!({ "outage": "refuse" }));
+    finds_nobody(&connector);
+    set_back();
+    for number in &numbers {
+        rig.erp.modify(Kind::Returns, number, &json!({ "remark": "during the outage" }));
+    }
+    std::thread::sleep(UNASKED);
+    rig.erp.adjust(&json!({ "outage": "none" }));
+    all_is_well(&rig, &mut connector, &[], &mut reader);
+    // What was modified may have been read already, where the machine is slow.
+    until("the outage's end to be noticed", PATIENCE, || (noticed(&connector) == 1).then_some(()));
+
+    // Nobody is there at all. The clock is right before: while it is off, windows end as much earlier, and nothing is missed.
+    rig.erp.adjust(&json!({ "clock_offset_ms": 0 }));
+    change(&rig, &numbers, "mended", &mut reader);
+    change(&rig, &numbers, "between", &mut reader);
+    assert_eq!(connector.terminate(PATIENCE).code(), Some(0));
+    set_back();
+    for number in &numbers {
+        rig.erp.modify(Kind::Returns, number, &json!({ "remark": "while it was stopped" }));
+    }
+    std::thread::sleep(UNASKED);
+    let mut connector = rig.start();
+    all_is_well(&rig, &mut connector, &[], &mut reader);
+    until("the start to be noticed", PATIENCE, || (noticed(&connector) == 2).then_some(()));
+}
