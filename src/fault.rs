@@ -26,13 +26,16 @@ impl fmt::Display for Fault {
     }
 }
 
-/// An error and its causes in one line: the text of an HTTP client's error leaves the cause out.
+/// An error and its causes in one line, each once: the text of an HTTP client's error leaves the cause out, others repeat it.
 #[must_use]
 pub fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text = format!("{text}: {cause}");
+        let said = cause.to_string();
+        if !text.ends_with(&said) {
+            text = format!("{text}: {said}");
+        }
         source = cause.source();
     }
     text

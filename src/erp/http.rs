@@ -5,10 +5,9 @@
 //! connection task cannot leave after the caller was told that it had not.
 
 use std::{
-    error::Error as _,
     pin::Pin,
     sync::{
-        Arc, Once,
+        Arc,
         atomic::{AtomicU8, Ordering},
     },
     task::{Context, Poll},
@@ -22,7 +21,11 @@ use reqwest::{
     header::{CONTENT_TYPE, DATE},
 };
 
-use crate::{clock::Timestamp, config::ErpConnection};
+use crate::{
+    clock::Timestamp,
+    config::ErpConnection,
+    http_client::{cause, is_https, trusting},
+};
 
 use super::{SharedGuard, client::BuildFault};
 
@@ -71,9 +74,7 @@ pub(super) enum Failure {
 impl Http {
     /// A client for the account whose settings stand in `[erp.<section>]`.
     pub(super) fn new(section: &str, connection: &ErpConnection) -> Result<Self, BuildFault> {
-        install_crypto();
-        let fault =
-            |key: &str, error: reqwest::Error| BuildFault(format!("erp.{section}.{key} cannot be used: {}", chain(error.without_url())));
+        let fault = |key: &str, error: reqwest::Error| BuildFault(format!("erp.{section}.{key} cannot be used: {}", cause(error)));
         let mut builder = Client::builder()
             .http1_only()
             .redirect(reqwest::redirect::Policy::none())
@@ -87,18 +88,8 @@ impl Http {
         if let Some(proxy) = &connection.proxy {
             builder = builder.proxy(reqwest::Proxy::all(proxy).map_err(|error| fault("proxy", error))?);
         }
-        if let Some(path) = &connection.ca_file {
-            let pem = std::fs::read(path)
-                .map_err(|error| BuildFault(format!("erp.{section}.ca_file {} cannot be read: {error}", path.display())))?;
-            let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| fault("ca_file", error))?;
-            if certificates.is_empty() {
-                return Err(BuildFault(format!("erp.{section}.ca_file {} holds no PEM certificate", path.display())));
-            }
-            builder = builder.tls_certs_merge(certificates);
-        } else if !uses_tls(connection) {
-            // Plain HTTP must work where no certificate authorities are installed, and should not pay for loading them.
-            builder = builder.tls_certs_only([]);
-        }
+        let encrypted = is_https(&connection.url) || connection.proxy.as_deref().is_some_and(is_https);
+        let builder = trusting(builder, &format!("erp.{section}.ca_file"), connection.ca_file.as_deref(), encrypted).map_err(BuildFault)?;
         Ok(Self { client: builder.build().map_err(|error| fault("ca_file (or the system's certificate store)", error))? })
     }
 
@@ -110,7 +101,7 @@ impl Http {
         let body = GatedBody { bytes: Some(outgoing.body), gate: Arc::clone(&gate) };
         let request = self.client.post(outgoing.url).header(CONTENT_TYPE, outgoing.content_type).body(reqwest::Body::wrap(body));
         let exchange = async {
-            let mut response = request.send().await.map_err(|error| chain(error.without_url()))?;
+            let mut response = request.send().await.map_err(cause)?;
             let status = response.status().as_u16();
             let date = response.headers().get(DATE).and_then(|value| http_date(value.to_str().ok()?));
             let too_long = || format!("its answer (HTTP {status}) is longer than {} bytes", outgoing.cap);
@@ -119,7 +110,7 @@ impl Http {
             }
             let announced = response.content_length().and_then(|length| usize::try_from(length).ok());
             let mut body = Vec::with_capacity(announced.unwrap_or_default());
-            while let Some(chunk) = response.chunk().await.map_err(|error| chain(error.without_url()))? {
+            while let Some(chunk) = response.chunk().await.map_err(cause)? {
                 if body.len() + chunk.len() > outgoing.cap {
                     return Err(too_long());
                 }
@@ -141,36 +132,6 @@ impl Http {
             (Passage::Never, Err(reason)) => Err(Failure::Unreachable(reason)),
         }
     }
-}
-
-/// Whether certificates will be checked: by the ERP's address or by the proxy's.
-fn uses_tls(connection: &ErpConnection) -> bool {
-    let is_https = |address: &str| address.trim_start().get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"));
-    is_https(&connection.url) || connection.proxy.as_deref().is_some_and(is_https)
-}
-
-/// rustls needs a process-wide provider before the first client is built; whoever installs one first wins.
-fn install_crypto() {
-    static INSTALLED: Once = Once::new();
-    INSTALLED.call_once(|| {
-        // Fails only when one is installed already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    });
-}
-
-/// An error and its causes in one line; reqwest's own text leaves the cause out.
-fn chain(error: reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT`.

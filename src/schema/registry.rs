@@ -7,7 +7,10 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::{config::RegistrySettings, fault::with_causes};
+use crate::{
+    config::RegistrySettings,
+    http_client::{cause, is_https, trusting},
+};
 
 /// For DNS, TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -79,28 +82,15 @@ impl Registry {
     /// # Errors
     /// [`RegistryFault::Unavailable`] when the machine offers no certificates to trust, or `ca_file` holds none.
     pub(crate) fn new(settings: &RegistrySettings) -> Result<Self, RegistryFault> {
-        // Whoever was first has installed the same one.
-        rustls::crypto::ring::default_provider().install_default().ok();
         let unusable = |reason: String| RegistryFault::Unavailable(format!("no HTTP client for the schema registry can be made: {reason}"));
-        let mut builder = Client::builder()
+        let builder = Client::builder()
             .redirect(redirect::Policy::none())
             .retry(retry::never())
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TIMEOUT);
-        if let Some(path) = &settings.ca_file {
-            let wrong = |reason: String| unusable(format!("schema_registry.ca_file {} {reason}", path.display()));
-            let pem = std::fs::read(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
-            let certificates =
-                reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| wrong(format!("is no PEM: {}", cause(error))))?;
-            if certificates.is_empty() {
-                return Err(wrong("holds no PEM certificate".to_owned()));
-            }
-            builder = builder.tls_certs_merge(certificates);
-        } else if !settings.url.trim_start().to_ascii_lowercase().starts_with("https://") {
-            // Plain HTTP must work where no certificate authorities are installed.
-            builder = builder.tls_certs_only([]);
-        }
+        let builder =
+            trusting(builder, "schema_registry.ca_file", settings.ca_file.as_deref(), is_https(&settings.url)).map_err(unusable)?;
         let client = builder.build().map_err(|error| unusable(cause(error)))?;
         Ok(Self { client, base: settings.url.trim_end_matches('/').to_owned(), auth: settings.auth.clone() })
     }
@@ -244,11 +234,6 @@ fn garbage(what: &str) -> RegistryFault {
     RegistryFault::Unavailable(format!(
         "the schema registry could not {what}: its answer is not the documented JSON; check schema_registry.url"
     ))
-}
-
-/// The whole chain of causes without the address, which may hold credentials.
-fn cause(error: reqwest::Error) -> String {
-    with_causes(&error.without_url())
 }
 
 /// One path segment (RFC 3986: everything but the unreserved characters).

@@ -17,7 +17,11 @@ use opentelemetry_sdk::{
 };
 use tokio::runtime::Handle;
 
-use crate::{config::TraceSettings, fault::with_causes};
+use crate::{
+    config::TraceSettings,
+    fault::with_causes,
+    http_client::{cause, is_https, trusting},
+};
 
 /// For one batch, from connecting to the answer's last byte.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,32 +43,18 @@ impl Collector {
     /// # Errors
     /// One sentence for an address or a `ca_file` that cannot be used.
     pub fn at(settings: &TraceSettings, instance: &str, runtime: Handle) -> Result<Self, String> {
-        // Whoever was first has installed the same one.
-        rustls::crypto::ring::default_provider().install_default().ok();
         let endpoint = &settings.endpoint;
         let base = endpoint.trim_end_matches('/');
         let address = if base.ends_with("/v1/traces") { base.to_owned() } else { format!("{base}/v1/traces") };
         let fault = |error: &dyn fmt::Display| format!("telemetry.otlp_endpoint = {endpoint:?} cannot be used: {error}");
-        let mut client = reqwest::Client::builder()
+        let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .timeout(TIMEOUT)
             .user_agent(concat!("wdt-connector/", env!("CARGO_PKG_VERSION")));
-        if let Some(path) = &settings.ca_file {
-            let wrong = |reason: String| format!("telemetry.ca_file {} {reason}", path.display());
-            let pem = std::fs::read(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
-            let certificates = reqwest::Certificate::from_pem_bundle(&pem)
-                .map_err(|error| wrong(format!("is no PEM: {}", with_causes(&error.without_url()))))?;
-            if certificates.is_empty() {
-                return Err(wrong("holds no PEM certificate".to_owned()));
-            }
-            client = client.tls_certs_merge(certificates);
-        } else if !address.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:")) {
-            // Plain HTTP must work where no certificate authorities are installed.
-            client = client.tls_certs_only([]);
-        }
+        let client = trusting(client, "telemetry.ca_file", settings.ca_file.as_deref(), is_https(&address))?;
         let client = Client {
-            client: client.build().map_err(|error| fault(&with_causes(&error.without_url())))?,
+            client: client.build().map_err(|error| fault(&cause(error)))?,
             runtime,
             failing: AtomicBool::new(false),
             address: address.clone(),
