@@ -5,7 +5,7 @@
 //! ERP queries    ─▶ window ▶ fetch ▶ diff ▶ change ▶ publish ─▶ change topics
 //! ```
 //!
-//! Imports point one way: `cli → app → {sink, source, ops} → {erp, kafka, schema, telemetry} → {config, board, metrics, http_client, fault, decimal, clock, crash}`.
+//! Imports point one way: `cli → app → {sink, source, ops} → {erp, kafka, schema, telemetry} → {config, board, metrics, http_client, fault, decimal, clock, text, crash}`.
 //! The two routes never import each other; the simulator imports nothing of the client.
 
 pub mod app;
@@ -29,5 +29,6 @@ pub mod decimal;
 pub mod fault;
 pub(crate) mod http_client;
 pub mod metrics;
+pub(crate) mod text;
 
 pub mod simulator;

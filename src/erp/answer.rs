@@ -7,6 +7,8 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::text::shortened;
+
 use super::{
     Answer, Call, NotExecuted, QueryFault, Refusal,
     http::Reply,
@@ -62,10 +64,7 @@ impl Context<'_> {
         const MOST: usize = 1000;
         let text = text.unwrap_or_default();
         let text = if self.signature.is_empty() { text } else { text.replace(self.signature, "…") };
-        match text.char_indices().nth(MOST) {
-            Some((end, _)) => text.get(..end).map(|head| format!("{head}…")).unwrap_or_default(),
-            None => text,
-        }
+        shortened(&text, MOST)
     }
 
     fn refusal(&self, row: Row, code: Option<i64>, mut message: String) -> (Meaning, Refusal) {

@@ -10,6 +10,7 @@ use crate::{
     metrics::Hop,
     schema::{LearnFault, Outcome},
     telemetry::Trace,
+    text::shortened,
 };
 
 use super::{
@@ -17,7 +18,7 @@ use super::{
     decision::Decision,
     engine::{End, Engine, Happened, Ready, Slot, Waits},
     journal::{Known, Verdict, judge},
-    letter::{Spared, first_sent, replays, shortened},
+    letter::{Spared, first_sent, replays},
     partition::{Queued, Work, its_turn},
     placement::{Placement, Treatment, tells},
     settle::journal_key,

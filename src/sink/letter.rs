@@ -6,6 +6,7 @@ use crate::{
     clock::Timestamp,
     kafka::{Delivered, Outgoing, tool::Seen},
     schema::JournalEntry,
+    text::shortened,
 };
 
 use super::settle::Names;
@@ -114,15 +115,6 @@ impl Spared {
 
 /// Characters of a reason that are repeated: it may quote what it is about.
 const MOST_REASON: usize = 4000;
-
-/// A text of at most so many characters, and … where it was longer.
-#[must_use]
-pub fn shortened(text: &str, most: usize) -> String {
-    match text.char_indices().nth(most) {
-        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
-        None => text.to_owned(),
-    }
-}
 
 /// The same letter with less in it: `reason` says why.
 #[must_use]

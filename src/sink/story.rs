@@ -8,13 +8,14 @@ use crate::{
     erp::{Answer, Call},
     metrics::Hop,
     schema::{CommandResult, CreateReturnOutbound},
+    text::shortened,
 };
 
 use super::{
     command::Parsed,
     engine::{Engine, Ready},
     journal::{Finding, Step, Verdict},
-    letter::{Death, shortened},
+    letter::Death,
 };
 
 impl Parsed {

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// What stands higher may import what stands lower. Equal rank may import each other except where [`APART`] says no.
-const RANKS: [(&str, u32); 20] = [
+const RANKS: [(&str, u32); 21] = [
     ("main", 70),
     ("cli", 60),
     ("app", 50),
@@ -27,6 +27,7 @@ const RANKS: [(&str, u32); 20] = [
     ("fault", 10),
     ("http_client", 10),
     ("decimal", 10),
+    ("text", 10),
     ("clock", 10),
     ("crash", 10),
     ("lib", 80),
