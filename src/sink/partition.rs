@@ -145,6 +145,8 @@ pub struct Remembered {
     pub lost_at: Option<Timestamp>,
 }
 
+/// Offsets at the end of another partition's journal among which its newest barrier is looked for first.
+const NEAR: i64 = 10_000;
 /// Until the other partitions' journals are asked for again.
 const OTHERS_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
 
@@ -251,20 +253,31 @@ impl Restoring {
         counted.into_values().flatten().try_for_each(|counted| self.check_count(counted))
     }
 
-    /// By partition, the count its newest barrier holds.
+    /// By partition, the count its newest barrier holds. After a take-over it is near the end: only where it is not the whole
+    /// partition is read.
     async fn newest_counts(&self, partitions: Vec<i32>) -> Result<Result<BTreeMap<i32, Option<i32>>, ToolFault>, TakeOverFault> {
         let (kafka, topic, codec, runtime) =
             (self.settings.kafka.clone(), self.names.journal.to_string(), Arc::clone(&self.codec), tokio::runtime::Handle::current());
         let read = move || {
-            let mut counted = BTreeMap::new();
-            Scan::open(&kafka, &topic, Some(&partitions), &From::Beginning)?.run(|record, _| {
-                if record.key.as_deref().is_some_and(|key| key.starts_with(br##"["#barrier""##))
-                    && let Some(entry) = record.value.as_deref().and_then(|bytes| decode(&codec, &runtime, bytes).ok())
-                {
-                    counted.insert(record.partition, entry.partitions);
-                }
-                true
-            })?;
+            let newest = |only: &[i32], from: &From| {
+                let mut counted = BTreeMap::new();
+                Scan::open(&kafka, &topic, Some(only), from)?.run(|record, _| {
+                    if record.key.as_deref().is_some_and(|key| key.starts_with(br##"["#barrier""##))
+                        && let Some(entry) = record.value.as_deref().and_then(|bytes| decode(&codec, &runtime, bytes).ok())
+                    {
+                        counted.insert(record.partition, entry.partitions);
+                    }
+                    true
+                })?;
+                Ok(counted)
+            };
+            let ends = Scan::ends(&kafka, &topic)?;
+            let near = partitions.iter().filter_map(|partition| Some((*partition, ends.get(partition)?.saturating_sub(NEAR).max(0))));
+            let mut counted = newest(&[], &From::Offsets(near.collect()))?;
+            let far: Vec<i32> = partitions.into_iter().filter(|partition| !counted.contains_key(partition)).collect();
+            if !far.is_empty() {
+                counted.extend(newest(&far, &From::Beginning)?);
+            }
             Ok(counted)
         };
         tokio::task::spawn_blocking(read).await.map_err(|error| TakeOverFault::Refused(error.to_string()))
