@@ -48,13 +48,25 @@ impl Said {
         let found = self.0.iter().find(|(_, what)| what.windows(secret.len()).any(|window| window == secret.as_bytes()));
         found.map(|(who, _)| who.as_str())
     }
+
+    /// Who said something of a signature's form, if anybody did: one that was made and never sent is nowhere to be heard.
+    fn who_said_what_may_be_a_signature(&self, but: &str) -> Option<(&str, String)> {
+        self.0.iter().filter(|(who, _)| who != but).find_map(|(who, what)| {
+            let mut words = what.split(|byte| !byte.is_ascii_hexdigit());
+            let word = words.find(|word| word.len() == SIGNATURE && word.iter().all(|byte| !byte.is_ascii_uppercase()))?;
+            Some((who.as_str(), String::from_utf8_lossy(word).into_owned()))
+        })
+    }
 }
+
+/// Hexadecimal digits of a signature.
+const SIGNATURE: usize = 32;
 
 /// The values of `sign` in requests that were listened in on.
 fn signatures(heard: &[u8]) -> BTreeSet<String> {
     let text = String::from_utf8_lossy(heard);
     let values = text.split("sign=").skip(1).map(|rest| rest.chars().take_while(char::is_ascii_hexdigit).collect::<String>());
-    values.filter(|value| value.len() == 32).collect()
+    values.filter(|value| value.len() == SIGNATURE).collect()
 }
 
 /// The fault of each answer to `createOrder`, in this order; every command meets one.
@@ -132,6 +144,8 @@ impl Ears {
         for secret in self.secrets.iter().chain(&signatures) {
             assert_eq!(self.said.who_said(secret), None, "{secret} was said");
         }
+        // Of ours only the hash of a feed's filters has this form.
+        assert_eq!(self.said.who_said_what_may_be_a_signature(&self.rig.topics.feeds_state), None, "what is it?");
     }
 }
 
