@@ -44,7 +44,7 @@ pub(super) struct Shared {
 }
 
 /// A page is for people: more of them share a screen.
-const MAX_STREAMS: usize = 16;
+pub(super) const MAX_STREAMS: usize = 16;
 /// The only bodies there are: a log filter, nothing.
 const MAX_BODY: usize = 4 * 1024;
 

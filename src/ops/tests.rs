@@ -201,10 +201,54 @@ async fn connections_beyond_the_cap_are_closed_at_once() {
     }
     let mut one_more = TcpStream::connect(running.address).await.unwrap();
     let mut answer = Vec::new();
-    let _ = one_more.read_to_end(&mut answer).await;
-    assert!(answer.is_empty());
+    // Within less than a silent connection is suffered for.
+    let ended = timeout(HEAD_TIMEOUT / 2, one_more.read_to_end(&mut answer)).await;
+    assert!(ended.is_ok() && answer.is_empty());
     drop(idle);
     running.stop().await;
+}
+
+#[tokio::test]
+async fn live_pages_beyond_the_cap_are_told_so() {
+    let running = start(false, None).await;
+    let mut live = Vec::new();
+    for number in 0..=routes::MAX_STREAMS {
+        let mut stream = TcpStream::connect(running.address).await.unwrap();
+        stream.write_all(b"GET /events HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).await.unwrap();
+        let wanted = if number < routes::MAX_STREAMS { b"HTTP/1.1 200" } else { b"HTTP/1.1 503" };
+        assert_eq!(&head, wanted, "{number}");
+        live.push(stream);
+    }
+    drop(live);
+    running.stop().await;
+}
+
+/// How long a connection lasts on which this is sent and everything is read, by a clock that runs as fast as nothing happens.
+async fn lasts(request: &str) -> Duration {
+    let running = start(false, None).await;
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    tokio::time::pause();
+    let begun = Instant::now();
+    let _ = stream.read_to_end(&mut Vec::new()).await;
+    let lasted = begun.elapsed();
+    tokio::time::resume();
+    running.stop().await;
+    lasted
+}
+
+#[tokio::test]
+async fn no_connection_outlasts_its_time() {
+    const LEEWAY: Duration = Duration::from_secs(3);
+    let within = |lasted: Duration, limit: Duration| lasted + LEEWAY >= limit && lasted <= limit + LEEWAY;
+    let silent = lasts("G").await;
+    assert!(within(silent, HEAD_TIMEOUT), "{silent:?}");
+    let half = lasts("PUT /log HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\ndebug").await;
+    assert!(within(half, CONNECTION_TIMEOUT), "{half:?}");
+    let live = lasts("GET /events HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    assert!(within(live, STREAM_TIMEOUT), "{live:?}");
 }
 
 #[tokio::test]
