@@ -301,6 +301,15 @@ fn unwatched(error: &notify::Error) {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_file_that_is_none_of_ours_is_not_read() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(LARGEST_FILE).unwrap();
+        assert!(digest(file.path()).is_ok());
+        file.as_file().set_len(LARGEST_FILE + 1).unwrap();
+        assert_eq!(digest(file.path()), Err(format!("is larger than {LARGEST_FILE} bytes")));
+    }
+
     fn settings(folder: &Path, keys: &str) -> Settings {
         let text = format!(
             "[erp.flagship]\nurl = \"http://127.0.0.1:1/\"\nsid = \"s\"\nkey = \"k\"\nsecret_file = {:?}\n{keys}",

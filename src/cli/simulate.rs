@@ -20,7 +20,7 @@ Fault rules are target:fault=chance, divided by commas.
   targets  createOrder, purchaseReturns, outbounds, enterprise, query, all
   chance   a probability (0.02), or a count (3x: the next three)
   faults   executed, then no good answer: applied_timeout applied_reset applied_5xx applied_garbage truncated
-             flood(BYTES) drip
+             flood(BYTES) endless drip
            not executed: timeout reset 5xx garbage throttle concurrency inner_reject
            misconfigured: sid signature permission warehouse_access ip clock version second_factor
            the ERP's own failures: database applied_database other no_status

@@ -165,6 +165,8 @@ fn secret_files_are_read_without_their_last_newline() {
     assert_eq!(ok(&text, &[("WDT__HTTP__TOKEN", "env")]).settings.http.token.unwrap().expose_secret(), "env");
     std::fs::write(&path, "").unwrap();
     one(&text, &[], &["http.token_file", "is empty"]);
+    std::fs::write(&path, "x".repeat(64 * 1024 + 1)).unwrap();
+    one(&text, &[], &["http.token_file", "is larger than 65536 bytes"]);
     std::fs::remove_file(&path).unwrap();
     one(&text, &[], &["http.token_file", "cannot be read"]);
 }

@@ -10,7 +10,7 @@
 //! | `applied_timeout`, `applied_reset`, `applied_5xx`, `applied_garbage` | executed, then no answer until the client gives up; connection reset; 502; a page that is no JSON |
 //! | `timeout`, `reset`, `5xx`, `garbage` | the same without being executed |
 //! | `truncated` | executed; the answer breaks off in the middle |
-//! | `flood(BYTES)`, `drip` | executed; an answer of that many bytes, or one byte a second without end |
+//! | `flood(BYTES)`, `endless`, `drip` | executed; an answer of that many bytes, one without end, or one byte a second without end |
 //! | `throttle`, `concurrency` | refused as over the quota; not executed |
 //! | `slow(100ms)`, `slow(100ms..500ms)` | answered that much later |
 //! | `delayed_apply(2s)` | executed that long after it arrived, whether or not the connection still stands |
@@ -86,6 +86,7 @@ pub enum End {
     Truncated,
     /// This many bytes.
     Flood(u64),
+    Endless,
     /// One byte a second.
     Drip,
     /// A refusal the ERP itself could give.
@@ -164,6 +165,7 @@ impl FromStr for Fault {
             "garbage" => not_applied(End::Garbage),
             "truncated" => applied(End::Truncated),
             "flood" => applied(End::Flood(number()?)),
+            "endless" => applied(End::Endless),
             "drip" => applied(End::Drip),
             "throttle" => refusal(Refusal::Throttle),
             "concurrency" => refusal(Refusal::Concurrency),

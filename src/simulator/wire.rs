@@ -106,6 +106,8 @@ enum Sent {
     /// Declares one byte more than it sends.
     Truncated(Option<Bytes>),
     Flood(u64),
+    /// Declares no length.
+    Endless,
     Drip(Interval),
 }
 
@@ -127,6 +129,7 @@ impl Body for Sent {
                 *left -= chunk.len() as u64;
                 Some(Ok(Frame::data(Bytes::from_static(chunk))))
             }
+            Self::Endless => Some(Ok(Frame::data(Bytes::from_static(CHUNK)))),
             Self::Drip(interval) => {
                 ready!(interval.poll_tick(cx));
                 Some(Ok(Frame::data(Bytes::from_static(b" "))))
@@ -139,7 +142,7 @@ impl Body for Sent {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
             Self::Truncated(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64 + 1),
             Self::Flood(left) => SizeHint::with_exact(*left),
-            Self::Drip(_) => SizeHint::default(),
+            Self::Endless | Self::Drip(_) => SizeHint::default(),
         }
     }
 
@@ -284,6 +287,10 @@ impl Server {
             End::Flood(bytes) => {
                 open.answered("flood", false);
                 self.respond(200, Sent::Flood(bytes))
+            }
+            End::Endless => {
+                open.answered("endless", false);
+                self.respond(200, Sent::Endless)
             }
             End::Drip => {
                 open.answered("drip", false);

@@ -289,7 +289,7 @@ fn replace(value: &mut Value, rng: &mut Rng) {
 }
 
 fn any(rng: &mut Rng) -> Value {
-    match rng.below(16) {
+    match rng.below(17) {
         0 => Value::Null,
         1 => json!(rng.chance(50)),
         2 => json!(0),
@@ -305,6 +305,8 @@ fn any(rng: &mut Rng) -> Value {
         12 => json!({}),
         13 => json!([[[[[[[[1]]]]]]]]),
         14 => json!(100),
+        // A count that somebody may believe.
+        15 => json!(4_000_000_000_u64),
         _ => json!("超过每分钟最大调用频率限制"),
     }
 }

@@ -3,7 +3,10 @@
 use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -74,45 +77,74 @@ fn answers_without_end_cost_no_memory_and_others_go_on() {
     rig.config.set("commands", "call_timeout", "4s").set("commands", "settle_time", "4s");
     rig.erp.take_anything();
     rig.erp.seed(crate::kit::erp::Kind::Returns, 5);
-    for fault in
-        ["createOrder:flood(104857600)=2x", "purchaseReturns:flood(104857600)=2x", "createOrder:drip=2x", "purchaseReturns:drip=1x"]
-    {
+    // As many as a page is asked for at most, before the window counts as not read.
+    rig.erp.faults("purchaseReturns:flood(104857600)=3x");
+    let connector = rig.start();
+    // Without commands nobody but the feed asks.
+    let longer = |cap: u32| connector.log().matches(&format!("is longer than {cap} bytes")).count();
+    until("a window that is not read", PATIENCE, || (longer(32 << 20) > 0).then_some(()));
+    for fault in ["createOrder:flood(104857600)=2x", "createOrder:endless=1x", "createOrder:drip=2x", "purchaseReturns:drip=1x"] {
         rig.erp.faults(fault);
     }
-    let connector = rig.start();
     let all: Vec<_> = (0..20).map(|number| command(&format!("CT-{number}"), "c")).collect();
     rig.send_json(&all);
     let results = rig.results(all.len());
     assert!(results.iter().all(|result| result.outcome == Outcome::Created), "{results:?}");
     assert_eq!(rig.erp.orders().len(), all.len());
     crate::kit::records::Reader::new(&rig.topics.purchase_returns).at_least(5, PATIENCE);
+    // What two such answers take would fit: that none is taken in is told by the reasons.
+    assert_eq!(longer(1 << 20), 3, "{}", connector.log());
     assert_small(&connector);
 }
 
-/// Answers every request with more than any schema has, for as long as somebody reads.
-fn endless_registry() -> u16 {
+/// Answers every request with a schema without end, for as long as somebody reads; counts the requests. Between two pieces it
+/// rests for so long.
+fn endless_server(rest: Duration) -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
     thread::spawn(move || {
         for mut stream in listener.incoming().map_while(Result::ok) {
+            count.fetch_add(1, Ordering::Relaxed);
             thread::spawn(move || {
                 let _ = stream.read(&mut [0; 4096]);
                 let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{\"schema\": \"");
                 let piece = vec![b'x'; 64 * 1024];
-                while stream.write_all(&piece).is_ok() {}
+                while stream.write_all(&piece).is_ok() {
+                    thread::sleep(rest);
+                }
             });
         }
     });
-    port
+    (port, asked)
 }
 
 #[test]
 fn a_registry_without_end_is_one_sentence() {
     let mut rig = Rig::bare("schema").commands("avro");
-    rig.config.set("schema_registry", "url", format!("http://127.0.0.1:{}", endless_registry()));
+    rig.config.set("schema_registry", "url", format!("http://127.0.0.1:{}", endless_server(Duration::ZERO).0));
     let output = rig.verb(&["run"], b"");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("larger than 1048576 bytes"), "{said}");
+}
+
+#[test]
+fn a_collector_without_end_costs_no_memory_and_is_sent_the_next_batch() {
+    let mut rig = Rig::new("collector").commands("json");
+    // Within the time an export may take this is more than a process may have.
+    let (port, asked) = endless_server(Duration::from_millis(1));
+    rig.config.set("telemetry", "otlp_endpoint", format!("http://127.0.0.1:{port}"));
+    rig.erp.take_anything();
+    let connector = rig.start();
+    for number in 0.. {
+        if asked.load(Ordering::Relaxed) >= 3 {
+            break;
+        }
+        rig.send_json(&[command(&format!("CT-{number}"), "c")]);
+        rig.results(number + 1);
+    }
+    assert_small(&connector);
 }
 
 /// Gives every subject an id, and under any id a schema of 100 MB.
@@ -166,6 +198,18 @@ fn a_schema_of_100_megabytes_is_refused_by_its_id_and_the_stream_goes_on() {
     assert_small(&connector);
 }
 
+/// The pauses at a bound are seen by nothing more being read; how much was read by then.
+fn wait_until_reading_stops(connector: &Connector) -> usize {
+    let mut last = 0;
+    until("reading to stop", PATIENCE, || {
+        let now = connector.metric("wdt_connector_commands_received_total", &[]) as usize;
+        let stands = now > 0 && now == last;
+        last = now;
+        thread::sleep(Duration::from_millis(300));
+        stands.then_some(now)
+    })
+}
+
 /// The short form of `cargo bench --bench limits -- keys`: nothing is settled, so everything waits.
 #[test]
 fn a_hundred_thousand_keys_that_wait_are_not_held_in_memory() {
@@ -181,16 +225,7 @@ fn a_hundred_thousand_keys_that_wait_are_not_held_in_memory() {
     sender.flush();
     let connector = rig.start();
     connector.wait_log("consumption pauses", PATIENCE);
-    let received = || connector.metric("wdt_connector_commands_received_total", &[]) as usize;
-    // The pauses at the bound are seen by nothing more being read.
-    let mut last = 0;
-    let held = until("reading to stop", PATIENCE, || {
-        let now = received();
-        let stands = now > 0 && now == last;
-        last = now;
-        thread::sleep(Duration::from_millis(300));
-        stands.then_some(now)
-    });
+    let held = wait_until_reading_stops(&connector);
     crate::parts::say(&format!("{held} of {KEYS} commands are held"));
     assert!(held <= 10_000, "{held}");
     assert_small(&connector);
@@ -210,6 +245,36 @@ fn ten_thousand_entries_in_doubt_do_not_hold_up_other_keys() {
     let others: Vec<_> = (0..20).map(|number| command(&format!("CT-{number}"), "c")).collect();
     rig.send_json(&others);
     let results = rig.results(others.len());
+    assert!(results.iter().all(|result| result.outcome == Outcome::Created), "{results:?}");
+    assert_small(&connector);
+}
+
+/// Few enough to be held by their number, too many by their size: nearly all of them wait for the quota.
+#[test]
+fn large_commands_that_wait_are_not_held_in_memory() {
+    const COMMANDS: usize = 300;
+    let mut rig = Rig::new("large").commands("json");
+    rig.config.set("quota", "calls_per_minute", 60).set("quota", "burst", 1);
+    rig.erp.take_anything();
+    let sender = {
+        let mut client = broker().client();
+        client.set("compression.type", "lz4").set("message.max.bytes", "4000000").set("batch.num.messages", "1");
+        Sender::with(client)
+    };
+    // A header is kept for the dead letter there may be; no command is refused for one.
+    let header = "x".repeat(900_000);
+    for number in 0..COMMANDS {
+        let return_no = format!("CT-{number}");
+        let value = json_bytes(&command(&return_no, "c"));
+        sender.send(&rig.topics.commands, Some(return_no.as_bytes()), Some(&value), &[("origin", &header)]);
+        sender.flush();
+    }
+    let connector = rig.start();
+    let held = wait_until_reading_stops(&connector);
+    crate::parts::say(&format!("{held} of {COMMANDS} commands are held"));
+    assert!(held <= 100, "{held}");
+    // They go on as the quota lets them.
+    let results = rig.results(10);
     assert!(results.iter().all(|result| result.outcome == Outcome::Created), "{results:?}");
     assert_small(&connector);
 }

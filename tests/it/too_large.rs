@@ -74,6 +74,9 @@ fn what_is_too_large_to_be_answered_whole_is_answered_in_short() {
     let results = rig.results(5);
     let of = |return_no: &str| results.iter().find(|result| result.return_no == return_no).unwrap_or_else(|| panic!("{return_no}"));
     assert_eq!((of("CT-4").outcome, of("CT-6").outcome), (Outcome::Created, Outcome::Created), "the stream goes on");
+    let answered = read_all(&rig.topics.results);
+    let traced = answered.iter().find(|record| record.key_text() == "CT-4").unwrap();
+    assert!(traced.header("traceparent").is_some() && traced.header("tracestate").is_none(), "a trace without end does not travel on");
     let many = &of("CT-1").violations;
     assert!(many.len() <= 101 && many.last().unwrap().contains("79900 more"), "{} {:?}", many.len(), many.last());
     assert!(of("CT-3").violations.iter().any(|violation| violation.ends_with('…')), "{:?}", of("CT-3").violations.len());

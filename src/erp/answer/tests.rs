@@ -151,6 +151,10 @@ fn only_two_zeros_and_a_number_are_a_success() {
         assert_eq!(create(body), Answer::Created { outbound_no: "CH1".to_owned() }, "{body}");
     }
     assert_eq!(create(r#"{"status":0,"data":{"status":0,"message":42}}"#), Answer::Created { outbound_no: "42".to_owned() });
+    for (length, expected) in [(LONGEST_NUMBER, "created"), (LONGEST_NUMBER + 1, "unknown")] {
+        let number = "C".repeat(length);
+        assert_eq!(word(&create(&format!(r#"{{"status":0,"data":{{"status":0,"message":"{number}"}}}}"#))), expected, "{length}");
+    }
     for body in [
         "",
         "null",
