@@ -59,12 +59,13 @@ pub fn answer(call: Call, status: u16, body: &[u8]) -> Result<&'static str, Stri
             return Ok("unusable");
         }
         let read = record::decode(feed, edition, json);
-        let head = OutboundHead::read(json);
+        // Only outbound orders are looked up.
+        let head = (feed == Feed::ReturnOutbounds).then(|| OutboundHead::read(json));
         word = match (read, head) {
             (Ok(record), _) if record.drift.is_empty() => "a record",
             (Ok(_), _) => "a record with drift",
-            (Err(_), Ok(_)) => "only its head",
-            (Err(_), Err(_)) => "a misfit",
+            (Err(_), Some(Ok(_))) => "only its head",
+            (Err(_), Some(Err(_)) | None) => "a misfit",
         };
     }
     Ok(word)
