@@ -7,7 +7,7 @@
 //! | `GET /admin/requests` | `?after=SEQ&limit=N` | the last requests: `seq, call, at_ms, applied, answered, end` |
 //! | `GET /admin/orders` | `?return_no=` | [`Order`](super::Order)s that requests made |
 //! | `GET /admin/duplicates` | | markers with more than one order |
-//! | `GET /admin/records/{kind}` | `?edition=flagship\|enterprise&skip=N&limit=N` | records as a query answers them, digits untouched |
+//! | `GET /admin/records/{kind}` | `?edition=flagship\|enterprise&skip=N&limit=N` | records as a query answers them, digits untouched; 50 without a limit |
 //! | `GET /admin/records/{kind}/{number}` | `?edition=` | one of them |
 //! | `POST /admin/seed/{kind}` | [`Seeding`](super::Seeding): `count, from, to, status, edition, lines, return_no, warehouse_no` | `{"numbers":[…]}` |
 //! | `POST /admin/records/{kind}/{number}` | [`Change`](super::Change): `status, remark, …, modified, visible_after_ms, set, omit, restore` | the record |
@@ -113,6 +113,9 @@ async fn orders(State(control): State<Control>, Query(query): Query<OrdersQuery>
     good(&control.orders(query.return_no.as_deref()))
 }
 
+/// Records shown where nobody says how many.
+const PAGE: usize = 50;
+
 #[derive(Deserialize)]
 struct RecordsQuery {
     #[serde(default)]
@@ -123,7 +126,7 @@ struct RecordsQuery {
 }
 
 async fn records(State(control): State<Control>, Path(kind): Path<Kind>, Query(query): Query<RecordsQuery>) -> Response {
-    let records = control.records(kind, query.edition, query.skip, query.limit.unwrap_or(1000));
+    let records = control.records(kind, query.edition, query.skip, query.limit.unwrap_or(PAGE));
     raw(format!("[{}]", records.join(",\n")))
 }
 
