@@ -62,6 +62,8 @@ pub(super) struct Poller {
     known: BTreeSet<Lease>,
     /// Leases librdkafka was told to hold back (every lease begins paused).
     paused: BTreeSet<Lease>,
+    /// What is handed out is more than [`MOST_BYTES`], or was and is not yet half of it.
+    heavy: bool,
     /// The client met an error after which it does nothing more.
     broken: Option<String>,
     /// A provoked fault strikes once.
@@ -89,6 +91,7 @@ impl Poller {
             watchdog: Watchdog::new(Patience::of(kafka)),
             known: BTreeSet::new(),
             paused: BTreeSet::new(),
+            heavy: false,
             broken: None,
             sabotaged: false,
         })
@@ -232,7 +235,9 @@ impl Poller {
         let membership = self.shared.lock();
         let owned: BTreeSet<Lease> = membership.standing.ownership.all().into_iter().collect();
         self.paused.retain(|lease| owned.contains(lease));
-        let heavy = membership.flow.values().map(|flow| flow.bytes).sum::<usize>() >= MOST_BYTES;
+        let bytes = membership.flow.values().map(|flow| flow.bytes).sum::<usize>();
+        let was_heavy = self.heavy;
+        self.heavy = bytes >= if was_heavy { MOST_BYTES / 2 } else { MOST_BYTES };
         for lease in &owned {
             if !self.known.contains(lease) {
                 self.paused.insert(*lease);
@@ -241,7 +246,7 @@ impl Poller {
             let paused = self.paused.contains(lease);
             let outstanding = flow.outstanding.load(Ordering::Relaxed);
             let full = if paused { outstanding > self.options.pending_limit / 2 } else { outstanding >= self.options.pending_limit };
-            let hold = !flow.started || flow.held || full || (heavy && outstanding > 0);
+            let hold = !flow.started || flow.held || full || (self.heavy && outstanding > 0);
             if hold && !paused {
                 pause.add_partition(&self.options.topic, lease.partition);
                 self.paused.insert(*lease);
@@ -257,7 +262,10 @@ impl Poller {
                 tracing::warn!(%error, "a partition could not be paused or resumed");
             }
         }
-        self.wake(&resume);
+        // Large records are in no hurry: each fetch of them costs as much memory again.
+        if !was_heavy {
+            self.wake(&resume);
+        }
     }
 
     /// Has the resumed partitions fetched at once. librdkafka's thread for a broker all of whose partitions were paused sleeps
