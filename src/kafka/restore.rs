@@ -62,9 +62,8 @@ pub enum TakeOverFault {
     Emptied { topic: String, partition: i32, offset: i64 },
 }
 
-/// Receives every entry of the compacted topic: partition, key, value (`None`: a tombstone), and when it was written, in
-/// milliseconds since 1970.
-pub type Apply = Box<dyn FnMut(i32, &[u8], Option<&[u8]>, Option<i64>) -> Result<(), String> + Send>;
+/// Receives every entry of the compacted topic: partition, key, value (`None`: a tombstone).
+pub type Apply = Box<dyn FnMut(i32, &[u8], Option<&[u8]>) -> Result<(), String> + Send>;
 
 /// How long one request for offsets may take; pending transactions make it time out, and it is asked again.
 const REQUEST: Duration = Duration::from_secs(3);
@@ -294,8 +293,7 @@ impl Reader {
                 open.remove(&partition);
             } else {
                 *entries.entry(partition).or_default() += 1;
-                let written_at = message.timestamp().to_millis();
-                apply(partition, message.key().unwrap_or_default(), message.payload(), written_at).map_err(TakeOverFault::Refused)?;
+                apply(partition, message.key().unwrap_or_default(), message.payload()).map_err(TakeOverFault::Refused)?;
                 crash::point(Point::TakeOverRead);
             }
         }

@@ -307,7 +307,7 @@ impl Restoring {
             self.names.clone(),
             self.settings.commands.partitioner,
         );
-        Box::new(move |partition, key, value, _| {
+        Box::new(move |partition, key, value| {
             metrics.restored("commands");
             let mut remembered = remembered.lock().unwrap_or_else(PoisonError::into_inner);
             let journal = remembered.entry(partition).or_default();

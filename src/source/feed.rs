@@ -2,10 +2,7 @@
 //! knows what was committed.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -14,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     board::Pulse,
-    clock::{Moment, Timestamp},
+    clock::Moment,
     config::{Feed, FeedSettings},
     kafka::{Group, Lease, Loader, Store, TakeOver, TakeOverFault, Transactor, take_over},
     schema::{Checkpoint, Codec, DecodeFault, LearnFault},
@@ -123,9 +120,7 @@ impl FeedTask {
         let sid = parts.erp.sid(call_of(self.feed, edition));
         let (codec, markers) = (Arc::clone(&parts.codec), Arc::clone(&parts.markers));
         let scribe = Scribe::new(&parts.settings.topics, &parts.settings.kafka, self.feed, edition, &sid, codec, markers);
-        let (stored, written_at) = self.restore(&scribe, pulse).await?;
-        let since_checkpoint =
-            written_at.and_then(|at| u64::try_from(Timestamp::now().0 - at.0).ok()).map_or(Duration::ZERO, Duration::from_millis);
+        let stored = self.restore(&scribe, pulse).await?;
         // Before the first poll: a feed that is paused stays so through restarts and moves.
         self.cancel.run_until_cancelled(beating(pulse, parts.controls.settled())).await.ok_or(Stop::Over)?;
         self.wait_for_markers(pulse).await?;
@@ -141,7 +136,7 @@ impl FeedTask {
                 "the filters changed, so everything since the start is read again beside the live feed"
             ),
         }
-        Ok(Tenure::new(self, pulse, scribe, cursor, resumed != Resumed::AsLeft, since_checkpoint))
+        Ok(Tenure::new(self, pulse, scribe, cursor, resumed != Resumed::AsLeft))
     }
 
     /// Waits until the index of commands knows the journal as it is now. What it never comes to know stays null: an
@@ -163,22 +158,16 @@ impl FeedTask {
         Ok(())
     }
 
-    /// Takes the feed's partition over and fills the local store; gives the checkpoint found, and when it was written.
-    async fn restore(&self, scribe: &Scribe, pulse: &Pulse) -> Result<(Option<Checkpoint>, Option<Timestamp>), Stop> {
+    /// Takes the feed's partition over and fills the local store; gives the checkpoint found.
+    async fn restore(&self, scribe: &Scribe, pulse: &Pulse) -> Result<Option<Checkpoint>, Stop> {
         let began = Instant::now();
         let partition = self.feed.partition();
         self.store.clear(partition)?;
         let loading = Loading(Arc::new(Mutex::new(Some(Loader::new(self.store.clone())))));
-        let checkpoint = StateKey::checkpoint(self.feed);
-        let written_at = Arc::new(AtomicI64::new(i64::MAX));
         let apply = {
             let (loader, metrics) = (Arc::clone(&loading.0), Arc::clone(&self.parts.metrics));
-            let (checkpoint, written_at) = (checkpoint.bytes().to_vec(), Arc::clone(&written_at));
-            Box::new(move |partition: i32, key: &[u8], value: Option<&[u8]>, at: Option<i64>| {
+            Box::new(move |partition: i32, key: &[u8], value: Option<&[u8]>| {
                 metrics.restored("feeds");
-                if key == checkpoint {
-                    written_at.store(at.unwrap_or(i64::MAX), Ordering::Relaxed);
-                }
                 match &mut *loader.lock().unwrap_or_else(PoisonError::into_inner) {
                     Some(loader) => loader.push(partition, key, value).map_err(|fault| fault.to_string()),
                     None => Err("the take-over was given up".to_owned()),
@@ -201,11 +190,10 @@ impl FeedTask {
         }
         let took_ms = began.elapsed().as_millis();
         tracing::info!(feed.name = self.feed.name(), state.entries = entries, state.took_ms = took_ms, "feed taken over");
-        let Some(bytes) = self.store.get(partition, checkpoint.bytes())? else { return Ok((None, None)) };
-        let written_at = Some(written_at.load(Ordering::Relaxed)).filter(|at| *at < i64::MAX).map(Timestamp);
+        let Some(bytes) = self.store.get(partition, StateKey::checkpoint(self.feed).bytes())? else { return Ok(None) };
         loop {
             match self.parts.codec.decode_feed_state(&bytes) {
-                Ok(state) => return Ok((state.checkpoint, written_at)),
+                Ok(state) => return Ok(state.checkpoint),
                 Err(DecodeFault::UnknownSchemaId(id)) => learn(&self.parts.codec, &self.cancel, id).await?,
                 Err(DecodeFault::Malformed(reason)) => {
                     let reason = format!("the checkpoint of feed {} cannot be read: {reason}", self.feed.name());

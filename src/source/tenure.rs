@@ -13,7 +13,7 @@ use crate::{
     clock::{Moment, Timestamp},
     config::{FeedSettings, duration_text},
     crash::{self, Point},
-    erp::{Class, ErpNow, QueryFault},
+    erp::{Class, QueryFault},
     kafka::control::Controls,
     metrics::Hop,
 };
@@ -80,15 +80,6 @@ impl Schedule {
     }
 }
 
-/// When the ERP's clock was last seen to be right.
-struct ClockSeen {
-    at: Moment,
-    /// For so long before that nobody had looked.
-    before: Duration,
-    /// Read with answers that were asked for no later: the clock had passed it.
-    watermark: Timestamp,
-}
-
 /// One feed between a take-over and the end of its lease.
 pub(super) struct Tenure<'a> {
     pub task: &'a FeedTask,
@@ -105,7 +96,8 @@ pub(super) struct Tenure<'a> {
     /// The stored checkpoint lacks more than a moved watermark.
     unsaved: bool,
     pub(super) clock: ErpClock,
-    clock_seen: ClockSeen,
+    /// When the ERP's clock was last seen not to lie behind the watermark.
+    clock_seen: Option<Moment>,
     /// The ERP's clock lies further behind the watermark than the feed follows it.
     too_far: bool,
     live: Schedule,
@@ -121,8 +113,8 @@ pub(super) struct Tenure<'a> {
 }
 
 impl<'a> Tenure<'a> {
-    /// Begins where `cursor` stands; `unsaved` when that is more than the stored checkpoint says, which is so old.
-    pub fn new(task: &'a FeedTask, pulse: &'a Pulse, scribe: Scribe, cursor: Cursor, unsaved: bool, since_checkpoint: Duration) -> Self {
+    /// Begins where `cursor` stands; `unsaved` when that is more than the stored checkpoint says.
+    pub fn new(task: &'a FeedTask, pulse: &'a Pulse, scribe: Scribe, cursor: Cursor, unsaved: bool) -> Self {
         let settings = task.settings();
         let at = cursor.checkpoint();
         let publisher = Publisher {
@@ -142,7 +134,6 @@ impl<'a> Tenure<'a> {
         });
         task.status.ready();
         let began = |position| Began { at: Instant::now(), position, rows: 0 };
-        let clock_seen = ClockSeen { at: Moment::now(), before: since_checkpoint, watermark: at.watermark };
         let (first_read, backfilling) = (began(at.watermark), began(at.backfill_position.unwrap_or_default()));
         let schedule = || Schedule::new(settings);
         Self {
@@ -157,7 +148,7 @@ impl<'a> Tenure<'a> {
             saved: Instant::now(),
             unsaved,
             clock,
-            clock_seen,
+            clock_seen: None,
             too_far: false,
             live: schedule(),
             late: schedule(),
@@ -234,24 +225,13 @@ impl<'a> Tenure<'a> {
     }
 
     /// Goes back with the ERP's clock where somebody set it behind the watermark; what was published is not published again.
-    ///
-    /// It may have been set at any moment since it was last seen to be right, and have run on past the watermark by now. What
-    /// it showed at least from then on is what it shows now less the time that has gone by since, which is what it showed
-    /// then, and that was past the watermark of then, unless it was set back. By whose clock that time is told: in this
-    /// process by the one that nobody sets; between a checkpoint and the take-over that reads it by the wall clock, for want
-    /// of another. Should that be wrong, a stretch is read again in vain.
     async fn follow_the_erps_clock(&mut self) -> Result<(), Stop> {
         let (feed, edition) = (self.task.feed, self.settings.edition);
         let limits = self.limits();
         let Some(erp) = self.task.parts.erp.clock_now(edition) else { return Ok(()) };
-        let unseen = self.clock_seen.before + self.clock_seen.at.until(Moment::now());
-        let at_least = erp.at_most.minus(unseen);
-        let (shown, unseen) = if at_least < self.clock_seen.watermark { (at_least, Duration::ZERO) } else { (erp.at_most, unseen) };
-        match self.cursor.behind(shown, unseen, limits, self.settings.start) {
-            None => {
-                self.too_far = false;
-                self.clock_is_right(erp);
-            }
+        let unseen = self.clock_seen.map_or(Duration::ZERO, |seen| seen.until(Moment::now()));
+        match self.cursor.behind(erp.at_most, unseen, limits, self.settings.start) {
+            None => (self.clock_seen, self.too_far) = (Some(erp.asked), false),
             Some(Ok(next)) => {
                 self.too_far = false;
                 let (before, after) = (self.cursor.checkpoint().watermark, next.checkpoint().watermark);
@@ -262,32 +242,20 @@ impl<'a> Tenure<'a> {
                     "the ERP's clock was set back behind the watermark; what lies between is read again, and published only where it is new"
                 );
                 self.save(next).await?;
-                self.clock_is_right(erp);
                 self.due_now();
                 let cursor = &self.cursor;
                 self.task.status.feed(feed, |status| status.stand(cursor, limits));
             }
-            Some(Err(TooFar(back))) => {
-                if !std::mem::replace(&mut self.too_far, true) {
-                    tracing::error!(
-                        feed.name = feed.name(),
-                        "the ERP's clock was {} behind the watermark, too far to read again unasked; mend the clock if it still is, and say from where on to read with wdt-connector feeds set-watermark",
-                        duration_text(rounded(back))
-                    );
-                }
-                if erp.at_most >= self.cursor.checkpoint().watermark {
-                    self.clock_is_right(erp);
-                }
+            Some(Err(TooFar(back))) if !std::mem::replace(&mut self.too_far, true) => {
+                tracing::error!(
+                    feed.name = feed.name(),
+                    "the ERP's clock is {} behind the watermark, too far to read again unasked; mend the clock, or say from where on to read with wdt-connector feeds set-watermark",
+                    duration_text(rounded(back))
+                );
             }
+            Some(Err(TooFar(_))) => {}
         }
         Ok(())
-    }
-
-    /// An answer that was asked for before the take-over says nothing of the time since.
-    fn clock_is_right(&mut self, erp: ErpNow) {
-        if erp.asked > self.clock_seen.at {
-            self.clock_seen = ClockSeen { at: erp.asked, before: Duration::ZERO, watermark: self.cursor.checkpoint().watermark };
-        }
     }
 
     /// Every pass looks at once.
