@@ -13,6 +13,7 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, Producer as _},
     util::Timeout,
 };
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::{
     kit::{topics, unique},
@@ -21,11 +22,8 @@ use crate::{
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Consumes a topic and writes every record to another, in transactions that carry the offsets, as large as they come (at
-/// most 500 records): records a second.
-pub fn consume_and_produce(source: &str, count: usize) -> f64 {
-    let target = unique("ceiling");
-    topics::create(&[(&target, 4, &[("cleanup.policy", "delete")])]);
+/// A member of a group of its own.
+fn member(source: &str) -> BaseConsumer {
     let mut config = broker().client();
     config
         .set("group.id", unique("ceiling-group"))
@@ -34,10 +32,37 @@ pub fn consume_and_produce(source: &str, count: usize) -> f64 {
         .set("isolation.level", "read_committed");
     let consumer: BaseConsumer = config.create().expect("a consumer");
     consumer.subscribe(&[source]).expect("a subscription");
+    consumer
+}
+
+fn transactional() -> BaseProducer {
     let mut config = broker().client();
     config.set("transactional.id", unique("ceiling")).set("linger.ms", "0").set("compression.type", "lz4");
     let producer: BaseProducer = config.create().expect("a producer");
     producer.init_transactions(LIMIT).expect("transactions");
+    producer
+}
+
+/// Ends a transaction whose records are on their way, with these next offsets by partition.
+fn finish(producer: &BaseProducer, consumer: &BaseConsumer, source: &str, offsets: impl IntoIterator<Item = (i32, i64)>) {
+    while producer.in_flight_count() > 0 {
+        producer.poll(Duration::from_millis(1));
+    }
+    let mut list = TopicPartitionList::new();
+    for (partition, offset) in offsets {
+        list.add_partition_offset(source, partition, Offset::Offset(offset)).expect("an offset");
+    }
+    let metadata = consumer.group_metadata().expect("a member");
+    producer.send_offsets_to_transaction(&list, &metadata, LIMIT).expect("offsets");
+    producer.commit_transaction(Timeout::Never).expect("a commit");
+}
+
+/// Consumes a topic and writes every record to another, in transactions that carry the offsets, as large as they come (at
+/// most 500 records): records a second.
+pub fn consume_and_produce(source: &str, count: usize) -> f64 {
+    let target = unique("ceiling");
+    topics::create(&[(&target, 4, &[("cleanup.policy", "delete")])]);
+    let (consumer, producer) = (member(source), transactional());
     let mut done = 0;
     let mut began = None;
     while done < count {
@@ -55,16 +80,7 @@ pub fn consume_and_produce(source: &str, count: usize) -> f64 {
             taken += 1;
             next = if taken < 500 { consumer.poll(Duration::ZERO) } else { None };
         }
-        while producer.in_flight_count() > 0 {
-            producer.poll(Duration::from_millis(1));
-        }
-        let mut list = TopicPartitionList::new();
-        for (partition, offset) in offsets {
-            list.add_partition_offset(source, partition, Offset::Offset(offset)).expect("an offset");
-        }
-        let metadata = consumer.group_metadata().expect("a member");
-        producer.send_offsets_to_transaction(&list, &metadata, LIMIT).expect("offsets");
-        producer.commit_transaction(Timeout::Never).expect("a commit");
+        finish(&producer, &consumer, source, offsets);
         done += taken;
     }
     done as f64 / began.map_or(1.0, |began| began.elapsed().as_secs_f64())
@@ -74,15 +90,8 @@ pub fn consume_and_produce(source: &str, count: usize) -> f64 {
 pub fn transactions(source: &str, count: usize, rest: Duration) -> Vec<Duration> {
     let target = unique("ceiling");
     topics::create(&[(&target, 2, &[("cleanup.policy", "delete")])]);
-    let mut config = broker().client();
-    config.set("group.id", unique("ceiling-group")).set("auto.offset.reset", "earliest");
-    let consumer: BaseConsumer = config.create().expect("a consumer");
-    consumer.subscribe(&[source]).expect("a subscription");
+    let (consumer, producer) = (member(source), transactional());
     while consumer.poll(Duration::from_millis(200)).is_none() {}
-    let mut config = broker().client();
-    config.set("transactional.id", unique("ceiling")).set("linger.ms", "0").set("compression.type", "lz4");
-    let producer: BaseProducer = config.create().expect("a producer");
-    producer.init_transactions(LIMIT).expect("transactions");
     let mut took = Vec::with_capacity(count);
     // As many again come first: they meet a cold broker.
     for turn in 0..2 * count {
@@ -93,14 +102,7 @@ pub fn transactions(source: &str, count: usize, rest: Duration) -> Vec<Duration>
             let record = BaseRecord::<(), _>::to(&target).partition(partition).payload(&[b'x'; 600]);
             producer.send(record).map_err(|(fault, _)| fault).expect("room in the queue");
         }
-        while producer.in_flight_count() > 0 {
-            producer.poll(Duration::from_millis(1));
-        }
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(source, 0, Offset::Offset(0)).expect("an offset");
-        let metadata = consumer.group_metadata().expect("a member");
-        producer.send_offsets_to_transaction(&list, &metadata, LIMIT).expect("offsets");
-        producer.commit_transaction(Timeout::Never).expect("a commit");
+        finish(&producer, &consumer, source, [(0, 0)]);
         if turn >= count {
             took.push(began.elapsed());
         }
@@ -148,8 +150,8 @@ pub fn receive(bytes: usize, answers: usize) -> f64 {
 
 /// CPU seconds of this thread.
 fn thread_cpu() -> f64 {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
-    text.split_ascii_whitespace().next().and_then(|ns| ns.parse::<f64>().ok()).expect("nanoseconds") / 1e9
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 /// Writes the same values to another topic as fast as the broker takes them: records a second.

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use crate::config::{Edition, Feed, FlagshipSettings};
+use crate::config::{Feed, FlagshipSettings};
 
 use super::{
     Answer, BuildFault, Call, NotExecuted, OrderRequest, OutboundHead, QueryFault,
@@ -48,11 +48,7 @@ pub fn answer(call: Call, status: u16, body: &[u8]) -> Result<&'static str, Stri
             });
         }
     };
-    let (feed, edition) = match call {
-        Call::CreateOrder | Call::QueryPurchaseReturns => (Feed::PurchaseReturns, Edition::Flagship),
-        Call::QueryOutbounds => (Feed::ReturnOutbounds, Edition::Flagship),
-        Call::QueryOutboundsEnterprise => (Feed::ReturnOutbounds, Edition::Enterprise),
-    };
+    let (feed, edition) = (page::feed_of(call), call.edition());
     let mut word = "no record";
     for RawRecord { json, .. } in &rows {
         if !page::is_json(json) {

@@ -105,11 +105,11 @@ impl Http {
             let status = response.status().as_u16();
             let date = response.headers().get(DATE).and_then(|value| http_date(value.to_str().ok()?));
             let too_long = || format!("its answer (HTTP {status}) is longer than {} bytes", outgoing.cap);
-            if response.content_length().is_some_and(|length| usize::try_from(length).map_or(true, |length| length > outgoing.cap)) {
+            let announced = usize::try_from(response.content_length().unwrap_or_default()).unwrap_or(usize::MAX);
+            if announced > outgoing.cap {
                 return Err(too_long());
             }
-            let announced = response.content_length().and_then(|length| usize::try_from(length).ok());
-            let mut body = Vec::with_capacity(announced.unwrap_or_default());
+            let mut body = Vec::with_capacity(announced);
             while let Some(chunk) = response.chunk().await.map_err(cause)? {
                 if body.len() + chunk.len() > outgoing.cap {
                     return Err(too_long());

@@ -12,10 +12,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::{
     clock::Timestamp,
     config::{Feed, FeedSettings},
-    erp::{
-        Class, Erp, PageRequest, QueryFault,
-        record::{self, Record},
-    },
+    erp::{Class, Erp, PageRequest, QueryFault, record::Record},
     kafka::{Store, StoreFault},
     metrics::Metrics,
     schema::{Checkpoint, Codec, DecodeFault, FeedState, Op, StateKind},
@@ -23,7 +20,7 @@ use crate::{
 
 use super::{
     change::{StateKey, call_of},
-    diff::{Change, DiffFault, Differ, Finding, subject},
+    diff::{Change, DiffFault, Differ, Finding, decode, subject},
     fetch::{Ask, FetchFault, Gathered, Row, Rules, gather},
     query,
     reader::Reader,
@@ -389,8 +386,8 @@ impl Audit {
         let rules = Rules { call, page_size, budget: None, splittable: false, closes_at: None };
         let queries = query::of_record_anywhere(feed, &self.settings, &record);
         let Gathered::Rows { rows, .. } = gather(&mut self.reader, &queries, rules).await? else { return Ok(None) };
-        let answer = rows.into_iter().find(|row| row.id.as_deref() == Some(id));
-        Ok(answer.and_then(|row| record::decode(feed, self.settings.edition, &row.json).ok()).map(|record| record.modified))
+        let Some(row) = rows.into_iter().find(|row| row.id.as_deref() == Some(id)) else { return Ok(None) };
+        Ok(decode(feed, self.settings.edition, &row)?.ok().map(|record| record.modified))
     }
 
     async fn state(&self, key: &StateKey) -> Result<Option<FeedState>, AuditFault> {

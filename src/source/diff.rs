@@ -91,7 +91,7 @@ pub enum Finding {
 pub enum DiffFault {
     /// The answer with this row was none: it is to be asked for again.
     #[error(transparent)]
-    Answer(FetchFault),
+    Answer(#[from] FetchFault),
     /// The state was written with a schema of the registry that must be learnt first.
     #[error("schema id {0} of the feed's state is not known yet")]
     Learn(u32),
@@ -130,6 +130,19 @@ pub fn subject(feed: Feed) -> Subject {
     }
 }
 
+/// Decodes a row; the inner error is the record's.
+///
+/// # Errors
+/// [`FetchFault`] when the answer with this row was none, though it looked like one.
+pub(super) fn decode(feed: Feed, edition: Edition, row: &Row) -> Result<Result<Record, Misfit>, FetchFault> {
+    let decoded = record::decode(feed, edition, &row.json);
+    if decoded.is_err() && !is_json(&row.json) {
+        let reason = format!("a record of {} bytes in its answer is not JSON", row.json.len());
+        return Err(QueryFault::Unusable { call: call_of(feed, edition), reason }.into());
+    }
+    Ok(decoded)
+}
+
 impl Differ<'_> {
     /// Compares one row with the state.
     ///
@@ -144,9 +157,8 @@ impl Differ<'_> {
         if state.as_ref().is_some_and(|state| state.kind == StateKind::Record && state.content_hash == row.hash) {
             return Ok(Finding::Same);
         }
-        let record = match record::decode(self.feed, self.edition, &row.json) {
+        let record = match decode(self.feed, self.edition, &row)? {
             Ok(record) => record,
-            Err(_) if !is_json(&row.json) => return Err(DiffFault::Answer(self.broken(&row))),
             Err(misfit) => {
                 return Ok(if self.told(&row, &misfit)? { Finding::Same } else { Finding::Misfit { row, misfit } });
             }
@@ -181,17 +193,11 @@ impl Differ<'_> {
     /// # Errors
     /// [`FetchFault`] when it was damaged on the way.
     pub fn confirm(&self, kept: Kept, answer: Row) -> Result<Finding, FetchFault> {
-        Ok(match record::decode(self.feed, self.edition, &answer.json) {
-            Err(_) if !is_json(&answer.json) => return Err(self.broken(&answer)),
+        Ok(match decode(self.feed, self.edition, &answer)? {
             Err(misfit) => Finding::Misfit { row: answer, misfit },
             Ok(record) if kept.datum.as_deref() == Some(record.datum.as_slice()) => Finding::Same,
             Ok(record) => change(Op::Update, Some(kept), record, answer),
         })
-    }
-
-    fn broken(&self, row: &Row) -> FetchFault {
-        let reason = format!("a record of {} bytes in its answer is not JSON", row.json.len());
-        QueryFault::Unusable { call: call_of(self.feed, self.edition), reason }.into()
     }
 
     fn state(&self, key: &StateKey) -> Result<Option<FeedState>, DiffFault> {

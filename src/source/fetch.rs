@@ -110,28 +110,22 @@ impl<R> Plan<R> {
     /// Takes the page that was asked for. `count` is the ERP's, where it was asked for. The same record twice: the
     /// later read wins.
     pub fn consume(&mut self, page: Vec<(Arc<str>, R)>, count: u64) -> Option<Verdict> {
-        let keys = || page.iter().map(|(key, _)| Arc::clone(key)).collect::<BTreeSet<_>>();
-        match self.step {
-            Step::First => {
-                self.pages = u32::try_from(count.div_ceil(u64::from(self.page_size))).unwrap_or(u32::MAX);
-                if self.pages > 1 {
-                    self.first = keys();
-                }
-            }
-            // Members only move down, so a later page can't show what page 0 showed.
-            Step::Down(_) => self.all_alike = self.all_alike && !page.is_empty() && keys() == self.first,
-            Step::Last => {}
-        }
+        // Of no use once two pages have differed.
+        let keys: BTreeSet<Arc<str>> = page.iter().filter(|_| self.all_alike).map(|(key, _)| Arc::clone(key)).collect();
         self.rows.extend(page);
         let next = match self.step {
-            Step::First if self.pages <= 1 => return Some(self.verdict(count)),
-            Step::First => Step::Down(self.pages - 1),
-            Step::Down(page) => {
-                if page > 1 {
-                    Step::Down(page - 1)
-                } else {
-                    Step::Last
+            Step::First => {
+                self.pages = u32::try_from(count.div_ceil(u64::from(self.page_size))).unwrap_or(u32::MAX);
+                self.first = keys;
+                if self.pages <= 1 {
+                    return Some(self.verdict(count));
                 }
+                Step::Down(self.pages - 1)
+            }
+            Step::Down(page) => {
+                // Members only move down, so a later page can't show what page 0 showed.
+                self.all_alike &= !keys.is_empty() && keys == self.first;
+                if page > 1 { Step::Down(page - 1) } else { Step::Last }
             }
             Step::Last => return Some(self.verdict(count)),
         };
