@@ -257,6 +257,7 @@ impl fmt::Debug for dyn SendGuard {
 pub type SharedGuard = Arc<dyn SendGuard>;
 
 mod answer;
+mod brackets;
 mod budget;
 pub mod client;
 mod edition;

@@ -11,7 +11,7 @@ use serde::de::IgnoredAny;
 
 use crate::config::Feed;
 
-use super::{Call, answer::Rows, record};
+use super::{Call, answer::Rows, brackets::closed, record};
 
 /// One record as the ERP sent it; a part of the answer, not a copy.
 #[derive(Clone, Debug)]
@@ -202,7 +202,7 @@ impl<'a> Skim<'a> {
         let start = self.at;
         match first {
             b'"' => self.at = string_end(self.text, start + 1)?,
-            b'{' | b'[' => self.at = closed(self.text, start, 0)?,
+            b'{' | b'[' => self.at = closed(self.text, start + 1, 1)?,
             _ => {
                 let rest = self.text.get(start..)?;
                 let length = rest.iter().position(|byte| matches!(byte, b',' | b'}' | b']' | b' ' | b'\n' | b'\r' | b'\t'));
@@ -269,27 +269,6 @@ fn string_end(text: &[u8], mut at: usize) -> Option<usize> {
         match text.get(at)? {
             b'"' => return Some(at + 1),
             b'\\' => at += 2,
-            _ => at += 1,
-        }
-    }
-}
-
-/// Behind the bracket that closes the `depth` brackets open at `at`; with 0, the ones that open there.
-fn closed(text: &[u8], mut at: usize, mut depth: usize) -> Option<usize> {
-    loop {
-        match text.get(at)? {
-            b'"' => at = string_end(text, at + 1)?,
-            b'{' | b'[' => {
-                depth += 1;
-                at += 1;
-            }
-            b'}' | b']' => {
-                depth = depth.checked_sub(1)?;
-                at += 1;
-                if depth == 0 {
-                    return Some(at);
-                }
-            }
             _ => at += 1,
         }
     }
