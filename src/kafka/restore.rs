@@ -162,7 +162,7 @@ async fn write_barriers(
             .collect();
         let records = partitions
             .iter()
-            .map(|partition| Outgoing { partition: Some(partition.lease.partition), ..partition.barrier.clone() })
+            .map(|partition| Arc::new(Outgoing { partition: Some(partition.lease.partition), ..partition.barrier.clone() }))
             .collect();
         match transactor.commit(Batch { group: group.clone(), positions, records }).await {
             // Unknown is harmless here: a barrier that was written after all is read past.

@@ -72,6 +72,14 @@ impl View {
 /// One change: a key with its new value, or without one to delete it.
 pub type Change = (Vec<u8>, Option<Vec<u8>>);
 
+/// The same, borrowed.
+pub type ChangeRef<'a> = (&'a [u8], Option<&'a [u8]>);
+
+/// Changes as [`Store::apply`] takes them.
+pub fn borrowed(changes: &[Change]) -> impl Iterator<Item = ChangeRef<'_>> {
+    changes.iter().map(|(key, value)| (key.as_slice(), value.as_deref()))
+}
+
 impl Store {
     /// Opens an empty store `name` under `cache_dir`, deleting what an earlier process left.
     ///
@@ -133,7 +141,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreFault`].
-    pub fn apply(&self, partition: i32, changes: &[Change]) -> Result<(), StoreFault> {
+    pub fn apply<'a>(&self, partition: i32, changes: impl IntoIterator<Item = ChangeRef<'a>>) -> Result<(), StoreFault> {
         self.apply_all([(partition, changes)])
     }
 
@@ -141,7 +149,10 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreFault`].
-    pub fn apply_all<'a>(&self, partitions: impl IntoIterator<Item = (i32, &'a [Change])>) -> Result<(), StoreFault> {
+    pub fn apply_all<'a, C>(&self, partitions: impl IntoIterator<Item = (i32, C)>) -> Result<(), StoreFault>
+    where
+        C: IntoIterator<Item = ChangeRef<'a>>,
+    {
         let mut transaction = self.database()?.begin_write().map_err(|error| self.fault(error))?;
         // The topic is the truth; nothing here has to survive the process.
         transaction.set_durability(Durability::None).map_err(|error| self.fault(error))?;
@@ -150,8 +161,8 @@ impl Store {
             let mut table = transaction.open_table(TableDefinition::<&[u8], &[u8]>::new(&name)).map_err(|error| self.fault(error))?;
             for (key, value) in changes {
                 match value {
-                    Some(value) => table.insert(key.as_slice(), value.as_slice()).map_err(|error| self.fault(error))?,
-                    None => table.remove(key.as_slice()).map_err(|error| self.fault(error))?,
+                    Some(value) => table.insert(key, value).map_err(|error| self.fault(error))?,
+                    None => table.remove(key).map_err(|error| self.fault(error))?,
                 };
             }
         }
@@ -273,7 +284,7 @@ fn write(store: &Store, mut batch: Collected) -> Result<(), StoreFault> {
     for changes in batch.values_mut() {
         changes.sort_by(|one, other| one.0.cmp(&other.0));
     }
-    store.apply_all(batch.iter().map(|(partition, changes)| (*partition, changes.as_slice())))
+    store.apply_all(batch.iter().map(|(partition, changes)| (*partition, borrowed(changes))))
 }
 
 /// Bytes collected before they are written; bounds the memory of a restore.
@@ -332,14 +343,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::create(folder.path(), "journal").unwrap();
         assert_eq!(store.get(0, b"a").unwrap(), None);
-        store
-            .apply(0, &[(b"a".to_vec(), Some(b"1".to_vec())), (b"b".to_vec(), Some(b"2".to_vec())), (b"a".to_vec(), Some(b"3".to_vec()))])
-            .unwrap();
-        store.apply(0, &[(b"b".to_vec(), None)]).unwrap();
+        store.apply(0, [(&b"a"[..], Some(&b"1"[..])), (&b"b"[..], Some(&b"2"[..])), (&b"a"[..], Some(&b"3"[..]))]).unwrap();
+        store.apply(0, [(&b"b"[..], None)]).unwrap();
         assert_eq!(store.get(0, b"a").unwrap().as_deref(), Some(&b"3"[..]));
         assert_eq!(store.get_many(0, &[b"b", b"a"]).unwrap(), vec![None, Some(b"3".to_vec())]);
         assert_eq!(store.get(1, b"a").unwrap(), None);
-        store.apply(0, &[(b"c".to_vec(), Some(b"4".to_vec())), (b"d".to_vec(), Some(b"5".to_vec()))]).unwrap();
+        store.apply(0, [(&b"c"[..], Some(&b"4"[..])), (&b"d"[..], Some(&b"5"[..]))]).unwrap();
         let keys = |after: Option<&[u8]>, most| store.page(0, after, most).unwrap().into_iter().map(|(key, _)| key).collect::<Vec<_>>();
         assert_eq!(keys(None, 2), [b"a", b"c"]);
         assert_eq!(keys(Some(b"a"), 5), [b"c", b"d"]);

@@ -66,7 +66,7 @@ pub struct Position {
 pub struct Batch {
     pub group: Group,
     pub positions: Vec<Position>,
-    pub records: Vec<Outgoing>,
+    pub records: Vec<Arc<Outgoing>>,
 }
 
 /// What became of a batch that was not committed.

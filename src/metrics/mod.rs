@@ -225,7 +225,12 @@ impl Metrics {
 
     /// What came out of a hop: a word of the hop's own closed set.
     pub fn hop(&self, hop: Hop, outcome: &'static str) {
-        self.hop_outcomes.get_or_create(&[("route", hop.route()), ("hop", hop.name()), ("outcome", outcome)]).inc();
+        self.hops(hop, outcome, 1);
+    }
+
+    /// So many came out of a hop this way.
+    pub fn hops(&self, hop: Hop, outcome: &'static str, times: usize) {
+        self.hop_outcomes.get_or_create(&[("route", hop.route()), ("hop", hop.name()), ("outcome", outcome)]).inc_by(count(times));
     }
 
     /// How long a hop took, its waiting included.

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use crate::{
     clock::{Moment, Timestamp},
     crash::{self, Point},
-    kafka::{Batch, Change, CommitFault, Lease, Outgoing, Position, REST},
+    kafka::{Batch, Change, CommitFault, Lease, Outgoing, Position, REST, borrowed},
     metrics::Hop,
     schema::{EntryKind, Outcome, SchemaFault},
 };
@@ -118,7 +118,7 @@ impl Engine<'_> {
                 Some(Position { lease: *lease, offset, metadata })
             })
             .collect();
-        let batch = Batch { group: self.group.clone(), positions, records };
+        let batch = Batch { group: self.group.clone(), positions, records: records.into_iter().map(Arc::new).collect() };
         self.committing = Some(commit);
         self.left_lately = std::mem::take(&mut self.left).max(self.left_lately / 2);
         self.counts.transactions += 1;
@@ -386,7 +386,7 @@ impl Engine<'_> {
         if !commit.ready.is_empty() {
             crash::point(Point::OutcomeCommitted);
         }
-        let changes = commit.changes.iter().map(|(partition, changes)| (*partition, changes.as_slice()));
+        let changes = commit.changes.iter().map(|(partition, changes)| (*partition, borrowed(changes)));
         if !commit.changes.is_empty() {
             self.store.apply_all(changes).map_err(|fault| fault.to_string())?;
         }

@@ -14,7 +14,7 @@ use crate::{
     clock::{Moment, Timestamp},
     decimal::Decimal,
     erp::{Answer, OutboundHead},
-    kafka::{Change, Delivered, Lease, Outgoing, Ownership, Prefix, Standing, Store},
+    kafka::{Change, Delivered, Lease, Outgoing, Ownership, Prefix, Standing, Store, borrowed},
     schema::{CommandLine, CreateReturnOutbound},
     sink::journal::Step,
 };
@@ -181,10 +181,10 @@ fn the_journals_cache_takes_everything_twice() {
             .unwrap();
         found
     };
-    store.apply_all([(0, changes.as_slice())]).unwrap();
+    store.apply_all([(0, borrowed(&changes))]).unwrap();
     let once = all();
     assert_eq!(once, [(journal_key("R", "b"), vec![2])]);
-    store.apply_all([(0, changes.as_slice())]).unwrap();
+    store.apply_all([(0, borrowed(&changes))]).unwrap();
     assert_eq!(all(), once);
     // Another partition's are its own.
     store.clear(1).unwrap();

@@ -220,7 +220,7 @@ impl Audit {
         };
         for finding in findings {
             let difference = match finding {
-                Finding::Same => continue,
+                Finding::Same(_) | Finding::Told => continue,
                 Finding::Change(change) => {
                     let Change { op, record, .. } = *change;
                     let kind = match op {

@@ -96,19 +96,20 @@ pub fn call_of(feed: Feed, edition: Edition) -> Call {
 /// Two records that stand or fall together: what the world is told, and the state that says it was told.
 #[derive(Clone, Debug)]
 pub struct Piece {
-    pub event: Outgoing,
-    pub state: Outgoing,
+    pub event: Arc<Outgoing>,
+    pub state: Arc<Outgoing>,
     pub told: Told,
 }
 
 impl Piece {
     /// Leaves the ERP's JSON out of a dead letter that is too large for its topic; `false` where nothing is left to be left out.
     pub fn leave_out_json(&mut self) -> bool {
+        let event = Arc::make_mut(&mut self.event);
         let json = match self.told {
-            Told::DeadLetter => self.event.value.take(),
+            Told::DeadLetter => event.value.take(),
             Told::Event(_) => None,
         };
-        self.event.headers.extend(json.as_ref().map(|json| left_out(json.len())));
+        event.headers.extend(json.as_ref().map(|json| left_out(json.len())));
         json.is_some()
     }
 }
@@ -219,7 +220,8 @@ impl Scribe {
             ..self.entry(StateKind::Record)
         };
         let told = Told::Event(change.op.letter());
-        Ok(Piece { event, state: self.write(&StateKey::record(self.feed, &record.id), &state).map_err(unwritable)?, told })
+        let state = self.write(&StateKey::record(self.feed, &record.id), &state).map_err(unwritable)?;
+        Ok(Piece { event: event.into(), state: state.into(), told })
     }
 
     /// A record that does not fit: its JSON as the ERP sent it, and its hash, so that it is told once per content. JSON that
@@ -256,7 +258,8 @@ impl Scribe {
             content_hash: row.hash.to_vec(),
             ..self.entry(StateKind::DeadLetter)
         };
-        Ok(Piece { event, state: self.write(&StateKey::dead_letter(self.feed, id, &row.hash), &state)?, told: Told::DeadLetter })
+        let state = self.write(&StateKey::dead_letter(self.feed, id, &row.hash), &state)?;
+        Ok(Piece { event: event.into(), state: state.into(), told: Told::DeadLetter })
     }
 
     /// How far the feed has been read.

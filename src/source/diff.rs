@@ -73,8 +73,10 @@ pub struct Change {
 /// What came of one row.
 #[derive(Debug)]
 pub enum Finding {
-    /// Published already, or dead-lettered already with this very content.
-    Same,
+    /// The text that was published last.
+    Same(Row),
+    /// What it says was published already, or this very text is among the dead letters.
+    Told,
     Change(Box<Change>),
     AskAgain {
         kept: Kept,
@@ -155,12 +157,12 @@ impl Differ<'_> {
             None => None,
         };
         if state.as_ref().is_some_and(|state| state.kind == StateKind::Record && state.content_hash == row.hash) {
-            return Ok(Finding::Same);
+            return Ok(Finding::Same(row));
         }
         let record = match decode(self.feed, self.edition, &row)? {
             Ok(record) => record,
             Err(misfit) => {
-                return Ok(if self.told(&row, &misfit)? { Finding::Same } else { Finding::Misfit { row, misfit } });
+                return Ok(if self.told(&row, &misfit)? { Finding::Told } else { Finding::Misfit { row, misfit } });
             }
         };
         let key = StateKey::record(self.feed, &record.id);
@@ -169,7 +171,7 @@ impl Differ<'_> {
         }
         let kept = state.as_ref().filter(|state| state.kind == StateKind::Record).map(|state| self.kept(state));
         Ok(match judge(kept.as_ref(), Seen { modified: record.modified, asked_at: row.asked_at, datum: &record.datum }) {
-            Judgement::Same => Finding::Same,
+            Judgement::Same => Finding::Told,
             Judgement::Unseen => change(self.unseen, None, record, row),
             Judgement::Different => change(Op::Update, kept, record, row),
             Judgement::AskAgain => match kept {
@@ -195,7 +197,7 @@ impl Differ<'_> {
     pub fn confirm(&self, kept: Kept, answer: Row) -> Result<Finding, FetchFault> {
         Ok(match decode(self.feed, self.edition, &answer)? {
             Err(misfit) => Finding::Misfit { row: answer, misfit },
-            Ok(record) if kept.datum.as_deref() == Some(record.datum.as_slice()) => Finding::Same,
+            Ok(record) if kept.datum.as_deref() == Some(record.datum.as_slice()) => Finding::Told,
             Ok(record) => change(Op::Update, Some(kept), record, answer),
         })
     }

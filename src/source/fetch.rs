@@ -158,6 +158,11 @@ pub trait Ask {
 
     /// The count alarm: something entered a closed window.
     fn entered(&mut self, distinct: u64, count: u64);
+
+    /// Whether this is the content of record `id` that was published last; then nothing but its id is kept of it.
+    fn knows(&self, _id: &str, _hash: &[u8; 16]) -> bool {
+        false
+    }
 }
 
 /// What a read must keep to.
@@ -176,8 +181,8 @@ pub struct Rules {
 /// What came of a read.
 #[derive(Debug)]
 pub enum Gathered {
-    /// Everything, one row per record.
-    Rows { rows: Vec<Row>, pages: u32, calls: u32 },
+    /// Everything, one row per record, but for `known` more records that were recognised ([`Ask::knows`]).
+    Rows { rows: Vec<Row>, known: usize, pages: u32, calls: u32 },
     /// More pages than the budget: ask for a shorter window.
     TooLarge { pages: u32 },
     /// Something entered twice: ask for half the window.
@@ -213,11 +218,17 @@ pub async fn gather<A: Ask>(ask: &mut A, queries: &[Selection], rules: Rules) ->
             Read::Other(other) => return Ok(other),
         }
     }
-    Ok(Gathered::Rows { rows: rows.into_values().collect(), pages, calls })
+    let records = rows.len();
+    let rows: Vec<Row> = rows.into_values().flatten().collect();
+    Ok(Gathered::Rows { known: records - rows.len(), rows, pages, calls })
 }
 
 enum Read {
-    Rows { rows: BTreeMap<Arc<str>, Row>, pages: u32 },
+    /// Without a row where the record was recognised.
+    Rows {
+        rows: BTreeMap<Arc<str>, Option<Row>>,
+        pages: u32,
+    },
     Other(Gathered),
 }
 
@@ -246,7 +257,12 @@ async fn read<A: Ask>(ask: &mut A, query: &Selection, rules: Rules, before: u32,
                 None => 0,
             };
             let asked_at = page.asked_at_wall;
-            let rows = page.rows.into_iter().map(|record| Row::new(record, asked_at)).map(|row| (row.key(), row)).collect();
+            let row = |record| {
+                let row = Row::new(record, asked_at);
+                let known = row.id.as_deref().is_some_and(|id| ask.knows(id, &row.hash));
+                (row.key(), (!known).then_some(row))
+            };
+            let rows = page.rows.into_iter().map(row).collect();
             let verdict = plan.consume(rows, count);
             let pages = before.saturating_add(plan.pages());
             if rules.splittable && rules.budget.is_some_and(|budget| pages > budget) {

@@ -12,7 +12,7 @@ use std::sync::{
 use crate::{
     config::{KafkaSettings, Settings},
     kafka::{
-        Change, Store, StoreFault,
+        Change, Store, StoreFault, borrowed,
         follow::{Followed, Follower, follow},
     },
 };
@@ -149,7 +149,7 @@ impl Entries {
         if self.changes.is_empty() {
             return;
         }
-        let written = self.store.apply(TABLE, &self.changes);
+        let written = self.store.apply(TABLE, borrowed(&self.changes));
         self.changes.clear();
         if let Err(error) = written
             && !std::mem::replace(&mut self.failed, true)

@@ -21,6 +21,7 @@ pub mod change;
 pub mod diff;
 mod feed;
 pub mod fetch;
+mod known;
 pub mod markers;
 mod obey;
 pub mod order;

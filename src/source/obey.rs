@@ -109,7 +109,7 @@ impl Tenure<'_> {
 
     /// Makes a new cursor durable before it is used.
     pub(super) async fn save(&mut self, next: Cursor) -> Result<(), Stop> {
-        let checkpoint = self.scribe.checkpoint(next.checkpoint())?;
+        let checkpoint = self.scribe.checkpoint(next.checkpoint())?.into();
         self.publisher.publish(&[], Some(&checkpoint)).await?;
         self.cursor = next;
         self.is_saved();

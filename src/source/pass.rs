@@ -23,7 +23,7 @@ use super::{
     fetch::{FetchFault, Gathered, Row, Rules, gather},
     publish::{BATCH, Excess, PAUSE, PublishFault},
     query,
-    story::{Tales, since},
+    story::{SAME, Tales, since},
     tenure::Tenure,
     window::{Cursor, Limits, Pass, Window},
 };
@@ -64,11 +64,18 @@ enum Origin {
 }
 
 impl Tenure<'_> {
-    /// Publishes what is new in `rows`; the checkpoint goes with the last batch. An inner error is the ERP's, met
-    /// when it was asked about single records: the window is then read again, and nothing published comes twice.
-    pub(super) async fn publish(&mut self, rows: Vec<Row>, reading: &mut Reading) -> Result<Result<Counts, FetchFault>, Stop> {
+    /// Publishes what is new in `rows`, which are all but the `known` ones; the checkpoint goes with the last batch. An inner
+    /// error is the ERP's, met when it was asked about single records: the window is then read again, and nothing published
+    /// comes twice.
+    pub(super) async fn publish(
+        &mut self,
+        rows: Vec<Row>,
+        known: usize,
+        reading: &mut Reading,
+    ) -> Result<Result<Counts, FetchFault>, Stop> {
         let metrics = Arc::clone(&self.task.parts.metrics);
-        let mut counts = Counts::default();
+        metrics.hops(Hop::Diff(self.task.feed), SAME, known);
+        let mut counts = Counts { unchanged: known, ..Counts::default() };
         let mut items: VecDeque<Item> = VecDeque::new();
         let mut rows = rows.into_iter();
         loop {
@@ -92,7 +99,13 @@ impl Tenure<'_> {
                 match finding {
                     Finding::Change(change) => items.push_back(Item::Change(change)),
                     Finding::Misfit { row, misfit } => items.push_back(Item::DeadLetter(row, misfit)),
-                    Finding::Same | Finding::AskAgain { .. } => counts.unchanged += 1,
+                    Finding::Same(row) => {
+                        counts.unchanged += 1;
+                        if let Some(id) = &row.id {
+                            self.known.keep(id, row.hash);
+                        }
+                    }
+                    Finding::Told | Finding::AskAgain { .. } => counts.unchanged += 1,
                 }
             }
             // One batch is kept back: only the last knows that it is.
@@ -154,7 +167,7 @@ impl Tenure<'_> {
         let older_than = kept.modified;
         let finding = match rows.into_iter().find(|row| row.id.as_deref() == Some(record.id.as_str())) {
             // It moved on meanwhile, so a later window shows it.
-            None => Finding::Same,
+            None => Finding::Told,
             Some(answer) => {
                 let lookup = |_: &super::change::StateKey| Ok(None);
                 let judged =
@@ -209,7 +222,7 @@ impl Tenure<'_> {
                 reading.next.clone()
             };
             let save = last && (!drafts.is_empty() || self.must_save(&next));
-            let checkpoint = if save { Some(self.scribe.checkpoint(next.checkpoint())?) } else { None };
+            let checkpoint = if save { Some(self.scribe.checkpoint(next.checkpoint())?.into()) } else { None };
             let (pieces, origins): (Vec<Piece>, Vec<Origin>) = drafts.into_iter().unzip();
             let published = self.publisher.publish(&pieces, checkpoint.as_ref()).await;
             drafts = pieces.into_iter().zip(origins).collect();
@@ -283,7 +296,7 @@ impl Tenure<'_> {
     }
 
     /// Counts and tells what was published.
-    fn account(&self, published: impl Iterator<Item = Origin>, pass: Pass, counts: &mut Counts) {
+    fn account(&mut self, published: impl Iterator<Item = Origin>, pass: Pass, counts: &mut Counts) {
         let (feed, metrics) = (self.task.feed, &self.task.parts.metrics);
         let mut tales = Tales::default();
         let at = Timestamp::now();
@@ -291,6 +304,7 @@ impl Tenure<'_> {
             match origin {
                 Origin::Change(change, _) => {
                     counts.events += 1;
+                    self.known.keep(&change.record.id, change.row.hash);
                     tales.change(feed, pass, &change);
                     metrics.hop(Hop::Change(feed), change.op.letter());
                     if !matches!(change.op, Op::Read) {

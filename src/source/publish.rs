@@ -76,15 +76,15 @@ impl Publisher {
     ///
     /// # Errors
     /// [`PublishFault`].
-    pub async fn publish(&self, pieces: &[Piece], checkpoint: Option<&Outgoing>) -> Result<(), PublishFault> {
+    pub async fn publish(&self, pieces: &[Piece], checkpoint: Option<&Arc<Outgoing>>) -> Result<(), PublishFault> {
         if pieces.is_empty() && checkpoint.is_none() {
             return Ok(());
         }
         self.commit(pieces, checkpoint).await?;
         crash::point(Point::ChangesPublished);
         let states = pieces.iter().map(|piece| &piece.state).chain(checkpoint);
-        let entries: Vec<_> = states.map(|state| (state.key.clone().unwrap_or_default(), state.value.clone())).collect();
-        self.store.apply(self.feed.partition(), &entries)?;
+        let entries = states.map(|state| (state.key.as_deref().unwrap_or_default(), state.value.as_deref()));
+        self.store.apply(self.feed.partition(), entries)?;
         crash::point(Point::StateCached);
         for piece in pieces {
             match piece.told {
@@ -95,11 +95,11 @@ impl Publisher {
         Ok(())
     }
 
-    async fn commit(&self, pieces: &[Piece], checkpoint: Option<&Outgoing>) -> Result<(), PublishFault> {
+    async fn commit(&self, pieces: &[Piece], checkpoint: Option<&Arc<Outgoing>>) -> Result<(), PublishFault> {
         let mut pause = PAUSE;
         loop {
             let events = pieces.iter().map(|piece| &piece.event);
-            let records: Vec<Outgoing> = events.chain(pieces.iter().map(|piece| &piece.state)).chain(checkpoint).cloned().collect();
+            let records: Vec<Arc<Outgoing>> = events.chain(pieces.iter().map(|piece| &piece.state)).chain(checkpoint).cloned().collect();
             let count = records.len();
             // The position carries no meaning of its own: offsets in a transaction are what makes the broker check
             // that the group's generation is still ours.

@@ -19,6 +19,7 @@ use proptest::{
 use super::{
     diff::{Judgement, Kept, Seen, judge},
     fetch::{Ask, Gathered, Row, Rules, gather},
+    known::Known,
     query,
     window::{Cursor, ErpClock, Limits, Pace, Pass, Window, closes_at},
 };
@@ -77,6 +78,8 @@ struct FakeErp {
     script: VecDeque<Vec<Action>>,
     crashed: bool,
     calls: usize,
+    /// What the connector knows while it asks; few records, so that some are forgotten.
+    known: Known,
 }
 
 impl FakeErp {
@@ -133,6 +136,10 @@ impl Ask for FakeErp {
     }
 
     fn entered(&mut self, _distinct: u64, _count: u64) {}
+
+    fn knows(&self, id: &str, hash: &[u8; 16]) -> bool {
+        self.known.holds(id, hash)
+    }
 }
 
 struct Published {
@@ -178,7 +185,8 @@ impl Connector {
             window_pages: 3,
             ..super::tests::settings()
         };
-        let erp = FakeErp { now: 30, rows: BTreeMap::new(), contents: 0, order, script: script.into(), crashed: false, calls: 0 };
+        let (rows, known) = (BTreeMap::new(), Known::of(2));
+        let erp = FakeErp { now: 30, rows, contents: 0, order, script: script.into(), crashed: false, calls: 0, known };
         let cursor = Cursor::resume(None, settings.start, "").0;
         let pace = Pace::new(settings.window_pages);
         let (state, events) = (BTreeMap::new(), Vec::new());
@@ -194,6 +202,7 @@ impl Connector {
 
     fn restart(&mut self) {
         self.erp.crashed = false;
+        self.erp.known = Known::of(2);
         self.cursor = Cursor::resume(self.durable.clone(), self.settings.start, "").0;
     }
 
@@ -326,6 +335,7 @@ impl Connector {
             for (row, published) in changes.drain(..changes.len().min(2)) {
                 let kept = Kept { modified: Timestamp(published.modified * 1000), asked_at: row.asked_at, datum: Some(row.json.to_vec()) };
                 self.state.insert(published.id, kept);
+                self.erp.known.keep(&published.id.to_string(), row.hash);
                 self.events.push(published);
             }
             if changes.is_empty() {

@@ -20,10 +20,13 @@ use super::{
 /// Stories of one batch, at most: more would push each other off the board at once.
 const MOST: usize = 50;
 
+/// The outcome of a comparison that found nothing new.
+pub(super) const SAME: &str = "same";
+
 impl Finding {
     pub(super) fn word(&self) -> &'static str {
         match self {
-            Self::Same => "same",
+            Self::Same(_) | Self::Told => SAME,
             Self::Change(_) => "changed",
             Self::AskAgain { .. } => "ask_again",
             Self::Misfit { .. } => "misfit",

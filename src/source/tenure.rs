@@ -13,7 +13,7 @@ use crate::{
     clock::{Moment, Timestamp},
     config::{FeedSettings, duration_text},
     crash::{self, Point},
-    erp::{Class, QueryFault},
+    erp::{Class, Page, PageRequest, QueryFault, Selection},
     kafka::control::Controls,
     metrics::Hop,
 };
@@ -21,7 +21,8 @@ use crate::{
 use super::{
     change::{Scribe, call_of},
     feed::{BEAT, FeedTask, Stop, beating},
-    fetch::{FetchFault, Gathered, Rules, gather},
+    fetch::{Ask, FetchFault, Gathered, Rules, gather},
+    known::Known,
     obey::Woken,
     pass::{Counts, Reading},
     publish::Publisher,
@@ -37,6 +38,9 @@ use super::{
 /// windows are read again, and since state travels with its events nothing of them is published again. So an idle
 /// feed costs Kafka one small transaction in five minutes instead of one a poll.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
+
+/// The position of a backfill is written at least this often while it moves.
+const BACKFILL_EVERY: Duration = Duration::from_secs(1);
 
 /// Pauses after a failed window: 0.5 s, doubled each time up to this (or the poll interval, where that is shorter).
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -64,6 +68,26 @@ struct Began {
 impl Began {
     fn progress(&self, from: Timestamp, to: Timestamp, position: Timestamp) -> Progress {
         progress(from, to, position, self.position, self.rows, self.at.elapsed())
+    }
+}
+
+/// Asks like its reader, and recognises what was published.
+struct Knowing<'a> {
+    reader: &'a mut Reader,
+    known: &'a Known,
+}
+
+impl Ask for Knowing<'_> {
+    async fn ask(&mut self, selection: &Selection, page: PageRequest) -> Result<Page, QueryFault> {
+        self.reader.ask(selection, page).await
+    }
+
+    fn entered(&mut self, distinct: u64, count: u64) {
+        self.reader.entered(distinct, count);
+    }
+
+    fn knows(&self, id: &str, hash: &[u8; 16]) -> bool {
+        self.known.holds(id, hash)
     }
 }
 
@@ -108,6 +132,8 @@ pub(super) struct Tenure<'a> {
     backfilling: Began,
     /// When progress was logged last.
     told: Option<Instant>,
+    /// What was published last, as far as it was seen lately.
+    pub(super) known: Known,
     /// Deviating fields that were logged already.
     pub drift: HashSet<(String, &'static str)>,
 }
@@ -157,6 +183,7 @@ impl<'a> Tenure<'a> {
             first_read,
             backfilling,
             told: None,
+            known: Known::default(),
             drift: HashSet::new(),
         }
     }
@@ -289,10 +316,11 @@ impl<'a> Tenure<'a> {
         let queries = query::of_window(feed, self.settings, window);
         crash::point(Point::WindowChosen);
         let mut reader = self.reader(pass);
+        let mut knowing = Knowing { reader: &mut reader, known: &self.known };
         let began = Instant::now();
         let span = tracing::info_span!("window", feed.name = feed.name(), pass = pass.name(), window.start = %window.start, window.end = %window.end);
         let fetch = tracing::info_span!(parent: &span, "fetch");
-        let fetching = beating(self.pulse, gather(&mut reader, &queries, rules)).instrument(fetch);
+        let fetching = beating(self.pulse, gather(&mut knowing, &queries, rules)).instrument(fetch);
         let gathered = self.task.cancel.run_until_cancelled(fetching).await;
         self.note(&reader);
         if pass == Pass::Live {
@@ -332,12 +360,12 @@ impl<'a> Tenure<'a> {
                 self.schedule(pass).pace.split(window);
                 Ok(Turn::Again)
             }
-            Some(Ok(Gathered::Rows { rows, pages, calls })) => {
+            Some(Ok(Gathered::Rows { rows, known, pages, calls })) => {
                 crash::point(Point::WindowFetched);
-                let count = rows.len();
+                let count = rows.len() + known;
                 let mut reading = Reading { pass, window, limits, rows: count, next: self.cursor.after(pass, window, limits) };
                 let publish = tracing::info_span!(parent: &span, "publish", rows = count);
-                match self.publish(rows, &mut reading).instrument(publish).await? {
+                match self.publish(rows, known, &mut reading).instrument(publish).await? {
                     Ok(counts) => {
                         self.task.parts.metrics.feed_window(feed, pass.name(), count, counts.unchanged, calls as usize);
                         self.schedule(pass).pace.read(window, pages);
@@ -401,7 +429,8 @@ impl<'a> Tenure<'a> {
             || self.saved.elapsed() >= CHECKPOINT_EVERY
             || now.snapshot != then.snapshot
             // Whoever ordered it follows it there; and its windows are worth not being read again.
-            || now.backfill_position != then.backfill_position
+            || now.backfill_position.is_some() != then.backfill_position.is_some()
+            || now.backfill_position != then.backfill_position && self.saved.elapsed() >= BACKFILL_EVERY
     }
 
     /// Called with every checkpoint that was committed.
