@@ -129,7 +129,7 @@ fn records() -> Vec<Value> {
         let lookup = |key: &StateKey| Ok(held.get(key.bytes()).cloned());
         let differ = Differ { feed, edition, codec: &codec, unseen: Op::Create, lookup: &lookup };
         for row in &rows {
-            assert!(matches!(black_box(differ.compare(row.clone())), Ok(Finding::Same(_))), "same content");
+            assert!(matches!(black_box(differ.compare(row.clone())), Ok(Finding::Same(_) | Finding::Told)), "same content");
         }
     };
     let (same, spelt_otherwise) = (held(|hash| hash), held(|_| [0; 16]));
