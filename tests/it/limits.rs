@@ -15,6 +15,7 @@ use wdt_connector::schema::Outcome;
 
 use crate::{
     kit::{
+        Dice,
         commands::{command, json_bytes},
         connector::Connector,
         journal,
@@ -263,13 +264,8 @@ fn large_commands_that_wait_are_not_held_in_memory() {
     };
     // A header is kept for the dead letter there may be; no command is refused for one. lz4 finds nothing in it to save, so
     // that what is fetched is no more than what is handed out: bombs are another test's.
-    let mut dice = 1_u64;
-    let header: String = std::iter::repeat_with(|| {
-        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        char::from(b'!' + u8::try_from((dice >> 33) % 90).unwrap())
-    })
-    .take(900_000)
-    .collect();
+    let mut dice = Dice(1);
+    let header: String = std::iter::repeat_with(|| char::from(b'!' + u8::try_from(dice.roll(90)).unwrap())).take(900_000).collect();
     for number in 0..COMMANDS {
         let return_no = format!("CT-{number}");
         let value = json_bytes(&command(&return_no, "c"));
