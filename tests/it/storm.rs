@@ -3,7 +3,7 @@
 //! from the ERP's ledger and from Kafka. `benches/storm.rs` runs the same for as long as one likes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -11,7 +11,7 @@ use std::{
 use wdt_connector::schema::CreateReturnOutbound;
 
 use crate::{
-    kit::{Dice, commands::command, connector::Connector, kafka_proxy::KafkaProxy, ledger::Verdict, rig::Rig, until},
+    kit::{Dice, commands::command, connector::Connector, kafka_proxy::KafkaProxy, ledger::Verdict, records::Record, rig::Rig},
     parts::{PrivateBroker, say},
 };
 
@@ -106,10 +106,11 @@ pub struct Report {
 }
 
 struct Fleet {
+    /// Before the rig, whose folder holds their logs: what they said last is read when they are dropped.
+    members: Vec<Option<Connector>>,
     rig: Rig,
     broker: PrivateBroker,
     proxy: KafkaProxy,
-    members: Vec<Option<Connector>>,
     counts: BTreeMap<&'static str, u32>,
     ended_by_themselves: Vec<String>,
     unsound: bool,
@@ -183,10 +184,28 @@ impl Fleet {
         }
     }
 
+    /// Waits until nothing is left to be done; panics with what is left, and what the instances say of themselves.
+    fn settle(&mut self, what: &str, mut left: impl FnMut(&Self) -> Vec<String>) {
+        let deadline = Instant::now() + SETTLED;
+        loop {
+            self.supervise();
+            let left = left(self);
+            if left.is_empty() {
+                return;
+            }
+            if Instant::now() >= deadline {
+                let statuses = self.members.iter().flatten().map(|member| format!("{:#}", member.status()));
+                let statuses: Vec<String> = statuses.collect();
+                panic!("waited {SETTLED:?} in vain: {what}; left: {left:#?}; they say:\n{}", statuses.join("\n"));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// Markers that more than one order carries.
     fn duplicated(&self) -> bool {
         let orders = self.rig.erp.orders();
-        let markers: std::collections::BTreeSet<_> = orders.iter().map(|order| (&order.return_no, &order.marker)).collect();
+        let markers: BTreeSet<_> = orders.iter().map(|order| (&order.return_no, &order.marker)).collect();
         markers.len() < orders.len()
     }
 }
@@ -203,7 +222,7 @@ fn fleet(plan: &Plan) -> Option<Fleet> {
     rig.erp.latency(Duration::from_millis(60));
     rig.erp.faults(MISCHIEF);
     let (counts, ended_by_themselves) = (BTreeMap::new(), Vec::new());
-    let mut fleet = Fleet { rig, broker, proxy, members: vec![None, None], counts, ended_by_themselves, unsound: plan.unsound };
+    let mut fleet = Fleet { members: vec![None, None], rig, broker, proxy, counts, ended_by_themselves, unsound: plan.unsound };
     fleet.start(0);
     fleet.start(1);
     Some(fleet)
@@ -239,16 +258,16 @@ pub fn storm(plan: &Plan) -> Option<Report> {
     fleet.rig.erp.only_faults("query:slow(1ms)=0.01");
     let calm = Instant::now();
     let mut reader = fleet.rig.reader(&fleet.rig.topics.results);
-    until("every result", SETTLED, || {
-        fleet.supervise();
-        (reader.finish().len() >= commands.len()).then_some(())
+    fleet.settle("every result", |_| {
+        let answered: BTreeSet<String> = reader.finish().iter().map(Record::key_text).collect();
+        commands.iter().filter(|one| !answered.contains(&one.return_no)).map(|one| one.return_no.clone()).collect()
     });
     let settled_after = calm.elapsed();
     // No partition is left behind: every offset is committed, on both sides of every gap.
     let count = i64::try_from(commands.len()).expect("a count");
-    until("every offset", SETTLED, || {
-        fleet.supervise();
-        (fleet.rig.committed_sum() >= count).then_some(())
+    fleet.settle("every offset", |fleet| match fleet.rig.committed_sum() {
+        sum if sum >= count => Vec::new(),
+        sum => vec![format!("{} offsets of {count}", count - sum)],
     });
     reader.finish();
     let results: Vec<_> = reader.seen.iter().map(|record| fleet.rig.result(record)).collect();
