@@ -14,20 +14,23 @@ use crate::{
 
 use super::{
     call::{Question, ask, probe},
-    engine::{ABNORMAL, Engine, Happened, SlotId, Waits, Word},
+    engine::{ABNORMAL, Engine, Happened, Slot, SlotId, Waits, Word},
     journal::{Finding, Sight, Step},
     partition::Confirmed,
     settle::{journal_key, journal_prefix},
 };
 
 impl Engine<'_> {
-    pub(super) fn look_up(&mut self, id: SlotId, was_probe: bool) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
+    /// Asks about a command; says whether the question is on its way. It is not while the partition is being given back:
+    /// the next owner asks.
+    pub(super) fn look_up(&mut self, id: SlotId, was_probe: bool) -> bool {
+        let Some(slot) = self.slots.get_mut(&id) else { return false };
         if self.partitions.get(&slot.lease.partition).is_none_or(|partition| partition.draining) {
-            return;
+            return false;
         }
         if crash::fault(Fault::Resend) {
-            return self.step(id, Step::Intend);
+            self.step(id, Step::Intend);
+            return false;
         }
         slot.waits = Waits::Finding;
         slot.trace.enter(Hop::Call);
@@ -46,7 +49,7 @@ impl Engine<'_> {
         });
         if let Err(fault) = scanned {
             self.cache_failed = Some(fault.to_string());
-            return;
+            return false;
         }
         let question = Question {
             return_no: command.return_no.clone(),
@@ -66,6 +69,7 @@ impl Engine<'_> {
             word.tell(Happened::LookedUp { slot: id, finding, was_probe });
         };
         tokio::spawn(asking.instrument(span));
+        true
     }
 
     pub(super) fn looked_up(&mut self, id: SlotId, finding: Finding, was_probe: bool) {
@@ -119,11 +123,10 @@ impl Engine<'_> {
         self.new_proofs.push((lease, warehouse_no.to_owned()));
         self.confirmed.remove(warehouse_no);
         let now = Moment::now();
-        for (id, slot) in &mut self.slots {
-            if slot.waits == Waits::Proof && slot.accepted.command.warehouse_no == warehouse_no {
-                slot.waits = Waits::Ask;
-                self.timers.insert((now, *id));
-            }
+        let waits = |slot: &Slot| slot.waits == Waits::Proof && slot.accepted.command.warehouse_no == warehouse_no;
+        let waiting: Vec<SlotId> = self.slots.iter().filter(|(_, slot)| waits(slot)).map(|(id, _)| *id).collect();
+        for id in waiting {
+            self.wake_at(id, Waits::Ask, now);
         }
     }
 

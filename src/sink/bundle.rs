@@ -16,7 +16,7 @@ use crate::{
 
 use super::{
     call::{PAGE_SIZE, STATUSES, SUSPECT_MARGIN, orders},
-    engine::{Engine, Happened, SlotId, Waits},
+    engine::{ABNORMAL, Engine, Happened, SlotId, Waits, Word},
     journal::{Finding, Sight},
     validate::marker_of,
 };
@@ -82,10 +82,11 @@ impl Engine<'_> {
             }
         }
         self.counts.bundles += 1;
-        let (erp, timeout, happened) = (self.parts.erp.clone(), self.parts.settings.commands.call_timeout, self.happened.clone());
+        let (erp, timeout) = (self.parts.erp.clone(), self.parts.settings.commands.call_timeout);
+        let word = Word::new(&self.happened, Happened::Sighted { leases: leases.clone(), result: Err(ABNORMAL.to_owned()) });
         tokio::spawn(async move {
             let result = sight(&erp, period, &markers, timeout).await;
-            let _ = happened.send(Happened::Sighted { leases, result });
+            word.tell(Happened::Sighted { leases, result });
         });
     }
 
@@ -129,10 +130,7 @@ impl Engine<'_> {
                 self.counts.sighted += 1;
                 self.step(id, step);
             }
-            None => {
-                slot.waits = Waits::Ask;
-                self.timers.insert((now, id));
-            }
+            None => self.wake_at(id, Waits::Ask, now),
         }
     }
 }

@@ -52,7 +52,10 @@ pub(super) struct Slot {
     pub counted_in: Option<u64>,
     /// The recorded outcome a copy of a command in doubt repeats.
     pub recorded: Option<Box<JournalEntry>>,
+    /// Together with `due` it says the one place where the slot stands; whoever finds its id elsewhere passes over it.
     pub waits: Waits,
+    /// When its one timer goes off, if it has one ([`Engine::wake_at`]).
+    pub due: Option<Moment>,
     pub trace: Trace,
 }
 
@@ -187,7 +190,7 @@ pub(super) struct Engine<'a> {
     pub partitions: BTreeMap<i32, Partition>,
     pub slots: HashMap<SlotId, Slot>,
     pub next_slot: SlotId,
-    pub timers: BTreeSet<(Moment, SlotId)>,
+    timers: BTreeSet<(Moment, SlotId)>,
     pub admission: VecDeque<SlotId>,
     pub permits_pending: usize,
     pub intents: VecDeque<SlotId>,
@@ -225,6 +228,8 @@ pub(super) struct Engine<'a> {
     pub ends: EndOffsets,
     pub probing: bool,
     held: bool,
+    /// Whether the circuit was open when it was looked at last.
+    open: bool,
     restoring: BTreeSet<Lease>,
     joined: bool,
     drains: Vec<Drain>,
@@ -312,6 +317,7 @@ impl<'a> Engine<'a> {
             ends: EndOffsets::of(&parts.settings.kafka, &parts.settings.topics.commands),
             probing: false,
             held: false,
+            open: false,
             restoring: BTreeSet::new(),
             joined: false,
             drains: Vec::new(),
@@ -369,6 +375,29 @@ impl<'a> Engine<'a> {
         let probe = self.breaker.probe_at().filter(|_| !self.probing);
         let commit = (self.commit_after > now).then_some(self.commit_after);
         [due, probe, commit].into_iter().flatten().map(|at| now.until(at)).min().unwrap_or(TURN).min(TURN)
+    }
+
+    /// The slot waits for this until then; its earlier timer is void.
+    pub(super) fn wake_at(&mut self, id: SlotId, waits: Waits, at: Moment) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        slot.waits = waits;
+        if let Some(before) = slot.due.replace(at) {
+            self.timers.remove(&(before, id));
+        }
+        self.timers.insert((at, id));
+    }
+
+    /// The next slot whose timer has gone off.
+    pub(super) fn next_due(&mut self, now: Moment) -> Option<SlotId> {
+        while let Some((at, id)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
+            self.timers.remove(&(at, id));
+            // Of a slot that is gone a timer may be left.
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.due = None;
+                return Some(id);
+            }
+        }
+        None
     }
 
     /// Everything that follows from what happened.
@@ -583,9 +612,8 @@ impl<'a> Engine<'a> {
 
     /// The circuit breaker pauses consumption; the member keeps polling.
     fn hold(&mut self) {
-        let hold = matches!(self.breaker.circuit(), super::breaker::Circuit::Open { .. })
-            || self.paused.is_some()
-            || self.placement.misfit().is_some();
+        let open = matches!(self.breaker.circuit(), super::breaker::Circuit::Open { .. });
+        let hold = open || self.paused.is_some() || self.placement.misfit().is_some();
         for partition in self.partitions.values() {
             if hold {
                 self.group.pause(partition.lease);
@@ -593,14 +621,14 @@ impl<'a> Engine<'a> {
                 self.group.resume(partition.lease);
             }
         }
-        if hold != self.held {
-            self.held = hold;
-            if self.paused.is_some() || self.placement.misfit().is_some() {
-                // Said where it was found.
-            } else if hold {
+        self.held = hold;
+        // Of other reasons is said where they are found.
+        if open != self.open {
+            self.open = open;
+            if open {
                 tracing::warn!(circuit = ?self.breaker.circuit(), "consumption pauses until the ERP answers again");
             } else {
-                tracing::info!("the ERP answers again; consumption goes on");
+                tracing::info!("the ERP answers again");
             }
         }
     }

@@ -43,23 +43,17 @@ impl Engine<'_> {
                     // A decided absence begins a new attempt with an intent of its own.
                     slot.send_by = None;
                 }
-                slot.waits = Waits::Admission;
-                self.timers.insert((now.plus(pause), id));
+                self.wake_at(id, Waits::Admission, now.plus(pause));
             }
             Step::Again => {
                 let pause = slot.pauses.get_or_insert_with(|| Pauses::from(Duration::from_millis(200))).next_pause();
-                slot.waits = Waits::Admission;
-                self.timers.insert((now.plus(pause), id));
+                self.wake_at(id, Waits::Admission, now.plus(pause));
             }
-            Step::Ask { at } => {
-                slot.waits = Waits::Ask;
-                self.timers.insert((at, id));
-            }
+            Step::Ask { at } => self.wake_at(id, Waits::Ask, at),
             Step::AwaitProof { until } => {
-                slot.waits = Waits::Proof;
-                self.unproven.push(id);
-                self.timers.insert((until, id));
                 let warehouse_no = slot.accepted.command.warehouse_no.clone();
+                self.unproven.push(id);
+                self.wake_at(id, Waits::Proof, until);
                 self.seek_proof(&warehouse_no);
             }
             Step::Settle(ending) => {
@@ -84,26 +78,21 @@ impl Engine<'_> {
 
     /// Carries out everything whose time has come.
     pub(super) fn due(&mut self, now: Moment) {
-        while let Some((at, id)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
-            self.timers.remove(&(at, id));
-            let Some(slot) = self.slots.get_mut(&id) else { continue };
+        while let Some(id) = self.next_due(now) {
+            let Some(slot) = self.slots.get(&id) else { continue };
             match slot.waits {
                 Waits::Admission => self.admission.push_back(id),
-                Waits::Ask | Waits::Proof => {
-                    if let Some(probe_at) = self.breaker.probe_at() {
-                        // An open circuit is probed by one look-up at a time, when a probe is due.
-                        if self.probing || probe_at > now {
-                            let later = probe_at.max(now.plus(Duration::from_millis(200)));
-                            slot.waits = Waits::Ask;
-                            self.timers.insert((later, id));
-                            continue;
-                        }
-                        self.probing = true;
-                        self.look_up(id, true);
-                    } else {
+                Waits::Ask | Waits::Proof => match self.breaker.probe_at() {
+                    // An open circuit is probed by one look-up at a time, when a probe is due.
+                    Some(probe_at) if self.probing || probe_at > now => {
+                        self.wake_at(id, Waits::Ask, probe_at.max(now.plus(Duration::from_millis(200))));
+                    }
+                    // A question that does not leave probes nothing: the next one that is due does, or a probe of its own.
+                    Some(_) => self.probing = self.look_up(id, true),
+                    None => {
                         self.look_up(id, false);
                     }
-                }
+                },
                 Waits::Permit | Waits::Intent | Waits::Wire | Waits::Answer | Waits::Sighting | Waits::Finding | Waits::Settlement => {}
             }
         }
@@ -133,7 +122,7 @@ impl Engine<'_> {
         let ahead = self.committing.as_ref().map_or(0, super::commit::Commit::intents);
         while self.permits_pending + self.intents.len() + ahead + self.wire.len() + self.flying < most {
             let Some(id) = self.admission.pop_front() else { break };
-            let Some(slot) = self.slots.get_mut(&id) else { continue };
+            let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.waits == Waits::Admission) else { continue };
             if self.partitions.get(&slot.lease.partition).is_none_or(|partition| partition.draining) {
                 continue;
             }
@@ -184,7 +173,7 @@ impl Engine<'_> {
 
     pub(super) fn permitted(&mut self, id: SlotId, permit: Permit) {
         self.permits_pending = self.permits_pending.saturating_sub(1);
-        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.waits == Waits::Permit) else { return };
         slot.permit = Some(permit);
         crash::point(Point::CommandPermitted);
         self.permitted_now(id, Moment::now());
@@ -234,7 +223,7 @@ impl Engine<'_> {
         let most = self.parts.settings.commands.max_in_flight;
         while self.breaker.room(self.flying, most) > 0 {
             let Some(id) = self.wire.pop_front() else { break };
-            let Some(slot) = self.slots.get_mut(&id) else { continue };
+            let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.waits == Waits::Wire) else { continue };
             if self.partitions.get(&slot.lease.partition).is_none_or(|partition| partition.draining) {
                 continue;
             }

@@ -16,7 +16,7 @@ use crate::{
 use super::{
     command::{Parsed, parse},
     decision::Decision,
-    engine::{End, Engine, Happened, Ready, Slot, Waits},
+    engine::{ABNORMAL, End, Engine, Happened, Ready, Slot, Waits, Word},
     journal::{Known, Verdict, judge},
     letter::{Spared, first_sent, replays},
     partition::{Queued, Work, its_turn},
@@ -179,11 +179,12 @@ impl Engine<'_> {
     }
 
     fn learn(&self, lease: Lease, id: u32, pause: Duration) {
-        let (codec, happened) = (Arc::clone(&self.parts.codec), self.happened.clone());
+        let codec = Arc::clone(&self.parts.codec);
+        let word = Word::new(&self.happened, Happened::Learnt { lease, result: Err(LearnFault::Unavailable(ABNORMAL.to_owned())) });
         tokio::spawn(async move {
             tokio::time::sleep(pause).await;
             let result = codec.learn(id).await;
-            let _ = happened.send(Happened::Learnt { lease, result });
+            word.tell(Happened::Learnt { lease, result });
         });
     }
 
@@ -196,15 +197,16 @@ impl Engine<'_> {
             Ok(()) => self.read(first),
             Err(LearnFault::Unusable(reason)) => self.end(lease, Arc::new(first), Moment::now(), None, End::Poison(reason)),
             Err(LearnFault::Unavailable(reason)) => {
-                tracing::warn!(partition = lease.partition, %reason, "commands wait for the schema registry");
-                let Parsed::Unlearnt(id) = parse(&first, self.parts.settings.commands.format, &self.parts.codec) else {
-                    return self.read(first);
-                };
-                waiting.push_front(first);
-                if let Some(partition) = self.partitions.get_mut(&lease.partition) {
-                    partition.unlearnt = waiting;
+                if let Parsed::Unlearnt(id) = parse(&first, self.parts.settings.commands.format, &self.parts.codec) {
+                    tracing::warn!(partition = lease.partition, %reason, "commands wait for the schema registry");
+                    waiting.push_front(first);
+                    if let Some(partition) = self.partitions.get_mut(&lease.partition) {
+                        partition.unlearnt = waiting;
+                    }
+                    return self.learn(lease, id, Duration::from_secs(1));
                 }
-                return self.learn(lease, id, Duration::from_secs(1));
+                // Another partition has learnt it meanwhile.
+                self.read(first);
             }
         }
         // The first may wait for the next unknown schema already; everything else keeps its place behind it.
@@ -289,6 +291,7 @@ impl Engine<'_> {
                 counted_in: None,
                 recorded,
                 waits,
+                due: None,
                 trace: trace.clone(),
             };
             self.slots.insert(id, slot);
@@ -305,7 +308,7 @@ impl Engine<'_> {
             }
             Verdict::LookFirst(life) => {
                 let id = slot(life, None, Waits::Ask);
-                self.timers.insert((now, id));
+                self.wake_at(id, Waits::Ask, now);
             }
             Verdict::Resume(life) => {
                 let id = slot(life, None, Waits::Sighting);
@@ -313,7 +316,7 @@ impl Engine<'_> {
             }
             Verdict::Repeat(life, recorded) => {
                 let id = slot(life, Some(recorded), Waits::Ask);
-                self.timers.insert((now, id));
+                self.wake_at(id, Waits::Ask, now);
             }
             Verdict::Duplicate(entry) => self.end(lease, record, received, front, End::Copy { entry }),
             Verdict::Conflict => {

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::json;
@@ -161,6 +161,38 @@ fn look_ups_go_on_while_the_route_is_paused() {
     rig.erp.only_faults("");
     let result = rig.results(1).remove(0);
     assert_eq!((result.outcome, result.recovered), (Outcome::Created, true));
+}
+
+#[test]
+fn a_command_that_waited_for_a_proof_is_called_once_however_long_it_is_held_up_then() {
+    let mut rig = Rig::with_partitions("proven", 1).commands("avro");
+    let limit = Duration::from_secs(12);
+    rig.config.set("commands", "lookup_limit", format!("{}s", limit.as_secs())).set("commands", "max_visibility", "10s");
+    let commands = approved(&rig, "CT", 2);
+    let connector = rig.start();
+    // Nothing was created, and no look-up has ever shown one of our markers: absence proves nothing yet.
+    rig.erp.only_faults("createOrder:reset=1x");
+    rig.send(&commands[..1]);
+    let asked = |times: usize, how: &str| {
+        until(how, PATIENCE, || (connector.log().lines().filter(|line| line.contains(how)).count() >= times).then_some(()));
+    };
+    asked(2, "asked about a command in doubt");
+    let patient = Instant::now() + limit;
+    rig.erp.only_faults("createOrder:late(5s)=1x");
+    rig.send(&commands[1..]);
+    rig.results(1);
+    // Before the second order can be seen.
+    assert!(rig.verb(&["commands", "pause"], b"").status.success());
+    until("the pause", PATIENCE, || route(&connector)["paused"].is_string().then_some(()));
+    asked(1, "again=true");
+    assert_eq!(rig.erp.creates().received, 2, "the pause came before the proof");
+    // When its patience would have ended it has been in line for long.
+    until("the end of its patience", PATIENCE, || (Instant::now() > patient + Duration::from_secs(1)).then_some(()));
+    rig.erp.latency(Duration::from_millis(300));
+    assert!(rig.verb(&["commands", "resume"], b"").status.success());
+    let results = rig.results(2);
+    assert_once(&rig, &commands, &results);
+    assert_eq!((rig.erp.creates().received, rig.erp.order_count()), (3, 2));
 }
 
 #[test]
@@ -342,6 +374,35 @@ fn a_drain_that_runs_out_of_time_leaves_its_calls_to_the_next_owner() {
     let results = rig.results(4);
     assert_once(&rig, &commands, &results);
     assert!(results.iter().all(|result| result.recovered), "{results:?}");
+}
+
+#[test]
+fn partitions_given_back_during_an_outage_leave_nobody_without_probes() {
+    let mut rig = Rig::new("openrain").commands("avro");
+    // Everything is revoked from the first while the second joins: it drains for as long as calls are on the wire.
+    rig.config.kafka_property("partition.assignment.strategy", "range");
+    rig.config.set("commands", "call_timeout", "12s").set("commands", "drain_timeout", "8s").set("commands", "lookup_limit", "5m");
+    let (held, failing) = (approved(&rig, "HELD", 4), approved(&rig, "RESET", 40));
+    let known = approved(&rig, "KNOWN", 1);
+    let first = rig.start();
+    // With an order that exists, absence of others can be believed.
+    rig.send(&known);
+    rig.results(1);
+    rig.erp.only_faults("createOrder:timeout=4x");
+    rig.send(&held);
+    until("calls that are not answered", PATIENCE, || (rig.erp.creates().received == 5).then_some(()));
+    rig.erp.only_faults("createOrder:reset=1,query:5xx=1");
+    rig.send(&failing);
+    until("an open circuit", PATIENCE, || (route(&first)["circuit"] == "open").then_some(()));
+    rig.config.set("kafka", "instance", 1);
+    let second = rig.start();
+    until("the second's partitions", PATIENCE, || route(&second)["partitions"].as_array().is_some_and(|all| all.len() == 2).then_some(()));
+    rig.erp.only_faults("");
+    let results = rig.results(45);
+    assert_once(&rig, &held, &results);
+    assert_once(&rig, &failing, &results);
+    assert_eq!((results.len(), rig.erp.order_count()), (45, 45));
+    first.wait_log("the drain ran out of time", PATIENCE);
 }
 
 #[test]

@@ -102,6 +102,61 @@ fn return_in(partition: i32, nth: usize) -> String {
     all.filter(|name| partition_of(name.as_bytes(), 4, Partitioner::Murmur2) == Some(partition)).nth(nth).unwrap()
 }
 
+/// Registers what another program's next version writes: one field more, at the end. Returns its id.
+fn next_version(rig: &Rig, field: &str) -> u32 {
+    let text = std::fs::read_to_string(format!("{}/schemas/CreateReturnOutbound.avsc", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let mut next: serde_json::Value = serde_json::from_str(&text).unwrap();
+    next["fields"].as_array_mut().unwrap().push(json!({"name": field, "type": ["null", "string"], "default": null}));
+    let registered = ask("POST", &format!("/subjects/{}-next-value/versions", rig.topics.commands), &json!({"schema": next.to_string()}));
+    assert_eq!(registered.status, 200, "{}", registered.body);
+    u32::try_from(registered.json()["id"].as_u64().unwrap()).unwrap()
+}
+
+fn send_known(rig: &Rig, sender: &Sender, return_no: &str) {
+    let bytes = rig.codec().encode_command(&command(return_no, "c")).unwrap();
+    sender.send(&rig.topics.commands, Some(return_no.as_bytes()), Some(&bytes), &[]);
+}
+
+/// A command in the next version's schema.
+fn send_new(rig: &Rig, sender: &Sender, id: u32, return_no: &str) {
+    let datum = rig.codec().encode_command(&command(return_no, "c")).unwrap().split_off(5);
+    let bytes = [&[0][..], &id.to_be_bytes(), &datum, &[0]].concat();
+    sender.send(&rig.topics.commands, Some(return_no.as_bytes()), Some(&bytes), &[]);
+}
+
+#[test]
+fn what_waits_behind_a_new_schema_goes_on_when_another_partition_learnt_it() {
+    let mut rig = Rig::new("reglearnt").commands("avro").with_registry();
+    let address = registry().url().trim_start_matches("http://").split('/').next().unwrap().to_owned();
+    let proxy = Proxy::to(&address);
+    rig.config.set("schema_registry", "url", registry().url().replace(&address, &proxy.address()));
+    rig.erp.take_anything();
+    let (id, sender) = (next_version(&rig, "hint"), Sender::new());
+    let _connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.results);
+    send_known(&rig, &sender, &return_in(0, 0));
+    reader.at_least(1, PATIENCE);
+
+    // The question of the first partition is on its way for long.
+    proxy.cut();
+    proxy.listen_in();
+    proxy.delay(Duration::from_secs(20));
+    send_new(&rig, &sender, id, &return_in(0, 1));
+    (2..4).for_each(|nth| send_known(&rig, &sender, &return_in(0, nth)));
+    sender.flush();
+    let question = format!("/schemas/ids/{id}");
+    until("the question", PATIENCE, || String::from_utf8_lossy(&proxy.heard()).contains(&question).then_some(()));
+    // The second partition's is answered, and then the first one's fails.
+    proxy.delay(Duration::ZERO);
+    send_new(&rig, &sender, id, &return_in(1, 0));
+    sender.flush();
+    reader.at_least(2, PATIENCE);
+    proxy.cut();
+    reader.at_least(5, PATIENCE);
+    let settled: BTreeSet<String> = reader.seen.iter().map(Record::key_text).collect();
+    assert_eq!(settled, (0..4).map(|nth| return_in(0, nth)).chain([return_in(1, 0)]).collect());
+}
+
 #[test]
 fn with_the_registry_gone_a_new_schema_waits_and_other_partitions_go_on() {
     let mut rig = Rig::new("regnew").commands("avro").with_registry();
@@ -109,23 +164,9 @@ fn with_the_registry_gone_a_new_schema_waits_and_other_partitions_go_on() {
     let proxy = Proxy::to(&address);
     rig.config.set("schema_registry", "url", registry().url().replace(&address, &proxy.address()));
     rig.erp.take_anything();
-    // What another program's next version writes: one field more, at the end.
-    let text = std::fs::read_to_string(format!("{}/schemas/CreateReturnOutbound.avsc", env!("CARGO_MANIFEST_DIR"))).unwrap();
-    let mut next: serde_json::Value = serde_json::from_str(&text).unwrap();
-    next["fields"].as_array_mut().unwrap().push(json!({"name": "note", "type": ["null", "string"], "default": null}));
-    let registered = ask("POST", &format!("/subjects/{}-next-value/versions", rig.topics.commands), &json!({"schema": next.to_string()}));
-    assert_eq!(registered.status, 200, "{}", registered.body);
-    let id = u32::try_from(registered.json()["id"].as_u64().unwrap()).unwrap();
-    let sender = Sender::new();
-    let known = |return_no: &str| {
-        let bytes = rig.codec().encode_command(&command(return_no, "c")).unwrap();
-        sender.send(&rig.topics.commands, Some(return_no.as_bytes()), Some(&bytes), &[]);
-    };
-    let new = |return_no: &str| {
-        let datum = rig.codec().encode_command(&command(return_no, "c")).unwrap().split_off(5);
-        let bytes = [&[0][..], &id.to_be_bytes(), &datum, &[0]].concat();
-        sender.send(&rig.topics.commands, Some(return_no.as_bytes()), Some(&bytes), &[]);
-    };
+    let (id, sender) = (next_version(&rig, "note"), Sender::new());
+    let known = |return_no: &str| send_known(&rig, &sender, return_no);
+    let new = |return_no: &str| send_new(&rig, &sender, id, return_no);
     let mut connector = rig.start();
     let mut reader = Reader::new(&rig.topics.results);
     known(&return_in(0, 0));
