@@ -30,14 +30,28 @@ struct Inner {
     ways: Ways,
 }
 
-/// One loop's sign of life.
-#[derive(Clone, Debug)]
-pub struct Pulse(Arc<AtomicU64>);
+/// One loop's sign of life; nobody expects one any more once it is dropped, however the loop ended.
+#[derive(Debug)]
+pub struct Pulse {
+    name: &'static str,
+    beat: Arc<AtomicU64>,
+    board: Board,
+}
 
 impl Pulse {
     /// Called once every turn of the loop.
     pub fn beat(&self) {
-        self.0.store(Moment::now().0, Ordering::Relaxed);
+        self.beat.store(Moment::now().0, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Pulse {
+    fn drop(&mut self) {
+        let pulses = &mut self.board.lock().pulses;
+        // A loop of the same name may have begun already.
+        if pulses.get(self.name).is_some_and(|(beat, _)| Arc::ptr_eq(beat, &self.beat)) {
+            pulses.remove(self.name);
+        }
     }
 }
 
@@ -51,12 +65,7 @@ impl Board {
     pub fn pulse(&self, name: &'static str, limit: Duration) -> Pulse {
         let beat = Arc::new(AtomicU64::new(Moment::now().0));
         self.lock().pulses.insert(name, (Arc::clone(&beat), limit));
-        Pulse(beat)
-    }
-
-    /// Takes a loop that ended in good order off the list.
-    pub fn end_pulse(&self, name: &'static str) {
-        self.lock().pulses.remove(name);
+        Pulse { name, beat, board: self.clone() }
     }
 
     /// Says whether a part is ready, or why not. A part that never spoke is not asked for.
@@ -129,5 +138,22 @@ impl Board {
     #[must_use]
     pub fn sections(&self) -> BTreeMap<&'static str, serde_json::Value> {
         self.lock().sections.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pulse_is_expected_as_long_as_its_loop_lives() {
+        let board = Board::default();
+        let names = |board: &Board| board.silences().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        let first = board.pulse("loop", Duration::ZERO);
+        let successor = board.pulse("loop", Duration::ZERO);
+        drop(first);
+        assert_eq!(names(&board), ["loop"], "another of the same name has begun");
+        drop(successor);
+        assert!(names(&board).is_empty());
     }
 }

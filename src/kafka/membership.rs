@@ -25,6 +25,8 @@ pub(super) struct Shared {
     membership: Mutex<Membership>,
     /// Set by `Group::leave`.
     pub leaving: AtomicBool,
+    /// Everything is finished, and the consumer is about to be closed.
+    pub closing: AtomicBool,
     /// A younger process has taken the place of this static member.
     pub fenced: AtomicBool,
 }
@@ -68,7 +70,8 @@ impl Shared {
 /// The rebalance callbacks of one consumer; they run on the polling thread.
 pub(super) struct Callbacks {
     shared: Arc<Shared>,
-    events: mpsc::UnboundedSender<GroupEvent>,
+    /// Gone with the retirement: the route's events end with the last consumer that speaks, not with one that never closes.
+    events: Mutex<Option<mpsc::UnboundedSender<GroupEvent>>>,
     topic: String,
     /// Another consumer has taken this one's place: whatever it still hears is nobody's business.
     retired: AtomicBool,
@@ -78,12 +81,19 @@ pub(super) struct Callbacks {
 
 impl Callbacks {
     pub fn new(shared: Arc<Shared>, events: mpsc::UnboundedSender<GroupEvent>, topic: String) -> Self {
-        Self { shared, events, topic, retired: AtomicBool::new(false), sight: Mutex::new(None) }
+        Self { shared, events: Mutex::new(Some(events)), topic, retired: AtomicBool::new(false), sight: Mutex::new(None) }
     }
 
     /// Nothing this consumer hears from now on changes the membership.
     pub fn retire(&self) {
         self.retired.store(true, Ordering::Release);
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Tells the route; `false` when nobody listens.
+    fn tell(&self, event: GroupEvent) -> bool {
+        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        events.as_ref().is_some_and(|events| events.send(event).is_ok())
     }
 
     /// What the statistics have said since the last question.
@@ -98,12 +108,12 @@ impl Callbacks {
         }
         if lost {
             self.end(&leases);
-            let _ = self.events.send(GroupEvent::Lost(leases));
+            self.tell(GroupEvent::Lost(leases));
             return;
         }
         crash::point(Point::GroupRevoking);
         let (done, finished) = oneshot::channel();
-        if self.events.send(GroupEvent::Revoking { leases: leases.clone(), done }).is_ok() {
+        if self.tell(GroupEvent::Revoking { leases: leases.clone(), done }) {
             // The route bounds its drain below max.poll.interval.ms; a dropped sender ends the wait as well.
             let _ = finished.blocking_recv();
         }
@@ -153,9 +163,10 @@ impl ConsumerContext for Callbacks {
             return;
         }
         // Also an assignment without new partitions comes here: the generation has changed all the same.
-        // Not while leaving: a group that is being closed may never answer the question (seen as a hang at shutdown).
-        let leaving = self.shared.leaving.load(Ordering::Acquire);
-        let metadata = if leaving { None } else { consumer.group_metadata().map(Arc::new) };
+        // Not while closing: a group that is being closed may never answer the question (seen as a hang at shutdown). A member
+        // that drains before it leaves needs it to commit.
+        let closing = self.shared.closing.load(Ordering::Acquire);
+        let metadata = if closing { None } else { consumer.group_metadata().map(Arc::new) };
         match rebalance {
             Rebalance::Assign(list) => {
                 // Before any record can be handed out: nothing is fetched until the route has taken the partition over.
@@ -174,7 +185,7 @@ impl ConsumerContext for Callbacks {
                 if !leases.is_empty() {
                     crash::point(Point::GroupAssigned);
                 }
-                let _ = self.events.send(GroupEvent::Assigned(leases));
+                self.tell(GroupEvent::Assigned(leases));
             }
             Rebalance::Revoke(_) => self.shared.lock().standing.rejoined(metadata),
             Rebalance::Error(error) => tracing::warn!(%error, "rebalance failed"),

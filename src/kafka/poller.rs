@@ -330,11 +330,13 @@ impl Poller {
             let _ = self.consumer.poll(Duration::ZERO);
         }
         let _ = drain.join();
+        self.shared.closing.store(true, Ordering::Release);
     }
 
     /// Nothing can be finished any more: ownership ends at once.
     fn abandon(&self) {
         self.shared.leaving.store(true, Ordering::Release);
+        self.shared.closing.store(true, Ordering::Release);
         self.shared.lose(&self.events);
     }
 }

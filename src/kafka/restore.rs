@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rdkafka::{
@@ -270,12 +270,9 @@ impl Reader {
         self.0.assign(&list).map_err(|error| TakeOverFault::Refused(error.to_string()))?;
         let mut open: BTreeMap<i32, &TakeOver> = partitions.iter().map(|partition| (partition.lease.partition, partition)).collect();
         let mut entries: BTreeMap<i32, u64> = BTreeMap::new();
-        let mut checked = Instant::now();
         while !open.is_empty() {
-            if stop.load(Ordering::Relaxed) || checked.elapsed() > PAUSE {
-                Self::still_owned(group, &leases, stop)?;
-                checked = Instant::now();
-            }
+            // With every message: nothing of an ended lease may reach what its successor has begun to fill.
+            Self::still_owned(group, &leases, stop)?;
             let message = match self.0.poll(PAUSE) {
                 Some(Ok(message)) => message,
                 Some(Err(error)) => {

@@ -108,10 +108,11 @@ impl Transactor {
     pub fn start(kafka: &KafkaSettings, role: &str) -> Result<Self, String> {
         let (requests, receiver) = mpsc::unbounded_channel();
         let batch_bytes = kafka.properties.get("batch.size").and_then(|bytes| bytes.parse().ok()).unwrap_or(BATCH_BYTES);
-        let writer = Writer { kafka: kafka.clone(), role: role.to_owned(), producer: None, batch_size: BatchSize::new(batch_bytes) };
+        let batch_size = BatchSize::new(batch_bytes);
+        let writer = Writer { kafka: kafka.clone(), role: role.to_owned(), requests: receiver, producer: None, batch_size };
         thread::Builder::new()
             .name(format!("txn-{role}"))
-            .spawn(move || writer.run(receiver))
+            .spawn(move || writer.run())
             .map_err(|error| format!("the transaction thread could not be started: {error}"))?;
         Ok(Self { requests })
     }
@@ -216,6 +217,7 @@ struct Live {
 struct Writer {
     kafka: KafkaSettings,
     role: String,
+    requests: mpsc::UnboundedReceiver<Request>,
     producer: Option<Live>,
     /// Of the records of one batch on the wire together: a topic refuses a batch as a whole.
     batch_size: BatchSize,
@@ -246,11 +248,15 @@ const OFFSETS_TIMEOUT: Duration = Duration::from_secs(5);
 const INIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Writer {
-    fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>) {
+    fn run(mut self) {
         // The predecessor's open transaction ends here, so that nobody waits for its time-out.
-        self.revive();
+        self.revive(|| false);
         let mut ended: Option<Instant> = None;
-        while let Some((batch, reply)) = requests.blocking_recv() {
+        while let Some((batch, reply)) = self.requests.blocking_recv() {
+            // Who gave up waiting may have given up its partitions, and this place to a successor.
+            if reply.is_closed() {
+                continue;
+            }
             if let Some(left) = ended.and_then(|ended| REST.checked_sub(ended.elapsed())) {
                 thread::sleep(left);
             }
@@ -266,10 +272,11 @@ impl Writer {
         }
     }
 
-    /// Makes sure that there is an initialised producer, however long the broker stays away.
-    fn revive(&mut self) {
+    /// Makes sure that there is an initialised producer, however long the broker stays away; but for one that nobody wants any
+    /// more, as after a restart of the route: it would fence its successor.
+    fn revive(&mut self, in_vain: impl Fn() -> bool) {
         let mut reported = false;
-        while self.producer.is_none() {
+        while self.producer.is_none() && !self.requests.is_closed() && !in_vain() {
             match self.build() {
                 Ok(live) => self.producer = Some(live),
                 Err(error) => {
@@ -331,8 +338,14 @@ impl Writer {
             if let Err(ended) = batch.group.fence(batch.positions.iter().map(|position| position.lease)) {
                 return Err(CommitFault::NotOwner(ended));
             }
-            self.revive();
-            let Some(live) = &self.producer else { return Err(CommitFault::Aborted("no producer".into())) };
+            let leases: Vec<Lease> = batch.positions.iter().map(|position| position.lease).collect();
+            self.revive(|| batch.group.fence(leases.iter().copied()).is_err());
+            let Some(live) = &self.producer else {
+                return Err(match batch.group.fence(leases) {
+                    Err(ended) => CommitFault::NotOwner(ended),
+                    Ok(_) => CommitFault::Aborted("nobody waits for it any more".to_owned()),
+                });
+            };
             let step = match live.write(batch) {
                 Ok(Ok(())) => return Ok(()),
                 // The leases ended between the first check and the offsets.
@@ -356,11 +369,11 @@ impl Writer {
             self.producer = None;
             return Err(match step {
                 Step::Abort(reason) | Step::Rebuild(reason) => {
-                    self.revive();
+                    self.revive(|| false);
                     CommitFault::Unknown(reason)
                 }
                 Step::TooLarge(_) => {
-                    self.revive();
+                    self.revive(|| false);
                     CommitFault::Unknown("records were too large and the transaction could not be aborted".to_owned())
                 }
                 Step::Fenced(reason) if self.replaced(&batch.group) => CommitFault::Fenced(format!(
@@ -368,7 +381,7 @@ impl Writer {
                 )),
                 // A coordinator that ends a transaction by itself bumps the epoch as well: then nobody took our place.
                 Step::Fenced(reason) => {
-                    self.revive();
+                    self.revive(|| false);
                     CommitFault::Unknown(reason)
                 }
             });

@@ -73,14 +73,14 @@ async fn health_and_readiness_follow_the_board() {
     running.board.ready("commands", Ok(()));
     assert_eq!(running.get("/readyz", "").await.0, 200);
     // A limit of zero is exceeded as soon as the clock's next millisecond begins.
-    let _pulse = running.board.pulse("commit", Duration::ZERO);
+    let pulse = running.board.pulse("commit", Duration::ZERO);
     let begun = crate::clock::Moment::now();
     while crate::clock::Moment::now() == begun {
         tokio::task::yield_now().await;
     }
     let (code, _, body) = running.get("/healthz", "").await;
     assert!(code == 503 && body.starts_with("commit: no progress for 0."), "{body}");
-    running.board.end_pulse("commit");
+    drop(pulse);
     assert_eq!(running.get("/healthz", "").await.0, 200);
     running.stop().await;
 }

@@ -75,12 +75,11 @@ impl Engine<'_> {
     pub(super) fn looked_up(&mut self, id: SlotId, finding: Finding, was_probe: bool) {
         let now = Moment::now();
         if was_probe {
-            self.probing = false;
-            let answered = match &finding {
-                Finding::Failed(reason) => Err(reason.clone()),
-                Finding::Found(_) | Finding::Suspects(_) | Finding::Absent { .. } => Ok(()),
-            };
-            self.breaker.probed(answered, now);
+            match &finding {
+                // It may have failed for a reason of its own: only a question about nothing in particular tells.
+                Finding::Failed(_) => self.send_probe(),
+                Finding::Found(_) | Finding::Suspects(_) | Finding::Absent { .. } => self.probed(Ok(())),
+            }
         }
         let (circuit_closed, stretch) = (self.breaker.closed(), self.breaker.stretch());
         let Some(slot) = self.slots.get_mut(&id) else { return };
@@ -167,11 +166,21 @@ impl Engine<'_> {
         if self.probing || self.breaker.probe_at().is_none_or(|at| at > now) {
             return;
         }
+        self.send_probe();
+    }
+
+    fn send_probe(&mut self) {
         self.probing = true;
         let (erp, timeout) = (self.parts.erp.clone(), self.parts.settings.commands.call_timeout);
         let word = Word::new(&self.happened, Happened::Probed(Err(ABNORMAL.to_owned())));
         tokio::spawn(async move {
             word.tell(Happened::Probed(probe(&erp, timeout).await));
         });
+    }
+
+    /// A probe was answered, or not.
+    pub(super) fn probed(&mut self, answered: Result<(), String>) {
+        self.probing = false;
+        self.breaker.probed(answered, Moment::now());
     }
 }

@@ -175,6 +175,8 @@ pub(super) enum Ended {
 const TURN: Duration = Duration::from_millis(500);
 /// How often the status is put on the board.
 const REPORT: Duration = Duration::from_millis(500);
+/// Until a take-over begins again without the leases that ended.
+const AGAIN: Duration = Duration::from_millis(200);
 /// Events taken in one turn before the loop looks after everything else.
 const TAKE: usize = 200;
 
@@ -438,7 +440,7 @@ impl<'a> Engine<'a> {
                     return Err(Ended::Restart("the commands topic has got more partitions".into()));
                 }
                 self.joined = true;
-                self.restore(leases);
+                self.restore(leases, Duration::ZERO);
             }
             GroupEvent::Revoking { leases, done } => {
                 let deadline = Moment::now().plus(self.parts.settings.commands.drain_timeout);
@@ -471,10 +473,7 @@ impl<'a> Engine<'a> {
             Happened::Permitted(slot, permit) => self.permitted(slot, permit),
             Happened::Answered { slot, answer, epoch } => self.answered(slot, answer, epoch),
             Happened::LookedUp { slot, finding, was_probe } => self.looked_up(slot, finding, was_probe),
-            Happened::Probed(result) => {
-                self.probing = false;
-                self.breaker.probed(result, Moment::now());
-            }
+            Happened::Probed(result) => self.probed(result),
             Happened::ProofSought { warehouse_no, seen } => {
                 self.proof_sought.remove(&warehouse_no);
                 if seen && let Some(lease) = self.partitions.values().next().map(|partition| partition.lease) {
@@ -490,7 +489,7 @@ impl<'a> Engine<'a> {
     }
 
     /// Takes new partitions over; nothing is delivered from them before.
-    fn restore(&mut self, leases: Vec<Lease>) {
+    fn restore(&mut self, leases: Vec<Lease>, pause: Duration) {
         let leases: Vec<Lease> = leases.into_iter().filter(|lease| self.group.owns(*lease)).collect();
         if leases.is_empty() {
             return;
@@ -508,21 +507,21 @@ impl<'a> Engine<'a> {
         };
         let word = Word::new(&self.happened, Happened::Restored(leases.clone(), Err(TakeOverFault::Refused(ABNORMAL.to_owned()))));
         tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
             let result = restoring.run(leases.clone()).await;
             word.tell(Happened::Restored(leases, result));
         });
     }
 
     fn restored(&mut self, leases: &[Lease], result: Result<Vec<(Restored, Remembered)>, TakeOverFault>) -> Result<(), Ended> {
-        for lease in leases {
-            self.restoring.remove(lease);
-        }
+        // Those that ended meanwhile are nobody's business any more.
+        let leases: Vec<Lease> = leases.iter().copied().filter(|lease| self.restoring.remove(lease)).collect();
         match result {
             Ok(all) => {
                 let now = Moment::now();
                 for (restored, mut journal) in all {
                     let lease = restored.lease;
-                    if !self.group.owns(lease) {
+                    if !leases.contains(&lease) || !self.group.owns(lease) {
                         continue;
                     }
                     tracing::info!(
@@ -541,11 +540,11 @@ impl<'a> Engine<'a> {
                     self.partitions.insert(lease.partition, Partition::new(&restored, journal, now));
                     self.group.start(lease);
                 }
-                self.ask_for_all(leases);
+                self.ask_for_all(&leases);
                 Ok(())
             }
             Err(TakeOverFault::NotOwner(_)) => {
-                self.restore(leases.to_vec());
+                self.restore(leases, AGAIN);
                 Ok(())
             }
             Err(TakeOverFault::Fenced(reason) | TakeOverFault::Refused(reason)) => Err(Ended::Failed(reason)),
@@ -602,6 +601,7 @@ impl<'a> Engine<'a> {
                 tracing::warn!(%fault, "cache");
             }
         }
+        self.restoring.remove(&lease);
         self.slots.retain(|_, slot| slot.lease != lease);
         self.ready.retain(|ready| ready.lease != lease);
         self.new_proofs.retain(|(of, _)| *of != lease);

@@ -162,6 +162,12 @@ impl Engine<'_> {
 
     /// While the circuit is open or the route is paused nobody sits on a permit: look-ups need the room.
     fn give_permits_back(&mut self) {
+        // An intent that ran out on the wire stands in line with its permit.
+        for id in &self.admission {
+            if let Some(slot) = self.slots.get_mut(id) {
+                slot.permit = None;
+            }
+        }
         for id in self.intents.drain(..).chain(self.wire.drain(..)).collect::<Vec<_>>() {
             if let Some(slot) = self.slots.get_mut(&id) {
                 slot.permit = None;
@@ -174,6 +180,9 @@ impl Engine<'_> {
     pub(super) fn permitted(&mut self, id: SlotId, permit: Permit) {
         self.permits_pending = self.permits_pending.saturating_sub(1);
         let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.waits == Waits::Permit) else { return };
+        if self.partitions.get(&slot.lease.partition).is_none_or(|partition| partition.draining) {
+            return;
+        }
         slot.permit = Some(permit);
         crash::point(Point::CommandPermitted);
         self.permitted_now(id, Moment::now());
@@ -185,6 +194,10 @@ impl Engine<'_> {
         let idle: Vec<SlotId> = self.slots.iter().filter(|(_, slot)| slot.lease == lease).map(|(id, _)| *id).collect();
         for id in idle {
             self.withdraw(id);
+            // What is not called here any more needs no room.
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.permit = None;
+            }
         }
     }
 

@@ -103,10 +103,7 @@ pub async fn run(parts: Parts) -> Result<(), RouteFault> {
     parts.board.ready(ROLE, Err("starting".into()));
     loop {
         match session(&parts, &pulse).await? {
-            Ended::Shutdown => {
-                parts.board.end_pulse(ROLE);
-                return Ok(());
-            }
+            Ended::Shutdown => return Ok(()),
             Ended::Restart(reason) => {
                 tracing::warn!(%reason, "the command route begins again from the log");
                 parts.board.ready(ROLE, Err(reason));

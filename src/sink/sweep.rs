@@ -99,10 +99,14 @@ impl Engine<'_> {
         let waits = |partition: &Partition, key: &[u8]| {
             serde_json::from_slice::<(String, String)>(key).is_ok_and(|(return_no, _)| partition.keys.contains_key(&return_no))
         };
-        let now = self.expired.split_off(self.expired.len().saturating_sub(MOST));
-        let kept = now.into_iter().filter(|(lease, key)| {
+        let (now, horizon) = (Timestamp::now(), self.parts.settings.commands.dedupe_horizon);
+        let next = self.expired.split_off(self.expired.len().saturating_sub(MOST));
+        let kept = next.into_iter().filter(|(lease, key)| {
             let partition = self.partitions.get(&lease.partition).filter(|partition| partition.lease == *lease);
-            partition.is_some_and(|partition| !partition.open.contains_key(key) && !waits(partition, key)) && !busy.contains(key)
+            let idle =
+                partition.is_some_and(|partition| !partition.open.contains_key(key) && !waits(partition, key)) && !busy.contains(key);
+            // It may have been settled anew since it was looked at.
+            idle && self.recorded(lease.partition, key).is_ok_and(|entry| entry.is_some_and(|entry| expired(&entry, now, horizon)))
         });
         kept.map(|(lease, key)| {
             let tombstone = Outgoing {

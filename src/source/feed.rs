@@ -20,6 +20,7 @@ use crate::{
 use super::{
     Parts, RouteFault,
     change::{Scribe, StateKey, call_of},
+    order::WatermarkOrder,
     publish::PublishFault,
     query, settings_of,
     status::{FeedPhase, StatusBoard},
@@ -82,17 +83,15 @@ impl FeedTask {
         };
         // Generous: a commit alone may wait for a broker that restarts.
         let pulse = self.parts.board.pulse(name, Duration::from_secs(600));
-        let result = loop {
+        loop {
             match self.tenure(&pulse).await {
-                Stop::Over => break Ok(()),
+                Stop::Over => return Ok(()),
                 Stop::TakeOver(reason) => {
                     tracing::warn!(feed.name = self.feed.name(), error = %reason, "outcome of a transaction unknown, taking the feed over again");
                 }
-                Stop::Fault(fault) => break Err(fault),
+                Stop::Fault(fault) => return Err(fault),
             }
-        };
-        self.parts.board.end_pulse(name);
-        result
+        }
     }
 
     async fn tenure(&self, pulse: &Pulse) -> Stop {
@@ -124,7 +123,10 @@ impl FeedTask {
         // Before the first poll: a feed that is paused stays so through restarts and moves.
         self.cancel.run_until_cancelled(beating(pulse, parts.controls.settled())).await.ok_or(Stop::Over)?;
         self.wait_for_markers(pulse).await?;
-        let (cursor, resumed) = Cursor::resume(stored, settings.start, &query::filters_hash(self.feed, settings));
+        let (mut cursor, resumed) = Cursor::resume(stored, settings.start, &query::filters_hash(self.feed, settings));
+        if resumed == Resumed::First {
+            cursor = cursor.begun_after(WatermarkOrder::of(&parts.controls.now(), self.feed));
+        }
         let at = cursor.checkpoint();
         match resumed {
             Resumed::First => tracing::info!(feed.name = self.feed.name(), feed.start = %at.watermark, "first read of the feed"),

@@ -40,7 +40,7 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
@@ -97,6 +97,8 @@ pub enum RouteFault {
 
 /// The main loop turns at least this often, whatever happens.
 const TICK: Duration = Duration::from_secs(5);
+/// How long a feed that is given back may take to end its transaction, which takes milliseconds where a broker answers.
+const DRAIN: Duration = Duration::from_secs(20);
 
 /// The settings of a feed.
 #[must_use]
@@ -167,7 +169,8 @@ impl Route {
             let ended = tokio::select! {
                 event = events.recv() => match event {
                     Some(event) => self.event(event).await,
-                    None => break Ok(()),
+                    None if leaving.is_some() => break Ok(()),
+                    None => break Err(GroupFault("the thread of the feeds' group membership ended, which is a defect of the connector; start the process again".to_owned()).into()),
                 },
                 Some(ended) = self.tasks.join_next() => self.ended(ended),
                 () = shutdown.cancelled(), if leaving.is_none() => {
@@ -186,10 +189,11 @@ impl Route {
             running.cancel.cancel();
         }
         self.tasks.shutdown().await;
+        // Nobody answers its last `Revoking` any more: leaving must not wait for that.
+        drop(events);
         if let Some(leaving) = leaving {
             leaving.await?;
         }
-        self.parts.board.end_pulse("feeds");
         result
     }
 
@@ -246,19 +250,29 @@ impl Route {
         Ok(())
     }
 
-    /// Ends the tasks of some leases and waits until they are gone.
+    /// Ends the tasks of some leases and waits until they are gone. What they are committing is waited for, but not for long:
+    /// a broker may be away. Whether that was committed, the next owner reads from the log.
     async fn end(&mut self, leases: &[Lease], abort: bool) -> Result<(), RouteFault> {
+        let mut patience = pin!(tokio::time::sleep(if abort { Duration::ZERO } else { DRAIN }));
         for running in leases.iter().filter_map(|lease| self.running.get(lease)) {
             running.cancel.cancel();
-            if abort {
-                running.abort.abort();
-            }
         }
-        let mut result = Ok(());
+        let (mut result, mut aborted) = (Ok(()), false);
         while leases.iter().any(|lease| self.running.contains_key(lease)) {
-            match self.tasks.join_next().await {
-                Some(ended) => result = result.and(self.ended(ended)),
-                None => break,
+            tokio::select! {
+                ended = self.tasks.join_next() => match ended {
+                    Some(ended) => result = result.and(self.ended(ended)),
+                    None => break,
+                },
+                () = &mut patience, if !aborted => {
+                    aborted = true;
+                    for running in leases.iter().filter_map(|lease| self.running.get(lease)) {
+                        if !abort {
+                            tracing::warn!(feed.name = running.feed.name(), "a transaction does not end; it is left to the feed's next owner");
+                        }
+                        running.abort.abort();
+                    }
+                }
             }
         }
         result

@@ -19,7 +19,7 @@ use super::{
     RouteFault,
     change::{Piece, Snapshot, call_of},
     diff::{Change, DiffFault, Differ, Finding, Kept},
-    feed::{Stop, learn},
+    feed::{Stop, beating, learn},
     fetch::{FetchFault, Gathered, Row, Rules, gather},
     publish::{BATCH, Excess, PAUSE, PublishFault},
     query,
@@ -83,16 +83,17 @@ impl Tenure<'_> {
             if chunk.is_empty() {
                 break;
             }
+            self.pulse.beat();
             let findings = match self.compare(chunk, reading.pass).await? {
                 Ok(findings) => findings,
-                Err(fault) => return Ok(Err(fault)),
+                Err(fault) => return self.stopped(items, reading, counts, fault).await,
             };
             for finding in findings {
                 metrics.hop(Hop::Diff(self.task.feed), finding.word());
                 let finding = match finding {
                     Finding::AskAgain { kept, record } => match self.ask_again(kept, &record, reading).await? {
                         Ok(finding) => finding,
-                        Err(fault) => return Ok(Err(fault)),
+                        Err(fault) => return self.stopped(items, reading, counts, fault).await,
                     },
                     settled => settled,
                 };
@@ -117,6 +118,21 @@ impl Tenure<'_> {
         let batch = items.into_iter().collect();
         self.batch(batch, reading, true, &mut counts).await?;
         Ok(Ok(counts))
+    }
+
+    /// Publishes what is known before the window is given up: it need not be found out again.
+    async fn stopped(
+        &mut self,
+        mut items: VecDeque<Item>,
+        reading: &mut Reading,
+        mut counts: Counts,
+        fault: FetchFault,
+    ) -> Result<Result<Counts, FetchFault>, Stop> {
+        while !items.is_empty() {
+            let batch = items.drain(..items.len().min(BATCH)).collect();
+            self.batch(batch, reading, false, &mut counts).await?;
+        }
+        Ok(Err(fault))
     }
 
     /// Compares rows with the state, off the reactor: it hashes, decodes and reads the disk.
@@ -153,7 +169,7 @@ impl Tenure<'_> {
         let rules = Rules { call, page_size: query::page_size(feed, self.settings), budget: None, splittable: false, closes_at: None };
         let queries = query::of_record(feed, self.settings, record);
         let mut reader = self.reader(reading.pass);
-        let gathered = self.task.cancel.run_until_cancelled(gather(&mut reader, &queries, rules)).await;
+        let gathered = self.task.cancel.run_until_cancelled(beating(self.pulse, gather(&mut reader, &queries, rules))).await;
         self.note(&reader);
         let rows = match gathered {
             None => return Err(Stop::Over),

@@ -110,7 +110,7 @@ pub(super) struct Tenure<'a> {
     pub settings: &'a FeedSettings,
     pub scribe: Scribe,
     pub publisher: Publisher,
-    pulse: &'a Pulse,
+    pub(super) pulse: &'a Pulse,
     /// Stands where everything before it has been published.
     pub cursor: Cursor,
     pub(super) controls: Controls,

@@ -227,10 +227,24 @@ impl Cursor {
             backfill_end: None,
             watermark_id: None,
         };
+        let stored = stored.map(|mut checkpoint| {
+            if checkpoint.backfill_position.is_some() && checkpoint.backfill_position >= checkpoint.backfill_to {
+                end_backfill(&mut checkpoint, "finished");
+            }
+            checkpoint
+        });
         match stored {
             None => (Self { checkpoint: fresh() }, Resumed::First),
             Some(checkpoint) if checkpoint.filters_hash == filters_hash => (Self { checkpoint }, Resumed::AsLeft),
-            Some(checkpoint) if checkpoint.snapshot => (Self { checkpoint: fresh() }, Resumed::FiltersChanged),
+            Some(checkpoint) if checkpoint.snapshot => {
+                // Orders that were carried out stay so.
+                let Checkpoint { backfill_last, backfill_end, watermark_id, .. } = checkpoint;
+                (Self { checkpoint: Checkpoint { backfill_last, backfill_end, watermark_id, ..fresh() } }, Resumed::FiltersChanged)
+            }
+            // Nothing of what was read lies behind the start.
+            Some(checkpoint) if start >= checkpoint.watermark => {
+                (Self { checkpoint: Checkpoint { filters_hash: filters_hash.to_owned(), ..checkpoint } }, Resumed::FiltersChanged)
+            }
             Some(checkpoint) => {
                 let checkpoint = Checkpoint {
                     filters_hash: filters_hash.to_owned(),
@@ -246,6 +260,13 @@ impl Cursor {
                 (Self { checkpoint }, Resumed::FiltersChanged)
             }
         }
+    }
+
+    /// The same for a feed that begins although an order about its watermark stands: that was about a state which is gone.
+    #[must_use]
+    pub fn begun_after(mut self, order: Option<WatermarkOrder>) -> Self {
+        self.checkpoint.watermark_id = order.map(|order| order.id).or(self.checkpoint.watermark_id);
+        self
     }
 
     /// As it is written.
@@ -319,10 +340,11 @@ impl Cursor {
             // Called off, or replaced by a later order.
             end_backfill(&mut at, "cancelled");
         }
-        if order.cancelled {
-            (at.backfill_last, at.backfill_end) = (Some(order.id.clone()), Some("cancelled".to_owned()));
+        let (from, to) = (order.from.floor_second(), order.to.floor_second());
+        if order.cancelled || from >= to {
+            let how = if order.cancelled { "cancelled" } else { "finished" };
+            (at.backfill_last, at.backfill_end) = (Some(order.id.clone()), Some(how.to_owned()));
         } else {
-            let (from, to) = (order.from.floor_second(), order.to.floor_second());
             (at.backfill_from, at.backfill_to, at.backfill_position) = (Some(from), Some(to), Some(from));
             (at.backfill_id, at.backfill_rows, at.backfill_events) = (Some(order.id.clone()), Some(0), Some(0));
         }
@@ -564,6 +586,40 @@ mod tests {
         assert_eq!(filtered.ordered(&order("one", 0, 50)), None);
         let done = filtered.after(Pass::Backfill, window(100, 5_000), limits(9_000, 8_000, 7_000));
         assert!(done.ordered(&order("one", 0, 50)).is_some());
+    }
+
+    #[test]
+    fn a_backfill_of_nothing_ends_at_once_whoever_started_it() {
+        let (first, _) = Cursor::resume(None, at(5_000), "a");
+        let live = Checkpoint { snapshot: false, ..first.checkpoint().clone() };
+        // Other filters, and a start behind which nothing was read.
+        let (filtered, resumed) = Cursor::resume(Some(live.clone()), at(6_000), "b");
+        assert_eq!((resumed, filtered.checkpoint().backfill_position), (Resumed::FiltersChanged, None));
+        assert_eq!((filtered.checkpoint().watermark, filtered.checkpoint().filters_hash.as_str()), (at(5_000), "b"));
+        assert!(filtered.ordered(&order("one", 0, 50)).is_some());
+        // One that an earlier version has stored.
+        let stuck = Checkpoint { backfill_from: Some(at(6_000)), backfill_to: Some(at(5_000)), backfill_position: Some(at(6_000)), ..live };
+        let (healed, resumed) = Cursor::resume(Some(stuck), at(6_000), "a");
+        assert_eq!((resumed, healed.checkpoint().backfill_position), (Resumed::AsLeft, None));
+        assert!(healed.ordered(&order("one", 0, 50)).is_some());
+        // Both ends within one second.
+        let within = BackfillOrder { id: "two".into(), from: Timestamp(7_000_100), to: Timestamp(7_000_900), cancelled: false };
+        let done = healed.ordered(&within).unwrap();
+        assert_eq!((done.checkpoint().backfill_end.as_deref(), done.checkpoint().backfill_position), (Some("finished"), None));
+        assert_eq!(done.ordered(&within), None);
+    }
+
+    #[test]
+    fn an_order_about_a_state_that_is_gone_is_not_carried_out_again() {
+        let now = limits(9_000, 8_000, 7_000);
+        let stands = WatermarkOrder { id: "w".into(), watermark: at(7_500) };
+        let (fresh, _) = Cursor::resume(None, at(5_000), "a");
+        let begun = fresh.begun_after(Some(stands.clone()));
+        assert_eq!((begun.checkpoint().watermark, begun.set(&stands, now)), (at(5_000), None));
+        assert!(begun.set(&WatermarkOrder { id: "v".into(), ..stands.clone() }, now).is_some());
+        // Other filters during the first read begin it anew, and nothing that was ordered before.
+        let (anew, _) = Cursor::resume(Some(begun.checkpoint().clone()), at(5_000), "b");
+        assert_eq!((anew.checkpoint().watermark, anew.set(&stands, now)), (at(5_000), None));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::kit::{
     connector::Connector,
     erp::Kind,
     http,
-    records::{Reader, Sender, read_all},
+    records::{Reader, Record, Sender, read_all},
     rig::{PATIENCE, Rig},
     topics, until,
 };
@@ -403,6 +403,30 @@ fn partitions_given_back_during_an_outage_leave_nobody_without_probes() {
     assert_once(&rig, &failing, &results);
     assert_eq!((results.len(), rig.erp.order_count()), (45, 45));
     first.wait_log("the drain ran out of time", PATIENCE);
+}
+
+#[test]
+fn look_ups_that_fail_for_reasons_of_their_own_keep_no_circuit_open() {
+    let rig = Rig::with_partitions("ownreasons", 2).commands("avro");
+    let (known, doubtful, fresh) = (approved(&rig, "KNOWN", 1), approved(&rig, "RESET", 8), approved(&rig, "FRESH", 4));
+    let connector = rig.start();
+    rig.send(&known);
+    rig.results(1);
+    // A refused question says that the ERP is there, and nothing about the command it was about.
+    rig.erp.only_faults("createOrder:reset=1,query:throttle=1");
+    rig.send(&doubtful);
+    until("an open circuit", PATIENCE, || (route(&connector)["circuit"] == "open").then_some(()));
+    rig.erp.only_faults("query:throttle=1");
+    rig.send(&fresh);
+    let mut reader = Reader::new(&rig.topics.results);
+    reader.until("the fresh commands' results", PATIENCE, |seen| {
+        let settled: BTreeSet<String> = seen.iter().map(Record::key_text).collect();
+        fresh.iter().all(|one| settled.contains(&one.return_no))
+    });
+    rig.erp.only_faults("");
+    let results = rig.results(1 + fresh.len() + doubtful.len());
+    assert_once(&rig, &doubtful, &results);
+    assert_once(&rig, &fresh, &results);
 }
 
 #[test]
