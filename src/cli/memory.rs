@@ -73,23 +73,26 @@ pub(super) async fn journal(
 ) -> anyhow::Result<BTreeMap<Vec<u8>, JournalEntry>> {
     let (kafka, topic, codec, runtime) = (settings.kafka.clone(), settings.topics.journal.clone(), Arc::clone(codec), Handle::current());
     let work = move || {
-        let mut newest = BTreeMap::new();
+        // By partition as well: a migration writes an entry where it belongs and takes it away where it was, in either order to
+        // whoever reads both.
+        let mut newest: BTreeMap<(Vec<u8>, i32), JournalEntry> = BTreeMap::new();
         let mut unreadable = None;
         let scan = Scan::open(&kafka, &topic, only.as_deref(), &From::Beginning)?;
         let bar = progress::bar(Some(scan.length()), topic.clone());
         scan.run(|record, behind| {
             bar.set_position(behind);
             let Some(key) = record.key else { return true };
+            let place = (key, record.partition);
             let Some(bytes) = record.value else {
-                newest.remove(&key);
+                newest.remove(&place);
                 return true;
             };
             match decode(&codec, &runtime, &bytes, Codec::decode_journal) {
                 Ok(entry) => {
                     if matches!(entry.kind, EntryKind::Intent | EntryKind::Outcome) && keep(&entry) {
-                        newest.insert(key, entry);
+                        newest.insert(place, entry);
                     } else {
-                        newest.remove(&key);
+                        newest.remove(&place);
                     }
                     true
                 }
@@ -101,7 +104,15 @@ pub(super) async fn journal(
         })?;
         bar.finish_and_clear();
         match unreadable {
-            None => Ok(newest),
+            None => {
+                let mut all: BTreeMap<Vec<u8>, JournalEntry> = BTreeMap::new();
+                for ((key, _), entry) in newest {
+                    if all.get(&key).is_none_or(|known| known.version < entry.version) {
+                        all.insert(key, entry);
+                    }
+                }
+                Ok(all)
+            }
             Some(reason) => Err(anyhow::anyhow!(reason)),
         }
     };

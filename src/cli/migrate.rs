@@ -1,11 +1,15 @@
 //! `topics migrate`: another number of partitions for commands and journal.
 //!
 //! An entry of the journal stands in the partition of its command, so more partitions mean that entries move. The order makes
-//! it safe to be interrupted at any point and run again: the journal grows first (from then on the counts are unequal and
-//! every instance refuses to run), then entries are written where they belong and only then taken away where they were, then
-//! every partition says the new count, and the commands topic grows last, so that senders find the journal prepared.
+//! it safe to be interrupted at any point and run again: the journal grows first, then every partition of it says that it is
+//! being migrated (from then on every instance refuses to run, whatever the counts are), then entries are written where they
+//! belong and only then taken away where they were, then every partition says the new count, and the commands topic grows
+//! last, so that senders find the journal prepared.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use anyhow::bail;
 use tokio::time::Instant;
@@ -104,12 +108,26 @@ pub(super) async fn execute(args: Args, settings: &Settings) -> anyhow::Result<E
         (None, ..) => bail!("--partitions is needed, or --from-journal with --from-commands"),
     };
     stopped(settings).await?;
-    drained(settings, &plan, commands > journal).await?;
     let codec = Codec::connect(settings.schema_registry.as_ref(), topics, &[Subject::Journal]).await?;
-    let found = entries(settings, &plan.from).await?;
+    let mut found = entries(settings, &plan.from).await?;
+    // With these counts no instance runs, so nothing more can be drained or settled.
+    let refused =
+        plan.in_place && (commands != journal || found.values().any(|(_, entry)| entry.partitions.is_some_and(|count| count != commands)));
+    drained(settings, &plan, refused).await?;
     let open = found.values().filter(|(_, entry)| entry.kind == EntryKind::Intent).count();
-    if open > 0 {
+    if open > 0 && !refused {
         bail!("{open} commands are still open; start the connector, let them settle, and try again once `commands list --open` is empty");
+    }
+    if open > 0 {
+        output::complain(&format!(
+            "{open} commands are still open; where their partition changes they will be INVALID, and `wdt-connector dlq replay` sends them to the right one, where the ERP is asked about them before anything is called"
+        ));
+    }
+    if !plan.in_place {
+        // What the new journal has learnt since an earlier run is not overwritten with what the old one knew.
+        let known = entries(settings, &plan.to).await?;
+        let known: BTreeSet<Vec<u8>> = known.into_keys().map(|(key, _)| key).filter(|key| !key.starts_with(b"[\"#")).collect();
+        found.retain(|(key, _), _| !known.contains(key));
     }
     if plan.in_place && journal < plan.partitions {
         admin.grow(&topics.journal, plan.partitions).await?;
@@ -146,7 +164,7 @@ async fn stopped(settings: &Settings) -> anyhow::Result<()> {
     }
 }
 
-/// Every command is read and settled; `refused`: with these counts no instance runs, so nothing more can be drained.
+/// Every command is read and settled; `refused`: no instance would run, so nothing more can be drained.
 async fn drained(settings: &Settings, plan: &Move, refused: bool) -> anyhow::Result<()> {
     let (kafka, topic) = (settings.kafka.clone(), plan.commands.clone());
     let count = move || {
@@ -212,14 +230,19 @@ async fn entries(settings: &Settings, journal: &str) -> anyhow::Result<Found> {
     tokio::task::spawn_blocking(read).await?
 }
 
-/// What has to be written, in order: entries where they belong; declarations and counts in every partition; tombstones last.
-fn records(
-    plan: &Move,
-    found: Found,
-    settings: &Settings,
-    codec: &Codec,
-    now: Timestamp,
-) -> anyhow::Result<(Vec<Outgoing>, Vec<Outgoing>, u64)> {
+/// What has to be written, one part after the other.
+struct Script {
+    /// In every partition: this journal is not whole.
+    begun: Vec<Outgoing>,
+    /// Entries where they belong, and declarations in every partition.
+    writes: Vec<Outgoing>,
+    tombstones: Vec<Outgoing>,
+    /// In every partition: the count from now on.
+    counts: Vec<Outgoing>,
+    moved: u64,
+}
+
+fn script(plan: &Move, found: Found, settings: &Settings, codec: &Codec, now: Timestamp) -> anyhow::Result<Script> {
     let record = |partition: i32, key: Vec<u8>, value: Option<Vec<u8>>| Outgoing {
         topic: plan.to.as_str().into(),
         partition: Some(partition),
@@ -228,6 +251,7 @@ fn records(
         headers: Vec::new(),
     };
     let (mut writes, mut tombstones, mut moved) = (Vec::new(), Vec::new(), 0);
+    let (mut begun, mut counts) = (Vec::new(), Vec::new());
     let mut lost: Option<Timestamp> = None;
     // An interrupted run left an entry in both places: the newest version is the one that counts.
     let mut newest: BTreeMap<Vec<u8>, i64> = BTreeMap::new();
@@ -261,17 +285,19 @@ fn records(
             let (key, entry) = sink::lost_entry(partition, at);
             writes.push(record(partition, key, Some(codec.encode_journal(&entry)?)));
         }
-        let (key, entry) = sink::count_entry(partition, plan.partitions, now);
-        writes.push(record(partition, key, Some(codec.encode_journal(&entry)?)));
+        for (records, count) in [(&mut begun, 0), (&mut counts, plan.partitions)] {
+            let (key, entry) = sink::count_entry(partition, count, now);
+            records.push(record(partition, key, Some(codec.encode_journal(&entry)?)));
+        }
     }
-    Ok((writes, tombstones, moved))
+    Ok(Script { begun, writes, tombstones, counts, moved })
 }
 
 async fn rewrite(settings: &Settings, codec: &Codec, plan: &Move, found: Found) -> anyhow::Result<u64> {
-    let (writes, tombstones, moved) = records(plan, found, settings, codec, Timestamp::now())?;
+    let Script { begun, writes, tombstones, counts, moved } = script(plan, found, settings, codec, Timestamp::now())?;
     let sender = Sender::connect(&settings.kafka, settings.commands.partitioner)?;
     // Nothing is taken away before everything stands where it belongs.
-    for records in [writes, tombstones] {
+    for records in [begun, writes, tombstones, counts] {
         for some in records.chunks(AHEAD) {
             let queued = some.iter().map(|record| sender.queue_whole(record)).collect::<Result<Vec<_>, _>>()?;
             for delivery in queued {
@@ -303,7 +329,9 @@ mod tests {
     type Place = (i32, Vec<u8>);
 
     fn made(plan: &Move, found: Found) -> (Vec<Place>, Vec<Place>, u64) {
-        let (writes, tombstones, moved) = records(plan, found, &settings(), &Codec::single_object(), Timestamp(9)).unwrap();
+        let Script { begun, writes, tombstones, counts, moved } =
+            script(plan, found, &settings(), &Codec::single_object(), Timestamp(9)).unwrap();
+        assert_eq!((begun.len(), counts.len()), (plan.partitions.unsigned_abs() as usize, plan.partitions.unsigned_abs() as usize));
         let places =
             |records: Vec<Outgoing>| records.into_iter().map(|record| (record.partition.unwrap(), record.key.unwrap())).collect::<Vec<_>>();
         assert!(tombstones.iter().all(|record| record.value.is_none()) && writes.iter().all(|record| record.value.is_some()));

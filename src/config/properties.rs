@@ -71,7 +71,7 @@ pub(super) fn refused() -> impl Iterator<Item = &'static str> {
 
 /// Whether an option's value may not be shown: known secrets, and whatever sounds like one.
 pub(super) fn is_secret(name: &str) -> bool {
-    SECRET.contains(&name) || ["password", "secret", "token", ".pem"].iter().any(|word| name.contains(word))
+    SECRET.contains(&name) || ["password", "passphrase", "secret", "token", ".pem"].iter().any(|word| name.contains(word))
 }
 
 /// Takes all of them out of the document.

@@ -26,7 +26,7 @@ use super::client::{consumer_config, group_id};
 #[derive(Clone, Copy, Debug)]
 pub enum Followed<'a> {
     /// One committed record; `None` is a tombstone.
-    Record { key: &'a [u8], value: Option<&'a [u8]> },
+    Record { partition: i32, key: &'a [u8], value: Option<&'a [u8]> },
     /// Nothing more for now: every partition was read to its end, or the topic does not exist.
     Quiet,
 }
@@ -138,7 +138,11 @@ impl<F: FnMut(Followed<'_>)> Reader<F> {
                 None if unread.is_empty() => (self.on)(Followed::Quiet),
                 None => {}
                 Some(Ok(message)) => {
-                    (self.on)(Followed::Record { key: message.key().unwrap_or_default(), value: message.payload() });
+                    (self.on)(Followed::Record {
+                        partition: message.partition(),
+                        key: message.key().unwrap_or_default(),
+                        value: message.payload(),
+                    });
                 }
                 // One topic per consumer, so the partition's number names it.
                 Some(Err(KafkaError::PartitionEOF(partition))) => {

@@ -30,7 +30,7 @@ pub use ends::EndOffsets;
 pub use offsets::Prefix;
 pub use order::{ISOLATION, Part, TAKE_OVER, TRANSACTION, TakeOverPart};
 pub use ownership::{Ownership, Standing};
-pub use restore::{Apply, Restored, TakeOver, TakeOverFault, take_over};
+pub use restore::{Apply, Restored, TakeOver, TakeOverFault, commit_fenced, take_over};
 pub use store::{Change, Loader, Store, StoreFault, View, borrowed};
 pub use topic::{Backlog, partition_counts};
 pub use transaction::{Batch, CommitFault, Outgoing, Position, REST, Transactor};

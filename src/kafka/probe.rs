@@ -45,7 +45,14 @@ pub enum Found {
 pub fn right(kafka: &KafkaSettings, operation: Operation, resource: &Resource, topic: &str, largest: Option<usize>) -> Found {
     let answer = match (operation, resource) {
         (Operation::Read, Resource::Topic(name)) => read_topic(kafka, name),
-        (Operation::Write, Resource::Topic(name)) => write_topic(kafka, name, largest.unwrap_or(1_048_588)),
+        (Operation::Write, Resource::Topic(name)) => match largest {
+            Some(largest) => write_topic(kafka, name, largest),
+            // What would not be refused would stand in the topic.
+            None => {
+                let advice = "give the account DescribeConfigs on it, without which its max.message.bytes is not known";
+                return Found::Unknown(format!("{} on {resource} cannot be tried; {advice}", operation.name()));
+            }
+        },
         (Operation::Read, Resource::Group(group)) => read_group(kafka, group, topic),
         (Operation::Write, Resource::TransactionalIds(prefix)) => transactional_id(kafka, prefix),
         (Operation::Describe, Resource::Topic(name)) => see_topic(kafka, name),

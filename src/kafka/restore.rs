@@ -41,6 +41,8 @@ pub struct Restored {
     pub lease: Lease,
     /// The stable committed offset of the group and its metadata; `None` when nothing was ever committed.
     pub committed: Option<(i64, String)>,
+    /// What the barrier was committed with: the same, or the topic's first offset.
+    pub position: Position,
     /// Entries read before the barrier, tombstones included.
     pub entries: u64,
 }
@@ -104,7 +106,13 @@ pub async fn take_over(
                 blocking(move || reader.check_memory(&partitions, &committed)).await?;
             }
             TakeOverPart::Barrier => {
-                write_barriers(&group, transactor, &partitions, &committed).await?;
+                let positions = partitions
+                    .iter()
+                    .filter_map(|partition| committed.get(&partition.lease.partition).map(|committed| committed.position(partition.lease)));
+                let records = partitions
+                    .iter()
+                    .map(|partition| Arc::new(Outgoing { partition: Some(partition.lease.partition), ..partition.barrier.clone() }));
+                commit_fenced(&group, transactor, positions.collect(), records.collect()).await?;
                 crash::point(Point::TakeOverBarrier);
             }
             TakeOverPart::Read => {
@@ -143,32 +151,29 @@ struct Committed {
     was_committed: bool,
 }
 
-async fn write_barriers(
+impl Committed {
+    fn position(&self, lease: Lease) -> Position {
+        Position { lease, offset: self.offset, metadata: self.metadata.clone() }
+    }
+}
+
+/// Commits records that may as well stand twice, with the offsets that are committed already: until it is done, or the
+/// leases are over.
+///
+/// # Errors
+/// [`TakeOverFault::NotOwner`], [`TakeOverFault::Fenced`].
+pub async fn commit_fenced(
     group: &Group,
     transactor: &Transactor,
-    partitions: &[TakeOver],
-    committed: &BTreeMap<i32, Committed>,
+    positions: Vec<Position>,
+    records: Vec<Arc<Outgoing>>,
 ) -> Result<(), TakeOverFault> {
     loop {
-        let positions = partitions
-            .iter()
-            .filter_map(|partition| {
-                committed.get(&partition.lease.partition).map(|committed| Position {
-                    lease: partition.lease,
-                    offset: committed.offset,
-                    metadata: committed.metadata.clone(),
-                })
-            })
-            .collect();
-        let records = partitions
-            .iter()
-            .map(|partition| Arc::new(Outgoing { partition: Some(partition.lease.partition), ..partition.barrier.clone() }))
-            .collect();
-        match transactor.commit(Batch { group: group.clone(), positions, records }).await {
+        match transactor.commit(Batch { group: group.clone(), positions: positions.clone(), records: records.clone() }).await {
             // Unknown is harmless here: a barrier that was written after all is read past.
             Ok(()) => return Ok(()),
             Err(CommitFault::Aborted(reason) | CommitFault::Unknown(reason) | CommitFault::TooLarge { reason, .. }) => {
-                tracing::info!(%reason, "the barrier was not written; it is written again");
+                tracing::info!(%reason, "the take-over's records were not written; they are written again");
                 tokio::time::sleep(PAUSE).await;
             }
             Err(CommitFault::NotOwner(leases)) => return Err(TakeOverFault::NotOwner(leases)),
@@ -297,13 +302,14 @@ impl Reader {
         Self::still_owned(group, &leases, stop)?;
         Ok(leases
             .into_iter()
-            .map(|lease| Restored {
-                lease,
-                committed: committed
-                    .remove(&lease.partition)
-                    .filter(|committed| committed.was_committed)
-                    .map(|committed| (committed.offset, committed.metadata)),
-                entries: entries.get(&lease.partition).copied().unwrap_or(0),
+            .filter_map(|lease| {
+                let found = committed.remove(&lease.partition)?;
+                Some(Restored {
+                    lease,
+                    position: found.position(lease),
+                    committed: found.was_committed.then_some((found.offset, found.metadata)),
+                    entries: entries.get(&lease.partition).copied().unwrap_or(0),
+                })
             })
             .collect())
     }

@@ -160,7 +160,9 @@ impl Codec {
     /// # Errors
     /// As above.
     pub fn encode_feed_state(&self, value: &FeedState) -> Result<Vec<u8>, SchemaFault> {
-        self.encode(Subject::FeedState, value)
+        let mut out = self.header(Subject::FeedState, 256 + value.version.len())?;
+        value.put(&mut out);
+        Ok(out)
     }
 
     /// Framed bytes of a change event; the record datums are embedded as they are.

@@ -73,6 +73,8 @@ struct Compatibility {
 /// The registry's own reason.
 #[derive(Deserialize)]
 struct Problem {
+    #[serde(default)]
+    error_code: i64,
     message: String,
 }
 
@@ -217,7 +219,11 @@ fn refusal(what: &str, status: StatusCode, answer: &[u8]) -> RegistryFault {
     let reason = read_problem(answer);
     let sentence = format!("the schema registry could not {what}: {status}: {reason}");
     match status {
-        StatusCode::NOT_FOUND => RegistryFault::Missing(sentence),
+        // Without the registry's own number it is somebody else's 404: a gateway's, for one.
+        StatusCode::NOT_FOUND if serde_json::from_slice::<Problem>(answer).is_ok_and(|problem| problem.error_code > 0) => {
+            RegistryFault::Missing(sentence)
+        }
+        StatusCode::NOT_FOUND => RegistryFault::Unavailable(format!("{sentence}; check schema_registry.url")),
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => RegistryFault::Unavailable(sentence),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             RegistryFault::Refused(format!("{sentence}; check the credentials in schema_registry.auth_file"))

@@ -157,6 +157,9 @@ async fn a_missing_id_is_remembered_and_an_outage_is_not() {
         assert!(reason.contains("Schema 5 not found"), "{reason}");
     }
     assert_eq!(fake.asked().len(), 1, "the second answer comes from memory");
+    // A gateway's, which says nothing about the schema.
+    fake.answers(StatusCode::NOT_FOUND, "<html>no such route</html>");
+    assert!(matches!(codec.learn(6).await, Err(LearnFault::Unavailable(_))));
     fake.answers(StatusCode::BAD_GATEWAY, "");
     assert!(matches!(codec.learn(6).await, Err(LearnFault::Unavailable(_))));
     for (stored, part) in [

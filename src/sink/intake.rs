@@ -269,7 +269,7 @@ impl Engine<'_> {
             entry,
             restored_at: partition.restored_at,
             old: self.is_old(&record),
-            replayed: replays(&record).is_some(),
+            replayed: replays(&record).is_some_and(|times| times > 0),
             now: Moment::now(),
             now_wall: self.parts.erp.earlier_clock(Edition::Flagship),
         };

@@ -57,7 +57,8 @@ impl Death {
     }
 }
 
-/// How often the record was replayed; `None` for one that came from its sender.
+/// How often the record was replayed from the dead letters, which means it: what a person found not to exist is created then.
+/// 0 for a mere copy (`commands replay`), `None` for what came from its sender.
 #[must_use]
 pub fn replays(record: &Delivered) -> Option<u32> {
     number(&record.headers, REPLAY)
@@ -268,16 +269,23 @@ impl Letter {
     #[must_use]
     pub fn replay(&self, topic: &str, partition: Option<i32>, most: u32) -> Replay {
         let times = self.replays.unwrap_or(0);
-        if times >= most {
-            return Replay::Capped;
-        }
+        if times >= most { Replay::Capped } else { Replay::Of(self.once_more(topic, partition, times + 1)) }
+    }
+
+    /// A copy, which is answered with what is known.
+    #[must_use]
+    pub fn copy(&self, topic: &str, partition: i32) -> Outgoing {
+        self.once_more(topic, Some(partition), 0)
+    }
+
+    fn once_more(&self, topic: &str, partition: Option<i32>, times: u32) -> Outgoing {
         let ours = |name: &str| name.starts_with(PREFIX) || [FIRST_SENT, REPLAY, DOUBT, LEFT_OUT].contains(&name);
         let mut headers: Vec<_> = self.headers.iter().filter(|(name, _)| !ours(name)).cloned().collect();
-        headers.push((REPLAY.to_owned(), Some((times + 1).to_string().into_bytes())));
+        headers.push((REPLAY.to_owned(), Some(times.to_string().into_bytes())));
         if let Some(sent) = self.first_sent {
             headers.push((FIRST_SENT.to_owned(), Some(sent.0.to_string().into_bytes())));
         }
-        Replay::Of(Outgoing { topic: topic.into(), partition, key: self.key.clone(), value: self.value.clone(), headers })
+        Outgoing { topic: topic.into(), partition, key: self.key.clone(), value: self.value.clone(), headers }
     }
 
     /// Without its value, for people and programs.

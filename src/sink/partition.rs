@@ -9,7 +9,7 @@ use crate::{
     clock::{Moment, Timestamp},
     config::Settings,
     kafka::{
-        Apply, Delivered, Group, Lease, Loader, Outgoing, Prefix, Restored, Store, TakeOver, TakeOverFault, Transactor,
+        Apply, Delivered, Group, Lease, Loader, Outgoing, Prefix, Restored, Store, TakeOver, TakeOverFault, Transactor, commit_fenced,
         scan::{From, Scan},
         take_over,
         tool::ToolFault,
@@ -23,7 +23,7 @@ use super::{
     bundle::Sightings,
     decision::Decision,
     placement::tells,
-    settle::{Names, bare_entry},
+    settle::{Names, bare_entry, journal_record},
     validate::Accepted,
 };
 
@@ -134,8 +134,10 @@ pub struct Remembered {
     pub in_doubt: BTreeMap<Vec<u8>, Timestamp>,
     /// It knows of commands at all.
     pub commands: bool,
-    /// How many partitions the commands topic had when the newest barrier was written.
+    /// How many partitions the commands topic had when that was written down last; an earlier version did so with its barriers.
     pub counted: Option<i32>,
+    /// It has a record of that count.
+    pub keeps_count: bool,
     /// It knows of a command that stood where only the configured partitioner puts it.
     pub placed: bool,
     /// Warehouses in which look-ups have shown one of our markers.
@@ -166,11 +168,13 @@ pub fn declares_lost(entry: &JournalEntry) -> bool {
     entry.kind == EntryKind::Barrier && entry.nonce.as_deref() == Some(LOST)
 }
 
-/// The record that says how many partitions commands and journal have from now on: key and entry.
+/// The record that says how many partitions commands and journal have from now on: key and entry. No topic has 0 of them: that
+/// says that entries are being moved, and no instance runs.
 #[must_use]
 pub fn count_entry(partition: i32, partitions: i32, at: Timestamp) -> (Vec<u8>, JournalEntry) {
-    let nonce = Some(format!("migrated-{}", at.0));
-    (barrier_key(partition), JournalEntry { nonce, partitions: Some(partitions), ..bare_entry(EntryKind::Barrier, partition, "", at) })
+    let nonce = Some(format!("counted-{}", at.0));
+    let key = serde_json::json!(["#count", partition]).to_string().into_bytes();
+    (key, JournalEntry { nonce, partitions: Some(partitions), ..bare_entry(EntryKind::Barrier, partition, "", at) })
 }
 
 fn barrier_key(partition: i32) -> Vec<u8> {
@@ -208,10 +212,13 @@ impl Restoring {
         for counted in remembered.values().filter_map(|journal| journal.counted) {
             self.check_count(counted)?;
         }
+        let counts = |lease: &Lease| remembered.get(&lease.partition).is_some_and(|journal| journal.keeps_count);
+        let uncounted: Vec<&Restored> = restored.iter().filter(|restored| !counts(&restored.lease)).collect();
         // A partition that knows no command may be one too many: then only the others can say so.
-        if leases.iter().any(|lease| remembered.get(&lease.partition).is_none_or(|journal| !journal.commands)) {
+        if uncounted.iter().any(|restored| remembered.get(&restored.lease.partition).is_none_or(|journal| !journal.commands)) {
             self.check_others(&leases).await?;
         }
+        self.keep_count(&uncounted).await?;
         Ok(restored
             .into_iter()
             .map(|restored| {
@@ -226,13 +233,37 @@ impl Restoring {
         if counted == self.partitions {
             return Ok(());
         }
+        if counted == 0 {
+            return Err(TakeOverFault::Refused(format!(
+                "{} was being migrated and is not whole; run `wdt-connector topics migrate` again with the same arguments",
+                self.names.journal
+            )));
+        }
         Err(TakeOverFault::Refused(format!(
             "{} had {counted} partitions when its journal was written and has {} now, so copies of a command could be judged by two owners; stop every instance and run `wdt-connector topics migrate --partitions {}`",
             self.names.commands, self.partitions, self.partitions
         )))
     }
 
-    /// The newest barriers of the partitions that others own.
+    /// Writes the count down where it is not yet, now that it is known to be right; the barrier, which comes before that is
+    /// known, does not speak of it. From then on another count is refused however often it is tried.
+    async fn keep_count(&self, uncounted: &[&Restored]) -> Result<(), TakeOverFault> {
+        if uncounted.is_empty() {
+            return Ok(());
+        }
+        let now = Timestamp::now();
+        let record = |restored: &&Restored| {
+            let partition = restored.lease.partition;
+            let (key, entry) = count_entry(partition, self.partitions, now);
+            journal_record(&self.codec, &self.names, partition, key, &entry).map(Arc::new)
+        };
+        let records = uncounted.iter().map(record).collect::<Result<Vec<_>, _>>();
+        let records = records.map_err(|fault| TakeOverFault::Refused(fault.to_string()))?;
+        let positions = uncounted.iter().map(|restored| restored.position.clone()).collect();
+        commit_fenced(&self.group, &self.transactor, positions, records).await
+    }
+
+    /// What the partitions that others own say.
     async fn check_others(&self, own: &[Lease]) -> Result<(), TakeOverFault> {
         let others: Vec<i32> = (0..self.partitions).filter(|partition| own.iter().all(|lease| lease.partition != *partition)).collect();
         if others.is_empty() {
@@ -250,22 +281,24 @@ impl Restoring {
                 return Err(TakeOverFault::NotOwner(ended));
             }
         };
-        counted.into_values().flatten().try_for_each(|counted| self.check_count(counted))
+        counted.into_values().try_for_each(|counted| self.check_count(counted))
     }
 
-    /// By partition, the count its newest barrier holds. After a take-over it is near the end: only where it is not the whole
-    /// partition is read.
-    async fn newest_counts(&self, partitions: Vec<i32>) -> Result<Result<BTreeMap<i32, Option<i32>>, ToolFault>, TakeOverFault> {
+    /// By partition, the count it keeps. Of a young journal it is near the end: only where it is not the whole partition is
+    /// read.
+    async fn newest_counts(&self, partitions: Vec<i32>) -> Result<Result<BTreeMap<i32, i32>, ToolFault>, TakeOverFault> {
         let (kafka, topic, codec, runtime) =
             (self.settings.kafka.clone(), self.names.journal.to_string(), Arc::clone(&self.codec), tokio::runtime::Handle::current());
         let read = move || {
             let newest = |only: &[i32], from: &From| {
                 let mut counted = BTreeMap::new();
                 Scan::open(&kafka, &topic, Some(only), from)?.run(|record, _| {
-                    if record.key.as_deref().is_some_and(|key| key.starts_with(br##"["#barrier""##))
+                    let speaks = |key: &[u8]| key.starts_with(br##"["#count""##) || key.starts_with(br##"["#barrier""##);
+                    if record.key.as_deref().is_some_and(speaks)
                         && let Some(entry) = record.value.as_deref().and_then(|bytes| decode(&codec, &runtime, bytes).ok())
+                        && let Some(count) = entry.partitions
                     {
-                        counted.insert(record.partition, entry.partitions);
+                        counted.insert(record.partition, count);
                     }
                     true
                 })?;
@@ -286,7 +319,6 @@ impl Restoring {
     fn barrier(&self, lease: Lease) -> Result<TakeOver, TakeOverFault> {
         let mut entry = bare_entry(EntryKind::Barrier, lease.partition, "", Timestamp::now());
         entry.nonce = Some(format!("{}-{}-{}-{:x}", self.settings.kafka.instance, std::process::id(), lease.epoch, Moment::now().0));
-        entry.partitions = Some(self.partitions);
         let value = self.codec.encode_journal(&entry).map_err(|fault| TakeOverFault::Refused(fault.to_string()))?;
         let barrier = Outgoing {
             topic: Arc::clone(&self.names.journal),
@@ -329,6 +361,7 @@ impl Restoring {
                         journal.lost_at = journal.lost_at.max(Some(entry.written_at));
                     }
                     journal.counted = entry.partitions.or(journal.counted);
+                    journal.keeps_count |= key.starts_with(br##"["#count""##);
                     Ok(())
                 }
                 EntryKind::Proof => {

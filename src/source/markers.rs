@@ -86,7 +86,7 @@ impl JournalMarkers {
         let mut entries = Entries { store: self.store.clone(), marker: self.marker, changes: Vec::new(), failed: false };
         let loaded = Arc::clone(&self.loaded);
         follow(&self.kafka, "markers", &self.topic, move |seen| match seen {
-            Followed::Record { key, value } => entries.push(key, value.is_some()),
+            Followed::Record { partition, key, value } => entries.push(partition, key, value.is_some()),
             Followed::Quiet => {
                 entries.flush();
                 loaded.store(true, Ordering::Release);
@@ -98,8 +98,13 @@ impl JournalMarkers {
 impl MarkerIndex for JournalMarkers {
     fn lookup(&self, return_no: &str, remark: &str) -> Option<(String, String)> {
         let marker = remark.get(..MARKER).filter(|marker| marker.starts_with('#'))?;
-        match self.store.get(TABLE, &index_key(return_no, marker)) {
-            Ok(found) => Some((String::from_utf8(found?).ok()?, marker.to_owned())),
+        let mut found = None;
+        let scanned = self.store.scan(TABLE, &index_key(return_no, marker), |_, command_id| {
+            found = Some(command_id.to_vec());
+            false
+        });
+        match scanned {
+            Ok(()) => Some((String::from_utf8(found?).ok()?, marker.to_owned())),
             Err(error) => {
                 tracing::warn!(%error, "the index of commands cannot be read; an outbound order is published without its command");
                 None
@@ -122,6 +127,7 @@ impl MarkerIndex for JournalMarkers {
     }
 }
 
+/// What the keys of a command's entries begin with; the partition of the journal follows.
 fn index_key(return_no: &str, marker: &str) -> Vec<u8> {
     serde_json::json!([return_no, marker]).to_string().into_bytes()
 }
@@ -135,10 +141,12 @@ struct Entries {
 }
 
 impl Entries {
-    fn push(&mut self, key: &[u8], holds: bool) {
+    fn push(&mut self, partition: i32, key: &[u8], holds: bool) {
         // Barriers and the like have keys of another shape.
         let Ok((return_no, command_id)) = serde_json::from_slice::<(String, String)>(key) else { return };
-        let key = index_key(&return_no, &(self.marker)(&return_no, &command_id));
+        let mut key = index_key(&return_no, &(self.marker)(&return_no, &command_id));
+        // A migration writes an entry where it belongs and takes it away where it was, read in either order.
+        key.extend_from_slice(&partition.to_be_bytes());
         self.changes.push((key, holds.then(|| command_id.into_bytes())));
         if self.changes.len() >= BATCH {
             self.flush();
@@ -175,9 +183,9 @@ mod tests {
         let kafka = crate::config::from_toml("", std::iter::empty()).unwrap().settings.kafka;
         let index = JournalMarkers { store: store.clone(), kafka, topic: "j".into(), marker, loaded, reader: Mutex::default() };
         let mut entries = Entries { store, marker, changes: Vec::new(), failed: false };
-        entries.push(br#"["R\"1","c-1"]"#, true);
-        entries.push(br##"["#barrier",3]"##, true);
-        entries.push(b"nonsense", true);
+        entries.push(2, br#"["R\"1","c-1"]"#, true);
+        entries.push(2, br##"["#barrier",3]"##, true);
+        entries.push(2, b"nonsense", true);
         entries.flush();
         let remark = format!("{} the sender's", marker("R\"1", "c-1"));
         assert_eq!(index.lookup("R\"1", &remark), Some(("c-1".to_owned(), marker("R\"1", "c-1"))));
@@ -185,8 +193,15 @@ mod tests {
         for other in ["", "#", "no marker at all", "#旺店通旺店通旺店通"] {
             assert_eq!(index.lookup("R\"1", other), None, "{other}");
         }
-        entries.push(br#"["R\"1","c-1"]"#, false);
-        entries.flush();
-        assert_eq!(index.lookup("R\"1", &remark), None);
+        let mut known_after = |changes: &[(i32, bool)]| {
+            changes.iter().for_each(|(partition, holds)| entries.push(*partition, br#"["R\"1","c-1"]"#, *holds));
+            entries.flush();
+            index.lookup("R\"1", &remark).is_some()
+        };
+        // It moves from 2 to 5, and later back, seen in any order.
+        assert!(known_after(&[(2, false), (5, true)]));
+        assert!(known_after(&[(2, true), (5, false)]));
+        assert!(known_after(&[(5, true), (2, true), (2, false)]));
+        assert!(!known_after(&[(5, false)]));
     }
 }

@@ -167,13 +167,18 @@ fn what_a_person_found_not_to_exist_is_created_by_a_replay_and_only_by_one() {
     let results = rig.results(3);
     assert_eq!((results[1].outcome, results[1].resolved), (Outcome::Rejected, true));
     assert_eq!((results[2].outcome, results[2].duplicate), (Outcome::Rejected, true), "a sender's copy creates nothing");
+    let (code, text) = said(&rig, &["commands", "replay", "--from-time", "1h"]);
+    assert!(code == Some(0) && text.contains("2 commands sent again"), "{text}");
+    let results = rig.results(5);
+    let copies: Vec<_> = results[3..].iter().map(|result| (result.outcome, result.duplicate)).collect();
+    assert_eq!(copies, [(Outcome::Rejected, true); 2], "nor does a replay of what was read before");
     assert_eq!(rig.erp.orders().len(), 1);
 
     let (code, text) = said(&rig, &["dlq", "replay", "--dry-run"]);
     assert!(code == Some(0) && text.contains("1 would be sent"), "{text}");
     let (code, text) = said(&rig, &["dlq", "replay"]);
     assert!(code == Some(0) && text.contains("1 sent again"), "{text}");
-    let result = rig.results(4).remove(3);
+    let result = rig.results(6).remove(5);
     assert_eq!((result.outcome, result.duplicate, result.recovered), (Outcome::Created, false, false), "{result:?}");
     let orders = rig.erp.orders();
     assert_eq!(orders.len(), 2);

@@ -6,12 +6,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::{
-    clock::Timestamp,
-    config::Settings,
-    kafka::scan::From,
-    sink::letter::{Letter, Replay},
-};
+use crate::{clock::Timestamp, config::Settings, kafka::scan::From, sink::letter::Letter};
 
 use super::super::{End, memory, output, resend};
 
@@ -52,11 +47,11 @@ pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Res
     for record in found {
         let partition = record.partition;
         let letter = Letter::read(record);
-        match letter.replay(&topic, Some(partition), u32::MAX) {
-            // What is a copy already has its original somewhere; a decision is made anew, not repeated.
-            Replay::Of(_) if letter.replays.is_some() || letter.control => left += 1,
-            Replay::Of(record) => again.push(((letter.partition, letter.offset), record)),
-            Replay::Capped => left += 1,
+        // What is a copy already has its original somewhere; a decision is made anew, not repeated.
+        if letter.replays.is_some() || letter.control {
+            left += 1;
+        } else {
+            again.push(((letter.partition, letter.offset), letter.copy(&topic, partition)));
         }
     }
     if args.dry_run {

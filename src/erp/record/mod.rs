@@ -13,7 +13,7 @@ use crate::{
     schema::datum::{put_bool, put_bytes, put_decimal, put_len, put_long},
 };
 
-use table::{Column, Kind, Layout, Row, Table};
+use table::{Column, Kind, Layout, Row, Slot, Table};
 use value::Reading;
 
 /// One record of a feed, decoded.
@@ -149,7 +149,7 @@ impl Writing {
                 self.extra(&extra);
                 continue;
             }
-            let value = row.get(at);
+            let value = row.slot(at);
             if value.is_none() && column.edition.is_none_or(|edition| edition == self.edition) {
                 self.note(&table.prefix, &column.name, DriftKind::Missing);
             }
@@ -160,7 +160,7 @@ impl Writing {
             let written = value.map_or(Ok(Written::Null), |value| self.column(column, value))?;
             match (&written, value) {
                 (Written::Yes, _) => continue,
-                (Written::Retyped, Some(value)) if column.nullable => {
+                (Written::Retyped, Some(Slot::Raw(value))) if column.nullable => {
                     extra.insert(&column.name, value);
                     self.note(&table.prefix, &column.name, DriftKind::Retyped);
                 }
@@ -175,7 +175,12 @@ impl Writing {
     }
 
     /// Writes one value; nothing unless it fits.
-    fn column(&mut self, column: &Column, value: &RawValue) -> Result<Written, Misfit> {
+    fn column(&mut self, column: &Column, value: &Slot<'_>) -> Result<Written, Misfit> {
+        let value = match (&column.kind, value) {
+            (_, Slot::Raw(value)) => value,
+            (Kind::Lines(table), Slot::Rows(rows)) => return self.lines(table, rows),
+            (_, Slot::Rows(_)) => return Ok(Written::Retyped),
+        };
         Ok(match &column.kind {
             Kind::Int => match value::long(value) {
                 // Avro's int has 32 bits.
@@ -195,19 +200,21 @@ impl Writing {
             },
             Kind::Lines(_) if value.get() == "null" => Written::Null,
             Kind::Lines(table) => match table::rows(table, value) {
-                Some(rows) => {
-                    if !rows.is_empty() {
-                        put_len(&mut self.datum, rows.len());
-                        rows.iter().try_for_each(|row| self.row(table, row))?;
-                    }
-                    put_long(&mut self.datum, 0);
-                    Written::Yes
-                }
+                Some(rows) => self.lines(table, &rows)?,
                 None => Written::Retyped,
             },
             // Written by `row`, which knows what goes there.
             Kind::Extra => Written::Yes,
         })
+    }
+
+    fn lines(&mut self, table: &Table, rows: &[Row<'_>]) -> Result<Written, Misfit> {
+        if !rows.is_empty() {
+            put_len(&mut self.datum, rows.len());
+            rows.iter().try_for_each(|row| self.row(table, row))?;
+        }
+        put_long(&mut self.datum, 0);
+        Ok(Written::Yes)
     }
 
     fn put<T>(&mut self, reading: Reading<T>, put: impl FnOnce(&mut Vec<u8>, T)) -> Written {

@@ -244,7 +244,9 @@ fn the_order_of_the_erps_fields_does_not_matter() {
     let one = r#"{"stockout_id":1,"order_no":"a","modified":1,"details_list":[],"y":1,"z":2}"#;
     let two = r#"{"z":2,"y":1,"details_list":[],"modified":1,"order_no":"a","stockout_id":1}"#;
     let decode = |text: &str| decode(Feed::ReturnOutbounds, Edition::Flagship, text.as_bytes()).unwrap().datum;
-    assert_eq!(decode(one), decode(two));
+    // Whichever order came before.
+    let all: Vec<_> = [one, two, two, one, two, one, one].into_iter().map(decode).collect();
+    assert!(all.iter().all(|datum| *datum == all[0]));
 }
 
 /// JSON of any kind, with field names of the schemas among the keys.
