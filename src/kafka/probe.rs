@@ -45,14 +45,7 @@ pub enum Found {
 pub fn right(kafka: &KafkaSettings, operation: Operation, resource: &Resource, topic: &str, largest: Option<usize>) -> Found {
     let answer = match (operation, resource) {
         (Operation::Read, Resource::Topic(name)) => read_topic(kafka, name),
-        (Operation::Write, Resource::Topic(name)) => match largest {
-            Some(largest) => write_topic(kafka, name, largest),
-            // What would not be refused would stand in the topic.
-            None => {
-                let advice = "give the account DescribeConfigs on it, without which its max.message.bytes is not known";
-                return Found::Unknown(format!("{} on {resource} cannot be tried; {advice}", operation.name()));
-            }
-        },
+        (Operation::Write, Resource::Topic(name)) => write_topic(kafka, name, largest),
         (Operation::Read, Resource::Group(group)) => read_group(kafka, group, topic),
         (Operation::Write, Resource::TransactionalIds(prefix)) => transactional_id(kafka, prefix),
         (Operation::Describe, Resource::Topic(name)) => see_topic(kafka, name),
@@ -119,8 +112,13 @@ fn read_topic(kafka: &KafkaSettings, topic: &str) -> Result<(), Refusal> {
 }
 
 /// A record just larger than the topic takes: refused as such, or denied before.
-fn write_topic(kafka: &KafkaSettings, topic: &str, largest: usize) -> Result<(), Refusal> {
+fn write_topic(kafka: &KafkaSettings, topic: &str, largest: Option<usize>) -> Result<(), Refusal> {
     see_topic(kafka, topic)?;
+    let Some(largest) = largest else {
+        // What is not refused would stand in the topic.
+        let reason = "its max.message.bytes is not known without DescribeConfigs, and a record that it takes would stay in it";
+        return Err(Refusal::Other(reason.to_owned()));
+    };
     if largest > LARGEST_RECORD {
         return Err(Refusal::Other(format!("it takes records of {largest} bytes, and only a larger one would be refused")));
     }

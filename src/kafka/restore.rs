@@ -276,9 +276,10 @@ impl Reader {
         let mut open: BTreeMap<i32, &TakeOver> = partitions.iter().map(|partition| (partition.lease.partition, partition)).collect();
         let mut entries: BTreeMap<i32, u64> = BTreeMap::new();
         while !open.is_empty() {
+            let polled = self.0.poll(PAUSE);
             // With every message: nothing of an ended lease may reach what its successor has begun to fill.
             Self::still_owned(group, &leases, stop)?;
-            let message = match self.0.poll(PAUSE) {
+            let message = match polled {
                 Some(Ok(message)) => message,
                 Some(Err(error)) => {
                     if let Some(sentence) = read_denial(&error, &topic, group.group_id()) {

@@ -82,8 +82,8 @@ pub enum CommitFault {
     /// or for the producer. The same batch may be tried again with smaller ones in their place.
     #[error("{reason}")]
     TooLarge { records: Vec<usize>, reason: String },
-    /// Nobody knows. A new producer has fenced the old one by the time this is returned: whatever was committed stays,
-    /// and every partition concerned must be taken over again from the log.
+    /// Nobody knows. A new producer has fenced the old one by the time this is returned, or some lease is over: whatever was
+    /// committed stays, and every partition concerned must be taken over again from the log.
     #[error("the outcome of the transaction is unknown: {0}")]
     Unknown(String),
     /// Another process uses the same `kafka.instance`: stop.
@@ -339,9 +339,10 @@ impl Writer {
                 return Err(CommitFault::NotOwner(ended));
             }
             let leases: Vec<Lease> = batch.positions.iter().map(|position| position.lease).collect();
-            self.revive(|| batch.group.fence(leases.iter().copied()).is_err());
+            let in_vain = || batch.group.fence(leases.iter().copied()).is_err();
+            self.revive(in_vain);
             let Some(live) = &self.producer else {
-                return Err(match batch.group.fence(leases) {
+                return Err(match batch.group.fence(leases.iter().copied()) {
                     Err(ended) => CommitFault::NotOwner(ended),
                     Ok(_) => CommitFault::Aborted("nobody waits for it any more".to_owned()),
                 });
@@ -369,11 +370,11 @@ impl Writer {
             self.producer = None;
             return Err(match step {
                 Step::Abort(reason) | Step::Rebuild(reason) => {
-                    self.revive(|| false);
+                    self.revive(in_vain);
                     CommitFault::Unknown(reason)
                 }
                 Step::TooLarge(_) => {
-                    self.revive(|| false);
+                    self.revive(in_vain);
                     CommitFault::Unknown("records were too large and the transaction could not be aborted".to_owned())
                 }
                 Step::Fenced(reason) if self.replaced(&batch.group) => CommitFault::Fenced(format!(
@@ -381,7 +382,7 @@ impl Writer {
                 )),
                 // A coordinator that ends a transaction by itself bumps the epoch as well: then nobody took our place.
                 Step::Fenced(reason) => {
-                    self.revive(|| false);
+                    self.revive(in_vain);
                     CommitFault::Unknown(reason)
                 }
             });

@@ -77,7 +77,9 @@ impl Engine<'_> {
         if was_probe {
             match &finding {
                 // It may have failed for a reason of its own: only a question about nothing in particular tells.
-                Finding::Failed(_) => self.send_probe(),
+                Finding::Failed(_) if self.breaker.probe_at().is_some() => self.send_probe(),
+                // The circuit has closed meanwhile.
+                Finding::Failed(_) => self.probing = false,
                 Finding::Found(_) | Finding::Suspects(_) | Finding::Absent { .. } => self.probed(Ok(())),
             }
         }

@@ -303,7 +303,7 @@ impl Engine<'_> {
     }
 
     fn intend(&self, draft: &mut Draft, id: SlotId, now: Moment, written_at: Timestamp) -> Result<(), SchemaFault> {
-        let Some(slot) = self.slots.get(&id) else { return Ok(()) };
+        let Some(slot) = self.slots.get(&id).filter(|slot| slot.waits == Waits::Intent) else { return Ok(()) };
         if self.partitions.get(&slot.lease.partition).is_none_or(|partition| partition.draining || partition.lease != slot.lease) {
             return Ok(());
         }

@@ -199,6 +199,11 @@ impl Restoring {
     /// # Errors
     /// [`TakeOverFault`].
     pub async fn run(self, leases: Vec<Lease>) -> Result<Vec<(Restored, Remembered)>, TakeOverFault> {
+        // The cache of a partition is its present owner's.
+        let ended = self.group.ended(&leases);
+        if !ended.is_empty() {
+            return Err(TakeOverFault::NotOwner(ended));
+        }
         for lease in &leases {
             self.store.clear(lease.partition).map_err(|fault| TakeOverFault::Refused(fault.to_string()))?;
         }

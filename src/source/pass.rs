@@ -128,9 +128,15 @@ impl Tenure<'_> {
         mut counts: Counts,
         fault: FetchFault,
     ) -> Result<Result<Counts, FetchFault>, Stop> {
-        while !items.is_empty() {
+        // The last read of a snapshot says that it is the last, and that is known at the end of its window only.
+        let ends_snapshot = self.cursor.checkpoint().snapshot && !reading.next.checkpoint().snapshot;
+        while !items.is_empty() && !ends_snapshot {
             let batch = items.drain(..items.len().min(BATCH)).collect();
             self.batch(batch, reading, false, &mut counts).await?;
+        }
+        self.told_of(reading.pass, &counts);
+        if reading.pass == Pass::Backfill {
+            self.cursor = self.cursor.clone().counted(0, counts.events);
         }
         Ok(Err(fault))
     }

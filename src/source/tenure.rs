@@ -439,8 +439,24 @@ impl<'a> Tenure<'a> {
         self.unsaved = false;
     }
 
+    /// Says what was published, and what follows from it for a person.
+    pub(super) fn told_of(&self, pass: Pass, counts: &Counts) {
+        let feed = self.task.feed;
+        self.task.status.feed(feed, |status| {
+            status.events += counts.events as u64;
+            status.dead_letters += counts.dead_letters as u64;
+            status.latest_late_row_ms = status.latest_late_row_ms.max(counts.latest_late_row.map(crate::clock::millis));
+            if let Some(late) = counts.latest_late_row {
+                status.advice = Some(late_advice(feed, late));
+            } else if pass == Pass::Backfill && counts.missed > 0 {
+                status.advice = Some(missed_advice(feed, counts.missed));
+            }
+        });
+    }
+
     fn moved(&mut self, reading: Reading, counts: Counts) -> Turn {
         let Reading { pass, window, limits, rows, next } = reading;
+        self.told_of(pass, &counts);
         let caught_up = match pass {
             Pass::Live => window.end >= limits.live,
             Pass::Late => window.end >= limits.late.min(next.checkpoint().watermark),
@@ -468,14 +484,6 @@ impl<'a> Tenure<'a> {
             status.stand(&self.cursor, limits);
             status.rows += rows as u64;
             status.unchanged += counts.unchanged as u64;
-            status.events += counts.events as u64;
-            status.dead_letters += counts.dead_letters as u64;
-            status.latest_late_row_ms = status.latest_late_row_ms.max(counts.latest_late_row.map(crate::clock::millis));
-            if let Some(late) = counts.latest_late_row {
-                status.advice = Some(late_advice(feed, late));
-            } else if pass == Pass::Backfill && counts.missed > 0 {
-                status.advice = Some(missed_advice(feed, counts.missed));
-            }
             status.state = if at.snapshot { FeedPhase::Snapshot } else { FeedPhase::Live };
             status.progress = first_read;
             status.backfill = backfill;

@@ -242,8 +242,13 @@ impl Cursor {
                 (Self { checkpoint: Checkpoint { backfill_last, backfill_end, watermark_id, ..fresh() } }, Resumed::FiltersChanged)
             }
             // Nothing of what was read lies behind the start.
-            Some(checkpoint) if start >= checkpoint.watermark => {
-                (Self { checkpoint: Checkpoint { filters_hash: filters_hash.to_owned(), ..checkpoint } }, Resumed::FiltersChanged)
+            Some(mut checkpoint) if start >= checkpoint.watermark => {
+                checkpoint.filters_hash = filters_hash.to_owned();
+                if checkpoint.backfill_id.take().is_some() {
+                    // It has read its beginning with other filters: it begins again.
+                    (checkpoint.backfill_from, checkpoint.backfill_to, checkpoint.backfill_position) = (None, None, None);
+                }
+                (Self { checkpoint }, Resumed::FiltersChanged)
             }
             Some(checkpoint) => {
                 let checkpoint = Checkpoint {

@@ -164,7 +164,11 @@ fn take_overs_and_look_ups_repeated_change_nothing() {
     stage.command(&command("R-1", "lost"));
     stage.run_until(Point::CallAnswered);
     let open = stage.world();
-    assert_eq!((open.orders.len(), open.calls, open.journal.len(), open.results.len()), (1, 1, 2, 0), "the count of partitions, an intent, and its order");
+    assert_eq!(
+        (open.orders.len(), open.calls, open.journal.len(), open.results.len()),
+        (1, 1, 2, 0),
+        "the count of partitions, an intent, and its order"
+    );
     for point in [Point::TakeOverDone, Point::TakeOverDone, Point::LookUpAnswered, Point::LookUpAnswered] {
         stage.run_until(point);
         assert_eq!(stage.world(), open, "after {}", point.name());
