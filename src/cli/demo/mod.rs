@@ -90,12 +90,13 @@ pub(super) async fn execute(args: Args) -> anyhow::Result<End> {
     let (listener, settings) = listen(stage.settings.clone()).await?;
     let address = listener.local_addr()?;
     tell(&format!("status page: http://{address}/"));
+    let board = Board::default();
     let connector: JoinHandle<anyhow::Result<()>> =
-        tokio::spawn(app::serve(settings.clone(), Arc::new(Metrics::new()), Board::default(), Levels::fixed(), shutdown.clone(), listener));
+        tokio::spawn(app::serve(settings.clone(), Arc::new(Metrics::new()), board.clone(), Levels::fixed(), shutdown.clone(), listener));
     let stop_reading = CancellationToken::new();
     let collector = Collector::start(&settings, &stop_reading);
 
-    let played = play(&args, &stage, &collector, connector).await;
+    let played = play(&args, &stage, &collector, connector, &board).await;
     let connector = match played {
         Ok(connector) => connector,
         Err(error) => {
@@ -122,6 +123,7 @@ async fn play(
     stage: &Stage,
     collector: &Collector,
     mut connector: JoinHandle<anyhow::Result<()>>,
+    board: &Board,
 ) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
     let lines = script::write(usize::try_from(args.commands)?, args.seed, &Codec::single_object())?;
     let sender = Sender::connect(&stage.settings.kafka, Partitioner::Murmur2)?;
@@ -154,8 +156,12 @@ async fn play(
             collector.speak("settling");
         }
     }
-    collector.speak("settled");
+    let settled = collector.complete(&stage.simulator);
+    collector.speak(if settled { "settled" } else { "not settled" });
     collector.end_of_line();
+    if !settled {
+        tell(&format!("after {PATIENCE:?} the connector says of itself: {}", serde_json::to_string(&board.sections())?));
+    }
     Ok(connector)
 }
 
@@ -262,6 +268,7 @@ fn settings(unique: &str, names: &[String], bootstrap: &str, simulator: &Simulat
     let text = format!(
         "allow_unsafe_timing = true\ncache_dir = {cache:?}\n\
          [kafka]\nbootstrap_servers = {bootstrap:?}\napplication_id = {unique:?}\n\
+         [kafka.properties]\n\"session.timeout.ms\" = 10000\n\"heartbeat.interval.ms\" = 1000\n\
          [topics]\n{}\n\
          [erp.flagship]\nurl = {:?}\nsid = {:?}\nkey = {:?}\nconnect_timeout = \"900ms\"\n\
          [quota]\ncalls_per_minute = 60000\nburst = 1000\nmax_concurrent_calls = 128\n\
