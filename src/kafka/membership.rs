@@ -73,21 +73,23 @@ pub(super) struct Callbacks {
     /// Gone with the retirement: the route's events end with the last consumer that speaks, not with one that never closes.
     events: Mutex<Option<mpsc::UnboundedSender<GroupEvent>>>,
     topic: String,
-    /// Another consumer has taken this one's place: whatever it still hears is nobody's business.
-    retired: AtomicBool,
     /// What the last statistics said, until the watchdog has looked at it.
     sight: Mutex<Option<Sight>>,
 }
 
 impl Callbacks {
     pub fn new(shared: Arc<Shared>, events: mpsc::UnboundedSender<GroupEvent>, topic: String) -> Self {
-        Self { shared, events: Mutex::new(Some(events)), topic, retired: AtomicBool::new(false), sight: Mutex::new(None) }
+        Self { shared, events: Mutex::new(Some(events)), topic, sight: Mutex::new(None) }
     }
 
     /// Nothing this consumer hears from now on changes the membership.
     pub fn retire(&self) {
-        self.retired.store(true, Ordering::Release);
         self.events.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Another consumer has taken this one's place: whatever it still hears is nobody's business.
+    fn retired(&self) -> bool {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
     /// Tells the route; `false` when nobody listens.
@@ -146,7 +148,7 @@ fn partitions(list: &TopicPartitionList) -> Vec<i32> {
 
 impl ConsumerContext for Callbacks {
     fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        if self.retired.load(Ordering::Acquire) {
+        if self.retired() {
             return;
         }
         match rebalance {
@@ -159,7 +161,7 @@ impl ConsumerContext for Callbacks {
     }
 
     fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        if self.retired.load(Ordering::Acquire) {
+        if self.retired() {
             return;
         }
         // Also an assignment without new partitions comes here: the generation has changed all the same.

@@ -334,15 +334,15 @@ impl Writer {
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<(), CommitFault> {
+        let fence = || batch.group.fence(batch.positions.iter().map(|position| position.lease));
+        let in_vain = || fence().is_err();
         loop {
-            if let Err(ended) = batch.group.fence(batch.positions.iter().map(|position| position.lease)) {
+            if let Err(ended) = fence() {
                 return Err(CommitFault::NotOwner(ended));
             }
-            let leases: Vec<Lease> = batch.positions.iter().map(|position| position.lease).collect();
-            let in_vain = || batch.group.fence(leases.iter().copied()).is_err();
             self.revive(in_vain);
             let Some(live) = &self.producer else {
-                return Err(match batch.group.fence(leases.iter().copied()) {
+                return Err(match fence() {
                     Err(ended) => CommitFault::NotOwner(ended),
                     Ok(_) => CommitFault::Aborted("nobody waits for it any more".to_owned()),
                 });

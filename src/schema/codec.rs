@@ -136,7 +136,7 @@ impl Codec {
     /// # Errors
     /// [`SchemaFault`] when the value does not fit the schema, or its subject is none of those [`Codec::connect`] was given.
     pub fn encode_command(&self, value: &CreateReturnOutbound) -> Result<Vec<u8>, SchemaFault> {
-        self.encode(Subject::Command, value)
+        self.encode(Subject::Command, value, 0)
     }
 
     /// Framed bytes of a result.
@@ -144,7 +144,7 @@ impl Codec {
     /// # Errors
     /// As above.
     pub fn encode_result(&self, value: &CommandResult) -> Result<Vec<u8>, SchemaFault> {
-        self.encode(Subject::Result, value)
+        self.encode(Subject::Result, value, 0)
     }
 
     /// Framed bytes of a journal entry.
@@ -152,7 +152,7 @@ impl Codec {
     /// # Errors
     /// As above.
     pub fn encode_journal(&self, value: &JournalEntry) -> Result<Vec<u8>, SchemaFault> {
-        self.encode(Subject::Journal, value)
+        self.encode(Subject::Journal, value, 0)
     }
 
     /// Framed bytes of a feed state.
@@ -160,9 +160,7 @@ impl Codec {
     /// # Errors
     /// As above.
     pub fn encode_feed_state(&self, value: &FeedState) -> Result<Vec<u8>, SchemaFault> {
-        let mut out = self.header(Subject::FeedState, 256 + value.version.len())?;
-        value.put(&mut out);
-        Ok(out)
+        self.encode(Subject::FeedState, value, value.version.len())
     }
 
     /// Framed bytes of a change event; the record datums are embedded as they are.
@@ -290,8 +288,9 @@ impl Codec {
         out
     }
 
-    fn encode(&self, subject: Subject, value: &impl Datum) -> Result<Vec<u8>, SchemaFault> {
-        let mut out = self.header(subject, 256)?;
+    /// `large`: bytes of what is known to be large in it.
+    fn encode(&self, subject: Subject, value: &impl Datum, large: usize) -> Result<Vec<u8>, SchemaFault> {
+        let mut out = self.header(subject, 256 + large)?;
         value.put(&mut out);
         Ok(out)
     }

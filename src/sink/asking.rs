@@ -16,7 +16,7 @@ use super::{
     call::{Question, ask, probe},
     engine::{ABNORMAL, Engine, Happened, Slot, SlotId, Waits, Word},
     journal::{Finding, Sight, Step},
-    partition::Confirmed,
+    partition::{Confirmed, given_back},
     settle::{journal_key, journal_prefix},
 };
 
@@ -25,7 +25,7 @@ impl Engine<'_> {
     /// the next owner asks.
     pub(super) fn look_up(&mut self, id: SlotId, was_probe: bool) -> bool {
         let Some(slot) = self.slots.get_mut(&id) else { return false };
-        if self.partitions.get(&slot.lease.partition).is_none_or(|partition| partition.draining) {
+        if given_back(&self.partitions, slot.lease) {
             return false;
         }
         if crash::fault(Fault::Resend) {

@@ -19,7 +19,7 @@ use super::{
     call::{Guard, order_request},
     engine::{ABNORMAL, End, Engine, Happened, SlotId, Waits, Word},
     journal::{Step, released},
-    partition::Confirmed,
+    partition::{Confirmed, given_back},
     retry::Pauses,
     settle::journal_key,
     story::Asked,
@@ -123,7 +123,7 @@ impl Engine<'_> {
         while self.permits_pending + self.intents.len() + ahead + self.wire.len() + self.flying < most {
             let Some(id) = self.admission.pop_front() else { break };
             let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.waits == Waits::Admission) else { continue };
-            if self.partitions.get(&slot.lease.partition).is_none_or(|partition| partition.draining) {
+            if given_back(&self.partitions, slot.lease) {
                 continue;
             }
             let deadline = slot.accepted.command.expires_at;
@@ -180,7 +180,7 @@ impl Engine<'_> {
     pub(super) fn permitted(&mut self, id: SlotId, permit: Permit) {
         self.permits_pending = self.permits_pending.saturating_sub(1);
         let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.waits == Waits::Permit) else { return };
-        if self.partitions.get(&slot.lease.partition).is_none_or(|partition| partition.draining) {
+        if given_back(&self.partitions, slot.lease) {
             return;
         }
         slot.permit = Some(permit);
@@ -237,7 +237,7 @@ impl Engine<'_> {
         while self.breaker.room(self.flying, most) > 0 {
             let Some(id) = self.wire.pop_front() else { break };
             let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.waits == Waits::Wire) else { continue };
-            if self.partitions.get(&slot.lease.partition).is_none_or(|partition| partition.draining) {
+            if given_back(&self.partitions, slot.lease) {
                 continue;
             }
             let Some(send_by) = released(slot.send_by, now) else {

@@ -126,6 +126,11 @@ impl Partition {
     }
 }
 
+/// Whether nothing new is begun for a lease: its partition is being given back, or is gone.
+pub fn given_back(partitions: &BTreeMap<i32, Partition>, lease: Lease) -> bool {
+    partitions.get(&lease.partition).is_none_or(|partition| partition.draining)
+}
+
 /// What a partition's journal said, as far as it has to be in memory; outcomes are in the [`Store`].
 #[derive(Debug, Default)]
 pub struct Remembered {
@@ -167,6 +172,9 @@ pub fn lost_entry(partition: i32, at: Timestamp) -> (Vec<u8>, JournalEntry) {
 pub fn declares_lost(entry: &JournalEntry) -> bool {
     entry.kind == EntryKind::Barrier && entry.nonce.as_deref() == Some(LOST)
 }
+
+/// What the key of a [`count_entry`] begins with.
+const COUNT: &[u8] = br##"["#count""##;
 
 /// The record that says how many partitions commands and journal have from now on: key and entry. No topic has 0 of them: that
 /// says that entries are being moved, and no instance runs.
@@ -298,7 +306,7 @@ impl Restoring {
             let newest = |only: &[i32], from: &From| {
                 let mut counted = BTreeMap::new();
                 Scan::open(&kafka, &topic, Some(only), from)?.run(|record, _| {
-                    let speaks = |key: &[u8]| key.starts_with(br##"["#count""##) || key.starts_with(br##"["#barrier""##);
+                    let speaks = |key: &[u8]| key.starts_with(COUNT) || key.starts_with(br##"["#barrier""##);
                     if record.key.as_deref().is_some_and(speaks)
                         && let Some(entry) = record.value.as_deref().and_then(|bytes| decode(&codec, &runtime, bytes).ok())
                         && let Some(count) = entry.partitions
@@ -366,7 +374,7 @@ impl Restoring {
                         journal.lost_at = journal.lost_at.max(Some(entry.written_at));
                     }
                     journal.counted = entry.partitions.or(journal.counted);
-                    journal.keeps_count |= key.starts_with(br##"["#count""##);
+                    journal.keeps_count |= key.starts_with(COUNT);
                     Ok(())
                 }
                 EntryKind::Proof => {

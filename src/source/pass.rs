@@ -120,6 +120,11 @@ impl Tenure<'_> {
         Ok(Ok(counts))
     }
 
+    /// Whether the first read is over with this window.
+    fn ends_snapshot(&self, reading: &Reading) -> bool {
+        self.cursor.checkpoint().snapshot && !reading.next.checkpoint().snapshot
+    }
+
     /// Publishes what is known before the window is given up: it need not be found out again.
     async fn stopped(
         &mut self,
@@ -129,8 +134,7 @@ impl Tenure<'_> {
         fault: FetchFault,
     ) -> Result<Result<Counts, FetchFault>, Stop> {
         // The last read of a snapshot says that it is the last, and that is known at the end of its window only.
-        let ends_snapshot = self.cursor.checkpoint().snapshot && !reading.next.checkpoint().snapshot;
-        while !items.is_empty() && !ends_snapshot {
+        while !items.is_empty() && !self.ends_snapshot(reading) {
             let batch = items.drain(..items.len().min(BATCH)).collect();
             self.batch(batch, reading, false, &mut counts).await?;
         }
@@ -213,7 +217,7 @@ impl Tenure<'_> {
 
     async fn batch(&mut self, items: Vec<Item>, reading: &mut Reading, last: bool, counts: &mut Counts) -> Result<(), Stop> {
         let now = Timestamp::now();
-        let ends_snapshot = last && self.cursor.checkpoint().snapshot && !reading.next.checkpoint().snapshot;
+        let ends_snapshot = last && self.ends_snapshot(reading);
         let last_read = items.iter().rposition(|item| matches!(item, Item::Change(change) if change.op == Op::Read));
         let mut drafts = Vec::with_capacity(items.len());
         for (index, item) in items.into_iter().enumerate() {

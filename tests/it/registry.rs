@@ -66,13 +66,18 @@ fn subjects_are_only_verified_where_registering_is_off() {
     Reader::new(&rig.topics.purchase_returns).at_least(3, PATIENCE);
 }
 
+/// Puts a proxy between the connector and the registry.
+fn through_proxy(rig: &mut Rig) -> Proxy {
+    let address = registry().url().trim_start_matches("http://").split('/').next().unwrap();
+    let proxy = Proxy::to(address);
+    rig.config.set("schema_registry", "url", registry().url().replace(address, &proxy.address()));
+    proxy
+}
+
 #[test]
 fn with_the_registry_gone_known_schemas_go_on() {
     let mut rig = Rig::new("regdown").purchase_returns().return_outbounds("flagship").with_registry();
-    let address = registry().url().trim_start_matches("http://").split('/').next().unwrap().to_owned();
-    let proxy = Proxy::to(&address);
-    let through = registry().url().replace(&address, &proxy.address());
-    rig.config.set("schema_registry", "url", through);
+    let proxy = through_proxy(&mut rig);
     rig.erp.seed(Kind::Returns, 3);
     let mut connector = rig.start();
     let mut reader = Reader::new(&rig.topics.purchase_returns);
@@ -127,9 +132,7 @@ fn send_new(rig: &Rig, sender: &Sender, id: u32, return_no: &str) {
 #[test]
 fn what_waits_behind_a_new_schema_goes_on_when_another_partition_learnt_it() {
     let mut rig = Rig::new("reglearnt").commands("avro").with_registry();
-    let address = registry().url().trim_start_matches("http://").split('/').next().unwrap().to_owned();
-    let proxy = Proxy::to(&address);
-    rig.config.set("schema_registry", "url", registry().url().replace(&address, &proxy.address()));
+    let proxy = through_proxy(&mut rig);
     rig.erp.take_anything();
     let (id, sender) = (next_version(&rig, "hint"), Sender::new());
     let _connector = rig.start();
@@ -160,9 +163,7 @@ fn what_waits_behind_a_new_schema_goes_on_when_another_partition_learnt_it() {
 #[test]
 fn with_the_registry_gone_a_new_schema_waits_and_other_partitions_go_on() {
     let mut rig = Rig::new("regnew").commands("avro").with_registry();
-    let address = registry().url().trim_start_matches("http://").split('/').next().unwrap().to_owned();
-    let proxy = Proxy::to(&address);
-    rig.config.set("schema_registry", "url", registry().url().replace(&address, &proxy.address()));
+    let proxy = through_proxy(&mut rig);
     rig.erp.take_anything();
     let (id, sender) = (next_version(&rig, "note"), Sender::new());
     let known = |return_no: &str| send_known(&rig, &sender, return_no);
