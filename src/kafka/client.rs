@@ -24,9 +24,15 @@ pub(crate) fn client_config(kafka: &KafkaSettings, role: &str) -> ClientConfig {
     if let Some(password) = &kafka.ssl_key_password {
         config.set("ssl.key.password", password.expose_secret());
     }
-    // Half a second is librdkafka's pause after a refused connection; a restarted broker is found sooner this way.
-    if !kafka.properties.contains_key("reconnect.backoff.max.ms") {
-        config.set("reconnect.backoff.max.ms", "1000");
+    for (key, value) in [
+        // Half a second is librdkafka's pause after a refused connection; a restarted broker is found sooner this way.
+        ("reconnect.backoff.max.ms", "1000"),
+        // Histograms for a broker that may ask for them (KIP-714): 100 KB per client and broker, kept whether one asks or not.
+        ("enable.metrics.push", "false"),
+    ] {
+        if !kafka.properties.contains_key(key) {
+            config.set(key, value);
+        }
     }
     config.set_log_level(RDKafkaLogLevel::Warning);
     config
@@ -73,4 +79,18 @@ pub(crate) fn group_id(kafka: &KafkaSettings, role: &str) -> String {
 /// The stable name of this instance within a role: `application_id.role.instance`; static member and transactional id.
 pub(crate) fn instance_id(kafka: &KafkaSettings, role: &str) -> String {
     format!("{}.{role}.{}", kafka.application_id, kafka.instance)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operators_options_come_before_ours() {
+        let kafka = |text| crate::config::from_toml(text, std::iter::empty()).unwrap().settings.kafka;
+        let ours = client_config(&kafka(""), "test");
+        assert_eq!((ours.get("enable.metrics.push"), ours.get("reconnect.backoff.max.ms")), (Some("false"), Some("1000")));
+        let theirs = client_config(&kafka("[kafka.properties]\n\"enable.metrics.push\" = \"true\"\n"), "test");
+        assert_eq!((theirs.get("enable.metrics.push"), theirs.get("reconnect.backoff.max.ms")), (Some("true"), Some("1000")));
+    }
 }

@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -45,6 +45,8 @@ const MISSING_PAUSE: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct Controls {
     known: watch::Receiver<Option<Arc<Decisions>>>,
+    /// The reader's.
+    client: Weak<BaseConsumer<Quiet>>,
     _reader: Arc<Stop>,
 }
 
@@ -59,7 +61,7 @@ impl Drop for Stop {
 
 /// The topic's trouble is logged here, not by librdkafka.
 #[derive(Clone, Copy, Debug)]
-struct Quiet;
+pub(super) struct Quiet;
 
 impl ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -83,6 +85,8 @@ impl Controls {
             .set("enable.partition.eof", "true")
             .create_with_context(Quiet)
             .map_err(|error| format!("no Kafka client for {topic} could be made: {error}"))?;
+        let consumer = Arc::new(consumer);
+        let client = Arc::downgrade(&consumer);
         let (sender, known) = watch::channel(None);
         let stop = Stop::default();
         let reader = Reader { consumer, topic: topic.to_owned(), sender, stop: Arc::clone(&stop.0), decisions: Decisions::new() };
@@ -90,14 +94,20 @@ impl Controls {
             .name("control".into())
             .spawn(move || reader.run())
             .map_err(|error| format!("the reader of {topic} could not be started: {error}"))?;
-        Ok(Self { known, _reader: Arc::new(stop) })
+        Ok(Self { known, client, _reader: Arc::new(stop) })
     }
 
     /// Nothing is decided, ever: for tests and for parts that run without Kafka.
     #[must_use]
     pub fn none() -> Self {
         let (_, known) = watch::channel(Some(Arc::default()));
-        Self { known, _reader: Arc::default() }
+        Self { known, client: Weak::new(), _reader: Arc::default() }
+    }
+
+    /// The reader's client, for questions that need no partition assigned: a client costs some hundred kilobytes, three
+    /// threads, and a connection to every broker.
+    pub(super) fn client(&self) -> Weak<BaseConsumer<Quiet>> {
+        Weak::clone(&self.client)
     }
 
     /// Waits until the topic was read to its end once, or is known to be missing; then what is decided now.
@@ -154,7 +164,7 @@ pub async fn decide(kafka: &KafkaSettings, topic: &str, key: &[String], value: O
 }
 
 struct Reader {
-    consumer: BaseConsumer<Quiet>,
+    consumer: Arc<BaseConsumer<Quiet>>,
     topic: String,
     sender: watch::Sender<Option<Arc<Decisions>>>,
     stop: Arc<AtomicBool>,

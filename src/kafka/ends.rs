@@ -1,4 +1,4 @@
-//! Where a topic's partitions end, for the lag: asked by a client of its own, because a paused consumer is told nothing.
+//! Where a topic's partitions end, for the lag: asked for, because a paused consumer is told nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,9 +10,7 @@ use std::{
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
-use crate::config::KafkaSettings;
-
-use super::client::client_config;
+use super::control::{Controls, Quiet};
 
 /// How often the ends are asked for. One request per partition; nothing depends on it but a figure.
 const EVERY: Duration = Duration::from_secs(5);
@@ -48,12 +46,12 @@ impl Shared {
 }
 
 impl EndOffsets {
-    /// Watches no partition yet; the client is made when the first one is.
+    /// Watches no partition yet. The client that follows the control topic asks.
     #[must_use]
-    pub fn of(kafka: &KafkaSettings, topic: &str) -> Self {
+    pub fn of(controls: &Controls, topic: &str) -> Self {
         let shared = Arc::new(Shared::default());
-        let (weak, config, topic) = (Arc::downgrade(&shared), client_config(kafka, "ends"), topic.to_owned());
-        let asking = thread::Builder::new().name("ends".into()).spawn(move || ask(&weak, &config, &topic));
+        let (weak, client, topic) = (Arc::downgrade(&shared), controls.client(), topic.to_owned());
+        let asking = thread::Builder::new().name("ends".into()).spawn(move || ask(&weak, &client, &topic));
         if let Err(error) = asking {
             tracing::warn!(%error, "no thread for the consumer lag; it stays unknown");
         }
@@ -85,8 +83,7 @@ impl Drop for EndOffsets {
     }
 }
 
-fn ask(shared: &Weak<Shared>, config: &rdkafka::ClientConfig, topic: &str) {
-    let mut client: Option<BaseConsumer> = None;
+fn ask(shared: &Weak<Shared>, client: &Weak<BaseConsumer<Quiet>>, topic: &str) {
     let mut asked = BTreeSet::new();
     while let Some(shared) = shared.upgrade() {
         let watched = {
@@ -102,8 +99,8 @@ fn ask(shared: &Weak<Shared>, config: &rdkafka::ClientConfig, topic: &str) {
             asked = watched;
             continue;
         }
-        let Some(consumer) = client.take().or_else(|| config.create().ok()) else { continue };
         for partition in &watched {
+            let Some(consumer) = client.upgrade() else { return };
             // A broker that does not answer leaves the last figure.
             if let Ok((_, end)) = consumer.fetch_watermarks(topic, *partition, TIMEOUT) {
                 let mut state = shared.lock();
@@ -116,6 +113,5 @@ fn ask(shared: &Weak<Shared>, config: &rdkafka::ClientConfig, topic: &str) {
             }
         }
         asked = watched;
-        client = Some(consumer);
     }
 }

@@ -316,7 +316,7 @@ impl<'a> Engine<'a> {
             commit_after: Moment(0),
             commit_pauses: Pauses::from(Duration::from_millis(50)),
             breaker: Breaker::default(),
-            ends: EndOffsets::of(&parts.settings.kafka, &parts.settings.topics.commands),
+            ends: EndOffsets::of(&parts.controls, &parts.settings.topics.commands),
             probing: false,
             held: false,
             open: false,

@@ -25,7 +25,8 @@ pub fn command(config: &Path, arguments: &[&str]) -> Command {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WDT__")) {
         command.env_remove(name);
     }
-    command.arg("--config").arg(config).args(arguments);
+    // As the image and the unit set it.
+    command.env("MALLOC_ARENA_MAX", "2").arg("--config").arg(config).args(arguments);
     command
 }
 
