@@ -59,28 +59,27 @@ pub(super) struct Tales(Vec<(Story, Value)>);
 impl Tales {
     pub(super) fn change(&mut self, feed: Feed, pass: Pass, change: &Change) {
         let record = &change.record;
-        self.push(
-            Story::Change,
+        self.push(Story::Change, || {
             json!({
                 "feed": feed.name(), "pass": pass.name(), "op": change.op.letter(), "id": record.id, "number": record.number,
                 "status": record.status, "return_no": record.return_no, "modified": record.modified.to_string(),
-            }),
-        );
+            })
+        });
     }
 
     pub(super) fn dead_letter(&mut self, feed: Feed, row: &Row, misfit: &Misfit) {
-        self.push(
-            Story::DeadLetter,
+        self.push(Story::DeadLetter, || {
             json!({
                 "route": feed.name(), "reason": "misfit", "detail": format!("{}: {}", misfit.field, misfit.reason),
                 "key": misfit.id.as_deref().or(row.id.as_deref()),
-            }),
-        );
+            })
+        });
     }
 
-    fn push(&mut self, story: Story, value: Value) {
+    /// A first read has hundreds in a batch, and what is not shown need not be written.
+    fn push(&mut self, story: Story, value: impl FnOnce() -> Value) {
         if self.0.len() < MOST {
-            self.0.push((story, value));
+            self.0.push((story, value()));
         }
     }
 
