@@ -88,28 +88,74 @@ pub fn consume_and_produce(source: &str, count: usize) -> f64 {
 
 /// A bare transaction of two records to two partitions, with an offset, `rest` after the one before: sorted durations.
 pub fn transactions(source: &str, count: usize, rest: Duration) -> Vec<Duration> {
-    let target = unique("ceiling");
-    topics::create(&[(&target, 2, &[("cleanup.policy", "delete")])]);
-    let (consumer, producer) = (member(source), transactional());
-    while consumer.poll(Duration::from_millis(200)).is_none() {}
+    let mut bare = Bare::new(source);
     let mut took = Vec::with_capacity(count);
     // As many again come first: they meet a cold broker.
     for turn in 0..2 * count {
         thread::sleep(rest);
         let began = Instant::now();
-        producer.begin_transaction().expect("a transaction");
-        for partition in 0..2 {
-            let record = BaseRecord::<(), _>::to(&target).partition(partition).payload(&[b'x'; 600]);
-            producer.send(record).map_err(|(fault, _)| fault).expect("room in the queue");
-        }
-        finish(&producer, &consumer, source, [(0, 0)]);
+        bare.transaction(2, 1);
         if turn >= count {
             took.push(began.elapsed());
         }
-        consumer.poll(Duration::ZERO);
     }
     took.sort_unstable();
     took
+}
+
+/// What two transactions one after the other cost at best: `rate` pieces of work a second, each an intent in one transaction and,
+/// `rest` later, an outcome of two records in another; what comes in meanwhile goes into the next pair together. Sorted times
+/// from when a piece was due to the end of its second transaction, without those of the first quarter.
+pub fn pairs(source: &str, rate: usize, count: usize, rest: Duration) -> Vec<Duration> {
+    let mut bare = Bare::new(source);
+    let began = Instant::now();
+    let due = |number: usize| began + Duration::from_secs_f64(number as f64 / rate as f64);
+    let mut took = Vec::with_capacity(count);
+    while took.len() < count {
+        if let Some(left) = due(took.len()).checked_duration_since(Instant::now()) {
+            thread::sleep(left);
+        }
+        let now = Instant::now();
+        let together = (took.len()..count).take_while(|number| due(*number) <= now).count();
+        bare.transaction(1, together);
+        thread::sleep(rest);
+        bare.transaction(2, together);
+        let end = Instant::now();
+        took.extend((took.len()..took.len() + together).map(|number| end.duration_since(due(number))).collect::<Vec<_>>());
+        thread::sleep(rest);
+    }
+    let mut took = took.split_off(count / 4);
+    took.sort_unstable();
+    took
+}
+
+/// What transactions of a group's member are made of.
+struct Bare {
+    target: String,
+    consumer: BaseConsumer,
+    producer: BaseProducer,
+    source: String,
+}
+
+impl Bare {
+    fn new(source: &str) -> Self {
+        let target = unique("ceiling");
+        topics::create(&[(&target, 2, &[("cleanup.policy", "delete")])]);
+        let (consumer, producer) = (member(source), transactional());
+        while consumer.poll(Duration::from_millis(200)).is_none() {}
+        Self { target, consumer, producer, source: source.to_owned() }
+    }
+
+    /// So many records to each of so many partitions, with an offset.
+    fn transaction(&mut self, partitions: i32, records: usize) {
+        self.producer.begin_transaction().expect("a transaction");
+        for partition in (0..partitions).flat_map(|partition| std::iter::repeat_n(partition, records)) {
+            let record = BaseRecord::<(), _>::to(&self.target).partition(partition).payload(&[b'x'; 600]);
+            self.producer.send(record).map_err(|(fault, _)| fault).expect("room in the queue");
+        }
+        finish(&self.producer, &self.consumer, &self.source, [(0, 0)]);
+        self.consumer.poll(Duration::ZERO);
+    }
 }
 
 /// Answers of so many bytes, received one after the other with the connector's own HTTP client and dropped: CPU seconds of the

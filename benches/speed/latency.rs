@@ -19,6 +19,12 @@ use crate::{
     parts::broker,
 };
 
+/// Connections, the broker's code and the topics' first segments are cold before.
+const WARM: usize = 10;
+
+/// What the connector leaves between two transactions.
+const REST: Duration = Duration::from_millis(2);
+
 /// The ERP answers at once, so everything measured is added: its own share of a call, some tenths of a millisecond, included.
 fn at(rate: usize, seconds: usize) -> Value {
     let rig = rig("speed-latency").commands("avro");
@@ -55,24 +61,25 @@ fn at(rate: usize, seconds: usize) -> Value {
     });
     let sent = sending.join().expect("the sender");
     let cpu = connector.cpu_seconds() - cpu_before;
-    // The first second meets cold connections.
     let mut took: Vec<Duration> = results
         .seen
         .iter()
         .zip(&arrived)
         .filter_map(|(record, arrived)| Some((sent.get(&record.key_text())?, arrived, record.key_text())))
-        .filter(|(_, _, key)| key[2..].parse::<usize>().is_ok_and(|number| number >= rate))
+        .filter(|(_, _, key)| key[2..].parse::<usize>().is_ok_and(|number| number >= rate * WARM))
         .map(|(sent, arrived, _)| arrived.duration_since(*sent))
         .collect();
     took.sort_unstable();
     finish(connector);
     let bare = ceiling::transactions(&rig.topics.commands, 300, Duration::from_millis(10));
-    let of_bare = quantile_ms(&took, 500) / quantile_ms(&bare, 500);
+    let pairs = ceiling::pairs(&rig.topics.commands, rate, rate * 20, REST);
+    let of_pairs = |quantile| round(quantile_ms(&took, quantile) / quantile_ms(&pairs, quantile));
     json!({
         "per_second": rate, "commands": count, "p50_ms": quantile_ms(&took, 500), "p99_ms": quantile_ms(&took, 990),
         "p99_9_ms": quantile_ms(&took, 999), "cpu_seconds_per_1000": per_1000(cpu, count),
         "bare_transaction_p50_ms": quantile_ms(&bare, 500), "bare_transaction_p99_ms": quantile_ms(&bare, 990),
-        "p50_in_bare_transactions": round(of_bare),
+        "bare_pair_p50_ms": quantile_ms(&pairs, 500), "bare_pair_p99_ms": quantile_ms(&pairs, 990),
+        "p50_of_bare_pair": of_pairs(500), "p99_of_bare_pair": of_pairs(990),
     })
 }
 
