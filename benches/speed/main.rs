@@ -64,6 +64,12 @@ const CASES: [Case; 12] = [
 fn link_as_shipped() {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut build = Command::new(cargo);
+    // What cargo tells a benchmark of its package: build scripts that read it would run again.
+    for (name, _) in std::env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|of_the_package| name.to_string_lossy().starts_with(of_the_package)) {
+            build.env_remove(name);
+        }
+    }
     build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR"))).args(["build", "--release", "--locked", "--bin", "wdt-connector"]);
     assert!(build.status().expect("cargo runs").success(), "the program is built");
 }
