@@ -88,7 +88,7 @@ pub fn consume_and_produce(source: &str, count: usize) -> f64 {
 
 /// A bare transaction of two records to two partitions, with an offset, `rest` after the one before: sorted durations.
 pub fn transactions(source: &str, count: usize, rest: Duration) -> Vec<Duration> {
-    let mut bare = Bare::new(source);
+    let bare = Bare::new(source);
     let mut took = Vec::with_capacity(count);
     // As many again come first: they meet a cold broker.
     for turn in 0..2 * count {
@@ -107,7 +107,7 @@ pub fn transactions(source: &str, count: usize, rest: Duration) -> Vec<Duration>
 /// `rest` later, an outcome of two records in another; what comes in meanwhile goes into the next pair together. Sorted times
 /// from when a piece was due to the end of its second transaction, without those of the first quarter.
 pub fn pairs(source: &str, rate: usize, count: usize, rest: Duration) -> Vec<Duration> {
-    let mut bare = Bare::new(source);
+    let bare = Bare::new(source);
     let began = Instant::now();
     let due = |number: usize| began + Duration::from_secs_f64(number as f64 / rate as f64);
     let mut took = Vec::with_capacity(count);
@@ -115,13 +115,13 @@ pub fn pairs(source: &str, rate: usize, count: usize, rest: Duration) -> Vec<Dur
         if let Some(left) = due(took.len()).checked_duration_since(Instant::now()) {
             thread::sleep(left);
         }
-        let now = Instant::now();
-        let together = (took.len()..count).take_while(|number| due(*number) <= now).count();
+        let (first, now) = (took.len(), Instant::now());
+        let together = (first..count).take_while(|number| due(*number) <= now).count();
         bare.transaction(1, together);
         thread::sleep(rest);
         bare.transaction(2, together);
         let end = Instant::now();
-        took.extend((took.len()..took.len() + together).map(|number| end.duration_since(due(number))).collect::<Vec<_>>());
+        took.extend((first..first + together).map(|number| end.duration_since(due(number))));
         thread::sleep(rest);
     }
     let mut took = took.split_off(count / 4);
@@ -147,7 +147,7 @@ impl Bare {
     }
 
     /// So many records to each of so many partitions, with an offset.
-    fn transaction(&mut self, partitions: i32, records: usize) {
+    fn transaction(&self, partitions: i32, records: usize) {
         self.producer.begin_transaction().expect("a transaction");
         for partition in (0..partitions).flat_map(|partition| std::iter::repeat_n(partition, records)) {
             let record = BaseRecord::<(), _>::to(&self.target).partition(partition).payload(&[b'x'; 600]);

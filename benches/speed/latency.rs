@@ -8,6 +8,7 @@ use std::{
 
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::{Value, json};
+use wdt_connector::kafka::REST;
 
 use crate::{
     PATIENCE, ceiling,
@@ -21,9 +22,6 @@ use crate::{
 
 /// Connections, the broker's code and the topics' first segments are cold before.
 const WARM: usize = 10;
-
-/// What the connector leaves between two transactions.
-const REST: Duration = Duration::from_millis(2);
 
 /// The ERP answers at once, so everything measured is added: its own share of a call, some tenths of a millisecond, included.
 fn at(rate: usize, seconds: usize) -> Value {
