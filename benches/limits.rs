@@ -1,7 +1,8 @@
-//! More than anybody needs, at full size: the memory it takes, and whether what is not to blame goes on. One JSON line each.
+//! More than anybody needs, at full size: the memory it takes, and whether what is not to blame
+//! goes on. One JSON line each.
 //!
-//! `cargo bench --bench limits` (release) runs every case; `-- keys 100000`, `-- settled 10000`, `-- bomb 1048588` one of a size
-//! of one's own. `tests/it/limits.rs` has short forms of the same.
+//! `cargo bench --bench limits` (release) runs every case; `-- keys 100000`, `-- settled 10000`,
+//! `-- bomb 1048588` one of a size of one's own. `tests/it/limits.rs` has short forms of the same.
 
 #![allow(
     clippy::unwrap_used,
@@ -44,7 +45,8 @@ const EXPANDS: usize = 240;
 const BOMBS: usize = 6;
 
 fn main() {
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let size = wanted.get(1).and_then(|text| text.parse().ok());
     for (name, usual, run) in [
         ("keys", 1_000_000, keys as fn(usize) -> serde_json::Value),
@@ -84,7 +86,12 @@ fn keys(count: usize) -> serde_json::Value {
     let sender = Sender::new();
     for number in 0..count {
         let return_no = format!("TH{number:08x}");
-        sender.send(&rig.topics.commands, Some(return_no.as_bytes()), Some(&json_bytes(&command(&return_no, "c"))), &[]);
+        sender.send(
+            &rig.topics.commands,
+            Some(return_no.as_bytes()),
+            Some(&json_bytes(&command(&return_no, "c"))),
+            &[],
+        );
     }
     sender.flush();
     let begun = Instant::now();
@@ -102,12 +109,20 @@ fn keys(count: usize) -> serde_json::Value {
     })
 }
 
-/// Commands that are settled as in doubt and wait for a person, when their partitions are taken over.
+/// Commands that are settled as in doubt and wait for a person, when their partitions are taken
+/// over.
 fn settled(count: usize) -> serde_json::Value {
     let rig = rig("limits-settled", PARTITIONS);
     parts::say(&format!("writing {count} entries in doubt"));
     let all = (0..count).map(|number| command(&format!("TH{number:08x}"), "c"));
-    journal::write_as(rig.broker.clone(), &rig.topics.journal, PARTITIONS, all, 500, journal::in_doubt);
+    journal::write_as(
+        rig.broker.clone(),
+        &rig.topics.journal,
+        PARTITIONS,
+        all,
+        500,
+        journal::in_doubt,
+    );
     let mut connector = rig.spawn();
     let ready = connector.wait_ready_within(LIMIT).as_secs_f64();
     let others: Vec<_> = (0..OTHERS).map(other).collect();
@@ -130,13 +145,21 @@ fn bomb(bytes: usize) -> serde_json::Value {
     let bombs = {
         let mut client = rig.broker.clone();
         let most = bytes * EXPANDS + 1_000_000;
-        client.set("compression.type", "lz4").set("message.max.bytes", most.to_string()).set("batch.num.messages", "1");
+        client
+            .set("compression.type", "lz4")
+            .set("message.max.bytes", most.to_string())
+            .set("batch.num.messages", "1");
         client.set("queue.buffering.max.kbytes", "2097151");
         Sender::with(client)
     };
     let zeros = vec![0_u8; bytes * EXPANDS];
     for number in 0..BOMBS {
-        bombs.send(&rig.topics.commands, Some(format!("CT-BOMB-{number}").as_bytes()), Some(&zeros), &[]);
+        bombs.send(
+            &rig.topics.commands,
+            Some(format!("CT-BOMB-{number}").as_bytes()),
+            Some(&zeros),
+            &[],
+        );
         bombs.flush();
     }
     let expanded = zeros.len() as f64 / 1024.0 / 1024.0;
@@ -144,7 +167,11 @@ fn bomb(bytes: usize) -> serde_json::Value {
     let connector = rig.start();
     let others: Vec<_> = (0..OTHERS).map(other).collect();
     rig.send_json(&others);
-    let created = rig.results(others.len()).iter().filter(|result| result.outcome == Outcome::Created).count();
+    let created = rig
+        .results(others.len())
+        .iter()
+        .filter(|result| result.outcome == Outcome::Created)
+        .count();
     rig.wait_committed(i64::try_from(BOMBS + OTHERS).unwrap());
     let peak = peak(&connector);
     // Above 128 KiB the bound is not promised: the line says what it costs.

@@ -1,6 +1,8 @@
-//! The storm of `tests/it/storm.rs` for as long as one likes, on a release build: one JSON line at its end.
+//! The storm of `tests/it/storm.rs` for as long as one likes, on a release build: one JSON line at
+//! its end.
 //!
-//! `cargo bench --bench storm -- --minutes 15 --seed 7`. Exit code 1 when a command has two orders, or none, or no result.
+//! `cargo bench --bench storm -- --minutes 15 --seed 7`. Exit code 1 when a command has two orders,
+//! or none, or no result.
 
 #![allow(
     clippy::unwrap_used,
@@ -27,11 +29,15 @@ use serde_json::json;
 
 fn option(name: &str, default: u64) -> u64 {
     let arguments: Vec<String> = std::env::args().collect();
-    let value = arguments.iter().position(|argument| argument == name).and_then(|at| arguments.get(at + 1));
-    value.map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} wants a number, not {value}")))
+    let value =
+        arguments.iter().position(|argument| argument == name).and_then(|at| arguments.get(at + 1));
+    value.map_or(default, |value| {
+        value.parse().unwrap_or_else(|_| panic!("{name} wants a number, not {value}"))
+    })
 }
 
-/// Crash points and provoked faults are compiled out: not even the names of their variables are left.
+/// Crash points and provoked faults are compiled out: not even the names of their variables are
+/// left.
 fn without_crash_points() -> bool {
     let program = std::fs::read(kit::connector::PROGRAM).expect("the program under test");
     let holds = |name: &[u8]| program.windows(name.len()).any(|part| part == name);
@@ -40,7 +46,9 @@ fn without_crash_points() -> bool {
 
 fn main() -> ExitCode {
     let minutes = option("--minutes", 10);
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock after 1970");
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("a clock after 1970");
     let seed = option("--seed", now.as_secs());
     let clean = without_crash_points();
     let plan = storm::Plan { seed, at_least: Duration::from_secs(minutes * 60), unsound: false };
@@ -58,13 +66,25 @@ fn main() -> ExitCode {
             "release_without_crash_points": clean,
         })
     );
-    for fault in
-        [&verdict.duplicates, &verdict.losses, &verdict.repeated, &verdict.wrong, &report.ended_by_themselves].into_iter().flatten()
+    for fault in [
+        &verdict.duplicates,
+        &verdict.losses,
+        &verdict.repeated,
+        &verdict.wrong,
+        &report.ended_by_themselves,
+    ]
+    .into_iter()
+    .flatten()
     {
         parts::say(fault);
     }
-    let sound = verdict.duplicates.len() + verdict.losses.len() + verdict.repeated.len() + verdict.wrong.len() == 0;
-    if sound && clean && verdict.orders == report.commands && report.ended_by_themselves.is_empty() {
+    let sound = verdict.duplicates.len()
+        + verdict.losses.len()
+        + verdict.repeated.len()
+        + verdict.wrong.len()
+        == 0;
+    if sound && clean && verdict.orders == report.commands && report.ended_by_themselves.is_empty()
+    {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -30,12 +30,19 @@ use reload::Reload;
 /// How often the quota's section of the status is renewed.
 const QUOTA_STATUS: Duration = Duration::from_secs(1);
 
-/// Runs everything that is enabled until SIGTERM or SIGINT, then drains; a second signal ends the process at once.
+/// Runs everything that is enabled until SIGTERM or SIGINT, then drains; a second signal ends the
+/// process at once.
 ///
 /// # Errors
 /// What kept the process from starting, or ended it.
-pub async fn run(settings: Settings, metrics: Arc<Metrics>, board: Board, levels: Levels) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?;
+pub async fn run(
+    settings: Settings,
+    metrics: Arc<Metrics>,
+    board: Board,
+    levels: Levels,
+) -> anyhow::Result<()> {
+    let mut terminate =
+        signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be listened for")?;
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
@@ -84,7 +91,8 @@ pub async fn serve(
     listener: TcpListener,
 ) -> anyhow::Result<()> {
     // Before anybody can ask: a process whose routes have not spoken yet is not ready.
-    for (part, enabled) in [(sink::ROLE, settings.commands.enabled), ("feeds", any_feed(&settings))] {
+    for (part, enabled) in [(sink::ROLE, settings.commands.enabled), ("feeds", any_feed(&settings))]
+    {
         if enabled {
             board.ready(part, Err("starting".to_owned()));
         }
@@ -93,9 +101,24 @@ pub async fn serve(
     let erp = Erp::new(&settings, Arc::clone(&metrics))?;
     let (publish, live) = watch::channel(Arc::new(settings));
     let listening = CancellationToken::new();
-    let shown = ops::Parts { board: board.clone(), metrics: Arc::clone(&metrics), token: token.clone(), settings: live.clone(), levels };
+    let shown = ops::Parts {
+        board: board.clone(),
+        metrics: Arc::clone(&metrics),
+        token: token.clone(),
+        settings: live.clone(),
+        levels,
+    };
     let serving = tokio::spawn(ops::serve(listener, shown, listening.clone()));
-    let reloading = tokio::spawn(Reload { publish, erp: erp.clone(), token, board: board.clone(), metrics: Arc::clone(&metrics) }.run());
+    let reloading = tokio::spawn(
+        Reload {
+            publish,
+            erp: erp.clone(),
+            token,
+            board: board.clone(),
+            metrics: Arc::clone(&metrics),
+        }
+        .run(),
+    );
     let reporting = tokio::spawn(report_erp(erp.clone(), board.clone(), Arc::clone(&metrics)));
     let ended = generations(live, &erp, &metrics, &board, &shutdown).await;
     reloading.abort();
@@ -107,8 +130,8 @@ pub async fn serve(
     ended
 }
 
-/// Runs the routes; again, with clients built anew, whenever Kafka's or the registry's credentials were replaced. Leaving
-/// and joining under the same static name keeps the assignment.
+/// Runs the routes; again, with clients built anew, whenever Kafka's or the registry's credentials
+/// were replaced. Leaving and joining under the same static name keeps the assignment.
 async fn generations(
     mut live: watch::Receiver<Arc<Settings>>,
     erp: &Erp,
@@ -143,8 +166,12 @@ async fn routes(
     board: &Board,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let codec = Arc::new(Codec::connect(settings.schema_registry.as_ref(), &settings.topics, &subjects(settings)).await?);
-    let controls = Controls::follow(&settings.kafka, &settings.topics.control).map_err(|reason| anyhow!(reason))?;
+    let codec = Arc::new(
+        Codec::connect(settings.schema_registry.as_ref(), &settings.topics, &subjects(settings))
+            .await?,
+    );
+    let controls = Controls::follow(&settings.kafka, &settings.topics.control)
+        .map_err(|reason| anyhow!(reason))?;
     let pauses = tokio::spawn(show_pauses(controls.clone(), board.clone(), Arc::clone(metrics)));
     let mut routes: JoinSet<anyhow::Result<()>> = JoinSet::new();
     if settings.commands.enabled {
@@ -220,9 +247,10 @@ fn subjects(settings: &Settings) -> Vec<Subject> {
             subjects.push(Subject::Command);
         }
     }
-    for (feed, envelope) in
-        [(Feed::PurchaseReturns, Subject::PurchaseReturnEnvelope), (Feed::ReturnOutbounds, Subject::ReturnOutboundEnvelope)]
-    {
+    for (feed, envelope) in [
+        (Feed::PurchaseReturns, Subject::PurchaseReturnEnvelope),
+        (Feed::ReturnOutbounds, Subject::ReturnOutboundEnvelope),
+    ] {
         if source::settings_of(settings, feed).enabled {
             subjects.extend([envelope, Subject::FeedState]);
         }

@@ -7,7 +7,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// Milliseconds on this machine's suspend-proof clock (`CLOCK_BOOTTIME`: runs on while suspended, never set).
+/// Milliseconds on this machine's suspend-proof clock (`CLOCK_BOOTTIME`: runs on while suspended,
+/// never set).
 ///
 /// Only comparable within one boot of one machine; never written to Kafka.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -43,20 +44,25 @@ pub fn millis(span: Duration) -> u64 {
 }
 
 /// Milliseconds since 1970-01-01T00:00:00Z: Avro `timestamp-millis`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Timestamp(pub i64);
 
-/// Beijing is UTC+8 without daylight saving; every clock string of the ERP is Beijing time (`erp/contract.md`).
+/// Beijing is UTC+8 without daylight saving; every clock string of the ERP is Beijing time
+/// (`erp/contract.md`).
 const BEIJING_OFFSET_MS: i64 = 8 * 3_600_000;
 
-/// How far the tests have set this process's wall clock, in milliseconds: the content of the file that
-/// `WDT_CLOCK_OFFSET_FILE` names, read each time.
+/// How far the tests have set this process's wall clock, in milliseconds: the content of the file
+/// that `WDT_CLOCK_OFFSET_FILE` names, read each time.
 #[cfg(debug_assertions)]
 fn offset() -> i64 {
     static FILE: std::sync::OnceLock<Option<std::ffi::OsString>> = std::sync::OnceLock::new();
     let file = FILE.get_or_init(|| std::env::var_os("WDT_CLOCK_OFFSET_FILE"));
-    file.as_ref().and_then(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok()).unwrap_or(0)
+    file.as_ref()
+        .and_then(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok())
+        .unwrap_or(0)
 }
 
 #[cfg(not(debug_assertions))]
@@ -99,7 +105,8 @@ impl Timestamp {
         self.0.div_euclid(1000)
     }
 
-    /// `yyyy-MM-dd HH:mm:ss` in Beijing time, as the ERP writes and reads it (milliseconds are cut).
+    /// `yyyy-MM-dd HH:mm:ss` in Beijing time, as the ERP writes and reads it (milliseconds are
+    /// cut).
     #[must_use]
     pub fn to_beijing(self) -> String {
         let (days, second_of_day) = {
@@ -107,22 +114,39 @@ impl Timestamp {
             (seconds.div_euclid(86_400), seconds.rem_euclid(86_400))
         };
         let (year, month, day) = civil_from_days(days);
-        format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", second_of_day / 3600, second_of_day / 60 % 60, second_of_day % 60)
+        format!(
+            "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}",
+            second_of_day / 3600,
+            second_of_day / 60 % 60,
+            second_of_day % 60
+        )
     }
 
-    /// Reads `yyyy-MM-dd HH:mm:ss` in Beijing time; `None` when the text is anything else or no date of the calendar.
+    /// Reads `yyyy-MM-dd HH:mm:ss` in Beijing time; `None` when the text is anything else or no
+    /// date of the calendar.
     #[must_use]
     pub fn from_beijing(text: &str) -> Option<Self> {
         let bytes: &[u8; 19] = text.as_bytes().try_into().ok()?;
-        let [y0, y1, y2, y3, b'-', m0, m1, b'-', d0, d1, b' ', h0, h1, b':', n0, n1, b':', s0, s1] = bytes else {
+        let [y0, y1, y2, y3, b'-', m0, m1, b'-', d0, d1, b' ', h0, h1, b':', n0, n1, b':', s0, s1] =
+            bytes
+        else {
             return None;
         };
         let number = |digits: &[&u8]| {
-            digits.iter().try_fold(0_i64, |sum, digit| digit.is_ascii_digit().then(|| sum * 10 + i64::from(**digit - b'0')))
+            digits.iter().try_fold(0_i64, |sum, digit| {
+                digit.is_ascii_digit().then(|| sum * 10 + i64::from(**digit - b'0'))
+            })
         };
-        let (year, month, day) = (number(&[y0, y1, y2, y3])?, number(&[m0, m1])?, number(&[d0, d1])?);
+        let (year, month, day) =
+            (number(&[y0, y1, y2, y3])?, number(&[m0, m1])?, number(&[d0, d1])?);
         let (hour, minute, second) = (number(&[h0, h1])?, number(&[n0, n1])?, number(&[s0, s1])?);
-        if !(1..=12).contains(&month) || day < 1 || day > days_in_month(year, month) || hour > 23 || minute > 59 || second > 59 {
+        if !(1..=12).contains(&month)
+            || day < 1
+            || day > days_in_month(year, month)
+            || hour > 23
+            || minute > 59
+            || second > 59
+        {
             return None;
         }
         let days = days_from_civil(year, month, day);
@@ -170,7 +194,8 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
     let day_of_era = days.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted + 2) / 5 + 1;
@@ -193,7 +218,14 @@ mod tests {
             assert_eq!(Timestamp::from_beijing(text), Some(Timestamp(ms)), "{text}");
             assert_eq!(Timestamp(ms).to_beijing(), text);
         }
-        for text in ["", "2023-02-29 00:00:00", "2023-13-01 00:00:00", "2023-1-1 00:00:00", "2023-01-01T00:00:00", "0000-00-00 00:00:00"] {
+        for text in [
+            "",
+            "2023-02-29 00:00:00",
+            "2023-13-01 00:00:00",
+            "2023-1-1 00:00:00",
+            "2023-01-01T00:00:00",
+            "0000-00-00 00:00:00",
+        ] {
             assert_eq!(Timestamp::from_beijing(text), None, "{text}");
         }
     }

@@ -1,8 +1,10 @@
-//! Places where a test kills the process, and faults a test provokes inside it. Nothing of it is in a release build.
+//! Places where a test kills the process, and faults a test provokes inside it. Nothing of it is in
+//! a release build.
 //!
-//! `WDT_CRASH_AT=<name>` ends the process by SIGKILL at the first passage of that point, `<name>:3` at the third.
-//! `WDT_FAULT=<name>` makes the process do something wrong, so that a test can show that somebody notices.
-//! The points are an enumeration, so that the crash table can prove that it has been through all of them.
+//! `WDT_CRASH_AT=<name>` ends the process by SIGKILL at the first passage of that point, `<name>:3`
+//! at the third. `WDT_FAULT=<name>` makes the process do something wrong, so that a test can show
+//! that somebody notices. The points are an enumeration, so that the crash table can prove that it
+//! has been through all of them.
 
 macro_rules! named {
     ($(#[$about:meta])* $kind:ident { $($(#[$doc:meta])* $variant:ident = $name:literal,)* }) => {
@@ -24,8 +26,8 @@ macro_rules! named {
 }
 
 named! {
-    /// A place in the life of a command, a change or a transaction; each is passed right after what it says has happened,
-    /// or, where it ends in -ing, right before.
+    /// A place in the life of a command, a change or a transaction; each is passed right after what
+    /// it says has happened, or, where it ends in -ing, right before.
     Point {
         /// The group assigned partitions; the route does not know yet.
         GroupAssigned = "group.assigned",
@@ -92,7 +94,8 @@ named! {
 named! {
     /// Something done wrong on purpose.
     Fault {
-        /// A command in doubt is sent again instead of being asked about: what every connector without look-ups does.
+        /// A command in doubt is sent again instead of being asked about: what every connector
+        /// without look-ups does.
         Resend = "resend",
         /// The consumer leaves its group behind its owner's back, once.
         LeaveGroup = "leave-group",
@@ -127,7 +130,8 @@ pub fn point(at: Point) {
         && wanted == at.name()
         && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == *count
     {
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         // Nothing may happen between the signal and its arrival.
         loop {
             std::thread::park();
@@ -156,7 +160,8 @@ pub fn fault(_which: Fault) -> bool {
     false
 }
 
-/// Panics with everything given, if the environment asks for it: what a defect would say in the worst case.
+/// Panics with everything given, if the environment asks for it: what a defect would say in the
+/// worst case.
 #[cfg(debug_assertions)]
 #[expect(clippy::panic, reason = "a test asks for it")]
 pub fn panic_with(at_hand: &dyn std::fmt::Debug) {
@@ -176,7 +181,8 @@ mod tests {
 
     #[test]
     fn no_two_points_share_a_name() {
-        let names: std::collections::BTreeSet<&str> = Point::ALL.iter().map(|point| point.name()).collect();
+        let names: std::collections::BTreeSet<&str> =
+            Point::ALL.iter().map(|point| point.name()).collect();
         assert_eq!(names.len(), Point::ALL.len());
     }
 }

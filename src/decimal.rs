@@ -4,10 +4,11 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A number with at most 15 digits before and exactly 4 digits after the point; the ERP's `decimal(19,4)`.
+/// A number with at most 15 digits before and exactly 4 digits after the point; the ERP's
+/// `decimal(19,4)`.
 ///
-/// Serialises as Avro `bytes` (two's complement, big endian, shortest form) of the unscaled value in binary
-/// formats and as a plain decimal string in human-readable ones.
+/// Serialises as Avro `bytes` (two's complement, big endian, shortest form) of the unscaled value
+/// in binary formats and as a plain decimal string in human-readable ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Decimal(i128);
 
@@ -52,8 +53,9 @@ impl Decimal {
         self.0 > 0
     }
 
-    /// Reads `[+-]digits[.digits][(e|E)[+-]digits]`, as JSON and the ERP write numbers. Zeros beyond the fourth
-    /// decimal place are cut, other digits there are refused. Never passes through a float.
+    /// Reads `[+-]digits[.digits][(e|E)[+-]digits]`, as JSON and the ERP write numbers. Zeros
+    /// beyond the fourth decimal place are cut, other digits there are refused. Never passes
+    /// through a float.
     ///
     /// # Errors
     /// See [`DecimalFault`].
@@ -67,7 +69,8 @@ impl Decimal {
         let (mantissa, exponent) = match exponent_at {
             Some(at) => {
                 let (mantissa, tail) = rest.split_at(at);
-                let tail = std::str::from_utf8(tail.get(1..).unwrap_or_default()).map_err(|_| DecimalFault::NotANumber)?;
+                let tail = std::str::from_utf8(tail.get(1..).unwrap_or_default())
+                    .map_err(|_| DecimalFault::NotANumber)?;
                 (mantissa, tail.parse::<i32>().map_err(|_| DecimalFault::NotANumber)?)
             }
             None => (rest, 0),
@@ -82,8 +85,12 @@ impl Decimal {
         if !whole.iter().chain(fraction).all(u8::is_ascii_digit) {
             return Err(DecimalFault::NotANumber);
         }
-        // Position of the point, counted in digits from the left of `whole ++ fraction`; 4 more make it unscaled.
-        let point = i64::try_from(whole.len()).unwrap_or(i64::MAX).saturating_add(i64::from(exponent)).saturating_add(4);
+        // Position of the point, counted in digits from the left of `whole ++ fraction`; 4 more
+        // make it unscaled.
+        let point = i64::try_from(whole.len())
+            .unwrap_or(i64::MAX)
+            .saturating_add(i64::from(exponent))
+            .saturating_add(4);
         let mut unscaled: i128 = 0;
         let mut seen: i64 = 0;
         for digit in whole.iter().chain(fraction) {
@@ -112,20 +119,25 @@ impl Decimal {
         Ok(Self(if negative { -unscaled } else { unscaled }))
     }
 
-    /// Big-endian two's complement in as few bytes as hold the sign (Avro specification, logical type decimal).
+    /// Big-endian two's complement in as few bytes as hold the sign (Avro specification, logical
+    /// type decimal).
     #[must_use]
     pub fn to_avro(self) -> Vec<u8> {
         let bytes = self.0.to_be_bytes();
         let fill = if self.0 < 0 { 0xff } else { 0 };
-        let redundant =
-            bytes.iter().zip(bytes.iter().skip(1)).take_while(|(byte, next)| **byte == fill && (**next ^ fill) & 0x80 == 0).count();
+        let redundant = bytes
+            .iter()
+            .zip(bytes.iter().skip(1))
+            .take_while(|(byte, next)| **byte == fill && (**next ^ fill) & 0x80 == 0)
+            .count();
         bytes.iter().skip(redundant).copied().collect()
     }
 
     /// The inverse of [`Decimal::to_avro`]; accepts redundant sign bytes.
     ///
     /// # Errors
-    /// [`DecimalFault::NotANumber`] for an empty string, [`DecimalFault::TooLarge`] beyond 19 digits.
+    /// [`DecimalFault::NotANumber`] for an empty string, [`DecimalFault::TooLarge`] beyond 19
+    /// digits.
     pub fn from_avro(bytes: &[u8]) -> Result<Self, DecimalFault> {
         let Some(first) = bytes.first() else { return Err(DecimalFault::NotANumber) };
         let fill: u8 = if first & 0x80 == 0 { 0 } else { 0xff };
@@ -160,7 +172,11 @@ impl std::str::FromStr for Decimal {
 
 impl Serialize for Decimal {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if serializer.is_human_readable() { serializer.collect_str(self) } else { serializer.serialize_bytes(&self.to_avro()) }
+        if serializer.is_human_readable() {
+            serializer.collect_str(self)
+        } else {
+            serializer.serialize_bytes(&self.to_avro())
+        }
     }
 }
 
@@ -179,7 +195,11 @@ impl<'de> Deserialize<'de> for Decimal {
                 Decimal::parse(text).map_err(E::custom)
             }
         }
-        if deserializer.is_human_readable() { deserializer.deserialize_str(Visitor) } else { deserializer.deserialize_bytes(Visitor) }
+        if deserializer.is_human_readable() {
+            deserializer.deserialize_str(Visitor)
+        } else {
+            deserializer.deserialize_bytes(Visitor)
+        }
     }
 }
 

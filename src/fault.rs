@@ -2,7 +2,8 @@
 
 use std::{error::Error, fmt};
 
-/// What a failure asks of whoever meets it. Module errors map to one of these; nothing decides by reading texts.
+/// What a failure asks of whoever meets it. Module errors map to one of these; nothing decides by
+/// reading texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
     /// It had no effect and may work later: try again after a pause.
@@ -26,7 +27,8 @@ impl fmt::Display for Fault {
     }
 }
 
-/// An error and its causes in one line, each once: the text of an HTTP client's error leaves the cause out, others repeat it.
+/// An error and its causes in one line, each once: the text of an HTTP client's error leaves the
+/// cause out, others repeat it.
 #[must_use]
 pub fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();

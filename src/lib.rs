@@ -5,8 +5,9 @@
 //! ERP queries    ─▶ window ▶ fetch ▶ diff ▶ change ▶ publish ─▶ change topics
 //! ```
 //!
-//! Imports point one way: `cli → app → {sink, source, ops} → {erp, kafka, schema, telemetry} → {config, board, metrics, http_client, fault, decimal, clock, text, crash}`.
-//! The two routes never import each other; the simulator imports nothing of the client.
+//! Imports point one way: `cli → app → {sink, source, ops} → {erp, kafka, schema, telemetry} →
+//! {config, board, metrics, http_client, fault, decimal, clock, text, crash}`. The two routes never
+//! import each other; the simulator imports nothing of the client.
 
 pub mod app;
 pub mod cli;

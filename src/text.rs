@@ -15,6 +15,9 @@ mod tests {
 
     #[test]
     fn a_long_text_is_cut_between_characters() {
-        assert_eq!((shortened("一二三", 3), shortened("一二三四", 3)), ("一二三".to_owned(), "一二三…".to_owned()));
+        assert_eq!(
+            (shortened("一二三", 3), shortened("一二三四", 3)),
+            ("一二三".to_owned(), "一二三…".to_owned())
+        );
     }
 }

@@ -35,7 +35,8 @@ fn calls(faults: &str) -> Value {
     rig.send(&[command("HERALD", "first")]);
     rig.results(1);
     rig.erp.faults(faults);
-    let commands: Vec<_> = (0..COUNTED).map(|number| command(&format!("CA{number:06}"), "only")).collect();
+    let commands: Vec<_> =
+        (0..COUNTED).map(|number| command(&format!("CA{number:06}"), "only")).collect();
     let creates = rig.erp.creates().received;
     let begun = Instant::now();
     rig.send(&commands);
@@ -52,14 +53,18 @@ fn calls(faults: &str) -> Value {
     })
 }
 
-/// From exec to the first call that reaches the ERP, after a `kill -9`, with Kafka's default session time-out.
+/// From exec to the first call that reaches the ERP, after a `kill -9`, with Kafka's default
+/// session time-out.
 pub fn after_a_kill() -> Vec<Value> {
     let mut rig = rig("speed-kill");
-    rig.config.kafka_property("session.timeout.ms", "45000").kafka_property("heartbeat.interval.ms", "3000");
+    rig.config
+        .kafka_property("session.timeout.ms", "45000")
+        .kafka_property("heartbeat.interval.ms", "3000");
     let mut connector = rig.start();
     let mut took = Vec::new();
     for turn in 0..RESTARTS {
-        let commands: Vec<_> = (0..40).map(|number| command(&format!("RE{turn:02}{number:04}"), "only")).collect();
+        let commands: Vec<_> =
+            (0..40).map(|number| command(&format!("RE{turn:02}{number:04}"), "only")).collect();
         rig.send(&commands[..20]);
         rig.results(turn * 40 + 20);
         connector.kill();
@@ -72,5 +77,7 @@ pub fn after_a_kill() -> Vec<Value> {
     }
     finish(connector);
     took.sort_by(f64::total_cmp);
-    vec![json!({ "restarts": RESTARTS, "first_call_s_median": round(took[RESTARTS / 2]), "first_call_s_worst": round(took[RESTARTS - 1]) })]
+    vec![
+        json!({ "restarts": RESTARTS, "first_call_s_median": round(took[RESTARTS / 2]), "first_call_s_worst": round(took[RESTARTS - 1]) }),
+    ]
 }

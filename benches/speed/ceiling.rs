@@ -37,14 +37,22 @@ fn member(source: &str) -> BaseConsumer {
 
 fn transactional() -> BaseProducer {
     let mut config = broker().client();
-    config.set("transactional.id", unique("ceiling")).set("linger.ms", "0").set("compression.type", "lz4");
+    config
+        .set("transactional.id", unique("ceiling"))
+        .set("linger.ms", "0")
+        .set("compression.type", "lz4");
     let producer: BaseProducer = config.create().expect("a producer");
     producer.init_transactions(LIMIT).expect("transactions");
     producer
 }
 
 /// Ends a transaction whose records are on their way, with these next offsets by partition.
-fn finish(producer: &BaseProducer, consumer: &BaseConsumer, source: &str, offsets: impl IntoIterator<Item = (i32, i64)>) {
+fn finish(
+    producer: &BaseProducer,
+    consumer: &BaseConsumer,
+    source: &str,
+    offsets: impl IntoIterator<Item = (i32, i64)>,
+) {
     while producer.in_flight_count() > 0 {
         producer.poll(Duration::from_millis(1));
     }
@@ -57,8 +65,8 @@ fn finish(producer: &BaseProducer, consumer: &BaseConsumer, source: &str, offset
     producer.commit_transaction(Timeout::Never).expect("a commit");
 }
 
-/// Consumes a topic and writes every record to another, in transactions that carry the offsets, as large as they come (at
-/// most 500 records): records a second.
+/// Consumes a topic and writes every record to another, in transactions that carry the offsets, as
+/// large as they come (at most 500 records): records a second.
 pub fn consume_and_produce(source: &str, count: usize) -> f64 {
     let target = unique("ceiling");
     topics::create(&[(&target, 4, &[("cleanup.policy", "delete")])]);
@@ -75,7 +83,9 @@ pub fn consume_and_produce(source: &str, count: usize) -> f64 {
         while let Some(message) = next {
             let message = message.expect("a record");
             offsets.insert(message.partition(), message.offset() + 1);
-            let record = BaseRecord::to(&target).key(message.key().unwrap_or_default()).payload(message.payload().unwrap_or_default());
+            let record = BaseRecord::to(&target)
+                .key(message.key().unwrap_or_default())
+                .payload(message.payload().unwrap_or_default());
             producer.send(record).map_err(|(fault, _)| fault).expect("room in the queue");
             taken += 1;
             next = if taken < 500 { consumer.poll(Duration::ZERO) } else { None };
@@ -86,7 +96,8 @@ pub fn consume_and_produce(source: &str, count: usize) -> f64 {
     done as f64 / began.map_or(1.0, |began| began.elapsed().as_secs_f64())
 }
 
-/// A bare transaction of two records to two partitions, with an offset, `rest` after the one before: sorted durations.
+/// A bare transaction of two records to two partitions, with an offset, `rest` after the one
+/// before: sorted durations.
 pub fn transactions(source: &str, count: usize, rest: Duration) -> Vec<Duration> {
     let bare = Bare::new(source);
     let mut took = Vec::with_capacity(count);
@@ -103,9 +114,10 @@ pub fn transactions(source: &str, count: usize, rest: Duration) -> Vec<Duration>
     took
 }
 
-/// What two transactions one after the other cost at best: `rate` pieces of work a second, each an intent in one transaction and,
-/// `rest` later, an outcome of two records in another; what comes in meanwhile goes into the next pair together. Sorted times
-/// from when a piece was due to the end of its second transaction, without those of the first quarter.
+/// What two transactions one after the other cost at best: `rate` pieces of work a second, each an
+/// intent in one transaction and, `rest` later, an outcome of two records in another; what comes in
+/// meanwhile goes into the next pair together. Sorted times from when a piece was due to the end of
+/// its second transaction, without those of the first quarter.
 pub fn pairs(source: &str, rate: usize, count: usize, rest: Duration) -> Vec<Duration> {
     let bare = Bare::new(source);
     let began = Instant::now();
@@ -149,8 +161,11 @@ impl Bare {
     /// So many records to each of so many partitions, with an offset.
     fn transaction(&self, partitions: i32, records: usize) {
         self.producer.begin_transaction().expect("a transaction");
-        for partition in (0..partitions).flat_map(|partition| std::iter::repeat_n(partition, records)) {
-            let record = BaseRecord::<(), _>::to(&self.target).partition(partition).payload(&[b'x'; 600]);
+        for partition in
+            (0..partitions).flat_map(|partition| std::iter::repeat_n(partition, records))
+        {
+            let record =
+                BaseRecord::<(), _>::to(&self.target).partition(partition).payload(&[b'x'; 600]);
             self.producer.send(record).map_err(|(fault, _)| fault).expect("room in the queue");
         }
         finish(&self.producer, &self.consumer, &self.source, [(0, 0)]);
@@ -158,14 +173,18 @@ impl Bare {
     }
 }
 
-/// Answers of so many bytes, received one after the other with the connector's own HTTP client and dropped: CPU seconds of the
-/// receiving thread, the kernel's share included, per answer.
+/// Answers of so many bytes, received one after the other with the connector's own HTTP client and
+/// dropped: CPU seconds of the receiving thread, the kernel's share included, per answer.
 pub fn receive(bytes: usize, answers: usize) -> f64 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}/", listener.local_addr().expect("an address"));
     let server = thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a connection");
-        let answer = [format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes}\r\n\r\n").into_bytes(), vec![b'x'; bytes]].concat();
+        let answer = [
+            format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes}\r\n\r\n").into_bytes(),
+            vec![b'x'; bytes],
+        ]
+        .concat();
         let mut request = [0; 4096];
         // One read is one request: they are small, and the next one waits for the answer.
         while stream.read(&mut request).is_ok_and(|length| length > 0) {
@@ -173,12 +192,25 @@ pub fn receive(bytes: usize, answers: usize) -> f64 {
         }
     });
     let client = thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         // Fails only when one is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         runtime.block_on(async {
-            let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().expect("a client");
-            let one = || async { client.post(&url).body("x").send().await.expect("an answer").bytes().await.expect("a body").len() };
+            let client =
+                reqwest::Client::builder().no_proxy().tls_certs_only([]).build().expect("a client");
+            let one = || async {
+                client
+                    .post(&url)
+                    .body("x")
+                    .send()
+                    .await
+                    .expect("an answer")
+                    .bytes()
+                    .await
+                    .expect("a body")
+                    .len()
+            };
             for _ in 0..answers / 10 {
                 one().await;
             }
@@ -205,7 +237,10 @@ pub fn produce(values: &[(Vec<u8>, Vec<u8>)]) -> f64 {
     let target = unique("ceiling");
     topics::create(&[(&target, 4, &[("cleanup.policy", "delete")])]);
     let mut config = broker().client();
-    config.set("enable.idempotence", "true").set("compression.type", "lz4").set("queue.buffering.max.messages", "1000000");
+    config
+        .set("enable.idempotence", "true")
+        .set("compression.type", "lz4")
+        .set("queue.buffering.max.messages", "1000000");
     let producer: BaseProducer = config.create().expect("a producer");
     let began = Instant::now();
     for (key, value) in values {

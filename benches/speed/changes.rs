@@ -41,10 +41,17 @@ fn read(count: usize, beside: bool) -> Read {
         "per_cpu_second": (count as f64 / cpu).round(), "peak_rss_mb": peak_mb,
     });
     if beside {
-        let values: Vec<(Vec<u8>, Vec<u8>)> =
-            events.seen.iter().map(|record| (record.key.clone().unwrap_or_default(), record.value.clone().unwrap_or_default())).collect();
+        let values: Vec<(Vec<u8>, Vec<u8>)> = events
+            .seen
+            .iter()
+            .map(|record| {
+                (record.key.clone().unwrap_or_default(), record.value.clone().unwrap_or_default())
+            })
+            .collect();
         let bare = ceiling::produce(&values);
-        line["bytes_per_event"] = (values.iter().map(|(_, value)| value.len()).sum::<usize>() / values.len().max(1)).into();
+        line["bytes_per_event"] = (values.iter().map(|(_, value)| value.len()).sum::<usize>()
+            / values.len().max(1))
+        .into();
         line["bare_producer_per_second"] = bare.round().into();
         line["of_bare_producer"] = round(per_second / bare).into();
     }
@@ -55,38 +62,48 @@ pub fn first_read() -> Vec<Value> {
     vec![read(RECORDS, true).line]
 }
 
-/// As many as the connector remembers what it published of, and so many that most have to be looked up.
+/// As many as the connector remembers what it published of, and so many that most have to be looked
+/// up.
 pub fn unchanged() -> Vec<Value> {
     [RECORDS, 4 * RECORDS].map(again).into()
 }
 
-/// Everything once more through a backfill of the same period, which finds nothing new: a hash and a look-up per record.
+/// Everything once more through a backfill of the same period, which finds nothing new: a hash and
+/// a look-up per record.
 fn again(count: usize) -> Value {
     let mut rig = rig("speed-unchanged").purchase_returns();
     let now = Timestamp::now();
-    let (from, to) = (now.minus(Duration::from_secs(7_200)).floor_second(), now.minus(Duration::from_secs(60)).floor_second());
-    rig.config.set("feeds.purchase_returns", "start", from.to_string()).set("feeds.purchase_returns", "poll_interval", "60s").set(
-        "feeds.purchase_returns",
-        "late_interval",
-        "600s",
+    let (from, to) = (
+        now.minus(Duration::from_secs(7_200)).floor_second(),
+        now.minus(Duration::from_secs(60)).floor_second(),
     );
+    rig.config
+        .set("feeds.purchase_returns", "start", from.to_string())
+        .set("feeds.purchase_returns", "poll_interval", "60s")
+        .set("feeds.purchase_returns", "late_interval", "600s");
     rig.erp.seed_between(Kind::Returns, count, from, to);
     let mut events = Reader::new(&rig.topics.purchase_returns);
     let connector = rig.start();
     events.at_least(count, PATIENCE);
-    let reread = |connector: &Connector| connector.metric("wdt_connector_feed_rows_total", &["pass=\"backfill\""]);
-    let (period, cpu_before) = ([from.to_string(), to.plus(Duration::from_secs(1)).to_string()], connector.cpu_seconds());
+    let reread = |connector: &Connector| {
+        connector.metric("wdt_connector_feed_rows_total", &["pass=\"backfill\""])
+    };
+    let (period, cpu_before) =
+        ([from.to_string(), to.plus(Duration::from_secs(1)).to_string()], connector.cpu_seconds());
     let [from, to] = period.each_ref().map(String::as_str);
-    let ordered = rig.verb(&["backfill", "--feed", "purchase_returns", "--from", from, "--to", to], b"");
+    let ordered =
+        rig.verb(&["backfill", "--feed", "purchase_returns", "--from", from, "--to", to], b"");
     assert!(ordered.status.success(), "{}", String::from_utf8_lossy(&ordered.stderr));
     until("the backfill to begin", PATIENCE, || (reread(&connector) > 0.0).then_some(()));
     let (began, rows_before) = (Instant::now(), reread(&connector));
     until("the backfill", PATIENCE, || (reread(&connector) as usize >= count).then_some(()));
-    let (seconds, cpu, rows) = (began.elapsed().as_secs_f64(), connector.cpu_seconds() - cpu_before, reread(&connector));
+    let (seconds, cpu, rows) =
+        (began.elapsed().as_secs_f64(), connector.cpu_seconds() - cpu_before, reread(&connector));
     events.finish();
     assert_eq!(events.seen.len(), count, "nothing is published again");
     finish(connector);
-    let page: usize = rig.erp.page(Kind::Returns, 0, PAGE).iter().map(|record| record.to_string().len()).sum();
+    let page: usize =
+        rig.erp.page(Kind::Returns, 0, PAGE).iter().map(|record| record.to_string().len()).sum();
     json!({
         "records": rows, "seconds": round(seconds), "per_second": ((rows - rows_before) / seconds).round(),
         "per_cpu_second": (rows / cpu).round(), "cpu_seconds_per_1000": per_1000(cpu, rows as usize),
@@ -98,7 +115,11 @@ pub fn growth() -> Vec<Value> {
     let sizes = [2_000, 20_000, 200_000];
     let runs: Vec<Read> = sizes.iter().map(|count| read(*count, false)).collect();
     let exponents = |value: fn(&Read) -> f64| -> Vec<f64> {
-        (1..sizes.len()).map(|at| exponent((sizes[at - 1], value(&runs[at - 1])), (sizes[at], value(&runs[at])))).collect()
+        (1..sizes.len())
+            .map(|at| {
+                exponent((sizes[at - 1], value(&runs[at - 1])), (sizes[at], value(&runs[at])))
+            })
+            .collect()
     };
     let exponents = json!({
         "sizes": sizes, "exponent_seconds": exponents(|run| run.seconds), "exponent_cpu": exponents(|run| run.cpu),

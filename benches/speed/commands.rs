@@ -27,7 +27,9 @@ struct Run {
 fn run(count: usize, in_flight: usize, latency: Duration, format: &str, beside: bool) -> Run {
     let mut rig = rig("speed-commands").commands(format);
     rig.config.set("commands", "max_in_flight", in_flight);
-    let all: Vec<_> = (0..count).map(|number| command(&format!("CT{number:06}"), &format!("cmd-{number}"))).collect();
+    let all: Vec<_> = (0..count)
+        .map(|number| command(&format!("CT{number:06}"), &format!("cmd-{number}")))
+        .collect();
     rig.erp.take_anything();
     if format == "json" {
         rig.send_json(&all);
@@ -61,7 +63,8 @@ fn run(count: usize, in_flight: usize, latency: Duration, format: &str, beside: 
         line["of_bare_transaction_loop"] = round(per_second / loop_per_second).into();
     }
     if !latency.is_zero() {
-        line["of_in_flight_over_latency"] = round(per_second * latency.as_secs_f64() / in_flight as f64).into();
+        line["of_in_flight_over_latency"] =
+            round(per_second * latency.as_secs_f64() / in_flight as f64).into();
     }
     Run { seconds, cpu, peak_mb, line }
 }
@@ -69,7 +72,10 @@ fn run(count: usize, in_flight: usize, latency: Duration, format: &str, beside: 
 pub fn without_latency() -> Vec<Value> {
     // The first to come meets a broker that has compiled nothing yet.
     run(COMMANDS, 64, Duration::ZERO, "avro", false);
-    let mut lines = vec![run(COMMANDS, 64, Duration::ZERO, "avro", true).line, run(COMMANDS, 64, Duration::ZERO, "json", false).line];
+    let mut lines = vec![
+        run(COMMANDS, 64, Duration::ZERO, "avro", true).line,
+        run(COMMANDS, 64, Duration::ZERO, "json", false).line,
+    ];
     for (in_flight, count) in [(1, 2_000), (8, 10_000), (512, COMMANDS), (1000, COMMANDS)] {
         lines.push(run(count, in_flight, Duration::ZERO, "avro", false).line);
     }
@@ -79,15 +85,22 @@ pub fn without_latency() -> Vec<Value> {
 pub fn with_latency() -> Vec<Value> {
     [(1, 200), (8, 1_600), (64, 10_000), (512, COMMANDS), (1000, COMMANDS)]
         .into_iter()
-        .map(|(in_flight, count)| run(count, in_flight, Duration::from_millis(50), "avro", false).line)
+        .map(|(in_flight, count)| {
+            run(count, in_flight, Duration::from_millis(50), "avro", false).line
+        })
         .collect()
 }
 
 pub fn growth() -> Vec<Value> {
     let sizes = [2_000, 20_000, 200_000];
-    let runs: Vec<Run> = sizes.iter().map(|count| run(*count, 64, Duration::ZERO, "avro", false)).collect();
+    let runs: Vec<Run> =
+        sizes.iter().map(|count| run(*count, 64, Duration::ZERO, "avro", false)).collect();
     let exponents = |value: fn(&Run) -> f64| -> Vec<f64> {
-        (1..sizes.len()).map(|at| exponent((sizes[at - 1], value(&runs[at - 1])), (sizes[at], value(&runs[at])))).collect()
+        (1..sizes.len())
+            .map(|at| {
+                exponent((sizes[at - 1], value(&runs[at - 1])), (sizes[at], value(&runs[at])))
+            })
+            .collect()
     };
     let exponents = json!({
         "sizes": sizes, "exponent_seconds": exponents(|run| run.seconds), "exponent_cpu": exponents(|run| run.cpu),

@@ -28,7 +28,9 @@ pub fn per_1000(seconds: f64, count: usize) -> f64 {
 /// Milliseconds at a share of a sorted list, `permille` of 1000.
 pub fn quantile_ms(sorted: &[Duration], permille: usize) -> f64 {
     let last = sorted.len().saturating_sub(1);
-    sorted.get((sorted.len() * permille / 1000).min(last)).map_or(0.0, |took| round(took.as_secs_f64() * 1000.0))
+    sorted
+        .get((sorted.len() * permille / 1000).min(last))
+        .map_or(0.0, |took| round(took.as_secs_f64() * 1000.0))
 }
 
 /// How the cost grows with the size: 1 is linear.

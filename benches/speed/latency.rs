@@ -1,4 +1,5 @@
-//! What the connector adds to the ERP's own answer time: from a command's sending to its result under `read_committed`.
+//! What the connector adds to the ERP's own answer time: from a command's sending to its result
+//! under `read_committed`.
 
 use std::{
     collections::HashMap,
@@ -23,7 +24,8 @@ use crate::{
 /// Connections, the broker's code and the topics' first segments are cold before.
 const WARM: usize = 10;
 
-/// The ERP answers at once, so everything measured is added: its own share of a call, some tenths of a millisecond, included.
+/// The ERP answers at once, so everything measured is added: its own share of a call, some tenths
+/// of a millisecond, included.
 fn at(rate: usize, seconds: usize) -> Value {
     let rig = rig("speed-latency").commands("avro");
     rig.erp.take_anything();
@@ -40,13 +42,18 @@ fn at(rate: usize, seconds: usize) -> Value {
         let mut sent = HashMap::new();
         for number in 0..count {
             let due = began + Duration::from_secs_f64(number as f64 / rate as f64);
-            while let Some(left) = due.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            while let Some(left) =
+                due.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+            {
                 producer.poll(left.min(Duration::from_millis(1)));
             }
             let (return_no, id) = (format!("LT{number:06}"), format!("cmd-{number}"));
             let value = avro(&command(&return_no, &id));
             sent.insert(return_no.clone(), Instant::now());
-            producer.send(BaseRecord::to(&topic).key(&return_no).payload(&value)).map_err(|(fault, _)| fault).expect("room");
+            producer
+                .send(BaseRecord::to(&topic).key(&return_no).payload(&value))
+                .map_err(|(fault, _)| fault)
+                .expect("room");
             producer.poll(Duration::ZERO);
         }
         producer.flush(Duration::from_secs(30)).expect("the broker takes them");
@@ -63,7 +70,9 @@ fn at(rate: usize, seconds: usize) -> Value {
         .seen
         .iter()
         .zip(&arrived)
-        .filter_map(|(record, arrived)| Some((sent.get(&record.key_text())?, arrived, record.key_text())))
+        .filter_map(|(record, arrived)| {
+            Some((sent.get(&record.key_text())?, arrived, record.key_text()))
+        })
         .filter(|(_, _, key)| key[2..].parse::<usize>().is_ok_and(|number| number >= rate * WARM))
         .map(|(sent, arrived, _)| arrived.duration_since(*sent))
         .collect();

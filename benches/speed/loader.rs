@@ -1,4 +1,5 @@
-//! What the simulator takes at best: signed `createOrder` calls as fast as it answers them, without any connector.
+//! What the simulator takes at best: signed `createOrder` calls as fast as it answers them, without
+//! any connector.
 
 use std::{
     fmt::Write as _,
@@ -25,7 +26,9 @@ fn request(erp: &Erp, number: usize, timestamp: u64) -> Vec<u8> {
         "[{{\"return_no\":\"LD{number:07}\",\"warehouse_no\":\"{WAREHOUSE}\",\"create_mode\":2,\"remark\":\"#{number:013} test\"}},[{{\"spec_no\":\"{SPEC}\",\"num\":\"2\"}}]]"
     );
     let method = "wms.stockout.PurchaseReturn.createOrder";
-    let signed = format!("{secret}body{body}key{key}method{method}salt{salt}sid{sid}timestamp{timestamp}v1.0{secret}");
+    let signed = format!(
+        "{secret}body{body}key{key}method{method}salt{salt}sid{sid}timestamp{timestamp}v1.0{secret}"
+    );
     let sign = Md5::digest(signed).iter().fold(String::new(), |mut hex, byte| {
         let _ = write!(hex, "{byte:02x}");
         hex
@@ -56,9 +59,17 @@ fn converse(address: &str, requests: &[Vec<u8>]) {
 
 /// Calls a second over `connections` connections; every one of them is in the ledger afterwards.
 pub fn calls_per_second(erp: &Erp, count: usize, connections: usize) -> f64 {
-    let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_secs() - FLAGSHIP_EPOCH;
-    let shares: Vec<Vec<Vec<u8>>> =
-        (0..connections).map(|share| (share..count).step_by(connections).map(|number| request(erp, number, timestamp)).collect()).collect();
+    let timestamp =
+        SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_secs()
+            - FLAGSHIP_EPOCH;
+    let shares: Vec<Vec<Vec<u8>>> = (0..connections)
+        .map(|share| {
+            (share..count)
+                .step_by(connections)
+                .map(|number| request(erp, number, timestamp))
+                .collect()
+        })
+        .collect();
     let before = erp.order_count();
     let began = Instant::now();
     thread::scope(|scope| {

@@ -1,11 +1,13 @@
-//! How fast, and beside it what the parts could do at best, in the same run on the same broker and simulator.
+//! How fast, and beside it what the parts could do at best, in the same run on the same broker and
+//! simulator.
 //!
-//! `cargo bench --bench speed` (release profile) runs everything and takes about a quarter of an hour on two cores;
-//! `-- <part of a case's name>` runs some of it. One JSON line per case on stdout, progress on stderr. The simulator runs as
-//! a process of its own, so that only the connector's CPU and memory are counted. Linux only (`/proc`).
+//! `cargo bench --bench speed` (release profile) runs everything and takes about a quarter of an
+//! hour on two cores; `-- <part of a case's name>` runs some of it. One JSON line per case on
+//! stdout, progress on stderr. The simulator runs as a process of its own, so that only the
+//! connector's CPU and memory are counted. Linux only (`/proc`).
 //!
-//! Measured is the program as `cargo build --release` links it, which is done first; with `--as-is`, whatever program stands in
-//! its place.
+//! Measured is the program as `cargo build --release` links it, which is done first; with
+//! `--as-is`, whatever program stands in its place.
 
 #![allow(
     clippy::unwrap_used,
@@ -59,24 +61,34 @@ const CASES: [Case; 12] = [
     ("restore", restore::growth),
 ];
 
-/// `cargo bench` has linked the program with what the tests add to its dependencies: with tokio's clock for tests, a first read
-/// takes 7 % more CPU.
+/// `cargo bench` has linked the program with what the tests add to its dependencies: with tokio's
+/// clock for tests, a first read takes 7 % more CPU.
 fn link_as_shipped() {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut build = Command::new(cargo);
     // What cargo tells a benchmark of its package: build scripts that read it would run again.
     for (name, _) in std::env::vars_os() {
-        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|of_the_package| name.to_string_lossy().starts_with(of_the_package)) {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"]
+            .iter()
+            .any(|of_the_package| name.to_string_lossy().starts_with(of_the_package))
+        {
             build.env_remove(name);
         }
     }
-    build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR"))).args(["build", "--release", "--locked", "--bin", "wdt-connector"]);
+    build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR"))).args([
+        "build",
+        "--release",
+        "--locked",
+        "--bin",
+        "wdt-connector",
+    ]);
     assert!(build.status().expect("cargo runs").success(), "the program is built");
 }
 
 fn main() {
     // cargo bench passes `--bench`; what is left is a filter.
-    let (options, wanted): (Vec<String>, Vec<String>) = std::env::args().skip(1).partition(|argument| argument.starts_with("--"));
+    let (options, wanted): (Vec<String>, Vec<String>) =
+        std::env::args().skip(1).partition(|argument| argument.starts_with("--"));
     if !options.iter().any(|option| option == "--as-is") {
         link_as_shipped();
     }

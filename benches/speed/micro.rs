@@ -63,7 +63,8 @@ fn commands() -> Vec<Value> {
     let codec = Codec::single_object();
     let one = command("CT0000001", "cmd-0000001");
     let (as_avro, as_json) = (avro(&one), json_bytes(&one));
-    let judged = |bytes: &[u8], format| assert_eq!(sink::fuzz::command(bytes, format, &codec), "a command");
+    let judged =
+        |bytes: &[u8], format| assert_eq!(sink::fuzz::command(bytes, format, &codec), "a command");
     let unsent = erp::fuzz::Unsent::new(&FlagshipSettings {
         connection: ErpConnection {
             url: "http://127.0.0.1:9/openapi".to_owned(),
@@ -77,20 +78,37 @@ fn commands() -> Vec<Value> {
     })
     .unwrap();
     let order = sink::order_request(&one, "#0123456789abc");
-    let golden = |name: &str| std::fs::read(format!("{}/tests/schemas/golden/{name}.bin", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let golden = |name: &str| {
+        std::fs::read(format!("{}/tests/schemas/golden/{name}.bin", env!("CARGO_MANIFEST_DIR")))
+            .unwrap()
+    };
     let result = codec.decode_result(&golden("CommandResult.a.single")).unwrap();
     let entry = codec.decode_journal(&golden("JournalEntry.a.single")).unwrap();
     let as_entry = codec.encode_journal(&entry).unwrap();
     let sample = include_bytes!("../../src/erp/testdata/flagship-create-outbound-ok.json");
     vec![
-        time("decode a command, Avro", 1, || drop(black_box(codec.decode_command(black_box(&as_avro))))),
-        time("decode and validate a command, Avro", 1, || judged(black_box(&as_avro), CommandFormat::Avro)),
-        time("decode and validate a command, JSON", 1, || judged(black_box(&as_json), CommandFormat::Json)),
-        time("write, address and sign a createOrder", 1, || drop(black_box(unsent.create_order(black_box(&order))))),
-        time("read the answer of a createOrder", 1, || drop(black_box(erp::fuzz::answer(Call::CreateOrder, 200, black_box(sample))))),
+        time("decode a command, Avro", 1, || {
+            drop(black_box(codec.decode_command(black_box(&as_avro))))
+        }),
+        time("decode and validate a command, Avro", 1, || {
+            judged(black_box(&as_avro), CommandFormat::Avro)
+        }),
+        time("decode and validate a command, JSON", 1, || {
+            judged(black_box(&as_json), CommandFormat::Json)
+        }),
+        time("write, address and sign a createOrder", 1, || {
+            drop(black_box(unsent.create_order(black_box(&order))))
+        }),
+        time("read the answer of a createOrder", 1, || {
+            drop(black_box(erp::fuzz::answer(Call::CreateOrder, 200, black_box(sample))))
+        }),
         time("encode a result", 1, || drop(black_box(codec.encode_result(black_box(&result))))),
-        time("encode a journal entry", 1, || drop(black_box(codec.encode_journal(black_box(&entry))))),
-        time("decode a journal entry", 1, || drop(black_box(codec.decode_journal(black_box(&as_entry))))),
+        time("encode a journal entry", 1, || {
+            drop(black_box(codec.encode_journal(black_box(&entry))))
+        }),
+        time("decode a journal entry", 1, || {
+            drop(black_box(codec.decode_journal(black_box(&as_entry))))
+        }),
     ]
 }
 
@@ -98,12 +116,20 @@ fn records() -> Vec<Value> {
     let (feed, edition) = (Feed::PurchaseReturns, Edition::Flagship);
     let erp = Erp::start();
     erp.seed(Kind::Returns, PAGE);
-    let orders: Vec<String> = erp.page(Kind::Returns, 0, PAGE).iter().map(Value::to_string).collect();
-    let page = Bytes::from(format!("{{\"status\":0,\"data\":{{\"total_count\":{PAGE},\"order\":[{}]}}}}", orders.join(",")));
+    let orders: Vec<String> =
+        erp.page(Kind::Returns, 0, PAGE).iter().map(Value::to_string).collect();
+    let page = Bytes::from(format!(
+        "{{\"status\":0,\"data\":{{\"total_count\":{PAGE},\"order\":[{}]}}}}",
+        orders.join(",")
+    ));
     let codec = Codec::single_object();
     let now = Timestamp::now();
-    let rows: Vec<Row> = orders.iter().map(|order| Row::new(RawRecord::new(feed, order.clone().into()), now)).collect();
-    let decoded: Vec<record::Record> = rows.iter().map(|row| record::decode(feed, edition, &row.json).unwrap()).collect();
+    let rows: Vec<Row> = orders
+        .iter()
+        .map(|order| Row::new(RawRecord::new(feed, order.clone().into()), now))
+        .collect();
+    let decoded: Vec<record::Record> =
+        rows.iter().map(|row| record::decode(feed, edition, &row.json).unwrap()).collect();
     let state = |hash: [u8; 16], record: &record::Record| FeedState {
         kind: StateKind::Record,
         feed: feed.name().to_owned(),
@@ -121,7 +147,10 @@ fn records() -> Vec<Value> {
         rows.iter()
             .zip(&decoded)
             .map(|(row, record)| {
-                (StateKey::record(feed, &record.id).bytes().to_vec(), codec.encode_feed_state(&state(hash(row.hash), record)).unwrap())
+                (
+                    StateKey::record(feed, &record.id).bytes().to_vec(),
+                    codec.encode_feed_state(&state(hash(row.hash), record)).unwrap(),
+                )
             })
             .collect()
     };
@@ -129,28 +158,47 @@ fn records() -> Vec<Value> {
         let lookup = |key: &StateKey| Ok(held.get(key.bytes()).cloned());
         let differ = Differ { feed, edition, codec: &codec, unseen: Op::Create, lookup: &lookup };
         for row in &rows {
-            assert!(matches!(black_box(differ.compare(row.clone())), Ok(Finding::Same(_) | Finding::Told)), "same content");
+            assert!(
+                matches!(
+                    black_box(differ.compare(row.clone())),
+                    Ok(Finding::Same(_) | Finding::Told)
+                ),
+                "same content"
+            );
         }
     };
     let (same, spelt_otherwise) = (held(|hash| hash), held(|_| [0; 16]));
     let source = source(now);
     let envelope = |record: &record::Record| {
-        let parts = EnvelopeParts { before: Some(&record.datum), after: &record.datum, source: &source, op: Op::Update, ts_ms: now };
+        let parts = EnvelopeParts {
+            before: Some(&record.datum),
+            after: &record.datum,
+            source: &source,
+            op: Op::Update,
+            ts_ms: now,
+        };
         codec.encode_envelope(Subject::PurchaseReturnEnvelope, &parts).unwrap()
     };
     let mut lines = vec![
         time("read a page, per record", PAGE, || {
-            assert_eq!(black_box(erp::fuzz::records(Call::QueryPurchaseReturns, black_box(&page))), PAGE);
+            assert_eq!(
+                black_box(erp::fuzz::records(Call::QueryPurchaseReturns, black_box(&page))),
+                PAGE
+            );
         }),
         time("identify and hash a record", PAGE, || {
             for order in &orders {
                 black_box(Row::new(RawRecord::new(feed, order.clone().into()), now));
             }
         }),
-        time("decode a record", PAGE, || rows.iter().for_each(|row| drop(black_box(record::decode(feed, edition, &row.json))))),
+        time("decode a record", PAGE, || {
+            rows.iter().for_each(|row| drop(black_box(record::decode(feed, edition, &row.json))))
+        }),
         time("compare a record, unchanged", PAGE, || compare(&same)),
         time("compare a record, spelt otherwise", PAGE, || compare(&spelt_otherwise)),
-        time("encode an event with before and after", PAGE, || decoded.iter().for_each(|record| drop(black_box(envelope(record))))),
+        time("encode an event with before and after", PAGE, || {
+            decoded.iter().for_each(|record| drop(black_box(envelope(record))))
+        }),
         time("encode a state", PAGE, || {
             for (row, record) in rows.iter().zip(&decoded) {
                 black_box(codec.encode_feed_state(&state(row.hash, record)).unwrap());

@@ -74,7 +74,9 @@ pub fn growth() -> Vec<Value> {
             lines.push(line);
             starts
         });
-        let of = |value: fn(&Starts) -> f64| exponent((LENGTHS[0], value(&small)), (LENGTHS[1], value(&large)));
+        let of = |value: fn(&Starts) -> f64| {
+            exponent((LENGTHS[0], value(&small)), (LENGTHS[1], value(&large)))
+        };
         lines.push(json!({
             "what": what, "sizes": LENGTHS, "exponent_ready": of(|starts| starts.ready_s[STARTS / 2]),
             "exponent_cpu": of(|starts| starts.cpu_s[STARTS / 2]), "exponent_peak_rss": of(|starts| starts.peak_mb),
@@ -83,9 +85,13 @@ pub fn growth() -> Vec<Value> {
     lines
 }
 
-/// Numbers in an order of their own, as senders' returns are: neighbours in time are none in the key.
+/// Numbers in an order of their own, as senders' returns are: neighbours in time are none in the
+/// key.
 fn one(number: usize) -> CreateReturnOutbound {
-    command(&format!("TH{:08x}", (number as u32).wrapping_mul(2_654_435_761)), &format!("cmd-{number}"))
+    command(
+        &format!("TH{:08x}", (number as u32).wrapping_mul(2_654_435_761)),
+        &format!("cmd-{number}"),
+    )
 }
 
 fn of_journal(length: usize) -> (Starts, Value) {
@@ -93,7 +99,13 @@ fn of_journal(length: usize) -> (Starts, Value) {
     rig.config.set("log", "level", "warn");
     rig.erp.take_anything();
     parts::say(&format!("writing {length} journal entries"));
-    journal::write(rig.broker.clone(), &rig.topics.journal, PARTITIONS, (0..length).map(one), BATCH);
+    journal::write(
+        rig.broker.clone(),
+        &rig.topics.journal,
+        PARTITIONS,
+        (0..length).map(one),
+        BATCH,
+    );
     let (starts, connector) = Starts::of(&mut rig);
     let copies: Vec<_> = (0..length).step_by((length / ASKED).max(1)).map(one).collect();
     rig.send(&copies);

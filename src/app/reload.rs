@@ -1,7 +1,8 @@
 //! Secrets and certificates replaced while the process runs.
 //!
-//! The folders of their files are watched (Kubernetes swaps a link there), SIGHUP says the same, and every half minute the
-//! files are looked at anyway. What changed is taken part by part; what cannot be used leaves the part as it was, and says so.
+//! The folders of their files are watched (Kubernetes swaps a link there), SIGHUP says the same,
+//! and every half minute the files are looked at anyway. What changed is taken part by part; what
+//! cannot be used leaves the part as it was, and says so.
 //!
 //! ```text
 //! erp       new clients in place; calls on the wire end as they began
@@ -45,8 +46,13 @@ const EVERY: Duration = Duration::from_secs(30);
 const LARGEST_FILE: u64 = 4 * 1024 * 1024;
 
 /// librdkafka's options that name a file.
-const KAFKA_FILES: [&str; 5] =
-    ["ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "ssl.keystore.location", "ssl.crl.location"];
+const KAFKA_FILES: [&str; 5] = [
+    "ssl.ca.location",
+    "ssl.certificate.location",
+    "ssl.key.location",
+    "ssl.keystore.location",
+    "ssl.crl.location",
+];
 
 /// What is replaced as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,8 +112,11 @@ impl Reload {
     pub(super) async fn run(self) {
         let settings = Settings::clone(&self.publish.borrow());
         let files = files_of(&settings);
-        let mut state =
-            State { taken: Part::ALL.into_iter().map(|part| (part, contents(&files, part))).collect(), refused: BTreeMap::new(), settings };
+        let mut state = State {
+            taken: Part::ALL.into_iter().map(|part| (part, contents(&files, part))).collect(),
+            refused: BTreeMap::new(),
+            settings,
+        };
         let (changed, mut changes) = mpsc::channel(1);
         let _watching = watch_folders(files.iter().map(|(_, path)| path.as_path()), changed);
         let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
@@ -138,7 +147,11 @@ impl Reload {
         let now = contents(files, part);
         if state.taken.get(&part) == Some(&now) {
             if state.refused.remove(&part).is_some() {
-                self.say(state, part, Ok("the files are as they were; nothing is refused any more"));
+                self.say(
+                    state,
+                    part,
+                    Ok("the files are as they were; nothing is refused any more"),
+                );
             }
             return false;
         }
@@ -150,7 +163,10 @@ impl Reload {
                 self.say(state, part, Ok("new secrets or certificates are in force"));
             }
             Err(reason) => {
-                let known = state.refused.get(&part).is_some_and(|(content, before)| *content == now && *before == reason);
+                let known = state
+                    .refused
+                    .get(&part)
+                    .is_some_and(|(content, before)| *content == now && *before == reason);
                 if !known {
                     self.metrics.reloaded(part.name(), false);
                     state.refused.insert(part, (now, reason.clone()));
@@ -169,18 +185,34 @@ impl Reload {
                 format!("{name}: {text}")
             }
             Err(reason) => {
-                tracing::error!(reload.part = name, error = reason, "new secrets or certificates are refused; those before stay in force");
+                tracing::error!(
+                    reload.part = name,
+                    error = reason,
+                    "new secrets or certificates are refused; those before stay in force"
+                );
                 format!("{name}: refused, those before stay in force: {reason}")
             }
         };
         self.metrics.reload_refused(!state.refused.is_empty());
         self.board.tell(Story::Notice, json!({ "kind": "reload", "text": text }));
-        let refused: BTreeMap<&str, &str> = state.refused.iter().map(|(part, (_, reason))| (part.name(), reason.as_str())).collect();
-        self.board.set("reload", json!({ "last": text, "at": Timestamp::now().to_string(), "refused": refused }));
+        let refused: BTreeMap<&str, &str> = state
+            .refused
+            .iter()
+            .map(|(part, (_, reason))| (part.name(), reason.as_str()))
+            .collect();
+        self.board.set(
+            "reload",
+            json!({ "last": text, "at": Timestamp::now().to_string(), "refused": refused }),
+        );
     }
 
     /// Puts a part's files in force, or says why not.
-    async fn take(&self, settings: &mut Settings, files: &[(String, PathBuf)], part: Part) -> Result<(), String> {
+    async fn take(
+        &self,
+        settings: &mut Settings,
+        files: &[(String, PathBuf)],
+        part: Part,
+    ) -> Result<(), String> {
         let next = reread(settings, part)?;
         for (key, path) in files.iter().filter(|(key, _)| Part::of(key) == Some(part)) {
             digest(path).map_err(|reason| format!("{key} {reason}"))?;
@@ -194,9 +226,14 @@ impl Reload {
             }
             Part::Registry => {
                 if let Some(registry) = &next.schema_registry
-                    && registry.auth.as_ref().is_some_and(|auth| !auth.expose_secret().contains(':'))
+                    && registry
+                        .auth
+                        .as_ref()
+                        .is_some_and(|auth| !auth.expose_secret().contains(':'))
                 {
-                    return Err("schema_registry.auth_file does not hold \"user:password\"".to_owned());
+                    return Err(
+                        "schema_registry.auth_file does not hold \"user:password\"".to_owned()
+                    );
                 }
                 self.publish.send_replace(Arc::new(next.clone()));
             }
@@ -208,19 +245,33 @@ impl Reload {
 
 /// Every file that is looked after, by its key.
 fn files_of(settings: &Settings) -> Vec<(String, PathBuf)> {
-    let mut files: Vec<(String, PathBuf)> = settings.secret_files.iter().map(|(key, path)| (key.clone(), path.clone())).collect();
+    let mut files: Vec<(String, PathBuf)> =
+        settings.secret_files.iter().map(|(key, path)| (key.clone(), path.clone())).collect();
     let connections = [
         ("erp.flagship.ca_file", settings.flagship.as_ref().map(|account| &account.connection)),
         ("erp.enterprise.ca_file", settings.enterprise.as_ref().map(|account| &account.connection)),
     ];
-    files.extend(connections.into_iter().filter_map(|(key, connection)| Some((key.to_owned(), connection?.ca_file.clone()?))));
-    let named = KAFKA_FILES.into_iter().filter_map(|key| Some((key, settings.kafka.properties.get(key)?)));
-    files.extend(named.map(|(key, path)| (format!("kafka.properties.{key}"), PathBuf::from(path))).filter(|(_, path)| !path.is_dir()));
+    files.extend(
+        connections
+            .into_iter()
+            .filter_map(|(key, connection)| Some((key.to_owned(), connection?.ca_file.clone()?))),
+    );
+    let named =
+        KAFKA_FILES.into_iter().filter_map(|key| Some((key, settings.kafka.properties.get(key)?)));
+    files.extend(
+        named
+            .map(|(key, path)| (format!("kafka.properties.{key}"), PathBuf::from(path)))
+            .filter(|(_, path)| !path.is_dir()),
+    );
     files
 }
 
 fn contents(files: &[(String, PathBuf)], part: Part) -> Contents {
-    files.iter().filter(|(key, _)| Part::of(key) == Some(part)).map(|(key, path)| (key.clone(), digest(path))).collect()
+    files
+        .iter()
+        .filter(|(key, _)| Part::of(key) == Some(part))
+        .map(|(key, path)| (key.clone(), digest(path)))
+        .collect()
 }
 
 /// What a file holds, without keeping it.
@@ -237,7 +288,8 @@ fn digest(path: &Path) -> Result<[u8; 32], String> {
 fn reread(settings: &Settings, part: Part) -> Result<Settings, String> {
     let mut next = settings.clone();
     for (key, path) in settings.secret_files.iter().filter(|(key, _)| Part::of(key) == Some(part)) {
-        let secret = read_secret(path).map_err(|reason| format!("{key}_file = {:?} {reason}", path.display().to_string()))?;
+        let secret = read_secret(path)
+            .map_err(|reason| format!("{key}_file = {:?} {reason}", path.display().to_string()))?;
         put(&mut next, key, secret);
     }
     Ok(next)
@@ -263,12 +315,18 @@ fn put(settings: &mut Settings, key: &str, secret: SecretString) {
                 account.appsecret = secret;
             }
         }
-        other => tracing::warn!(key = other, "a secret that cannot be replaced while the process runs"),
+        other => {
+            tracing::warn!(key = other, "a secret that cannot be replaced while the process runs")
+        }
     }
 }
 
-/// Watches the folders the files are in; `None` where the system watches nothing, then they are looked at now and then.
-fn watch_folders<'a>(files: impl Iterator<Item = &'a Path>, changed: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
+/// Watches the folders the files are in; `None` where the system watches nothing, then they are
+/// looked at now and then.
+fn watch_folders<'a>(
+    files: impl Iterator<Item = &'a Path>,
+    changed: mpsc::Sender<()>,
+) -> Option<notify::RecommendedWatcher> {
     let folders: BTreeSet<PathBuf> = files.filter_map(|path| path.parent().map(folder)).collect();
     if folders.is_empty() {
         return None;
@@ -322,7 +380,16 @@ mod tests {
         let metrics = Arc::new(Metrics::new());
         let erp = Erp::new(settings, Arc::clone(&metrics)).unwrap();
         let (publish, live) = watch::channel(Arc::new(settings.clone()));
-        (Reload { publish, erp, token: Token::new(settings.http.token.clone()), board: Board::default(), metrics }, live)
+        (
+            Reload {
+                publish,
+                erp,
+                token: Token::new(settings.http.token.clone()),
+                board: Board::default(),
+                metrics,
+            },
+            live,
+        )
     }
 
     #[tokio::test]
@@ -330,7 +397,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("flagship"), "one:salt\n").unwrap();
         std::fs::write(folder.path().join("token"), "hush").unwrap();
-        let settings = settings(folder.path(), &format!("[http]\ntoken_file = {:?}", folder.path().join("token").display().to_string()));
+        let settings = settings(
+            folder.path(),
+            &format!(
+                "[http]\ntoken_file = {:?}",
+                folder.path().join("token").display().to_string()
+            ),
+        );
         let (reload, _live) = reload(&settings);
         let files = files_of(&settings);
         assert_eq!(files.len(), 2);
@@ -345,11 +418,19 @@ mod tests {
             let (_, stories) = reload.board.stories();
             let text = stories["notices"][0]["text"].as_str().unwrap();
             assert!(text.contains(word) && text.contains("stay in force"), "{text}");
-            assert_eq!(state.settings.flagship.as_ref().unwrap().secret.expose_secret(), "one:salt");
+            assert_eq!(
+                state.settings.flagship.as_ref().unwrap().secret.expose_secret(),
+                "one:salt"
+            );
         }
         std::fs::remove_file(folder.path().join("flagship")).unwrap();
         assert!(reload.look(&mut state, &files, Part::Erp).await);
-        assert!(reload.metrics.render().contains("wdt_connector_reloads_total{part=\"erp\",result=\"refused\"} 3\n"));
+        assert!(
+            reload
+                .metrics
+                .render()
+                .contains("wdt_connector_reloads_total{part=\"erp\",result=\"refused\"} 3\n")
+        );
         assert!(reload.metrics.render().contains("wdt_connector_reload_refused 1\n"));
 
         std::fs::write(folder.path().join("flagship"), "two:salt").unwrap();
@@ -360,7 +441,10 @@ mod tests {
         assert!(reload.look(&mut state, &files, Part::Listener).await);
         assert_eq!(state.settings.http.token.as_ref().unwrap().expose_secret(), "psst");
         let said = format!("{:?}", reload.board.sections()) + &reload.board.stories().1.to_string();
-        assert!(!said.contains("hush") && !said.contains("psst") && !said.contains("two:salt"), "{said}");
+        assert!(
+            !said.contains("hush") && !said.contains("psst") && !said.contains("two:salt"),
+            "{said}"
+        );
     }
 
     #[test]

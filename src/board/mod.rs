@@ -1,5 +1,5 @@
-//! What the running parts say about themselves: pulses for `/healthz`, readiness for `/readyz`, sections and stories for
-//! `/status` and the page.
+//! What the running parts say about themselves: pulses for `/healthz`, readiness for `/readyz`,
+//! sections and stories for `/status` and the page.
 
 mod stories;
 
@@ -78,7 +78,8 @@ impl Board {
         self.lock().sections.insert(section, value);
     }
 
-    /// Tells what happened: an object, to which its time (unless it has one) and number are added. The last of each kind stay.
+    /// Tells what happened: an object, to which its time (unless it has one) and number are added.
+    /// The last of each kind stay.
     pub fn tell(&self, story: Story, value: serde_json::Value) {
         self.lock().stories.tell(story, value);
     }
@@ -97,7 +98,13 @@ impl Board {
     }
 
     /// Notes that a command (return number, command id) passed a hop; the last commands' ways stay.
-    pub fn step(&self, pair: (&str, &str), hop: &'static str, outcome: &'static str, detail: Option<String>) {
+    pub fn step(
+        &self,
+        pair: (&str, &str),
+        hop: &'static str,
+        outcome: &'static str,
+        detail: Option<String>,
+    ) {
         self.lock().ways.step(pair, hop, outcome, detail);
     }
 
@@ -111,7 +118,11 @@ impl Board {
     #[must_use]
     pub fn silences(&self) -> Vec<(&'static str, Duration)> {
         let now = Moment::now();
-        self.lock().pulses.iter().map(|(name, (beat, _))| (*name, Moment(beat.load(Ordering::Relaxed)).until(now))).collect()
+        self.lock()
+            .pulses
+            .iter()
+            .map(|(name, (beat, _))| (*name, Moment(beat.load(Ordering::Relaxed)).until(now)))
+            .collect()
     }
 
     /// Loops that are late, with how late.
@@ -131,7 +142,11 @@ impl Board {
     /// Parts that are not ready, with their reasons; empty when everything is.
     #[must_use]
     pub fn unready(&self) -> Vec<(&'static str, String)> {
-        self.lock().ready.iter().filter_map(|(part, state)| state.as_ref().err().map(|reason| (*part, reason.clone()))).collect()
+        self.lock()
+            .ready
+            .iter()
+            .filter_map(|(part, state)| state.as_ref().err().map(|reason| (*part, reason.clone())))
+            .collect()
     }
 
     /// Every section, by name.
@@ -148,7 +163,8 @@ mod tests {
     #[test]
     fn a_pulse_is_expected_as_long_as_its_loop_lives() {
         let board = Board::default();
-        let names = |board: &Board| board.silences().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        let names =
+            |board: &Board| board.silences().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
         let first = board.pulse("loop", Duration::ZERO);
         let successor = board.pulse("loop", Duration::ZERO);
         drop(first);

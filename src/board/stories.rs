@@ -8,7 +8,8 @@ use crate::clock::Timestamp;
 
 /// How many of each kind are kept.
 const KEPT: usize = 50;
-/// Commands whose way is kept, and steps of one way: a command in doubt is asked about again and again.
+/// Commands whose way is kept, and steps of one way: a command in doubt is asked about again and
+/// again.
 const WAYS: usize = 1000;
 const STEPS: usize = 40;
 
@@ -94,7 +95,13 @@ pub(super) struct Ways {
 }
 
 impl Ways {
-    pub(super) fn step(&mut self, pair: (&str, &str), hop: &'static str, outcome: &'static str, detail: Option<String>) {
+    pub(super) fn step(
+        &mut self,
+        pair: (&str, &str),
+        hop: &'static str,
+        outcome: &'static str,
+        detail: Option<String>,
+    ) {
         let pair = (pair.0.to_owned(), pair.1.to_owned());
         let step = Step { at: Timestamp::now(), hop, outcome, detail };
         if let Some(steps) = self.by_pair.get_mut(&pair) {
@@ -137,7 +144,10 @@ mod tests {
         stories.tell(Story::Notice, json!({ "text": "paused" }));
         let shown = stories.show();
         assert_eq!(shown["changes"].as_array().unwrap().len(), KEPT);
-        assert_eq!((&shown["changes"][0]["number"], &shown["changes"][0]["seq"]), (&json!(999), &json!(1000)));
+        assert_eq!(
+            (&shown["changes"][0]["number"], &shown["changes"][0]["seq"]),
+            (&json!(999), &json!(1000))
+        );
         assert_eq!(shown["notices"][0]["text"], "paused");
         assert_eq!(stories.told(), 1001);
 
@@ -149,9 +159,14 @@ mod tests {
             ways.step(("7", "c"), "call", "unknown", Some("lost".into()));
         }
         ways.step(("7", "c"), "settle", "CREATED", None);
-        assert!(ways.show("0", "c").is_none() && ways.by_pair.len() == WAYS && ways.order.len() == WAYS);
+        assert!(
+            ways.show("0", "c").is_none() && ways.by_pair.len() == WAYS && ways.order.len() == WAYS
+        );
         let shown = ways.show("7", "c").unwrap();
         let steps = shown["steps"].as_array().unwrap();
-        assert_eq!((steps.len(), &steps[0]["hop"], &steps[STEPS - 1]["outcome"]), (STEPS, &json!("command"), &json!("CREATED")));
+        assert_eq!(
+            (steps.len(), &steps[0]["hop"], &steps[STEPS - 1]["outcome"]),
+            (STEPS, &json!("command"), &json!("CREATED"))
+        );
     }
 }

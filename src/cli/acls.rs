@@ -1,4 +1,5 @@
-//! The rights the connector needs on Kafka, no more: printed by `check --acls`, tried one by one by `check`.
+//! The rights the connector needs on Kafka, no more: printed by `check --acls`, tried one by one by
+//! `check`.
 
 use crate::{
     config::{Feed, KafkaSettings, Settings},
@@ -19,13 +20,17 @@ pub(super) struct Right {
     pub(super) why: &'static str,
 }
 
-/// A topic, a group or ids with the operations needed, in the order of the walk of a command and of a change.
+/// A topic, a group or ids with the operations needed, in the order of the walk of a command and of
+/// a change.
 struct Wanted<'a>(&'a mut Vec<Right>);
 
 impl Wanted<'_> {
     fn add(&mut self, resource: &Resource, operations: &[(Operation, &'static str)]) {
         for (operation, why) in operations {
-            let known = self.0.iter().any(|right| right.operation == *operation && right.resource == *resource);
+            let known = self
+                .0
+                .iter()
+                .any(|right| right.operation == *operation && right.resource == *resource);
             if !known {
                 self.0.push(Right { operation: *operation, resource: resource.clone(), why });
             }
@@ -38,27 +43,44 @@ impl Wanted<'_> {
         self.add(&topic, &[(Operation::DescribeConfigs, "check verifies its options")]);
     }
 
-    fn role(&mut self, kafka: &KafkaSettings, role: &str, group: &'static str, producer: &'static str) {
+    fn role(
+        &mut self,
+        kafka: &KafkaSettings,
+        role: &str,
+        group: &'static str,
+        producer: &'static str,
+    ) {
         let name = format!("{}.{role}", kafka.application_id);
         self.add(&Resource::TransactionalIds(format!("{name}.")), &[(Operation::Write, producer)]);
         self.add(&Resource::Group(name), &[(Operation::Read, group)]);
     }
 }
 
-/// Every right that `run` and `check` need for the enabled routes; of both when none is enabled yet.
+/// Every right that `run` and `check` need for the enabled routes; of both when none is enabled
+/// yet.
 pub(super) fn needed(settings: &Settings) -> Vec<Right> {
     use Operation::{Read, Write};
-    let feeds: Vec<Feed> = Feed::ALL.into_iter().filter(|feed| settings.feed(*feed).enabled).collect();
+    let feeds: Vec<Feed> =
+        Feed::ALL.into_iter().filter(|feed| settings.feed(*feed).enabled).collect();
     let none = !settings.commands.enabled && feeds.is_empty();
     let topics = &settings.topics;
     let mut rights = Vec::new();
     let mut wanted = Wanted(&mut rights);
-    wanted.topic(&topics.control, &[(Read, "what is paused for all instances"), (Write, "pausing and resuming at the listener")]);
+    wanted.topic(
+        &topics.control,
+        &[
+            (Read, "what is paused for all instances"),
+            (Write, "pausing and resuming at the listener"),
+        ],
+    );
     if settings.commands.enabled || none {
         wanted.topic(&topics.commands, &[(Read, "commands are read, and their offsets committed")]);
         wanted.topic(
             &topics.journal,
-            &[(Write, "intents and outcomes are written"), (Read, "it is restored when a partition is taken over")],
+            &[
+                (Write, "intents and outcomes are written"),
+                (Read, "it is restored when a partition is taken over"),
+            ],
         );
         wanted.topic(&topics.results, &[(Write, "results are written")]);
         wanted.topic(&topics.dead_letters, &[(Write, "what cannot be carried out is written")]);
@@ -70,7 +92,10 @@ pub(super) fn needed(settings: &Settings) -> Vec<Right> {
         );
     }
     if !feeds.is_empty() || none {
-        wanted.topic(&topics.feeds_state, &[(Write, "versions and checkpoints are written"), (Read, "they are restored")]);
+        wanted.topic(
+            &topics.feeds_state,
+            &[(Write, "versions and checkpoints are written"), (Read, "they are restored")],
+        );
         for feed in Feed::ALL.into_iter().filter(|feed| none || feeds.contains(feed)) {
             let name = match feed {
                 Feed::PurchaseReturns => &topics.purchase_returns,
@@ -79,7 +104,12 @@ pub(super) fn needed(settings: &Settings) -> Vec<Right> {
             wanted.topic(name, &[(Write, "change events are written")]);
         }
         wanted.topic(&topics.feed_dead_letters, &[(Write, "records that do not fit are written")]);
-        wanted.role(&settings.kafka, FEEDS, "instances share the feeds", "events and state are one transaction");
+        wanted.role(
+            &settings.kafka,
+            FEEDS,
+            "instances share the feeds",
+            "events and state are one transaction",
+        );
     }
     rights
 }
@@ -94,7 +124,9 @@ pub(super) fn topic_of(settings: &Settings, resource: &Resource) -> String {
     let feeds = format!("{}.{FEEDS}", settings.kafka.application_id);
     match resource {
         Resource::Topic(name) => name.clone(),
-        Resource::Group(name) | Resource::TransactionalIds(name) if name.starts_with(&feeds) => settings.topics.feeds_state.clone(),
+        Resource::Group(name) | Resource::TransactionalIds(name) if name.starts_with(&feeds) => {
+            settings.topics.feeds_state.clone()
+        }
         Resource::Group(_) | Resource::TransactionalIds(_) => settings.topics.commands.clone(),
     }
 }
@@ -104,12 +136,21 @@ pub(super) fn command(kafka: &KafkaSettings, right: &Right) -> String {
     grant(kafka, &right.resource, &[right.operation])
 }
 
-/// Prints them: a table as comments, then the commands that grant them, so that the output can be run as it is.
+/// Prints them: a table as comments, then the commands that grant them, so that the output can be
+/// run as it is.
 pub(super) fn print(settings: &Settings) -> End {
     let rights = needed(settings);
-    let mut lines = vec![format!("# What {} needs on Kafka, and nothing else:", settings.kafka.application_id), "#".to_owned()];
+    let mut lines = vec![
+        format!("# What {} needs on Kafka, and nothing else:", settings.kafka.application_id),
+        "#".to_owned(),
+    ];
     for right in &rights {
-        lines.push(format!("#   {:15}  {:60}  {}", right.operation.name(), right.resource.to_string(), right.why));
+        lines.push(format!(
+            "#   {:15}  {:60}  {}",
+            right.operation.name(),
+            right.resource.to_string(),
+            right.why
+        ));
     }
     lines.push("#".to_owned());
     lines.push(
@@ -132,8 +173,11 @@ fn commands(settings: &Settings, rights: &[Right]) -> Vec<String> {
     resources
         .into_iter()
         .map(|resource| {
-            let operations: Vec<Operation> =
-                rights.iter().filter(|right| right.resource == *resource).map(|right| right.operation).collect();
+            let operations: Vec<Operation> = rights
+                .iter()
+                .filter(|right| right.resource == *resource)
+                .map(|right| right.operation)
+                .collect();
             grant(&settings.kafka, resource, &operations)
         })
         .collect()
@@ -141,11 +185,14 @@ fn commands(settings: &Settings, rights: &[Right]) -> Vec<String> {
 
 fn grant(kafka: &KafkaSettings, resource: &Resource, operations: &[Operation]) -> String {
     let principal = kafka.properties.get("sasl.username").map_or("NAME", String::as_str);
-    let operations: String = operations.iter().map(|operation| format!(" --operation {}", operation.name())).collect();
+    let operations: String =
+        operations.iter().map(|operation| format!(" --operation {}", operation.name())).collect();
     let target = match resource {
         Resource::Topic(name) => format!("--topic {}", quoted(name)),
         Resource::Group(name) => format!("--group {}", quoted(name)),
-        Resource::TransactionalIds(prefix) => format!("--transactional-id {} --resource-pattern-type prefixed", quoted(prefix)),
+        Resource::TransactionalIds(prefix) => {
+            format!("--transactional-id {} --resource-pattern-type prefixed", quoted(prefix))
+        }
     };
     format!(
         "kafka-acls --bootstrap-server {} --command-config admin.properties --add --allow-principal {}{operations} {target}",
@@ -157,7 +204,11 @@ fn grant(kafka: &KafkaSettings, resource: &Resource, operations: &[Operation]) -
 /// For a shell: a user's name may hold anything.
 fn quoted(text: &str) -> String {
     let plain = |ch: char| ch.is_ascii_alphanumeric() || matches!(ch, '.' | '_' | '-' | ':');
-    if text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    if text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 #[cfg(test)]
@@ -172,8 +223,13 @@ mod tests {
 
     #[test]
     fn a_feed_alone_needs_nothing_of_the_command_route() {
-        let rights = needed(&settings("[feeds.return_outbounds]\nenabled = true\nstart = \"2026-01-01T00:00:00Z\"\n"));
-        let names: Vec<String> = rights.iter().map(|right| format!("{} {}", right.operation.name(), right.resource)).collect();
+        let rights = needed(&settings(
+            "[feeds.return_outbounds]\nenabled = true\nstart = \"2026-01-01T00:00:00Z\"\n",
+        ));
+        let names: Vec<String> = rights
+            .iter()
+            .map(|right| format!("{} {}", right.operation.name(), right.resource))
+            .collect();
         assert!(names.contains(&"Write topic wdt.return-outbound.changes".to_owned()), "{names:?}");
         assert!(names.contains(&"Read group wdt-connector.feeds".to_owned()), "{names:?}");
         assert!(!names.iter().any(|name| name.contains("purchase-return") || name.contains("connector.commands")), "{names:?}");
@@ -183,11 +239,14 @@ mod tests {
     fn the_commands_can_be_given_to_a_shell() {
         let settings = settings("[kafka.properties]\n\"sasl.username\" = \"it's me\"\n");
         let lines = commands(&settings, &needed(&settings));
-        let one = lines.iter().find(|line| line.contains("--topic wdt.purchase-return.journal")).unwrap();
+        let one =
+            lines.iter().find(|line| line.contains("--topic wdt.purchase-return.journal")).unwrap();
         assert!(
             one.contains(r"--allow-principal 'User:it'\''s me' --operation Write --operation Read --operation DescribeConfigs"),
             "{one}"
         );
-        assert!(lines.iter().any(|line| line.ends_with("--transactional-id wdt-connector.commands. --resource-pattern-type prefixed")));
+        assert!(lines.iter().any(|line| line.ends_with(
+            "--transactional-id wdt-connector.commands. --resource-pattern-type prefixed"
+        )));
     }
 }

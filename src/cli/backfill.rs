@@ -68,10 +68,12 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
         return cancel(&settings, args.feed).await;
     }
     let order = match (args.from, args.to) {
-        (Some(from), Some(to)) => match begin(&settings, args.feed, from, to, args.dry_run).await? {
-            Some(order) => order,
-            None => return Ok(End::Done),
-        },
+        (Some(from), Some(to)) => {
+            match begin(&settings, args.feed, from, to, args.dry_run).await? {
+                Some(order) => order,
+                None => return Ok(End::Done),
+            }
+        }
         _ => standing(&settings, args.feed).await?,
     };
     if args.follow { follow(&settings, args.feed, &order).await } else { Ok(End::Done) }
@@ -85,14 +87,23 @@ async fn standing(settings: &Settings, feed: Feed) -> anyhow::Result<BackfillOrd
 }
 
 /// Says what it costs and orders it; `None` for a dry run.
-async fn begin(settings: &Settings, feed: Feed, from: Timestamp, to: Timestamp, dry_run: bool) -> anyhow::Result<Option<BackfillOrder>> {
+async fn begin(
+    settings: &Settings,
+    feed: Feed,
+    from: Timestamp,
+    to: Timestamp,
+    dry_run: bool,
+) -> anyhow::Result<Option<BackfillOrder>> {
     if from >= to {
         bail!("--from must be earlier than --to");
     }
     let codec = state::codec(settings).await?;
     let at = state::checkpoint(settings, &codec, feed).await?;
     if let Some(id) = unfinished(settings, feed, at.as_ref()).await? {
-        bail!("backfill {id} of {} is not finished; wait for it (--follow) or call it off (--cancel) first", feed.name());
+        bail!(
+            "backfill {id} of {} is not finished; wait for it (--follow) or call it off (--cancel) first",
+            feed.name()
+        );
     }
     // The first pass has not been beyond its watermark, and will come there by itself.
     let to = at.map_or(to, |at| to.min(at.watermark.max(from)));
@@ -111,8 +122,13 @@ async fn begin(settings: &Settings, feed: Feed, from: Timestamp, to: Timestamp, 
         return Ok(None);
     }
     let order = BackfillOrder { id: order_id(), from, to, cancelled: false };
-    decide(&settings.kafka, &settings.topics.control, &backfill_key(feed), Some(&order.value())).await?;
-    let _ = output::say(&format!("ordered: {}; whoever owns {} reads it beside the live feed", order.id, feed.name()));
+    decide(&settings.kafka, &settings.topics.control, &backfill_key(feed), Some(&order.value()))
+        .await?;
+    let _ = output::say(&format!(
+        "ordered: {}; whoever owns {} reads it beside the live feed",
+        order.id,
+        feed.name()
+    ));
     Ok(Some(order))
 }
 
@@ -125,9 +141,16 @@ fn costs(survey: Survey, from: Timestamp, to: Timestamp, calls_per_minute: u32) 
 }
 
 /// The id of an order that is neither finished nor called off.
-async fn unfinished(settings: &Settings, feed: Feed, at: Option<&Checkpoint>) -> anyhow::Result<Option<String>> {
-    let order = BackfillOrder::of(&*state::decisions(settings).await?, feed).filter(|order| !order.cancelled);
-    Ok(order.filter(|order| at.is_none_or(|at| at.backfill_last.as_ref() != Some(&order.id))).map(|order| order.id))
+async fn unfinished(
+    settings: &Settings,
+    feed: Feed,
+    at: Option<&Checkpoint>,
+) -> anyhow::Result<Option<String>> {
+    let order = BackfillOrder::of(&*state::decisions(settings).await?, feed)
+        .filter(|order| !order.cancelled);
+    Ok(order
+        .filter(|order| at.is_none_or(|at| at.backfill_last.as_ref() != Some(&order.id)))
+        .map(|order| order.id))
 }
 
 async fn cancel(settings: &Settings, feed: Feed) -> anyhow::Result<End> {
@@ -138,7 +161,8 @@ async fn cancel(settings: &Settings, feed: Feed) -> anyhow::Result<End> {
         return Ok(End::Done);
     };
     let order = BackfillOrder { cancelled: true, ..standing(settings, feed).await? };
-    decide(&settings.kafka, &settings.topics.control, &backfill_key(feed), Some(&order.value())).await?;
+    decide(&settings.kafka, &settings.topics.control, &backfill_key(feed), Some(&order.value()))
+        .await?;
     let _ = output::say(&format!("called off: {id}; what it has published stays"));
     Ok(End::Done)
 }
@@ -149,8 +173,11 @@ async fn follow(settings: &Settings, feed: Feed, order: &BackfillOrder) -> anyho
     let key = StateKey::checkpoint(feed);
     let stop = CancellationToken::new();
     let (sender, mut records) = mpsc::channel(AHEAD);
-    let (kafka, topic, stopped) = (settings.kafka.clone(), settings.topics.feeds_state.clone(), stop.clone());
-    let reader = tokio::task::spawn_blocking(move || tool::read(&kafka, &topic, Begin::Last(NEAR_THE_END), true, &sender, &stopped));
+    let (kafka, topic, stopped) =
+        (settings.kafka.clone(), settings.topics.feeds_state.clone(), stop.clone());
+    let reader = tokio::task::spawn_blocking(move || {
+        tool::read(&kafka, &topic, Begin::Last(NEAR_THE_END), true, &sender, &stopped)
+    });
     let bar = Bar::new(feed.name());
     let asked = Instant::now();
     let (mut taken, mut warned) = (false, false);
@@ -185,7 +212,10 @@ async fn follow(settings: &Settings, feed: Feed, order: &BackfillOrder) -> anyho
         {
             taken = true;
             let (rows, events) = (at.backfill_rows.unwrap_or(0), at.backfill_events.unwrap_or(0));
-            bar.at(percent(order.from, order.to, position), &format!("at {position}, {rows} records read, {events} events"));
+            bar.at(
+                percent(order.from, order.to, position),
+                &format!("at {position}, {rows} records read, {events} events"),
+            );
         }
     };
     stop.cancel();

@@ -6,7 +6,10 @@ use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
     clock::Timestamp,
-    config::{CLOCK_ERROR, CommandFormat, Edition, Feed, Loaded, RegistrySettings, Settings, duration_text},
+    config::{
+        CLOCK_ERROR, CommandFormat, Edition, Feed, Loaded, RegistrySettings, Settings,
+        duration_text,
+    },
     erp::{Call, Class, Erp, PageRequest, QueryFault, Selection},
     kafka::{
         admin::{Admin, Cluster},
@@ -36,7 +39,8 @@ pub(super) struct Args {
     /// One JSON document instead of the table
     #[arg(long)]
     json: bool,
-    /// Print the rights the connector needs on Kafka, as a table and as kafka-acls commands; connects to nothing
+    /// Print the rights the connector needs on Kafka, as a table and as kafka-acls commands;
+    /// connects to nothing
     #[arg(long)]
     acls: bool,
 }
@@ -62,13 +66,21 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
 fn configuration(settings: &Settings) -> Finding {
     match settings.require_route() {
         Ok(()) => {
-            let mut routes: Vec<&str> = Feed::ALL.iter().filter(|feed| settings.feed(**feed).enabled).map(|feed| feed.name()).collect();
+            let mut routes: Vec<&str> = Feed::ALL
+                .iter()
+                .filter(|feed| settings.feed(**feed).enabled)
+                .map(|feed| feed.name())
+                .collect();
             if settings.commands.enabled {
                 routes.insert(0, "commands");
             }
             Finding::good("configuration", format!("enabled: {}", routes.join(", ")))
         }
-        Err(mistake) => Finding::warning("configuration", "no route is enabled, so run has nothing to do", mistake.sentence),
+        Err(mistake) => Finding::warning(
+            "configuration",
+            "no route is enabled, so run has nothing to do",
+            mistake.sentence,
+        ),
     }
 }
 
@@ -81,8 +93,7 @@ async fn kafka(settings: &Settings, report: &mut Report) {
     let (admin, cluster) = match looked.await {
         Ok(found) => found,
         Err(error) => {
-            let advice =
-                "check kafka.bootstrap_servers, the network, and security.protocol, sasl.mechanisms, sasl.username in kafka.properties";
+            let advice = "check kafka.bootstrap_servers, the network, and security.protocol, sasl.mechanisms, sasl.username in kafka.properties";
             report.add(&Finding::bad("kafka", error.to_string(), advice));
             return;
         }
@@ -90,7 +101,11 @@ async fn kafka(settings: &Settings, report: &mut Report) {
     report.add(&topics::judge_cluster(settings, &cluster));
     match topics::verify(settings, &admin, &cluster, Absence::Fails).await {
         Ok(findings) => report.add_all(&findings),
-        Err(error) => report.add(&Finding::bad("topics", error.to_string(), "give the account Describe and DescribeConfigs on the topics")),
+        Err(error) => report.add(&Finding::bad(
+            "topics",
+            error.to_string(),
+            "give the account Describe and DescribeConfigs on the topics",
+        )),
     }
     rights(settings, &admin, &cluster, report).await;
 }
@@ -98,7 +113,12 @@ async fn kafka(settings: &Settings, report: &mut Report) {
 /// Tries every right that `run` needs, all at once; a granted one leaves nothing behind.
 async fn rights(settings: &Settings, admin: &Admin, cluster: &Cluster, report: &mut Report) {
     let needed = acls::needed(settings);
-    let topics: Vec<&str> = cluster.topics.keys().map(String::as_str).filter(|name| acls::concerns(&needed, name)).collect();
+    let topics: Vec<&str> = cluster
+        .topics
+        .keys()
+        .map(String::as_str)
+        .filter(|name| acls::concerns(&needed, name))
+        .collect();
     let options = admin.options(&topics).await.unwrap_or_default();
     let tries: Vec<_> = needed
         .into_iter()
@@ -107,9 +127,14 @@ async fn rights(settings: &Settings, admin: &Admin, cluster: &Cluster, report: &
         .map(|right| {
             let topic = match &right.resource {
                 Resource::Topic(name) => name.clone(),
-                Resource::Group(_) | Resource::TransactionalIds(_) => acls::topic_of(settings, &right.resource),
+                Resource::Group(_) | Resource::TransactionalIds(_) => {
+                    acls::topic_of(settings, &right.resource)
+                }
             };
-            let largest = options.get(&topic).and_then(|options| options.get("max.message.bytes")).and_then(|text| text.parse().ok());
+            let largest = options
+                .get(&topic)
+                .and_then(|options| options.get("max.message.bytes"))
+                .and_then(|text| text.parse().ok());
             let kafka = settings.kafka.clone();
             tokio::task::spawn_blocking(move || {
                 let found = probe::right(&kafka, right.operation, &right.resource, &topic, largest);
@@ -125,24 +150,42 @@ async fn rights(settings: &Settings, admin: &Admin, cluster: &Cluster, report: &
             Found::Granted => granted += 1,
             Found::Denied(sentence) => {
                 all = false;
-                report.add(&Finding::bad("rights", sentence, acls::command(&settings.kafka, &right)));
+                report.add(&Finding::bad(
+                    "rights",
+                    sentence,
+                    acls::command(&settings.kafka, &right),
+                ));
             }
             // A topic that does not exist was named already.
-            Found::Unknown(_) if matches!(&right.resource, Resource::Topic(name) if !cluster.topics.contains_key(name)) => all = false,
+            Found::Unknown(_) if matches!(&right.resource, Resource::Topic(name) if !cluster.topics.contains_key(name)) => {
+                all = false
+            }
             Found::Unknown(reason) => {
                 all = false;
-                report.add(&Finding::warning("rights", reason, "compare with the list of wdt-connector check --acls"));
+                report.add(&Finding::warning(
+                    "rights",
+                    reason,
+                    "compare with the list of wdt-connector check --acls",
+                ));
             }
         }
     }
     if all {
-        report.add(&Finding::good("rights", format!("all {granted} that run needs on topics, groups and transactional ids are granted")));
+        report.add(&Finding::good(
+            "rights",
+            format!(
+                "all {granted} that run needs on topics, groups and transactional ids are granted"
+            ),
+        ));
     }
 }
 
 async fn registry(settings: &Settings, report: &mut Report) {
     let Some(registry) = &settings.schema_registry else {
-        report.add(&Finding::good("schema registry", "none; values carry Avro single-object encoding"));
+        report.add(&Finding::good(
+            "schema registry",
+            "none; values carry Avro single-object encoding",
+        ));
         return;
     };
     report.add(&registry_finding(settings, registry).await);
@@ -151,18 +194,33 @@ async fn registry(settings: &Settings, report: &mut Report) {
 async fn registry_finding(settings: &Settings, registry: &RegistrySettings) -> Finding {
     let name = "schema registry";
     if let Err(reason) = reach(&registry.url).await {
-        return Finding::bad(name, format!("{} cannot be reached: {reason}", registry.url), "check schema_registry.url and the network");
+        return Finding::bad(
+            name,
+            format!("{} cannot be reached: {reason}", registry.url),
+            "check schema_registry.url and the network",
+        );
     }
     // Looking only: registering is left to `run`.
     let looking = RegistrySettings { register: false, ..registry.clone() };
-    match timeout(REGISTRY_PATIENCE, Codec::connect(Some(&looking), &settings.topics, &subjects(settings))).await {
-        Ok(Ok(_)) => Finding::good(name, format!("every schema in use is registered at {}", registry.url)),
+    match timeout(
+        REGISTRY_PATIENCE,
+        Codec::connect(Some(&looking), &settings.topics, &subjects(settings)),
+    )
+    .await
+    {
+        Ok(Ok(_)) => {
+            Finding::good(name, format!("every schema in use is registered at {}", registry.url))
+        }
         Ok(Err(fault)) if registry.register => Finding::warning(
             name,
             format!("{} answers, but: {fault}", registry.url),
             "run registers what is missing; a refusal or a wrong password stays one",
         ),
-        Ok(Err(fault)) => Finding::bad(name, fault.to_string(), "register the schemas, or set schema_registry.register = true"),
+        Ok(Err(fault)) => Finding::bad(
+            name,
+            fault.to_string(),
+            "register the schemas, or set schema_registry.register = true",
+        ),
         Err(_) => Finding::bad(
             name,
             format!("{} gives no answer within {}", registry.url, duration_text(REGISTRY_PATIENCE)),
@@ -208,22 +266,32 @@ async fn reach(url: &str) -> Result<(), String> {
 async fn erp(settings: &Settings, report: &mut Report) {
     let calls = calls(settings);
     if calls.is_empty() {
-        report.add(&Finding::warning("erp", "no account is configured", "fill in [erp.flagship] or [erp.enterprise]"));
+        report.add(&Finding::warning(
+            "erp",
+            "no account is configured",
+            "fill in [erp.flagship] or [erp.enterprise]",
+        ));
         return;
     }
     let erp = match Erp::new(settings, std::sync::Arc::new(crate::metrics::Metrics::new())) {
         Ok(erp) => erp,
         Err(fault) => {
-            report.add(&Finding::bad("erp", fault.to_string(), "correct the account's url, ca_file or proxy"));
+            report.add(&Finding::bad(
+                "erp",
+                fault.to_string(),
+                "correct the account's url, ca_file or proxy",
+            ));
             return;
         }
     };
     for call in calls {
         let finding = match timeout(ERP_PATIENCE, ask(&erp, call)).await {
             Ok(finding) => finding,
-            Err(_) => {
-                Finding::bad(subject(call), format!("no answer within {}", duration_text(ERP_PATIENCE)), "look at the ERP and the network")
-            }
+            Err(_) => Finding::bad(
+                subject(call),
+                format!("no answer within {}", duration_text(ERP_PATIENCE)),
+                "look at the ERP and the network",
+            ),
         };
         report.add(&finding);
     }
@@ -246,7 +314,9 @@ fn calls(settings: &Settings) -> Vec<Call> {
     if outbounds.enabled && outbounds.edition == Edition::Enterprise {
         calls.push(Call::QueryOutboundsEnterprise);
     }
-    if settings.flagship.is_some() && !calls.iter().any(|call| *call != Call::QueryOutboundsEnterprise) {
+    if settings.flagship.is_some()
+        && !calls.iter().any(|call| *call != Call::QueryOutboundsEnterprise)
+    {
         calls.push(Call::QueryPurchaseReturns);
     }
     if settings.enterprise.is_some() && !calls.contains(&Call::QueryOutboundsEnterprise) {
@@ -264,7 +334,14 @@ async fn ask(erp: &Erp, call: Call) -> Finding {
         Call::CreateOrder | Call::QueryPurchaseReturns => (None, None),
     };
     let from = to.minus(Duration::from_secs(1));
-    let selection = Selection { window: Some((from, to)), time_type, return_no: None, status, warehouse_no: None, provider_no: None };
+    let selection = Selection {
+        window: Some((from, to)),
+        time_type,
+        return_no: None,
+        status,
+        warehouse_no: None,
+        provider_no: None,
+    };
     let permit = erp.quota().acquire(call, Class::Feed).await;
     let page = PageRequest { page_no: 0, page_size: 1, count: true };
     match erp.query(permit, &selection, page, CALL_TIMEOUT).await {
@@ -288,7 +365,9 @@ fn clock_finding(call: Call, ahead_ms: Option<i64>) -> Finding {
         let direction = if ahead > 0 { "behind" } else { "ahead of" };
         return Finding::warning(
             subject(call),
-            format!("account and permission are good, but this machine's clock is {seconds} s {direction} the ERP's"),
+            format!(
+                "account and permission are good, but this machine's clock is {seconds} s {direction} the ERP's"
+            ),
             "synchronise it by NTP; feeds widen safety_lag by it, and from 120 s on the ERP refuses every call",
         );
     }
@@ -303,14 +382,24 @@ fn fault_finding(call: Call, fault: &QueryFault) -> Finding {
             says,
             "another program uses this appkey, or too many checks in a row; lower quota.calls_per_minute",
         ),
-        QueryFault::Unreachable { .. } => Finding::bad(subject(call), says, "check the account's url, proxy and ca_file, and the network"),
-        QueryFault::Unusable { .. } => {
-            Finding::bad(subject(call), says, "check the account's url; the ERP may be out of order: try again later")
+        QueryFault::Unreachable { .. } => Finding::bad(
+            subject(call),
+            says,
+            "check the account's url, proxy and ca_file, and the network",
+        ),
+        QueryFault::Unusable { .. } => Finding::bad(
+            subject(call),
+            says,
+            "check the account's url; the ERP may be out of order: try again later",
+        ),
+        QueryFault::Misconfigured { .. } => Finding::bad(
+            subject(call),
+            says,
+            "check sid, appkey, secret, the appkey's permissions, its IP list and this machine's clock",
+        ),
+        QueryFault::Rejected { .. } => {
+            Finding::bad(subject(call), says, "this is a defect of the connector: report it")
         }
-        QueryFault::Misconfigured { .. } => {
-            Finding::bad(subject(call), says, "check sid, appkey, secret, the appkey's permissions, its IP list and this machine's clock")
-        }
-        QueryFault::Rejected { .. } => Finding::bad(subject(call), says, "this is a defect of the connector: report it"),
     }
 }
 
@@ -334,13 +423,23 @@ mod tests {
     #[test]
     fn only_a_throttled_call_does_not_fail() {
         let call = Call::QueryOutbounds;
-        let refusal = Refusal { code: 1, message: "验证失败".to_owned(), gloss: Some("wrong signature"), unapproved: false };
+        let refusal = Refusal {
+            code: 1,
+            message: "验证失败".to_owned(),
+            gloss: Some("wrong signature"),
+            unapproved: false,
+        };
         let finding = fault_finding(call, &QueryFault::Misconfigured { call, refusal });
         assert!(
-            finding.level == Level::Bad && finding.says.contains("验证失败") && finding.says.contains("wrong signature"),
+            finding.level == Level::Bad
+                && finding.says.contains("验证失败")
+                && finding.says.contains("wrong signature"),
             "{finding:?}"
         );
-        assert_eq!(fault_finding(call, &QueryFault::Throttled { call, message: "x".to_owned() }).level, Level::Warning);
+        assert_eq!(
+            fault_finding(call, &QueryFault::Throttled { call, message: "x".to_owned() }).level,
+            Level::Warning
+        );
     }
 
     #[test]
@@ -351,8 +450,14 @@ mod tests {
             let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
             crate::config::from_toml(&format!("{accounts}{text}"), env).unwrap().settings
         };
-        assert_eq!(calls(&settings("")), [Call::QueryPurchaseReturns, Call::QueryOutboundsEnterprise]);
-        assert_eq!(calls(&settings("[commands]\nenabled = true\n")), [Call::QueryOutbounds, Call::QueryOutboundsEnterprise]);
+        assert_eq!(
+            calls(&settings("")),
+            [Call::QueryPurchaseReturns, Call::QueryOutboundsEnterprise]
+        );
+        assert_eq!(
+            calls(&settings("[commands]\nenabled = true\n")),
+            [Call::QueryOutbounds, Call::QueryOutboundsEnterprise]
+        );
         let none = crate::config::from_toml("", std::iter::empty()).unwrap().settings;
         assert!(calls(&none).is_empty());
     }

@@ -27,7 +27,9 @@ enum Verb {
         changed: bool,
     },
     /// Name every mistake at once, with line and column; needs neither Kafka nor the ERP
-    #[command(after_help = "Example: wdt-connector config check --config connector.toml\nExits 2 when there is a mistake.")]
+    #[command(
+        after_help = "Example: wdt-connector config check --config connector.toml\nExits 2 when there is a mistake."
+    )]
     Check {
         /// JSON instead of sentences
         #[arg(long)]
@@ -64,7 +66,11 @@ fn inspect(path: Option<&Path>) -> Result<Effective, Vec<Mistake>> {
     {
         effective.mistakes = refused_by_librdkafka(&loaded.settings.kafka);
         for mistake in &mut effective.mistakes {
-            mistake.place = effective.values.iter().find(|one| one.key == mistake.key).map(|one| one.place.clone());
+            mistake.place = effective
+                .values
+                .iter()
+                .find(|one| one.key == mistake.key)
+                .map(|one| one.place.clone());
         }
     }
     Ok(effective)
@@ -78,8 +84,13 @@ fn print(inspected: Result<Effective, Vec<Mistake>>, json: bool, changed: bool) 
             return End::Misconfigured;
         }
     };
-    let values: Vec<&Shown> = effective.values.iter().filter(|one| !changed || one.place != Place::Default).collect();
-    let text = if json { format!("{:#}", Value::Array(values.into_iter().map(value_json).collect())) } else { toml(&values) };
+    let values: Vec<&Shown> =
+        effective.values.iter().filter(|one| !changed || one.place != Place::Default).collect();
+    let text = if json {
+        format!("{:#}", Value::Array(values.into_iter().map(value_json).collect()))
+    } else {
+        toml(&values)
+    };
     let _ = output::say(text.trim_end());
     if effective.mistakes.is_empty() {
         return End::Done;
@@ -100,7 +111,9 @@ fn check(inspected: Result<Effective, Vec<Mistake>>, json: bool) -> End {
         for warning in &warnings {
             let _ = output::say(&format!("⚠ {warning}"));
         }
-        let _ = output::say("✓ the configuration holds; check asks Kafka, the registry and the ERP as well");
+        let _ = output::say(
+            "✓ the configuration holds; check asks Kafka, the registry and the ERP as well",
+        );
     } else {
         misconfigured(&mistakes);
     }
@@ -110,13 +123,16 @@ fn check(inspected: Result<Effective, Vec<Mistake>>, json: bool) -> End {
 fn place_json(place: &Place) -> Value {
     match place {
         Place::Default => json!({ "origin": "default" }),
-        Place::File { name, line, column } => json!({ "origin": "file", "file": name, "line": line, "column": column }),
+        Place::File { name, line, column } => {
+            json!({ "origin": "file", "file": name, "line": line, "column": column })
+        }
         Place::Env(name) => json!({ "origin": "environment", "variable": name }),
     }
 }
 
 fn with_place(mut object: Value, place: Option<&Place>) -> Value {
-    if let (Value::Object(fields), Some(Value::Object(more))) = (&mut object, place.map(place_json)) {
+    if let (Value::Object(fields), Some(Value::Object(more))) = (&mut object, place.map(place_json))
+    {
         fields.extend(more);
     }
     object
@@ -134,7 +150,8 @@ fn mistake_json(mistake: &Mistake) -> Value {
 fn toml(values: &[&Shown]) -> String {
     let (mut text, mut section) = (String::new(), "");
     // Keys of the top level have to stand before the first section.
-    let (inner, top): (Vec<&Shown>, Vec<&Shown>) = values.iter().partition(|one| one.key.contains('.'));
+    let (inner, top): (Vec<&Shown>, Vec<&Shown>) =
+        values.iter().partition(|one| one.key.contains('.'));
     for one in top.into_iter().chain(inner) {
         let (of, name) = split(&one.key);
         if of != section {
@@ -182,10 +199,15 @@ mod tests {
             one("kafka.properties.ssl.ca.location", "/ca", false, &file),
         ];
         let text = toml(&values.iter().collect::<Vec<_>>());
-        let read: toml::Table = toml::from_str(&text).unwrap_or_else(|fault| panic!("{fault}: {text}"));
+        let read: toml::Table =
+            toml::from_str(&text).unwrap_or_else(|fault| panic!("{fault}: {text}"));
         assert_eq!(read["cache_dir"].as_str(), Some("/a \"b\"\n"));
         assert_eq!(read["kafka"]["properties"]["ssl.ca.location"].as_str(), Some("/ca"));
         assert_eq!(read["commands"]["enabled"].as_bool(), Some(true));
-        assert!(text.contains("# c.toml, line 7, column 1") && text.contains("# environment WDT__COMMANDS__SEND_BY"), "{text}");
+        assert!(
+            text.contains("# c.toml, line 7, column 1")
+                && text.contains("# environment WDT__COMMANDS__SEND_BY"),
+            "{text}"
+        );
     }
 }

@@ -9,20 +9,28 @@ use super::report::Finding;
 
 const DAY_MS: u64 = 86_400_000;
 
-/// The enterprise edition's query takes one status at a time; without a filter all five are asked for.
+/// The enterprise edition's query takes one status at a time; without a filter all five are asked
+/// for.
 const ENTERPRISE_STATUSES: u64 = 5;
 
 /// One row per call that is in use, and one per account whose calls share a budget.
 pub(super) fn findings(settings: &Settings) -> Vec<Finding> {
     let budget = u64::from(settings.quota.calls_per_minute) * 1440;
-    let mut rows: Vec<Finding> =
-        Feed::ALL.into_iter().filter(|feed| settings.feed(*feed).enabled).map(|feed| feed_row(feed, settings.feed(feed), budget)).collect();
+    let mut rows: Vec<Finding> = Feed::ALL
+        .into_iter()
+        .filter(|feed| settings.feed(*feed).enabled)
+        .map(|feed| feed_row(feed, settings.feed(feed), budget))
+        .collect();
     let mut left = budget;
     match settings.quota.scope {
         QuotaScope::Call => {}
         QuotaScope::Account => {
             left = budget.saturating_sub(idle_of(settings, Edition::Flagship));
-            rows.extend([Edition::Flagship, Edition::Enterprise].into_iter().filter_map(|edition| account_row(settings, edition, budget)));
+            rows.extend(
+                [Edition::Flagship, Edition::Enterprise]
+                    .into_iter()
+                    .filter_map(|edition| account_row(settings, edition, budget)),
+            );
         }
     }
     if settings.commands.enabled {
@@ -39,7 +47,10 @@ pub(super) fn findings(settings: &Settings) -> Vec<Finding> {
 
 /// What an account's feeds cost while nothing changes.
 fn idle_of(settings: &Settings, edition: Edition) -> u64 {
-    let feeds = Feed::ALL.into_iter().map(|feed| settings.feed(feed)).filter(|section| section.enabled && section.edition == edition);
+    let feeds = Feed::ALL
+        .into_iter()
+        .map(|feed| settings.feed(feed))
+        .filter(|section| section.enabled && section.edition == edition);
     feeds.map(idle).map(|(live, late)| live + late).sum()
 }
 
@@ -55,7 +66,9 @@ fn account_row(settings: &Settings, edition: Edition, budget: u64) -> Option<Fin
         return None;
     }
     let subject = format!("calls per day: {name} account");
-    let says = format!("{idle} of {budget} while nothing changes; the rest is for commands, changed records and catching up");
+    let says = format!(
+        "{idle} of {budget} while nothing changes; the rest is for commands, changed records and catching up"
+    );
     Some(if idle > budget {
         Finding::warning(
             subject,
@@ -71,9 +84,14 @@ fn account_row(settings: &Settings, edition: Edition, budget: u64) -> Option<Fin
 fn idle(section: &FeedSettings) -> (u64, u64) {
     let queries = match section.edition {
         Edition::Flagship => 1,
-        Edition::Enterprise => section.filters.status.as_ref().map_or(ENTERPRISE_STATUSES, |list| list.split(',').count() as u64),
+        Edition::Enterprise => section
+            .filters
+            .status
+            .as_ref()
+            .map_or(ENTERPRISE_STATUSES, |list| list.split(',').count() as u64),
     };
-    let per_day = |interval: std::time::Duration| DAY_MS / crate::clock::millis(interval).max(1) * queries;
+    let per_day =
+        |interval: std::time::Duration| DAY_MS / crate::clock::millis(interval).max(1) * queries;
     (per_day(section.poll_interval), per_day(section.late_interval))
 }
 
@@ -90,7 +108,10 @@ fn feed_row(feed: Feed, section: &FeedSettings, budget: u64) -> Finding {
         Finding::warning(
             subject,
             says,
-            format!("raise feeds.{0}.poll_interval, or quota.calls_per_minute if your contract allows more", feed.name()),
+            format!(
+                "raise feeds.{0}.poll_interval, or quota.calls_per_minute if your contract allows more",
+                feed.name()
+            ),
         )
     } else {
         Finding::good(subject, says)
@@ -114,14 +135,23 @@ mod tests {
 
     fn settings(text: &str) -> Settings {
         let env = [("WDT__ERP__ENTERPRISE__APPSECRET", "x"), ("WDT__ERP__FLAGSHIP__SECRET", "x:y")];
-        crate::config::from_toml(text, env.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()))).unwrap().settings
+        crate::config::from_toml(
+            text,
+            env.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())),
+        )
+        .unwrap()
+        .settings
     }
 
     #[test]
     fn a_poll_a_minute_is_1440_calls_a_day_and_status() {
         let text = "[erp.enterprise]\nurl = \"http://e/\"\nsid = \"s\"\nappkey = \"k\"\n[feeds.return_outbounds]\nenabled = true\nedition = \"enterprise\"\nstart = \"2026-01-01T00:00:00Z\"\n";
         let rows = findings(&settings(text));
-        assert!(rows[0].says.starts_with("8640 while nothing changes (7200 every 1m + 1440"), "{}", rows[0].says);
+        assert!(
+            rows[0].says.starts_with("8640 while nothing changes (7200 every 1m + 1440"),
+            "{}",
+            rows[0].says
+        );
         assert_eq!(rows[0].level, Level::Good);
         let rows = findings(&settings(&format!("{text}poll_interval = \"5s\"\n")));
         assert_eq!(rows[0].level, Level::Warning);
@@ -134,14 +164,27 @@ mod tests {
             "[quota]\nscope = \"account\"\n[commands]\nenabled = true\n[erp.flagship]\nurl = \"http://e/\"\nsid = \"s\"\nkey = \"k\"\n{feeds}"
         );
         let rows = findings(&settings(&text));
-        let says = |subject: &str| rows.iter().find(|row| row.subject.ends_with(subject)).map(|row| row.says.clone()).unwrap();
+        let says = |subject: &str| {
+            rows.iter()
+                .find(|row| row.subject.ends_with(subject))
+                .map(|row| row.says.clone())
+                .unwrap()
+        };
         // Two feeds of 1440 + 288.
-        assert!(says("flagship account").starts_with("3456 of 72000 while nothing changes"), "{}", says("flagship account"));
+        assert!(
+            says("flagship account").starts_with("3456 of 72000 while nothing changes"),
+            "{}",
+            says("flagship account")
+        );
         assert!(says("commands").contains("at most 68544 a day"), "{}", says("commands"));
     }
 
     #[test]
     fn nothing_enabled_costs_nothing() {
-        assert!(findings(&settings("[commands]\nmax_in_flight = 1\n")).iter().all(|row| row.level == Level::Good));
+        assert!(
+            findings(&settings("[commands]\nmax_in_flight = 1\n"))
+                .iter()
+                .all(|row| row.level == Level::Good)
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! `feeds`: what a feed's state and its owner say, from Kafka alone; pausing, resuming and setting the watermark.
+//! `feeds`: what a feed's state and its owner say, from Kafka alone; pausing, resuming and setting
+//! the watermark.
 
 use std::time::Duration;
 
@@ -20,7 +21,9 @@ use crate::{
 use super::{End, output, state};
 
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_help = "Examples:\n  wdt-connector feeds show\n  wdt-connector feeds pause --feed return_outbounds")]
+#[command(
+    after_help = "Examples:\n  wdt-connector feeds show\n  wdt-connector feeds pause --feed return_outbounds"
+)]
 pub(super) struct Args {
     #[command(subcommand)]
     verb: Verb,
@@ -52,8 +55,11 @@ enum Verb {
         #[arg(long, value_parser = state::feed)]
         feed: Feed,
     },
-    /// Go on from another moment: an earlier one reads again what the state may lack, a later one skips
-    #[command(after_help = "Example: wdt-connector feeds set-watermark --feed return_outbounds --to 2026-01-01T00:00:00+08:00")]
+    /// Go on from another moment: an earlier one reads again what the state may lack, a later one
+    /// skips
+    #[command(
+        after_help = "Example: wdt-connector feeds set-watermark --feed return_outbounds --to 2026-01-01T00:00:00+08:00"
+    )]
     SetWatermark {
         /// purchase_returns or return_outbounds
         #[arg(long, value_parser = state::feed)]
@@ -61,7 +67,8 @@ enum Verb {
         /// RFC 3339, for example 2026-01-01T00:00:00+08:00
         #[arg(long, value_name = "INSTANT", value_parser = state::instant)]
         to: Timestamp,
-        /// Needed for a later watermark: what was modified in between and not since is then never published
+        /// Needed for a later watermark: what was modified in between and not since is then never
+        /// published
         #[arg(long)]
         skip: bool,
     },
@@ -79,7 +86,9 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
 
 /// Who gives an order, for whoever reads it later.
 pub(super) fn operator() -> String {
-    std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "an operator".to_owned())
+    std::env::var("USER")
+        .or_else(|_| std::env::var("LOGNAME"))
+        .unwrap_or_else(|_| "an operator".to_owned())
 }
 
 /// An order's id: nobody else gives the same.
@@ -89,15 +98,26 @@ pub(super) fn order_id() -> String {
 
 async fn turn(settings: &Settings, feed: Feed, to: &str) -> anyhow::Result<End> {
     let value = json!({ "state": to, "by": operator(), "at": Timestamp::now().to_string() });
-    decide(&settings.kafka, &settings.topics.control, &route_key(feed.name()), Some(&value)).await?;
-    let _ = output::say(&format!("{} is {to}, for every instance and through restarts", feed.name()));
+    decide(&settings.kafka, &settings.topics.control, &route_key(feed.name()), Some(&value))
+        .await?;
+    let _ =
+        output::say(&format!("{} is {to}, for every instance and through restarts", feed.name()));
     Ok(End::Done)
 }
 
-async fn set_watermark(settings: &Settings, feed: Feed, to: Timestamp, skip: bool) -> anyhow::Result<End> {
+async fn set_watermark(
+    settings: &Settings,
+    feed: Feed,
+    to: Timestamp,
+    skip: bool,
+) -> anyhow::Result<End> {
     let codec = state::codec(settings).await?;
     let Some(at) = state::checkpoint(settings, &codec, feed).await? else {
-        anyhow::bail!("{} has no checkpoint yet; set feeds.{}.start instead", feed.name(), feed.name());
+        anyhow::bail!(
+            "{} has no checkpoint yet; set feeds.{}.start instead",
+            feed.name(),
+            feed.name()
+        );
     };
     if to > at.watermark && !skip {
         output::complain(&format!(
@@ -107,8 +127,14 @@ async fn set_watermark(settings: &Settings, feed: Feed, to: Timestamp, skip: boo
         return Ok(End::Misconfigured);
     }
     let order = WatermarkOrder { id: order_id(), watermark: to };
-    decide(&settings.kafka, &settings.topics.control, &watermark_key(feed), Some(&order.value())).await?;
-    let _ = output::say(&format!("ordered: {} goes on from {to} (it stood at {}); order {}", feed.name(), at.watermark, order.id));
+    decide(&settings.kafka, &settings.topics.control, &watermark_key(feed), Some(&order.value()))
+        .await?;
+    let _ = output::say(&format!(
+        "ordered: {} goes on from {to} (it stood at {}); order {}",
+        feed.name(),
+        at.watermark,
+        order.id
+    ));
     Ok(End::Done)
 }
 
@@ -131,7 +157,10 @@ struct View {
 }
 
 async fn show(settings: &Settings, only: Option<Feed>, json: bool) -> anyhow::Result<End> {
-    let feeds: Vec<Feed> = Feed::ALL.into_iter().filter(|feed| only.map_or(settings.feed(*feed).enabled, |only| only == *feed)).collect();
+    let feeds: Vec<Feed> = Feed::ALL
+        .into_iter()
+        .filter(|feed| only.map_or(settings.feed(*feed).enabled, |only| only == *feed))
+        .collect();
     if feeds.is_empty() {
         output::complain("no feed is enabled in this configuration; name one with --feed");
         return Ok(End::Misconfigured);
@@ -139,10 +168,14 @@ async fn show(settings: &Settings, only: Option<Feed>, json: bool) -> anyhow::Re
     let codec = state::codec(settings).await?;
     let decisions = state::decisions(settings).await?;
     let (kafka, topic) = (settings.kafka.clone(), settings.topics.feeds_state.clone());
-    let owners = tokio::task::spawn_blocking(move || members::owners(&kafka, "feeds", &topic)).await??;
+    let owners =
+        tokio::task::spawn_blocking(move || members::owners(&kafka, "feeds", &topic)).await??;
     for feed in feeds {
         let checkpoint = state::checkpoint(settings, &codec, feed).await?;
-        let paused = decisions.get(&route_key(feed.name())).filter(|value| value["state"] == "paused").cloned();
+        let paused = decisions
+            .get(&route_key(feed.name()))
+            .filter(|value| value["state"] == "paused")
+            .cloned();
         let orders = (BackfillOrder::of(&decisions, feed), WatermarkOrder::of(&decisions, feed));
         let view = view(feed, checkpoint.as_ref(), owners.get(&feed.partition()), paused, orders);
         let line = if json { serde_json::to_string(&view)? } else { text(&view) };
@@ -164,7 +197,10 @@ fn view(
     let lag = |position: Timestamp| (now.0 - position.0) / 1000;
     let mut pending = Vec::new();
     if let Some(order) = backfill
-        && at.is_none_or(|at| at.backfill_last.as_ref() != Some(&order.id) && at.backfill_id.as_ref() != Some(&order.id))
+        && at.is_none_or(|at| {
+            at.backfill_last.as_ref() != Some(&order.id)
+                && at.backfill_id.as_ref() != Some(&order.id)
+        })
     {
         pending.push(format!("backfill {}", order.id));
     }
@@ -230,7 +266,14 @@ fn text(view: &View) -> String {
         (Some(watermark), Some(lag), Some(late), Some(late_lag)) => {
             say("watermark", format!("{watermark}, {} behind now", span(lag)));
             say("late watermark", format!("{late}, {} behind now", span(late_lag)));
-            say("first read", if view.snapshot == Some(true) { "going on".to_owned() } else { "finished".to_owned() });
+            say(
+                "first read",
+                if view.snapshot == Some(true) {
+                    "going on".to_owned()
+                } else {
+                    "finished".to_owned()
+                },
+            );
         }
         _ => say("checkpoint", "none: the feed has never been read".to_owned()),
     }
@@ -249,7 +292,14 @@ fn text(view: &View) -> String {
         );
     }
     if let Some(last) = &view.last_backfill {
-        say("last backfill", format!("{} {}", last["id"].as_str().unwrap_or_default(), last["end"].as_str().unwrap_or_default()));
+        say(
+            "last backfill",
+            format!(
+                "{} {}",
+                last["id"].as_str().unwrap_or_default(),
+                last["end"].as_str().unwrap_or_default()
+            ),
+        );
     }
     for order in &view.pending {
         say("ordered", format!("{order}, not carried out yet"));
@@ -265,20 +315,49 @@ mod tests {
     #[test]
     fn a_feed_says_what_it_does_who_owns_it_and_what_waits() {
         let (cursor, _) = Cursor::resume(None, Timestamp(0), "f");
-        let order = BackfillOrder { id: "b-1".into(), from: Timestamp(0), to: Timestamp(100_000), cancelled: false };
+        let order = BackfillOrder {
+            id: "b-1".into(),
+            from: Timestamp(0),
+            to: Timestamp(100_000),
+            cancelled: false,
+        };
         let owner = Member { client_id: "wdt-0-feeds".into(), host: "10.0.0.1".into() };
-        let waiting = text(&view(Feed::ReturnOutbounds, Some(cursor.checkpoint()), Some(&owner), None, (Some(order.clone()), None)));
-        for part in ["wdt-0-feeds at 10.0.0.1", "1970-01-01T00:00:00.000Z", "going on", "backfill b-1, not carried out yet"] {
+        let waiting = text(&view(
+            Feed::ReturnOutbounds,
+            Some(cursor.checkpoint()),
+            Some(&owner),
+            None,
+            (Some(order.clone()), None),
+        ));
+        for part in [
+            "wdt-0-feeds at 10.0.0.1",
+            "1970-01-01T00:00:00.000Z",
+            "going on",
+            "backfill b-1, not carried out yet",
+        ] {
             assert!(waiting.contains(part), "{part}: {waiting}");
         }
         let running = cursor.ordered(&order).unwrap();
         let paused = Some(json!({"state": "paused", "by": "ann", "at": "now"}));
-        let shown = text(&view(Feed::ReturnOutbounds, Some(running.checkpoint()), None, paused, (Some(order), None)));
-        for part in ["owner            none", "by ann at now", "0 % of 1970-01-01T00:00:00.000Z to 1970-01-01T00:01:40.000Z"] {
+        let shown = text(&view(
+            Feed::ReturnOutbounds,
+            Some(running.checkpoint()),
+            None,
+            paused,
+            (Some(order), None),
+        ));
+        for part in [
+            "owner            none",
+            "by ann at now",
+            "0 % of 1970-01-01T00:00:00.000Z to 1970-01-01T00:01:40.000Z",
+        ] {
             assert!(shown.contains(part), "{part}: {shown}");
         }
         assert!(!shown.contains("not carried out"), "{shown}");
-        assert!(text(&view(Feed::ReturnOutbounds, None, None, None, (None, None))).contains("never been read"));
+        assert!(
+            text(&view(Feed::ReturnOutbounds, None, None, None, (None, None)))
+                .contains("never been read")
+        );
     }
 
     #[test]

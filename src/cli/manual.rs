@@ -41,7 +41,8 @@ pub(super) fn man(args: &ManArgs) -> anyhow::Result<End> {
         let _ = output::write(&page()?);
         return Ok(End::Done);
     };
-    std::fs::create_dir_all(folder).with_context(|| format!("the folder {} cannot be made", folder.display()))?;
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("the folder {} cannot be made", folder.display()))?;
     let written = |file: PathBuf| format!("{} cannot be written", file.display());
     let mut root = Arguments::command().disable_help_subcommand(true);
     root.build();
@@ -86,7 +87,10 @@ mod tests {
         let text = String::from_utf8(page().unwrap()).unwrap();
         for verb in Arguments::command().get_subcommands().filter(|verb| !verb.is_hide_set()) {
             assert!(
-                text.contains(&format!("wdt\\-connector\\-{}", verb.get_name().replace('-', "\\-"))),
+                text.contains(&format!(
+                    "wdt\\-connector\\-{}",
+                    verb.get_name().replace('-', "\\-")
+                )),
                 "{} is not in\n{text}",
                 verb.get_name()
             );
@@ -101,8 +105,10 @@ mod tests {
     fn every_verb_gets_a_page() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(man(&ManArgs { into: Some(folder.path().to_owned()) }).unwrap(), End::Done);
-        let pages: Vec<String> =
-            std::fs::read_dir(folder.path()).unwrap().map(|page| page.unwrap().file_name().into_string().unwrap()).collect();
+        let pages: Vec<String> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|page| page.unwrap().file_name().into_string().unwrap())
+            .collect();
         for page in ["wdt-connector.1", "wdt-connector-run.1", "wdt-connector-config-print.1"] {
             assert!(pages.iter().any(|found| found == page), "{page} is not among {pages:?}");
         }

@@ -1,4 +1,5 @@
-//! What `commands` and `dlq` know: the journal's newest entries, a return's results and dead letters, the ERP's orders.
+//! What `commands` and `dlq` know: the journal's newest entries, a return's results and dead
+//! letters, the ERP's orders.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -16,7 +17,8 @@ use crate::{
 
 use super::progress;
 
-/// The codec of a tool that only reads: nothing is registered, schemas are learnt from the ids that are met.
+/// The codec of a tool that only reads: nothing is registered, schemas are learnt from the ids that
+/// are met.
 pub(super) async fn codec(settings: &Settings) -> anyhow::Result<Arc<Codec>> {
     Ok(Arc::new(match &settings.schema_registry {
         Some(registry) => Codec::connect(Some(registry), &settings.topics, &[]).await?,
@@ -40,7 +42,8 @@ pub(super) fn decode<T>(
     }
 }
 
-/// Every record of a topic that `take` makes something of, in the order of reading; `only` chooses partitions.
+/// Every record of a topic that `take` makes something of, in the order of reading; `only` chooses
+/// partitions.
 pub(super) async fn collect<T: Send + 'static>(
     settings: &Settings,
     topic: &str,
@@ -64,17 +67,23 @@ pub(super) async fn collect<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.context("the reading ended early")?
 }
 
-/// The newest entry of every command that `keep` wants, by journal key; only those are held in memory.
+/// The newest entry of every command that `keep` wants, by journal key; only those are held in
+/// memory.
 pub(super) async fn journal(
     settings: &Settings,
     codec: &Arc<Codec>,
     only: Option<Vec<i32>>,
     keep: impl Fn(&JournalEntry) -> bool + Send + 'static,
 ) -> anyhow::Result<BTreeMap<Vec<u8>, JournalEntry>> {
-    let (kafka, topic, codec, runtime) = (settings.kafka.clone(), settings.topics.journal.clone(), Arc::clone(codec), Handle::current());
+    let (kafka, topic, codec, runtime) = (
+        settings.kafka.clone(),
+        settings.topics.journal.clone(),
+        Arc::clone(codec),
+        Handle::current(),
+    );
     let work = move || {
-        // By partition as well: a migration writes an entry where it belongs and takes it away where it was, in either order to
-        // whoever reads both.
+        // By partition as well: a migration writes an entry where it belongs and takes it away
+        // where it was, in either order to whoever reads both.
         let mut newest: BTreeMap<(Vec<u8>, i32), JournalEntry> = BTreeMap::new();
         let mut unreadable = None;
         let scan = Scan::open(&kafka, &topic, only.as_deref(), &From::Beginning)?;
@@ -89,7 +98,8 @@ pub(super) async fn journal(
             };
             match decode(&codec, &runtime, &bytes, Codec::decode_journal) {
                 Ok(entry) => {
-                    if matches!(entry.kind, EntryKind::Intent | EntryKind::Outcome) && keep(&entry) {
+                    if matches!(entry.kind, EntryKind::Intent | EntryKind::Outcome) && keep(&entry)
+                    {
                         newest.insert(place, entry);
                     } else {
                         newest.remove(&place);
@@ -97,7 +107,10 @@ pub(super) async fn journal(
                     true
                 }
                 Err(reason) => {
-                    unreadable = Some(format!("{topic} [{}] at offset {} cannot be read: {reason}", record.partition, record.offset));
+                    unreadable = Some(format!(
+                        "{topic} [{}] at offset {} cannot be read: {reason}",
+                        record.partition, record.offset
+                    ));
                     false
                 }
             }

@@ -1,10 +1,11 @@
 //! `topics migrate`: another number of partitions for commands and journal.
 //!
-//! An entry of the journal stands in the partition of its command, so more partitions mean that entries move. The order makes
-//! it safe to be interrupted at any point and run again: the journal grows first, then every partition of it says that it is
-//! being migrated (from then on every instance refuses to run, whatever the counts are), then entries are written where they
-//! belong and only then taken away where they were, then every partition says the new count, and the commands topic grows
-//! last, so that senders find the journal prepared.
+//! An entry of the journal stands in the partition of its command, so more partitions mean that
+//! entries move. The order makes it safe to be interrupted at any point and run again: the journal
+//! grows first, then every partition of it says that it is being migrated (from then on every
+//! instance refuses to run, whatever the counts are), then entries are written where they belong
+//! and only then taken away where they were, then every partition says the new count, and the
+//! commands topic grows last, so that senders find the journal prepared.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -70,15 +71,15 @@ pub(super) async fn execute(args: Args, settings: &Settings) -> anyhow::Result<E
     let admin = Admin::connect(&settings.kafka)?;
     let topics = &settings.topics;
     if sink::partition_of(b"", 1, settings.commands.partitioner).is_none() {
-        bail!("commands.partitioner = \"any\" does not say where a command's entry belongs; set the senders' partitioner first");
+        bail!(
+            "commands.partitioner = \"any\" does not say where a command's entry belongs; set the senders' partitioner first"
+        );
     }
     let cluster = admin.cluster(PATIENCE).await?;
     let count = |topic: &str| {
-        cluster
-            .topics
-            .get(topic)
-            .map(|shape| shape.partitions)
-            .ok_or_else(|| anyhow::anyhow!("{topic} does not exist; create it with `wdt-connector topics`"))
+        cluster.topics.get(topic).map(|shape| shape.partitions).ok_or_else(|| {
+            anyhow::anyhow!("{topic} does not exist; create it with `wdt-connector topics`")
+        })
     };
     let (commands, journal) = (count(&topics.commands)?, count(&topics.journal)?);
     let plan = match (args.partitions, args.from_journal, args.from_commands) {
@@ -90,11 +91,19 @@ pub(super) async fn execute(args: Args, settings: &Settings) -> anyhow::Result<E
                     topics.journal
                 );
             }
-            Move { commands: topics.commands.clone(), from: topics.journal.clone(), to: topics.journal.clone(), partitions, in_place: true }
+            Move {
+                commands: topics.commands.clone(),
+                from: topics.journal.clone(),
+                to: topics.journal.clone(),
+                partitions,
+                in_place: true,
+            }
         }
         (None, Some(from), Some(old)) => {
             if from == topics.journal || old == topics.commands {
-                bail!("the old topics must be others than topics.journal and topics.commands; --partitions changes those in place");
+                bail!(
+                    "the old topics must be others than topics.journal and topics.commands; --partitions changes those in place"
+                );
             }
             if commands != journal {
                 bail!(
@@ -103,20 +112,32 @@ pub(super) async fn execute(args: Args, settings: &Settings) -> anyhow::Result<E
                     topics.journal
                 );
             }
-            Move { commands: old, from, to: topics.journal.clone(), partitions: journal, in_place: false }
+            Move {
+                commands: old,
+                from,
+                to: topics.journal.clone(),
+                partitions: journal,
+                in_place: false,
+            }
         }
         (None, ..) => bail!("--partitions is needed, or --from-journal with --from-commands"),
     };
     stopped(settings).await?;
-    let codec = Codec::connect(settings.schema_registry.as_ref(), topics, &[Subject::Journal]).await?;
+    let codec =
+        Codec::connect(settings.schema_registry.as_ref(), topics, &[Subject::Journal]).await?;
     let mut found = entries(settings, &plan.from).await?;
     // With these counts no instance runs, so nothing more can be drained or settled.
-    let refused =
-        plan.in_place && (commands != journal || found.values().any(|(_, entry)| entry.partitions.is_some_and(|count| count != commands)));
+    let refused = plan.in_place
+        && (commands != journal
+            || found
+                .values()
+                .any(|(_, entry)| entry.partitions.is_some_and(|count| count != commands)));
     drained(settings, &plan, refused).await?;
     let open = found.values().filter(|(_, entry)| entry.kind == EntryKind::Intent).count();
     if open > 0 && !refused {
-        bail!("{open} commands are still open; start the connector, let them settle, and try again once `commands list --open` is empty");
+        bail!(
+            "{open} commands are still open; start the connector, let them settle, and try again once `commands list --open` is empty"
+        );
     }
     if open > 0 {
         output::complain(&format!(
@@ -124,9 +145,11 @@ pub(super) async fn execute(args: Args, settings: &Settings) -> anyhow::Result<E
         ));
     }
     if !plan.in_place {
-        // What the new journal has learnt since an earlier run is not overwritten with what the old one knew.
+        // What the new journal has learnt since an earlier run is not overwritten with what the old
+        // one knew.
         let known = entries(settings, &plan.to).await?;
-        let known: BTreeSet<Vec<u8>> = known.into_keys().map(|(key, _)| key).filter(|key| !key.starts_with(b"[\"#")).collect();
+        let known: BTreeSet<Vec<u8>> =
+            known.into_keys().map(|(key, _)| key).filter(|key| !key.starts_with(b"[\"#")).collect();
         found.retain(|(key, _), _| !known.contains(key));
     }
     if plan.in_place && journal < plan.partitions {
@@ -149,7 +172,8 @@ async fn stopped(settings: &Settings) -> anyhow::Result<()> {
     let mut said = false;
     loop {
         let kafka = settings.kafka.clone();
-        let members = tokio::task::spawn_blocking(move || Scan::members(&kafka, sink::ROLE)).await??;
+        let members =
+            tokio::task::spawn_blocking(move || Scan::members(&kafka, sink::ROLE)).await??;
         if members == 0 {
             return Ok(());
         }
@@ -157,14 +181,17 @@ async fn stopped(settings: &Settings) -> anyhow::Result<()> {
             bail!("{members} instances are running; stop them all first");
         }
         if !said {
-            output::complain(&format!("{members} instances are in the group; waiting until their sessions have ended"));
+            output::complain(&format!(
+                "{members} instances are in the group; waiting until their sessions have ended"
+            ));
             said = true;
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 
-/// Every command is read and settled; `refused`: no instance would run, so nothing more can be drained.
+/// Every command is read and settled; `refused`: no instance would run, so nothing more can be
+/// drained.
 async fn drained(settings: &Settings, plan: &Move, refused: bool) -> anyhow::Result<()> {
     let (kafka, topic) = (settings.kafka.clone(), plan.commands.clone());
     let count = move || {
@@ -205,23 +232,27 @@ async fn entries(settings: &Settings, journal: &str) -> anyhow::Result<Found> {
     let read = move || {
         let mut found = Found::new();
         let mut unreadable = None;
-        Scan::open(&kafka, &topic, None, &From::Beginning)?.run(|Seen { partition, offset, key, value, .. }, _| {
-            let place = (key.unwrap_or_default(), partition);
-            let Some(bytes) = value else {
-                found.remove(&place);
-                return true;
-            };
-            match memory::decode(&codec, &runtime, &bytes, Codec::decode_journal) {
-                Ok(entry) => {
-                    found.insert(place, (bytes, entry));
-                    true
+        Scan::open(&kafka, &topic, None, &From::Beginning)?.run(
+            |Seen { partition, offset, key, value, .. }, _| {
+                let place = (key.unwrap_or_default(), partition);
+                let Some(bytes) = value else {
+                    found.remove(&place);
+                    return true;
+                };
+                match memory::decode(&codec, &runtime, &bytes, Codec::decode_journal) {
+                    Ok(entry) => {
+                        found.insert(place, (bytes, entry));
+                        true
+                    }
+                    Err(reason) => {
+                        unreadable = Some(format!(
+                            "{topic} [{partition}] at offset {offset} cannot be read: {reason}"
+                        ));
+                        false
+                    }
                 }
-                Err(reason) => {
-                    unreadable = Some(format!("{topic} [{partition}] at offset {offset} cannot be read: {reason}"));
-                    false
-                }
-            }
-        })?;
+            },
+        )?;
         match unreadable {
             None => Ok(found),
             Some(reason) => Err(anyhow::anyhow!(reason)),
@@ -242,7 +273,13 @@ struct Script {
     moved: u64,
 }
 
-fn script(plan: &Move, found: Found, settings: &Settings, codec: &Codec, now: Timestamp) -> anyhow::Result<Script> {
+fn script(
+    plan: &Move,
+    found: Found,
+    settings: &Settings,
+    codec: &Codec,
+    now: Timestamp,
+) -> anyhow::Result<Script> {
     let record = |partition: i32, key: Vec<u8>, value: Option<Vec<u8>>| Outgoing {
         topic: plan.to.as_str().into(),
         partition: Some(partition),
@@ -262,7 +299,11 @@ fn script(plan: &Move, found: Found, settings: &Settings, codec: &Codec, now: Ti
     for ((key, partition), (bytes, entry)) in found {
         match entry.kind {
             EntryKind::Intent | EntryKind::Outcome => {
-                let Some(belongs) = sink::partition_of(entry.return_no.as_bytes(), plan.partitions, settings.commands.partitioner) else {
+                let Some(belongs) = sink::partition_of(
+                    entry.return_no.as_bytes(),
+                    plan.partitions,
+                    settings.commands.partitioner,
+                ) else {
                     continue;
                 };
                 let elsewhere = !plan.in_place || partition != belongs;
@@ -276,7 +317,9 @@ fn script(plan: &Move, found: Found, settings: &Settings, codec: &Codec, now: Ti
             }
             EntryKind::Proof if plan.in_place => {}
             EntryKind::Proof => writes.push(record(0, key, Some(bytes))),
-            EntryKind::Barrier if sink::declares_lost(&entry) => lost = lost.max(Some(entry.written_at)),
+            EntryKind::Barrier if sink::declares_lost(&entry) => {
+                lost = lost.max(Some(entry.written_at))
+            }
             EntryKind::Barrier => {}
         }
     }
@@ -293,13 +336,22 @@ fn script(plan: &Move, found: Found, settings: &Settings, codec: &Codec, now: Ti
     Ok(Script { begun, writes, tombstones, counts, moved })
 }
 
-async fn rewrite(settings: &Settings, codec: &Codec, plan: &Move, found: Found) -> anyhow::Result<u64> {
-    let Script { begun, writes, tombstones, counts, moved } = script(plan, found, settings, codec, Timestamp::now())?;
+async fn rewrite(
+    settings: &Settings,
+    codec: &Codec,
+    plan: &Move,
+    found: Found,
+) -> anyhow::Result<u64> {
+    let Script { begun, writes, tombstones, counts, moved } =
+        script(plan, found, settings, codec, Timestamp::now())?;
     let sender = Sender::connect(&settings.kafka, settings.commands.partitioner)?;
     // Nothing is taken away before everything stands where it belongs.
     for records in [begun, writes, tombstones, counts] {
         for some in records.chunks(AHEAD) {
-            let queued = some.iter().map(|record| sender.queue_whole(record)).collect::<Result<Vec<_>, _>>()?;
+            let queued = some
+                .iter()
+                .map(|record| sender.queue_whole(record))
+                .collect::<Result<Vec<_>, _>>()?;
             for delivery in queued {
                 delivery.await?;
             }
@@ -331,11 +383,23 @@ mod tests {
     fn made(plan: &Move, found: Found) -> (Vec<Place>, Vec<Place>, u64) {
         let Script { begun, writes, tombstones, counts, moved } =
             script(plan, found, &settings(), &Codec::single_object(), Timestamp(9)).unwrap();
-        assert_eq!((begun.len(), counts.len()), (plan.partitions.unsigned_abs() as usize, plan.partitions.unsigned_abs() as usize));
-        let places =
-            |records: Vec<Outgoing>| records.into_iter().map(|record| (record.partition.unwrap(), record.key.unwrap())).collect::<Vec<_>>();
-        assert!(tombstones.iter().all(|record| record.value.is_none()) && writes.iter().all(|record| record.value.is_some()));
-        let commands = |places: Vec<(i32, Vec<u8>)>| places.into_iter().filter(|(_, key)| !key.starts_with(b"[\"#")).collect();
+        assert_eq!(
+            (begun.len(), counts.len()),
+            (plan.partitions.unsigned_abs() as usize, plan.partitions.unsigned_abs() as usize)
+        );
+        let places = |records: Vec<Outgoing>| {
+            records
+                .into_iter()
+                .map(|record| (record.partition.unwrap(), record.key.unwrap()))
+                .collect::<Vec<_>>()
+        };
+        assert!(
+            tombstones.iter().all(|record| record.value.is_none())
+                && writes.iter().all(|record| record.value.is_some())
+        );
+        let commands = |places: Vec<(i32, Vec<u8>)>| {
+            places.into_iter().filter(|(_, key)| !key.starts_with(b"[\"#")).collect()
+        };
         (commands(places(writes)), places(tombstones), moved)
     }
 
@@ -344,7 +408,9 @@ mod tests {
         let found: Found = (0..50)
             .map(|number| {
                 let return_no = format!("R{number}");
-                let old = sink::partition_of(return_no.as_bytes(), 4, settings().commands.partitioner).unwrap();
+                let old =
+                    sink::partition_of(return_no.as_bytes(), 4, settings().commands.partitioner)
+                        .unwrap();
                 ((sink::journal_key(&return_no, "c"), old), (vec![1], outcome(&return_no, 2)))
             })
             .collect();
@@ -353,7 +419,10 @@ mod tests {
         assert!(moved > 10 && writes.len() < 50 && tombstones.len() == writes.len(), "{moved}");
         for number in 0..50 {
             let return_no = format!("R{number}");
-            let at = |count| sink::partition_of(return_no.as_bytes(), count, settings().commands.partitioner).unwrap();
+            let at = |count| {
+                sink::partition_of(return_no.as_bytes(), count, settings().commands.partitioner)
+                    .unwrap()
+            };
             let key = sink::journal_key(&return_no, "c");
             assert_eq!(writes.contains(&(at(6), key.clone())), at(4) != at(6), "{return_no}");
             assert_eq!(tombstones.contains(&(at(4), key)), at(4) != at(6), "{return_no}");
@@ -369,10 +438,21 @@ mod tests {
         let belongs = sink::partition_of(b"R1", 6, settings().commands.partitioner).unwrap();
         let other = (belongs + 1) % 6;
         let both = |old, new| {
-            Found::from([((key.clone(), other), (vec![1], outcome("R1", old))), ((key.clone(), belongs), (vec![2], outcome("R1", new)))])
+            Found::from([
+                ((key.clone(), other), (vec![1], outcome("R1", old))),
+                ((key.clone(), belongs), (vec![2], outcome("R1", new))),
+            ])
         };
-        assert_eq!(made(&plan(true, 6), both(2, 3)), (vec![], vec![(other, key.clone())], 0), "the newer one stands where it belongs");
+        assert_eq!(
+            made(&plan(true, 6), both(2, 3)),
+            (vec![], vec![(other, key.clone())], 0),
+            "the newer one stands where it belongs"
+        );
         let (writes, tombstones, _) = made(&plan(true, 6), both(2, 2));
-        assert_eq!((writes, tombstones), (vec![(belongs, key.clone())], vec![(other, key.clone())]), "the same again changes nothing");
+        assert_eq!(
+            (writes, tombstones),
+            (vec![(belongs, key.clone())], vec![(other, key.clone())]),
+            "the same again changes nothing"
+        );
     }
 }

@@ -48,12 +48,19 @@ const EXIT_CODES: [(&str, &str); 3] = [
         "1",
         "failed: a finding marked ✗, a line that was refused, a promise that does not hold, a broker or ERP out of reach; the reason is on standard error",
     ),
-    ("2", "nothing was tried: the configuration or the command line is wrong; every mistake is named"),
+    (
+        "2",
+        "nothing was tried: the configuration or the command line is wrong; every mistake is named",
+    ),
 ];
 
 fn after_help() -> String {
-    let codes: Vec<String> = EXIT_CODES.iter().map(|(code, meaning)| format!("  {code}  {meaning}")).collect();
-    format!("Example: wdt-connector --config connector.toml check\nExit codes:\n{}", codes.join("\n"))
+    let codes: Vec<String> =
+        EXIT_CODES.iter().map(|(code, meaning)| format!("  {code}  {meaning}")).collect();
+    format!(
+        "Example: wdt-connector --config connector.toml check\nExit codes:\n{}",
+        codes.join("\n")
+    )
 }
 
 /// Exactly-once connector between Apache Kafka and the Wangdian (旺店通) ERP.
@@ -78,11 +85,14 @@ enum Verb {
     #[command(after_help = "Example: wdt-connector run --config connector.toml")]
     Run,
     /// Run everything on simulated parts, with some mischief, and prove that the promises hold
-    #[command(after_help = "Example: wdt-connector demo --for 20s --commands 300 --seed 7\nExits 1 when a promise does not hold.")]
+    #[command(
+        after_help = "Example: wdt-connector demo --for 20s --commands 300 --seed 7\nExits 1 when a promise does not hold."
+    )]
     Demo(demo::Args),
     /// Run the ERP simulator alone, until SIGTERM
     Simulate(simulate::SimulateArgs),
-    /// Check configuration, Kafka, topics, schema registry, ERP accounts and what the configuration costs in calls
+    /// Check configuration, Kafka, topics, schema registry, ERP accounts and what the configuration
+    /// costs in calls
     #[command(
         after_help = "Examples:\n  wdt-connector check --config connector.toml\n  wdt-connector check --json | jq '.findings[] | select(.level != \"good\")'\nNo topic is written to. --acls prints the rights that are needed on Kafka instead, as kafka-acls commands. One signed read call per ERP call in use. Exits 1 on a failure (✗), not on a warning (⚠)."
     )]
@@ -93,10 +103,14 @@ enum Verb {
     )]
     Config(config::Args),
     /// Print, register and compare the Avro schemas
-    #[command(after_help = "Examples:\n  wdt-connector schemas print CommandResult\n  wdt-connector schemas check --config connector.toml")]
+    #[command(
+        after_help = "Examples:\n  wdt-connector schemas print CommandResult\n  wdt-connector schemas check --config connector.toml"
+    )]
     Schemas(schemas::Args),
     /// Create the topics that are missing and verify the rest
-    #[command(after_help = "Example: wdt-connector topics --config connector.toml --partitions 12 --with-commands")]
+    #[command(
+        after_help = "Example: wdt-connector topics --config connector.toml --partitions 12 --with-commands"
+    )]
     Topics(topics::Args),
     /// Send commands, JSON lines or CSV, to the commands topic
     #[command(
@@ -104,7 +118,9 @@ enum Verb {
     )]
     Send(send::Args),
     /// Print change events, results or dead letters as JSON lines
-    #[command(after_help = "Example: wdt-connector tail --config connector.toml --results --follow | jq .outcome")]
+    #[command(
+        after_help = "Example: wdt-connector tail --config connector.toml --results --follow | jq .outcome"
+    )]
     Tail(tail::Args),
     /// See what became of commands, decide about those in doubt, pause, resume and replay
     #[command(after_help = "Example: wdt-connector commands list --config connector.toml")]
@@ -113,10 +129,14 @@ enum Verb {
     #[command(after_help = "Example: wdt-connector dlq list --since 2h --config connector.toml")]
     Dlq(dlq::Args),
     /// Print the completions of a shell
-    #[command(after_help = "Example: wdt-connector completions bash > /etc/bash_completion.d/wdt-connector")]
+    #[command(
+        after_help = "Example: wdt-connector completions bash > /etc/bash_completion.d/wdt-connector"
+    )]
     Completions(manual::CompletionArgs),
     /// Print the manual page, or write all of them into a folder
-    #[command(after_help = "Examples:\n  wdt-connector man | man -l -\n  wdt-connector man --into /usr/local/share/man/man1")]
+    #[command(
+        after_help = "Examples:\n  wdt-connector man | man -l -\n  wdt-connector man --into /usr/local/share/man/man1"
+    )]
     Man(manual::ManArgs),
     /// Show feeds, pause and resume them, set their watermark
     Feeds(feeds::Args),
@@ -131,7 +151,10 @@ enum Verb {
     )]
     Verify(verify::Args),
     /// Ask a running instance's probe; for container health checks
-    #[command(hide = true, after_help = "Example: wdt-connector probe http://127.0.0.1:9600/readyz")]
+    #[command(
+        hide = true,
+        after_help = "Example: wdt-connector probe http://127.0.0.1:9600/readyz"
+    )]
     Probe(probe::Args),
 }
 
@@ -167,22 +190,44 @@ pub fn main() -> ExitCode {
     let end = match arguments.verb {
         Verb::Probe(args) => probe::execute(&args),
         Verb::Demo(args) => on_runtime(demo::execute(args)),
-        Verb::Simulate(args) => on_runtime(async move { simulate::run(args).await.map(|()| End::Done) }),
+        Verb::Simulate(args) => {
+            on_runtime(async move { simulate::run(args).await.map(|()| End::Done) })
+        }
         Verb::Run => with_settings(arguments.config.as_deref(), run::execute),
-        Verb::Check(args) => with_settings(arguments.config.as_deref(), |loaded| on_runtime(check::execute(args, loaded))),
+        Verb::Check(args) => with_settings(arguments.config.as_deref(), |loaded| {
+            on_runtime(check::execute(args, loaded))
+        }),
         Verb::Config(args) => config::execute(&args, arguments.config.as_deref()),
         Verb::Schemas(args) if !args.needs_settings() => schemas::print(&args),
-        Verb::Schemas(args) => with_settings(arguments.config.as_deref(), |loaded| on_runtime(schemas::execute(args, loaded))),
+        Verb::Schemas(args) => with_settings(arguments.config.as_deref(), |loaded| {
+            on_runtime(schemas::execute(args, loaded))
+        }),
         Verb::Completions(args) => Ok(manual::completions(&args)),
         Verb::Man(args) => manual::man(&args),
-        Verb::Topics(args) => with_settings(arguments.config.as_deref(), |loaded| on_runtime(topics::execute(args, loaded))),
-        Verb::Commands(args) => with_settings(arguments.config.as_deref(), |loaded| on_runtime(commands::execute(args, loaded))),
-        Verb::Dlq(args) => with_settings(arguments.config.as_deref(), |loaded| on_runtime(dlq::execute(args, loaded))),
-        Verb::Send(args) => with_settings(arguments.config.as_deref(), |loaded| on_runtime(send::execute(args, loaded))),
-        Verb::Feeds(args) => with_settings(arguments.config.as_deref(), |loaded| on_runtime(feeds::execute(args, loaded))),
-        Verb::Backfill(args) => with_settings(arguments.config.as_deref(), |loaded| on_runtime(backfill::execute(args, loaded))),
-        Verb::Verify(args) => with_settings(arguments.config.as_deref(), |loaded| on_runtime(verify::execute(args, loaded))),
-        Verb::Tail(args) => with_settings(arguments.config.as_deref(), |loaded| on_runtime(tail::execute(args, loaded))),
+        Verb::Topics(args) => with_settings(arguments.config.as_deref(), |loaded| {
+            on_runtime(topics::execute(args, loaded))
+        }),
+        Verb::Commands(args) => with_settings(arguments.config.as_deref(), |loaded| {
+            on_runtime(commands::execute(args, loaded))
+        }),
+        Verb::Dlq(args) => with_settings(arguments.config.as_deref(), |loaded| {
+            on_runtime(dlq::execute(args, loaded))
+        }),
+        Verb::Send(args) => with_settings(arguments.config.as_deref(), |loaded| {
+            on_runtime(send::execute(args, loaded))
+        }),
+        Verb::Feeds(args) => with_settings(arguments.config.as_deref(), |loaded| {
+            on_runtime(feeds::execute(args, loaded))
+        }),
+        Verb::Backfill(args) => with_settings(arguments.config.as_deref(), |loaded| {
+            on_runtime(backfill::execute(args, loaded))
+        }),
+        Verb::Verify(args) => with_settings(arguments.config.as_deref(), |loaded| {
+            on_runtime(verify::execute(args, loaded))
+        }),
+        Verb::Tail(args) => with_settings(arguments.config.as_deref(), |loaded| {
+            on_runtime(tail::execute(args, loaded))
+        }),
     };
     let end = end.unwrap_or_else(|error| {
         output::complain(&format!("error: {error:#}"));
@@ -192,7 +237,10 @@ pub fn main() -> ExitCode {
 }
 
 /// Reads the configuration, or says everything that is wrong with it.
-fn with_settings(path: Option<&Path>, verb: impl FnOnce(Loaded) -> anyhow::Result<End>) -> anyhow::Result<End> {
+fn with_settings(
+    path: Option<&Path>,
+    verb: impl FnOnce(Loaded) -> anyhow::Result<End>,
+) -> anyhow::Result<End> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let loaded = load(path, environment()).and_then(|loaded| {
         let refused = refused_by_librdkafka(&loaded.settings.kafka);
@@ -208,7 +256,9 @@ fn with_settings(path: Option<&Path>, verb: impl FnOnce(Loaded) -> anyhow::Resul
 }
 
 fn environment() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+    std::env::vars_os().map(|(name, value)| {
+        (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
+    })
 }
 
 /// Options in `[kafka] properties` that librdkafka does not take.
@@ -232,7 +282,8 @@ fn misconfigured(mistakes: &[Mistake]) {
 
 /// Runs a short verb; what blocks past its end is left behind.
 fn on_runtime(verb: impl Future<Output = anyhow::Result<End>>) -> anyhow::Result<End> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let end = runtime.block_on(verb);
     runtime.shutdown_background();
     end
@@ -250,14 +301,22 @@ mod tests {
         command.clone().debug_assert();
         for verb in command.get_subcommands() {
             let help = verb.clone().render_long_help().to_string();
-            assert!(help.contains("Example: ") || help.contains("Example:\n") || help.contains("Examples:\n"), "{help}");
+            assert!(
+                help.contains("Example: ")
+                    || help.contains("Example:\n")
+                    || help.contains("Examples:\n"),
+                "{help}"
+            );
         }
     }
 
     #[test]
     fn the_configuration_file_stands_before_or_after_the_verb() {
         for line in [["x", "--config", "a.toml", "check"], ["x", "check", "--config", "a.toml"]] {
-            assert_eq!(Arguments::try_parse_from(line).unwrap().config, Some(PathBuf::from("a.toml")));
+            assert_eq!(
+                Arguments::try_parse_from(line).unwrap().config,
+                Some(PathBuf::from("a.toml"))
+            );
         }
     }
 }

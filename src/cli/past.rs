@@ -1,4 +1,5 @@
-//! Progress of long work: a bar on a terminal, lines elsewhere. On standard error, which is not for data.
+//! Progress of long work: a bar on a terminal, lines elsewhere. On standard error, which is not for
+//! data.
 
 use std::{
     io::{self, IsTerminal},
@@ -69,13 +70,15 @@ impl Bar {
 
 /// Name, bar, percent, words.
 pub(super) fn style() -> ProgressStyle {
-    ProgressStyle::with_template("{prefix} {bar:30} {pos:>3} % {wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar())
+    ProgressStyle::with_template("{prefix} {bar:30} {pos:>3} % {wide_msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 /// How often the bar of a running instance is drawn anew.
 const DRAW_EVERY: Duration = Duration::from_millis(500);
 
-/// Draws a bar while a feed reads the past, as long as this runs; for a person who watches `run` on a terminal.
+/// Draws a bar while a feed reads the past, as long as this runs; for a person who watches `run` on
+/// a terminal.
 pub(super) async fn watch(board: Board) {
     loop {
         tokio::time::sleep(DRAW_EVERY).await;
@@ -104,8 +107,9 @@ pub(super) async fn watch(board: Board) {
 /// The first feed that reads the past: its name, how far it is, rate and estimated end.
 fn reading_the_past(feeds: &Value) -> Option<(String, u64, String)> {
     feeds.as_object()?.iter().find_map(|(name, feed)| {
-        let (word, progress) =
-            [("first read", &feed["progress"]), ("backfill", &feed["backfill"])].into_iter().find(|(_, progress)| progress.is_object())?;
+        let (word, progress) = [("first read", &feed["progress"]), ("backfill", &feed["backfill"])]
+            .into_iter()
+            .find(|(_, progress)| progress.is_object())?;
         let remaining = progress["remaining_seconds"].as_u64().map_or_else(
             || "end not known yet".to_owned(),
             |seconds| format!("about {} left", duration_text(Duration::from_secs(seconds))),
@@ -116,7 +120,11 @@ fn reading_the_past(feeds: &Value) -> Option<(String, u64, String)> {
             progress["rows_per_second"].as_f64().unwrap_or_default()
         );
         let percent = progress["percent"].as_f64().unwrap_or_default().clamp(0.0, 100.0);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 100")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "between 0 and 100"
+        )]
         let percent = percent as u64;
         Some((name.clone(), percent, says))
     })
@@ -128,13 +136,20 @@ mod tests {
 
     #[test]
     fn a_first_read_shows_rate_and_end_and_a_live_feed_nothing() {
-        let progress =
-            serde_json::json!({"position": "2026-01-02T00:00:00.000Z", "percent": 41.9, "rows_per_second": 250.5, "remaining_seconds": 90});
+        let progress = serde_json::json!({"position": "2026-01-02T00:00:00.000Z", "percent": 41.9, "rows_per_second": 250.5, "remaining_seconds": 90});
         let feeds = serde_json::json!({"purchase_returns": {"progress": null, "backfill": null}, "return_outbounds": {"progress": progress, "backfill": null}});
         let (name, percent, says) = reading_the_past(&feeds).unwrap();
         assert_eq!((name.as_str(), percent), ("return_outbounds", 41));
-        assert_eq!(says, "first read, at 2026-01-02T00:00:00.000Z, 250.5 records a second, about 90s left");
-        assert_eq!(reading_the_past(&serde_json::json!({"purchase_returns": {"progress": null, "backfill": null}})), None);
+        assert_eq!(
+            says,
+            "first read, at 2026-01-02T00:00:00.000Z, 250.5 records a second, about 90s left"
+        );
+        assert_eq!(
+            reading_the_past(
+                &serde_json::json!({"purchase_returns": {"progress": null, "backfill": null}})
+            ),
+            None
+        );
         assert_eq!(reading_the_past(&Value::Null), None);
     }
 }

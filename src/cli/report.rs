@@ -30,12 +30,30 @@ impl Finding {
         Self { level: Level::Good, subject: subject.into(), says: says.into(), advice: None }
     }
 
-    pub(super) fn warning(subject: impl Into<String>, says: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { level: Level::Warning, subject: subject.into(), says: says.into(), advice: Some(advice.into()) }
+    pub(super) fn warning(
+        subject: impl Into<String>,
+        says: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
+        Self {
+            level: Level::Warning,
+            subject: subject.into(),
+            says: says.into(),
+            advice: Some(advice.into()),
+        }
     }
 
-    pub(super) fn bad(subject: impl Into<String>, says: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { level: Level::Bad, subject: subject.into(), says: says.into(), advice: Some(advice.into()) }
+    pub(super) fn bad(
+        subject: impl Into<String>,
+        says: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
+        Self {
+            level: Level::Bad,
+            subject: subject.into(),
+            says: says.into(),
+            advice: Some(advice.into()),
+        }
     }
 }
 
@@ -79,7 +97,10 @@ impl Report {
     /// Warnings do not fail.
     pub(super) fn end(self) -> End {
         if let Some(kept) = self.kept {
-            let _ = output::say(&format!("{:#}", json!({ "result": word(self.worst), "findings": kept })));
+            let _ = output::say(&format!(
+                "{:#}",
+                json!({ "result": word(self.worst), "findings": kept })
+            ));
         }
         match self.worst {
             Level::Good | Level::Warning => End::Done,
@@ -106,7 +127,8 @@ fn row(finding: &Finding) -> String {
         Level::Warning => '⚠',
         Level::Bad => '✗',
     };
-    let advice = finding.advice.as_deref().map(|advice| format!("\n  → {advice}")).unwrap_or_default();
+    let advice =
+        finding.advice.as_deref().map(|advice| format!("\n  → {advice}")).unwrap_or_default();
     format!("{sign} {:SUBJECT_WIDTH$}  {}{advice}", finding.subject, one_line(&finding.says))
 }
 
@@ -129,6 +151,9 @@ mod tests {
     #[test]
     fn a_row_names_sign_subject_finding_and_advice() {
         let text = row(&Finding::bad("topic x", "is missing", "create it"));
-        assert!(text.starts_with("✗ topic x ") && text.ends_with("is missing\n  → create it"), "{text}");
+        assert!(
+            text.starts_with("✗ topic x ") && text.ends_with("is missing\n  → create it"),
+            "{text}"
+        );
     }
 }

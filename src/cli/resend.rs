@@ -19,8 +19,13 @@ pub(super) struct Tally {
     pub(super) refused: u64,
 }
 
-/// Sends every record; each comes with the place it was read at. `say` prints old and new place, one line each.
-pub(super) async fn all(settings: &Settings, records: Vec<((i32, i64), Outgoing)>, say: bool) -> anyhow::Result<Tally> {
+/// Sends every record; each comes with the place it was read at. `say` prints old and new place,
+/// one line each.
+pub(super) async fn all(
+    settings: &Settings,
+    records: Vec<((i32, i64), Outgoing)>,
+    say: bool,
+) -> anyhow::Result<Tally> {
     let sender = Sender::connect(&settings.kafka, settings.commands.partitioner)?;
     let (asked, of) = (sender.clone(), settings.topics.commands.clone());
     tokio::task::spawn_blocking(move || asked.verify(&of)).await??;
@@ -45,12 +50,19 @@ pub(super) async fn all(settings: &Settings, records: Vec<((i32, i64), Outgoing)
             Ok(to) => {
                 tally.sent += 1;
                 if say {
-                    let _ = bar.suspend(|| output::say(&format!("{}:{} → {} {}:{}", from.0, from.1, settings.topics.commands, to.0, to.1)));
+                    let _ = bar.suspend(|| {
+                        output::say(&format!(
+                            "{}:{} → {} {}:{}",
+                            from.0, from.1, settings.topics.commands, to.0, to.1
+                        ))
+                    });
                 }
             }
             Err(fault) => {
                 tally.refused += 1;
-                bar.suspend(|| output::complain(&format!("{}:{} was not sent again: {fault}", from.0, from.1)));
+                bar.suspend(|| {
+                    output::complain(&format!("{}:{} was not sent again: {fault}", from.0, from.1))
+                });
             }
         }
     }

@@ -29,11 +29,18 @@ pub(super) fn execute(loaded: Loaded) -> anyhow::Result<End> {
         misconfigured(&[mistake]);
         return Ok(End::Misconfigured);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the runtime cannot be started")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the runtime cannot be started")?;
     let instance = settings.kafka.instance_name();
-    let collector = settings.traces.as_ref().map(|traces| Collector::at(traces, &instance, runtime.handle().clone()));
+    let collector = settings
+        .traces
+        .as_ref()
+        .map(|traces| Collector::at(traces, &instance, runtime.handle().clone()));
     let telemetry =
-        telemetry::start(&settings.log, collector.transpose().map_err(|fault| anyhow!(fault))?).map_err(|fault| anyhow!(fault))?;
+        telemetry::start(&settings.log, collector.transpose().map_err(|fault| anyhow!(fault))?)
+            .map_err(|fault| anyhow!(fault))?;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -41,7 +48,12 @@ pub(super) fn execute(loaded: Loaded) -> anyhow::Result<End> {
     if io::stderr().is_terminal() && settings.log.format == LogFormat::Human {
         runtime.spawn(past::watch(board.clone()));
     }
-    let ended = runtime.block_on(app::run(settings, Arc::new(Metrics::new()), board, telemetry.levels.clone()));
+    let ended = runtime.block_on(app::run(
+        settings,
+        Arc::new(Metrics::new()),
+        board,
+        telemetry.levels.clone(),
+    ));
     telemetry.end(LAST_TRACES);
     runtime.shutdown_timeout(LAST_TASKS);
     ended.map(|()| End::Done)

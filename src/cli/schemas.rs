@@ -22,7 +22,9 @@ pub(super) struct Args {
 #[derive(Clone, Debug, clap::Subcommand)]
 enum Verb {
     /// List the schemas, or print one
-    #[command(after_help = "Example: wdt-connector schemas print CommandResult > CommandResult.avsc")]
+    #[command(
+        after_help = "Example: wdt-connector schemas print CommandResult > CommandResult.avsc"
+    )]
     Print {
         /// Name of a schema, such as CreateReturnOutbound; without it all are listed
         name: Option<String>,
@@ -31,10 +33,14 @@ enum Verb {
         json: bool,
     },
     /// Register the schemas of the enabled routes with the registry
-    #[command(after_help = "Example: wdt-connector schemas register --config connector.toml\nExits 1 when the registry refuses one.")]
+    #[command(
+        after_help = "Example: wdt-connector schemas register --config connector.toml\nExits 1 when the registry refuses one."
+    )]
     Register,
     /// Compare the schemas of the enabled routes with the registry; nothing is written
-    #[command(after_help = "Example: wdt-connector schemas check --config connector.toml\nExits 1 when one is incompatible.")]
+    #[command(
+        after_help = "Example: wdt-connector schemas check --config connector.toml\nExits 1 when one is incompatible."
+    )]
     Check,
 }
 
@@ -66,9 +72,10 @@ fn list(all: &[SchemaInfo]) -> String {
     let rows: Vec<String> = all
         .iter()
         .map(|one| {
-            let carried = one
-                .subject
-                .map_or_else(|| "inside FeedState and its envelope".to_owned(), |subject| format!("topics.{}", topic_key(subject)));
+            let carried = one.subject.map_or_else(
+                || "inside FeedState and its envelope".to_owned(),
+                |subject| format!("topics.{}", topic_key(subject)),
+            );
             format!("{:24}  {:016x}  {carried}", one.name, one.fingerprint)
         })
         .collect();
@@ -118,35 +125,51 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
 /// Those of the enabled routes; all when none is enabled yet.
 fn subjects(settings: &Settings) -> Vec<Subject> {
     let found = check::subjects(settings);
-    if found.is_empty() { schema::schemas().iter().filter_map(|one| one.subject).collect() } else { found }
+    if found.is_empty() {
+        schema::schemas().iter().filter_map(|one| one.subject).collect()
+    } else {
+        found
+    }
 }
 
 async fn registered(registry: &RegistrySettings, name: &str, subject: Subject) -> Finding {
     match schema::register(registry, name, subject).await {
         Ok(id) => Finding::good(name, format!("registered with id {id}")),
-        Err(fault) => Finding::bad(name, fault.to_string(), "compare the two with: wdt-connector schemas check"),
+        Err(fault) => Finding::bad(
+            name,
+            fault.to_string(),
+            "compare the two with: wdt-connector schemas check",
+        ),
     }
 }
 
 async fn compared(registry: &RegistrySettings, name: &str, subject: Subject) -> Finding {
     match schema::standing(registry, name, subject).await {
         Ok(Standing::Registered(id)) => Finding::good(name, format!("registered with id {id}")),
-        Ok(Standing::New) if registry.register => Finding::good(name, "not there yet; run registers it"),
+        Ok(Standing::New) if registry.register => {
+            Finding::good(name, "not there yet; run registers it")
+        }
         Ok(Standing::New) => Finding::bad(name, "not there", "run: wdt-connector schemas register"),
         Ok(Standing::Compatible) if registry.register => Finding::warning(
             name,
             "an other version is there, to which this one is compatible; run registers this one",
             "nothing has to be done",
         ),
-        Ok(Standing::Compatible) => {
-            Finding::bad(name, "an other version is there, to which this one is compatible", "run: wdt-connector schemas register")
-        }
+        Ok(Standing::Compatible) => Finding::bad(
+            name,
+            "an other version is there, to which this one is compatible",
+            "run: wdt-connector schemas register",
+        ),
         Ok(Standing::Incompatible(reason)) => Finding::bad(
             name,
             format!("the registry holds a version to which this one is not compatible: {reason}"),
             "another program registered it: use a topic of your own, or have that subject deleted",
         ),
-        Err(fault) => Finding::bad(name, fault.to_string(), "check schema_registry.url, auth_file and the network"),
+        Err(fault) => Finding::bad(
+            name,
+            fault.to_string(),
+            "check schema_registry.url, auth_file and the network",
+        ),
     }
 }
 
@@ -157,8 +180,15 @@ mod tests {
     #[test]
     fn every_schema_is_listed_with_its_topic() {
         let text = list(&schema::schemas());
-        assert!(text.lines().any(|line| line.starts_with("CommandResult") && line.ends_with("topics.results")), "{text}");
-        assert!(text.lines().any(|line| line.starts_with("ReturnOutbound ") && line.contains("inside")), "{text}");
+        assert!(
+            text.lines()
+                .any(|line| line.starts_with("CommandResult") && line.ends_with("topics.results")),
+            "{text}"
+        );
+        assert!(
+            text.lines().any(|line| line.starts_with("ReturnOutbound ") && line.contains("inside")),
+            "{text}"
+        );
         assert_eq!(text.lines().count(), 8);
     }
 }

@@ -90,10 +90,20 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
     let bar = progress::bar(None, if args.dry_run { "read" } else { "sent" });
     let tally = if args.dry_run {
         let codec = Codec::single_object();
-        pump(items, args.pace, &bar, |item| prepare(item, format, &codec).map(|ready| ready.map(|_| std::future::ready(Ok(()))))).await
+        pump(items, args.pace, &bar, |item| {
+            prepare(item, format, &codec).map(|ready| ready.map(|_| std::future::ready(Ok(()))))
+        })
+        .await
     } else {
         let codec = match format {
-            CommandFormat::Avro => Codec::connect(settings.schema_registry.as_ref(), &settings.topics, &[Subject::Command]).await?,
+            CommandFormat::Avro => {
+                Codec::connect(
+                    settings.schema_registry.as_ref(),
+                    &settings.topics,
+                    &[Subject::Command],
+                )
+                .await?
+            }
             CommandFormat::Json => Codec::single_object(),
         };
         let sender = Sender::connect(&settings.kafka, settings.commands.partitioner)?;
@@ -102,8 +112,9 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
         pump(items, args.pace, &bar, |item| {
             let line = item.line;
             let Some(ready) = prepare(item, format, &codec)? else { return Ok(None) };
-            let delivery =
-                sender.queue(&topic, &ready.key, &ready.value).map_err(|fault| vec![Refusal { line, reason: fault.to_string() }])?;
+            let delivery = sender
+                .queue(&topic, &ready.key, &ready.value)
+                .map_err(|fault| vec![Refusal { line, reason: fault.to_string() }])?;
             Ok(Some(async move { delivery.await.map(|_| ()).map_err(|fault| fault.to_string()) }))
         })
         .await
@@ -111,7 +122,8 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
     bar.finish_and_clear();
     // Closing waits for nothing: every delivery was awaited.
     let noun = if tally.sent == 1 { "command" } else { "commands" };
-    let done = if args.dry_run { "good, nothing sent".to_owned() } else { format!("sent to {topic}") };
+    let done =
+        if args.dry_run { "good, nothing sent".to_owned() } else { format!("sent to {topic}") };
     let _ = output::say(&format!("{} {noun} {done}, {} refused", tally.sent, tally.refused));
     Ok(if tally.refused == 0 && !tally.broken { End::Done } else { End::Failed })
 }
@@ -128,7 +140,8 @@ fn open(args: &Args) -> anyhow::Result<mpsc::Receiver<Result<Item, String>>> {
             )
         })?),
     };
-    let csv = args.csv || path.and_then(Path::extension).is_some_and(|end| end.eq_ignore_ascii_case("csv"));
+    let csv = args.csv
+        || path.and_then(Path::extension).is_some_and(|end| end.eq_ignore_ascii_case("csv"));
     let delimiter = args.delimiter;
     let (sender, receiver) = mpsc::channel(AHEAD);
     std::thread::Builder::new().name("lines".to_owned()).spawn(move || {
@@ -148,7 +161,8 @@ fn open(args: &Args) -> anyhow::Result<mpsc::Receiver<Result<Item, String>>> {
 fn json_lines(input: impl BufRead, mut take: impl FnMut(Item) -> bool) {
     for (line, read) in (1_u64..).zip(input.split(b'\n')) {
         let ended = read.is_err();
-        let content = read.map_err(|error| vec![Refusal { line, reason: format!("cannot be read: {error}") }]);
+        let content = read
+            .map_err(|error| vec![Refusal { line, reason: format!("cannot be read: {error}") }]);
         let empty = content.as_ref().is_ok_and(|text| text.trim_ascii().is_empty());
         if !empty && !take(Item { line, rows: Vec::new(), content }) || ended {
             return;
@@ -217,23 +231,37 @@ async fn pump<D: Future<Output = Result<(), String>>>(
 }
 
 /// The next item, not before its time.
-async fn paced(items: &mut mpsc::Receiver<Result<Item, String>>, at: Instant) -> Option<Result<Item, String>> {
+async fn paced(
+    items: &mut mpsc::Receiver<Result<Item, String>>,
+    at: Instant,
+) -> Option<Result<Item, String>> {
     tokio::time::sleep_until(at).await;
     items.recv().await
 }
 
 /// The record of a command, or what is wrong with which line.
-fn prepare(item: Item, format: CommandFormat, codec: &Codec) -> Result<Option<Ready>, Vec<Refusal>> {
+fn prepare(
+    item: Item,
+    format: CommandFormat,
+    codec: &Codec,
+) -> Result<Option<Ready>, Vec<Refusal>> {
     let Item { line, rows, content } = item;
     let text = content?;
     let text = text.trim_ascii();
     let refused = |reason: String| Refusal { line: place(&reason, &rows).unwrap_or(line), reason };
     let command = sink::read_json(text).map_err(|violations| {
-        // A JSON line is one line: everything about it in one sentence. A sheet's command has a line for each detail.
-        if rows.is_empty() { vec![refused(violations.join("; "))] } else { violations.into_iter().map(refused).collect() }
+        // A JSON line is one line: everything about it in one sentence. A sheet's command has a
+        // line for each detail.
+        if rows.is_empty() {
+            vec![refused(violations.join("; "))]
+        } else {
+            violations.into_iter().map(refused).collect()
+        }
     })?;
     let value = match format {
-        CommandFormat::Avro => codec.encode_command(&command).map_err(|fault| vec![refused(fault.to_string())])?,
+        CommandFormat::Avro => {
+            codec.encode_command(&command).map_err(|fault| vec![refused(fault.to_string())])?
+        }
         CommandFormat::Json => text.to_vec(),
     };
     Ok(Some(Ready { key: command.return_no, value }))
@@ -282,7 +310,10 @@ mod tests {
         let text = b"{\"return_no\":\"R1\",\"command_id\":\"c\",\"colour\":1,\"details\":[]}";
         let refusals = prepare(item(text), CommandFormat::Avro, &codec).unwrap_err();
         assert!(refusals.len() == 1 && refusals[0].line == 7, "{refusals:?}");
-        assert!(refusals[0].reason.contains("warehouse_no") && refusals[0].reason.contains("colour"), "{refusals:?}");
+        assert!(
+            refusals[0].reason.contains("warehouse_no") && refusals[0].reason.contains("colour"),
+            "{refusals:?}"
+        );
     }
 
     #[test]
@@ -292,12 +323,18 @@ mod tests {
         let refusals = prepare(item, CommandFormat::Avro, &Codec::single_object()).unwrap_err();
         let lines: Vec<u64> = refusals.iter().map(|refusal| refusal.line).collect();
         assert_eq!(lines, [2, 3], "{refusals:?}");
-        assert!(refusals[0].reason.contains("warehouse_no") && refusals[1].reason.contains("num"), "{refusals:?}");
+        assert!(
+            refusals[0].reason.contains("warehouse_no") && refusals[1].reason.contains("num"),
+            "{refusals:?}"
+        );
     }
 
     #[test]
     fn a_delimiter_is_one_character() {
-        assert_eq!((delimiter(";"), delimiter("tab"), delimiter("\\t")), (Ok(b';'), Ok(b'\t'), Ok(b'\t')));
+        assert_eq!(
+            (delimiter(";"), delimiter("tab"), delimiter("\\t")),
+            (Ok(b';'), Ok(b'\t'), Ok(b'\t'))
+        );
         assert!(delimiter("").is_err() && delimiter("ab").is_err() && delimiter("a").is_err());
     }
 }

@@ -8,8 +8,16 @@ use serde_json::{Map, Value};
 use super::send::{Item, Refusal};
 
 /// Columns of the command itself; the same in every row of it.
-const COMMAND: [&str; 8] =
-    ["command_id", "return_no", "warehouse_no", "logistics_code", "create_mode", "remark", "issued_at", "expires_at"];
+const COMMAND: [&str; 8] = [
+    "command_id",
+    "return_no",
+    "warehouse_no",
+    "logistics_code",
+    "create_mode",
+    "remark",
+    "issued_at",
+    "expires_at",
+];
 /// Columns of a detail line, with the field's name.
 const LINE: [(&str, &str); 8] = [
     ("spec_no", "spec_no"),
@@ -40,22 +48,35 @@ enum Column {
 
 impl Columns {
     fn read(header: &StringRecord) -> Result<Self, SheetFault> {
-        let names: Vec<String> = header.iter().map(|name| name.trim().trim_start_matches('\u{feff}').to_ascii_lowercase()).collect();
+        let names: Vec<String> = header
+            .iter()
+            .map(|name| name.trim().trim_start_matches('\u{feff}').to_ascii_lowercase())
+            .collect();
         let mut unknown = Vec::new();
         let mut columns = Vec::new();
         for name in &names {
-            let command = COMMAND.iter().find(|known| *known == name).map(|known| Column::Command(known));
-            let line = LINE.iter().find(|(known, _)| known == name).map(|(_, field)| Column::Line(field));
+            let command =
+                COMMAND.iter().find(|known| *known == name).map(|known| Column::Command(known));
+            let line =
+                LINE.iter().find(|(known, _)| known == name).map(|(_, field)| Column::Line(field));
             match command.or(line) {
-                Some(column) if columns.contains(&column) => return Err(SheetFault(format!("the column {name} is there twice"))),
+                Some(column) if columns.contains(&column) => {
+                    return Err(SheetFault(format!("the column {name} is there twice")));
+                }
                 Some(column) => columns.push(column),
                 None => unknown.push(format!("{name:?}")),
             }
         }
-        let missing: Vec<&str> = NEEDED.into_iter().filter(|needed| !names.iter().any(|name| name == needed)).collect();
-        let known: Vec<&str> = COMMAND.into_iter().chain(LINE.iter().map(|(known, _)| *known)).collect();
+        let missing: Vec<&str> =
+            NEEDED.into_iter().filter(|needed| !names.iter().any(|name| name == needed)).collect();
+        let known: Vec<&str> =
+            COMMAND.into_iter().chain(LINE.iter().map(|(known, _)| *known)).collect();
         if !unknown.is_empty() {
-            return Err(SheetFault(format!("the first row names unknown columns: {}; known are {}", unknown.join(", "), known.join(", "))));
+            return Err(SheetFault(format!(
+                "the first row names unknown columns: {}; known are {}",
+                unknown.join(", "),
+                known.join(", ")
+            )));
         }
         if !missing.is_empty() {
             return Err(SheetFault(format!(
@@ -79,7 +100,10 @@ struct Sheaf {
 
 impl Sheaf {
     fn belongs(&self, fields: &Map<String, Value>) -> bool {
-        !self.rows.is_empty() && ["return_no", "command_id"].into_iter().all(|key| self.fields.get(key) == fields.get(key))
+        !self.rows.is_empty()
+            && ["return_no", "command_id"]
+                .into_iter()
+                .all(|key| self.fields.get(key) == fields.get(key))
     }
 
     fn add(&mut self, line: u64, fields: Map<String, Value>, detail: Map<String, Value>) {
@@ -90,7 +114,12 @@ impl Sheaf {
             let other = fields.iter().find(|(key, value)| self.fields.get(*key) != Some(value));
             if let Some((key, value)) = other {
                 let first = self.rows.first().copied().unwrap_or_default();
-                self.refusals.push(Refusal { line, reason: format!("{key} = {value} differs from line {first} of the same command") });
+                self.refusals.push(Refusal {
+                    line,
+                    reason: format!(
+                        "{key} = {value} differs from line {first} of the same command"
+                    ),
+                });
             }
         }
         self.details.push(Value::Object(detail));
@@ -101,19 +130,35 @@ impl Sheaf {
         let line = self.rows.first().copied()?;
         let mut command = self.fields;
         command.insert("details".to_owned(), Value::Array(self.details));
-        let content = if self.refusals.is_empty() { Ok(Value::Object(command).to_string().into_bytes()) } else { Err(self.refusals) };
+        let content = if self.refusals.is_empty() {
+            Ok(Value::Object(command).to_string().into_bytes())
+        } else {
+            Err(self.refusals)
+        };
         Some(Item { line, rows: self.rows, content })
     }
 }
 
-/// Reads a whole sheet, handing out one item per command; ends when `take` says that nobody listens.
+/// Reads a whole sheet, handing out one item per command; ends when `take` says that nobody
+/// listens.
 ///
 /// # Errors
-/// [`SheetFault`] for a first row that names other columns than those known; nothing was handed out then.
-pub(super) fn read(input: impl Read, delimiter: u8, mut take: impl FnMut(Item) -> bool) -> Result<(), SheetFault> {
-    let mut reader =
-        ReaderBuilder::new().delimiter(delimiter).terminator(Terminator::Any(b'\n')).flexible(true).has_headers(true).from_reader(input);
-    let header = reader.headers().map_err(|error| SheetFault(format!("the first row cannot be read: {}", explain(&error))))?;
+/// [`SheetFault`] for a first row that names other columns than those known; nothing was handed out
+/// then.
+pub(super) fn read(
+    input: impl Read,
+    delimiter: u8,
+    mut take: impl FnMut(Item) -> bool,
+) -> Result<(), SheetFault> {
+    let mut reader = ReaderBuilder::new()
+        .delimiter(delimiter)
+        .terminator(Terminator::Any(b'\n'))
+        .flexible(true)
+        .has_headers(true)
+        .from_reader(input);
+    let header = reader.headers().map_err(|error| {
+        SheetFault(format!("the first row cannot be read: {}", explain(&error)))
+    })?;
     let columns = Columns::read(header)?;
     let mut sheaf = Sheaf::default();
     let mut record = StringRecord::new();
@@ -138,11 +183,16 @@ pub(super) fn read(input: impl Read, delimiter: u8, mut take: impl FnMut(Item) -
                     Some(Err(reason)) => Refusal { line, reason },
                 }
             }
-            Err(error) => Refusal { line: error.position().map_or(line, Position::line), reason: explain(&error) },
+            Err(error) => Refusal {
+                line: error.position().map_or(line, Position::line),
+                reason: explain(&error),
+            },
         };
         // Nobody knows to which command such a row belongs; those around it are not to blame.
         let open = std::mem::take(&mut sheaf).finish().is_none_or(&mut take);
-        if !open || !take(Item { line: refusal.line, rows: Vec::new(), content: Err(vec![refusal]) }) {
+        if !open
+            || !take(Item { line: refusal.line, rows: Vec::new(), content: Err(vec![refusal]) })
+        {
             return Ok(());
         }
     }
@@ -167,8 +217,12 @@ fn cells(columns: &Columns, record: &StringRecord) -> Option<Result<Cells, Strin
         )));
     }
     let (mut fields, mut detail) = (Map::new(), Map::new());
-    for (column, cell) in
-        columns.0.iter().zip(record.iter()).map(|(column, cell)| (column, cell.trim())).filter(|(_, cell)| !cell.is_empty())
+    for (column, cell) in columns
+        .0
+        .iter()
+        .zip(record.iter())
+        .map(|(column, cell)| (column, cell.trim()))
+        .filter(|(_, cell)| !cell.is_empty())
     {
         match column {
             Column::Command(name) => fields.insert((*name).to_owned(), Value::from(cell)),
@@ -190,7 +244,9 @@ fn flag(cell: &str) -> Value {
 
 fn explain(error: &csv::Error) -> String {
     match error.kind() {
-        csv::ErrorKind::Utf8 { .. } => "the row is not UTF-8; save the sheet as \"CSV UTF-8\"".to_owned(),
+        csv::ErrorKind::Utf8 { .. } => {
+            "the row is not UTF-8; save the sheet as \"CSV UTF-8\"".to_owned()
+        }
         csv::ErrorKind::Io(error) => format!("cannot be read: {error}"),
         _ => error.to_string(),
     }
@@ -224,11 +280,17 @@ mod tests {
         let all = items(text.as_bytes());
         assert_eq!(all.len(), 2);
         let first = json(&all[0]);
-        assert_eq!(first["details"][0], serde_json::json!({ "spec_no": "S1", "num": "2", "defect": true, "remark": "a, b" }));
+        assert_eq!(
+            first["details"][0],
+            serde_json::json!({ "spec_no": "S1", "num": "2", "defect": true, "remark": "a, b" })
+        );
         assert_eq!(first["details"][1]["num"], "1.5000");
         assert_eq!((all[0].line, all[0].rows.as_slice()), (2, &[2, 3][..]));
         let second = json(&all[1]);
-        assert_eq!((all[1].line, second["remark"].as_str(), second.get("warehouse_no")), (5, Some("请"), None));
+        assert_eq!(
+            (all[1].line, second["remark"].as_str(), second.get("warehouse_no")),
+            (5, Some("请"), None)
+        );
     }
 
     #[test]
@@ -236,14 +298,18 @@ mod tests {
         let all = items(b"command_id,return_no,warehouse_no,spec_no,num\nc1,R1,W1,S1,1\nc1,R1,W2,S1,1\nc2,R2,W2,S1,1\n");
         let refusals = all[0].content.as_ref().unwrap_err();
         assert_eq!(refusals[0].line, 3);
-        assert!(refusals[0].reason.contains("warehouse_no") && refusals[0].reason.contains("line 2"), "{refusals:?}");
+        assert!(
+            refusals[0].reason.contains("warehouse_no") && refusals[0].reason.contains("line 2"),
+            "{refusals:?}"
+        );
         assert!(all[1].content.is_ok());
     }
 
     #[test]
     fn a_broken_row_spoils_only_itself() {
         let all = items(b"command_id,return_no,warehouse_no,spec_no,num\nc1,R1,W1,S1,1\nc2,R2\nc3,\xff,W1,S1,1\nc4,R4,W1,S1,1\n");
-        let lines: Vec<(u64, bool)> = all.iter().map(|item| (item.line, item.content.is_ok())).collect();
+        let lines: Vec<(u64, bool)> =
+            all.iter().map(|item| (item.line, item.content.is_ok())).collect();
         assert_eq!(lines, [(2, true), (3, false), (4, false), (5, true)]);
         assert!(all[2].content.as_ref().unwrap_err()[0].reason.contains("UTF-8"));
     }
@@ -251,9 +317,15 @@ mod tests {
     #[test]
     fn the_first_row_has_to_name_known_columns() {
         let refused = |text: &[u8]| read(text, b',', |_| true).unwrap_err().0;
-        assert!(refused(b"command_id,return_no,warehouse_no,spec_no,num,colour\n").contains("\"colour\""));
+        assert!(
+            refused(b"command_id,return_no,warehouse_no,spec_no,num,colour\n")
+                .contains("\"colour\"")
+        );
         assert!(refused(b"c1,R1,W1,S1,1\n").contains("unknown columns"));
-        assert!(refused(b"command_id,return_no,warehouse_no,spec_no\n").contains("lacks the columns num"));
+        assert!(
+            refused(b"command_id,return_no,warehouse_no,spec_no\n")
+                .contains("lacks the columns num")
+        );
         assert!(refused(b"num,num,command_id\n").contains("twice"));
         assert!(refused(b"").contains("lacks the columns"));
     }

@@ -5,7 +5,9 @@ use std::{net::SocketAddr, time::Duration};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::simulator::{Edition, Kind, PageOrder, Rule, Seeding, Simulator, SimulatorConfig, parse_span};
+use crate::simulator::{
+    Edition, Kind, PageOrder, Rule, Seeding, Simulator, SimulatorConfig, parse_span,
+};
 
 const EXAMPLE: &str = "\
 Example:
@@ -27,7 +29,8 @@ Fault rules are target:fault=chance, divided by commas.
            later: slow(100ms) slow(100ms..2s) delayed_apply(2s) late(5s)
            data: strip_remark rewrite_remark modify(2) ignore_page";
 
-/// Runs a stand-in for the ERP: both editions over HTTP, with its checks and quota, a ledger, and scripted mischief.
+/// Runs a stand-in for the ERP: both editions over HTTP, with its checks and quota, a ledger, and
+/// scripted mischief.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct SimulateArgs {
@@ -164,10 +167,16 @@ mod tests {
 
     #[test]
     fn the_arguments_are_read() {
-        let read = |text: &str| Line::try_parse_from(std::iter::once("simulate").chain(text.split(' '))).map(|line| line.simulate);
+        let read = |text: &str| {
+            Line::try_parse_from(std::iter::once("simulate").chain(text.split(' ')))
+                .map(|line| line.simulate)
+        };
         let args = read("--latency 50ms --auto-returns --faults createOrder:applied_timeout=0.02,query:slow(1ms..2s)=3x --clock-offset -5")
             .unwrap();
-        assert_eq!((args.latency, args.faults.len(), args.clock_offset), (Duration::from_millis(50), 2, -5));
+        assert_eq!(
+            (args.latency, args.faults.len(), args.clock_offset),
+            (Duration::from_millis(50), 2, -5)
+        );
         let mistake = read("--faults createOrder:nonsense=1").err().unwrap().to_string();
         assert!(mistake.contains("nonsense"), "{mistake}");
         assert!(read("--latency 50").is_err() && read("--page-order up").is_err());

@@ -1,4 +1,5 @@
-//! The feeds' state as the operator's commands read it: from the topic alone, without joining a group.
+//! The feeds' state as the operator's commands read it: from the topic alone, without joining a
+//! group.
 
 use std::sync::Arc;
 
@@ -20,28 +21,37 @@ use crate::{
 
 /// Records between the reader and whoever uses them.
 const AHEAD: usize = 1_024;
-/// A checkpoint stands among the last records of a feed that runs; a state that is large is then not read whole.
+/// A checkpoint stands among the last records of a feed that runs; a state that is large is then
+/// not read whole.
 const NEAR_THE_END: u32 = 2_000;
 
 /// The feed of this name, as `clap` reads it.
 pub(super) fn feed(name: &str) -> Result<Feed, String> {
-    Feed::ALL
-        .into_iter()
-        .find(|feed| feed.name() == name)
-        .ok_or_else(|| format!("there is no feed of that name; there are {}", Feed::ALL.map(Feed::name).join(" and ")))
+    Feed::ALL.into_iter().find(|feed| feed.name() == name).ok_or_else(|| {
+        format!(
+            "there is no feed of that name; there are {}",
+            Feed::ALL.map(Feed::name).join(" and ")
+        )
+    })
 }
 
 /// An instant, as `clap` reads it.
 pub(super) fn instant(text: &str) -> Result<Timestamp, String> {
-    parse_instant(text).ok_or_else(|| "write an instant with its offset, for example 2026-01-01T00:00:00+08:00".to_owned())
+    parse_instant(text).ok_or_else(|| {
+        "write an instant with its offset, for example 2026-01-01T00:00:00+08:00".to_owned()
+    })
 }
 
-/// Feeds are asked for only where they are configured: their accounts, filters and start stand there.
+/// Feeds are asked for only where they are configured: their accounts, filters and start stand
+/// there.
 pub(super) fn require(settings: &Settings, feed: Feed) -> anyhow::Result<()> {
     if settings.feed(feed).enabled {
         return Ok(());
     }
-    bail!("feeds.{} is not enabled in this configuration; use the one its instances run with", feed.name())
+    bail!(
+        "feeds.{} is not enabled in this configuration; use the one its instances run with",
+        feed.name()
+    )
 }
 
 /// A codec that reads and registers nothing.
@@ -54,10 +64,16 @@ pub(super) async fn codec(settings: &Settings) -> anyhow::Result<Arc<Codec>> {
 
 /// What operators decided, as of now.
 pub(super) async fn decisions(settings: &Settings) -> anyhow::Result<Arc<Decisions>> {
-    let controls = Controls::follow(&settings.kafka, &settings.topics.control).map_err(|reason| anyhow!(reason))?;
-    tokio::time::timeout(std::time::Duration::from_secs(20), controls.settled())
-        .await
-        .map_err(|_| anyhow!("no broker answers at {}; see wdt-connector check", settings.kafka.bootstrap_servers))
+    let controls = Controls::follow(&settings.kafka, &settings.topics.control)
+        .map_err(|reason| anyhow!(reason))?;
+    tokio::time::timeout(std::time::Duration::from_secs(20), controls.settled()).await.map_err(
+        |_| {
+            anyhow!(
+                "no broker answers at {}; see wdt-connector check",
+                settings.kafka.bootstrap_servers
+            )
+        },
+    )
 }
 
 /// Hands every record of a feed's state to `each`, oldest first.
@@ -69,7 +85,9 @@ pub(super) async fn read(
 ) -> anyhow::Result<()> {
     let (sender, mut records) = mpsc::channel(AHEAD);
     let (kafka, topic) = (settings.kafka.clone(), settings.topics.feeds_state.clone());
-    let reader = tokio::task::spawn_blocking(move || tool::read(&kafka, &topic, begin, false, &sender, &CancellationToken::new()));
+    let reader = tokio::task::spawn_blocking(move || {
+        tool::read(&kafka, &topic, begin, false, &sender, &CancellationToken::new())
+    });
     while let Some(record) = records.recv().await {
         if record.partition == feed.partition() {
             each(record)?;
@@ -85,7 +103,11 @@ pub(super) async fn load(settings: &Settings, feed: Feed, store: &Store) -> anyh
     let mut count = 0_u64;
     read(settings, feed, Begin::Beginning, |record| {
         count += 1;
-        Ok(loader.push(record.partition, record.key.as_deref().unwrap_or_default(), record.value.as_deref())?)
+        Ok(loader.push(
+            record.partition,
+            record.key.as_deref().unwrap_or_default(),
+            record.value.as_deref(),
+        )?)
     })
     .await?;
     loader.flush()?;
@@ -93,7 +115,11 @@ pub(super) async fn load(settings: &Settings, feed: Feed, store: &Store) -> anyh
 }
 
 /// A feed's last checkpoint; `None` when it was never read.
-pub(super) async fn checkpoint(settings: &Settings, codec: &Codec, feed: Feed) -> anyhow::Result<Option<Checkpoint>> {
+pub(super) async fn checkpoint(
+    settings: &Settings,
+    codec: &Codec,
+    feed: Feed,
+) -> anyhow::Result<Option<Checkpoint>> {
     let key = StateKey::checkpoint(feed);
     for begin in [Begin::Last(NEAR_THE_END), Begin::Beginning] {
         let mut latest = None;
@@ -116,10 +142,16 @@ pub(super) async fn decode(codec: &Codec, bytes: &[u8]) -> anyhow::Result<Checkp
     loop {
         match codec.decode_feed_state(bytes) {
             Ok(state) if state.kind == StateKind::Checkpoint => {
-                return state.checkpoint.ok_or_else(|| anyhow!("a checkpoint of the feeds' state is empty"));
+                return state
+                    .checkpoint
+                    .ok_or_else(|| anyhow!("a checkpoint of the feeds' state is empty"));
             }
-            Ok(_) => bail!("a checkpoint's key holds something else; topics.feeds_state must belong to this connector alone"),
-            Err(DecodeFault::UnknownSchemaId(id)) => codec.learn(id).await.map_err(|fault| anyhow!(fault.to_string()))?,
+            Ok(_) => bail!(
+                "a checkpoint's key holds something else; topics.feeds_state must belong to this connector alone"
+            ),
+            Err(DecodeFault::UnknownSchemaId(id)) => {
+                codec.learn(id).await.map_err(|fault| anyhow!(fault.to_string()))?
+            }
             Err(DecodeFault::Malformed(reason)) => bail!(reason),
         }
     }

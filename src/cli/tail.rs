@@ -61,17 +61,20 @@ pub(super) struct Args {
     with_position: bool,
 }
 
-/// Whether a topic's records are printed with everything around them: without its headers a dead letter says little.
+/// Whether a topic's records are printed with everything around them: without its headers a dead
+/// letter says little.
 type Topics = BTreeMap<String, bool>;
 
 fn topics(settings: &Settings, args: &Args) -> Topics {
     let names = &settings.topics;
     let mut topics = Topics::new();
     if args.changes || !(args.results || args.dead_letters) {
-        for (enabled, name) in
-            [(settings.purchase_returns.enabled, &names.purchase_returns), (settings.return_outbounds.enabled, &names.return_outbounds)]
-        {
-            if enabled || !(settings.purchase_returns.enabled || settings.return_outbounds.enabled) {
+        for (enabled, name) in [
+            (settings.purchase_returns.enabled, &names.purchase_returns),
+            (settings.return_outbounds.enabled, &names.return_outbounds),
+        ] {
+            if enabled || !(settings.purchase_returns.enabled || settings.return_outbounds.enabled)
+            {
                 topics.insert(name.clone(), args.with_position);
             }
         }
@@ -81,7 +84,9 @@ fn topics(settings: &Settings, args: &Args) -> Topics {
     }
     if args.dead_letters {
         let feeds = settings.purchase_returns.enabled || settings.return_outbounds.enabled;
-        for (enabled, name) in [(settings.commands.enabled, &names.dead_letters), (feeds, &names.feed_dead_letters)] {
+        for (enabled, name) in
+            [(settings.commands.enabled, &names.dead_letters), (feeds, &names.feed_dead_letters)]
+        {
             if enabled || !(settings.commands.enabled || feeds) {
                 topics.insert(name.clone(), true);
             }
@@ -108,8 +113,10 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
     let (sender, mut records) = mpsc::channel(AHEAD);
     let mut readers = JoinSet::new();
     for topic in topics.keys() {
-        let (topic, kafka, sender, stop) = (topic.clone(), settings.kafka.clone(), sender.clone(), stop.clone());
-        readers.spawn_blocking(move || tool::read(&kafka, &topic, begin, args.follow, &sender, &stop));
+        let (topic, kafka, sender, stop) =
+            (topic.clone(), settings.kafka.clone(), sender.clone(), stop.clone());
+        readers
+            .spawn_blocking(move || tool::read(&kafka, &topic, begin, args.follow, &sender, &stop));
     }
     drop(sender);
     let mut left = args.count.unwrap_or(u64::MAX);
@@ -142,7 +149,11 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
 }
 
 /// One record for people and programs, on one line.
-pub(super) async fn line(codec: &Codec, record: &Seen, around: bool) -> serde_json::Result<Box<RawValue>> {
+pub(super) async fn line(
+    codec: &Codec,
+    record: &Seen,
+    around: bool,
+) -> serde_json::Result<Box<RawValue>> {
     let value = match &record.value {
         None => to_raw_value(&Value::Null)?,
         Some(bytes) => readable(codec, bytes).await?,
@@ -152,7 +163,8 @@ pub(super) async fn line(codec: &Codec, record: &Seen, around: bool) -> serde_js
     }
     let text = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(Value::Null, |bytes| plain(bytes));
     // Kafka allows a header's name several times; the last one is the one Connect wrote last.
-    let headers: serde_json::Map<String, Value> = record.headers.iter().map(|(name, value)| (name.clone(), text(value))).collect();
+    let headers: serde_json::Map<String, Value> =
+        record.headers.iter().map(|(name, value)| (name.clone(), text(value))).collect();
     to_raw_value(&Line {
         topic: &record.topic,
         partition: record.partition,
@@ -189,11 +201,14 @@ pub(super) async fn readable(codec: &Codec, bytes: &[u8]) -> serde_json::Result<
     }
     match decoded {
         Ok(value) => to_raw_value(&value),
-        Err(DecodeFault::UnknownSchemaId(_) | DecodeFault::Malformed(_)) => match std::str::from_utf8(bytes) {
-            // Inside strings JSON escapes them: these line ends stand between tokens.
-            Ok(text) => RawValue::from_string(text.trim().replace(['\n', '\r'], " ")).or_else(|_| to_raw_value(&plain(bytes))),
-            Err(_) => to_raw_value(&plain(bytes)),
-        },
+        Err(DecodeFault::UnknownSchemaId(_) | DecodeFault::Malformed(_)) => {
+            match std::str::from_utf8(bytes) {
+                // Inside strings JSON escapes them: these line ends stand between tokens.
+                Ok(text) => RawValue::from_string(text.trim().replace(['\n', '\r'], " "))
+                    .or_else(|_| to_raw_value(&plain(bytes))),
+                Err(_) => to_raw_value(&plain(bytes)),
+            }
+        }
     }
 }
 
@@ -221,16 +236,24 @@ mod tests {
         let args = Line::parse_from(std::iter::once(&"tail").chain(switches)).args;
         let env = [("WDT__ERP__FLAGSHIP__SECRET".to_owned(), "x:y".to_owned())];
         let text = format!("{text}[erp.flagship]\nurl = \"http://e/\"\nsid = \"s\"\nkey = \"k\"\n");
-        topics(&crate::config::from_toml(&text, env.into_iter()).unwrap().settings, &args).into_keys().collect()
+        topics(&crate::config::from_toml(&text, env.into_iter()).unwrap().settings, &args)
+            .into_keys()
+            .collect()
     }
 
     #[test]
     fn switches_choose_topics() {
         assert_eq!(names(&[], ""), ["wdt.purchase-return.changes", "wdt.return-outbound.changes"]);
         assert_eq!(names(&["--results"], ""), ["wdt.purchase-return.results"]);
-        assert_eq!(names(&["--dead-letters"], "[commands]\nenabled = true\n"), ["wdt.purchase-return.commands.dlq"]);
+        assert_eq!(
+            names(&["--dead-letters"], "[commands]\nenabled = true\n"),
+            ["wdt.purchase-return.commands.dlq"]
+        );
         let feed = "[feeds.return_outbounds]\nenabled = true\nstart = \"2026-01-01T00:00:00Z\"\n";
-        assert_eq!(names(&["--changes", "--results"], feed), ["wdt.purchase-return.results", "wdt.return-outbound.changes"]);
+        assert_eq!(
+            names(&["--changes", "--results"], feed),
+            ["wdt.purchase-return.results", "wdt.return-outbound.changes"]
+        );
     }
 
     fn seen(value: &[u8]) -> Seen {
@@ -248,12 +271,16 @@ mod tests {
     #[tokio::test]
     async fn what_is_not_ours_is_shown_as_it_is() {
         let codec = Codec::single_object();
-        for (bytes, shown) in
-            [(&b"{\"a\":\n 12345678901234567.8900}"[..], "{\"a\":  12345678901234567.8900}"), (b"no\njson", "\"no\\njson\""), (b"", "\"\"")]
-        {
+        for (bytes, shown) in [
+            (&b"{\"a\":\n 12345678901234567.8900}"[..], "{\"a\":  12345678901234567.8900}"),
+            (b"no\njson", "\"no\\njson\""),
+            (b"", "\"\""),
+        ] {
             assert_eq!(line(&codec, &seen(bytes), false).await.unwrap().get(), shown);
         }
-        let around: Value = serde_json::from_str(line(&codec, &seen(&[0xff, 0]), true).await.unwrap().get()).unwrap();
+        let around: Value =
+            serde_json::from_str(line(&codec, &seen(&[0xff, 0]), true).await.unwrap().get())
+                .unwrap();
         assert_eq!(around["value"], json!({ "base64": "/wA=" }));
         assert_eq!(around["key"], "R1");
         assert_eq!(around["timestamp"], "1970-01-01T00:00:00.000Z");

@@ -50,15 +50,19 @@ pub(super) struct Args {
 
 #[derive(Clone, Debug, clap::Subcommand)]
 enum Verb {
-    /// Declare the journal lost: commands sent until now are looked for in the ERP before they are called
-    #[command(after_help = "Example: wdt-connector topics journal-lost --yes --config connector.toml\n\
-        Only for a journal that is really gone. Every command sent until now, and ten minutes more, costs a look-up before its call.")]
+    /// Declare the journal lost: commands sent until now are looked for in the ERP before they are
+    /// called
+    #[command(
+        after_help = "Example: wdt-connector topics journal-lost --yes --config connector.toml\n\
+        Only for a journal that is really gone. Every command sent until now, and ten minutes more, costs a look-up before its call."
+    )]
     JournalLost {
         /// Yes, it is gone and cannot be restored
         #[arg(long)]
         yes: bool,
     },
-    /// Give commands and journal another number of partitions: every entry moves to the partition of its command
+    /// Give commands and journal another number of partitions: every entry moves to the partition
+    /// of its command
     #[command(after_help = migrate::HELP)]
     Migrate(migrate::Args),
 }
@@ -96,17 +100,28 @@ impl Role {
     fn is_memory(self) -> bool {
         match self {
             Self::Journal | Self::FeedsState | Self::Control => true,
-            Self::Commands | Self::Results | Self::DeadLetters | Self::Changes(_) | Self::FeedDeadLetters => false,
+            Self::Commands
+            | Self::Results
+            | Self::DeadLetters
+            | Self::Changes(_)
+            | Self::FeedDeadLetters => false,
         }
     }
 
-    /// What a topic we write to has to take, and what becomes of more than it takes; `None` for what others write.
+    /// What a topic we write to has to take, and what becomes of more than it takes; `None` for
+    /// what others write.
     fn least_message_bytes(self, settings: &Settings) -> Option<(u64, &'static str)> {
         let largest = u64::try_from(largest_record(&settings.kafka)).unwrap_or(u64::MAX);
         match self {
-            Self::Changes(_) | Self::FeedsState => Some((largest, "a larger change goes to the dead letters")),
-            Self::DeadLetters | Self::FeedDeadLetters => Some((largest, "a larger dead letter is written without its value")),
-            Self::Results | Self::Journal => Some((MOST_MESSAGE_BYTES, "the command route waits in front of a larger one")),
+            Self::Changes(_) | Self::FeedsState => {
+                Some((largest, "a larger change goes to the dead letters"))
+            }
+            Self::DeadLetters | Self::FeedDeadLetters => {
+                Some((largest, "a larger dead letter is written without its value"))
+            }
+            Self::Results | Self::Journal => {
+                Some((MOST_MESSAGE_BYTES, "the command route waits in front of a larger one"))
+            }
             Self::Commands | Self::Control => None,
         }
     }
@@ -122,14 +137,17 @@ impl Role {
 
 /// The topics of the enabled routes; of both when none is enabled yet.
 fn roles(settings: &Settings) -> Vec<Role> {
-    let feeds: Vec<Feed> = Feed::ALL.into_iter().filter(|feed| settings.feed(*feed).enabled).collect();
+    let feeds: Vec<Feed> =
+        Feed::ALL.into_iter().filter(|feed| settings.feed(*feed).enabled).collect();
     let none = !settings.commands.enabled && feeds.is_empty();
     let mut roles = Vec::new();
     if settings.commands.enabled || none {
         roles.extend([Role::Commands, Role::Results, Role::DeadLetters, Role::Journal]);
     }
     if !feeds.is_empty() || none {
-        roles.extend(Feed::ALL.into_iter().filter(|feed| none || feeds.contains(feed)).map(Role::Changes));
+        roles.extend(
+            Feed::ALL.into_iter().filter(|feed| none || feeds.contains(feed)).map(Role::Changes),
+        );
         roles.extend([Role::FeedsState, Role::FeedDeadLetters]);
     }
     roles.push(Role::Control);
@@ -150,7 +168,10 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
     let plans = plan(&settings, &cluster, &args);
     admin.create(&plans).await?;
     for plan in &plans {
-        report.add(&Finding::good(&plan.name, format!("created: {}", size(plan.partitions, plan.replicas))));
+        report.add(&Finding::good(
+            &plan.name,
+            format!("created: {}", size(plan.partitions, plan.replicas)),
+        ));
     }
     let cluster = if plans.is_empty() { cluster } else { admin.cluster(PATIENCE).await? };
     report.add_all(&verify(&settings, &admin, &cluster, Absence::OthersDuty).await?);
@@ -171,14 +192,19 @@ async fn journal_lost(settings: &Settings, yes: bool) -> anyhow::Result<End> {
     let Some(shape) = cluster.topics.get(topic) else {
         anyhow::bail!("{topic} does not exist; create it with `wdt-connector topics` first");
     };
-    let codec = Codec::connect(settings.schema_registry.as_ref(), &settings.topics, &[Subject::Journal]).await?;
+    let codec =
+        Codec::connect(settings.schema_registry.as_ref(), &settings.topics, &[Subject::Journal])
+            .await?;
     let sender = Sender::connect(&settings.kafka, settings.commands.partitioner)?;
     let at = Timestamp::now();
     for partition in 0..shape.partitions {
         let (key, entry) = sink::lost_entry(partition, at);
         sender.queue_to(topic, partition, &key, &codec.encode_journal(&entry)?)?.await?;
     }
-    let _ = output::say(&format!("{topic} is declared lost in {} partitions as of {at}; start the connector again", shape.partitions));
+    let _ = output::say(&format!(
+        "{topic} is declared lost in {} partitions as of {at}; start the connector again",
+        shape.partitions
+    ));
     Ok(End::Done)
 }
 
@@ -188,7 +214,9 @@ fn plan(settings: &Settings, cluster: &Cluster, args: &Args) -> Vec<TopicPlan> {
     let replicas = args.replication_factor.unwrap_or(brokers.min(3));
     let partitions_of = |name: &str| cluster.topics.get(name).map(|shape| shape.partitions);
     // Whichever of the two is there decides for the other.
-    let pair = partitions_of(&settings.topics.commands).or_else(|| partitions_of(&settings.topics.journal)).unwrap_or(args.partitions);
+    let pair = partitions_of(&settings.topics.commands)
+        .or_else(|| partitions_of(&settings.topics.journal))
+        .unwrap_or(args.partitions);
     roles(settings)
         .into_iter()
         .filter(|role| args.with_commands || *role != Role::Commands)
@@ -198,7 +226,9 @@ fn plan(settings: &Settings, cluster: &Cluster, args: &Args) -> Vec<TopicPlan> {
                 Role::Commands | Role::Journal => pair,
                 Role::FeedsState => FEED_PARTITIONS,
                 Role::Control => 1,
-                Role::Results | Role::DeadLetters | Role::Changes(_) | Role::FeedDeadLetters => args.partitions,
+                Role::Results | Role::DeadLetters | Role::Changes(_) | Role::FeedDeadLetters => {
+                    args.partitions
+                }
             };
             let mut options = Vec::new();
             if role.is_memory() {
@@ -221,23 +251,43 @@ pub(super) enum Absence {
 }
 
 /// Looks at every topic in use.
-pub(super) async fn verify(settings: &Settings, admin: &Admin, cluster: &Cluster, absence: Absence) -> anyhow::Result<Vec<Finding>> {
-    let present: Vec<&str> =
-        roles(settings).iter().map(|role| role.name(settings)).filter(|name| cluster.topics.contains_key(*name)).collect();
+pub(super) async fn verify(
+    settings: &Settings,
+    admin: &Admin,
+    cluster: &Cluster,
+    absence: Absence,
+) -> anyhow::Result<Vec<Finding>> {
+    let present: Vec<&str> = roles(settings)
+        .iter()
+        .map(|role| role.name(settings))
+        .filter(|name| cluster.topics.contains_key(*name))
+        .collect();
     let options = admin.options(&present).await?;
     let mut findings = judge(settings, cluster, &options, absence);
-    for finding in findings.iter_mut().filter(|finding| !cluster.topics.contains_key(&finding.subject)) {
+    for finding in
+        findings.iter_mut().filter(|finding| !cluster.topics.contains_key(&finding.subject))
+    {
         let (kafka, topic) = (settings.kafka.clone(), finding.subject.clone());
-        let seen =
-            tokio::task::spawn_blocking(move || probe::right(&kafka, Operation::Describe, &Resource::Topic(topic.clone()), &topic, None));
+        let seen = tokio::task::spawn_blocking(move || {
+            probe::right(&kafka, Operation::Describe, &Resource::Topic(topic.clone()), &topic, None)
+        });
         if let Found::Denied(sentence) = seen.await? {
-            *finding = Finding::bad(&finding.subject, sentence, "if it does not exist at all, run: wdt-connector topics");
+            *finding = Finding::bad(
+                &finding.subject,
+                sentence,
+                "if it does not exist at all, run: wdt-connector topics",
+            );
         }
     }
     Ok(findings)
 }
 
-fn judge(settings: &Settings, cluster: &Cluster, options: &BTreeMap<String, BTreeMap<String, String>>, absence: Absence) -> Vec<Finding> {
+fn judge(
+    settings: &Settings,
+    cluster: &Cluster,
+    options: &BTreeMap<String, BTreeMap<String, String>>,
+    absence: Absence,
+) -> Vec<Finding> {
     let none = BTreeMap::new();
     roles(settings)
         .into_iter()
@@ -248,50 +298,74 @@ fn judge(settings: &Settings, cluster: &Cluster, options: &BTreeMap<String, BTre
         .collect()
 }
 
-fn judge_one(role: Role, settings: &Settings, cluster: &Cluster, options: &BTreeMap<String, String>, absence: Absence) -> Finding {
+fn judge_one(
+    role: Role,
+    settings: &Settings,
+    cluster: &Cluster,
+    options: &BTreeMap<String, String>,
+    absence: Absence,
+) -> Finding {
     let name = role.name(settings);
     let Some(shape) = cluster.topics.get(name) else {
         return match (role, absence) {
-            (Role::Commands, Absence::OthersDuty) => {
-                Finding::warning(name, "is missing", "the senders create it, or run: wdt-connector topics --with-commands")
+            (Role::Commands, Absence::OthersDuty) => Finding::warning(
+                name,
+                "is missing",
+                "the senders create it, or run: wdt-connector topics --with-commands",
+            ),
+            (Role::Commands, Absence::Fails) => {
+                Finding::bad(name, "is missing", "run: wdt-connector topics --with-commands")
             }
-            (Role::Commands, Absence::Fails) => Finding::bad(name, "is missing", "run: wdt-connector topics --with-commands"),
-            (Role::Control, Absence::Fails | Absence::OthersDuty) => {
-                Finding::warning(name, "is missing, so no route can be paused for all instances", "run: wdt-connector topics")
+            (Role::Control, Absence::Fails | Absence::OthersDuty) => Finding::warning(
+                name,
+                "is missing, so no route can be paused for all instances",
+                "run: wdt-connector topics",
+            ),
+            (_, Absence::Fails | Absence::OthersDuty) => {
+                Finding::bad(name, "is missing", "run: wdt-connector topics")
             }
-            (_, Absence::Fails | Absence::OthersDuty) => Finding::bad(name, "is missing", "run: wdt-connector topics"),
         };
     };
     if options.is_empty() {
         let denied = denial(Operation::DescribeConfigs, &Resource::Topic(name.to_owned()));
-        return Finding::bad(name, denied, "or verify its cleanup.policy and min.insync.replicas yourself");
+        return Finding::bad(
+            name,
+            denied,
+            "or verify its cleanup.policy and min.insync.replicas yourself",
+        );
     }
     let policy = options.get("cleanup.policy").map_or("unknown", String::as_str);
     let says = format!("{}, {policy}", size(shape.partitions, shape.replicas));
     let bad = |says: String, advice: &str| Finding::bad(name, says, advice);
     if role.is_memory() && policy != "compact" {
         return bad(
-            format!("{says}: cleanup.policy must be compact and nothing else, or the connector forgets"),
+            format!(
+                "{says}: cleanup.policy must be compact and nothing else, or the connector forgets"
+            ),
             "kafka-configs --alter --add-config cleanup.policy=compact",
         );
     }
     if let Some(finding) = wrong_partitions(role, settings, cluster, shape.partitions, name) {
         return finding;
     }
-    let in_sync: i32 = options.get("min.insync.replicas").and_then(|text| text.parse().ok()).unwrap_or(1);
+    let in_sync: i32 =
+        options.get("min.insync.replicas").and_then(|text| text.parse().ok()).unwrap_or(1);
     if role.is_memory() && shape.replicas > 1 && in_sync < 2 {
         return bad(
             format!("{says}: min.insync.replicas = {in_sync} lets one broker's loss lose entries"),
             "kafka-configs --alter --add-config min.insync.replicas=2",
         );
     }
-    if role.is_memory() && options.get("unclean.leader.election.enable").is_some_and(|value| value == "true") {
+    if role.is_memory()
+        && options.get("unclean.leader.election.enable").is_some_and(|value| value == "true")
+    {
         return bad(
             format!("{says}: unclean.leader.election.enable = true can lose committed entries"),
             "kafka-configs --alter --add-config unclean.leader.election.enable=false",
         );
     }
-    let largest: u64 = options.get("max.message.bytes").and_then(|text| text.parse().ok()).unwrap_or(0);
+    let largest: u64 =
+        options.get("max.message.bytes").and_then(|text| text.parse().ok()).unwrap_or(0);
     if role == Role::Commands && largest > MOST_MESSAGE_BYTES {
         return Finding::warning(
             name,
@@ -299,18 +373,31 @@ fn judge_one(role: Role, settings: &Settings, cluster: &Cluster, options: &BTree
                 "{says}: max.message.bytes = {largest} lets one batch of lz4 expand to {} MB in the connector's memory",
                 largest * 255 / 1_000_000
             ),
-            format!("kafka-configs --alter --add-config max.message.bytes={MOST_MESSAGE_BYTES}, which is room for every valid command"),
+            format!(
+                "kafka-configs --alter --add-config max.message.bytes={MOST_MESSAGE_BYTES}, which is room for every valid command"
+            ),
         );
     }
-    if let Some((least, consequence)) = role.least_message_bytes(settings).filter(|(least, _)| (1..*least).contains(&largest)) {
+    if let Some((least, consequence)) =
+        role.least_message_bytes(settings).filter(|(least, _)| (1..*least).contains(&largest))
+    {
         return Finding::warning(
             name,
-            format!("{says}: max.message.bytes = {largest} is less than the {least} a record may have; {consequence}"),
-            format!("kafka-configs --alter --add-config max.message.bytes={}", least.max(DEFAULT_MESSAGE_BYTES)),
+            format!(
+                "{says}: max.message.bytes = {largest} is less than the {least} a record may have; {consequence}"
+            ),
+            format!(
+                "kafka-configs --alter --add-config max.message.bytes={}",
+                least.max(DEFAULT_MESSAGE_BYTES)
+            ),
         );
     }
     if role.is_stream() && policy.contains("compact") {
-        return Finding::warning(name, format!("{says}: compaction removes all but the last record of a key"), "set cleanup.policy=delete");
+        return Finding::warning(
+            name,
+            format!("{says}: compaction removes all but the last record of a key"),
+            "set cleanup.policy=delete",
+        );
     }
     // One broker allows no more; that is said once, of the cluster.
     if shape.replicas < 2 && cluster.brokers > 1 {
@@ -324,7 +411,8 @@ fn judge_one(role: Role, settings: &Settings, cluster: &Cluster, options: &BTree
 }
 
 fn size(partitions: i32, replicas: i32) -> String {
-    let noun = |count: i32, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
+    let noun =
+        |count: i32, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
     format!("{}, {}", noun(partitions, "partition"), noun(replicas, "replica"))
 }
 
@@ -332,20 +420,33 @@ fn size(partitions: i32, replicas: i32) -> String {
 pub(super) fn judge_cluster(settings: &Settings, cluster: &Cluster) -> Finding {
     let servers = &settings.kafka.bootstrap_servers;
     match cluster.brokers {
-        1 => Finding::warning("kafka", format!("one broker at {servers}: its loss loses every topic"), "use three brokers in production"),
+        1 => Finding::warning(
+            "kafka",
+            format!("one broker at {servers}: its loss loses every topic"),
+            "use three brokers in production",
+        ),
         brokers => Finding::good("kafka", format!("{brokers} brokers at {servers}")),
     }
 }
 
 /// Counts that the connector's ownership of partitions rests on.
-fn wrong_partitions(role: Role, settings: &Settings, cluster: &Cluster, partitions: i32, name: &str) -> Option<Finding> {
+fn wrong_partitions(
+    role: Role,
+    settings: &Settings,
+    cluster: &Cluster,
+    partitions: i32,
+    name: &str,
+) -> Option<Finding> {
     match role {
         Role::Journal => {
             let commands = cluster.topics.get(&settings.topics.commands)?.partitions;
             (commands != partitions).then(|| {
                 Finding::bad(
                     name,
-                    format!("{partitions} partitions, but {} has {commands}; the two must be equal", settings.topics.commands),
+                    format!(
+                        "{partitions} partitions, but {} has {commands}; the two must be equal",
+                        settings.topics.commands
+                    ),
                     "stop every instance and run: wdt-connector topics migrate",
                 )
             })
@@ -357,12 +458,16 @@ fn wrong_partitions(role: Role, settings: &Settings, cluster: &Cluster, partitio
         )),
         Role::FeedsState if partitions > FEED_PARTITIONS => Some(Finding::warning(
             name,
-            format!("{partitions} partitions, of which only {FEED_PARTITIONS} are used, one per feed"),
+            format!(
+                "{partitions} partitions, of which only {FEED_PARTITIONS} are used, one per feed"
+            ),
             "nothing has to be done",
         )),
         Role::Control if partitions > 1 => Some(Finding::bad(
             name,
-            format!("{partitions} partitions, but there must be one, so that decisions have an order"),
+            format!(
+                "{partitions} partitions, but there must be one, so that decisions have an order"
+            ),
             "delete it and run: wdt-connector topics",
         )),
         Role::Control
@@ -382,15 +487,18 @@ mod tests {
 
     fn settings(text: &str) -> Settings {
         let env = [("WDT__ERP__FLAGSHIP__SECRET".to_owned(), "x:y".to_owned())];
-        crate::config::from_toml(&format!("{text}[erp.flagship]\nurl = \"http://e/\"\nsid = \"s\"\nkey = \"k\"\n"), env.into_iter())
-            .unwrap()
-            .settings
+        crate::config::from_toml(
+            &format!("{text}[erp.flagship]\nurl = \"http://e/\"\nsid = \"s\"\nkey = \"k\"\n"),
+            env.into_iter(),
+        )
+        .unwrap()
+        .settings
     }
 
     fn cluster(brokers: usize, topics: &[(&str, i32, i32)]) -> Cluster {
-        let topics = topics
-            .iter()
-            .map(|(name, partitions, replicas)| ((*name).to_owned(), TopicShape { partitions: *partitions, replicas: *replicas }));
+        let topics = topics.iter().map(|(name, partitions, replicas)| {
+            ((*name).to_owned(), TopicShape { partitions: *partitions, replicas: *replicas })
+        });
         Cluster { brokers, topics: topics.collect() }
     }
 
@@ -399,12 +507,14 @@ mod tests {
     }
 
     const COMMANDS: &str = "[commands]\nenabled = true\n";
-    const FEED: &str = "[feeds.return_outbounds]\nenabled = true\nstart = \"2026-01-01T00:00:00Z\"\n";
+    const FEED: &str =
+        "[feeds.return_outbounds]\nenabled = true\nstart = \"2026-01-01T00:00:00Z\"\n";
 
     #[test]
     fn everything_but_the_commands_topic_is_created() {
         let plans = plan(&settings(""), &cluster(1, &[]), &args(false));
-        let names: Vec<(&str, i32)> = plans.iter().map(|plan| (plan.name.as_str(), plan.partitions)).collect();
+        let names: Vec<(&str, i32)> =
+            plans.iter().map(|plan| (plan.name.as_str(), plan.partitions)).collect();
         assert_eq!(
             names,
             [
@@ -425,7 +535,11 @@ mod tests {
 
     #[test]
     fn the_journal_follows_the_commands_topic() {
-        let plans = plan(&settings(COMMANDS), &cluster(3, &[("wdt.purchase-return.commands", 11, 3)]), &args(true));
+        let plans = plan(
+            &settings(COMMANDS),
+            &cluster(3, &[("wdt.purchase-return.commands", 11, 3)]),
+            &args(true),
+        );
         let journal = plans.iter().find(|plan| plan.name.ends_with("journal")).unwrap();
         assert_eq!(journal.partitions, 11);
         assert_eq!(
@@ -441,16 +555,32 @@ mod tests {
 
     #[test]
     fn feeds_alone_need_no_command_topics() {
-        let names: Vec<String> = plan(&settings(FEED), &cluster(1, &[]), &args(true)).into_iter().map(|plan| plan.name).collect();
-        assert_eq!(names, ["wdt.return-outbound.changes", "wdt.feeds.state", "wdt.feeds.dlq", "wdt.control"]);
+        let names: Vec<String> = plan(&settings(FEED), &cluster(1, &[]), &args(true))
+            .into_iter()
+            .map(|plan| plan.name)
+            .collect();
+        assert_eq!(
+            names,
+            ["wdt.return-outbound.changes", "wdt.feeds.state", "wdt.feeds.dlq", "wdt.control"]
+        );
     }
 
     #[track_caller]
     fn journal(partitions: i32, replicas: i32, options: &[(&str, &str)]) -> Finding {
-        let cluster = cluster(3, &[("wdt.purchase-return.commands", 6, 3), ("wdt.purchase-return.journal", partitions, replicas)]);
-        let options = options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let cluster = cluster(
+            3,
+            &[
+                ("wdt.purchase-return.commands", 6, 3),
+                ("wdt.purchase-return.journal", partitions, replicas),
+            ],
+        );
+        let options =
+            options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let options = BTreeMap::from([("wdt.purchase-return.journal".to_owned(), options)]);
-        judge(&settings(COMMANDS), &cluster, &options, Absence::Fails).into_iter().find(|row| row.subject.ends_with("journal")).unwrap()
+        judge(&settings(COMMANDS), &cluster, &options, Absence::Fails)
+            .into_iter()
+            .find(|row| row.subject.ends_with("journal"))
+            .unwrap()
     }
 
     #[test]
@@ -463,7 +593,16 @@ mod tests {
             (6, 3, vec![("cleanup.policy", "compact,delete")], "must be compact"),
             (6, 3, vec![("cleanup.policy", "delete")], "must be compact"),
             (6, 3, vec![compact, ("min.insync.replicas", "1")], "min.insync.replicas"),
-            (6, 3, vec![compact, ("min.insync.replicas", "2"), ("unclean.leader.election.enable", "true")], "unclean"),
+            (
+                6,
+                3,
+                vec![
+                    compact,
+                    ("min.insync.replicas", "2"),
+                    ("unclean.leader.election.enable", "true"),
+                ],
+                "unclean",
+            ),
         ] {
             let found = journal(partitions, replicas, &options);
             assert!(found.level == Level::Bad && found.says.contains(part), "{found:?}");
@@ -475,10 +614,16 @@ mod tests {
         let found = |topic: &str, bytes: &str| {
             let cluster = cluster(3, &[(topic, 6, 3)]);
             let options = [("cleanup.policy", "delete"), ("max.message.bytes", bytes)];
-            let options = options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            let options = options
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect();
             let options = BTreeMap::from([(topic.to_owned(), options)]);
             let both = format!("{COMMANDS}{FEED}");
-            judge(&settings(&both), &cluster, &options, Absence::Fails).into_iter().find(|row| row.subject == topic).unwrap()
+            judge(&settings(&both), &cluster, &options, Absence::Fails)
+                .into_iter()
+                .find(|row| row.subject == topic)
+                .unwrap()
         };
         for (topic, bytes, part) in [
             ("wdt.return-outbound.changes", "2000", "a larger change goes to the dead letters"),
@@ -487,7 +632,10 @@ mod tests {
             ("wdt.purchase-return.results", "2000", "waits in front of"),
         ] {
             let row = found(topic, bytes);
-            assert!(row.level == Level::Warning && row.says.contains(part) && row.says.contains(bytes), "{row:?}");
+            assert!(
+                row.level == Level::Warning && row.says.contains(part) && row.says.contains(bytes),
+                "{row:?}"
+            );
             assert_eq!(found(topic, "1048588").level, Level::Good);
         }
         assert_eq!(found("wdt.purchase-return.results", "131072").level, Level::Good);
@@ -495,11 +643,22 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_said() {
-        let commands = |absence| judge(&settings(COMMANDS), &cluster(1, &[]), &BTreeMap::new(), absence).remove(0);
+        let commands = |absence| {
+            judge(&settings(COMMANDS), &cluster(1, &[]), &BTreeMap::new(), absence).remove(0)
+        };
         assert_eq!(commands(Absence::Fails).level, Level::Bad);
         assert_eq!(commands(Absence::OthersDuty).level, Level::Warning);
-        let rows = judge(&settings(FEED), &cluster(1, &[("wdt.feeds.state", 1, 1)]), &BTreeMap::new(), Absence::Fails);
+        let rows = judge(
+            &settings(FEED),
+            &cluster(1, &[("wdt.feeds.state", 1, 1)]),
+            &BTreeMap::new(),
+            Absence::Fails,
+        );
         let levels: Vec<Level> = rows.iter().map(|row| row.level).collect();
-        assert_eq!(levels, [Level::Bad, Level::Bad, Level::Bad, Level::Warning], "the control topic is needed for pausing only");
+        assert_eq!(
+            levels,
+            [Level::Bad, Level::Bad, Level::Bad, Level::Warning],
+            "the control topic is needed for pausing only"
+        );
     }
 }

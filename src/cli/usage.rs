@@ -1,4 +1,5 @@
-//! `check`: what of the quota is used now, as a running instance tells it, and how long the backlog needs.
+//! `check`: what of the quota is used now, as a running instance tells it, and how long the backlog
+//! needs.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +20,8 @@ use super::{probe, report::Finding};
 /// `/status` of a large instance: hundreds of partitions.
 const MAX_STATUS: u64 = 4 << 20;
 
-/// One row per budget of the instance that listens at `http.listen`, and one for the commands that wait.
+/// One row per budget of the instance that listens at `http.listen`, and one for the commands that
+/// wait.
 pub(super) async fn findings(settings: &Settings) -> Vec<Finding> {
     let mut listen = settings.http.listen;
     match listen.ip() {
@@ -33,7 +35,9 @@ pub(super) async fn findings(settings: &Settings) -> Vec<Finding> {
         probe::get(&format!("http://{listen}/status"), token, MAX_STATUS)
     });
     let budgets = match asked.await {
-        Ok(Ok((200, body))) => serde_json::from_str::<Status>(&body).map(|status| status.sections.quota).unwrap_or_default(),
+        Ok(Ok((200, body))) => serde_json::from_str::<Status>(&body)
+            .map(|status| status.sections.quota)
+            .unwrap_or_default(),
         Ok(Ok(_) | Err(_)) | Err(_) => Vec::new(),
     };
     let mut rows: Vec<Finding> = budgets.iter().filter_map(Budget::finding).collect();
@@ -44,7 +48,10 @@ pub(super) async fn findings(settings: &Settings) -> Vec<Finding> {
         ));
     }
     if settings.commands.enabled {
-        let rate = budgets.iter().find_map(Budget::commands_a_minute).unwrap_or(f64::from(settings.quota.calls_per_minute));
+        let rate = budgets
+            .iter()
+            .find_map(Budget::commands_a_minute)
+            .unwrap_or(f64::from(settings.quota.calls_per_minute));
         rows.extend(backlog(settings, rate).await);
     }
     rows
@@ -76,7 +83,8 @@ struct Budget {
 }
 
 impl Budget {
-    /// Of all instances, as far as one can tell for the others; `None` for a budget that does not pay for commands.
+    /// Of all instances, as far as one can tell for the others; `None` for a budget that does not
+    /// pay for commands.
     fn commands_a_minute(&self) -> Option<f64> {
         let pays = matches!(self.call.as_str(), "create_order" | "flagship");
         Some(self.rate / self.share).filter(|rate| pays && rate.is_finite() && *rate > 0.0)
@@ -88,8 +96,12 @@ impl Budget {
         if sum + self.refused + waiting == 0 {
             return None;
         }
-        let classes: Vec<String> =
-            self.used.iter().filter(|(_, count)| **count > 0).map(|(class, count)| format!("{class} {count}")).collect();
+        let classes: Vec<String> = self
+            .used
+            .iter()
+            .filter(|(_, count)| **count > 0)
+            .map(|(class, count)| format!("{class} {count}"))
+            .collect();
         let says = format!(
             "{sum} calls in the last minute ({}) at {} a minute, {} left, {} refused since the start; {waiting} wait and need {}",
             if classes.is_empty() { "none".to_owned() } else { classes.join(", ") },
@@ -108,9 +120,14 @@ impl Budget {
     }
 }
 
-/// How long the commands that wait in Kafka need; `None` when Kafka does not answer, which another row says.
+/// How long the commands that wait in Kafka need; `None` when Kafka does not answer, which another
+/// row says.
 async fn backlog(settings: &Settings, rate: f64) -> Option<Finding> {
-    let count = Backlog::of(&settings.kafka, sink::ROLE, &settings.topics.commands).ok()?.count().await.ok()?;
+    let count = Backlog::of(&settings.kafka, sink::ROLE, &settings.topics.commands)
+        .ok()?
+        .count()
+        .await
+        .ok()?;
     let says = format!(
         "{count} commands wait in {} and need {} at {rate:.0} calls a minute",
         settings.topics.commands,
@@ -156,6 +173,9 @@ mod tests {
 
     #[test]
     fn spans_are_for_people() {
-        assert_eq!([about(0.0), about(45.2), about(1440.0), about(86_400.0)], ["0s", "45s", "24 min", "24.0 h"].map(str::to_owned));
+        assert_eq!(
+            [about(0.0), about(45.2), about(1440.0), about(86_400.0)],
+            ["0s", "45s", "24 min", "24.0 h"].map(str::to_owned)
+        );
     }
 }

@@ -45,16 +45,25 @@ async fn verify(settings: &Settings, args: &Args, store: Store) -> anyhow::Resul
     state::load(settings, feed, &store).await?;
     let erp = Erp::new(settings, Arc::new(Metrics::new()))?;
     let mut audit = Audit::new(erp, feed, settings.feed(feed), codec, store.clone());
-    let Some(at) = audit.checkpoint().await? else { bail!("{} has never been read, so there is nothing to verify", feed.name()) };
+    let Some(at) = audit.checkpoint().await? else {
+        bail!("{} has never been read, so there is nothing to verify", feed.name())
+    };
     let (from, to) = (args.from.floor_second(), args.to.min(at.watermark).floor_second());
     if from >= to {
-        bail!("nothing to verify: --from must be earlier than --to, and than the feed's watermark {}", at.watermark);
+        bail!(
+            "nothing to verify: --from must be earlier than --to, and than the feed's watermark {}",
+            at.watermark
+        );
     }
     if to < args.to.floor_second() {
-        bar.say(&format!("verified up to the feed's watermark {to}: what comes after it is on its way"));
+        bar.say(&format!(
+            "verified up to the feed's watermark {to}: what comes after it is on its way"
+        ));
     }
     let (found, rows) = audit
-        .compare(from, to, |position, rows| bar.at(percent(from, to, position), &format!("at {position}, {rows} records read")))
+        .compare(from, to, |position, rows| {
+            bar.at(percent(from, to, position), &format!("at {position}, {rows} records read"))
+        })
         .await?;
     let stopped = found.len() >= MOST;
     let differences = if found.is_empty() {
@@ -70,6 +79,10 @@ async fn verify(settings: &Settings, args: &Args, store: Store) -> anyhow::Resul
         }
     }
     let more = if stopped { " so far; it stopped there" } else { "" };
-    bar.end(&format!("{rows} records compared with {} calls, {} differences{more}", audit.calls(), differences.len()));
+    bar.end(&format!(
+        "{rows} records compared with {} calls, {} differences{more}",
+        audit.calls(),
+        differences.len()
+    ));
     Ok(if differences.is_empty() { End::Done } else { End::Failed })
 }

@@ -43,7 +43,9 @@ impl fmt::Display for Place {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => out.write_str("default"),
-            Self::File { name, line, column } => write!(out, "{name}, line {line}, column {column}"),
+            Self::File { name, line, column } => {
+                write!(out, "{name}, line {line}, column {column}")
+            }
             Self::Env(name) => write!(out, "environment {name}"),
         }
     }
@@ -70,7 +72,10 @@ pub(super) struct Document {
 
 impl Document {
     /// Lays file and environment over the defaults.
-    pub(super) fn assemble(file: Option<(&str, &str)>, env: impl Iterator<Item = (String, String)>) -> Result<Self, Vec<Mistake>> {
+    pub(super) fn assemble(
+        file: Option<(&str, &str)>,
+        env: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, Vec<Mistake>> {
         static BASE: LazyLock<Result<Document, Vec<Mistake>>> = LazyLock::new(|| {
             let mut base = Document::default();
             base.layer(super::DEFAULTS, None).map(|()| base)
@@ -93,8 +98,14 @@ impl Document {
                 .iter()
                 .map(|error| {
                     let (line, column) = lines.find(error.span().map_or(0, |span| span.start));
-                    let sentence = format!("{file}, line {line}, column {column} is no TOML: {}", error.message().replace('\n', ", "));
-                    Mistake { place: Some(Place::File { name: file.to_owned(), line, column }), ..Mistake::general(sentence) }
+                    let sentence = format!(
+                        "{file}, line {line}, column {column} is no TOML: {}",
+                        error.message().replace('\n', ", ")
+                    );
+                    Mistake {
+                        place: Some(Place::File { name: file.to_owned(), line, column }),
+                        ..Mistake::general(sentence)
+                    }
                 })
                 .collect());
         }
@@ -109,7 +120,12 @@ impl Document {
         Ok(())
     }
 
-    fn flatten(&mut self, prefix: &str, table: &DeTable<'_>, place: &impl Fn(Range<usize>) -> Place) {
+    fn flatten(
+        &mut self,
+        prefix: &str,
+        table: &DeTable<'_>,
+        place: &impl Fn(Range<usize>) -> Place,
+    ) {
         for (key, value) in table {
             let path = format!("{prefix}{}", key.get_ref());
             let here = place(key.span());
@@ -153,9 +169,13 @@ impl Document {
 fn scalar(value: &Spanned<DeValue<'_>>) -> Value {
     match value.get_ref() {
         DeValue::String(text) => Value::Text(text.to_string()),
-        DeValue::Integer(number) if number.radix() == 10 => Value::Integer(number.as_str().to_owned()),
+        DeValue::Integer(number) if number.radix() == 10 => {
+            Value::Integer(number.as_str().to_owned())
+        }
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
-            .map_or(Value::Other("a number out of range"), |number| Value::Integer(number.to_string())),
+            .map_or(Value::Other("a number out of range"), |number| {
+                Value::Integer(number.to_string())
+            }),
         DeValue::Boolean(value) => Value::Bool(*value),
         DeValue::Datetime(instant) => Value::Text(instant.to_string()),
         DeValue::Float(_) => Value::Other("a number with a decimal point"),
@@ -164,7 +184,8 @@ fn scalar(value: &Spanned<DeValue<'_>>) -> Value {
     }
 }
 
-/// Where the lines of a text begin, so that a place costs a short walk however long the text and its lines are.
+/// Where the lines of a text begin, so that a place costs a short walk however long the text and
+/// its lines are.
 struct Lines<'a> {
     text: &'a str,
     starts: Vec<usize>,
@@ -176,7 +197,8 @@ const STRIDE: usize = 1024;
 
 impl<'a> Lines<'a> {
     fn of(text: &'a str) -> Self {
-        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        let starts =
+            std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
         let mut marks = vec![(0, 0)];
         let (mut at, mut characters) = (0, 0);
         while at + STRIDE < text.len() {
@@ -192,14 +214,19 @@ impl<'a> Lines<'a> {
     fn find(&self, offset: usize) -> (usize, usize) {
         let offset = self.text.floor_char_boundary(offset);
         let line = self.starts.partition_point(|start| *start <= offset);
-        let start = line.checked_sub(1).and_then(|line| self.starts.get(line)).copied().unwrap_or(0);
+        let start =
+            line.checked_sub(1).and_then(|line| self.starts.get(line)).copied().unwrap_or(0);
         (line, self.characters_before(offset) - self.characters_before(start) + 1)
     }
 
     /// `offset` is where a character begins.
     fn characters_before(&self, offset: usize) -> usize {
         let passed = self.marks.partition_point(|(at, _)| *at <= offset);
-        let (at, characters) = passed.checked_sub(1).and_then(|mark| self.marks.get(mark)).copied().unwrap_or_default();
+        let (at, characters) = passed
+            .checked_sub(1)
+            .and_then(|mark| self.marks.get(mark))
+            .copied()
+            .unwrap_or_default();
         characters + self.text.get(at..offset).unwrap_or_default().chars().count()
     }
 }

@@ -49,9 +49,17 @@ pub(super) fn values(reader: &Reader, settings: &Settings) -> Vec<Shown> {
     // Two defaults depend on something else than the default file.
     if !entries.contains_key("cache_dir") {
         let value = settings.cache_dir.display().to_string();
-        shown.push(Shown { key: "cache_dir".to_owned(), value, bare: false, place: Place::Default });
+        shown.push(Shown {
+            key: "cache_dir".to_owned(),
+            value,
+            bare: false,
+            place: Place::Default,
+        });
     }
-    for one in shown.iter_mut().filter(|one| one.place == Place::Default && one.key == "feeds.return_outbounds.page_size") {
+    for one in shown
+        .iter_mut()
+        .filter(|one| one.place == Place::Default && one.key == "feeds.return_outbounds.page_size")
+    {
         one.value = settings.return_outbounds.page_size.to_string();
     }
     shown.sort_by(|one, other| one.key.cmp(&other.key));
@@ -59,21 +67,27 @@ pub(super) fn values(reader: &Reader, settings: &Settings) -> Vec<Shown> {
 }
 
 fn text(key: &str, kind: &Kind, value: &Value) -> (String, bool) {
-    let secret = *kind == Kind::Secret || key.strip_prefix(PROPERTIES).is_some_and(properties::is_secret);
+    let secret =
+        *kind == Kind::Secret || key.strip_prefix(PROPERTIES).is_some_and(properties::is_secret);
     if secret {
         return (MASK.to_owned(), false);
     }
     match value {
-        Value::Text(text) | Value::Env(text) if has_credentials(text) => (without_credentials(text), false),
+        Value::Text(text) | Value::Env(text) if has_credentials(text) => {
+            (without_credentials(text), false)
+        }
         Value::Text(text) => (text.clone(), false),
         Value::Integer(text) => (text.clone(), true),
         Value::Bool(value) => (value.to_string(), true),
-        Value::Env(text) => (text.clone(), matches!(kind, Kind::Flag | Kind::Number(_)) && kind_fits(kind, text)),
+        Value::Env(text) => {
+            (text.clone(), matches!(kind, Kind::Flag | Kind::Number(_)) && kind_fits(kind, text))
+        }
         Value::Other(word) => (format!("({word})"), false),
     }
 }
 
-/// Whether a text of the environment may stand without quotes: a wrong one is shown as the text it is.
+/// Whether a text of the environment may stand without quotes: a wrong one is shown as the text it
+/// is.
 fn kind_fits(kind: &Kind, text: &str) -> bool {
     match kind {
         Kind::Flag => text.parse::<bool>().is_ok(),
@@ -108,7 +122,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.toml");
         std::fs::write(&path, text).unwrap();
-        let env: Vec<(String, String)> = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let env: Vec<(String, String)> =
+            env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         inspect(Some(&path), env.into_iter()).unwrap()
     }
 
@@ -118,14 +133,24 @@ mod tests {
 
     #[test]
     fn every_value_has_its_origin() {
-        let all = shown("[commands]\nmax_in_flight = 3\n", &[("WDT__COMMANDS__ENABLED", "true"), ("WDT__CACHE_DIR", "/c")]);
-        assert!(matches!(find(&all, "commands.max_in_flight").place, Place::File { line: 2, column: 1, .. }));
+        let all = shown(
+            "[commands]\nmax_in_flight = 3\n",
+            &[("WDT__COMMANDS__ENABLED", "true"), ("WDT__CACHE_DIR", "/c")],
+        );
+        assert!(matches!(
+            find(&all, "commands.max_in_flight").place,
+            Place::File { line: 2, column: 1, .. }
+        ));
         let enabled = find(&all, "commands.enabled");
         assert_eq!((enabled.value.as_str(), enabled.bare), ("true", true));
         assert_eq!(enabled.place, Place::Env("WDT__COMMANDS__ENABLED".to_owned()));
         assert_eq!(find(&all, "commands.send_by").place, Place::Default);
         assert_eq!(find(&all, "cache_dir").value, "/c");
-        assert!(all.mistakes.iter().any(|mistake| mistake.key == "erp.flagship.url"), "{:?}", all.mistakes);
+        assert!(
+            all.mistakes.iter().any(|mistake| mistake.key == "erp.flagship.url"),
+            "{:?}",
+            all.mistakes
+        );
         assert!(load(None, std::iter::empty()).is_ok(), "mistakes of one file are not another's");
     }
 

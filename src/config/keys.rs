@@ -60,7 +60,9 @@ impl Kind {
             Self::DurationOrZero => "duration".to_owned(),
             Self::Instant => "instant (RFC 3339)".to_owned(),
             Self::Text(_) | Self::TextOrNumber(_) => "text".to_owned(),
-            Self::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
+            Self::Choice(words) => {
+                words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+            }
             Self::Socket => "address and port".to_owned(),
             Self::Path => "path".to_owned(),
             Self::WebAddress => "http(s) address".to_owned(),
@@ -73,8 +75,12 @@ impl Kind {
     pub(super) fn schema(&self) -> Option<Value> {
         Some(match self {
             Self::Flag => json!({ "type": "boolean" }),
-            Self::Number(range) => json!({ "type": "integer", "minimum": range.start(), "maximum": range.end() }),
-            Self::Duration | Self::DurationOrZero => json!({ "type": "string", "pattern": DURATION }),
+            Self::Number(range) => {
+                json!({ "type": "integer", "minimum": range.start(), "maximum": range.end() })
+            }
+            Self::Duration | Self::DurationOrZero => {
+                json!({ "type": "string", "pattern": DURATION })
+            }
             Self::Instant => json!({ "type": "string", "format": "date-time" }),
             Self::Text(_) | Self::Path => json!({ "type": "string", "minLength": 1 }),
             Self::TextOrNumber(_) => json!({ "type": ["string", "integer"] }),

@@ -1,4 +1,5 @@
-//! Configuration: TOML and environment over the compiled-in defaults → checked [`Settings`] that cannot be wrong.
+//! Configuration: TOML and environment over the compiled-in defaults → checked [`Settings`] that
+//! cannot be wrong.
 //!
 //! ```text
 //! defaults, file, environment ─▶ document (flat keys, each with its place) ─▶ reader (one check per key) ─▶ sections ─▶ timing ─▶ Settings
@@ -42,11 +43,15 @@ pub struct Loaded {
     pub warnings: Vec<String>,
 }
 
-/// Reads the configuration file (none: the defaults alone), with the environment's `WDT__SECTION__KEY` over it.
+/// Reads the configuration file (none: the defaults alone), with the environment's
+/// `WDT__SECTION__KEY` over it.
 ///
 /// # Errors
 /// Every mistake there is, in one sentence each; the caller prints them and exits with code 2.
-pub fn load(path: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> Result<Loaded, Vec<Mistake>> {
+pub fn load(
+    path: Option<&Path>,
+    env: impl Iterator<Item = (String, String)>,
+) -> Result<Loaded, Vec<Mistake>> {
     sections::settings(document(path, env)?)
 }
 
@@ -54,11 +59,17 @@ pub fn load(path: Option<&Path>, env: impl Iterator<Item = (String, String)>) ->
 ///
 /// # Errors
 /// Where the file cannot be read or is no TOML.
-pub fn inspect(path: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> Result<Effective, Vec<Mistake>> {
+pub fn inspect(
+    path: Option<&Path>,
+    env: impl Iterator<Item = (String, String)>,
+) -> Result<Effective, Vec<Mistake>> {
     Ok(sections::inspect(document(path, env)?))
 }
 
-fn document(path: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> Result<Document, Vec<Mistake>> {
+fn document(
+    path: Option<&Path>,
+    env: impl Iterator<Item = (String, String)>,
+) -> Result<Document, Vec<Mistake>> {
     let Some(path) = path else { return Document::assemble(None, env) };
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| {
@@ -71,7 +82,10 @@ fn document(path: Option<&Path>, env: impl Iterator<Item = (String, String)>) ->
 ///
 /// # Errors
 /// As [`load`].
-pub fn from_toml(text: &str, env: impl Iterator<Item = (String, String)>) -> Result<Loaded, Vec<Mistake>> {
+pub fn from_toml(
+    text: &str,
+    env: impl Iterator<Item = (String, String)>,
+) -> Result<Loaded, Vec<Mistake>> {
     sections::settings(Document::assemble(Some(("the configuration", text)), env)?)
 }
 
@@ -105,7 +119,8 @@ impl Settings {
 pub struct Settings {
     /// Time relations that do not hold are warnings instead of errors.
     pub allow_unsafe_timing: bool,
-    /// Folder of this instance's disposable caches: the configured one, then `application_id.instance`.
+    /// Folder of this instance's disposable caches: the configured one, then
+    /// `application_id.instance`.
     pub cache_dir: PathBuf,
     /// `[kafka]`
     pub kafka: KafkaSettings,
@@ -131,7 +146,8 @@ pub struct Settings {
     pub log: LogSettings,
     /// `[telemetry]`; `None` without an `otlp_endpoint`: no traces.
     pub traces: Option<TraceSettings>,
-    /// The files that hold secrets, by the secret's key (`erp.flagship.secret`…): what is read again when they change.
+    /// The files that hold secrets, by the secret's key (`erp.flagship.secret`…): what is read
+    /// again when they change.
     pub secret_files: BTreeMap<String, PathBuf>,
 }
 
@@ -310,7 +326,8 @@ pub struct CommandSettings {
     pub max_visibility: Duration,
     pub dedupe_horizon: Duration,
     pub drain_timeout: Duration,
-    /// How long a command whose return is not approved yet is sent again; zero: it is `REJECTED` at once.
+    /// How long a command whose return is not approved yet is sent again; zero: it is `REJECTED` at
+    /// once.
     pub retry_unapproved_for: Duration,
 }
 

@@ -40,8 +40,11 @@ const SECRET: [&str; 6] = [
 
 /// What is said, at every start and by `check`, of options that let anybody pass for the broker.
 pub(super) fn unverified(properties: &BTreeMap<String, String>) -> Vec<String> {
-    let is =
-        |key: &str, values: &[&str]| properties.get(key).is_some_and(|value| values.contains(&value.trim().to_ascii_lowercase().as_str()));
+    let is = |key: &str, values: &[&str]| {
+        properties
+            .get(key)
+            .is_some_and(|value| values.contains(&value.trim().to_ascii_lowercase().as_str()))
+    };
     let mut said = Vec::new();
     if is("enable.ssl.certificate.verification", &["false", "f", "0"]) {
         said.push(
@@ -71,7 +74,10 @@ pub(super) fn refused() -> impl Iterator<Item = &'static str> {
 
 /// Whether an option's value may not be shown: known secrets, and whatever sounds like one.
 pub(super) fn is_secret(name: &str) -> bool {
-    SECRET.contains(&name) || ["password", "passphrase", "secret", "token", ".pem"].iter().any(|word| name.contains(word))
+    SECRET.contains(&name)
+        || ["password", "passphrase", "secret", "token", ".pem"]
+            .iter()
+            .any(|word| name.contains(word))
 }
 
 /// Takes all of them out of the document.
@@ -88,13 +94,21 @@ pub(super) fn read(reader: &mut Reader) -> Properties {
             };
             reader.mistake(&key, format!("{key} ({place}) may not be set; {instead}"));
         } else if SECRET.contains(&name.as_str()) && !by_environment {
-            let variable = format!("WDT__KAFKA__PROPERTIES__{}", name.to_ascii_uppercase().replace('.', "_"));
+            let variable =
+                format!("WDT__KAFKA__PROPERTIES__{}", name.to_ascii_uppercase().replace('.', "_"));
             let instead = match name.as_str() {
-                "sasl.password" => "use kafka.sasl_password_file or WDT__KAFKA__SASL_PASSWORD".to_owned(),
-                "ssl.key.password" => "use kafka.ssl_key_password_file or WDT__KAFKA__SSL_KEY_PASSWORD".to_owned(),
+                "sasl.password" => {
+                    "use kafka.sasl_password_file or WDT__KAFKA__SASL_PASSWORD".to_owned()
+                }
+                "ssl.key.password" => {
+                    "use kafka.ssl_key_password_file or WDT__KAFKA__SSL_KEY_PASSWORD".to_owned()
+                }
                 _ => format!("use the environment variable {variable}"),
             };
-            reader.mistake(&key, format!("{key} ({place}) is a secret and may not stand in the file; {instead}"));
+            reader.mistake(
+                &key,
+                format!("{key} ({place}) is a secret and may not stand in the file; {instead}"),
+            );
         } else {
             match name.as_str() {
                 "sasl.password" => read.sasl_password = Some(SecretString::from(value)),

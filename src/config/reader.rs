@@ -56,7 +56,8 @@ const LARGEST_SECRET: u64 = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Reader {
     document: Document,
-    /// Every key somebody asked for, and what it takes: the list that schema and reference are written from.
+    /// Every key somebody asked for, and what it takes: the list that schema and reference are
+    /// written from.
     asked: BTreeMap<String, Kind>,
     pub(super) mistakes: Vec<Mistake>,
     /// The files that hold secrets, by the secret's key.
@@ -65,7 +66,12 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(document: Document) -> Self {
-        Self { document, asked: BTreeMap::new(), mistakes: Vec::new(), secret_files: BTreeMap::new() }
+        Self {
+            document,
+            asked: BTreeMap::new(),
+            mistakes: Vec::new(),
+            secret_files: BTreeMap::new(),
+        }
     }
 
     pub(super) fn mistake(&mut self, key: &str, sentence: String) {
@@ -84,7 +90,12 @@ impl Reader {
     }
 
     fn refuse(&mut self, key: &str, entry: &Entry, kind: &Kind) {
-        let sentence = format!("{key} = {} ({}) is not allowed; {}", shown(&entry.value), entry.place, kind.allowed());
+        let sentence = format!(
+            "{key} = {} ({}) is not allowed; {}",
+            shown(&entry.value),
+            entry.place,
+            kind.allowed()
+        );
         self.mistake(key, sentence);
     }
 
@@ -97,13 +108,25 @@ impl Reader {
         self.mistake(key, sentence);
     }
 
-    /// An optional key, parsed by `parse` from its text; booleans and integers count as text where `parse` wants it.
-    fn optional<T>(&mut self, key: &str, kind: &Kind, parse: impl FnOnce(&Value) -> Option<T>) -> Option<T> {
+    /// An optional key, parsed by `parse` from its text; booleans and integers count as text where
+    /// `parse` wants it.
+    fn optional<T>(
+        &mut self,
+        key: &str,
+        kind: &Kind,
+        parse: impl FnOnce(&Value) -> Option<T>,
+    ) -> Option<T> {
         let entry = self.entry(key, kind)?;
         self.parsed(key, kind, &entry, parse)
     }
 
-    fn parsed<T>(&mut self, key: &str, kind: &Kind, entry: &Entry, parse: impl FnOnce(&Value) -> Option<T>) -> Option<T> {
+    fn parsed<T>(
+        &mut self,
+        key: &str,
+        kind: &Kind,
+        entry: &Entry,
+        parse: impl FnOnce(&Value) -> Option<T>,
+    ) -> Option<T> {
         let value = parse(&entry.value);
         if value.is_none() {
             self.refuse(key, entry, kind);
@@ -111,9 +134,15 @@ impl Reader {
         value
     }
 
-    /// A key that has a default, so that it is only missing when the environment emptied it; `fallback` then stands in
-    /// until the mistakes are reported.
-    fn required<T>(&mut self, key: &str, kind: &Kind, fallback: T, parse: impl FnOnce(&Value) -> Option<T>) -> T {
+    /// A key that has a default, so that it is only missing when the environment emptied it;
+    /// `fallback` then stands in until the mistakes are reported.
+    fn required<T>(
+        &mut self,
+        key: &str,
+        kind: &Kind,
+        fallback: T,
+        parse: impl FnOnce(&Value) -> Option<T>,
+    ) -> T {
         let Some(entry) = self.entry(key, kind) else {
             self.missing(key, kind);
             return fallback;
@@ -131,7 +160,9 @@ impl Reader {
 
     pub(super) fn number(&mut self, key: &str, range: RangeInclusive<u32>) -> u32 {
         self.required(key, &Kind::Number(range.clone()), *range.start(), |value| match value {
-            Value::Integer(text) | Value::Env(text) => text.trim().replace('_', "").parse().ok().filter(|number| range.contains(number)),
+            Value::Integer(text) | Value::Env(text) => {
+                text.trim().replace('_', "").parse().ok().filter(|number| range.contains(number))
+            }
             Value::Text(_) | Value::Bool(_) | Value::Other(_) => None,
         })
     }
@@ -144,7 +175,9 @@ impl Reader {
 
     /// A duration that may be zero.
     pub(super) fn duration_or_zero(&mut self, key: &str) -> Duration {
-        self.required(key, &Kind::DurationOrZero, Duration::ZERO, |value| text_of(value).and_then(values::parse_duration))
+        self.required(key, &Kind::DurationOrZero, Duration::ZERO, |value| {
+            text_of(value).and_then(values::parse_duration)
+        })
     }
 
     pub(super) fn instant(&mut self, key: &str) -> Option<Timestamp> {
@@ -152,12 +185,24 @@ impl Reader {
     }
 
     /// A text that has to be there.
-    pub(super) fn text(&mut self, key: &str, allowed: &'static str, fits: impl FnOnce(&str) -> bool) -> String {
-        self.required(key, &Kind::Text(allowed), String::new(), |value| text_of(value).filter(|text| fits(text)).map(str::to_owned))
+    pub(super) fn text(
+        &mut self,
+        key: &str,
+        allowed: &'static str,
+        fits: impl FnOnce(&str) -> bool,
+    ) -> String {
+        self.required(key, &Kind::Text(allowed), String::new(), |value| {
+            text_of(value).filter(|text| fits(text)).map(str::to_owned)
+        })
     }
 
     /// A text that may be absent.
-    pub(super) fn text_if_any(&mut self, key: &str, allowed: &'static str, fits: impl FnOnce(&str) -> bool) -> Option<String> {
+    pub(super) fn text_if_any(
+        &mut self,
+        key: &str,
+        allowed: &'static str,
+        fits: impl FnOnce(&str) -> bool,
+    ) -> Option<String> {
         self.optional(key, &Kind::TextOrNumber(allowed), |value| {
             let text = match value {
                 // Statuses are numbers to the ERP and may be written so.
@@ -169,7 +214,12 @@ impl Reader {
     }
 
     /// A word out of a closed set.
-    pub(super) fn choice<T: Copy>(&mut self, key: &str, words: &[(&'static str, T)], fallback: T) -> T {
+    pub(super) fn choice<T: Copy>(
+        &mut self,
+        key: &str,
+        words: &[(&'static str, T)],
+        fallback: T,
+    ) -> T {
         let kind = Kind::Choice(words.iter().map(|(word, _)| *word).collect());
         self.required(key, &kind, fallback, |value| {
             let text = text_of(value)?;
@@ -179,11 +229,15 @@ impl Reader {
 
     pub(super) fn socket(&mut self, key: &str) -> SocketAddr {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 9600));
-        self.required(key, &Kind::Socket, loopback, |value| text_of(value).and_then(|text| text.parse().ok()))
+        self.required(key, &Kind::Socket, loopback, |value| {
+            text_of(value).and_then(|text| text.parse().ok())
+        })
     }
 
     pub(super) fn path(&mut self, key: &str) -> Option<PathBuf> {
-        self.optional(key, &Kind::Path, |value| text_of(value).filter(|text| !text.trim().is_empty()).map(PathBuf::from))
+        self.optional(key, &Kind::Path, |value| {
+            text_of(value).filter(|text| !text.trim().is_empty()).map(PathBuf::from)
+        })
     }
 
     /// A file that has to be readable now, rather than hours later at a first connection.
@@ -191,21 +245,42 @@ impl Reader {
         let path = self.path(key)?;
         if let Err(error) = std::fs::File::open(&path) {
             let place = self.place(key);
-            self.mistake(key, format!("{key} = {:?} ({place}) cannot be read: {error}; name a readable file", path.display().to_string()));
+            self.mistake(
+                key,
+                format!(
+                    "{key} = {:?} ({place}) cannot be read: {error}; name a readable file",
+                    path.display().to_string()
+                ),
+            );
         }
         Some(path)
     }
 
-    /// An http or https address. Credentials inside are refused unless they come from the environment and `secret_allowed`.
+    /// An http or https address. Credentials inside are refused unless they come from the
+    /// environment and `secret_allowed`.
     pub(super) fn web_address(&mut self, key: &str, secret_allowed: bool) -> Option<String> {
         let entry = self.entry(key, &Kind::WebAddress)?;
         let text = text_of(&entry.value).unwrap_or("").to_owned();
-        if values::has_credentials(&text) && !(secret_allowed && matches!(entry.place, Place::Env(_))) {
-            let way = if secret_allowed { "set the whole address by environment" } else { "use the section's own keys for credentials" };
-            self.mistake(key, format!("{key} ({}) contains a user name or password, which may not stand there; {way}", entry.place));
+        if values::has_credentials(&text)
+            && !(secret_allowed && matches!(entry.place, Place::Env(_)))
+        {
+            let way = if secret_allowed {
+                "set the whole address by environment"
+            } else {
+                "use the section's own keys for credentials"
+            };
+            self.mistake(
+                key,
+                format!(
+                    "{key} ({}) contains a user name or password, which may not stand there; {way}",
+                    entry.place
+                ),
+            );
             return Some(text);
         }
-        self.optional(key, &Kind::WebAddress, |value| text_of(value).filter(|text| values::is_web_address(text)).map(str::to_owned))
+        self.optional(key, &Kind::WebAddress, |value| {
+            text_of(value).filter(|text| values::is_web_address(text)).map(str::to_owned)
+        })
     }
 
     /// A secret: `key` by environment alone, or the content of the file that `key` + `_file` names.
@@ -241,7 +316,10 @@ impl Reader {
 
     /// Where a key stands, for sentences.
     pub(super) fn place(&self, key: &str) -> String {
-        self.document.entries.get(key).map_or_else(|| "absent".to_owned(), |entry| entry.place.to_string())
+        self.document
+            .entries
+            .get(key)
+            .map_or_else(|| "absent".to_owned(), |entry| entry.place.to_string())
     }
 
     /// librdkafka's options, with whether they came by environment.
@@ -265,7 +343,12 @@ impl Reader {
                     continue;
                 }
             };
-            found.push((name.to_owned(), value, matches!(entry.place, Place::Env(_)), entry.place.to_string()));
+            found.push((
+                name.to_owned(),
+                value,
+                matches!(entry.place, Place::Env(_)),
+                entry.place.to_string(),
+            ));
         }
         found
     }
@@ -282,7 +365,13 @@ impl Reader {
             .iter()
             .map(|(key, entry)| (key, &entry.place))
             .chain(self.document.unset.iter().filter(|(key, _)| !key.starts_with(PROPERTIES)))
-            .chain(self.document.sections.iter().map(|(section, place)| (section, place)).filter(|(section, _)| !self.is_section(section)))
+            .chain(
+                self.document
+                    .sections
+                    .iter()
+                    .map(|(section, place)| (section, place))
+                    .filter(|(section, _)| !self.is_section(section)),
+            )
             .filter(|(key, _)| !self.asked.contains_key(*key))
             .map(|(key, place)| (key.clone(), place.to_string()))
             .collect();
@@ -292,16 +381,21 @@ impl Reader {
         for (key, place) in &unknown {
             // An unknown section is one mistake with its keys, not two.
             let inner = format!("{key}.");
-            let has_keys = names.range(inner.as_str()..).next().is_some_and(|other| other.starts_with(&inner));
+            let has_keys =
+                names.range(inner.as_str()..).next().is_some_and(|other| other.starts_with(&inner));
             if has_keys || !reported.insert(key) {
                 continue;
             }
             let hint = self
                 .is_section(key)
                 .then(|| "it is a section and takes keys of its own".to_owned())
-                .or_else(|| nearest(key, &self.asked).map(|known| format!("did you mean {known}?")));
-            let hint = hint.unwrap_or_else(|| "deploy/connector.default.toml lists every key".to_owned());
-            mistakes.push(Mistake::about(key, format!("{key} ({place}) is not a known key; {hint}")));
+                .or_else(|| {
+                    nearest(key, &self.asked).map(|known| format!("did you mean {known}?"))
+                });
+            let hint =
+                hint.unwrap_or_else(|| "deploy/connector.default.toml lists every key".to_owned());
+            mistakes
+                .push(Mistake::about(key, format!("{key} ({place}) is not a known key; {hint}")));
         }
         self.mistakes.append(&mut mistakes);
         let mut sections: BTreeMap<&str, &Place> = BTreeMap::new();
@@ -318,7 +412,11 @@ impl Reader {
         let prefix = format!("{name}.");
         name == PROPERTIES.trim_end_matches('.')
             || name.starts_with(PROPERTIES)
-            || self.asked.range(prefix.clone()..).next().is_some_and(|(key, _)| key.starts_with(&prefix))
+            || self
+                .asked
+                .range(prefix.clone()..)
+                .next()
+                .is_some_and(|(key, _)| key.starts_with(&prefix))
     }
 
     /// Every key that was asked for, and what it takes.
@@ -332,11 +430,16 @@ impl Reader {
     }
 }
 
-/// Gives a mistake the place of its key, and its sentence too where it does not name it: relations between keys don't.
+/// Gives a mistake the place of its key, and its sentence too where it does not name it: relations
+/// between keys don't.
 fn locate(document: &Document, sections: &BTreeMap<&str, &Place>, mistake: &mut Mistake) {
     let section = sections.get(mistake.key.as_str()).copied();
     let entry = document.entries.get(&mistake.key).map(|entry| &entry.place);
-    let Some(place) = entry.or_else(|| document.unset.get(&mistake.key)).or(section).filter(|place| **place != Place::Default) else {
+    let Some(place) = entry
+        .or_else(|| document.unset.get(&mistake.key))
+        .or(section)
+        .filter(|place| **place != Place::Default)
+    else {
         return;
     };
     let shown = place.to_string();
@@ -431,7 +534,8 @@ mod tests {
 
     #[test]
     fn a_key_that_was_probably_meant_is_found() {
-        let keys = ["commands.enabled", "commands.max_in_flight", "commands.max_attempts", "http.listen"];
+        let keys =
+            ["commands.enabled", "commands.max_in_flight", "commands.max_attempts", "http.listen"];
         let known = keys.into_iter().map(|key| (key.to_owned(), Kind::Flag)).collect();
         for (key, meant) in [
             ("comands.enabled", Some("commands.enabled")),

@@ -1,5 +1,5 @@
-//! The file's JSON Schema and the reference for people, both from the keys that the reader asks for and the comments of the
-//! default file.
+//! The file's JSON Schema and the reference for people, both from the keys that the reader asks for
+//! and the comments of the default file.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -22,11 +22,14 @@ struct About {
     own: bool,
 }
 
-/// JSON Schema (2020-12) of the configuration file. Secrets are not in it: they may not stand in the file.
+/// JSON Schema (2020-12) of the configuration file. Secrets are not in it: they may not stand in
+/// the file.
 #[must_use]
 pub fn schema() -> Value {
     let (comments, defaults) = (comments(), defaults());
-    let mut root = object("wdt-connector's configuration file; any key can be set by environment too (WDT__SECTION__KEY)");
+    let mut root = object(
+        "wdt-connector's configuration file; any key can be set by environment too (WDT__SECTION__KEY)",
+    );
     for (key, kind) in sections::keys() {
         let Some(mut value) = kind.schema() else { continue };
         if let Some(about) = comments.get(&key).filter(|about| !about.text.is_empty()) {
@@ -70,7 +73,11 @@ pub fn markdown() -> String {
             section = Some(of.to_owned());
             let title = if of.is_empty() { "Top level".to_owned() } else { format!("`[{of}]`") };
             let about = comments.get(of).map_or("", |about| about.text.as_str());
-            let _ = write!(text, "\n## {title}\n\n{}| key | takes | default | what it is |\n|---|---|---|---|\n", paragraph(about));
+            let _ = write!(
+                text,
+                "\n## {title}\n\n{}| key | takes | default | what it is |\n|---|---|---|---|\n",
+                paragraph(about)
+            );
         }
         let about = comments.get(&key).cloned().unwrap_or_default();
         let default = match (defaults.get(&key), &kind) {
@@ -79,7 +86,12 @@ pub fn markdown() -> String {
             (None, _) if about.example => "none".to_owned(),
             (None, _) => String::new(),
         };
-        let _ = writeln!(text, "| `{name}` | {} | {default} | {} |", kind.word(), about.text.replace('|', "\\|"));
+        let _ = writeln!(
+            text,
+            "| `{name}` | {} | {default} | {} |",
+            kind.word(),
+            about.text.replace('|', "\\|")
+        );
     }
     text
 }
@@ -135,8 +147,8 @@ fn defaults() -> Map<String, Value> {
         .collect()
 }
 
-/// The comments above each key and section of the default file. A key right below another shares its comment, except that one
-/// of the second feed or account takes that of the first's.
+/// The comments above each key and section of the default file. A key right below another shares
+/// its comment, except that one of the second feed or account takes that of the first's.
 fn comments() -> BTreeMap<String, About> {
     let mut found: BTreeMap<String, About> = BTreeMap::new();
     let (mut section, mut above, mut shared) = (String::new(), Vec::new(), String::new());
@@ -155,7 +167,8 @@ fn comments() -> BTreeMap<String, About> {
                 shared = above.join(" ");
                 above.clear();
             }
-            let key = if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") };
+            let key =
+                if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") };
             found.insert(key, About { text: shared.clone(), example, own });
         } else if let Some(comment) = line.strip_prefix('#') {
             above.push(comment.trim().to_owned());
@@ -167,8 +180,12 @@ fn comments() -> BTreeMap<String, About> {
 }
 
 fn borrow(found: &mut BTreeMap<String, About>, from: &str, to: &str) {
-    let lent: Vec<(String, String)> =
-        found.iter().filter_map(|(key, about)| Some((format!("{to}{}", key.strip_prefix(from)?), about.text.clone()))).collect();
+    let lent: Vec<(String, String)> = found
+        .iter()
+        .filter_map(|(key, about)| {
+            Some((format!("{to}{}", key.strip_prefix(from)?), about.text.clone()))
+        })
+        .collect();
     for (key, text) in lent {
         if let Some(about) = found.get_mut(&key).filter(|about| !about.own) {
             about.text = text;
@@ -180,7 +197,8 @@ fn borrow(found: &mut BTreeMap<String, About>, from: &str, to: &str) {
 fn key_of(line: &str) -> Option<(&str, bool)> {
     let (line, example) = line.strip_prefix('#').map_or((line, false), |line| (line, true));
     let (name, _) = line.split_once(" = ")?;
-    (!name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')).then_some((name, example))
+    (!name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
+        .then_some((name, example))
 }
 
 #[cfg(test)]
@@ -195,7 +213,10 @@ mod tests {
             std::fs::write(&path, wanted).unwrap();
         }
         let written = std::fs::read_to_string(&path).unwrap_or_default();
-        assert_eq!(written, wanted, "deploy/{name} is not what the program reads; run this test with WDT_BLESS=1");
+        assert_eq!(
+            written, wanted,
+            "deploy/{name} is not what the program reads; run this test with WDT_BLESS=1"
+        );
     }
 
     #[test]
@@ -211,7 +232,8 @@ mod tests {
             if kind == Kind::Secret || key.contains(".filters.") {
                 continue;
             }
-            let about = comments.get(&key).unwrap_or_else(|| panic!("{key} is not in the default file"));
+            let about =
+                comments.get(&key).unwrap_or_else(|| panic!("{key} is not in the default file"));
             assert_eq!(about.example, !defaults.contains_key(&key), "{key}");
         }
     }
@@ -219,14 +241,25 @@ mod tests {
     #[test]
     fn a_section_of_the_schema_knows_its_keys() {
         let schema = schema();
-        let at = |path: &str| schema.pointer(path).unwrap_or_else(|| panic!("{path} is not in the schema")).clone();
+        let at = |path: &str| {
+            schema.pointer(path).unwrap_or_else(|| panic!("{path} is not in the schema")).clone()
+        };
         assert_eq!(at("/properties/commands/properties/format/enum"), json!(["avro", "json"]));
         assert_eq!(
-            at("/properties/feeds/properties/purchase_returns/properties/filters/properties/status/type"),
+            at(
+                "/properties/feeds/properties/purchase_returns/properties/filters/properties/status/type"
+            ),
             json!(["string", "integer"])
         );
         assert_eq!(at("/properties/erp/properties/flagship/additionalProperties"), json!(false));
-        assert!(schema.pointer("/properties/erp/properties/flagship/properties/secret").is_none(), "secrets may not stand in the file");
-        assert!(at("/properties/commands/properties/send_by/description").as_str().is_some_and(|text| text.contains("renewed")));
+        assert!(
+            schema.pointer("/properties/erp/properties/flagship/properties/secret").is_none(),
+            "secrets may not stand in the file"
+        );
+        assert!(
+            at("/properties/commands/properties/send_by/description")
+                .as_str()
+                .is_some_and(|text| text.contains("renewed"))
+        );
     }
 }

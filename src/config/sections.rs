@@ -7,9 +7,11 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::clock::Timestamp;
 
 use super::{
-    CommandFormat, CommandSettings, Edition, Effective, EnterpriseSettings, ErpConnection, Feed, FeedSettings, Filters, FlagshipSettings,
-    HttpSettings, KafkaSettings, Loaded, LogFormat, LogSettings, Mistake, Partitioner, QuotaScope, QuotaSettings, RegistrySettings,
-    Settings, Topics, TraceSettings, document::Document, effective, keys::Kind, properties, reader::Reader, timing, values,
+    CommandFormat, CommandSettings, Edition, Effective, EnterpriseSettings, ErpConnection, Feed,
+    FeedSettings, Filters, FlagshipSettings, HttpSettings, KafkaSettings, Loaded, LogFormat,
+    LogSettings, Mistake, Partitioner, QuotaScope, QuotaSettings, RegistrySettings, Settings,
+    Topics, TraceSettings, document::Document, effective, keys::Kind, properties, reader::Reader,
+    timing, values,
 };
 
 /// The enterprise edition's largest page.
@@ -46,16 +48,25 @@ fn conclude(mut reader: Reader, mut settings: Settings) -> Result<Loaded, Vec<Mi
     warnings.extend(properties::unverified(&settings.kafka.properties));
     let unsafe_times = timing::violations(&settings);
     if settings.allow_unsafe_timing {
-        warnings.extend(unsafe_times.into_iter().map(|mistake| format!("unsafe timing: {}", mistake.sentence)));
+        warnings.extend(
+            unsafe_times.into_iter().map(|mistake| format!("unsafe timing: {}", mistake.sentence)),
+        );
     } else if reader.mistakes.is_empty() {
-        // A value that could not be read stands in as something else: relations of it would be noise.
+        // A value that could not be read stands in as something else: relations of it would be
+        // noise.
         reader.mistakes.extend(unsafe_times.into_iter().map(|mistake| Mistake {
-            sentence: format!("{} (or set allow_unsafe_timing = true, for tests only)", mistake.sentence),
+            sentence: format!(
+                "{} (or set allow_unsafe_timing = true, for tests only)",
+                mistake.sentence
+            ),
             ..mistake
         }));
     } else {
-        let wrong: Vec<String> = reader.mistakes.iter().map(|mistake| mistake.key.clone()).collect();
-        reader.mistakes.extend(unsafe_times.into_iter().filter(|mistake| !touches(&mistake.sentence, &wrong)));
+        let wrong: Vec<String> =
+            reader.mistakes.iter().map(|mistake| mistake.key.clone()).collect();
+        reader
+            .mistakes
+            .extend(unsafe_times.into_iter().filter(|mistake| !touches(&mistake.sentence, &wrong)));
     }
     let instance = format!("{}.{}", settings.kafka.application_id, settings.kafka.instance);
     settings.cache_dir.push(instance);
@@ -65,7 +76,10 @@ fn conclude(mut reader: Reader, mut settings: Settings) -> Result<Loaded, Vec<Mi
 
 /// Whether a relation speaks of a key whose value could not be read.
 fn touches(sentence: &str, wrong: &[String]) -> bool {
-    wrong.iter().filter_map(|key| key.rsplit('.').next()).any(|name| !name.is_empty() && sentence.contains(name))
+    wrong
+        .iter()
+        .filter_map(|key| key.rsplit('.').next())
+        .any(|name| !name.is_empty() && sentence.contains(name))
 }
 
 fn quota_warnings(settings: &Settings) -> Vec<String> {
@@ -89,7 +103,11 @@ fn read(reader: &mut Reader) -> Settings {
         flagship: flagship(reader),
         enterprise: enterprise(reader),
         quota: QuotaSettings {
-            scope: reader.choice("quota.scope", &[("call", QuotaScope::Call), ("account", QuotaScope::Account)], QuotaScope::Call),
+            scope: reader.choice(
+                "quota.scope",
+                &[("call", QuotaScope::Call), ("account", QuotaScope::Account)],
+                QuotaScope::Call,
+            ),
             calls_per_minute: reader.number("quota.calls_per_minute", 1..=10_000_000),
             burst: reader.number("quota.burst", 1..=10_000_000),
             max_concurrent_calls: reader.number("quota.max_concurrent_calls", 1..=10_000),
@@ -110,7 +128,11 @@ fn read(reader: &mut Reader) -> Settings {
 fn kafka(reader: &mut Reader) -> KafkaSettings {
     let properties = properties::read(reader);
     KafkaSettings {
-        bootstrap_servers: reader.text("kafka.bootstrap_servers", "allowed are brokers as \"host:port,host:port\"", values::is_bootstrap),
+        bootstrap_servers: reader.text(
+            "kafka.bootstrap_servers",
+            "allowed are brokers as \"host:port,host:port\"",
+            values::is_bootstrap,
+        ),
         application_id: reader.text(
             "kafka.application_id",
             "allowed are 1 to 200 letters, digits, dots, hyphens and underscores",
@@ -125,7 +147,9 @@ fn kafka(reader: &mut Reader) -> KafkaSettings {
 
 fn cache_dir(reader: &mut Reader) -> PathBuf {
     let configured = reader.path("cache_dir");
-    configured.unwrap_or_else(|| reader.cache_home().map_or_else(std::env::temp_dir, PathBuf::from).join("wdt-connector"))
+    configured.unwrap_or_else(|| {
+        reader.cache_home().map_or_else(std::env::temp_dir, PathBuf::from).join("wdt-connector")
+    })
 }
 
 fn schema_registry(reader: &mut Reader) -> Option<RegistrySettings> {
@@ -133,8 +157,14 @@ fn schema_registry(reader: &mut Reader) -> Option<RegistrySettings> {
     let auth = reader.secret("schema_registry.auth");
     let register = reader.flag("schema_registry.register");
     let ca_file = reader.readable("schema_registry.ca_file");
-    if auth.as_ref().is_some_and(|auth| !auth.expose_secret().is_empty() && !auth.expose_secret().contains(':')) {
-        reader.mistake("schema_registry.auth", "schema_registry.auth is not allowed; allowed is \"user:password\"".to_owned());
+    if auth
+        .as_ref()
+        .is_some_and(|auth| !auth.expose_secret().is_empty() && !auth.expose_secret().contains(':'))
+    {
+        reader.mistake(
+            "schema_registry.auth",
+            "schema_registry.auth is not allowed; allowed is \"user:password\"".to_owned(),
+        );
     }
     if url.is_none() && auth.is_some() && !reader.is_set("schema_registry.url") {
         reader.mistake(
@@ -159,8 +189,11 @@ fn topics(reader: &mut Reader) -> Topics {
             "allowed are 1 to 249 letters, digits, dots, hyphens and underscores",
             values::is_kafka_name,
         );
-        if let Some((other, _)) = names.iter().find(|(_, taken)| *taken == text && !text.is_empty()) {
-            let sentence = format!("topics.{key} = {text:?} is also the name of topics.{other}; every topic needs a name of its own");
+        if let Some((other, _)) = names.iter().find(|(_, taken)| *taken == text && !text.is_empty())
+        {
+            let sentence = format!(
+                "topics.{key} = {text:?} is also the name of topics.{other}; every topic needs a name of its own"
+            );
             reader.mistake(&format!("topics.{key}"), sentence);
         }
         names.push((key, text.clone()));
@@ -179,27 +212,36 @@ fn topics(reader: &mut Reader) -> Topics {
     }
 }
 
-/// What both editions' sections share; `None` without a `url`. A secret alone asks for none: environments are often shared.
+/// What both editions' sections share; `None` without a `url`. A secret alone asks for none:
+/// environments are often shared.
 fn connection(reader: &mut Reader, section: &str, account_keys: &[&str]) -> Option<ErpConnection> {
     let url_key = format!("{section}.url");
     let url = reader.web_address(&url_key, false);
     let connect_timeout = reader.duration(&format!("{section}.connect_timeout"));
     let ca_file = reader.readable(&format!("{section}.ca_file"));
     let proxy = reader.web_address(&format!("{section}.proxy"), true);
-    if url.is_none() && !reader.is_set(&url_key) && account_keys.iter().any(|key| reader.is_set(&format!("{section}.{key}"))) {
+    if url.is_none()
+        && !reader.is_set(&url_key)
+        && account_keys.iter().any(|key| reader.is_set(&format!("{section}.{key}")))
+    {
         reader.mistake(&url_key, format!("{url_key} is missing though other keys of the account are set; set the ERP's address"));
     }
-    // A refused address still counts as configured, so that its missing companions are named at once.
+    // A refused address still counts as configured, so that its missing companions are named at
+    // once.
     let present = url.is_some() || reader.is_set(&url_key);
     present.then(|| ErpConnection { url: url.unwrap_or_default(), connect_timeout, ca_file, proxy })
 }
 
 fn account_text(reader: &mut Reader, key: &str, needed: bool) -> String {
-    let fits = |text: &str| !text.trim().is_empty() && text.chars().count() <= 255 && !text.contains(char::is_control);
+    let fits = |text: &str| {
+        !text.trim().is_empty() && text.chars().count() <= 255 && !text.contains(char::is_control)
+    };
     if needed {
         reader.text(key, "allowed is the text the ERP gave you for this account", fits)
     } else {
-        reader.text_if_any(key, "allowed is the text the ERP gave you for this account", fits).unwrap_or_default()
+        reader
+            .text_if_any(key, "allowed is the text the ERP gave you for this account", fits)
+            .unwrap_or_default()
     }
 }
 
@@ -219,9 +261,10 @@ fn flagship(reader: &mut Reader) -> Option<FlagshipSettings> {
     let key = account_text(reader, "erp.flagship.key", needed);
     let secret = account_secret(reader, "erp.flagship.secret", needed);
     let text = secret.expose_secret();
-    if !text.is_empty() && text.split_once(':').is_none_or(|(secret, salt)| secret.is_empty() || salt.is_empty()) {
-        let sentence =
-            "erp.flagship.secret is not allowed; allowed is the appsecret as the ERP shows it, \"secret:salt\" with a colon between";
+    if !text.is_empty()
+        && text.split_once(':').is_none_or(|(secret, salt)| secret.is_empty() || salt.is_empty())
+    {
+        let sentence = "erp.flagship.secret is not allowed; allowed is the appsecret as the ERP shows it, \"secret:salt\" with a colon between";
         reader.mistake("erp.flagship.secret", sentence.to_owned());
     }
     connection.map(|connection| FlagshipSettings { connection, sid, key, secret })
@@ -239,13 +282,22 @@ fn enterprise(reader: &mut Reader) -> Option<EnterpriseSettings> {
 fn commands(reader: &mut Reader) -> CommandSettings {
     CommandSettings {
         enabled: reader.flag("commands.enabled"),
-        format: reader.choice("commands.format", &[("avro", CommandFormat::Avro), ("json", CommandFormat::Json)], CommandFormat::Avro),
+        format: reader.choice(
+            "commands.format",
+            &[("avro", CommandFormat::Avro), ("json", CommandFormat::Json)],
+            CommandFormat::Avro,
+        ),
         partitioner: reader.choice(
             "commands.partitioner",
-            &[("murmur2", Partitioner::Murmur2), ("crc32", Partitioner::Crc32), ("any", Partitioner::Any)],
+            &[
+                ("murmur2", Partitioner::Murmur2),
+                ("crc32", Partitioner::Crc32),
+                ("any", Partitioner::Any),
+            ],
             Partitioner::Murmur2,
         ),
-        max_in_flight: usize::try_from(reader.number("commands.max_in_flight", 1..=10_000)).unwrap_or(1),
+        max_in_flight: usize::try_from(reader.number("commands.max_in_flight", 1..=10_000))
+            .unwrap_or(1),
         call_timeout: reader.duration("commands.call_timeout"),
         send_by: reader.duration("commands.send_by"),
         settle_time: reader.duration_or_zero("commands.settle_time"),
@@ -267,9 +319,11 @@ fn feed(reader: &mut Reader, feed: Feed) -> FeedSettings {
     let enabled = reader.flag(&key("enabled"));
     let edition = match feed {
         Feed::PurchaseReturns => Edition::Flagship,
-        Feed::ReturnOutbounds => {
-            reader.choice(&key("edition"), &[("flagship", Edition::Flagship), ("enterprise", Edition::Enterprise)], Edition::Flagship)
-        }
+        Feed::ReturnOutbounds => reader.choice(
+            &key("edition"),
+            &[("flagship", Edition::Flagship), ("enterprise", Edition::Enterprise)],
+            Edition::Flagship,
+        ),
     };
     let start = reader.instant(&key("start"));
     if enabled && start.is_none() && !reader.is_set(&key("start")) {
@@ -303,7 +357,9 @@ fn page_size(reader: &mut Reader, key: &str, edition: Edition) -> u32 {
 }
 
 fn filters(reader: &mut Reader, section: &str, feed: Feed) -> Filters {
-    let short = |text: &str| !text.trim().is_empty() && text.chars().count() <= 40 && !text.contains(char::is_control);
+    let short = |text: &str| {
+        !text.trim().is_empty() && text.chars().count() <= 40 && !text.contains(char::is_control)
+    };
     let warehouse_key = format!("{section}.warehouse_no");
     let provider_key = format!("{section}.provider_no");
     let warehouse_no = reader.text_if_any(
@@ -316,13 +372,19 @@ fn filters(reader: &mut Reader, section: &str, feed: Feed) -> Filters {
         "allowed is one provider number, of at most 40 characters and none of them a control character",
         short,
     );
-    let digits = |text: &str| !text.is_empty() && text.len() <= 9 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let digits = |text: &str| {
+        !text.is_empty() && text.len() <= 9 && text.bytes().all(|byte| byte.is_ascii_digit())
+    };
     let status_key = format!("{section}.status");
     let status = match feed {
-        Feed::PurchaseReturns => reader.text_if_any(&status_key, "allowed is one status number such as \"40\"", digits),
-        Feed::ReturnOutbounds => {
-            reader.text_if_any(&status_key, "allowed are status numbers such as \"110\" or \"50,110\"", |text| text.split(',').all(digits))
+        Feed::PurchaseReturns => {
+            reader.text_if_any(&status_key, "allowed is one status number such as \"40\"", digits)
         }
+        Feed::ReturnOutbounds => reader.text_if_any(
+            &status_key,
+            "allowed are status numbers such as \"110\" or \"50,110\"",
+            |text| text.split(',').all(digits),
+        ),
     };
     let (absent, key, call) = match feed {
         Feed::PurchaseReturns => (&warehouse_no, &warehouse_key, "purchase returns"),
@@ -350,10 +412,19 @@ fn http(reader: &mut Reader) -> HttpSettings {
 
 fn log(reader: &mut Reader) -> LogSettings {
     LogSettings {
-        format: reader.choice("log.format", &[("human", LogFormat::Human), ("json", LogFormat::Json)], LogFormat::Human),
-        level: reader.text("log.level", "allowed are filters such as \"info\" or \"wdt_connector::sink=debug,info\"", |text| {
-            !text.trim().is_empty() && tracing_subscriber::EnvFilter::builder().parse(text).is_ok()
-        }),
+        format: reader.choice(
+            "log.format",
+            &[("human", LogFormat::Human), ("json", LogFormat::Json)],
+            LogFormat::Human,
+        ),
+        level: reader.text(
+            "log.level",
+            "allowed are filters such as \"info\" or \"wdt_connector::sink=debug,info\"",
+            |text| {
+                !text.trim().is_empty()
+                    && tracing_subscriber::EnvFilter::builder().parse(text).is_ok()
+            },
+        ),
     }
 }
 
@@ -366,7 +437,12 @@ fn accounts(reader: &mut Reader, settings: &Settings) {
         };
         let key = format!("{section}.url");
         if !there && !reader.mistakes.iter().any(|mistake| mistake.key == key) {
-            reader.mistake(&key, format!("{key} is missing though {route} is enabled; fill in the section [{section}]"));
+            reader.mistake(
+                &key,
+                format!(
+                    "{key} is missing though {route} is enabled; fill in the section [{section}]"
+                ),
+            );
         }
     };
     if settings.commands.enabled {
@@ -400,13 +476,19 @@ mod tests {
         let document = Document::assemble(None, std::iter::empty()).unwrap();
         let mut reader = Reader::new(document);
         read(&mut reader);
-        let shown = super::super::DEFAULTS.lines().map(|line| line.strip_prefix('#').unwrap_or(line)).collect::<Vec<_>>();
+        let shown = super::super::DEFAULTS
+            .lines()
+            .map(|line| line.strip_prefix('#').unwrap_or(line))
+            .collect::<Vec<_>>();
         for key in reader.known().keys() {
             if BY_ENVIRONMENT.contains(&key.as_str()) || key.contains(".filters.") {
                 continue;
             }
             let name = key.rsplit('.').next().unwrap();
-            assert!(shown.iter().any(|line| line.starts_with(&format!("{name} ="))), "{key} is not in the default file");
+            assert!(
+                shown.iter().any(|line| line.starts_with(&format!("{name} ="))),
+                "{key} is not in the default file"
+            );
         }
         assert!(reader.finish().is_empty());
     }

@@ -5,7 +5,11 @@ use secrecy::ExposeSecret;
 use super::*;
 
 fn env(pairs: &[(&str, &str)]) -> std::vec::IntoIter<(String, String)> {
-    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect::<Vec<_>>().into_iter()
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect::<Vec<_>>()
+        .into_iter()
 }
 
 fn ok(text: &str, pairs: &[(&str, &str)]) -> Loaded {
@@ -33,13 +37,21 @@ const SECRET: (&str, &str) = ("WDT__ERP__FLAGSHIP__SECRET", "hush:salt");
 fn the_defaults_are_the_design_s() {
     let Loaded { settings, warnings } = load(None, env(&[])).unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
-    assert!(!settings.commands.enabled && !settings.purchase_returns.enabled && !settings.return_outbounds.enabled);
+    assert!(
+        !settings.commands.enabled
+            && !settings.purchase_returns.enabled
+            && !settings.return_outbounds.enabled
+    );
     assert_eq!(settings.commands.call_timeout, Duration::from_secs(30));
     assert_eq!(settings.commands.dedupe_horizon, Duration::from_secs(30 * 86_400));
     assert_eq!(settings.purchase_returns.safety_lag, Duration::from_secs(65));
     assert_eq!(settings.topics.dead_letters, "wdt.purchase-return.commands.dlq");
     assert_eq!(settings.http.listen.to_string(), "127.0.0.1:9600");
-    assert!(settings.schema_registry.is_none() && settings.flagship.is_none() && settings.enterprise.is_none());
+    assert!(
+        settings.schema_registry.is_none()
+            && settings.flagship.is_none()
+            && settings.enterprise.is_none()
+    );
     assert!(settings.cache_dir.ends_with("wdt-connector/wdt-connector.0"));
     assert!(settings.require_route().is_err());
 }
@@ -89,7 +101,11 @@ fn the_environment_overrides_every_kind_of_key() {
 
 #[test]
 fn unknown_keys_are_mistakes_with_a_place_and_a_guess() {
-    one("[commands]\ncall_timeuot = \"5s\"\n", &[], &["commands.call_timeuot", "line 2, column 1", "did you mean commands.call_timeout?"]);
+    one(
+        "[commands]\ncall_timeuot = \"5s\"\n",
+        &[],
+        &["commands.call_timeuot", "line 2, column 1", "did you mean commands.call_timeout?"],
+    );
     one("[comands]\n", &[], &["comands", "line 1"]);
     one("[comands]\nenabled = true\n", &[], &["comands.enabled", "line 2"]);
     one("kafka = 3\n", &[], &["kafka (", "is a section"]);
@@ -99,7 +115,11 @@ fn unknown_keys_are_mistakes_with_a_place_and_a_guess() {
         &["environment WDT__KAFKA__BOOTSTRAP_SERVER", "did you mean kafka.bootstrap_servers?"],
     );
     one("", &[("WDT__NOTHING", "")], &["nothing", "WDT__NOTHING"]);
-    one("", &[("WDT__FEEDS__PURCHASE_RETURNS__EDITION", "enterprise")], &["feeds.purchase_returns.edition"]);
+    one(
+        "",
+        &[("WDT__FEEDS__PURCHASE_RETURNS__EDITION", "enterprise")],
+        &["feeds.purchase_returns.edition"],
+    );
 }
 
 #[test]
@@ -124,7 +144,11 @@ fn all_mistakes_come_at_once() {
         "log.level",
         "erp.flagship.url",
     ] {
-        assert_eq!(found.iter().filter(|sentence| sentence.contains(part)).count(), 1, "{part}: {found:#?}");
+        assert_eq!(
+            found.iter().filter(|sentence| sentence.contains(part)).count(),
+            1,
+            "{part}: {found:#?}"
+        );
     }
     assert_eq!(found.len(), 13, "{found:#?}");
     assert!(found.iter().all(|sentence| !sentence.contains('\n')));
@@ -147,11 +171,26 @@ fn secrets_come_by_file_or_environment_only_and_are_never_shown() {
     assert_eq!(found.len(), 3, "{found:#?}");
     assert!(found.iter().all(|sentence| !sentence.contains("topsecret")), "{found:#?}");
     assert!(found.iter().any(|sentence| sentence.contains("WDT__ERP__FLAGSHIP__SECRET")));
-    one(ACCOUNT, &[("WDT__ERP__FLAGSHIP__SECRET", "topsecret")], &["erp.flagship.secret", "secret:salt"]);
+    one(
+        ACCOUNT,
+        &[("WDT__ERP__FLAGSHIP__SECRET", "topsecret")],
+        &["erp.flagship.secret", "secret:salt"],
+    );
     one(ACCOUNT, &[], &["erp.flagship.secret is missing", "WDT__ERP__FLAGSHIP__SECRET"]);
-    one("[schema_registry]\nurl = \"http://u:topsecret@h/\"\n", &[], &["schema_registry.url", "password"]);
-    let settings =
-        ok(ACCOUNT, &[SECRET, ("WDT__HTTP__TOKEN", "hush"), ("WDT__KAFKA__PROPERTIES__SASL_OAUTHBEARER_CLIENT_SECRET", "hush")]).settings;
+    one(
+        "[schema_registry]\nurl = \"http://u:topsecret@h/\"\n",
+        &[],
+        &["schema_registry.url", "password"],
+    );
+    let settings = ok(
+        ACCOUNT,
+        &[
+            SECRET,
+            ("WDT__HTTP__TOKEN", "hush"),
+            ("WDT__KAFKA__PROPERTIES__SASL_OAUTHBEARER_CLIENT_SECRET", "hush"),
+        ],
+    )
+    .settings;
     assert!(!format!("{settings:?}").contains("hush"));
 }
 
@@ -160,9 +199,15 @@ fn secret_files_are_read_without_their_last_newline() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("token");
     std::fs::write(&path, "hush\n").unwrap();
-    let text = format!("[http]\nlisten = \"0.0.0.0:9600\"\ntoken_file = {:?}\n", path.display().to_string());
+    let text = format!(
+        "[http]\nlisten = \"0.0.0.0:9600\"\ntoken_file = {:?}\n",
+        path.display().to_string()
+    );
     assert_eq!(ok(&text, &[]).settings.http.token.unwrap().expose_secret(), "hush");
-    assert_eq!(ok(&text, &[("WDT__HTTP__TOKEN", "env")]).settings.http.token.unwrap().expose_secret(), "env");
+    assert_eq!(
+        ok(&text, &[("WDT__HTTP__TOKEN", "env")]).settings.http.token.unwrap().expose_secret(),
+        "env"
+    );
     std::fs::write(&path, "").unwrap();
     one(&text, &[], &["http.token_file", "is empty"]);
     std::fs::write(&path, "x".repeat(64 * 1024 + 1)).unwrap();
@@ -189,7 +234,11 @@ fn properties_that_correctness_rests_on_are_refused() {
         "partitioner",
         "check.crcs",
     ] {
-        one(&format!("[kafka]\nproperties = {{ \"{name}\" = \"x\" }}\n"), &[], &[&format!("kafka.properties.{name} "), "may not be set"]);
+        one(
+            &format!("[kafka]\nproperties = {{ \"{name}\" = \"x\" }}\n"),
+            &[],
+            &[&format!("kafka.properties.{name} "), "may not be set"],
+        );
         let variable = format!("WDT__KAFKA__PROPERTIES__{}", name.to_uppercase().replace('.', "_"));
         one("", &[(&variable, "x")], &[&variable]);
     }
@@ -201,21 +250,43 @@ fn unsafe_times_are_refused_or_warned_about() {
         ("[commands]\nmax_freeze = \"9s\"\n", "commands.max_freeze = 9s must be at least 10s"),
         ("[commands]\nmax_delay = \"59s\"\n", "commands.max_delay = 59s"),
         ("[commands]\nmax_visibility = \"59999ms\"\n", "commands.max_visibility = 59999ms"),
-        ("[feeds.return_outbounds]\nmax_visibility = \"59s\"\n", "feeds.return_outbounds.max_visibility = 59s"),
-        ("[commands]\nsettle_time = \"70s\"\n", "must be more than max_freeze + max_delay + max_visibility = 130s"),
-        ("[commands]\nlookup_limit = \"165s\"\n", "must be more than send_by + call_timeout + settle_time + lookup_spacing = 165s"),
+        (
+            "[feeds.return_outbounds]\nmax_visibility = \"59s\"\n",
+            "feeds.return_outbounds.max_visibility = 59s",
+        ),
+        (
+            "[commands]\nsettle_time = \"70s\"\n",
+            "must be more than max_freeze + max_delay + max_visibility = 130s",
+        ),
+        (
+            "[commands]\nlookup_limit = \"165s\"\n",
+            "must be more than send_by + call_timeout + settle_time + lookup_spacing = 165s",
+        ),
         ("[commands]\ndrain_timeout = \"300s\"\n", "max.poll.interval.ms = 5m"),
         ("[kafka.properties]\nmax.poll.interval.ms = 20000\n", "max.poll.interval.ms = 20s"),
-        ("[feeds.purchase_returns]\nsafety_lag = \"64s\"\n", "feeds.purchase_returns.safety_lag = 64s"),
+        (
+            "[feeds.purchase_returns]\nsafety_lag = \"64s\"\n",
+            "feeds.purchase_returns.safety_lag = 64s",
+        ),
         ("[feeds.purchase_returns]\nlate_to = \"64s\"\n", "feeds.purchase_returns.late_to = 64s"),
     ] {
         one(text, &[], &[part, "allow_unsafe_timing"]);
         let allowed = ok(text, &[("WDT__ALLOW_UNSAFE_TIMING", "true")]);
-        assert!(allowed.warnings.len() == 1 && allowed.warnings[0].contains(part), "{:?}", allowed.warnings);
+        assert!(
+            allowed.warnings.len() == 1 && allowed.warnings[0].contains(part),
+            "{:?}",
+            allowed.warnings
+        );
     }
     let text = format!("[commands]\nenabled = true\n{ACCOUNT}connect_timeout = \"10s\"\n");
-    one(&text, &[SECRET], &["erp.flagship.connect_timeout = 10s must be less than commands.max_freeze"]);
-    assert!(from_toml("[commands]\nsettle_time = \"71s\"\nlookup_limit = \"166s\"\n", env(&[])).is_ok());
+    one(
+        &text,
+        &[SECRET],
+        &["erp.flagship.connect_timeout = 10s must be less than commands.max_freeze"],
+    );
+    assert!(
+        from_toml("[commands]\nsettle_time = \"71s\"\nlookup_limit = \"166s\"\n", env(&[])).is_ok()
+    );
 }
 
 #[test]
@@ -227,7 +298,11 @@ fn feeds_and_commands_need_their_accounts() {
         &["erp.enterprise.url is missing", "feeds.return_outbounds"],
     );
     one("[erp.flagship]\nsid = \"x\"\n", &[], &["erp.flagship.url is missing"]);
-    one(&format!("{ACCOUNT}[feeds.purchase_returns]\nenabled = true\n"), &[SECRET], &["feeds.purchase_returns.start is missing"]);
+    one(
+        &format!("{ACCOUNT}[feeds.purchase_returns]\nenabled = true\n"),
+        &[SECRET],
+        &["feeds.purchase_returns.start is missing"],
+    );
 }
 
 #[test]
@@ -239,19 +314,47 @@ fn the_enterprise_edition_has_small_pages() {
 
 #[test]
 fn filters_the_erp_does_not_have_are_refused() {
-    one("[feeds.purchase_returns]\nfilters = { warehouse_no = \"W\" }\n", &[], &["feeds.purchase_returns.filters.warehouse_no"]);
-    one("[feeds.return_outbounds]\nfilters = { provider_no = \"P\" }\n", &[], &["feeds.return_outbounds.filters.provider_no"]);
+    one(
+        "[feeds.purchase_returns]\nfilters = { warehouse_no = \"W\" }\n",
+        &[],
+        &["feeds.purchase_returns.filters.warehouse_no"],
+    );
+    one(
+        "[feeds.return_outbounds]\nfilters = { provider_no = \"P\" }\n",
+        &[],
+        &["feeds.return_outbounds.filters.provider_no"],
+    );
     one("[feeds.purchase_returns]\nfilters = { status = \"40,60\" }\n", &[], &["status"]);
-    assert_eq!(ok("[feeds.purchase_returns.filters]\nstatus = 40\n", &[]).settings.purchase_returns.filters.status.as_deref(), Some("40"));
+    assert_eq!(
+        ok("[feeds.purchase_returns.filters]\nstatus = 40\n", &[])
+            .settings
+            .purchase_returns
+            .filters
+            .status
+            .as_deref(),
+        Some("40")
+    );
 }
 
 #[test]
 fn traces_go_to_a_web_address_without_credentials() {
     let traces = ok("[telemetry]\notlp_endpoint = \"http://c:4318\"\n", &[]).settings.traces;
     assert_eq!(traces, Some(TraceSettings { endpoint: "http://c:4318".to_owned(), ca_file: None }));
-    one("[telemetry]\notlp_endpoint = \"https://c\"\nca_file = \"/no/ca.pem\"\n", &[], &["telemetry.ca_file", "/no/ca.pem", "readable"]);
-    one("[telemetry]\notlp_endpoint = \"c:4317\"\n", &[], &["telemetry.otlp_endpoint", "allowed are addresses"]);
-    one("[telemetry]\notlp_endpoint = \"http://me:secret@c:4318\"\n", &[], &["telemetry.otlp_endpoint", "user name or password"]);
+    one(
+        "[telemetry]\notlp_endpoint = \"https://c\"\nca_file = \"/no/ca.pem\"\n",
+        &[],
+        &["telemetry.ca_file", "/no/ca.pem", "readable"],
+    );
+    one(
+        "[telemetry]\notlp_endpoint = \"c:4317\"\n",
+        &[],
+        &["telemetry.otlp_endpoint", "allowed are addresses"],
+    );
+    one(
+        "[telemetry]\notlp_endpoint = \"http://me:secret@c:4318\"\n",
+        &[],
+        &["telemetry.otlp_endpoint", "user name or password"],
+    );
 }
 
 #[test]

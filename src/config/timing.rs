@@ -1,4 +1,5 @@
-//! The relations between the times (`protocol.md`, section 2): refused when they do not hold, unless unsafe timing is allowed.
+//! The relations between the times (`protocol.md`, section 2): refused when they do not hold,
+//! unless unsafe timing is allowed.
 
 use std::time::Duration;
 
@@ -32,14 +33,17 @@ impl Found {
     }
 
     fn at_least(&mut self, key: &str, value: Duration, least: Duration, why: &str) {
-        self.unless(value >= least, key, || format!("{key} = {} must be at least {}; {why}", show(value), show(least)));
+        self.unless(value >= least, key, || {
+            format!("{key} = {} must be at least {}; {why}", show(value), show(least))
+        });
     }
 }
 
 fn assumptions(settings: &Settings, found: &mut Found) {
     let commands = &settings.commands;
     let minute = Duration::from_secs(60);
-    let why = "it is an assumption about the world, and a smaller one can make two orders of one command";
+    let why =
+        "it is an assumption about the world, and a smaller one can make two orders of one command";
     found.at_least("commands.max_freeze", commands.max_freeze, Duration::from_secs(10), why);
     found.at_least("commands.max_delay", commands.max_delay, minute, why);
     found.at_least("commands.max_visibility", commands.max_visibility, minute, why);
@@ -86,8 +90,12 @@ fn command_relations(settings: &Settings, found: &mut Found) {
             )
         });
     }
-    let poll =
-        settings.kafka.properties.get("max.poll.interval.ms").and_then(|ms| ms.parse().ok()).map_or(POLL_INTERVAL, Duration::from_millis);
+    let poll = settings
+        .kafka
+        .properties
+        .get("max.poll.interval.ms")
+        .and_then(|ms| ms.parse().ok())
+        .map_or(POLL_INTERVAL, Duration::from_millis);
     found.unless(commands.drain_timeout < poll, "commands.drain_timeout", || {
         format!(
             "commands.drain_timeout = {} must be less than Kafka's max.poll.interval.ms = {}; lower it",

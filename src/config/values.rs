@@ -6,12 +6,14 @@ use axum::http::Uri;
 
 use crate::clock::Timestamp;
 
-const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+const UNITS: [(&str, u64); 5] =
+    [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 /// Longer is a slip of the pen, and would overflow sums.
 const LONGEST: Duration = Duration::from_secs(3650 * 86_400);
 
-/// Reads `"250ms"`, `"5s"`, `"10m"`, `"2h"`, `"30d"`, and several of them in a row (`"1m30s"`); `None` for anything else.
+/// Reads `"250ms"`, `"5s"`, `"10m"`, `"2h"`, `"30d"`, and several of them in a row (`"1m30s"`);
+/// `None` for anything else.
 #[must_use]
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
@@ -38,7 +40,12 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 #[must_use]
 pub fn duration_text(span: Duration) -> String {
     let ms = crate::clock::millis(span);
-    let (unit, scale) = UNITS.iter().rev().find(|(_, scale)| ms >= *scale && ms.is_multiple_of(*scale)).copied().unwrap_or(("s", 1000));
+    let (unit, scale) = UNITS
+        .iter()
+        .rev()
+        .find(|(_, scale)| ms >= *scale && ms.is_multiple_of(*scale))
+        .copied()
+        .unwrap_or(("s", 1000));
     format!("{}{unit}", ms / scale)
 }
 
@@ -51,7 +58,9 @@ pub fn parse_instant(text: &str) -> Option<Timestamp> {
 /// Whether a text is an `http://` or `https://` address with a host.
 pub(super) fn is_web_address(text: &str) -> bool {
     text.parse::<Uri>().is_ok_and(|uri| {
-        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty()) && uri.query().is_none()
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.host().is_some_and(|host| !host.is_empty())
+            && uri.query().is_none()
     })
 }
 
@@ -67,7 +76,9 @@ pub(super) fn is_bootstrap(text: &str) -> bool {
         let server = server.trim();
         let server = server.split_once("://").map_or(server, |(_, rest)| rest);
         server.rsplit_once(':').is_some_and(|(host, port)| {
-            !host.is_empty() && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok_and(|port| port > 0)
+            !host.is_empty()
+                && !host.contains(char::is_whitespace)
+                && port.parse::<u16>().is_ok_and(|port| port > 0)
         })
     })
 }
@@ -77,7 +88,9 @@ pub(super) fn is_kafka_name(text: &str) -> bool {
     (1..=249).contains(&text.len())
         && text != "."
         && text != ".."
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }
 
 #[cfg(test)]
@@ -98,14 +111,32 @@ mod tests {
         ] {
             assert_eq!(parse_duration(text), Some(Duration::from_millis(ms)), "{text}");
         }
-        for text in ["", "5", "s", "5 s", "-5s", "1.5s", "5sec", "99999999d", "18446744073709551616ms", "五s"] {
+        for text in [
+            "",
+            "5",
+            "s",
+            "5 s",
+            "-5s",
+            "1.5s",
+            "5sec",
+            "99999999d",
+            "18446744073709551616ms",
+            "五s",
+        ] {
             assert_eq!(parse_duration(text), None, "{text}");
         }
     }
 
     #[test]
     fn durations_are_written_in_one_unit() {
-        for (ms, text) in [(0, "0s"), (250, "250ms"), (65_000, "65s"), (120_000, "2m"), (86_400_000, "1d"), (1500, "1500ms")] {
+        for (ms, text) in [
+            (0, "0s"),
+            (250, "250ms"),
+            (65_000, "65s"),
+            (120_000, "2m"),
+            (86_400_000, "1d"),
+            (1500, "1500ms"),
+        ] {
             assert_eq!(duration_text(Duration::from_millis(ms)), text);
         }
     }
@@ -124,7 +155,9 @@ mod tests {
         for text in ["http://wdt.wangdian.cn/openapi", "https://h:8443/x/", "http://127.0.0.1:80"] {
             assert!(is_web_address(text), "{text}");
         }
-        for text in ["wdt.wangdian.cn/openapi", "ftp://h/", "http://", "", "http://h/?a=1", "http://h h/"] {
+        for text in
+            ["wdt.wangdian.cn/openapi", "ftp://h/", "http://", "", "http://h/?a=1", "http://h h/"]
+        {
             assert!(!is_web_address(text), "{text}");
         }
         assert!(has_credentials("http://u:p@h/x") && !has_credentials("http://h/x@y"));

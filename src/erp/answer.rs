@@ -1,5 +1,6 @@
-//! The ERP's answers. One is first read into a row of the table of errors (`table.rs`), by code and text, then judged;
-//! where it stands (outer layer or `data` of `createOrder`, a query) decides what an unseen one is.
+//! The ERP's answers. One is first read into a row of the table of errors (`table.rs`), by code and
+//! text, then judged; where it stands (outer layer or `data` of `createOrder`, a query) decides
+//! what an unseen one is.
 
 mod table;
 
@@ -36,7 +37,10 @@ impl<T> Judged<T> {
         match meaning {
             Meaning::Throttled(limit) => Self { outcome, throttled: Some(limit), unseen: false },
             Meaning::Unseen => Self { outcome, throttled: None, unseen: true },
-            Meaning::Misconfigured | Meaning::Rejected | Meaning::Unapproved | Meaning::Ambiguous => Self::plain(outcome),
+            Meaning::Misconfigured
+            | Meaning::Rejected
+            | Meaning::Unapproved
+            | Meaning::Ambiguous => Self::plain(outcome),
         }
     }
 }
@@ -63,7 +67,8 @@ impl Context<'_> {
     fn words(&self, text: Option<String>) -> String {
         const MOST: usize = 1000;
         let text = text.unwrap_or_default();
-        let text = if self.signature.is_empty() { text } else { text.replace(self.signature, "…") };
+        let text =
+            if self.signature.is_empty() { text } else { text.replace(self.signature, "…") };
         shortened(&text, MOST)
     }
 
@@ -72,9 +77,20 @@ impl Context<'_> {
         if let (Row::Clock, Some(skew)) = (row, self.skew) {
             // The answer's own skew: the time it took is not in it by more than a second or so.
             let direction = if skew < 0 { "ahead of" } else { "behind" };
-            message = format!("{message} (our clock is about {} s {direction} the ERP's)", (skew.unsigned_abs() + 500) / 1000);
+            message = format!(
+                "{message} (our clock is about {} s {direction} the ERP's)",
+                (skew.unsigned_abs() + 500) / 1000
+            );
         }
-        (meaning, Refusal { code: code.unwrap_or(-1), message, gloss, unapproved: meaning == Meaning::Unapproved })
+        (
+            meaning,
+            Refusal {
+                code: code.unwrap_or(-1),
+                message,
+                gloss,
+                unapproved: meaning == Meaning::Unapproved,
+            },
+        )
     }
 }
 
@@ -105,7 +121,15 @@ fn parse(body: &[u8]) -> Result<Sent<'_>, String> {
     match serde_json::from_slice(body) {
         Ok(sent) if is_object => Ok(sent),
         Ok(_) => Err(undocumented(body, "no object")),
-        Err(error) => Err(undocumented(body, &format!("{:?} error in line {}, column {}", error.classify(), error.line(), error.column()))),
+        Err(error) => Err(undocumented(
+            body,
+            &format!(
+                "{:?} error in line {}, column {}",
+                error.classify(),
+                error.line(),
+                error.column()
+            ),
+        )),
     }
 }
 
@@ -146,12 +170,17 @@ fn created_data(body: &[u8], data: Option<&RawValue>, context: &Context<'_>) -> 
         return unknown("data.status or data.message of another type");
     };
     match code {
-        Some(0) => match message.map(|number| number.trim().to_owned()).filter(|number| !number.is_empty()) {
-            // It has to fit into the journal; whether the order is there is asked then.
-            Some(outbound_no) if outbound_no.len() > LONGEST_NUMBER => unknown("the order number in data.message is too long to be one"),
-            Some(outbound_no) => Judged::plain(Answer::Created { outbound_no }),
-            None => unknown("no order number in data.message"),
-        },
+        Some(0) => {
+            match message.map(|number| number.trim().to_owned()).filter(|number| !number.is_empty())
+            {
+                // It has to fit into the journal; whether the order is there is asked then.
+                Some(outbound_no) if outbound_no.len() > LONGEST_NUMBER => {
+                    unknown("the order number in data.message is too long to be one")
+                }
+                Some(outbound_no) => Judged::plain(Answer::Created { outbound_no }),
+                None => unknown("no order number in data.message"),
+            }
+        }
         Some(code) => {
             let message = context.words(message);
             refused(row_of_text(&message), Some(code), message, Layer::Data, context)
@@ -160,12 +189,21 @@ fn created_data(body: &[u8], data: Option<&RawValue>, context: &Context<'_>) -> 
     }
 }
 
-fn refused(row: Row, code: Option<i64>, message: String, layer: Layer, context: &Context<'_>) -> Judged<Answer> {
+fn refused(
+    row: Row,
+    code: Option<i64>,
+    message: String,
+    layer: Layer,
+    context: &Context<'_>,
+) -> Judged<Answer> {
     let (meaning, refusal) = context.refusal(row, code, message);
     let answer = match (meaning, layer) {
-        (Meaning::Throttled(_), Layer::Outer | Layer::Data) => Answer::NotExecuted(NotExecuted::Throttled { message: refusal.message }),
+        (Meaning::Throttled(_), Layer::Outer | Layer::Data) => {
+            Answer::NotExecuted(NotExecuted::Throttled { message: refusal.message })
+        }
         (Meaning::Misconfigured, Layer::Outer | Layer::Data) => Answer::Misconfigured(refusal),
-        (Meaning::Rejected | Meaning::Unapproved, Layer::Outer | Layer::Data) | (Meaning::Unseen, Layer::Data) => Answer::Rejected(refusal),
+        (Meaning::Rejected | Meaning::Unapproved, Layer::Outer | Layer::Data)
+        | (Meaning::Unseen, Layer::Data) => Answer::Rejected(refusal),
         (Meaning::Ambiguous, Layer::Outer | Layer::Data) | (Meaning::Unseen, Layer::Outer) => {
             Answer::Unknown { reason: said(code, &refusal) }
         }
@@ -188,7 +226,11 @@ pub(super) struct Rows {
 }
 
 /// Reads the answer to a flagship query.
-pub(super) fn flagship_rows(call: Call, reply: &Reply, context: &Context<'_>) -> Judged<Result<Rows, QueryFault>> {
+pub(super) fn flagship_rows(
+    call: Call,
+    reply: &Reply,
+    context: &Context<'_>,
+) -> Judged<Result<Rows, QueryFault>> {
     let unusable = |reason: String| Judged::plain(Err(QueryFault::Unusable { call, reason }));
     if let Some(fault) = http_fault(call, reply.status) {
         let throttled = matches!(fault, QueryFault::Throttled { .. }).then_some(Limit::Frequency);
@@ -210,14 +252,20 @@ pub(super) fn flagship_rows(call: Call, reply: &Reply, context: &Context<'_>) ->
         return query_refused(call, flagship_row(code, &message), code, message, context);
     }
     let Some(data) = sent.data else { return unusable(undocumented(body, "no data")) };
-    match parse(data.get().as_bytes()).and_then(|data| rows(call, data.stockout_list, data.total_count, body)) {
+    match parse(data.get().as_bytes())
+        .and_then(|data| rows(call, data.stockout_list, data.total_count, body))
+    {
         Ok(rows) => Judged::plain(Ok(rows)),
         Err(reason) => unusable(reason),
     }
 }
 
 /// Reads the answer to an enterprise query.
-pub(super) fn enterprise_rows(call: Call, reply: &Reply, context: &Context<'_>) -> Judged<Result<Rows, QueryFault>> {
+pub(super) fn enterprise_rows(
+    call: Call,
+    reply: &Reply,
+    context: &Context<'_>,
+) -> Judged<Result<Rows, QueryFault>> {
     let unusable = |reason: String| Judged::plain(Err(QueryFault::Unusable { call, reason }));
     if let Some(fault) = http_fault(call, reply.status) {
         let throttled = matches!(fault, QueryFault::Throttled { .. }).then_some(Limit::Frequency);
@@ -244,11 +292,19 @@ pub(super) fn enterprise_rows(call: Call, reply: &Reply, context: &Context<'_>) 
     }
 }
 
-/// Records and count. An absent list is an empty one only where the count says so: "absent" must never be read into an
-/// answer that does not say it.
-fn rows(call: Call, list: Option<&RawValue>, count: Option<&RawValue>, body: &Bytes) -> Result<Rows, String> {
+/// Records and count. An absent list is an empty one only where the count says so: "absent" must
+/// never be read into an answer that does not say it.
+fn rows(
+    call: Call,
+    list: Option<&RawValue>,
+    count: Option<&RawValue>,
+    body: &Bytes,
+) -> Result<Rows, String> {
     let total_count = match loose::integer(count) {
-        Ok(count) => count.map(u64::try_from).transpose().map_err(|_| undocumented(body, "total_count below zero"))?,
+        Ok(count) => count
+            .map(u64::try_from)
+            .transpose()
+            .map_err(|_| undocumented(body, "total_count below zero"))?,
         Err(reason) => return Err(undocumented(body, &format!("total_count {reason}"))),
     };
     let rows = match (list, total_count) {
@@ -263,29 +319,49 @@ fn rows(call: Call, list: Option<&RawValue>, count: Option<&RawValue>, body: &By
     Ok(Rows { rows, total_count })
 }
 
-fn query_refused(call: Call, row: Row, code: Option<i64>, message: String, context: &Context<'_>) -> Judged<Result<Rows, QueryFault>> {
+fn query_refused(
+    call: Call,
+    row: Row,
+    code: Option<i64>,
+    message: String,
+    context: &Context<'_>,
+) -> Judged<Result<Rows, QueryFault>> {
     let (meaning, refusal) = context.refusal(row, code, message);
     let fault = match meaning {
         Meaning::Throttled(_) => QueryFault::Throttled { call, message: refusal.message },
         Meaning::Misconfigured => QueryFault::Misconfigured { call, refusal },
         Meaning::Rejected | Meaning::Unapproved => QueryFault::Rejected { call, refusal },
-        Meaning::Ambiguous | Meaning::Unseen => QueryFault::Unusable { call, reason: said(code, &refusal) },
+        Meaning::Ambiguous | Meaning::Unseen => {
+            QueryFault::Unusable { call, reason: said(code, &refusal) }
+        }
     };
     Judged::of(Err(fault), meaning)
 }
 
-/// What a query's HTTP status alone says; `None` for a success. (`createOrder` believes no status: see [`created`].)
+/// What a query's HTTP status alone says; `None` for a success. (`createOrder` believes no status:
+/// see [`created`].)
 fn http_fault(call: Call, status: u16) -> Option<QueryFault> {
     let misconfigured = |gloss| {
-        let refusal = Refusal { code: i64::from(status), message: format!("HTTP {status}"), gloss: Some(gloss), unapproved: false };
+        let refusal = Refusal {
+            code: i64::from(status),
+            message: format!("HTTP {status}"),
+            gloss: Some(gloss),
+            unapproved: false,
+        };
         Some(QueryFault::Misconfigured { call, refusal })
     };
     match status {
         200..=299 => None,
-        300..=399 => misconfigured("a redirect, which is not followed: check the address in the configuration"),
-        404 | 405 | 410 => misconfigured("nothing answers there: check the address in the configuration"),
+        300..=399 => misconfigured(
+            "a redirect, which is not followed: check the address in the configuration",
+        ),
+        404 | 405 | 410 => {
+            misconfigured("nothing answers there: check the address in the configuration")
+        }
         401 | 403 => misconfigured("access is denied before the ERP: check address and network"),
-        407 => misconfigured("the proxy asks for credentials: check the proxy in the configuration"),
+        407 => {
+            misconfigured("the proxy asks for credentials: check the proxy in the configuration")
+        }
         429 => Some(QueryFault::Throttled { call, message: "HTTP 429".to_owned() }),
         _ => Some(QueryFault::Unusable { call, reason: format!("it answered HTTP {status}") }),
     }

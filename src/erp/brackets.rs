@@ -1,8 +1,8 @@
 //! Where a bracket of JSON is closed, 64 bytes at a time: a record is passed over, not read.
 //!
-//! Quotes, backslashes and brackets of a block become bits, and what stands between quotes does not count. In text that
-//! is no JSON (a backslash outside a string, `[` closed by `}`) a bracket may be found elsewhere than byte by byte; that
-//! text is no JSON from wherever to wherever.
+//! Quotes, backslashes and brackets of a block become bits, and what stands between quotes does not
+//! count. In text that is no JSON (a backslash outside a string, `[` closed by `}`) a bracket may
+//! be found elsewhere than byte by byte; that text is no JSON from wherever to wherever.
 
 use wide::u8x16;
 
@@ -23,7 +23,9 @@ impl Marks {
         let mut marks = Self::default();
         for (lanes, shift) in block.as_chunks::<16>().0.iter().zip([0, 16, 32, 48]) {
             let lanes = u8x16::from(*lanes);
-            let equal = |lanes: u8x16, byte| u64::from(lanes.simd_eq(u8x16::splat(byte)).to_bitmask()) << shift;
+            let equal = |lanes: u8x16, byte| {
+                u64::from(lanes.simd_eq(u8x16::splat(byte)).to_bitmask()) << shift
+            };
             // `[` and `{` differ in this bit alone, and so do `]` and `}`.
             let curly = lanes | u8x16::splat(b'[' ^ b'{');
             marks.quotes |= equal(lanes, b'"');
@@ -66,7 +68,8 @@ fn between(quotes: u64) -> u64 {
     [1, 2, 4, 8, 16, 32].into_iter().fold(quotes, |parity, shift| parity ^ parity << shift)
 }
 
-/// Behind the bracket that closes the `depth` brackets (at least one) that are open at `at`, outside of any string.
+/// Behind the bracket that closes the `depth` brackets (at least one) that are open at `at`,
+/// outside of any string.
 pub(super) fn closed(text: &[u8], at: usize, mut depth: usize) -> Option<usize> {
     let mut carry = Carry::default();
     let (blocks, rest) = text.get(at..)?.as_chunks::<BLOCK>();

@@ -1,8 +1,10 @@
-//! One budget: how many calls of one kind may leave, and when. Pure: every method is told what time it is.
+//! One budget: how many calls of one kind may leave, and when. Pure: every method is told what time
+//! it is.
 //!
-//! Pacing is GCRA, kept as a level of tokens so that the rate may change at any time, and starts empty. On top of it a
-//! window of the last calls, permits not yet used included, holds the sum below rate + burst whatever the time between
-//! a permit and its call. The window is a little longer than the ERP's minute: calls arrive differently late.
+//! Pacing is GCRA, kept as a level of tokens so that the rate may change at any time, and starts
+//! empty. On top of it a window of the last calls, permits not yet used included, holds the sum
+//! below rate + burst whatever the time between a permit and its call. The window is a little
+//! longer than the ERP's minute: calls arrive differently late.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -11,11 +13,12 @@ use tokio::time::Instant;
 use super::Class;
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// The ERP counts calls when they arrive. As long as no call travels this much longer than another, no minute of the
-/// ERP's holds more calls than this window of ours.
+/// The ERP counts calls when they arrive. As long as no call travels this much longer than another,
+/// no minute of the ERP's holds more calls than this window of ours.
 const JITTER: Duration = Duration::from_secs(2);
 const WINDOW: Duration = Duration::from_secs(60 + JITTER.as_secs());
-/// Above this rate the last minute is not remembered call by call: no ERP counts that far, benchmarks do.
+/// Above this rate the last minute is not remembered call by call: no ERP counts that far,
+/// benchmarks do.
 const WINDOW_UP_TO: u32 = 6000;
 /// Timers are no finer than this, so a budget that grants faster may catch up on that much.
 const TIMER: Duration = Duration::from_millis(10);
@@ -23,12 +26,13 @@ const TIMER: Duration = Duration::from_millis(10);
 const ONE: f64 = 1.0 - 1e-6;
 /// Lowest rate refusals lead to, in calls a minute: enough to notice that the ERP has recovered.
 const LOWEST: f64 = 5.0;
-/// What a refusal leaves of the calls the ERP had room for: less than them, or it refuses again soon.
+/// What a refusal leaves of the calls the ERP had room for: less than them, or it refuses again
+/// soon.
 const LOWERED: f64 = 0.75;
 /// One refusal never takes more than half: it may have had a reason that is over.
 const LOWERED_MOST: f64 = 0.5;
-/// The first quiet minute gives back this much of the configured rate, the second twice as much, and so on: gently where
-/// the last refusal was met, and all of it within a quarter of an hour.
+/// The first quiet minute gives back this much of the configured rate, the second twice as much,
+/// and so on: gently where the last refusal was met, and all of it within a quarter of an hour.
 const REGAINED: f64 = 0.01;
 /// The ERP counts by the minute; integrators get through again after 3 to 31 s.
 const FIRST_REST: Duration = Duration::from_secs(10);
@@ -104,8 +108,13 @@ impl Budget {
 
     /// At least 1. What refusals took from the rate they took from the burst as well.
     pub(super) fn burst(&self) -> u32 {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a u32, between 0 and the whole")]
-        let burst = (f64::from(self.configured_burst) * self.share * self.pace + 1e-9).floor() as u32;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of a u32, between 0 and the whole"
+        )]
+        let burst =
+            (f64::from(self.configured_burst) * self.share * self.pace + 1e-9).floor() as u32;
         burst.max(1)
     }
 
@@ -120,7 +129,9 @@ impl Budget {
 
     /// How long the budget still rests after a refusal.
     pub(super) fn resting(&self, now: Instant) -> Option<Duration> {
-        self.resting_until.and_then(|until| until.checked_duration_since(now)).filter(|left| !left.is_zero())
+        self.resting_until
+            .and_then(|until| until.checked_duration_since(now))
+            .filter(|left| !left.is_zero())
     }
 
     /// Calls of the last minute, by class in the order of [`Class::ALL`].
@@ -134,7 +145,11 @@ impl Budget {
         if self.resting(now).is_some() {
             return 0;
         }
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a u32, between 0 and the whole")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of a u32, between 0 and the whole"
+        )]
         let most = (self.rate() + 1e-9).floor() as u32 + self.burst();
         let used: u32 = self.used(now).iter().sum();
         most.saturating_sub(used).saturating_sub(u32::try_from(self.reserved).unwrap_or(u32::MAX))
@@ -158,20 +173,26 @@ impl Budget {
 
     fn refill(&mut self, now: Instant) {
         if let Some(passed) = now.checked_duration_since(self.level_at) {
-            self.level = (self.level + passed.as_secs_f64() * self.pace_per_second()).min(self.capacity());
+            self.level =
+                (self.level + passed.as_secs_f64() * self.pace_per_second()).min(self.capacity());
             self.level_at = now;
         }
     }
 
     /// Most calls any [`WINDOW`] may hold; `None` where nobody counts.
     fn cap(&self) -> Option<usize> {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a u32, between 0 and the whole")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of a u32, between 0 and the whole"
+        )]
         let rate = (f64::from(self.calls_per_minute) * self.share).floor() as usize;
         let burst = usize::try_from(self.burst()).unwrap_or(usize::MAX);
         (self.calls_per_minute <= WINDOW_UP_TO).then(|| rate + burst)
     }
 
-    /// Whether a permit may be given now that leaves `keep` calls saved up for others, and if not, when to ask again.
+    /// Whether a permit may be given now that leaves `keep` calls saved up for others, and if not,
+    /// when to ask again.
     pub(super) fn ready(&mut self, now: Instant, keep: u32) -> Ready {
         self.regain(now);
         if let Some(until) = self.resting_until.filter(|until| *until > now) {
@@ -189,7 +210,8 @@ impl Budget {
         while self.sent.front().is_some_and(|sent| *sent + WINDOW <= now) {
             self.sent.pop_front();
         }
-        let beyond = (self.sent.len() + self.reserved + usize::try_from(keep).unwrap_or(0)).checked_sub(cap);
+        let beyond =
+            (self.sent.len() + self.reserved + usize::try_from(keep).unwrap_or(0)).checked_sub(cap);
         // That many and one more have to leave the window first.
         let Some(beyond) = beyond else { return Ready::Now };
         self.sent.get(beyond).map_or(Ready::Later, |last| Ready::At(*last + WINDOW))
@@ -217,8 +239,8 @@ impl Budget {
         self.usage.count(class, now);
     }
 
-    /// The ERP's quota refused a call that left at `sent`. Calls that left before an earlier refusal was known teach
-    /// nothing new: a burst refused as a whole counts once.
+    /// The ERP's quota refused a call that left at `sent`. Calls that left before an earlier
+    /// refusal was known teach nothing new: a burst refused as a whole counts once.
     pub(super) fn refused(&mut self, sent: Instant, now: Instant) {
         self.refusals += 1;
         if self.last_refusal.is_some_and(|last| sent <= last) {
@@ -226,7 +248,8 @@ impl Budget {
         }
         self.last_refusal = Some(now);
         self.refill(now);
-        // What left within the minute before the refusal is what the ERP had room for, as long as others go on as they did.
+        // What left within the minute before the refusal is what the ERP had room for, as long as
+        // others go on as they did.
         let had_room = f64::from(self.used(now).iter().sum::<u32>().saturating_sub(1));
         let until = (now + self.next_rest).max(self.room_at(had_room).unwrap_or(now));
         self.resting_until = Some(until);
@@ -242,10 +265,14 @@ impl Budget {
         self.level_at = until;
     }
 
-    /// When the ERP's minute has room again, where it was filled by our own calls for the most part: just after a start all
-    /// of them are young, and the first has to be a minute old.
+    /// When the ERP's minute has room again, where it was filled by our own calls for the most
+    /// part: just after a start all of them are young, and the first has to be a minute old.
     fn room_at(&self, had_room: f64) -> Option<Instant> {
-        let oldest = self.sent.front().copied().filter(|_| had_room * 2.0 >= f64::from(self.calls_per_minute) * self.share);
+        let oldest = self
+            .sent
+            .front()
+            .copied()
+            .filter(|_| had_room * 2.0 >= f64::from(self.calls_per_minute) * self.share);
         oldest.map(|oldest| oldest + WINDOW)
     }
 
@@ -367,7 +394,8 @@ mod tests {
         let calls = drain(&mut budget, start + seconds(600.0), seconds(600.0));
         assert!(calls.iter().take(10).all(|call| *call == start + seconds(600.0)));
         for (position, first) in calls.iter().enumerate() {
-            let within = calls.iter().skip(position).take_while(|call| **call < *first + MINUTE).count();
+            let within =
+                calls.iter().skip(position).take_while(|call| **call < *first + MINUTE).count();
             assert!(within <= 60, "{within}");
         }
     }
@@ -433,7 +461,11 @@ mod tests {
         budget.answered(now);
         let low = budget.rate();
         budget.ready(now + seconds(121.0), 0);
-        assert!((budget.rate() - low - 2.5).abs() < 1e-9, "the second and third minute gave 1 and 1.5 back: {}", budget.rate());
+        assert!(
+            (budget.rate() - low - 2.5).abs() < 1e-9,
+            "the second and third minute gave 1 and 1.5 back: {}",
+            budget.rate()
+        );
         budget.ready(now + seconds(900.0), 0);
         assert!((budget.rate() - 50.0).abs() < 1e-9);
         let later = now + seconds(3600.0);
@@ -466,7 +498,11 @@ mod tests {
         budget.refused(last, last);
         assert!((budget.rate() - 35.0 * LOWERED).abs() < 1e-9, "{}", budget.rate());
         assert_eq!((budget.burst(), budget.left(last)), (5, 0));
-        assert_eq!(budget.resting(last).map(|rest| rest.as_secs_f64().round()), Some(20.0), "until the first of them is out of the minute");
+        assert_eq!(
+            budget.resting(last).map(|rest| rest.as_secs_f64().round()),
+            Some(20.0),
+            "until the first of them is out of the minute"
+        );
         assert_eq!(budget.left(last + FIRST_REST + MINUTE), 26 + 5);
     }
 

@@ -17,7 +17,8 @@ use crate::{
 };
 
 use super::{
-    Answer, Call, NotExecuted, OrderRequest, Page, PageRequest, Permit, QueryFault, Quota, Refusal, Selection, SharedGuard,
+    Answer, Call, NotExecuted, OrderRequest, Page, PageRequest, Permit, QueryFault, Quota, Refusal,
+    Selection, SharedGuard,
     answer::Judged,
     edition::{Enterprise, ErpNow, Flagship},
 };
@@ -69,7 +70,8 @@ impl Erp {
         })))
     }
 
-    /// Takes the credentials and certificate authorities of `settings` from now on; a call on the wire ends as it began.
+    /// Takes the credentials and certificate authorities of `settings` from now on; a call on the
+    /// wire ends as it began.
     ///
     /// # Errors
     /// [`BuildFault`]; then everything stays as it was.
@@ -111,8 +113,9 @@ impl Erp {
         sid.unwrap_or_default().to_owned()
     }
 
-    /// How many milliseconds the ERP's clock is ahead of this machine's (negative: behind), from the `Date` of its
-    /// answers; good to half a second and half the fastest answer. `None` before the first answer that has one.
+    /// How many milliseconds the ERP's clock is ahead of this machine's (negative: behind), from
+    /// the `Date` of its answers; good to half a second and half the fastest answer. `None` before
+    /// the first answer that has one.
     #[must_use]
     pub fn skew(&self, edition: Edition) -> Option<i64> {
         match edition {
@@ -121,17 +124,21 @@ impl Erp {
         }
     }
 
-    /// What the ERP's clock shows now: from the `Date` of its latest answer, refusals included, and this
-    /// machine's suspend-proof clock, so that nobody changes it by setting ours. `None` before the first answer that has one.
+    /// What the ERP's clock shows now: from the `Date` of its latest answer, refusals included, and
+    /// this machine's suspend-proof clock, so that nobody changes it by setting ours. `None` before
+    /// the first answer that has one.
     #[must_use]
     pub fn clock_now(&self, edition: Edition) -> Option<ErpNow> {
         match edition {
             Edition::Flagship => self.accounts().flagship.as_ref().and_then(Flagship::clock_now),
-            Edition::Enterprise => self.accounts().enterprise.as_ref().and_then(Enterprise::clock_now),
+            Edition::Enterprise => {
+                self.accounts().enterprise.as_ref().and_then(Enterprise::clock_now)
+            }
         }
     }
 
-    /// The earlier of our clock and the ERP's, as far as it is known: what must not come too early goes by it.
+    /// The earlier of our clock and the ERP's, as far as it is known: what must not come too early
+    /// goes by it.
     #[must_use]
     pub fn earlier_clock(&self, edition: Edition) -> Timestamp {
         let ours = Timestamp::now();
@@ -151,9 +158,16 @@ impl Erp {
         self.0.unseen.load(Ordering::Relaxed)
     }
 
-    /// `wms.stockout.PurchaseReturn.createOrder`: one attempt, never repeated by the client. The guard is asked now and
-    /// once more when the body is about to leave. Dropping the future leaves the effect unknown, as a time-out does.
-    pub async fn create_order(&self, mut permit: Permit, order: &OrderRequest, timeout: Duration, guard: SharedGuard) -> Answer {
+    /// `wms.stockout.PurchaseReturn.createOrder`: one attempt, never repeated by the client. The
+    /// guard is asked now and once more when the body is about to leave. Dropping the future leaves
+    /// the effect unknown, as a time-out does.
+    pub async fn create_order(
+        &self,
+        mut permit: Permit,
+        order: &OrderRequest,
+        timeout: Duration,
+        guard: SharedGuard,
+    ) -> Answer {
         let begun = Instant::now();
         let accounts = self.accounts();
         let answer = match &accounts.flagship {
@@ -177,7 +191,13 @@ impl Erp {
     ///
     /// # Errors
     /// [`QueryFault`].
-    pub async fn query(&self, mut permit: Permit, selection: &Selection, page: PageRequest, timeout: Duration) -> Result<Page, QueryFault> {
+    pub async fn query(
+        &self,
+        mut permit: Permit,
+        selection: &Selection,
+        page: PageRequest,
+        timeout: Duration,
+    ) -> Result<Page, QueryFault> {
         let begun = Instant::now();
         let call = permit.call;
         let misconfigured = Err(QueryFault::Misconfigured { call, refusal: not_configured(call) });
@@ -197,8 +217,14 @@ impl Erp {
             None => misconfigured,
             Some(judged) => {
                 let heard = match &judged.outcome {
-                    Ok(_) | Err(QueryFault::Misconfigured { .. } | QueryFault::Rejected { .. }) => true,
-                    Err(QueryFault::Throttled { .. } | QueryFault::Unreachable { .. } | QueryFault::Unusable { .. }) => false,
+                    Ok(_) | Err(QueryFault::Misconfigured { .. } | QueryFault::Rejected { .. }) => {
+                        true
+                    }
+                    Err(
+                        QueryFault::Throttled { .. }
+                        | QueryFault::Unreachable { .. }
+                        | QueryFault::Unusable { .. },
+                    ) => false,
                 };
                 self.learn(&permit, heard, judged)
             }
@@ -217,7 +243,10 @@ impl Erp {
         if judged.unseen {
             self.0.unseen.fetch_add(1, Ordering::Relaxed);
             self.0.metrics.erp_unseen();
-            tracing::warn!(erp.call = permit.call.name(), "the ERP gave an answer that the table of known answers does not hold");
+            tracing::warn!(
+                erp.call = permit.call.name(),
+                "the ERP gave an answer that the table of known answers does not hold"
+            );
         }
         judged.outcome
     }
@@ -233,7 +262,10 @@ fn not_configured(call: Call) -> Refusal {
         Edition::Flagship => "[erp.flagship]",
         Edition::Enterprise => "[erp.enterprise]",
     };
-    let message = format!("{section} is not configured, and {} needs it: give its url, account and secret", call.method());
+    let message = format!(
+        "{section} is not configured, and {} needs it: give its url, account and secret",
+        call.method()
+    );
     Refusal { code: -1, message, gloss: None, unapproved: false }
 }
 

@@ -1,5 +1,5 @@
-//! Doors for the fuzz tests and the measurements: what an answer of the ERP comes to, as one word of a closed set, and
-//! requests that are written but not sent.
+//! Doors for the fuzz tests and the measurements: what an answer of the ERP comes to, as one word
+//! of a closed set, and requests that are written but not sent.
 
 use bytes::Bytes;
 
@@ -32,7 +32,9 @@ pub fn answer(call: Call, status: u16, body: &[u8]) -> Result<&'static str, Stri
     let context = Context { signature: SIGNATURE, skew: Some(-3000) };
     let rows = match call {
         Call::CreateOrder => return create(&reply, &context),
-        Call::QueryPurchaseReturns | Call::QueryOutbounds => flagship_rows(call, &reply, &context).outcome,
+        Call::QueryPurchaseReturns | Call::QueryOutbounds => {
+            flagship_rows(call, &reply, &context).outcome
+        }
         Call::QueryOutboundsEnterprise => enterprise_rows(call, &reply, &context).outcome,
     };
     let rows = match rows {

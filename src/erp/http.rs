@@ -1,8 +1,10 @@
-//! One HTTP exchange: no redirect, no retry, no proxy unless configured; what left and what did not is known exactly.
+//! One HTTP exchange: no redirect, no retry, no proxy unless configured; what left and what did not
+//! is known exactly.
 //!
-//! "Not executed" may only be said of a request whose body never left. The body therefore passes a [`Gate`]: it leaves
-//! at its first poll or never. Whoever gives up closes the gate first, so that a request still queued in the client's
-//! connection task cannot leave after the caller was told that it had not.
+//! "Not executed" may only be said of a request whose body never left. The body therefore passes a
+//! [`Gate`]: it leaves at its first poll or never. Whoever gives up closes the gate first, so that
+//! a request still queued in the client's connection task cannot leave after the caller was told
+//! that it had not.
 
 use std::{
     pin::Pin,
@@ -29,8 +31,8 @@ use crate::{
 
 use super::{SharedGuard, client::BuildFault};
 
-/// An idle connection older than this is not used again: on one the ERP has closed meanwhile a request would be lost
-/// on the way, and nobody would know with what effect.
+/// An idle connection older than this is not used again: on one the ERP has closed meanwhile a
+/// request would be lost on the way, and nobody would know with what effect.
 const IDLE: Duration = Duration::from_secs(20);
 
 /// The client of one account.
@@ -74,7 +76,9 @@ pub(super) enum Failure {
 impl Http {
     /// A client for the account whose settings stand in `[erp.<section>]`.
     pub(super) fn new(section: &str, connection: &ErpConnection) -> Result<Self, BuildFault> {
-        let fault = |key: &str, error: reqwest::Error| BuildFault(format!("erp.{section}.{key} cannot be used: {}", cause(error)));
+        let fault = |key: &str, error: reqwest::Error| {
+            BuildFault(format!("erp.{section}.{key} cannot be used: {}", cause(error)))
+        };
         let mut builder = Client::builder()
             .http1_only()
             .redirect(reqwest::redirect::Policy::none())
@@ -86,11 +90,23 @@ impl Http {
             .tcp_nodelay(true)
             .user_agent(concat!("wdt-connector/", env!("CARGO_PKG_VERSION")));
         if let Some(proxy) = &connection.proxy {
-            builder = builder.proxy(reqwest::Proxy::all(proxy).map_err(|error| fault("proxy", error))?);
+            builder =
+                builder.proxy(reqwest::Proxy::all(proxy).map_err(|error| fault("proxy", error))?);
         }
-        let encrypted = is_https(&connection.url) || connection.proxy.as_deref().is_some_and(is_https);
-        let builder = trusting(builder, &format!("erp.{section}.ca_file"), connection.ca_file.as_deref(), encrypted).map_err(BuildFault)?;
-        Ok(Self { client: builder.build().map_err(|error| fault("ca_file (or the system's certificate store)", error))? })
+        let encrypted =
+            is_https(&connection.url) || connection.proxy.as_deref().is_some_and(is_https);
+        let builder = trusting(
+            builder,
+            &format!("erp.{section}.ca_file"),
+            connection.ca_file.as_deref(),
+            encrypted,
+        )
+        .map_err(BuildFault)?;
+        Ok(Self {
+            client: builder
+                .build()
+                .map_err(|error| fault("ca_file (or the system's certificate store)", error))?,
+        })
     }
 
     /// Sends `outgoing` once.
@@ -99,13 +115,20 @@ impl Http {
         // Also when this future is dropped half-way.
         let _closing = CloseOnDrop(Arc::clone(&gate));
         let body = GatedBody { bytes: Some(outgoing.body), gate: Arc::clone(&gate) };
-        let request = self.client.post(outgoing.url).header(CONTENT_TYPE, outgoing.content_type).body(reqwest::Body::wrap(body));
+        let request = self
+            .client
+            .post(outgoing.url)
+            .header(CONTENT_TYPE, outgoing.content_type)
+            .body(reqwest::Body::wrap(body));
         let exchange = async {
             let mut response = request.send().await.map_err(cause)?;
             let status = response.status().as_u16();
-            let date = response.headers().get(DATE).and_then(|value| http_date(value.to_str().ok()?));
-            let too_long = || format!("its answer (HTTP {status}) is longer than {} bytes", outgoing.cap);
-            let announced = usize::try_from(response.content_length().unwrap_or_default()).unwrap_or(usize::MAX);
+            let date =
+                response.headers().get(DATE).and_then(|value| http_date(value.to_str().ok()?));
+            let too_long =
+                || format!("its answer (HTTP {status}) is longer than {} bytes", outgoing.cap);
+            let announced = usize::try_from(response.content_length().unwrap_or_default())
+                .unwrap_or(usize::MAX);
             if announced > outgoing.cap {
                 return Err(too_long());
             }
@@ -126,9 +149,10 @@ impl Http {
             (Passage::Withheld, _) => Err(Failure::Withheld),
             (Passage::Left, Ok(reply)) => Ok(reply),
             (Passage::Left, Err(reason)) => Err(Failure::Lost(reason)),
-            (Passage::Never, Ok(reply)) => {
-                Err(Failure::Unreachable(format!("it answered HTTP {} before the request had left", reply.status)))
-            }
+            (Passage::Never, Ok(reply)) => Err(Failure::Unreachable(format!(
+                "it answered HTTP {} before the request had left",
+                reply.status
+            ))),
             (Passage::Never, Err(reason)) => Err(Failure::Unreachable(reason)),
         }
     }
@@ -136,7 +160,10 @@ impl Http {
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT`.
 fn http_date(text: &str) -> Option<Timestamp> {
-    jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok().map(|date| Timestamp(date.as_millisecond()))
+    jiff::fmt::rfc2822::DateTimeParser::new()
+        .parse_timestamp(text)
+        .ok()
+        .map(|date| Timestamp(date.as_millisecond()))
 }
 
 const WAITING: u8 = 0;
@@ -162,7 +189,8 @@ impl Gate {
     fn pass(&self) -> bool {
         let allowed = self.guard.as_ref().is_none_or(|guard| guard.may_send());
         let next = if allowed { LEFT } else { WITHHELD };
-        self.state.compare_exchange(WAITING, next, Ordering::AcqRel, Ordering::Acquire).is_ok() && allowed
+        self.state.compare_exchange(WAITING, next, Ordering::AcqRel, Ordering::Acquire).is_ok()
+            && allowed
     }
 
     /// Nothing leaves from here on; says what did.
@@ -183,7 +211,8 @@ impl Drop for CloseOnDrop {
     }
 }
 
-/// A body of declared exact length that leaves in one piece: an error instead of it ends the request incomplete.
+/// A body of declared exact length that leaves in one piece: an error instead of it ends the
+/// request incomplete.
 struct GatedBody {
     bytes: Option<Bytes>,
     gate: Arc<Gate>,
@@ -197,7 +226,10 @@ impl Body for GatedBody {
     type Data = Bytes;
     type Error = CalledBack;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CalledBack>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, CalledBack>>> {
         let Some(bytes) = self.bytes.take() else { return Poll::Ready(None) };
         Poll::Ready(Some(if self.gate.pass() { Ok(Frame::data(bytes)) } else { Err(CalledBack) }))
     }
@@ -207,7 +239,9 @@ impl Body for GatedBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.bytes.as_ref().map_or(0, |bytes| u64::try_from(bytes.len()).unwrap_or(u64::MAX)))
+        SizeHint::with_exact(
+            self.bytes.as_ref().map_or(0, |bytes| u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
+        )
     }
 }
 

@@ -1,6 +1,8 @@
-//! Values as the ERP writes them: a number may come as text, a time as epoch milliseconds or as a Beijing clock string.
+//! Values as the ERP writes them: a number may come as text, a time as epoch milliseconds or as a
+//! Beijing clock string.
 //!
-//! The functions take a field's own JSON and say in half a sentence what does not fit; they never quote the value.
+//! The functions take a field's own JSON and say in half a sentence what does not fit; they never
+//! quote the value.
 
 use serde_json::value::RawValue;
 
@@ -36,7 +38,9 @@ pub(super) fn instant(json: Option<&RawValue>) -> Result<Option<Timestamp>, &'st
     match text.parse::<i64>() {
         Ok(0) => Ok(None),
         Ok(millis) => Ok(Some(Timestamp(millis))),
-        Err(_) => Timestamp::from_beijing(text).map(Some).ok_or("is neither epoch milliseconds nor `yyyy-MM-dd HH:mm:ss`"),
+        Err(_) => Timestamp::from_beijing(text)
+            .map(Some)
+            .ok_or("is neither epoch milliseconds nor `yyyy-MM-dd HH:mm:ss`"),
     }
 }
 
@@ -51,7 +55,10 @@ mod tests {
     #[test]
     fn numbers_and_texts_are_the_same() {
         assert_eq!(text(Some(&raw("\"9258\""))), Ok(Some("9258".to_owned())));
-        assert_eq!(text(Some(&raw("123456789012345678901234567890"))), Ok(Some("123456789012345678901234567890".to_owned())));
+        assert_eq!(
+            text(Some(&raw("123456789012345678901234567890"))),
+            Ok(Some("123456789012345678901234567890".to_owned()))
+        );
         assert_eq!(text(Some(&raw("null"))), Ok(None));
         assert!(text(Some(&raw("{}"))).is_err() && text(Some(&raw("true"))).is_err());
         assert_eq!(integer(Some(&raw("\"110\""))), Ok(Some(110)));

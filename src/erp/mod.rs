@@ -29,7 +29,12 @@ pub enum Call {
 
 impl Call {
     /// Every call there is.
-    pub const ALL: [Self; 4] = [Self::CreateOrder, Self::QueryPurchaseReturns, Self::QueryOutbounds, Self::QueryOutboundsEnterprise];
+    pub const ALL: [Self; 4] = [
+        Self::CreateOrder,
+        Self::QueryPurchaseReturns,
+        Self::QueryOutbounds,
+        Self::QueryOutboundsEnterprise,
+    ];
 
     /// The word for metrics and the status page.
     #[must_use]
@@ -42,7 +47,8 @@ impl Call {
         }
     }
 
-    /// The ERP's own name of the call: `method` in the flagship edition, the file name in the enterprise one.
+    /// The ERP's own name of the call: `method` in the flagship edition, the file name in the
+    /// enterprise one.
     #[must_use]
     pub fn method(self) -> &'static str {
         match self {
@@ -57,7 +63,9 @@ impl Call {
     #[must_use]
     pub fn edition(self) -> Edition {
         match self {
-            Self::CreateOrder | Self::QueryPurchaseReturns | Self::QueryOutbounds => Edition::Flagship,
+            Self::CreateOrder | Self::QueryPurchaseReturns | Self::QueryOutbounds => {
+                Edition::Flagship
+            }
             Self::QueryOutboundsEnterprise => Edition::Enterprise,
         }
     }
@@ -75,7 +83,8 @@ pub enum Class {
 
 impl Class {
     /// Every class, most urgent first.
-    pub const ALL: [Self; 5] = [Self::Lookup, Self::Command, Self::Feed, Self::LatePass, Self::Backfill];
+    pub const ALL: [Self; 5] =
+        [Self::Lookup, Self::Command, Self::Feed, Self::LatePass, Self::Backfill];
 
     /// The word for metrics and the status page.
     #[must_use]
@@ -90,8 +99,9 @@ impl Class {
     }
 }
 
-/// Asked as late as the client allows whether a `createOrder` may still leave: once before sending and once when
-/// its body is first polled. `false` after a first `true` ends the request incomplete, so that nobody executes it.
+/// Asked as late as the client allows whether a `createOrder` may still leave: once before sending
+/// and once when its body is first polled. `false` after a first `true` ends the request
+/// incomplete, so that nobody executes it.
 pub trait SendGuard: Send + Sync + 'static {
     /// Whether the intent's send-by has not passed and its partition is still owned.
     fn may_send(&self) -> bool;
@@ -158,9 +168,13 @@ impl Answer {
     pub fn detail(&self) -> Option<String> {
         match self {
             Self::Created { outbound_no } => Some(outbound_no.clone()),
-            Self::Rejected(refusal) | Self::Misconfigured(refusal) => Some(format!("{} {}", refusal.code, refusal.message)),
+            Self::Rejected(refusal) | Self::Misconfigured(refusal) => {
+                Some(format!("{} {}", refusal.code, refusal.message))
+            }
             Self::NotExecuted(NotExecuted::Throttled { message }) => Some(message.clone()),
-            Self::NotExecuted(NotExecuted::Unreachable { reason }) | Self::Unknown { reason } => Some(reason.clone()),
+            Self::NotExecuted(NotExecuted::Unreachable { reason }) | Self::Unknown { reason } => {
+                Some(reason.clone())
+            }
             Self::NotExecuted(NotExecuted::Withheld) => None,
         }
     }
@@ -203,7 +217,8 @@ pub enum QueryFault {
     /// Account, signature, clock, address or permission.
     #[error("the ERP refuses {call:?} with {}: {}{}", .refusal.code, .refusal.message, .refusal.gloss.map(|gloss| format!(" ({gloss})")).unwrap_or_default())]
     Misconfigured { call: Call, refusal: Refusal },
-    /// The query itself is wrong (window, paging, filter): a defect of the connector or of the filters.
+    /// The query itself is wrong (window, paging, filter): a defect of the connector or of the
+    /// filters.
     #[error("the ERP rejects the query {call:?} with {}: {}", .refusal.code, .refusal.message)]
     Rejected { call: Call, refusal: Refusal },
 }
@@ -243,7 +258,8 @@ pub struct Selection {
 pub struct PageRequest {
     pub page_no: u32,
     pub page_size: u32,
-    /// Ask for `total_count` (flagship `calc_total`; the enterprise edition gives it with page 0 only).
+    /// Ask for `total_count` (flagship `calc_total`; the enterprise edition gives it with page 0
+    /// only).
     pub count: bool,
 }
 

@@ -45,14 +45,18 @@ impl OutboundHead {
     /// # Errors
     /// The field that does not fit, in one sentence; its value is not quoted.
     pub fn read(json: &[u8]) -> Result<Self, String> {
-        let sent: Sent<'_> = serde_json::from_slice(json).map_err(|_| "an outbound order is not a JSON object".to_owned())?;
-        let fault = |field: &'static str| move |reason: &'static str| format!("{field} of an outbound order {reason}");
+        let sent: Sent<'_> = serde_json::from_slice(json)
+            .map_err(|_| "an outbound order is not a JSON object".to_owned())?;
+        let fault = |field: &'static str| {
+            move |reason: &'static str| format!("{field} of an outbound order {reason}")
+        };
         let text = |field, value| loose::text(value).map_err(fault(field));
         let required = |field, value| match text(field, value)? {
             Some(text) if !text.is_empty() => Ok(text),
             Some(_) | None => Err(fault(field)("is missing")),
         };
-        let filled = |field, value| Ok::<_, String>(text(field, value)?.filter(|text| !text.is_empty()));
+        let filled =
+            |field, value| Ok::<_, String>(text(field, value)?.filter(|text| !text.is_empty()));
         Ok(Self {
             stockout_id: required("stockout_id", sent.stockout_id)?,
             order_no: required("order_no", sent.order_no)?,
@@ -74,12 +78,18 @@ mod tests {
     }
 
     fn row(sample: &str, path: &str) -> String {
-        serde_json::from_str::<serde_json::Value>(sample).unwrap().pointer(path).unwrap().to_string()
+        serde_json::from_str::<serde_json::Value>(sample)
+            .unwrap()
+            .pointer(path)
+            .unwrap()
+            .to_string()
     }
 
     #[test]
     fn both_samples_are_read() {
-        let flagship = read(&row(include_str!("testdata/flagship-outbound-query.json"), "/data/order/0")).unwrap();
+        let flagship =
+            read(&row(include_str!("testdata/flagship-outbound-query.json"), "/data/order/0"))
+                .unwrap();
         assert_eq!(
             flagship,
             OutboundHead {
@@ -92,8 +102,13 @@ mod tests {
                 status: Some(110),
             }
         );
-        let enterprise = read(&row(include_str!("testdata/enterprise-outbound-query.json"), "/stockout_list/0")).unwrap();
-        assert_eq!((enterprise.stockout_id.as_str(), enterprise.status, enterprise.create_time), ("9258", Some(110), None));
+        let enterprise =
+            read(&row(include_str!("testdata/enterprise-outbound-query.json"), "/stockout_list/0"))
+                .unwrap();
+        assert_eq!(
+            (enterprise.stockout_id.as_str(), enterprise.status, enterprise.create_time),
+            ("9258", Some(110), None)
+        );
         assert_eq!(enterprise.remark, "[接口创建出库单]");
     }
 
@@ -101,15 +116,27 @@ mod tests {
     fn times_and_ids_come_in_any_form() {
         let head = read(r#"{"stockout_id":"7","order_no":8,"create_time":"2023-02-07 14:23:23","remark":null,"status":"50"}"#).unwrap();
         assert_eq!((head.stockout_id.as_str(), head.order_no.as_str()), ("7", "8"));
-        assert_eq!((head.create_time, head.status, head.remark.as_str()), (Some(Timestamp(1_675_751_003_000)), Some(50), ""));
+        assert_eq!(
+            (head.create_time, head.status, head.remark.as_str()),
+            (Some(Timestamp(1_675_751_003_000)), Some(50), "")
+        );
     }
 
     #[test]
     fn what_does_not_fit_is_named_without_its_value() {
-        assert_eq!(read(r#"{"order_no":"x"}"#), Err("stockout_id of an outbound order is missing".to_owned()));
-        let fault = read(r#"{"stockout_id":1,"order_no":"x","create_time":"tomorrow"}"#).unwrap_err();
-        assert!(fault.starts_with("create_time of an outbound order ") && !fault.contains("tomorrow"), "{fault}");
-        assert!(read(r#"{"stockout_id":1,"order_no":"x","remark":[]}"#).unwrap_err().contains("remark"));
+        assert_eq!(
+            read(r#"{"order_no":"x"}"#),
+            Err("stockout_id of an outbound order is missing".to_owned())
+        );
+        let fault =
+            read(r#"{"stockout_id":1,"order_no":"x","create_time":"tomorrow"}"#).unwrap_err();
+        assert!(
+            fault.starts_with("create_time of an outbound order ") && !fault.contains("tomorrow"),
+            "{fault}"
+        );
+        assert!(
+            read(r#"{"stockout_id":1,"order_no":"x","remark":[]}"#).unwrap_err().contains("remark")
+        );
         assert!(read("[]").is_err());
     }
 }

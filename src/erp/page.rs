@@ -1,8 +1,9 @@
 //! The records of an answer, found without being read.
 //!
-//! Most records of a page are known already: their text is hashed and compared, never parsed. So what stands around the
-//! records is read exactly, and within them only as far as the id and the closing bracket. Whether a record is JSON at all
-//! shows when it is decoded ([`is_json`]); one whose text equals a text that was decoded before needs no proof.
+//! Most records of a page are known already: their text is hashed and compared, never parsed. So
+//! what stands around the records is read exactly, and within them only as far as the id and the
+//! closing bracket. Whether a record is JSON at all shows when it is decoded ([`is_json`]); one
+//! whose text equals a text that was decoded before needs no proof.
 
 use std::{ops::Range, sync::Arc};
 
@@ -45,7 +46,8 @@ pub(super) fn feed_of(call: Call) -> Feed {
     }
 }
 
-/// The page in a flagship answer of the documented form that says yes; `None` for any other: it must be read with more care.
+/// The page in a flagship answer of the documented form that says yes; `None` for any other: it
+/// must be read with more care.
 pub(super) fn flagship(call: Call, body: &Bytes) -> Option<Rows> {
     let mut page = Page::new(call, body);
     let (mut yes, mut data) = (None, None);
@@ -167,7 +169,12 @@ impl<'a> Skim<'a> {
         self.list(b'[', b']', element)
     }
 
-    fn list(&mut self, open: u8, close: u8, mut item: impl FnMut(&mut Self) -> Option<()>) -> Option<()> {
+    fn list(
+        &mut self,
+        open: u8,
+        close: u8,
+        mut item: impl FnMut(&mut Self) -> Option<()>,
+    ) -> Option<()> {
         self.take(open)?;
         if self.peek()? == close {
             self.at += 1;
@@ -205,7 +212,9 @@ impl<'a> Skim<'a> {
             b'{' | b'[' => self.at = closed(self.text, start + 1, 1)?,
             _ => {
                 let rest = self.text.get(start..)?;
-                let length = rest.iter().position(|byte| matches!(byte, b',' | b'}' | b']' | b' ' | b'\n' | b'\r' | b'\t'));
+                let length = rest.iter().position(|byte| {
+                    matches!(byte, b',' | b'}' | b']' | b' ' | b'\n' | b'\r' | b'\t')
+                });
                 self.at += length.unwrap_or(rest.len());
             }
         }
@@ -226,8 +235,10 @@ impl<'a> Skim<'a> {
         if value == b"null" {
             return Some(None);
         }
-        let digits = value.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")).unwrap_or(value);
-        let canonical = digits.iter().all(u8::is_ascii_digit) && (digits.len() == 1 || digits.first() != Some(&b'0'));
+        let digits =
+            value.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")).unwrap_or(value);
+        let canonical = digits.iter().all(u8::is_ascii_digit)
+            && (digits.len() == 1 || digits.first() != Some(&b'0'));
         if canonical { std::str::from_utf8(digits).ok()?.parse().ok().map(Some) } else { None }
     }
 
@@ -238,7 +249,8 @@ impl<'a> Skim<'a> {
         let mut id = None;
         self.take(b'{')?;
         while self.peek()? == b'"' {
-            // One that cannot be followed is left to the decoder, as long as its brackets are closed.
+            // One that cannot be followed is left to the decoder, as long as its brackets are
+            // closed.
             let Some(key) = self.key() else { break };
             let Some(value) = self.value() else { break };
             if key == id_field.as_bytes() {
@@ -259,7 +271,10 @@ fn identity(value: &[u8]) -> Option<Arc<str>> {
     let value = std::str::from_utf8(value).ok()?;
     match value.parse::<u64>() {
         Ok(number) => Some(number.to_string().into()),
-        Err(_) => serde_json::from_str(value).ok().filter(|text: &String| !text.is_empty()).map(Into::into),
+        Err(_) => serde_json::from_str(value)
+            .ok()
+            .filter(|text: &String| !text.is_empty())
+            .map(Into::into),
     }
 }
 
@@ -281,7 +296,12 @@ mod tests {
     use super::*;
 
     fn shown(page: Option<Rows>) -> Option<(Vec<Option<String>>, Option<u64>)> {
-        page.map(|page| (page.rows.iter().map(|row| row.id.as_deref().map(str::to_owned)).collect(), page.total_count))
+        page.map(|page| {
+            (
+                page.rows.iter().map(|row| row.id.as_deref().map(str::to_owned)).collect(),
+                page.total_count,
+            )
+        })
     }
 
     fn returns(body: &str) -> Option<(Vec<Option<String>>, Option<u64>)> {
@@ -291,7 +311,10 @@ mod tests {
     #[test]
     fn a_page_is_found_in_any_spelling() {
         let body = r#" { "message" : "", "data": {"order" : [ {"x":[{"return_id":3}],"return_id" : 7 , "y":"}\""} ,{"return_id":"a"}, {}], "total_count":3} ,"status": 0 } "#;
-        assert_eq!(returns(body), Some((vec![Some("7".to_owned()), Some("a".to_owned()), None], Some(3))));
+        assert_eq!(
+            returns(body),
+            Some((vec![Some("7".to_owned()), Some("a".to_owned()), None], Some(3)))
+        );
         let body = r#"{"status":"0","data":{"stockout_list":[],"total_count":null}}"#;
         assert_eq!(returns(body), Some((vec![], None)));
         let page = enterprise(
@@ -331,10 +354,18 @@ mod tests {
 
     #[test]
     fn ids_are_read_without_the_rest() {
-        let id = |text: &'static str| RawRecord::new(Feed::ReturnOutbounds, Bytes::from_static(text.as_bytes())).id;
+        let id = |text: &'static str| {
+            RawRecord::new(Feed::ReturnOutbounds, Bytes::from_static(text.as_bytes())).id
+        };
         assert_eq!(id(r#"{"a":[1.5e900],"stockout_id":"9258"}"#).as_deref(), Some("9258"));
         assert_eq!(id(r#"{"stockout_id":9258}"#).as_deref(), Some("9258"));
-        for text in [r#"{"return_id":1}"#, r#"{"stockout_id":null}"#, r#"{"stockout_id":""}"#, r#"{"stockout_id":[1]}"#, "7"] {
+        for text in [
+            r#"{"return_id":1}"#,
+            r#"{"stockout_id":null}"#,
+            r#"{"stockout_id":""}"#,
+            r#"{"stockout_id":[1]}"#,
+            "7",
+        ] {
             assert_eq!(id(text), None, "{text}");
         }
     }
@@ -366,7 +397,8 @@ mod tests {
             prop_assert_eq!(&parsed, &records);
         }
 
-        /// Whatever is cut off or overwritten: what is found is JSON between JSON, or its record says that it is none.
+        /// Whatever is cut off or overwritten: what is found is JSON between JSON, or its record
+        /// says that it is none.
         #[test]
         fn a_broken_page_is_never_taken_for_another(records in prop::collection::vec(any_json(), 1..4), at: prop::sample::Index, byte: u8) {
             let records: Vec<_> = records.into_iter().filter(serde_json::Value::is_object).collect();

@@ -1,12 +1,14 @@
-//! The ERP's quota: pacing, priorities, concurrency, adaptation to refusals, and this instance's share of all of it.
+//! The ERP's quota: pacing, priorities, concurrency, adaptation to refusals, and this instance's
+//! share of all of it.
 //!
 //! ```text
 //! acquire(call, class) ─▶ line per (budget, class) ─▶ budget (rate, burst, rest after a refusal) ─▶ Permit ─▶ one call
 //! ```
 //!
-//! A budget pays for one call of an appkey, or for all of them (`quota.scope`). Whoever waits stands in a line per
-//! (budget, class). A free budget goes to the most urgent class, with a floor for each of the others
-//! ([`account`]). A line is served by a task that lives only while somebody waits.
+//! A budget pays for one call of an appkey, or for all of them (`quota.scope`). Whoever waits
+//! stands in a line per (budget, class). A free budget goes to the most urgent class, with a floor
+//! for each of the others ([`account`]). A line is served by a task that lives only while somebody
+//! waits.
 
 mod account;
 mod share;
@@ -57,7 +59,8 @@ impl Quota {
         }
     }
 
-    /// Waits until a call of this kind may leave. Dropping the future gives the place in the line up.
+    /// Waits until a call of this kind may leave. Dropping the future gives the place in the line
+    /// up.
     pub async fn acquire(&self, call: Call, class: Class) -> Permit {
         let account = self.account(call);
         let began = Instant::now();
@@ -74,12 +77,18 @@ impl Quota {
         }
     }
 
-    /// Which part of the work that makes this call is this instance's, 0 to 1. Budgets are scaled by it: rate, burst and
-    /// concurrent calls, the last two to no less than 1. Work that was never named takes no part.
+    /// Which part of the work that makes this call is this instance's, 0 to 1. Budgets are scaled
+    /// by it: rate, burst and concurrent calls, the last two to no less than 1. Work that was never
+    /// named takes no part.
     pub fn set_share(&self, call: Call, work: Work, share: f64) {
         let account = self.account(call);
         if account.lock().set_share(call, work, share, Instant::now()) {
-            tracing::debug!(erp.call = call.name(), work = work.name(), share, "this instance's share of the quota");
+            tracing::debug!(
+                erp.call = call.name(),
+                work = work.name(),
+                share,
+                "this instance's share of the quota"
+            );
         }
         account.changed.notify_one();
     }
@@ -94,7 +103,10 @@ impl Quota {
     #[must_use]
     pub fn status(&self) -> Vec<BudgetStatus> {
         let now = Instant::now();
-        [&self.flagship, &self.enterprise].into_iter().flat_map(|account| account.lock().status(now)).collect()
+        [&self.flagship, &self.enterprise]
+            .into_iter()
+            .flat_map(|account| account.lock().status(now))
+            .collect()
     }
 }
 
@@ -127,8 +139,8 @@ pub struct BudgetStatus {
     pub out_limit: u32,
 }
 
-/// The right to make one call. Dropping it unused gives back what can be given back; dropping it at all frees its
-/// place among the concurrent calls, so it is kept until the answer is there.
+/// The right to make one call. Dropping it unused gives back what can be given back; dropping it at
+/// all frees its place among the concurrent calls, so it is kept until the answer is there.
 #[derive(Debug)]
 pub struct Permit {
     /// For which call.

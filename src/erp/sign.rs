@@ -1,4 +1,5 @@
-//! Both editions' signatures (`erp/contract.md`, "Signing"). A signature authorises its request: it is a secret.
+//! Both editions' signatures (`erp/contract.md`, "Signing"). A signature authorises its request: it
+//! is a secret.
 
 use std::fmt::{self, Write as _};
 
@@ -43,7 +44,12 @@ pub(super) fn enterprise(appsecret: &str, sorted: &[(&str, &str)]) -> Signature 
         lead.clear();
         let separator = if position == 0 { "" } else { ";" };
         // Writing to a String cannot fail.
-        let _ = write!(lead, "{separator}{:02}-{name}:{:04}-", name.chars().count(), value.chars().count());
+        let _ = write!(
+            lead,
+            "{separator}{:02}-{name}:{:04}-",
+            name.chars().count(),
+            value.chars().count()
+        );
         hash.update(&lead);
         hash.update(value);
     }
@@ -118,7 +124,10 @@ mod tests {
     fn long_values_write_their_length_in_full() {
         let long = "退".repeat(10_000);
         let by_hand = Md5::digest(format!("01-a:10000-{long}x"));
-        assert_eq!(enterprise("x", &[("a", &long)]).hex(), data_encoding::HEXLOWER.encode(&by_hand));
+        assert_eq!(
+            enterprise("x", &[("a", &long)]).hex(),
+            data_encoding::HEXLOWER.encode(&by_hand)
+        );
     }
 
     #[test]

@@ -8,7 +8,9 @@ use std::{
 
 use rdkafka::{
     ClientConfig, ClientContext,
-    admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication},
+    admin::{
+        AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+    },
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
@@ -63,7 +65,8 @@ pub struct TopicPlan {
     pub options: Vec<(&'static str, String)>,
 }
 
-/// Options of `[kafka] properties` that librdkafka does not know, or whose value it refuses, with its reason.
+/// Options of `[kafka] properties` that librdkafka does not know, or whose value it refuses, with
+/// its reason.
 #[must_use]
 pub fn unusable_properties(kafka: &KafkaSettings) -> Vec<(String, String)> {
     kafka
@@ -81,7 +84,8 @@ pub fn unusable_properties(kafka: &KafkaSettings) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Remembers the client's last complaint: a time-out alone does not say that the password was wrong.
+/// Remembers the client's last complaint: a time-out alone does not say that the password was
+/// wrong.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Complaints(Arc<Mutex<Option<String>>>);
 
@@ -100,7 +104,9 @@ impl ClientContext for Complaints {
 
     fn error(&self, error: KafkaError, reason: &str) {
         // "All brokers are down" only repeats what the complaint before it said.
-        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) || self.last().is_none() {
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown)
+            || self.last().is_none()
+        {
             self.set(reason);
         }
     }
@@ -108,24 +114,37 @@ impl ClientContext for Complaints {
 
 impl ConsumerContext for Complaints {}
 
-/// Asks for the metadata of the whole cluster, for at most `patience`. Blocks: call it from a blocking task.
+/// Asks for the metadata of the whole cluster, for at most `patience`. Blocks: call it from a
+/// blocking task.
 ///
 /// # Errors
 /// [`AdminFault`] with the client's own reason when no broker answers.
 pub fn look(kafka: &KafkaSettings, patience: Duration) -> Result<Cluster, AdminFault> {
     let complaints = Complaints::default();
-    let consumer: BaseConsumer<Complaints> = consumer_config(kafka, "check", &group_id(kafka, "check"))
-        .create_with_context(complaints.clone())
-        .map_err(|error| AdminFault(format!("the Kafka client cannot be created: {error}")))?;
+    let consumer: BaseConsumer<Complaints> =
+        consumer_config(kafka, "check", &group_id(kafka, "check"))
+            .create_with_context(complaints.clone())
+            .map_err(|error| AdminFault(format!("the Kafka client cannot be created: {error}")))?;
     let deadline = Instant::now() + patience;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        // All topics: asking for one by name could create it where the broker creates topics by itself.
-        match consumer.fetch_metadata(None, METADATA_ATTEMPT.min(left.max(Duration::from_millis(1)))) {
+        // All topics: asking for one by name could create it where the broker creates topics by
+        // itself.
+        match consumer
+            .fetch_metadata(None, METADATA_ATTEMPT.min(left.max(Duration::from_millis(1))))
+        {
             Ok(metadata) => {
                 let topics = metadata.topics().iter().map(|topic| {
-                    let replicas = topic.partitions().iter().map(|partition| partition.replicas().len()).min().unwrap_or(0);
-                    let shape = TopicShape { partitions: size(topic.partitions().len()), replicas: size(replicas) };
+                    let replicas = topic
+                        .partitions()
+                        .iter()
+                        .map(|partition| partition.replicas().len())
+                        .min()
+                        .unwrap_or(0);
+                    let shape = TopicShape {
+                        partitions: size(topic.partitions().len()),
+                        replicas: size(replicas),
+                    };
                     (topic.name().to_owned(), shape)
                 });
                 return Ok(Cluster { brokers: metadata.brokers().len(), topics: topics.collect() });
@@ -133,7 +152,10 @@ pub fn look(kafka: &KafkaSettings, patience: Duration) -> Result<Cluster, AdminF
             Err(error) => {
                 let reason = explained(&consumer, &complaints, &error);
                 if Instant::now() >= deadline {
-                    return Err(AdminFault(format!("no broker of {} answers: {reason}", kafka.bootstrap_servers)));
+                    return Err(AdminFault(format!(
+                        "no broker of {} answers: {reason}",
+                        kafka.bootstrap_servers
+                    )));
                 }
             }
         }
@@ -141,7 +163,11 @@ pub fn look(kafka: &KafkaSettings, patience: Duration) -> Result<Cluster, AdminF
 }
 
 /// Why a request got no answer: the client's own complaint, where it made one.
-pub(super) fn explained(consumer: &BaseConsumer<Complaints>, complaints: &Complaints, error: &KafkaError) -> String {
+pub(super) fn explained(
+    consumer: &BaseConsumer<Complaints>,
+    complaints: &Complaints,
+    error: &KafkaError,
+) -> String {
     // Serves the error events that explain the time-out; there are a few per connection attempt.
     for _ in 0..EVENTS {
         if consumer.poll(EVENT_WAIT).is_none() {
@@ -190,15 +216,20 @@ impl Admin {
             .map_err(|error| AdminFault(format!("asking for metadata ended early: {error}")))?
     }
 
-    /// The effective options of existing topics, by topic and name; a topic whose options the account may not read is left out.
+    /// The effective options of existing topics, by topic and name; a topic whose options the
+    /// account may not read is left out.
     ///
     /// # Errors
     /// [`AdminFault`] when the cluster refuses, naming what is missing.
-    pub async fn options(&self, topics: &[&str]) -> Result<BTreeMap<String, BTreeMap<String, String>>, AdminFault> {
+    pub async fn options(
+        &self,
+        topics: &[&str],
+    ) -> Result<BTreeMap<String, BTreeMap<String, String>>, AdminFault> {
         if topics.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let resources: Vec<ResourceSpecifier<'_>> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+        let resources: Vec<ResourceSpecifier<'_>> =
+            topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
         let described =
             self.client.describe_configs(&resources, &AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT))).await.map_err(
                 |error| AdminFault(format!("the topics' options cannot be read: {error}; the account needs DescribeConfigs on them")),
@@ -209,16 +240,26 @@ impl Admin {
                 Ok(resource) => resource,
                 // Left out: whoever asked sees that this topic's options are not known.
                 Err(code) if is_denial_code(code) => continue,
-                Err(code) => return Err(AdminFault(format!("the options of {topic} cannot be read: {code}"))),
+                Err(code) => {
+                    return Err(AdminFault(format!(
+                        "the options of {topic} cannot be read: {code}"
+                    )));
+                }
             };
-            let rdkafka::admin::OwnedResourceSpecifier::Topic(name) = &resource.specifier else { continue };
-            let options = resource.entries.iter().filter_map(|entry| Some((entry.name.clone(), entry.value.clone()?)));
+            let rdkafka::admin::OwnedResourceSpecifier::Topic(name) = &resource.specifier else {
+                continue;
+            };
+            let options = resource
+                .entries
+                .iter()
+                .filter_map(|entry| Some((entry.name.clone(), entry.value.clone()?)));
             found.insert(name.clone(), options.collect());
         }
         Ok(found)
     }
 
-    /// Creates topics and waits until the metadata show them; one that is there meanwhile is no error.
+    /// Creates topics and waits until the metadata show them; one that is there meanwhile is no
+    /// error.
     ///
     /// # Errors
     /// [`AdminFault`] naming every topic that could not be created and the broker's reason.
@@ -229,11 +270,17 @@ impl Admin {
         let topics: Vec<NewTopic<'_>> = plans
             .iter()
             .map(|plan| {
-                let topic = NewTopic::new(&plan.name, plan.partitions, TopicReplication::Fixed(plan.replicas));
+                let topic = NewTopic::new(
+                    &plan.name,
+                    plan.partitions,
+                    TopicReplication::Fixed(plan.replicas),
+                );
                 plan.options.iter().fold(topic, |topic, (key, value)| topic.set(key, value))
             })
             .collect();
-        let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT)).operation_timeout(Some(CREATE_TIMEOUT));
+        let options = AdminOptions::new()
+            .request_timeout(Some(REQUEST_TIMEOUT))
+            .operation_timeout(Some(CREATE_TIMEOUT));
         let results = self.client.create_topics(&topics, &options).await.map_err(|error| {
             AdminFault(format!("no topic could be created: {error}; the account needs Create on the topics or the cluster"))
         })?;
@@ -245,7 +292,10 @@ impl Admin {
             })
             .collect();
         if !failed.is_empty() {
-            return Err(AdminFault(format!("these topics could not be created: {}", failed.join(", "))));
+            return Err(AdminFault(format!(
+                "these topics could not be created: {}",
+                failed.join(", ")
+            )));
         }
         self.wait_for(plans).await
     }
@@ -256,9 +306,13 @@ impl Admin {
     /// [`AdminFault`] with the broker's reason; it never takes partitions away.
     pub async fn grow(&self, topic: &str, partitions: i32) -> Result<(), AdminFault> {
         let count = usize::try_from(partitions).unwrap_or(0);
-        let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT)).operation_timeout(Some(CREATE_TIMEOUT));
+        let options = AdminOptions::new()
+            .request_timeout(Some(REQUEST_TIMEOUT))
+            .operation_timeout(Some(CREATE_TIMEOUT));
         let refused = |reason: String| {
-            AdminFault(format!("{topic} could not be given {partitions} partitions: {reason}; the account needs Alter on it"))
+            AdminFault(format!(
+                "{topic} could not be given {partitions} partitions: {reason}; the account needs Alter on it"
+            ))
         };
         let results = self
             .client
@@ -269,7 +323,13 @@ impl Admin {
             return Err(refused(code.to_string()));
         }
         let deadline = Instant::now() + PROPAGATION;
-        while self.cluster(REQUEST_TIMEOUT).await?.topics.get(topic).is_none_or(|shape| shape.partitions < partitions) {
+        while self
+            .cluster(REQUEST_TIMEOUT)
+            .await?
+            .topics
+            .get(topic)
+            .is_none_or(|shape| shape.partitions < partitions)
+        {
             if Instant::now() >= deadline {
                 return Err(AdminFault(format!(
                     "{topic} was given {partitions} partitions, which do not appear yet; try again in a moment"
@@ -284,8 +344,11 @@ impl Admin {
         let deadline = Instant::now() + PROPAGATION;
         loop {
             let cluster = self.cluster(REQUEST_TIMEOUT).await?;
-            let absent: Vec<&str> =
-                plans.iter().map(|plan| plan.name.as_str()).filter(|name| !cluster.topics.contains_key(*name)).collect();
+            let absent: Vec<&str> = plans
+                .iter()
+                .map(|plan| plan.name.as_str())
+                .filter(|name| !cluster.topics.contains_key(*name))
+                .collect();
             if absent.is_empty() {
                 return Ok(());
             }
@@ -310,7 +373,9 @@ mod tests {
 
     #[test]
     fn options_librdkafka_does_not_know_are_named() {
-        let kafka = kafka("[kafka.properties]\n\"linger.msec\" = 1\n\"linger.ms\" = 2\n\"security.protocol\" = \"tls\"\n");
+        let kafka = kafka(
+            "[kafka.properties]\n\"linger.msec\" = 1\n\"linger.ms\" = 2\n\"security.protocol\" = \"tls\"\n",
+        );
         let found = unusable_properties(&kafka);
         let keys: Vec<&str> = found.iter().map(|(key, _)| key.as_str()).collect();
         assert_eq!(keys, ["linger.msec", "security.protocol"]);
@@ -323,6 +388,9 @@ mod tests {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let kafka = kafka(&format!("[kafka]\nbootstrap_servers = \"127.0.0.1:{port}\"\n"));
         let AdminFault(reason) = look(&kafka, Duration::from_millis(500)).unwrap_err();
-        assert!(reason.contains(&format!("127.0.0.1:{port}")) && reason.contains("refused"), "{reason}");
+        assert!(
+            reason.contains(&format!("127.0.0.1:{port}")) && reason.contains("refused"),
+            "{reason}"
+        );
     }
 }

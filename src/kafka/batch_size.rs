@@ -1,10 +1,11 @@
-//! How much one batch on the wire may hold: less once a topic has refused one, more again by and by, since a topic can be
-//! altered. Pure.
+//! How much one batch on the wire may hold: less once a topic has refused one, more again by and
+//! by, since a topic can be altered. Pure.
 
 /// By so much a step changes it.
 const STEP: usize = 4;
-/// Commits after which a larger one is tried first. A trial that is refused costs an aborted transaction and a new producer
-/// or two, so that each is followed by twice as many commits as the one before.
+/// Commits after which a larger one is tried first. A trial that is refused costs an aborted
+/// transaction and a new producer or two, so that each is followed by twice as many commits as the
+/// one before.
 const PATIENCE: u32 = 10;
 const MOST_PATIENCE: u32 = 10_000;
 

@@ -7,10 +7,12 @@ use crate::config::KafkaSettings;
 
 use super::order::ISOLATION;
 
-/// Longest time an open transaction of a frozen owner may block its successor's restore (protocol §2, 5).
+/// Longest time an open transaction of a frozen owner may block its successor's restore (protocol
+/// §2, 5).
 pub(crate) const TRANSACTION_TIMEOUT_MS: u64 = 10_000;
 
-/// The options every client of ours starts from. `role` ends up in the client id, which brokers log and meter.
+/// The options every client of ours starts from. `role` ends up in the client id, which brokers log
+/// and meter.
 pub(crate) fn client_config(kafka: &KafkaSettings, role: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     for (key, value) in &kafka.properties {
@@ -25,9 +27,11 @@ pub(crate) fn client_config(kafka: &KafkaSettings, role: &str) -> ClientConfig {
         config.set("ssl.key.password", password.expose_secret());
     }
     for (key, value) in [
-        // Half a second is librdkafka's pause after a refused connection; a restarted broker is found sooner this way.
+        // Half a second is librdkafka's pause after a refused connection; a restarted broker is
+        // found sooner this way.
         ("reconnect.backoff.max.ms", "1000"),
-        // Histograms for a broker that may ask for them (KIP-714): 100 KB per client and broker, kept whether one asks or not.
+        // Histograms for a broker that may ask for them (KIP-714): 100 KB per client and broker,
+        // kept whether one asks or not.
         ("enable.metrics.push", "false"),
     ] {
         if !kafka.properties.contains_key(key) {
@@ -38,8 +42,8 @@ pub(crate) fn client_config(kafka: &KafkaSettings, role: &str) -> ClientConfig {
     config
 }
 
-/// A consumer that only ever sees committed records, with its buffers bounded: gzip, snappy and lz4 batches have no cap
-/// on what they expand to.
+/// A consumer that only ever sees committed records, with its buffers bounded: gzip, snappy and lz4
+/// batches have no cap on what they expand to.
 pub(crate) fn consumer_config(kafka: &KafkaSettings, role: &str, group: &str) -> ClientConfig {
     let mut config = client_config(kafka, role);
     for (key, value) in [
@@ -48,7 +52,8 @@ pub(crate) fn consumer_config(kafka: &KafkaSettings, role: &str, group: &str) ->
         ("queued.max.messages.kbytes", "16384"),
         ("fetch.wait.max.ms", "100"),
         ("fetch.error.backoff.ms", "100"),
-        // A full buffer is looked at again after this; librdkafka's own second made a long restore wait most of its time.
+        // A full buffer is looked at again after this; librdkafka's own second made a long restore
+        // wait most of its time.
         ("fetch.queue.backoff.ms", "20"),
     ] {
         if !kafka.properties.contains_key(key) {
@@ -68,7 +73,11 @@ pub(crate) fn consumer_config(kafka: &KafkaSettings, role: &str, group: &str) ->
 /// Bytes of the largest record a producer of ours takes: librdkafka's `message.max.bytes`.
 #[must_use]
 pub fn largest_record(kafka: &KafkaSettings) -> usize {
-    kafka.properties.get("message.max.bytes").and_then(|bytes| bytes.parse().ok()).unwrap_or(1_000_000)
+    kafka
+        .properties
+        .get("message.max.bytes")
+        .and_then(|bytes| bytes.parse().ok())
+        .unwrap_or(1_000_000)
 }
 
 /// The group id of a role: `application_id.role`.
@@ -76,7 +85,8 @@ pub(crate) fn group_id(kafka: &KafkaSettings, role: &str) -> String {
     format!("{}.{role}", kafka.application_id)
 }
 
-/// The stable name of this instance within a role: `application_id.role.instance`; static member and transactional id.
+/// The stable name of this instance within a role: `application_id.role.instance`; static member
+/// and transactional id.
 pub(crate) fn instance_id(kafka: &KafkaSettings, role: &str) -> String {
     format!("{}.{role}.{}", kafka.application_id, kafka.instance)
 }
@@ -87,10 +97,20 @@ mod tests {
 
     #[test]
     fn the_operators_options_come_before_ours() {
-        let kafka = |text| crate::config::from_toml(text, std::iter::empty()).unwrap().settings.kafka;
+        let kafka =
+            |text| crate::config::from_toml(text, std::iter::empty()).unwrap().settings.kafka;
         let ours = client_config(&kafka(""), "test");
-        assert_eq!((ours.get("enable.metrics.push"), ours.get("reconnect.backoff.max.ms")), (Some("false"), Some("1000")));
-        let theirs = client_config(&kafka("[kafka.properties]\n\"enable.metrics.push\" = \"true\"\n"), "test");
-        assert_eq!((theirs.get("enable.metrics.push"), theirs.get("reconnect.backoff.max.ms")), (Some("true"), Some("1000")));
+        assert_eq!(
+            (ours.get("enable.metrics.push"), ours.get("reconnect.backoff.max.ms")),
+            (Some("false"), Some("1000"))
+        );
+        let theirs = client_config(
+            &kafka("[kafka.properties]\n\"enable.metrics.push\" = \"true\"\n"),
+            "test",
+        );
+        assert_eq!(
+            (theirs.get("enable.metrics.push"), theirs.get("reconnect.backoff.max.ms")),
+            (Some("true"), Some("1000"))
+        );
     }
 }

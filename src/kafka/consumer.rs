@@ -1,7 +1,7 @@
 //! Membership of a consumer group: one OS thread that polls, callbacks that keep ownership true.
 //!
-//! The thread never waits for the route except while partitions are revoked: it polls on, so that the member stays in the
-//! group whatever the ERP does, and holds partitions back by pausing them.
+//! The thread never waits for the route except while partitions are revoked: it polls on, so that
+//! the member stays in the group whatever the ERP does, and holds partitions back by pausing them.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -19,7 +19,8 @@ use super::{
     poller::Poller,
 };
 
-/// Ownership of one partition during one assignment; a later assignment of the same partition has another epoch.
+/// Ownership of one partition during one assignment; a later assignment of the same partition has
+/// another epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Lease {
     pub partition: i32,
@@ -43,8 +44,15 @@ pub struct Delivered {
 impl Delivered {
     /// Bytes it holds in memory.
     pub(super) fn size(&self) -> usize {
-        let headers = self.headers.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum::<usize>();
-        self.key.as_ref().map_or(0, Vec::len) + self.value.as_ref().map_or(0, Vec::len) + headers + size_of::<Self>()
+        let headers = self
+            .headers
+            .iter()
+            .map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len))
+            .sum::<usize>();
+        self.key.as_ref().map_or(0, Vec::len)
+            + self.value.as_ref().map_or(0, Vec::len)
+            + headers
+            + size_of::<Self>()
     }
 }
 
@@ -53,7 +61,8 @@ impl Delivered {
 pub enum GroupEvent {
     /// New partitions; nothing is fetched from them until [`Group::start`].
     Assigned(Vec<Lease>),
-    /// Finish what can be finished and commit it, then send on `done` (or drop it). Ownership ends right after.
+    /// Finish what can be finished and commit it, then send on `done` (or drop it). Ownership ends
+    /// right after.
     Revoking { leases: Vec<Lease>, done: oneshot::Sender<()> },
     /// Ownership has ended already: abort, commit nothing.
     Lost(Vec<Lease>),
@@ -71,10 +80,12 @@ pub struct GroupFault(pub String);
 /// Which group to join and how.
 #[derive(Clone, Debug)]
 pub struct GroupOptions {
-    /// `application_id` + `.` + this is the group id and part of the client id: `commands`, `feeds`.
+    /// `application_id` + `.` + this is the group id and part of the client id: `commands`,
+    /// `feeds`.
     pub role: String,
     pub topic: String,
-    /// Records handed out and not yet released ([`Group::release`]), per partition; beyond it the partition is paused.
+    /// Records handed out and not yet released ([`Group::release`]), per partition; beyond it the
+    /// partition is paused.
     pub pending_limit: usize,
 }
 
@@ -89,7 +100,10 @@ pub struct Group {
 
 impl std::fmt::Debug for Group {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Group").field("group_id", &self.group_id).field("topic", &self.topic).finish_non_exhaustive()
+        out.debug_struct("Group")
+            .field("group_id", &self.group_id)
+            .field("topic", &self.topic)
+            .finish_non_exhaustive()
     }
 }
 
@@ -98,9 +112,13 @@ impl Group {
     ///
     /// # Errors
     /// [`GroupFault`] for options librdkafka refuses.
-    pub fn join(kafka: &KafkaSettings, options: GroupOptions) -> Result<(Self, mpsc::UnboundedReceiver<GroupEvent>), GroupFault> {
+    pub fn join(
+        kafka: &KafkaSettings,
+        options: GroupOptions,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<GroupEvent>), GroupFault> {
         let shared = Arc::new(Shared::default());
-        // Bounded by the pauses at `pending_limit`, not by the channel: a full channel would stop the polling.
+        // Bounded by the pauses at `pending_limit`, not by the channel: a full channel would stop
+        // the polling.
         let (events, receiver) = mpsc::unbounded_channel();
         let group_id = group_id(kafka, &options.role);
         let topic: Arc<str> = options.topic.as_str().into();
@@ -113,7 +131,9 @@ impl Group {
                 poller.run();
                 let _ = end.send(true);
             })
-            .map_err(|error| GroupFault(format!("the polling thread could not be started: {error}")))?;
+            .map_err(|error| {
+                GroupFault(format!("the polling thread could not be started: {error}"))
+            })?;
         Ok((Self { shared, topic, group_id: group_id.into(), ended }, receiver))
     }
 
@@ -146,8 +166,12 @@ impl Group {
         self.shared.lock().standing.ownership.ended(leases.iter().copied())
     }
 
-    /// The group's metadata if every lease still holds, under one lock; otherwise the leases that are over.
-    pub(super) fn fence(&self, leases: impl IntoIterator<Item = Lease>) -> Result<Arc<ConsumerGroupMetadata>, Vec<Lease>> {
+    /// The group's metadata if every lease still holds, under one lock; otherwise the leases that
+    /// are over.
+    pub(super) fn fence(
+        &self,
+        leases: impl IntoIterator<Item = Lease>,
+    ) -> Result<Arc<ConsumerGroupMetadata>, Vec<Lease>> {
         let leases: Vec<Lease> = leases.into_iter().collect();
         self.shared.lock().standing.fence(&leases).map(Arc::clone)
     }
@@ -172,7 +196,8 @@ impl Group {
         self.with_flow(lease, |flow| {
             let held = flow.outstanding.load(Ordering::Relaxed);
             let given_back = count.min(held);
-            flow.bytes -= if given_back == held { flow.bytes } else { flow.bytes / held * given_back };
+            flow.bytes -=
+                if given_back == held { flow.bytes } else { flow.bytes / held * given_back };
             flow.outstanding.store(held - given_back, Ordering::Relaxed);
         });
     }
@@ -186,8 +211,8 @@ impl Group {
         }
     }
 
-    /// Leaves: a last `Revoking` for everything owned, then the channel closes. A static member keeps its assignment
-    /// reserved until the session times out.
+    /// Leaves: a last `Revoking` for everything owned, then the channel closes. A static member
+    /// keeps its assignment reserved until the session times out.
     pub async fn leave(&self) {
         self.shared.leaving.store(true, Ordering::Release);
         let mut ended = self.ended.clone();

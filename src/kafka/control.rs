@@ -1,7 +1,8 @@
 //! What an operator decided for all instances: a small compacted topic that everyone reads.
 //!
-//! A record's key is a JSON array such as `["route","commands"]`, its value a JSON object; the newest of a key holds, a
-//! tombstone takes it back. The topic has one partition. Where it is missing, nothing was decided.
+//! A record's key is a JSON array such as `["route","commands"]`, its value a JSON object; the
+//! newest of a key holds, a tombstone takes it back. The topic has one partition. Where it is
+//! missing, nothing was decided.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +27,9 @@ use crate::config::{KafkaSettings, Partitioner};
 
 use super::{
     client::{consumer_config, group_id},
-    rights::{Operation, Resource, complain, denial, heard, is_denial, is_denial_code, is_topic_denial},
+    rights::{
+        Operation, Resource, complain, denial, heard, is_denial, is_denial_code, is_topic_denial,
+    },
     tool::{Sender, ToolFault},
 };
 
@@ -81,15 +84,22 @@ impl Controls {
     /// # Errors
     /// One sentence when no Kafka client can be made from the configuration.
     pub fn follow(kafka: &KafkaSettings, topic: &str) -> Result<Self, String> {
-        let consumer: BaseConsumer<Quiet> = consumer_config(kafka, "control", &group_id(kafka, "control"))
-            .set("enable.partition.eof", "true")
-            .create_with_context(Quiet)
-            .map_err(|error| format!("no Kafka client for {topic} could be made: {error}"))?;
+        let consumer: BaseConsumer<Quiet> =
+            consumer_config(kafka, "control", &group_id(kafka, "control"))
+                .set("enable.partition.eof", "true")
+                .create_with_context(Quiet)
+                .map_err(|error| format!("no Kafka client for {topic} could be made: {error}"))?;
         let consumer = Arc::new(consumer);
         let client = Arc::downgrade(&consumer);
         let (sender, known) = watch::channel(None);
         let stop = Stop::default();
-        let reader = Reader { consumer, topic: topic.to_owned(), sender, stop: Arc::clone(&stop.0), decisions: Decisions::new() };
+        let reader = Reader {
+            consumer,
+            topic: topic.to_owned(),
+            sender,
+            stop: Arc::clone(&stop.0),
+            decisions: Decisions::new(),
+        };
         thread::Builder::new()
             .name("control".into())
             .spawn(move || reader.run())
@@ -104,13 +114,14 @@ impl Controls {
         Self { known, client: Weak::new(), _reader: Arc::default() }
     }
 
-    /// The reader's client, for questions that need no partition assigned: a client costs some hundred kilobytes, three
-    /// threads, and a connection to every broker.
+    /// The reader's client, for questions that need no partition assigned: a client costs some
+    /// hundred kilobytes, three threads, and a connection to every broker.
     pub(super) fn client(&self) -> Weak<BaseConsumer<Quiet>> {
         Weak::clone(&self.client)
     }
 
-    /// Waits until the topic was read to its end once, or is known to be missing; then what is decided now.
+    /// Waits until the topic was read to its end once, or is known to be missing; then what is
+    /// decided now.
     pub async fn settled(&self) -> Arc<Decisions> {
         let mut known = self.known.clone();
         match known.wait_for(Option::is_some).await {
@@ -133,11 +144,15 @@ impl Controls {
         }
     }
 
-    /// The decision that pauses a route (`commands`, or a feed's name), if one does: `{"state":"paused","by":…,"at":…}`.
+    /// The decision that pauses a route (`commands`, or a feed's name), if one does:
+    /// `{"state":"paused","by":…,"at":…}`.
     #[must_use]
     pub fn pause_of(&self, route: &str) -> Option<Value> {
         let decisions = self.now();
-        decisions.get(&route_key(route)).filter(|value| value.get("state").and_then(Value::as_str) == Some("paused")).cloned()
+        decisions
+            .get(&route_key(route))
+            .filter(|value| value.get("state").and_then(Value::as_str) == Some("paused"))
+            .cloned()
     }
 }
 
@@ -147,11 +162,17 @@ pub fn route_key(route: &str) -> Vec<String> {
     vec!["route".to_owned(), route.to_owned()]
 }
 
-/// Writes one decision for all instances; `None` takes it back. Ends when every in-sync replica has it.
+/// Writes one decision for all instances; `None` takes it back. Ends when every in-sync replica has
+/// it.
 ///
 /// # Errors
 /// [`ToolFault`] when no broker answers, the topic is missing, or the record is refused.
-pub async fn decide(kafka: &KafkaSettings, topic: &str, key: &[String], value: Option<&Value>) -> Result<(), ToolFault> {
+pub async fn decide(
+    kafka: &KafkaSettings,
+    topic: &str,
+    key: &[String],
+    value: Option<&Value>,
+) -> Result<(), ToolFault> {
     let sender = Sender::connect(kafka, Partitioner::Any)?;
     let (verifier, name) = (sender.clone(), topic.to_owned());
     tokio::task::spawn_blocking(move || verifier.verify(&name))
@@ -159,7 +180,9 @@ pub async fn decide(kafka: &KafkaSettings, topic: &str, key: &[String], value: O
         .map_err(|error| ToolFault(format!("asking for {topic} ended early: {error}")))??;
     let key = Value::from(key.to_vec()).to_string();
     let value = value.map(Value::to_string);
-    sender.queue_change(topic, PARTITION, key.as_bytes(), value.as_deref().map(str::as_bytes))?.await?;
+    sender
+        .queue_change(topic, PARTITION, key.as_bytes(), value.as_deref().map(str::as_bytes))?
+        .await?;
     Ok(())
 }
 
@@ -177,11 +200,15 @@ impl Reader {
             match self.begin() {
                 Ok(true) => self.read(),
                 Ok(false) => {
-                    tracing::debug!(kafka.topic = self.topic, "the control topic is missing; nothing is paused");
+                    tracing::debug!(
+                        kafka.topic = self.topic,
+                        "the control topic is missing; nothing is paused"
+                    );
                     self.tell();
                     self.pause(MISSING_PAUSE);
                 }
-                // A broker that does not answer is waited for: whoever needs to know what is decided waits too.
+                // A broker that does not answer is waited for: whoever needs to know what is
+                // decided waits too.
                 Err(error) => {
                     if is_denial(&error) {
                         complain(&denial(Operation::Read, &Resource::Topic(self.topic.clone())));
@@ -206,12 +233,19 @@ impl Reader {
 
     /// Assigns the partition from its first offset; `false` when the topic does not exist.
     fn begin(&self) -> Result<bool, KafkaError> {
-        // All topics: a request for one by name could create it where the broker creates topics by itself.
+        // All topics: a request for one by name could create it where the broker creates topics by
+        // itself.
         let metadata = self.consumer.fetch_metadata(None, REQUEST)?;
-        if !metadata.topics().iter().any(|topic| topic.name() == self.topic && !topic.partitions().is_empty()) {
-            // One that may not be seen is not one that is missing: what is paused there must not begin.
+        if !metadata
+            .topics()
+            .iter()
+            .any(|topic| topic.name() == self.topic && !topic.partitions().is_empty())
+        {
+            // One that may not be seen is not one that is missing: what is paused there must not
+            // begin.
             let named = self.consumer.fetch_metadata(Some(&self.topic), REQUEST)?;
-            let code = named.topics().iter().find_map(|topic| topic.error()).map(RDKafkaErrorCode::from);
+            let code =
+                named.topics().iter().find_map(|topic| topic.error()).map(RDKafkaErrorCode::from);
             return match code.filter(|code| is_denial_code(*code)) {
                 Some(code) => Err(KafkaError::MetadataFetch(code)),
                 None => Ok(false),
@@ -233,7 +267,11 @@ impl Reader {
             match self.consumer.poll(POLL) {
                 None => {}
                 Some(Ok(message)) => {
-                    apply(&mut self.decisions, message.key().unwrap_or_default(), message.payload());
+                    apply(
+                        &mut self.decisions,
+                        message.key().unwrap_or_default(),
+                        message.payload(),
+                    );
                     if at_end {
                         self.tell();
                     }
@@ -264,7 +302,8 @@ impl Reader {
     }
 }
 
-/// A record that is no decision is named and passed over: the topic may hold what a later version writes.
+/// A record that is no decision is named and passed over: the topic may hold what a later version
+/// writes.
 fn apply(decisions: &mut Decisions, key: &[u8], value: Option<&[u8]>) {
     let Ok(key) = serde_json::from_slice::<Vec<String>>(key) else {
         tracing::warn!("a record of the control topic has no key of ours and is passed over");
@@ -277,7 +316,9 @@ fn apply(decisions: &mut Decisions, key: &[u8], value: Option<&[u8]>) {
         Some(Ok(value)) => {
             decisions.insert(key, value);
         }
-        Some(Err(error)) => tracing::warn!(?key, %error, "a record of the control topic is not JSON and is passed over"),
+        Some(Err(error)) => {
+            tracing::warn!(?key, %error, "a record of the control topic is not JSON and is passed over")
+        }
     }
 }
 
@@ -291,7 +332,10 @@ mod tests {
         apply(&mut decisions, br#"["route","commands"]"#, Some(br#"{"state":"paused"}"#));
         apply(&mut decisions, br#"["route","commands"]"#, Some(b"not json"));
         apply(&mut decisions, b"nonsense", Some(b"{}"));
-        assert_eq!(decisions.get(&route_key("commands")).and_then(|value| value["state"].as_str()), Some("paused"));
+        assert_eq!(
+            decisions.get(&route_key("commands")).and_then(|value| value["state"].as_str()),
+            Some("paused")
+        );
         apply(&mut decisions, br#"["route","commands"]"#, None);
         assert!(decisions.is_empty());
     }

@@ -1,4 +1,5 @@
-//! Where a topic's partitions end, for the lag: asked for, because a paused consumer is told nothing.
+//! Where a topic's partitions end, for the lag: asked for, because a paused consumer is told
+//! nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -51,7 +52,8 @@ impl EndOffsets {
     pub fn of(controls: &Controls, topic: &str) -> Self {
         let shared = Arc::new(Shared::default());
         let (weak, client, topic) = (Arc::downgrade(&shared), controls.client(), topic.to_owned());
-        let asking = thread::Builder::new().name("ends".into()).spawn(move || ask(&weak, &client, &topic));
+        let asking =
+            thread::Builder::new().name("ends".into()).spawn(move || ask(&weak, &client, &topic));
         if let Err(error) = asking {
             tracing::warn!(%error, "no thread for the consumer lag; it stays unknown");
         }
@@ -69,7 +71,8 @@ impl EndOffsets {
         }
     }
 
-    /// The offset after the last record of a partition, as of a few seconds ago; `None` before the first answer.
+    /// The offset after the last record of a partition, as of a few seconds ago; `None` before the
+    /// first answer.
     #[must_use]
     pub fn end(&self, partition: i32) -> Option<i64> {
         self.0.lock().ends.get(&partition).copied()
@@ -88,8 +91,13 @@ fn ask(shared: &Weak<Shared>, client: &Weak<BaseConsumer<Quiet>>, topic: &str) {
     while let Some(shared) = shared.upgrade() {
         let watched = {
             let state = shared.lock();
-            let waits = |state: &mut State| !state.over && (state.watched.is_empty() || state.watched == asked);
-            let (state, _) = shared.changed.wait_timeout_while(state, EVERY, waits).unwrap_or_else(PoisonError::into_inner);
+            let waits = |state: &mut State| {
+                !state.over && (state.watched.is_empty() || state.watched == asked)
+            };
+            let (state, _) = shared
+                .changed
+                .wait_timeout_while(state, EVERY, waits)
+                .unwrap_or_else(PoisonError::into_inner);
             if state.over {
                 return;
             }

@@ -1,5 +1,5 @@
-//! Follows a topic from its first record for as long as somebody wants to know: for what is kept beside a route, never for
-//! what a route decides by (that is read up to a barrier, in `restore`).
+//! Follows a topic from its first record for as long as somebody wants to know: for what is kept
+//! beside a route, never for what a route decides by (that is read up to a barrier, in `restore`).
 
 use std::{
     collections::BTreeSet,
@@ -67,7 +67,12 @@ impl ConsumerContext for Silent {}
 ///
 /// # Errors
 /// One sentence when no client can be made or no thread be started.
-pub fn follow(kafka: &KafkaSettings, role: &str, topic: &str, on: impl FnMut(Followed<'_>) + Send + 'static) -> Result<Follower, String> {
+pub fn follow(
+    kafka: &KafkaSettings,
+    role: &str,
+    topic: &str,
+    on: impl FnMut(Followed<'_>) + Send + 'static,
+) -> Result<Follower, String> {
     let consumer: BaseConsumer<Silent> = consumer_config(kafka, role, &group_id(kafka, role))
         .set("enable.partition.eof", "true")
         .create_with_context(Silent)
@@ -118,13 +123,17 @@ impl<F: FnMut(Followed<'_>)> Reader<F> {
 
     /// Assigns every partition from its first record; none when the topic does not exist.
     fn begin(&self) -> Result<BTreeSet<i32>, KafkaError> {
-        // All topics: a request for one by name could create it where the broker creates topics by itself.
+        // All topics: a request for one by name could create it where the broker creates topics by
+        // itself.
         let metadata = self.consumer.fetch_metadata(None, REQUEST)?;
         let found = metadata.topics().iter().filter(|found| found.name() == self.topic);
-        let partitions: BTreeSet<i32> = found.flat_map(|found| found.partitions().iter().map(|partition| partition.id())).collect();
+        let partitions: BTreeSet<i32> = found
+            .flat_map(|found| found.partitions().iter().map(|partition| partition.id()))
+            .collect();
         let mut list = TopicPartitionList::new();
         for partition in &partitions {
-            // A known offset spares librdkafka's half-second wait for its next look at the partition's leader.
+            // A known offset spares librdkafka's half-second wait for its next look at the
+            // partition's leader.
             let (first, _) = self.consumer.fetch_watermarks(&self.topic, *partition, REQUEST)?;
             list.add_partition_offset(&self.topic, *partition, Offset::Offset(first))?;
         }
@@ -152,7 +161,9 @@ impl<F: FnMut(Followed<'_>)> Reader<F> {
                     }
                 }
                 // librdkafka reconnects by itself.
-                Some(Err(error)) => tracing::debug!(%error, kafka.topic = self.topic, "reading goes on after an error"),
+                Some(Err(error)) => {
+                    tracing::debug!(%error, kafka.topic = self.topic, "reading goes on after an error")
+                }
             }
         }
     }

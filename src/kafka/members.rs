@@ -31,7 +31,11 @@ pub struct Member {
 ///
 /// # Errors
 /// [`ToolFault`] when no broker answers.
-pub fn owners(kafka: &KafkaSettings, role: &str, topic: &str) -> Result<BTreeMap<i32, Member>, ToolFault> {
+pub fn owners(
+    kafka: &KafkaSettings,
+    role: &str,
+    topic: &str,
+) -> Result<BTreeMap<i32, Member>, ToolFault> {
     let group = group_id(kafka, role);
     let consumer: BaseConsumer = consumer_config(kafka, "ask", &group)
         .create()
@@ -42,7 +46,9 @@ pub fn owners(kafka: &KafkaSettings, role: &str, topic: &str) -> Result<BTreeMap
         match consumer.fetch_group_list(Some(&group), REQUEST) {
             Ok(list) => break list,
             Err(error) if Instant::now() >= deadline => {
-                return Err(ToolFault(format!("the members of group {group} could not be asked for: {error}")));
+                return Err(ToolFault(format!(
+                    "the members of group {group} could not be asked for: {error}"
+                )));
             }
             Err(error) => {
                 tracing::debug!(%error, group, "asked again");
@@ -51,20 +57,25 @@ pub fn owners(kafka: &KafkaSettings, role: &str, topic: &str) -> Result<BTreeMap
         }
     };
     let mut owners = BTreeMap::new();
-    for member in list.groups().iter().filter(|found| found.name() == group).flat_map(|found| found.members()) {
+    for member in
+        list.groups().iter().filter(|found| found.name() == group).flat_map(|found| found.members())
+    {
         let who = Member {
             client_id: member.client_id().to_owned(),
             // The broker writes a slash in front of an address without a name.
             host: member.client_host().trim_start_matches('/').to_owned(),
         };
-        for partition in assigned(member.assignment().unwrap_or_default(), topic).unwrap_or_default() {
+        for partition in
+            assigned(member.assignment().unwrap_or_default(), topic).unwrap_or_default()
+        {
             owners.insert(partition, who.clone());
         }
     }
     Ok(owners)
 }
 
-/// The partitions of a topic in a member's assignment (Kafka's consumer protocol); `None` for bytes that are none.
+/// The partitions of a topic in a member's assignment (Kafka's consumer protocol); `None` for bytes
+/// that are none.
 fn assigned(bytes: &[u8], topic: &str) -> Option<Vec<i32>> {
     let mut cursor = Bytes(bytes);
     cursor.take(2)?;

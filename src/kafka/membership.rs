@@ -70,7 +70,8 @@ impl Shared {
 /// The rebalance callbacks of one consumer; they run on the polling thread.
 pub(super) struct Callbacks {
     shared: Arc<Shared>,
-    /// Gone with the retirement: the route's events end with the last consumer that speaks, not with one that never closes.
+    /// Gone with the retirement: the route's events end with the last consumer that speaks, not
+    /// with one that never closes.
     events: Mutex<Option<mpsc::UnboundedSender<GroupEvent>>>,
     topic: String,
     /// What the last statistics said, until the watchdog has looked at it.
@@ -78,7 +79,11 @@ pub(super) struct Callbacks {
 }
 
 impl Callbacks {
-    pub fn new(shared: Arc<Shared>, events: mpsc::UnboundedSender<GroupEvent>, topic: String) -> Self {
+    pub fn new(
+        shared: Arc<Shared>,
+        events: mpsc::UnboundedSender<GroupEvent>,
+        topic: String,
+    ) -> Self {
         Self { shared, events: Mutex::new(Some(events)), topic, sight: Mutex::new(None) }
     }
 
@@ -116,7 +121,8 @@ impl Callbacks {
         crash::point(Point::GroupRevoking);
         let (done, finished) = oneshot::channel();
         if self.tell(GroupEvent::Revoking { leases: leases.clone(), done }) {
-            // The route bounds its drain below max.poll.interval.ms; a dropped sender ends the wait as well.
+            // The route bounds its drain below max.poll.interval.ms; a dropped sender ends the wait
+            // as well.
             let _ = finished.blocking_recv();
         }
         crash::point(Point::GroupDrained);
@@ -138,12 +144,16 @@ impl ClientContext for Callbacks {
     }
 
     fn stats(&self, statistics: Statistics) {
-        *self.sight.lock().unwrap_or_else(PoisonError::into_inner) = Some(Sight::of(&statistics, &self.topic));
+        *self.sight.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Sight::of(&statistics, &self.topic));
     }
 }
 
 fn partitions(list: &TopicPartitionList) -> Vec<i32> {
-    list.elements().iter().map(rdkafka::topic_partition_list::TopicPartitionListElem::partition).collect()
+    list.elements()
+        .iter()
+        .map(rdkafka::topic_partition_list::TopicPartitionListElem::partition)
+        .collect()
 }
 
 impl ConsumerContext for Callbacks {
@@ -164,14 +174,15 @@ impl ConsumerContext for Callbacks {
         if self.retired() {
             return;
         }
-        // Also an assignment without new partitions comes here: the generation has changed all the same.
-        // Not while closing: a group that is being closed may never answer the question (seen as a hang at shutdown). A member
-        // that drains before it leaves needs it to commit.
+        // Also an assignment without new partitions comes here: the generation has changed all the
+        // same. Not while closing: a group that is being closed may never answer the question (seen
+        // as a hang at shutdown). A member that drains before it leaves needs it to commit.
         let closing = self.shared.closing.load(Ordering::Acquire);
         let metadata = if closing { None } else { consumer.group_metadata().map(Arc::new) };
         match rebalance {
             Rebalance::Assign(list) => {
-                // Before any record can be handed out: nothing is fetched until the route has taken the partition over.
+                // Before any record can be handed out: nothing is fetched until the route has taken
+                // the partition over.
                 if list.count() > 0
                     && let Err(error) = consumer.pause(list)
                 {

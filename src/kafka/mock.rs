@@ -1,4 +1,5 @@
-//! librdkafka's in-process broker, for the demo alone: it does not isolate transactions and never stores their offsets.
+//! librdkafka's in-process broker, for the demo alone: it does not isolate transactions and never
+//! stores their offsets.
 
 use rdkafka::{mocking::MockCluster, producer::DefaultProducerContext};
 
@@ -17,9 +18,12 @@ impl MockBroker {
     /// # Errors
     /// librdkafka's reason as a sentence.
     pub fn start(topics: &[(&str, i32)]) -> Result<Self, String> {
-        let cluster = MockCluster::new(1).map_err(|error| format!("the in-process broker cannot be started: {error}"))?;
+        let cluster = MockCluster::new(1)
+            .map_err(|error| format!("the in-process broker cannot be started: {error}"))?;
         for (topic, partitions) in topics {
-            cluster.create_topic(topic, *partitions, 1).map_err(|error| format!("the in-process broker cannot create {topic}: {error}"))?;
+            cluster
+                .create_topic(topic, *partitions, 1)
+                .map_err(|error| format!("the in-process broker cannot create {topic}: {error}"))?;
         }
         Ok(Self(cluster))
     }

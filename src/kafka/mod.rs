@@ -1,4 +1,5 @@
-//! The log as both routes see it: clients, group membership, ownership, transactions, compacted state.
+//! The log as both routes see it: clients, group membership, ownership, transactions, compacted
+//! state.
 
 pub mod admin;
 mod batch_size;

@@ -1,4 +1,5 @@
-//! Which offsets of a partition are finished: a contiguous prefix that is committed, and what finished ahead of it.
+//! Which offsets of a partition are finished: a contiguous prefix that is committed, and what
+//! finished ahead of it.
 
 use std::collections::BTreeMap;
 
@@ -7,15 +8,16 @@ use data_encoding::BASE64_NOPAD;
 /// Kafka's default `offset.metadata.max.bytes` is 4096; what does not fit waits for the prefix.
 const METADATA_LIMIT: usize = 4000;
 
-/// The finished offsets of one partition. Offsets need not be dense: transaction markers and compaction leave gaps,
-/// and an offset that was never delivered does not hold the prefix back.
+/// The finished offsets of one partition. Offsets need not be dense: transaction markers and
+/// compaction leave gaps, and an offset that was never delivered does not hold the prefix back.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Prefix {
     /// Everything below is finished; the next offset to be committed.
     next: i64,
     /// Delivered offsets at or above `next`, in order: finished or not.
     pending: BTreeMap<i64, bool>,
-    /// Offsets an earlier owner finished ahead of its prefix, as closed runs; re-reading them is not a copy.
+    /// Offsets an earlier owner finished ahead of its prefix, as closed runs; re-reading them is
+    /// not a copy.
     settled_before: Vec<(i64, i64)>,
 }
 
@@ -26,8 +28,8 @@ impl Prefix {
         Self { next, pending: BTreeMap::new(), settled_before: decode(next, metadata) }
     }
 
-    /// Notes a delivered offset. `false`: it is below the prefix, delivered already, or was settled by an earlier owner;
-    /// there is nothing to do for it.
+    /// Notes a delivered offset. `false`: it is below the prefix, delivered already, or was settled
+    /// by an earlier owner; there is nothing to do for it.
     pub fn deliver(&mut self, offset: i64) -> bool {
         if offset < self.next || self.pending.contains_key(&offset) {
             return false;
@@ -52,8 +54,8 @@ impl Prefix {
         }
     }
 
-    /// What to commit now: the next offset to be read, and the metadata that names what finished ahead of it.
-    /// `None` when the metadata would not fit.
+    /// What to commit now: the next offset to be read, and the metadata that names what finished
+    /// ahead of it. `None` when the metadata would not fit.
     #[must_use]
     pub fn position(&self) -> Option<(i64, String)> {
         let next = self.committable();
@@ -88,13 +90,15 @@ impl Prefix {
         }
     }
 
-    /// Finished runs at or above `next`, those of an earlier owner that were not delivered yet included.
+    /// Finished runs at or above `next`, those of an earlier owner that were not delivered yet
+    /// included.
     fn ahead(&self, next: i64) -> Vec<(i64, i64)> {
         let mut runs: Vec<(i64, i64)> = Vec::new();
         let mut open: Option<(i64, i64)> = None;
         for (offset, done) in self.pending.range(next..) {
             open = match (open, *done) {
-                // Gaps between two finished neighbours hold nothing deliverable, so one run covers them.
+                // Gaps between two finished neighbours hold nothing deliverable, so one run covers
+                // them.
                 (Some((from, _)), true) => Some((from, *offset)),
                 (None, true) => Some((*offset, *offset)),
                 (Some(run), false) => {
@@ -105,14 +109,20 @@ impl Prefix {
             };
         }
         runs.extend(open);
-        let delivered = self.pending.last_key_value().map_or(self.next, |(offset, _)| offset + 1).max(next);
-        runs.extend(self.settled_before.iter().filter(|(_, to)| *to >= delivered).map(|(from, to)| ((*from).max(delivered), *to)));
+        let delivered =
+            self.pending.last_key_value().map_or(self.next, |(offset, _)| offset + 1).max(next);
+        runs.extend(
+            self.settled_before
+                .iter()
+                .filter(|(_, to)| *to >= delivered)
+                .map(|(from, to)| ((*from).max(delivered), *to)),
+        );
         runs
     }
 }
 
-/// `1:` and base64 of varints: for each run the distance from the end of the one before (from `next` for the first),
-/// then its length less one.
+/// `1:` and base64 of varints: for each run the distance from the end of the one before (from
+/// `next` for the first), then its length less one.
 fn encode(next: i64, runs: &[(i64, i64)]) -> String {
     if runs.is_empty() {
         return String::new();
@@ -138,7 +148,9 @@ fn varint(out: &mut Vec<u8>, value: i64) {
 
 /// The inverse of [`encode`]; metadata of another program, or none, is no run at all.
 fn decode(next: i64, metadata: &str) -> Vec<(i64, i64)> {
-    let Some(bytes) = metadata.strip_prefix("1:").and_then(|text| BASE64_NOPAD.decode(text.as_bytes()).ok()) else {
+    let Some(bytes) =
+        metadata.strip_prefix("1:").and_then(|text| BASE64_NOPAD.decode(text.as_bytes()).ok())
+    else {
         return Vec::new();
     };
     let mut numbers = Vec::new();
@@ -214,14 +226,20 @@ mod tests {
 
     #[test]
     fn strange_metadata_is_no_run() {
-        for text in ["", "hello", "1:!!!", "1:////////////////////////", "1:f39/f39/f39/f38Bf39/f39/f39/f38B"] {
+        for text in [
+            "",
+            "hello",
+            "1:!!!",
+            "1:////////////////////////",
+            "1:f39/f39/f39/f38Bf39/f39/f39/f38B",
+        ] {
             assert!(Prefix::restore(0, text).deliver(0), "{text}");
         }
     }
 
     proptest! {
-        /// However offsets finish and whenever owners change, every offset is processed once and the committed offset
-        /// never passes an unfinished one.
+        /// However offsets finish and whenever owners change, every offset is processed once and
+        /// the committed offset never passes an unfinished one.
         #[test]
         fn every_offset_is_processed_once(gaps in proptest::collection::vec(1_i64..4, 1..60), order in proptest::collection::vec(0_usize..1000, 0..200), takeover in 0_usize..60) {
             let offsets: Vec<i64> = gaps.iter().scan(0, |at, gap| { *at += gap; Some(*at) }).collect();

@@ -1,16 +1,18 @@
-//! In which order a transaction is written and a partition taken over, as pure rules: only these orders keep a stale owner
-//! from journaling what its successor does not read (`protocol.md` §3).
+//! In which order a transaction is written and a partition taken over, as pure rules: only these
+//! orders keep a stale owner from journaling what its successor does not read (`protocol.md` §3).
 //!
-//! `EndTxn` is not checked for the group's generation, so a stale owner whose offsets were accepted before a rebalance can
-//! still commit after it. What protects the successor: whoever reads its stable offsets waits for every such transaction,
-//! and by the time the offsets were accepted all of its records stood in the log.
+//! `EndTxn` is not checked for the group's generation, so a stale owner whose offsets were accepted
+//! before a rebalance can still commit after it. What protects the successor: whoever reads its
+//! stable offsets waits for every such transaction, and by the time the offsets were accepted all
+//! of its records stood in the log.
 
 /// What a transaction consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Part {
     /// Every record, until the broker has confirmed the last one.
     Records,
-    /// The input offsets with the group's metadata: the broker checks member and generation here and nowhere else.
+    /// The input offsets with the group's metadata: the broker checks member and generation here
+    /// and nowhere else.
     Offsets,
     /// The commit.
     End,
@@ -22,18 +24,23 @@ pub const TRANSACTION: [Part; 3] = [Part::Records, Part::Offsets, Part::End];
 /// What a new owner does before it judges a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TakeOverPart {
-    /// The stable committed offsets: asked for again while a transaction that carries some is pending.
+    /// The stable committed offsets: asked for again while a transaction that carries some is
+    /// pending.
     Offsets,
-    /// A topic that lost everything is refused; before the barrier, which would make it look like a living one.
+    /// A topic that lost everything is refused; before the barrier, which would make it look like a
+    /// living one.
     Memory,
     /// A record of its own, with those same offsets.
     Barrier,
-    /// Everything up to the barrier; what was written before it is decided when the barrier can be read.
+    /// Everything up to the barrier; what was written before it is decided when the barrier can be
+    /// read.
     Read,
 }
 
 /// A take-over's parts as they are done.
-pub const TAKE_OVER: [TakeOverPart; 4] = [TakeOverPart::Offsets, TakeOverPart::Memory, TakeOverPart::Barrier, TakeOverPart::Read];
+pub const TAKE_OVER: [TakeOverPart; 4] =
+    [TakeOverPart::Offsets, TakeOverPart::Memory, TakeOverPart::Barrier, TakeOverPart::Read];
 
-/// Every consumer's `isolation.level`: offsets are stable ones, and records those of committed transactions.
+/// Every consumer's `isolation.level`: offsets are stable ones, and records those of committed
+/// transactions.
 pub const ISOLATION: &str = "read_committed";

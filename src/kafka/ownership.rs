@@ -1,4 +1,5 @@
-//! Who owns which partition, as pure rules: every assignment of a partition has an epoch of its own.
+//! Who owns which partition, as pure rules: every assignment of a partition has an epoch of its
+//! own.
 
 use std::collections::BTreeMap;
 
@@ -30,14 +31,21 @@ impl Ownership {
     pub fn leases(&self, partitions: &[i32]) -> Vec<Lease> {
         partitions
             .iter()
-            .filter_map(|partition| self.owned.get(partition).map(|epoch| Lease { partition: *partition, epoch: *epoch }))
+            .filter_map(|partition| {
+                self.owned
+                    .get(partition)
+                    .map(|epoch| Lease { partition: *partition, epoch: *epoch })
+            })
             .collect()
     }
 
     /// Every lease held.
     #[must_use]
     pub fn all(&self) -> Vec<Lease> {
-        self.owned.iter().map(|(partition, epoch)| Lease { partition: *partition, epoch: *epoch }).collect()
+        self.owned
+            .iter()
+            .map(|(partition, epoch)| Lease { partition: *partition, epoch: *epoch })
+            .collect()
     }
 
     /// Ends these leases.
@@ -62,8 +70,9 @@ impl Ownership {
     }
 }
 
-/// Ownership together with the group's metadata: what lets a transaction speak for a partition. Both change under one
-/// lock only, so that no transaction can pair fresh metadata with a partition that was lost.
+/// Ownership together with the group's metadata: what lets a transaction speak for a partition.
+/// Both change under one lock only, so that no transaction can pair fresh metadata with a partition
+/// that was lost.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Standing<M> {
     pub ownership: Ownership,
@@ -77,7 +86,8 @@ impl<M> Default for Standing<M> {
 }
 
 impl<M> Standing<M> {
-    /// A rebalance gave these partitions (none is possible: the generation has changed all the same).
+    /// A rebalance gave these partitions (none is possible: the generation has changed all the
+    /// same).
     pub fn assigned(&mut self, partitions: &[i32], metadata: Option<M>) -> Vec<Lease> {
         self.metadata = metadata;
         self.ownership.assign(partitions)
@@ -91,8 +101,8 @@ impl<M> Standing<M> {
     /// The metadata to send offsets with, if every one of these leases still holds.
     ///
     /// # Errors
-    /// The leases that are over; all of them while the group was never joined, since metadata from before the first join
-    /// passes the broker unchecked.
+    /// The leases that are over; all of them while the group was never joined, since metadata from
+    /// before the first join passes the broker unchecked.
     pub fn fence(&self, leases: &[Lease]) -> Result<&M, Vec<Lease>> {
         let ended = self.ownership.ended(leases.iter().copied());
         match &self.metadata {
@@ -117,7 +127,11 @@ mod tests {
         standing.ownership.release(&leases[1..]);
         standing.rejoined(Some(2));
         assert_eq!(standing.fence(&leases[..1]), Ok(&2));
-        assert_eq!(standing.fence(&leases), Err(vec![leases[1]]), "fresh metadata never goes with a partition that was lost");
+        assert_eq!(
+            standing.fence(&leases),
+            Err(vec![leases[1]]),
+            "fresh metadata never goes with a partition that was lost"
+        );
     }
 
     #[test]
@@ -128,7 +142,10 @@ mod tests {
         ownership.release(&ownership.leases(&[1]));
         assert!(!ownership.owns(first[1]));
         let again = ownership.assign(&[1]);
-        assert!(!ownership.owns(first[1]), "the old lease stays over although the partition came back");
+        assert!(
+            !ownership.owns(first[1]),
+            "the old lease stays over although the partition came back"
+        );
         assert!(ownership.owns(again[0]));
         assert_eq!(ownership.ended(first.clone()), vec![first[1]]);
         assert_eq!(ownership.all().len(), 2);

@@ -1,4 +1,5 @@
-//! The polling thread of a membership: it polls, whatever happens, hands out, and mends its consumer.
+//! The polling thread of a membership: it polls, whatever happens, hands out, and mends its
+//! consumer.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,15 +35,18 @@ const BATCH: usize = 500;
 /// How long the thread sleeps without a record; bounds how late a pause or a start is carried out.
 const POLL: Duration = Duration::from_millis(100);
 const POLL_WHILE_HELD: Duration = Duration::from_millis(10);
-/// Bytes of records that are handed out and not released, of all partitions: beyond it those that hold any are paused.
+/// Bytes of records that are handed out and not released, of all partitions: beyond it those that
+/// hold any are paused.
 const MOST_BYTES: usize = 32 * 1024 * 1024;
 /// Bytes handed over in one turn.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
-/// A value beyond this is not taken into memory a second time: it is named by its size alone ([`Delivered::left_out`]).
-/// Brokers take a megabyte by default, compressed; what it expands to nobody limits.
+/// A value beyond this is not taken into memory a second time: it is named by its size alone
+/// ([`Delivered::left_out`]). Brokers take a megabyte by default, compressed; what it expands to
+/// nobody limits.
 const LARGEST_VALUE: usize = 1024 * 1024;
-/// Fetched of one partition in one answer, compressed. lz4 expands up to 255 times, and librdkafka unpacks an answer whole:
-/// this, and the commands topic's `max.message.bytes`, bound what a partition's share of one answer can become.
+/// Fetched of one partition in one answer, compressed. lz4 expands up to 255 times, and librdkafka
+/// unpacks an answer whole: this, and the commands topic's `max.message.bytes`, bound what a
+/// partition's share of one answer can become.
 const FETCH_PARTITION_BYTES: &str = "131072";
 /// Quiet partitions asked about in one turn, and how long each may take: the polling must go on.
 const ASKED: usize = 8;
@@ -143,25 +147,35 @@ impl Poller {
         Ok(())
     }
 
-    /// What an error means for the membership. A fatal one arrives without its cause, which the client knows.
+    /// What an error means for the membership. A fatal one arrives without its cause, which the
+    /// client knows.
     fn trouble(&mut self, error: &KafkaError) -> Result<(), GroupFault> {
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::FencedInstanceId) => match self.consumer.client().fatal_error() {
-                Some((RDKafkaErrorCode::FencedInstanceId, _)) => {
-                    self.shared.fenced.store(true, Ordering::Release);
-                    Err(GroupFault(
+            Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::FencedInstanceId) => {
+                match self.consumer.client().fatal_error() {
+                    Some((RDKafkaErrorCode::FencedInstanceId, _)) => {
+                        self.shared.fenced.store(true, Ordering::Release);
+                        Err(GroupFault(
                         "another process joined the group with the same kafka.instance; every instance needs an ordinal of its own, so this one stops"
                             .into(),
                     ))
+                    }
+                    Some((code, reason)) => {
+                        self.broken = Some(format!("{code}: {reason}"));
+                        Ok(())
+                    }
+                    None => Ok(()),
                 }
-                Some((code, reason)) => {
-                    self.broken = Some(format!("{code}: {reason}"));
-                    Ok(())
-                }
-                None => Ok(()),
-            },
-            Some(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::GroupAuthorizationFailed) => {
-                if let Some(sentence) = read_denial(error, &self.options.topic, &group_id(&self.kafka, &self.options.role)) {
+            }
+            Some(
+                RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::GroupAuthorizationFailed,
+            ) => {
+                if let Some(sentence) = read_denial(
+                    error,
+                    &self.options.topic,
+                    &group_id(&self.kafka, &self.options.role),
+                ) {
                     complain(&sentence);
                 }
                 Ok(())
@@ -174,19 +188,23 @@ impl Poller {
         }
     }
 
-    /// Looks at what the statistics say, and makes a new consumer when this one does not come back by itself.
+    /// Looks at what the statistics say, and makes a new consumer when this one does not come back
+    /// by itself.
     fn watch(&mut self) -> Result<(), GroupFault> {
         self.sabotage();
         if let Some(reason) = self.broken.take() {
             return self.replace(&reason);
         }
         let Some(sight) = self.consumer.context().sight() else { return Ok(()) };
-        let wanted: Vec<i32> = self.known.difference(&self.paused).map(|lease| lease.partition).collect();
+        let wanted: Vec<i32> =
+            self.known.difference(&self.paused).map(|lease| lease.partition).collect();
         match self.watchdog.look(&sight, &wanted, Moment::now()) {
             Look::Fine => Ok(()),
             Look::Ask(partitions) => {
                 for partition in partitions.into_iter().take(ASKED) {
-                    if let Ok((_, end)) = self.consumer.fetch_watermarks(&self.options.topic, partition, ANSWER) {
+                    if let Ok((_, end)) =
+                        self.consumer.fetch_watermarks(&self.options.topic, partition, ANSWER)
+                    {
                         self.watchdog.heard(partition, end, Moment::now());
                     }
                 }
@@ -196,7 +214,8 @@ impl Poller {
         }
     }
 
-    /// A new consumer in place of one that cannot go on: ownership ends, and begins anew with its assignment.
+    /// A new consumer in place of one that cannot go on: ownership ends, and begins anew with its
+    /// assignment.
     fn replace(&mut self, reason: &str) -> Result<(), GroupFault> {
         tracing::warn!(role = %self.options.role, %reason, "the consumer does not recover by itself; a new one takes its place");
         let fresh = subscribed(&self.kafka, &self.options, &self.shared, &self.events)?;
@@ -211,7 +230,8 @@ impl Poller {
         Ok(())
     }
 
-    /// For the tests of the watchdog: what nobody tells the application, once there is something to lose.
+    /// For the tests of the watchdog: what nobody tells the application, once there is something to
+    /// lose.
     fn sabotage(&mut self) {
         if self.sabotaged || self.known.difference(&self.paused).next().is_none() {
             return;
@@ -245,7 +265,11 @@ impl Poller {
             let Some(flow) = membership.flow.get(&lease.partition) else { continue };
             let paused = self.paused.contains(lease);
             let outstanding = flow.outstanding.load(Ordering::Relaxed);
-            let full = if paused { outstanding > self.options.pending_limit / 2 } else { outstanding >= self.options.pending_limit };
+            let full = if paused {
+                outstanding > self.options.pending_limit / 2
+            } else {
+                outstanding >= self.options.pending_limit
+            };
             let hold = !flow.started || flow.held || full || (self.heavy && outstanding > 0);
             if hold && !paused {
                 pause.add_partition(&self.options.topic, lease.partition);
@@ -257,7 +281,10 @@ impl Poller {
         }
         drop(membership);
         self.known = owned;
-        for (list, result) in [(pause.count(), self.apply(&pause, true)), (resume.count(), self.apply(&resume, false))] {
+        for (list, result) in [
+            (pause.count(), self.apply(&pause, true)),
+            (resume.count(), self.apply(&resume, false)),
+        ] {
             if let (1.., Err(error)) = (list, result) {
                 tracing::warn!(%error, "a partition could not be paused or resumed");
             }
@@ -268,11 +295,16 @@ impl Poller {
         }
     }
 
-    /// Has the resumed partitions fetched at once. librdkafka's thread for a broker all of whose partitions were paused sleeps
-    /// for up to a second and is not told of a resumption; any request to that broker wakes it.
+    /// Has the resumed partitions fetched at once. librdkafka's thread for a broker all of whose
+    /// partitions were paused sleeps for up to a second and is not told of a resumption; any
+    /// request to that broker wakes it.
     fn wake(&self, resumed: &TopicPartitionList) {
         for partition in resumed.elements().iter().take(ASKED) {
-            if self.consumer.fetch_watermarks(&self.options.topic, partition.partition(), WAKE).is_err() {
+            if self
+                .consumer
+                .fetch_watermarks(&self.options.topic, partition.partition(), WAKE)
+                .is_err()
+            {
                 break;
             }
         }
@@ -287,7 +319,8 @@ impl Poller {
 
     fn deliver(&self, message: &rdkafka::message::BorrowedMessage<'_>) -> Option<Delivered> {
         let mut membership = self.shared.lock();
-        let lease = membership.standing.ownership.leases(&[message.partition()]).first().copied()?;
+        let lease =
+            membership.standing.ownership.leases(&[message.partition()]).first().copied()?;
         let length = message.payload().map_or(0, <[u8]>::len);
         let left_out = (length > LARGEST_VALUE).then_some(length);
         let record = Delivered {
@@ -298,7 +331,12 @@ impl Poller {
             left_out,
             headers: message
                 .headers()
-                .map(|headers| headers.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect())
+                .map(|headers| {
+                    headers
+                        .iter()
+                        .map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec)))
+                        .collect()
+                })
                 .unwrap_or_default(),
             timestamp: message.timestamp().to_millis(),
         };
@@ -320,13 +358,19 @@ impl Poller {
             let _ = self.consumer.pause(&all);
         }
         let (stop, stopped) = std_mpsc::channel::<()>();
-        let callbacks = Callbacks::new(Arc::clone(&self.shared), self.events.clone(), self.options.topic.clone());
+        let callbacks = Callbacks::new(
+            Arc::clone(&self.shared),
+            self.events.clone(),
+            self.options.topic.clone(),
+        );
         let drain = thread::spawn(move || {
             callbacks.revoke(leases, false);
             let _ = stop.send(());
         });
         // The member polls on while it drains, so that it is not thrown out of the group half-way.
-        while stopped.recv_timeout(Duration::from_millis(20)) == Err(std_mpsc::RecvTimeoutError::Timeout) {
+        while stopped.recv_timeout(Duration::from_millis(20))
+            == Err(std_mpsc::RecvTimeoutError::Timeout)
+        {
             let _ = self.consumer.poll(Duration::ZERO);
         }
         let _ = drain.join();
@@ -359,11 +403,14 @@ fn subscribed(
         config.set("partition.assignment.strategy", "cooperative-sticky");
     }
     let callbacks = Callbacks::new(Arc::clone(shared), events.clone(), options.topic.clone());
-    let consumer: BaseConsumer<Callbacks> = config
-        .create_with_context(callbacks)
-        .map_err(|error| GroupFault(format!("no Kafka consumer could be made from [kafka]: {error}; correct the option it names")))?;
-    consumer
-        .subscribe(&[&options.topic])
-        .map_err(|error| GroupFault(format!("topic {} cannot be subscribed to: {error}", options.topic)))?;
+    let consumer: BaseConsumer<Callbacks> =
+        config.create_with_context(callbacks).map_err(|error| {
+            GroupFault(format!(
+                "no Kafka consumer could be made from [kafka]: {error}; correct the option it names"
+            ))
+        })?;
+    consumer.subscribe(&[&options.topic]).map_err(|error| {
+        GroupFault(format!("topic {} cannot be subscribed to: {error}", options.topic))
+    })?;
     Ok(consumer)
 }

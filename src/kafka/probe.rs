@@ -1,7 +1,8 @@
 //! Whether each right is there, found out without leaving anything behind.
 //!
-//! Nothing lists an account's own rights to it, so each is tried with a request that the broker authorizes and then
-//! refuses for another reason: a record larger than the topic takes, an offset of a partition that does not exist.
+//! Nothing lists an account's own rights to it, so each is tried with a request that the broker
+//! authorizes and then refuses for another reason: a record larger than the topic takes, an offset
+//! of a partition that does not exist.
 
 use std::time::{Duration, Instant};
 
@@ -40,9 +41,16 @@ pub enum Found {
     Unknown(String),
 }
 
-/// Looks for one right; `largest` is the topic's `max.message.bytes` where it is known. Blocks: call it from a blocking task.
+/// Looks for one right; `largest` is the topic's `max.message.bytes` where it is known. Blocks:
+/// call it from a blocking task.
 #[must_use]
-pub fn right(kafka: &KafkaSettings, operation: Operation, resource: &Resource, topic: &str, largest: Option<usize>) -> Found {
+pub fn right(
+    kafka: &KafkaSettings,
+    operation: Operation,
+    resource: &Resource,
+    topic: &str,
+    largest: Option<usize>,
+) -> Found {
     let answer = match (operation, resource) {
         (Operation::Read, Resource::Topic(name)) => read_topic(kafka, name),
         (Operation::Write, Resource::Topic(name)) => write_topic(kafka, name, largest),
@@ -51,12 +59,17 @@ pub fn right(kafka: &KafkaSettings, operation: Operation, resource: &Resource, t
         (Operation::Describe, Resource::Topic(name)) => see_topic(kafka, name),
         (Operation::Describe | Operation::DescribeConfigs | Operation::Create, _)
         | (Operation::Read, Resource::TransactionalIds(_))
-        | (Operation::Write, Resource::Group(_)) => return Found::Unknown(format!("{} cannot be tried", operation.name())),
+        | (Operation::Write, Resource::Group(_)) => {
+            return Found::Unknown(format!("{} cannot be tried", operation.name()));
+        }
     };
     match answer {
         Ok(()) => Found::Granted,
         Err(Refusal::Denied) => Found::Denied(denial(operation, resource)),
-        Err(Refusal::Other(reason)) => Found::Unknown(format!("{} on {resource} could not be tried: {reason}", operation.name())),
+        Err(Refusal::Other(reason)) => Found::Unknown(format!(
+            "{} on {resource} could not be tried: {reason}",
+            operation.name()
+        )),
     }
 }
 
@@ -83,7 +96,12 @@ fn see_topic(kafka: &KafkaSettings, topic: &str) -> Result<(), Refusal> {
     // A consumer's request never creates a topic.
     let consumer = consumer(kafka, &group_id(kafka, "check"))?;
     let metadata = consumer.fetch_metadata(Some(topic), PATIENCE)?;
-    match metadata.topics().iter().find(|found| found.name() == topic).and_then(|found| found.error()) {
+    match metadata
+        .topics()
+        .iter()
+        .find(|found| found.name() == topic)
+        .and_then(|found| found.error())
+    {
         None => Ok(()),
         Some(error) => match RDKafkaErrorCode::from(error) {
             code if is_denial_code(code) => Err(Refusal::Denied),
@@ -120,7 +138,9 @@ fn write_topic(kafka: &KafkaSettings, topic: &str, largest: Option<usize>) -> Re
         return Err(Refusal::Other(reason.to_owned()));
     };
     if largest > LARGEST_RECORD {
-        return Err(Refusal::Other(format!("it takes records of {largest} bytes, and only a larger one would be refused")));
+        return Err(Refusal::Other(format!(
+            "it takes records of {largest} bytes, and only a larger one would be refused"
+        )));
     }
     let size = largest + 1024;
     let mut config = client_config(kafka, "check");
@@ -133,7 +153,9 @@ fn write_topic(kafka: &KafkaSettings, topic: &str, largest: Option<usize>) -> Re
     let reports = Reports::default();
     let producer: BaseProducer<Reports> = config.create_with_context(reports.clone())?;
     let value = vec![0_u8; size];
-    producer.send(BaseRecord::<[u8], [u8]>::to(topic).partition(0).key(b"check").payload(&value)).map_err(|(error, _)| error)?;
+    producer
+        .send(BaseRecord::<[u8], [u8]>::to(topic).partition(0).key(b"check").payload(&value))
+        .map_err(|(error, _)| error)?;
     let deadline = Instant::now() + PATIENCE * 2;
     while Instant::now() < deadline {
         producer.poll(POLL);
@@ -176,10 +198,13 @@ impl rdkafka::producer::ProducerContext for Reports {
     }
 }
 
-/// An offset for a partition that does not exist: refused as such, or denied before. The group's members are not disturbed.
+/// An offset for a partition that does not exist: refused as such, or denied before. The group's
+/// members are not disturbed.
 fn read_group(kafka: &KafkaSettings, group: &str, topic: &str) -> Result<(), Refusal> {
     let consumer = consumer(kafka, group)?;
-    let of_group = |error: &KafkaError| error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed);
+    let of_group = |error: &KafkaError| {
+        error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed)
+    };
     let deadline = Instant::now() + PATIENCE;
     loop {
         let mut list = TopicPartitionList::new();
@@ -192,7 +217,8 @@ fn read_group(kafka: &KafkaSettings, group: &str, topic: &str) -> Result<(), Ref
             // Of the topic, which the broker looks at after the group.
             break;
         }
-        // That the coordinator may not be looked for is told by an event; the request itself only times out.
+        // That the coordinator may not be looked for is told by an event; the request itself only
+        // times out.
         while let Some(event) = consumer.poll(POLL) {
             if event.is_err_and(|error| of_group(&error)) {
                 return Err(Refusal::Denied);
@@ -206,7 +232,8 @@ fn read_group(kafka: &KafkaSettings, group: &str, topic: &str) -> Result<(), Ref
     list.add_partition_offset(topic, NO_PARTITION, Offset::Offset(0))?;
     match consumer.commit(&list, CommitMode::Sync) {
         Err(error) if of_group(&error) => Err(Refusal::Denied),
-        // "Unknown partition", or "unknown member" of a group that others are in: both come after the authorization.
+        // "Unknown partition", or "unknown member" of a group that others are in: both come after
+        // the authorization.
         Ok(()) | Err(_) => Ok(()),
     }
 }

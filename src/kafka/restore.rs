@@ -31,7 +31,8 @@ use super::{
 #[derive(Clone, Debug)]
 pub struct TakeOver {
     pub lease: Lease,
-    /// Written to the compacted topic and read up to; recognised by key and value, so its value carries a nonce.
+    /// Written to the compacted topic and read up to; recognised by key and value, so its value
+    /// carries a nonce.
     pub barrier: Outgoing,
 }
 
@@ -39,7 +40,8 @@ pub struct TakeOver {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restored {
     pub lease: Lease,
-    /// The stable committed offset of the group and its metadata; `None` when nothing was ever committed.
+    /// The stable committed offset of the group and its metadata; `None` when nothing was ever
+    /// committed.
     pub committed: Option<(i64, String)>,
     /// What the barrier was committed with: the same, or the topic's first offset.
     pub position: Position,
@@ -59,24 +61,30 @@ pub enum TakeOverFault {
     /// The caller's `apply` refused an entry.
     #[error("{0}")]
     Refused(String),
-    /// Offsets are committed, and the compacted topic's partition holds nothing: it was lost. Nothing was written.
-    #[error("partition {partition} of {topic} is empty although offset {offset} of the group is committed")]
+    /// Offsets are committed, and the compacted topic's partition holds nothing: it was lost.
+    /// Nothing was written.
+    #[error(
+        "partition {partition} of {topic} is empty although offset {offset} of the group is committed"
+    )]
     Emptied { topic: String, partition: i32, offset: i64 },
 }
 
 /// Receives every entry of the compacted topic: partition, key, value (`None`: a tombstone).
 pub type Apply = Box<dyn FnMut(i32, &[u8], Option<&[u8]>) -> Result<(), String> + Send>;
 
-/// How long one request for offsets may take; pending transactions make it time out, and it is asked again.
+/// How long one request for offsets may take; pending transactions make it time out, and it is
+/// asked again.
 const REQUEST: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Takes partitions over: waits for the stable committed offsets (asked again while a transaction is pending), writes the
-/// barriers in one transaction with those same offsets, reads the compacted topic from its beginning under
-/// `read_committed` up to the barriers, handing every entry before them to `apply`.
+/// Takes partitions over: waits for the stable committed offsets (asked again while a transaction
+/// is pending), writes the barriers in one transaction with those same offsets, reads the compacted
+/// topic from its beginning under `read_committed` up to the barriers, handing every entry before
+/// them to `apply`.
 ///
-/// The compacted topic is the barriers' topic; its partition is the lease's number. Asks again by itself while the broker
-/// is away; ends early only as [`TakeOverFault`] says. `apply` may already have been called when it does.
+/// The compacted topic is the barriers' topic; its partition is the lease's number. Asks again by
+/// itself while the broker is away; ends early only as [`TakeOverFault`] says. `apply` may already
+/// have been called when it does.
 ///
 /// # Errors
 /// [`TakeOverFault`].
@@ -97,7 +105,8 @@ pub async fn take_over(
         let (reader, group, stop) = (Arc::clone(&reader), group.clone(), Arc::clone(&cancelled.0));
         match part {
             TakeOverPart::Offsets => {
-                let leases: Vec<Lease> = partitions.iter().map(|partition| partition.lease).collect();
+                let leases: Vec<Lease> =
+                    partitions.iter().map(|partition| partition.lease).collect();
                 committed = blocking(move || reader.stable_offsets(&group, &leases, &stop)).await?;
                 crash::point(Point::TakeOverOffsets);
             }
@@ -106,19 +115,26 @@ pub async fn take_over(
                 blocking(move || reader.check_memory(&partitions, &committed)).await?;
             }
             TakeOverPart::Barrier => {
-                let positions = partitions
-                    .iter()
-                    .filter_map(|partition| committed.get(&partition.lease.partition).map(|committed| committed.position(partition.lease)));
-                let records = partitions
-                    .iter()
-                    .map(|partition| Arc::new(Outgoing { partition: Some(partition.lease.partition), ..partition.barrier.clone() }));
+                let positions = partitions.iter().filter_map(|partition| {
+                    committed
+                        .get(&partition.lease.partition)
+                        .map(|committed| committed.position(partition.lease))
+                });
+                let records = partitions.iter().map(|partition| {
+                    Arc::new(Outgoing {
+                        partition: Some(partition.lease.partition),
+                        ..partition.barrier.clone()
+                    })
+                });
                 commit_fenced(&group, transactor, positions.collect(), records.collect()).await?;
                 crash::point(Point::TakeOverBarrier);
             }
             TakeOverPart::Read => {
                 let Some(apply) = apply.take() else { continue };
                 let (partitions, committed) = (partitions.clone(), committed.clone());
-                restored = blocking(move || reader.read(&group, &partitions, committed, apply, &stop)).await?;
+                restored =
+                    blocking(move || reader.read(&group, &partitions, committed, apply, &stop))
+                        .await?;
             }
         }
         tracing::debug!(?part, "take-over");
@@ -136,7 +152,9 @@ impl Drop for CancelOnDrop {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, TakeOverFault> + Send + 'static) -> Result<T, TakeOverFault> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, TakeOverFault> + Send + 'static,
+) -> Result<T, TakeOverFault> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(TakeOverFault::Refused(format!("the restore ended abnormally: {error}"))),
@@ -157,8 +175,8 @@ impl Committed {
     }
 }
 
-/// Commits records that may as well stand twice, with the offsets that are committed already: until it is done, or the
-/// leases are over.
+/// Commits records that may as well stand twice, with the offsets that are committed already: until
+/// it is done, or the leases are over.
 ///
 /// # Errors
 /// [`TakeOverFault::NotOwner`], [`TakeOverFault::Fenced`].
@@ -169,10 +187,21 @@ pub async fn commit_fenced(
     records: Vec<Arc<Outgoing>>,
 ) -> Result<(), TakeOverFault> {
     loop {
-        match transactor.commit(Batch { group: group.clone(), positions: positions.clone(), records: records.clone() }).await {
+        match transactor
+            .commit(Batch {
+                group: group.clone(),
+                positions: positions.clone(),
+                records: records.clone(),
+            })
+            .await
+        {
             // Unknown is harmless here: a barrier that was written after all is read past.
             Ok(()) => return Ok(()),
-            Err(CommitFault::Aborted(reason) | CommitFault::Unknown(reason) | CommitFault::TooLarge { reason, .. }) => {
+            Err(
+                CommitFault::Aborted(reason)
+                | CommitFault::Unknown(reason)
+                | CommitFault::TooLarge { reason, .. },
+            ) => {
                 tracing::info!(%reason, "the take-over's records were not written; they are written again");
                 tokio::time::sleep(PAUSE).await;
             }
@@ -182,18 +211,22 @@ pub async fn commit_fenced(
     }
 }
 
-/// A consumer of its own that never joins the group: it only asks for the group's offsets and reads one topic.
+/// A consumer of its own that never joins the group: it only asks for the group's offsets and reads
+/// one topic.
 struct Reader(BaseConsumer);
 
 impl Reader {
     fn open(kafka: &KafkaSettings, group: &Group) -> Result<Self, TakeOverFault> {
-        consumer_config(kafka, "restore", group.group_id())
-            .create()
-            .map(Self)
-            .map_err(|error| TakeOverFault::Refused(format!("no consumer for the restore could be made: {error}")))
+        consumer_config(kafka, "restore", group.group_id()).create().map(Self).map_err(|error| {
+            TakeOverFault::Refused(format!("no consumer for the restore could be made: {error}"))
+        })
     }
 
-    fn still_owned(group: &Group, leases: &[Lease], stop: &AtomicBool) -> Result<(), TakeOverFault> {
+    fn still_owned(
+        group: &Group,
+        leases: &[Lease],
+        stop: &AtomicBool,
+    ) -> Result<(), TakeOverFault> {
         let ended = group.ended(leases);
         if !ended.is_empty() || stop.load(Ordering::Relaxed) {
             return Err(TakeOverFault::NotOwner(ended));
@@ -201,12 +234,18 @@ impl Reader {
         Ok(())
     }
 
-    fn stable_offsets(&self, group: &Group, leases: &[Lease], stop: &AtomicBool) -> Result<BTreeMap<i32, Committed>, TakeOverFault> {
+    fn stable_offsets(
+        &self,
+        group: &Group,
+        leases: &[Lease],
+        stop: &AtomicBool,
+    ) -> Result<BTreeMap<i32, Committed>, TakeOverFault> {
         loop {
             Self::still_owned(group, leases, stop)?;
             match self.ask_offsets(group.topic(), leases) {
                 Ok(found) => return Ok(found),
-                // A pending transaction of the predecessor ends here as well: it is waited for, never read past.
+                // A pending transaction of the predecessor ends here as well: it is waited for,
+                // never read past.
                 Err(error) => {
                     if let Some(sentence) = read_denial(&error, group.topic(), group.group_id()) {
                         complain(&sentence);
@@ -218,23 +257,38 @@ impl Reader {
         }
     }
 
-    fn check_memory(&self, partitions: &[TakeOver], committed: &BTreeMap<i32, Committed>) -> Result<(), TakeOverFault> {
+    fn check_memory(
+        &self,
+        partitions: &[TakeOver],
+        committed: &BTreeMap<i32, Committed>,
+    ) -> Result<(), TakeOverFault> {
         for take_over in partitions {
             let (topic, partition) = (&take_over.barrier.topic, take_over.lease.partition);
-            let Some(committed) = committed.get(&partition).filter(|committed| committed.was_committed && committed.offset > 0) else {
+            let Some(committed) = committed
+                .get(&partition)
+                .filter(|committed| committed.was_committed && committed.offset > 0)
+            else {
                 continue;
             };
             // A broker that does not answer now is asked again by the reading itself.
             if let Ok((first, end)) = self.0.fetch_watermarks(topic, partition, REQUEST)
                 && first >= end
             {
-                return Err(TakeOverFault::Emptied { topic: topic.to_string(), partition, offset: committed.offset });
+                return Err(TakeOverFault::Emptied {
+                    topic: topic.to_string(),
+                    partition,
+                    offset: committed.offset,
+                });
             }
         }
         Ok(())
     }
 
-    fn ask_offsets(&self, topic: &str, leases: &[Lease]) -> Result<BTreeMap<i32, Committed>, KafkaError> {
+    fn ask_offsets(
+        &self,
+        topic: &str,
+        leases: &[Lease],
+    ) -> Result<BTreeMap<i32, Committed>, KafkaError> {
         let mut list = TopicPartitionList::new();
         for lease in leases {
             list.add_partition(topic, lease.partition);
@@ -244,9 +298,14 @@ impl Reader {
         for element in answer.elements() {
             element.error()?;
             let committed = match element.offset() {
-                Offset::Offset(offset) => Committed { offset, metadata: element.metadata().to_owned(), was_committed: true },
+                Offset::Offset(offset) => Committed {
+                    offset,
+                    metadata: element.metadata().to_owned(),
+                    was_committed: true,
+                },
                 _ => {
-                    let (first, _) = self.0.fetch_watermarks(topic, element.partition(), REQUEST)?;
+                    let (first, _) =
+                        self.0.fetch_watermarks(topic, element.partition(), REQUEST)?;
                     Committed { offset: first, metadata: String::new(), was_committed: false }
                 }
             };
@@ -263,21 +322,30 @@ impl Reader {
         mut apply: Apply,
         stop: &AtomicBool,
     ) -> Result<Vec<Restored>, TakeOverFault> {
-        let Some(topic) = partitions.first().map(|partition| Arc::clone(&partition.barrier.topic)) else { return Ok(Vec::new()) };
+        let Some(topic) = partitions.first().map(|partition| Arc::clone(&partition.barrier.topic))
+        else {
+            return Ok(Vec::new());
+        };
         let leases: Vec<Lease> = partitions.iter().map(|partition| partition.lease).collect();
         let mut list = TopicPartitionList::new();
         for lease in &leases {
-            // A known first offset spares librdkafka's half-second wait for its next look at the partition's leader.
-            let first =
-                self.0.fetch_watermarks(&topic, lease.partition, REQUEST).map_or(Offset::Beginning, |(first, _)| Offset::Offset(first));
-            list.add_partition_offset(&topic, lease.partition, first).map_err(|error| TakeOverFault::Refused(error.to_string()))?;
+            // A known first offset spares librdkafka's half-second wait for its next look at the
+            // partition's leader.
+            let first = self
+                .0
+                .fetch_watermarks(&topic, lease.partition, REQUEST)
+                .map_or(Offset::Beginning, |(first, _)| Offset::Offset(first));
+            list.add_partition_offset(&topic, lease.partition, first)
+                .map_err(|error| TakeOverFault::Refused(error.to_string()))?;
         }
         self.0.assign(&list).map_err(|error| TakeOverFault::Refused(error.to_string()))?;
-        let mut open: BTreeMap<i32, &TakeOver> = partitions.iter().map(|partition| (partition.lease.partition, partition)).collect();
+        let mut open: BTreeMap<i32, &TakeOver> =
+            partitions.iter().map(|partition| (partition.lease.partition, partition)).collect();
         let mut entries: BTreeMap<i32, u64> = BTreeMap::new();
         while !open.is_empty() {
             let polled = self.0.poll(PAUSE);
-            // With every message: nothing of an ended lease may reach what its successor has begun to fill.
+            // With every message: nothing of an ended lease may reach what its successor has begun
+            // to fill.
             Self::still_owned(group, &leases, stop)?;
             let message = match polled {
                 Some(Ok(message)) => message,
@@ -292,11 +360,14 @@ impl Reader {
             };
             let partition = message.partition();
             let Some(wanted) = open.get(&partition) else { continue };
-            if message.key() == wanted.barrier.key.as_deref() && message.payload() == wanted.barrier.value.as_deref() {
+            if message.key() == wanted.barrier.key.as_deref()
+                && message.payload() == wanted.barrier.value.as_deref()
+            {
                 open.remove(&partition);
             } else {
                 *entries.entry(partition).or_default() += 1;
-                apply(partition, message.key().unwrap_or_default(), message.payload()).map_err(TakeOverFault::Refused)?;
+                apply(partition, message.key().unwrap_or_default(), message.payload())
+                    .map_err(TakeOverFault::Refused)?;
                 crash::point(Point::TakeOverRead);
             }
         }

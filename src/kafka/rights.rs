@@ -1,7 +1,8 @@
 //! What Kafka's authorizer has to allow, and the sentence that names what it denies.
 //!
-//! A client library tells of a denial by a code that names neither the right nor the thing; whoever made the request
-//! knows both, and says so here, once a minute for each: a right may be granted while the connector waits for it.
+//! A client library tells of a denial by a code that names neither the right nor the thing; whoever
+//! made the request knows both, and says so here, once a minute for each: a right may be granted
+//! while the connector waits for it.
 
 use std::{
     collections::HashMap,
@@ -33,7 +34,9 @@ impl fmt::Display for Resource {
         match self {
             Self::Topic(name) => write!(out, "topic {name}"),
             Self::Group(name) => write!(out, "group {name}"),
-            Self::TransactionalIds(prefix) => write!(out, "transactional ids that begin with {prefix}"),
+            Self::TransactionalIds(prefix) => {
+                write!(out, "transactional ids that begin with {prefix}")
+            }
         }
     }
 }
@@ -76,7 +79,8 @@ pub(super) fn is_denial(error: &KafkaError) -> bool {
     error.rdkafka_error_code().is_some_and(is_denial_code)
 }
 
-/// Whether a topic was denied; a reader that joins no group may be denied its coordinator without missing it.
+/// Whether a topic was denied; a reader that joins no group may be denied its coordinator without
+/// missing it.
 pub(super) fn is_topic_denial(error: &KafkaError) -> bool {
     error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed)
 }
@@ -95,8 +99,12 @@ pub(super) fn is_denial_code(code: RDKafkaErrorCode) -> bool {
 /// What reading `topic` as a member of `group` was denied, if that is what the error says.
 pub(super) fn read_denial(error: &KafkaError, topic: &str, group: &str) -> Option<String> {
     match error.rdkafka_error_code()? {
-        RDKafkaErrorCode::TopicAuthorizationFailed => Some(denial(Operation::Read, &Resource::Topic(topic.to_owned()))),
-        RDKafkaErrorCode::GroupAuthorizationFailed => Some(denial(Operation::Read, &Resource::Group(group.to_owned()))),
+        RDKafkaErrorCode::TopicAuthorizationFailed => {
+            Some(denial(Operation::Read, &Resource::Topic(topic.to_owned())))
+        }
+        RDKafkaErrorCode::GroupAuthorizationFailed => {
+            Some(denial(Operation::Read, &Resource::Group(group.to_owned())))
+        }
         _ => None,
     }
 }
@@ -117,7 +125,8 @@ pub(super) fn complain(sentence: &str) {
     tracing::error!("{sentence}");
 }
 
-/// What a client hears of its connections: a door that stays shut is said once a minute, the rest is for debugging.
+/// What a client hears of its connections: a door that stays shut is said once a minute, the rest
+/// is for debugging.
 pub(super) fn heard(error: &KafkaError, reason: &str) {
     match error.rdkafka_error_code() {
         Some(RDKafkaErrorCode::SSL | RDKafkaErrorCode::Authentication) => {
@@ -130,19 +139,22 @@ pub(super) fn heard(error: &KafkaError, reason: &str) {
 /// A refused certificate's reason with what OpenSSL does not tell apart.
 pub(super) fn door(reason: &str) -> String {
     if reason.contains("certificate verify failed") {
-        format!("{reason}; or it has expired, or is for another name: `openssl s_client -connect host:port` shows it")
+        format!(
+            "{reason}; or it has expired, or is for another name: `openssl s_client -connect host:port` shows it"
+        )
     } else {
         reason.to_owned()
     }
 }
 
-/// The reason without what differs each time: the attempt's duration, and how often it was repeated.
+/// The reason without what differs each time: the attempt's duration, and how often it was
+/// repeated.
 fn lasting(reason: &str) -> &str {
     reason.split(" (after ").next().unwrap_or(reason)
 }
 
-/// The topic in librdkafka's log line about a partition that could not join a transaction: its response carries the
-/// name, which no error of the client does.
+/// The topic in librdkafka's log line about a partition that could not join a transaction: its
+/// response carries the name, which no error of the client does.
 pub(super) fn denied_in_log(facility: &str, line: &str) -> Option<String> {
     if facility != "ADDPARTS" || !line.contains("authorization failed") {
         return None;
@@ -160,17 +172,37 @@ mod tests {
         let sentence = denial(Operation::Write, &Resource::Topic("wdt.journal".into()));
         assert!(sentence.starts_with("Kafka denies Write on topic wdt.journal; "), "{sentence}");
         let error = KafkaError::MessageConsumption(RDKafkaErrorCode::GroupAuthorizationFailed);
-        assert!(read_denial(&error, "t", "wdt.commands").unwrap().contains("Read on group wdt.commands"));
+        assert!(
+            read_denial(&error, "t", "wdt.commands")
+                .unwrap()
+                .contains("Read on group wdt.commands")
+        );
         assert!(is_denial(&error));
-        assert_eq!(lasting("ssl: handshake failed (after 5ms in state X)"), "ssl: handshake failed");
-        assert_eq!(read_denial(&KafkaError::MessageConsumption(RDKafkaErrorCode::BrokerTransportFailure), "t", "g"), None);
+        assert_eq!(
+            lasting("ssl: handshake failed (after 5ms in state X)"),
+            "ssl: handshake failed"
+        );
+        assert_eq!(
+            read_denial(
+                &KafkaError::MessageConsumption(RDKafkaErrorCode::BrokerTransportFailure),
+                "t",
+                "g"
+            ),
+            None
+        );
     }
 
     #[test]
     fn the_topic_is_read_out_of_the_log_line() {
         let line = "[thrd:127.0.0.1:9092/1]: 127.0.0.1:9092/1: Failed to add partition \"wdt.results\" [0] to transaction: Broker: Topic authorization failed";
         assert!(denied_in_log("ADDPARTS", line).unwrap().contains("Write on topic wdt.results"));
-        assert_eq!(denied_in_log("ADDPARTS", "Failed to add partition \"x\" [0] to transaction: Broker: Not coordinator"), None);
+        assert_eq!(
+            denied_in_log(
+                "ADDPARTS",
+                "Failed to add partition \"x\" [0] to transaction: Broker: Not coordinator"
+            ),
+            None
+        );
         assert_eq!(denied_in_log("FAIL", line), None);
     }
 }

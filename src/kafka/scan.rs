@@ -1,4 +1,5 @@
-//! What the operator's commands read of a topic: chosen partitions, from chosen offsets or a time, to the end as it is now.
+//! What the operator's commands read of a topic: chosen partitions, from chosen offsets or a time,
+//! to the end as it is now.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -38,7 +39,10 @@ pub struct Scan {
 
 impl std::fmt::Debug for Scan {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Scan").field("topic", &self.topic).field("ranges", &self.ranges).finish_non_exhaustive()
+        out.debug_struct("Scan")
+            .field("topic", &self.topic)
+            .field("ranges", &self.ranges)
+            .finish_non_exhaustive()
     }
 }
 
@@ -46,15 +50,27 @@ impl Scan {
     /// Finds out what there is to read; of all partitions, or of `only` these. Blocks.
     ///
     /// # Errors
-    /// [`ToolFault`] when no broker answers, the topic or a partition does not exist, or reading is refused.
-    pub fn open(kafka: &KafkaSettings, topic: &str, only: Option<&[i32]>, from: &From) -> Result<Self, ToolFault> {
-        let consumer: BaseConsumer<Quiet> = consumer_config(kafka, "tool", &group_id(kafka, "tool"))
-            .set("enable.partition.eof", "true")
-            .create_with_context(Quiet)
-            .map_err(|error| ToolFault(format!("the Kafka client cannot be created: {error}")))?;
+    /// [`ToolFault`] when no broker answers, the topic or a partition does not exist, or reading is
+    /// refused.
+    pub fn open(
+        kafka: &KafkaSettings,
+        topic: &str,
+        only: Option<&[i32]>,
+        from: &From,
+    ) -> Result<Self, ToolFault> {
+        let consumer: BaseConsumer<Quiet> =
+            consumer_config(kafka, "tool", &group_id(kafka, "tool"))
+                .set("enable.partition.eof", "true")
+                .create_with_context(Quiet)
+                .map_err(|error| {
+                    ToolFault(format!("the Kafka client cannot be created: {error}"))
+                })?;
         let refused = |error: KafkaError| ToolFault(format!("{topic} cannot be read: {error}"));
-        // All topics: a request for one by name could create it where the broker creates topics by itself.
-        let metadata = consumer.fetch_metadata(None, REQUEST).map_err(|error| ToolFault(format!("no broker answers: {error}")))?;
+        // All topics: a request for one by name could create it where the broker creates topics by
+        // itself.
+        let metadata = consumer
+            .fetch_metadata(None, REQUEST)
+            .map_err(|error| ToolFault(format!("no broker answers: {error}")))?;
         let known: Vec<i32> = metadata
             .topics()
             .iter()
@@ -62,24 +78,34 @@ impl Scan {
             .flat_map(|found| found.partitions().iter().map(|partition| partition.id()))
             .collect();
         if known.is_empty() {
-            return Err(ToolFault(format!("the topic {topic} does not exist; wdt-connector topics creates what is missing")));
+            return Err(ToolFault(format!(
+                "the topic {topic} does not exist; wdt-connector topics creates what is missing"
+            )));
         }
         let named: Vec<i32> = match from {
             From::Offsets(offsets) => offsets.keys().copied().collect(),
             From::Beginning | From::Time(_) => only.unwrap_or(&known).to_vec(),
         };
         if let Some(absent) = named.iter().find(|partition| !known.contains(partition)) {
-            return Err(ToolFault(format!("{topic} has no partition {absent}; it has {}", known.len())));
+            return Err(ToolFault(format!(
+                "{topic} has no partition {absent}; it has {}",
+                known.len()
+            )));
         }
         let mut ranges = BTreeMap::new();
         for partition in named {
-            let (first, end) = consumer.fetch_watermarks(topic, partition, REQUEST).map_err(refused)?;
+            let (first, end) =
+                consumer.fetch_watermarks(topic, partition, REQUEST).map_err(refused)?;
             let begin = match from {
                 From::Beginning => first,
-                From::Offsets(offsets) => offsets.get(&partition).copied().unwrap_or(first).max(first),
+                From::Offsets(offsets) => {
+                    offsets.get(&partition).copied().unwrap_or(first).max(first)
+                }
                 From::Time(at) => {
                     let mut asked = TopicPartitionList::new();
-                    asked.add_partition_offset(topic, partition, Offset::Offset(*at)).map_err(refused)?;
+                    asked
+                        .add_partition_offset(topic, partition, Offset::Offset(*at))
+                        .map_err(refused)?;
                     let answer = consumer.offsets_for_times(asked, REQUEST).map_err(refused)?;
                     match answer.find_partition(topic, partition).map(|found| found.offset()) {
                         Some(Offset::Offset(offset)) => offset,
@@ -108,7 +134,10 @@ impl Scan {
             .filter(|found| found.name() == topic)
             .flat_map(|found| found.partitions())
             .map(|partition| {
-                let (_, end) = none.consumer.fetch_watermarks(topic, partition.id(), REQUEST).map_err(refused)?;
+                let (_, end) = none
+                    .consumer
+                    .fetch_watermarks(topic, partition.id(), REQUEST)
+                    .map_err(refused)?;
                 Ok((partition.id(), end))
             })
             .collect()
@@ -118,10 +147,17 @@ impl Scan {
     ///
     /// # Errors
     /// [`ToolFault`] when no broker answers or a transaction is pending.
-    pub fn committed(kafka: &KafkaSettings, role: &str, topic: &str) -> Result<BTreeMap<i32, i64>, ToolFault> {
+    pub fn committed(
+        kafka: &KafkaSettings,
+        role: &str,
+        topic: &str,
+    ) -> Result<BTreeMap<i32, i64>, ToolFault> {
         let group = group_id(kafka, role);
-        let refused = |error: KafkaError| ToolFault(format!("the offsets of the group {group} cannot be read: {error}"));
-        let consumer: BaseConsumer<Quiet> = consumer_config(kafka, "tool", &group).create_with_context(Quiet).map_err(refused)?;
+        let refused = |error: KafkaError| {
+            ToolFault(format!("the offsets of the group {group} cannot be read: {error}"))
+        };
+        let consumer: BaseConsumer<Quiet> =
+            consumer_config(kafka, "tool", &group).create_with_context(Quiet).map_err(refused)?;
         let mut list = TopicPartitionList::new();
         for partition in Self::ends(kafka, topic)?.into_keys() {
             list.add_partition(topic, partition);
@@ -134,14 +170,18 @@ impl Scan {
         Ok(found.collect())
     }
 
-    /// How many members a role's group has, static ones included whose session has not ended yet. Blocks.
+    /// How many members a role's group has, static ones included whose session has not ended yet.
+    /// Blocks.
     ///
     /// # Errors
     /// [`ToolFault`] when no broker answers.
     pub fn members(kafka: &KafkaSettings, role: &str) -> Result<usize, ToolFault> {
         let group = group_id(kafka, role);
-        let refused = |error: KafkaError| ToolFault(format!("the members of the group {group} cannot be read: {error}"));
-        let consumer: BaseConsumer<Quiet> = consumer_config(kafka, "tool", &group).create_with_context(Quiet).map_err(refused)?;
+        let refused = |error: KafkaError| {
+            ToolFault(format!("the members of the group {group} cannot be read: {error}"))
+        };
+        let consumer: BaseConsumer<Quiet> =
+            consumer_config(kafka, "tool", &group).create_with_context(Quiet).map_err(refused)?;
         let groups = consumer.fetch_group_list(Some(&group), REQUEST).map_err(refused)?;
         Ok(groups.groups().iter().map(|group| group.members().len()).sum())
     }
@@ -152,16 +192,18 @@ impl Scan {
         self.ranges.values().map(|(begin, end)| u64::try_from(end - begin).unwrap_or(0)).sum()
     }
 
-    /// Hands over every committed record, in offset order within a partition, and how many offsets are behind it in all.
-    /// Ends early when `visit` answers `false`. Blocks.
+    /// Hands over every committed record, in offset order within a partition, and how many offsets
+    /// are behind it in all. Ends early when `visit` answers `false`. Blocks.
     ///
     /// # Errors
     /// [`ToolFault`] when reading is refused.
     pub fn run(self, mut visit: impl FnMut(Seen, u64) -> bool) -> Result<(), ToolFault> {
-        let refused = |error: KafkaError| ToolFault(format!("{} cannot be read: {error}", self.topic));
+        let refused =
+            |error: KafkaError| ToolFault(format!("{} cannot be read: {error}", self.topic));
         let mut list = TopicPartitionList::new();
         for (partition, (begin, _)) in &self.ranges {
-            list.add_partition_offset(&self.topic, *partition, Offset::Offset(*begin)).map_err(refused)?;
+            list.add_partition_offset(&self.topic, *partition, Offset::Offset(*begin))
+                .map_err(refused)?;
         }
         self.consumer.assign(&list).map_err(refused)?;
         let mut open = self.ranges.clone();
@@ -187,7 +229,8 @@ impl Scan {
                         return Ok(());
                     }
                 }
-                // The end of what is committed: a transaction that is still open holds back the rest.
+                // The end of what is committed: a transaction that is still open holds back the
+                // rest.
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     if let Some((at, end)) = open.remove(&partition) {
                         behind += passed(at, end);
@@ -195,7 +238,9 @@ impl Scan {
                 }
                 Some(Err(error)) if cannot_be_read(&error) => return Err(refused(error)),
                 // librdkafka reconnects by itself.
-                Some(Err(error)) => tracing::debug!(%error, topic = self.topic, "reading goes on after an error"),
+                Some(Err(error)) => {
+                    tracing::debug!(%error, topic = self.topic, "reading goes on after an error")
+                }
             }
         }
         Ok(())

@@ -65,7 +65,10 @@ impl View {
     /// [`StoreFault`].
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreFault> {
         let Some(table) = &self.table else { return Ok(None) };
-        Ok(table.get(key).map_err(|error| self.store.fault(error))?.map(|value| value.value().to_vec()))
+        Ok(table
+            .get(key)
+            .map_err(|error| self.store.fault(error))?
+            .map(|value| value.value().to_vec()))
     }
 }
 
@@ -93,7 +96,10 @@ impl Store {
         {
             return Err(fault(&path, &error));
         }
-        let database = Database::builder().set_cache_size(MEMORY).create(&path).map_err(|error| fault(&path, &error))?;
+        let database = Database::builder()
+            .set_cache_size(MEMORY)
+            .create(&path)
+            .map_err(|error| fault(&path, &error))?;
         Ok(Self(Arc::new(File { database: Some(database), path })))
     }
 
@@ -117,7 +123,11 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreFault`].
-    pub fn get_many(&self, partition: i32, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, StoreFault> {
+    pub fn get_many(
+        &self,
+        partition: i32,
+        keys: &[&[u8]],
+    ) -> Result<Vec<Option<Vec<u8>>>, StoreFault> {
         let view = self.view(partition)?;
         keys.iter().map(|key| view.get(key)).collect()
     }
@@ -141,7 +151,11 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreFault`].
-    pub fn apply<'a>(&self, partition: i32, changes: impl IntoIterator<Item = ChangeRef<'a>>) -> Result<(), StoreFault> {
+    pub fn apply<'a>(
+        &self,
+        partition: i32,
+        changes: impl IntoIterator<Item = ChangeRef<'a>>,
+    ) -> Result<(), StoreFault> {
         self.apply_all([(partition, changes)])
     }
 
@@ -149,7 +163,10 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreFault`].
-    pub fn apply_all<'a, C>(&self, partitions: impl IntoIterator<Item = (i32, C)>) -> Result<(), StoreFault>
+    pub fn apply_all<'a, C>(
+        &self,
+        partitions: impl IntoIterator<Item = (i32, C)>,
+    ) -> Result<(), StoreFault>
     where
         C: IntoIterator<Item = ChangeRef<'a>>,
     {
@@ -158,7 +175,9 @@ impl Store {
         transaction.set_durability(Durability::None).map_err(|error| self.fault(error))?;
         for (partition, changes) in partitions {
             let name = table(partition);
-            let mut table = transaction.open_table(TableDefinition::<&[u8], &[u8]>::new(&name)).map_err(|error| self.fault(error))?;
+            let mut table = transaction
+                .open_table(TableDefinition::<&[u8], &[u8]>::new(&name))
+                .map_err(|error| self.fault(error))?;
             for (key, value) in changes {
                 match value {
                     Some(value) => table.insert(key, value).map_err(|error| self.fault(error))?,
@@ -177,7 +196,9 @@ impl Store {
         let name = table(partition);
         let mut transaction = self.database()?.begin_write().map_err(|error| self.fault(error))?;
         transaction.set_durability(Durability::None).map_err(|error| self.fault(error))?;
-        transaction.delete_table(TableDefinition::<&[u8], &[u8]>::new(&name)).map_err(|error| self.fault(error))?;
+        transaction
+            .delete_table(TableDefinition::<&[u8], &[u8]>::new(&name))
+            .map_err(|error| self.fault(error))?;
         transaction.commit().map_err(|error| self.fault(error))
     }
 
@@ -185,7 +206,12 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreFault`].
-    pub fn page(&self, partition: i32, after: Option<&[u8]>, most: usize) -> Result<Vec<Entry>, StoreFault> {
+    pub fn page(
+        &self,
+        partition: i32,
+        after: Option<&[u8]>,
+        most: usize,
+    ) -> Result<Vec<Entry>, StoreFault> {
         let name = table(partition);
         let transaction = self.database()?.begin_read().map_err(|error| self.fault(error))?;
         let table = match transaction.open_table(TableDefinition::<&[u8], &[u8]>::new(&name)) {
@@ -198,15 +224,24 @@ impl Store {
             .range::<&[u8]>((from, Bound::Unbounded))
             .map_err(|error| self.fault(error))?
             .take(most)
-            .map(|row| row.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())).map_err(|error| self.fault(error)))
+            .map(|row| {
+                row.map(|(key, value)| (key.value().to_vec(), value.value().to_vec()))
+                    .map_err(|error| self.fault(error))
+            })
             .collect()
     }
 
-    /// Calls `visit` with every key that begins with `prefix` and its value, in key order, until it returns `false`.
+    /// Calls `visit` with every key that begins with `prefix` and its value, in key order, until it
+    /// returns `false`.
     ///
     /// # Errors
     /// [`StoreFault`].
-    pub fn scan(&self, partition: i32, prefix: &[u8], mut visit: impl FnMut(&[u8], &[u8]) -> bool) -> Result<(), StoreFault> {
+    pub fn scan(
+        &self,
+        partition: i32,
+        prefix: &[u8],
+        mut visit: impl FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreFault> {
         let name = table(partition);
         let transaction = self.database()?.begin_read().map_err(|error| self.fault(error))?;
         let table = match transaction.open_table(TableDefinition::<&[u8], &[u8]>::new(&name)) {
@@ -235,8 +270,8 @@ fn fault(path: &Path, error: &dyn std::fmt::Display) -> StoreFault {
     ))
 }
 
-/// Collects changes of several partitions and applies them in batches on a thread of its own, so that a long restore
-/// costs few write transactions and reads on while they are written.
+/// Collects changes of several partitions and applies them in batches on a thread of its own, so
+/// that a long restore costs few write transactions and reads on while they are written.
 #[derive(Debug)]
 pub struct Loader {
     store: Store,
@@ -256,19 +291,24 @@ struct Writer {
 
 impl Writer {
     fn start(store: Store) -> Self {
-        // One batch waits while one is written: with the one being collected, that bounds the memory.
+        // One batch waits while one is written: with the one being collected, that bounds the
+        // memory.
         let (batches, waiting) = mpsc::sync_channel::<Collected>(1);
-        let thread = thread::spawn(move || waiting.into_iter().try_for_each(|batch| write(&store, batch)));
+        let thread =
+            thread::spawn(move || waiting.into_iter().try_for_each(|batch| write(&store, batch)));
         Self { batches, thread }
     }
 
     fn end(self) -> Result<(), StoreFault> {
         drop(self.batches);
-        self.thread.join().unwrap_or_else(|_| Err(StoreFault("the cache's writer ended abnormally".into())))
+        self.thread
+            .join()
+            .unwrap_or_else(|_| Err(StoreFault("the cache's writer ended abnormally".into())))
     }
 }
 
-/// A restore that is given up leaves nothing behind that is still being written when the next one begins.
+/// A restore that is given up leaves nothing behind that is still being written when the next one
+/// begins.
 impl Drop for Loader {
     fn drop(&mut self) {
         if let Some(writer) = self.writer.take()
@@ -279,7 +319,8 @@ impl Drop for Loader {
     }
 }
 
-/// In the order of the keys, which touches each page of the tree once; the sort is stable, so the last of a key wins.
+/// In the order of the keys, which touches each page of the tree once; the sort is stable, so the
+/// last of a key wins.
 fn write(store: &Store, mut batch: Collected) -> Result<(), StoreFault> {
     for changes in batch.values_mut() {
         changes.sort_by(|one, other| one.0.cmp(&other.0));
@@ -297,11 +338,17 @@ impl Loader {
         Self { store, changes: Collected::new(), bytes: 0, writer: None }
     }
 
-    /// Adds one change; it may be written later, and a fault of the writing then belongs to a later call.
+    /// Adds one change; it may be written later, and a fault of the writing then belongs to a later
+    /// call.
     ///
     /// # Errors
     /// [`StoreFault`].
-    pub fn push(&mut self, partition: i32, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreFault> {
+    pub fn push(
+        &mut self,
+        partition: i32,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<(), StoreFault> {
         self.bytes += key.len() + value.map_or(0, <[u8]>::len);
         self.changes.entry(partition).or_default().push((key.to_vec(), value.map(<[u8]>::to_vec)));
         if self.bytes < LOAD {
@@ -343,13 +390,24 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::create(folder.path(), "journal").unwrap();
         assert_eq!(store.get(0, b"a").unwrap(), None);
-        store.apply(0, [(&b"a"[..], Some(&b"1"[..])), (&b"b"[..], Some(&b"2"[..])), (&b"a"[..], Some(&b"3"[..]))]).unwrap();
+        store
+            .apply(
+                0,
+                [
+                    (&b"a"[..], Some(&b"1"[..])),
+                    (&b"b"[..], Some(&b"2"[..])),
+                    (&b"a"[..], Some(&b"3"[..])),
+                ],
+            )
+            .unwrap();
         store.apply(0, [(&b"b"[..], None)]).unwrap();
         assert_eq!(store.get(0, b"a").unwrap().as_deref(), Some(&b"3"[..]));
         assert_eq!(store.get_many(0, &[b"b", b"a"]).unwrap(), vec![None, Some(b"3".to_vec())]);
         assert_eq!(store.get(1, b"a").unwrap(), None);
         store.apply(0, [(&b"c"[..], Some(&b"4"[..])), (&b"d"[..], Some(&b"5"[..]))]).unwrap();
-        let keys = |after: Option<&[u8]>, most| store.page(0, after, most).unwrap().into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+        let keys = |after: Option<&[u8]>, most| {
+            store.page(0, after, most).unwrap().into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+        };
         assert_eq!(keys(None, 2), [b"a", b"c"]);
         assert_eq!(keys(Some(b"a"), 5), [b"c", b"d"]);
         assert!(keys(Some(b"d"), 5).is_empty() && store.page(7, None, 5).unwrap().is_empty());
@@ -381,7 +439,13 @@ mod tests {
             for number in 0..1_000_u32 {
                 let gone = turn == 1 && number % 2 == 0;
                 let value = [&[turn][..], &value].concat();
-                loader.push(i32::from(number % 4 == 3), &number.to_be_bytes(), (!gone).then_some(&value)).unwrap();
+                loader
+                    .push(
+                        i32::from(number % 4 == 3),
+                        &number.to_be_bytes(),
+                        (!gone).then_some(&value),
+                    )
+                    .unwrap();
             }
         }
         loader.flush().unwrap();

@@ -90,14 +90,17 @@ impl Sender {
         if metadata.topics().iter().any(|found| found.name() == topic) {
             return Ok(());
         }
-        Err(ToolFault(format!("the topic {topic} does not exist; create it, or run: wdt-connector topics --with-commands")))
+        Err(ToolFault(format!(
+            "the topic {topic} does not exist; create it, or run: wdt-connector topics --with-commands"
+        )))
     }
 
-    /// Hands one record to the client, in the order of the calls. The future ends when every in-sync replica has it, with
-    /// partition and offset.
+    /// Hands one record to the client, in the order of the calls. The future ends when every
+    /// in-sync replica has it, with partition and offset.
     ///
     /// # Errors
-    /// [`ToolFault`], at once when the record cannot be queued (too large, queue full), later with the broker's reason.
+    /// [`ToolFault`], at once when the record cannot be queued (too large, queue full), later with
+    /// the broker's reason.
     pub fn queue(
         &self,
         topic: &str,
@@ -132,7 +135,8 @@ impl Sender {
         key: &[u8],
         value: Option<&[u8]>,
     ) -> Result<impl Future<Output = Result<(i32, i64), ToolFault>> + use<>, ToolFault> {
-        let record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(topic).partition(partition).key(key);
+        let record: FutureRecord<'_, [u8], [u8]> =
+            FutureRecord::to(topic).partition(partition).key(key);
         self.queue_record(match value {
             Some(value) => record.payload(value),
             None => record,
@@ -143,12 +147,16 @@ impl Sender {
     ///
     /// # Errors
     /// As [`Sender::queue`].
-    pub fn queue_whole(&self, record: &Outgoing) -> Result<impl Future<Output = Result<(i32, i64), ToolFault>> + use<>, ToolFault> {
+    pub fn queue_whole(
+        &self,
+        record: &Outgoing,
+    ) -> Result<impl Future<Output = Result<(i32, i64), ToolFault>> + use<>, ToolFault> {
         let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
         for (key, value) in &record.headers {
             headers = headers.insert(Header { key, value: value.as_deref() });
         }
-        let mut next: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(&record.topic).headers(headers);
+        let mut next: FutureRecord<'_, [u8], [u8]> =
+            FutureRecord::to(&record.topic).headers(headers);
         next.partition = record.partition;
         next.key = record.key.as_deref();
         next.payload = record.value.as_deref();
@@ -165,7 +173,9 @@ impl Sender {
             match delivery.await {
                 Ok(Ok(delivered)) => Ok((delivered.partition, delivered.offset)),
                 Ok(Err((error, _))) => Err(refused(&error)),
-                Err(_) => Err(ToolFault("the Kafka client ended before it was delivered".to_owned())),
+                Err(_) => {
+                    Err(ToolFault("the Kafka client ended before it was delivered".to_owned()))
+                }
             }
         })
     }
@@ -194,8 +204,9 @@ pub struct Seen {
     pub headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
-/// Reads committed records of one topic, all partitions, into `out`: to the end as it is now, or with `follow` until `stop`.
-/// Blocks: call it from a blocking task. Ends quietly when nobody receives any longer.
+/// Reads committed records of one topic, all partitions, into `out`: to the end as it is now, or
+/// with `follow` until `stop`. Blocks: call it from a blocking task. Ends quietly when nobody
+/// receives any longer.
 ///
 /// # Errors
 /// [`ToolFault`] when no broker answers, the topic does not exist, or reading is refused.
@@ -222,7 +233,9 @@ pub fn read(
             Some(Err(KafkaError::PartitionEOF(partition))) => {
                 unread.remove(&partition);
             }
-            Some(Err(error)) if cannot_be_read(&error) => return Err(ToolFault(format!("{topic} cannot be read: {error}"))),
+            Some(Err(error)) if cannot_be_read(&error) => {
+                return Err(ToolFault(format!("{topic} cannot be read: {error}")));
+            }
             // librdkafka reconnects by itself.
             Some(Err(error)) => tracing::debug!(%error, topic, "reading goes on after an error"),
         }
@@ -244,9 +257,16 @@ pub(super) fn cannot_be_read(error: &KafkaError) -> bool {
     )
 }
 
-fn assign(consumer: &BaseConsumer<Quiet>, topic: &str, begin: Begin) -> Result<BTreeSet<i32>, ToolFault> {
-    // All topics: a request for one by name could create it where the broker creates topics by itself.
-    let metadata = consumer.fetch_metadata(None, METADATA_TIMEOUT).map_err(|error| ToolFault(format!("no broker answers: {error}")))?;
+fn assign(
+    consumer: &BaseConsumer<Quiet>,
+    topic: &str,
+    begin: Begin,
+) -> Result<BTreeSet<i32>, ToolFault> {
+    // All topics: a request for one by name could create it where the broker creates topics by
+    // itself.
+    let metadata = consumer
+        .fetch_metadata(None, METADATA_TIMEOUT)
+        .map_err(|error| ToolFault(format!("no broker answers: {error}")))?;
     let partitions: BTreeSet<i32> = metadata
         .topics()
         .iter()
@@ -254,7 +274,9 @@ fn assign(consumer: &BaseConsumer<Quiet>, topic: &str, begin: Begin) -> Result<B
         .flat_map(|found| found.partitions().iter().map(|partition| partition.id()))
         .collect();
     if partitions.is_empty() {
-        return Err(ToolFault(format!("the topic {topic} does not exist; wdt-connector topics creates what is missing")));
+        return Err(ToolFault(format!(
+            "the topic {topic} does not exist; wdt-connector topics creates what is missing"
+        )));
     }
     let offset = match begin {
         Begin::Beginning => Offset::Beginning,
@@ -284,7 +306,10 @@ pub(super) fn seen(message: &BorrowedMessage<'_>) -> Seen {
         key: message.key().map(<[u8]>::to_vec),
         value: message.payload().map(<[u8]>::to_vec),
         headers: message.headers().map_or_else(Vec::new, |headers| {
-            headers.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect()
+            headers
+                .iter()
+                .map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec)))
+                .collect()
         }),
     }
 }

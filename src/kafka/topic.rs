@@ -21,7 +21,10 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// One sentence when the broker does not answer, or denies the account a topic.
-pub async fn partition_counts(kafka: &KafkaSettings, topics: &[&str]) -> Result<Vec<Option<i32>>, String> {
+pub async fn partition_counts(
+    kafka: &KafkaSettings,
+    topics: &[&str],
+) -> Result<Vec<Option<i32>>, String> {
     let config = client_config(kafka, "metadata");
     let servers = kafka.bootstrap_servers.clone();
     let topics: Vec<String> = topics.iter().map(|topic| (*topic).to_owned()).collect();
@@ -46,7 +49,9 @@ pub async fn partition_counts(kafka: &KafkaSettings, topics: &[&str]) -> Result<
             })
             .collect()
     };
-    tokio::task::spawn_blocking(ask).await.map_err(|error| format!("the question about topics ended abnormally: {error}"))?
+    tokio::task::spawn_blocking(ask)
+        .await
+        .map_err(|error| format!("the question about topics ended abnormally: {error}"))?
 }
 
 /// How many records of a topic a group has yet to settle; keeps one connection.
@@ -74,8 +79,8 @@ impl Backlog {
         Ok(Self { consumer: Arc::new(consumer), topic: topic.to_owned() })
     }
 
-    /// Records from the committed offsets to the end of the log, of all partitions. Markers of transactions count as
-    /// records, so behind a sender that uses them it is a little less.
+    /// Records from the committed offsets to the end of the log, of all partitions. Markers of
+    /// transactions count as records, so behind a sender that uses them it is a little less.
     ///
     /// # Errors
     /// One sentence when the broker does not answer or the topic does not exist.
@@ -87,10 +92,17 @@ impl Backlog {
     }
 
     fn ask(&self) -> Result<u64, String> {
-        let unanswered = |error| format!("Kafka does not say how much of {} is left: {error}", self.topic);
-        let metadata = self.consumer.fetch_metadata(Some(&self.topic), TIMEOUT).map_err(unanswered)?;
+        let unanswered =
+            |error| format!("Kafka does not say how much of {} is left: {error}", self.topic);
+        let metadata =
+            self.consumer.fetch_metadata(Some(&self.topic), TIMEOUT).map_err(unanswered)?;
         let mut list = TopicPartitionList::new();
-        for partition in metadata.topics().iter().filter(|found| found.name() == self.topic).flat_map(|found| found.partitions()) {
+        for partition in metadata
+            .topics()
+            .iter()
+            .filter(|found| found.name() == self.topic)
+            .flat_map(|found| found.partitions())
+        {
             list.add_partition(&self.topic, partition.id());
         }
         if list.count() == 0 {
@@ -99,10 +111,17 @@ impl Backlog {
         let committed = self.consumer.committed_offsets(list, TIMEOUT).map_err(unanswered)?;
         let mut left = 0;
         for partition in committed.elements() {
-            let (low, high) = self.consumer.fetch_watermarks(&self.topic, partition.partition(), TIMEOUT).map_err(unanswered)?;
+            let (low, high) = self
+                .consumer
+                .fetch_watermarks(&self.topic, partition.partition(), TIMEOUT)
+                .map_err(unanswered)?;
             let next = match partition.offset() {
                 Offset::Offset(offset) => offset.max(low),
-                Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => low,
+                Offset::Beginning
+                | Offset::End
+                | Offset::Stored
+                | Offset::Invalid
+                | Offset::OffsetTail(_) => low,
             };
             left += u64::try_from(high - next).unwrap_or(0);
         }

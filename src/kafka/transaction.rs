@@ -1,4 +1,5 @@
-//! One transactional producer on its own thread: a batch is committed whole, or certainly not, or the owner starts over.
+//! One transactional producer on its own thread: a batch is committed whole, or certainly not, or
+//! the owner starts over.
 
 use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -47,7 +48,9 @@ impl Outgoing {
     #[must_use]
     pub fn size(&self) -> usize {
         let of = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
-        of(&self.key) + of(&self.value) + self.headers.iter().map(|(name, value)| name.len() + of(value)).sum::<usize>()
+        of(&self.key)
+            + of(&self.value)
+            + self.headers.iter().map(|(name, value)| name.len() + of(value)).sum::<usize>()
     }
 }
 
@@ -61,7 +64,8 @@ pub struct Position {
     pub metadata: String,
 }
 
-/// What goes into one transaction. Every batch needs a position for each partition it speaks for: that is its fence.
+/// What goes into one transaction. Every batch needs a position for each partition it speaks for:
+/// that is its fence.
 #[derive(Debug)]
 pub struct Batch {
     pub group: Group,
@@ -78,12 +82,14 @@ pub enum CommitFault {
     /// Nothing was written; the same batch may be tried again.
     #[error("the transaction was aborted: {0}")]
     Aborted(String),
-    /// Nothing was written: these records, by their place in the batch, are each too large by themselves, for their topic
-    /// or for the producer. The same batch may be tried again with smaller ones in their place.
+    /// Nothing was written: these records, by their place in the batch, are each too large by
+    /// themselves, for their topic or for the producer. The same batch may be tried again with
+    /// smaller ones in their place.
     #[error("{reason}")]
     TooLarge { records: Vec<usize>, reason: String },
-    /// Nobody knows. A new producer has fenced the old one by the time this is returned, or some lease is over: whatever was
-    /// committed stays, and every partition concerned must be taken over again from the log.
+    /// Nobody knows. A new producer has fenced the old one by the time this is returned, or some
+    /// lease is over: whatever was committed stays, and every partition concerned must be taken
+    /// over again from the log.
     #[error("the outcome of the transaction is unknown: {0}")]
     Unknown(String),
     /// Another process uses the same `kafka.instance`: stop.
@@ -93,8 +99,8 @@ pub enum CommitFault {
 
 type Request = (Batch, oneshot::Sender<Result<(), CommitFault>>);
 
-/// A handle on the producer's thread; cheap to clone. Batches are committed one after the other; the thread ends when
-/// the last handle is dropped.
+/// A handle on the producer's thread; cheap to clone. Batches are committed one after the other;
+/// the thread ends when the last handle is dropped.
 #[derive(Clone, Debug)]
 pub struct Transactor {
     requests: mpsc::UnboundedSender<Request>,
@@ -107,9 +113,19 @@ impl Transactor {
     /// The reason as a sentence when the operating system gives no thread.
     pub fn start(kafka: &KafkaSettings, role: &str) -> Result<Self, String> {
         let (requests, receiver) = mpsc::unbounded_channel();
-        let batch_bytes = kafka.properties.get("batch.size").and_then(|bytes| bytes.parse().ok()).unwrap_or(BATCH_BYTES);
+        let batch_bytes = kafka
+            .properties
+            .get("batch.size")
+            .and_then(|bytes| bytes.parse().ok())
+            .unwrap_or(BATCH_BYTES);
         let batch_size = BatchSize::new(batch_bytes);
-        let writer = Writer { kafka: kafka.clone(), role: role.to_owned(), requests: receiver, producer: None, batch_size };
+        let writer = Writer {
+            kafka: kafka.clone(),
+            role: role.to_owned(),
+            requests: receiver,
+            producer: None,
+            batch_size,
+        };
         thread::Builder::new()
             .name(format!("txn-{role}"))
             .spawn(move || writer.run())
@@ -117,7 +133,8 @@ impl Transactor {
         Ok(Self { requests })
     }
 
-    /// Commits a batch: every record delivered, then the offsets sent with the group's metadata, then the commit.
+    /// Commits a batch: every record delivered, then the offsets sent with the group's metadata,
+    /// then the commit.
     ///
     /// # Errors
     /// [`CommitFault`].
@@ -126,11 +143,14 @@ impl Transactor {
         if self.requests.send((batch, reply)).is_err() {
             return Err(CommitFault::Fenced("the producer's thread has ended".into()));
         }
-        answer.await.unwrap_or_else(|_| Err(CommitFault::Unknown("the producer's thread ended within the transaction".into())))
+        answer.await.unwrap_or_else(|_| {
+            Err(CommitFault::Unknown("the producer's thread ended within the transaction".into()))
+        })
     }
 }
 
-/// Counts deliveries: 100 ms are lost by every commit that finds a delivery report unserved (`kafka.md`).
+/// Counts deliveries: 100 ms are lost by every commit that finds a delivery report unserved
+/// (`kafka.md`).
 #[derive(Default)]
 struct Deliveries {
     count: Mutex<Count>,
@@ -154,7 +174,8 @@ impl Deliveries {
         *self.lock() = Count { outstanding: records, ..Count::default() };
     }
 
-    /// Waits until every record was delivered or failed; librdkafka's `message.timeout.ms` bounds it.
+    /// Waits until every record was delivered or failed; librdkafka's `message.timeout.ms` bounds
+    /// it.
     fn finish(&self) -> Count {
         let mut count = self.lock();
         while count.outstanding > 0 {
@@ -202,7 +223,10 @@ impl ProducerContext for Reports {
         if let Err((error, record)) = result
             && rights::is_denial(error)
         {
-            rights::complain(&rights::denial(Operation::Write, &Resource::Topic(record.topic().to_owned())));
+            rights::complain(&rights::denial(
+                Operation::Write,
+                &Resource::Topic(record.topic().to_owned()),
+            ));
         }
         self.0.one(at, result.as_ref().err().map(|(error, _)| error.clone()));
     }
@@ -235,11 +259,12 @@ enum Step {
     Fenced(String),
 }
 
-/// Between the end of a transaction and the next one's beginning. The broker answers a commit before it has written the
-/// markers; who begins earlier than that is told so and waits 20 ms, which librdkafka does not let us choose.
+/// Between the end of a transaction and the next one's beginning. The broker answers a commit
+/// before it has written the markers; who begins earlier than that is told so and waits 20 ms,
+/// which librdkafka does not let us choose.
 pub const REST: Duration = Duration::from_millis(2);
-/// How often a retriable step is tried again before the producer is given up: `UnsupportedFeature` claims to be
-/// retriable for ever.
+/// How often a retriable step is tried again before the producer is given up: `UnsupportedFeature`
+/// claims to be retriable for ever.
 const RETRIES: u32 = 30;
 /// librdkafka's own default of `batch.size`.
 const BATCH_BYTES: usize = 1_000_000;
@@ -266,14 +291,16 @@ impl Writer {
             let _ = reply.send(result);
             if larger {
                 tracing::info!(role = %self.role, batch.bytes = self.batch_size.bytes(), "batches are larger again, in case the topic takes more by now");
-                // The next commit makes a new one, once it knows that the partitions are still owned.
+                // The next commit makes a new one, once it knows that the partitions are still
+                // owned.
                 self.producer = None;
             }
         }
     }
 
-    /// Makes sure that there is an initialised producer, however long the broker stays away; but for one that nobody wants any
-    /// more, as after a restart of the route: it would fence its successor.
+    /// Makes sure that there is an initialised producer, however long the broker stays away; but
+    /// for one that nobody wants any more, as after a restart of the route: it would fence its
+    /// successor.
     fn revive(&mut self, in_vain: impl Fn() -> bool) {
         let mut reported = false;
         while self.producer.is_none() && !self.requests.is_closed() && !in_vain() {
@@ -294,11 +321,17 @@ impl Writer {
         }
     }
 
-    /// Whether a younger process has taken this instance's place. A fenced producer alone does not say so; the group
-    /// does, whose static member the younger process replaces as well: at the second heartbeat this one knows it.
-    /// Meanwhile no new producer is made: it would fence the younger's.
+    /// Whether a younger process has taken this instance's place. A fenced producer alone does not
+    /// say so; the group does, whose static member the younger process replaces as well: at the
+    /// second heartbeat this one knows it. Meanwhile no new producer is made: it would fence the
+    /// younger's.
     fn replaced(&self, group: &Group) -> bool {
-        let heartbeat = self.kafka.properties.get("heartbeat.interval.ms").and_then(|value| value.parse().ok()).unwrap_or(3000);
+        let heartbeat = self
+            .kafka
+            .properties
+            .get("heartbeat.interval.ms")
+            .and_then(|value| value.parse().ok())
+            .unwrap_or(3000);
         let patience = Duration::from_millis(heartbeat) * 2 + Duration::from_secs(1);
         let asked = Moment::now();
         while !group.fenced() {
@@ -322,10 +355,13 @@ impl Writer {
             .set("partitioner", "murmur2_random")
             .set("batch.size", self.batch_size.bytes().to_string())
             .set("linger.ms", "0");
-        if !self.kafka.properties.contains_key("compression.type") && !self.kafka.properties.contains_key("compression.codec") {
+        if !self.kafka.properties.contains_key("compression.type")
+            && !self.kafka.properties.contains_key("compression.codec")
+        {
             config.set("compression.type", "lz4");
         }
-        let producer: ThreadedProducer<Reports> = config.create_with_context(Reports(Arc::clone(&deliveries)))?;
+        let producer: ThreadedProducer<Reports> =
+            config.create_with_context(Reports(Arc::clone(&deliveries)))?;
         crash::point(Point::TxnInitialising);
         producer.init_transactions(INIT_TIMEOUT)?;
         crash::point(Point::TxnInitialised);
@@ -375,12 +411,18 @@ impl Writer {
                 }
                 Step::TooLarge(_) => {
                     self.revive(in_vain);
-                    CommitFault::Unknown("records were too large and the transaction could not be aborted".to_owned())
+                    CommitFault::Unknown(
+                        "records were too large and the transaction could not be aborted"
+                            .to_owned(),
+                    )
                 }
-                Step::Fenced(reason) if self.replaced(&batch.group) => CommitFault::Fenced(format!(
-                    "another process uses the same kafka.instance ({reason}); every instance needs an ordinal of its own, so this one stops"
-                )),
-                // A coordinator that ends a transaction by itself bumps the epoch as well: then nobody took our place.
+                Step::Fenced(reason) if self.replaced(&batch.group) => {
+                    CommitFault::Fenced(format!(
+                        "another process uses the same kafka.instance ({reason}); every instance needs an ordinal of its own, so this one stops"
+                    ))
+                }
+                // A coordinator that ends a transaction by itself bumps the epoch as well: then
+                // nobody took our place.
                 Step::Fenced(reason) => {
                     self.revive(in_vain);
                     CommitFault::Unknown(reason)
@@ -389,12 +431,17 @@ impl Writer {
         }
     }
 
-    /// Which of the refused records are too large by themselves. Where all of them may have been refused for their company,
-    /// the next producer makes smaller batches: in the end each record is alone, so that no right to read the topic's
-    /// options is needed to find out.
+    /// Which of the refused records are too large by themselves. Where all of them may have been
+    /// refused for their company, the next producer makes smaller batches: in the end each record
+    /// is alone, so that no right to read the topic's options is needed to find out.
     fn judge(&mut self, batch: &Batch, refused: &[usize]) -> Option<CommitFault> {
-        let sized = |at: &usize| batch.records.get(*at).map(|record| (*at, record.size(), &record.topic));
-        let alone: Vec<_> = refused.iter().filter_map(sized).filter(|(_, bytes, _)| *bytes > self.batch_size.bytes()).collect();
+        let sized =
+            |at: &usize| batch.records.get(*at).map(|record| (*at, record.size(), &record.topic));
+        let alone: Vec<_> = refused
+            .iter()
+            .filter_map(sized)
+            .filter(|(_, bytes, _)| *bytes > self.batch_size.bytes())
+            .collect();
         let Some((_, bytes, topic)) = alone.first() else {
             self.batch_size.refused();
             tracing::info!(role = %self.role, batch.bytes = self.batch_size.bytes(), "a topic refused a batch as too large; batches are smaller from now on");
@@ -440,7 +487,8 @@ impl Live {
         for (at, record) in batch.records.iter().enumerate() {
             match self.send(at, record) {
                 Ok(()) => crash::point(Point::TxnSent),
-                // What was never queued has no report of its own. The others are sent on, to hear of them as well.
+                // What was never queued has no report of its own. The others are sent on, to hear
+                // of them as well.
                 Err(error) if is_too_large(&error) => self.deliveries.one(at, Some(error)),
                 Err(error) => {
                     for at in at..batch.records.len() {
@@ -464,21 +512,26 @@ impl Live {
 
     /// The inner error names leases that ended.
     fn send_offsets(&self, batch: &Batch) -> Result<Result<(), Vec<Lease>>, Step> {
-        let metadata = match batch.group.fence(batch.positions.iter().map(|position| position.lease)) {
-            Ok(metadata) => metadata,
-            Err(ended) => return Ok(Err(ended)),
-        };
+        let metadata =
+            match batch.group.fence(batch.positions.iter().map(|position| position.lease)) {
+                Ok(metadata) => metadata,
+                Err(ended) => return Ok(Err(ended)),
+            };
         let mut offsets = TopicPartitionList::new();
         for position in &batch.positions {
             let mut element = offsets.add_partition(batch.group.topic(), position.lease.partition);
-            element.set_offset(Offset::Offset(position.offset)).map_err(|error| Step::Abort(error.to_string()))?;
+            element
+                .set_offset(Offset::Offset(position.offset))
+                .map_err(|error| Step::Abort(error.to_string()))?;
             element.set_metadata(&position.metadata);
         }
         crash::point(Point::TxnOffsetsSending);
         retried(|| {
-            let sent = self.producer.send_offsets_to_transaction(&offsets, &metadata, OFFSETS_TIMEOUT);
+            let sent =
+                self.producer.send_offsets_to_transaction(&offsets, &metadata, OFFSETS_TIMEOUT);
             if let Err(error) = &sent
-                && let Some(sentence) = rights::read_denial(error, batch.group.topic(), batch.group.group_id())
+                && let Some(sentence) =
+                    rights::read_denial(error, batch.group.topic(), batch.group.group_id())
             {
                 rights::complain(&sentence);
             }
@@ -493,7 +546,8 @@ impl Live {
         for (key, value) in &record.headers {
             headers = headers.insert(Header { key, value: value.as_deref() });
         }
-        let mut next: BaseRecord<'_, [u8], [u8], usize> = BaseRecord::with_opaque_to(&record.topic, at);
+        let mut next: BaseRecord<'_, [u8], [u8], usize> =
+            BaseRecord::with_opaque_to(&record.topic, at);
         if !record.headers.is_empty() {
             next = next.headers(headers);
         }
@@ -541,7 +595,9 @@ fn retried(mut step: impl FnMut() -> Result<(), KafkaError>) -> Result<(), Step>
     loop {
         match step() {
             Ok(()) => return Ok(()),
-            Err(KafkaError::Transaction(error)) if error.is_retriable() && !error.txn_requires_abort() && tries < RETRIES => {
+            Err(KafkaError::Transaction(error))
+                if error.is_retriable() && !error.txn_requires_abort() && tries < RETRIES =>
+            {
                 tries += 1;
                 thread::sleep(RETRY_PAUSE);
             }
@@ -568,9 +624,11 @@ fn classify(error: &KafkaError) -> Step {
 /// A record that was not delivered leaves the transaction abortable.
 fn delivery(error: &KafkaError) -> Step {
     match error.rdkafka_error_code() {
-        Some(RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch) => {
-            Step::Fenced(error.to_string())
-        }
+        Some(
+            RDKafkaErrorCode::Fenced
+            | RDKafkaErrorCode::ProducerFenced
+            | RDKafkaErrorCode::InvalidProducerEpoch,
+        ) => Step::Fenced(error.to_string()),
         Some(RDKafkaErrorCode::Fatal) => Step::Rebuild(error.to_string()),
         Some(_) | None => Step::Abort(error.to_string()),
     }

@@ -1,8 +1,9 @@
 //! Notices a member that has left its group, or fetches no more, although nobody said so. Pure.
 //!
-//! librdkafka recovers from most of what can happen to a membership; from what it does not, nothing tells the
-//! application (`kafka.md`, Consuming). Its statistics do: the state of the join, and where each partition's fetching
-//! stands. What stays wrong for longer than any regular cause takes is mended by a new consumer.
+//! librdkafka recovers from most of what can happen to a membership; from what it does not, nothing
+//! tells the application (`kafka.md`, Consuming). Its statistics do: the state of the join, and
+//! where each partition's fetching stands. What stays wrong for longer than any regular cause takes
+//! is mended by a new consumer.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -59,7 +60,12 @@ impl Sight {
             .flat_map(|topic| &topic.partitions)
             .filter(|(partition, _)| **partition >= 0)
             .map(|(partition, seen)| {
-                let progress = Progress { next: seen.next_offset, handed: seen.app_offset, end: seen.ls_offset, queued: seen.fetchq_cnt };
+                let progress = Progress {
+                    next: seen.next_offset,
+                    handed: seen.app_offset,
+                    end: seen.ls_offset,
+                    queued: seen.fetchq_cnt,
+                };
                 (*partition, progress)
             })
             .collect();
@@ -79,9 +85,14 @@ pub(super) struct Patience {
 impl Patience {
     /// From the group's own times, which the operator may have changed.
     pub fn of(kafka: &KafkaSettings) -> Self {
-        let millis = |key: &str, default: u64| kafka.properties.get(key).and_then(|value| value.parse().ok()).unwrap_or(default);
+        let millis = |key: &str, default: u64| {
+            kafka.properties.get(key).and_then(|value| value.parse().ok()).unwrap_or(default)
+        };
         let session = Duration::from_millis(millis("session.timeout.ms", 45_000));
-        Self { idle: session, rebalance: session + Duration::from_millis(millis("max.poll.interval.ms", 300_000)) }
+        Self {
+            idle: session,
+            rebalance: session + Duration::from_millis(millis("max.poll.interval.ms", 300_000)),
+        }
     }
 
     /// How often the statistics are wanted.
@@ -113,8 +124,8 @@ struct Still {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Look {
     Fine,
-    /// These have not moved for a while. Who does not fetch does not hear of the end, so the broker must be asked for it
-    /// ([`Watchdog::heard`]).
+    /// These have not moved for a while. Who does not fetch does not hear of the end, so the broker
+    /// must be asked for it ([`Watchdog::heard`]).
     Ask(Vec<i32>),
     /// A new consumer is needed, for this reason.
     Replace(String),
@@ -122,18 +133,29 @@ pub(super) enum Look {
 
 impl Watchdog {
     pub fn new(patience: Patience) -> Self {
-        Self { patience, out_since: None, between_since: None, still: BTreeMap::new(), looked: None }
+        Self {
+            patience,
+            out_since: None,
+            between_since: None,
+            still: BTreeMap::new(),
+            looked: None,
+        }
     }
 
     /// Looks at one sight; `wanted` are the partitions that are to be fetched.
     pub fn look(&mut self, sight: &Sight, wanted: &[i32], now: Moment) -> Look {
         // A process that was frozen, or a broker that was away, has proven nothing in that time.
-        let gap = self.looked.replace(now).is_some_and(|before| before.until(now) > self.patience.interval() * 3);
+        let gap = self
+            .looked
+            .replace(now)
+            .is_some_and(|before| before.until(now) > self.patience.interval() * 3);
         if gap || !sight.connected {
             self.forget();
             return Look::Fine;
         }
-        for (state, since) in [(Join::Out, &mut self.out_since), (Join::Between, &mut self.between_since)] {
+        for (state, since) in
+            [(Join::Out, &mut self.out_since), (Join::Between, &mut self.between_since)]
+        {
             *since = (sight.join == state).then(|| since.unwrap_or(now));
         }
         self.still.retain(|partition, _| wanted.contains(partition));
@@ -153,8 +175,15 @@ impl Watchdog {
         if let Some(reason) = self.verdict(now) {
             return Look::Replace(reason);
         }
-        let quiet = |still: &Still| still.idle_since.is_none() && still.since.until(now) > self.patience.idle / 2;
-        let unknown: Vec<i32> = self.still.iter().filter(|(_, still)| quiet(still)).map(|(partition, _)| *partition).collect();
+        let quiet = |still: &Still| {
+            still.idle_since.is_none() && still.since.until(now) > self.patience.idle / 2
+        };
+        let unknown: Vec<i32> = self
+            .still
+            .iter()
+            .filter(|(_, still)| quiet(still))
+            .map(|(partition, _)| *partition)
+            .collect();
         if unknown.is_empty() { Look::Fine } else { Look::Ask(unknown) }
     }
 
@@ -168,7 +197,9 @@ impl Watchdog {
     }
 
     fn verdict(&self, now: Moment) -> Option<String> {
-        let late = |since: Option<Moment>, patience| since.map(|since| since.until(now)).filter(|span| *span > patience);
+        let late = |since: Option<Moment>, patience| {
+            since.map(|since| since.until(now)).filter(|span| *span > patience)
+        };
         if let Some(span) = late(self.out_since, self.patience.idle) {
             return Some(format!("it has been outside of its group for {span:?}"));
         }
@@ -178,7 +209,9 @@ impl Watchdog {
         self.still.iter().find_map(|(partition, still)| {
             let span = late(still.idle_since, self.patience.idle)?;
             let Progress { next, end, .. } = still.progress;
-            Some(format!("partition {partition} has stood still at offset {next} of {end} for {span:?}"))
+            Some(format!(
+                "partition {partition} has stood still at offset {next} of {end} for {span:?}"
+            ))
         })
     }
 
@@ -194,23 +227,35 @@ impl Watchdog {
 mod tests {
     use super::*;
 
-    const PATIENCE: Patience = Patience { idle: Duration::from_secs(45), rebalance: Duration::from_secs(345) };
+    const PATIENCE: Patience =
+        Patience { idle: Duration::from_secs(45), rebalance: Duration::from_secs(345) };
 
     fn sight(join: Join, next: i64, end: i64) -> Sight {
-        Sight { connected: true, join, partitions: BTreeMap::from([(0, Progress { next, handed: next, end, queued: 0 })]) }
+        Sight {
+            connected: true,
+            join,
+            partitions: BTreeMap::from([(0, Progress { next, handed: next, end, queued: 0 })]),
+        }
     }
 
     /// One look every five seconds, until a verdict; after how many seconds it came.
     fn watch(spans: u64, wanted: &[i32], mut at: impl FnMut(u64) -> Sight) -> Option<u64> {
         let mut watchdog = Watchdog::new(PATIENCE);
-        (0..spans)
-            .map(|turn| turn * 5)
-            .find(|second| matches!(watchdog.look(&at(*second), wanted, Moment(second * 1000)), Look::Replace(_)))
+        (0..spans).map(|turn| turn * 5).find(|second| {
+            matches!(watchdog.look(&at(*second), wanted, Moment(second * 1000)), Look::Replace(_))
+        })
     }
 
     #[test]
     fn a_steady_member_that_moves_or_has_nothing_to_do_is_left_alone() {
-        assert_eq!(watch(1000, &[0], |second| sight(Join::Steady, i64::try_from(second).unwrap(), i64::MAX)), None);
+        assert_eq!(
+            watch(1000, &[0], |second| sight(
+                Join::Steady,
+                i64::try_from(second).unwrap(),
+                i64::MAX
+            )),
+            None
+        );
         assert_eq!(watch(1000, &[0], |_| sight(Join::Steady, 7, 7)), None);
         assert_eq!(watch(1000, &[], |_| sight(Join::Steady, 7, 9)), None, "held back on purpose");
     }
@@ -223,7 +268,14 @@ mod tests {
     #[test]
     fn a_rebalance_may_take_as_long_as_its_slowest_member() {
         assert_eq!(watch(1000, &[], |_| sight(Join::Between, 0, 0)), Some(350));
-        assert_eq!(watch(1000, &[], |second| sight(if second % 300 == 0 { Join::Steady } else { Join::Between }, 0, 0)), None);
+        assert_eq!(
+            watch(1000, &[], |second| sight(
+                if second % 300 == 0 { Join::Steady } else { Join::Between },
+                0,
+                0
+            )),
+            None
+        );
     }
 
     #[test]
@@ -238,7 +290,13 @@ mod tests {
 
     #[test]
     fn an_outage_or_a_freeze_proves_nothing() {
-        assert_eq!(watch(1000, &[0], |second| Sight { connected: second % 40 != 0, ..sight(Join::Out, 7, 9) }), None);
+        assert_eq!(
+            watch(1000, &[0], |second| Sight {
+                connected: second % 40 != 0,
+                ..sight(Join::Out, 7, 9)
+            }),
+            None
+        );
         let mut watchdog = Watchdog::new(PATIENCE);
         assert_eq!(watchdog.look(&sight(Join::Out, 7, 9), &[0], Moment(0)), Look::Fine);
         assert_eq!(watchdog.look(&sight(Join::Out, 7, 9), &[0], Moment(600_000)), Look::Fine);
@@ -254,7 +312,9 @@ mod tests {
                 Look::Ask(partitions) => {
                     asked.push(second);
                     // Something arrives after a minute.
-                    partitions.iter().for_each(|one| watchdog.heard(*one, if second > 60 { 8 } else { 7 }, Moment(second * 1000)));
+                    partitions.iter().for_each(|one| {
+                        watchdog.heard(*one, if second > 60 { 8 } else { 7 }, Moment(second * 1000))
+                    });
                 }
                 Look::Replace(reason) => {
                     replaced = Some((second, reason));

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use prometheus_client::{metrics::counter::Counter, metrics::family::Family, metrics::gauge::Gauge, registry::Registry};
+use prometheus_client::{
+    metrics::counter::Counter, metrics::family::Family, metrics::gauge::Gauge, registry::Registry,
+};
 
 use super::{Commands, Counters, Float, Metrics, Name, add, command_seconds};
 
@@ -59,10 +61,14 @@ impl Metrics {
     /// One result was committed: `CREATED`…, and whether it was a duplicate.
     pub fn command_settled(&self, outcome: &'static str, duplicate: bool) {
         let duplicate = if duplicate { "true" } else { "false" };
-        self.commands.results.get_or_create(&[("outcome", outcome), ("duplicate", duplicate)]).inc();
+        self.commands
+            .results
+            .get_or_create(&[("outcome", outcome), ("duplicate", duplicate)])
+            .inc();
     }
 
-    /// How long a command took until its result was committed: from its delivery, and from its record's own time.
+    /// How long a command took until its result was committed: from its delivery, and from its
+    /// record's own time.
     pub fn command_seconds(&self, since_delivery: Duration, since_record: Option<Duration>) {
         self.commands.seconds.observe(since_delivery.as_secs_f64());
         if let Some(took) = since_record {
@@ -92,7 +98,11 @@ impl Metrics {
             all.lag.set(i64::try_from(lag).unwrap_or(i64::MAX));
         }
         for state in CIRCUITS {
-            all.circuit.get_or_create(&[("state", state)]).set(if state == now.circuit { 1.0 } else { 0.0 });
+            all.circuit.get_or_create(&[("state", state)]).set(if state == now.circuit {
+                1.0
+            } else {
+                0.0
+            });
         }
     }
 }

@@ -11,15 +11,20 @@ use crate::{
 use super::{Metrics, float};
 
 impl Metrics {
-    /// One call to the ERP ended: `ok`, `rejected`, `throttled`, `unreachable`, `unknown`, `misconfigured`, `withheld`.
+    /// One call to the ERP ended: `ok`, `rejected`, `throttled`, `unreachable`, `unknown`,
+    /// `misconfigured`, `withheld`.
     pub fn erp_call(&self, call: Call, class: Class, result: &'static str, took: Duration) {
-        self.erp_calls.get_or_create(&[("call", call.name()), ("class", class.name()), ("result", result)]).inc();
+        self.erp_calls
+            .get_or_create(&[("call", call.name()), ("class", class.name()), ("result", result)])
+            .inc();
         self.erp_call_seconds.get_or_create(&[("call", call.name())]).observe(took.as_secs_f64());
     }
 
     /// One call had waited so long for its permit.
     pub fn erp_permit(&self, call: Call, class: Class, waited: Duration) {
-        self.erp_permit_seconds.get_or_create(&[("call", call.name()), ("class", class.name())]).observe(waited.as_secs_f64());
+        self.erp_permit_seconds
+            .get_or_create(&[("call", call.name()), ("class", class.name())])
+            .observe(waited.as_secs_f64());
     }
 
     /// An answer that the table of known answers does not hold.
@@ -45,13 +50,27 @@ impl Metrics {
             self.quota.rate.get_or_create(&[call]).set(budget.rate);
             for class in Class::ALL.map(Class::name) {
                 let labels = [call, ("class", class)];
-                self.quota.used.get_or_create(&labels).set(f64::from(budget.used.get(class).copied().unwrap_or(0)));
-                self.quota.waiting.get_or_create(&labels).set(float(budget.waiting.get(class).copied().unwrap_or(0)));
+                self.quota
+                    .used
+                    .get_or_create(&labels)
+                    .set(f64::from(budget.used.get(class).copied().unwrap_or(0)));
+                self.quota
+                    .waiting
+                    .get_or_create(&labels)
+                    .set(float(budget.waiting.get(class).copied().unwrap_or(0)));
             }
             // The budget counts by itself; both only ever grow.
-            self.quota.refusals.get_or_create(&[call]).inner().store(budget.refused, Ordering::Relaxed);
-            let left = budget.cooling_until.map_or(0, |until| (until.0 - Timestamp::now().0).max(0));
-            self.quota.resting.get_or_create(&[call]).set(Duration::from_millis(u64::try_from(left).unwrap_or(0)).as_secs_f64());
+            self.quota
+                .refusals
+                .get_or_create(&[call])
+                .inner()
+                .store(budget.refused, Ordering::Relaxed);
+            let left =
+                budget.cooling_until.map_or(0, |until| (until.0 - Timestamp::now().0).max(0));
+            self.quota
+                .resting
+                .get_or_create(&[call])
+                .set(Duration::from_millis(u64::try_from(left).unwrap_or(0)).as_secs_f64());
         }
     }
 }

@@ -9,10 +9,13 @@ use prometheus_client::{metrics::family::Family, registry::Registry};
 
 use crate::config::Feed;
 
-use super::{Feeds, MAX_DRIFT_FIELDS, Metrics, Name, add, count, event_seconds, histograms, late_seconds};
+use super::{
+    Feeds, MAX_DRIFT_FIELDS, Metrics, Name, add, count, event_seconds, histograms, late_seconds,
+};
 
 /// What a feed may be doing.
-const STATES: [&str; 7] = ["elsewhere", "restoring", "snapshot", "live", "waiting", "paused", "held"];
+const STATES: [&str; 7] =
+    ["elsewhere", "restoring", "snapshot", "live", "waiting", "paused", "held"];
 
 impl Feeds {
     pub(super) fn new(r: &mut Registry) -> Self {
@@ -41,15 +44,22 @@ impl Metrics {
         self.feeds.events.get_or_create(&[("feed", feed.name()), ("op", op)]).inc();
     }
 
-    /// How long after its modified time a change was published, outside of a first read and a backfill.
+    /// How long after its modified time a change was published, outside of a first read and a
+    /// backfill.
     pub fn feed_event_seconds(&self, feed: Feed, took: Duration) {
-        self.feeds.event_seconds.get_or_create(&[("feed", feed.name())]).observe(took.as_secs_f64());
+        self.feeds
+            .event_seconds
+            .get_or_create(&[("feed", feed.name())])
+            .observe(took.as_secs_f64());
     }
 
     /// Gauge: the state a feed is in.
     pub fn feed_state(&self, feed: Feed, state: &'static str) {
         for known in STATES {
-            self.feeds.state.get_or_create(&[("feed", feed.name()), ("state", known)]).set(if state == known { 1.0 } else { 0.0 });
+            self.feeds
+                .state
+                .get_or_create(&[("feed", feed.name()), ("state", known)])
+                .set(if state == known { 1.0 } else { 0.0 });
         }
     }
 
@@ -59,20 +69,37 @@ impl Metrics {
     }
 
     /// One window was read: rows seen, rows unchanged, pages asked for.
-    pub fn feed_window(&self, feed: Feed, pass: &'static str, rows: usize, unchanged: usize, pages: usize) {
+    pub fn feed_window(
+        &self,
+        feed: Feed,
+        pass: &'static str,
+        rows: usize,
+        unchanged: usize,
+        pages: usize,
+    ) {
         let (feed, pass) = (("feed", feed.name()), ("pass", pass));
         self.feeds.windows.get_or_create(&[feed, pass]).inc();
-        self.feeds.rows.get_or_create(&[feed, pass, ("content", "unchanged")]).inc_by(count(unchanged));
-        self.feeds.rows.get_or_create(&[feed, pass, ("content", "changed")]).inc_by(count(rows.saturating_sub(unchanged)));
+        self.feeds
+            .rows
+            .get_or_create(&[feed, pass, ("content", "unchanged")])
+            .inc_by(count(unchanged));
+        self.feeds
+            .rows
+            .get_or_create(&[feed, pass, ("content", "changed")])
+            .inc_by(count(rows.saturating_sub(unchanged)));
         self.feeds.pages.get_or_create(&[feed, pass]).inc_by(count(pages));
     }
 
     /// Gauge: how far the watermark of a pass (`live`, `late`) is behind now.
     pub fn feed_lag(&self, feed: Feed, pass: &'static str, lag: Duration) {
-        self.feeds.lag.get_or_create(&[("feed", feed.name()), ("pass", pass)]).set(lag.as_secs_f64());
+        self.feeds
+            .lag
+            .get_or_create(&[("feed", feed.name()), ("pass", pass)])
+            .set(lag.as_secs_f64());
     }
 
-    /// The count alarm of a window: something entered a closed window (visibility is underestimated).
+    /// The count alarm of a window: something entered a closed window (visibility is
+    /// underestimated).
     pub fn feed_entered(&self, feed: Feed) {
         self.feeds.entered.get_or_create(&[("feed", feed.name())]).inc();
     }
@@ -91,18 +118,22 @@ impl Metrics {
 
     /// A field that deviates from the schema: `unknown` or `retyped`.
     ///
-    /// The field's name is the ERP's word: after the first 200 names the rest count as `other`, so that memory stays bounded.
+    /// The field's name is the ERP's word: after the first 200 names the rest count as `other`, so
+    /// that memory stays bounded.
     pub fn drift(&self, feed: Feed, kind: &'static str, field: &str) {
         let field = {
             let mut known = self.feeds.drift_fields.lock().unwrap_or_else(PoisonError::into_inner);
             let short: String = field.chars().filter(|ch| !ch.is_control()).take(100).collect();
-            if known.contains(&short) || (known.len() < MAX_DRIFT_FIELDS && known.insert(short.clone())) {
+            if known.contains(&short)
+                || (known.len() < MAX_DRIFT_FIELDS && known.insert(short.clone()))
+            {
                 short
             } else {
                 "other".to_owned()
             }
         };
-        let labels = vec![("feed", feed.name().to_owned()), ("kind", kind.to_owned()), ("field", field)];
+        let labels =
+            vec![("feed", feed.name().to_owned()), ("kind", kind.to_owned()), ("field", field)];
         self.feeds.drift.get_or_create(&labels).inc();
     }
 }

@@ -23,8 +23,17 @@ impl Hop {
     #[must_use]
     pub fn route(self) -> &'static str {
         match self {
-            Self::Command | Self::Validate | Self::Journal | Self::Call | Self::Outcome | Self::Settle => "commands",
-            Self::Window(feed) | Self::Fetch(feed) | Self::Diff(feed) | Self::Change(feed) | Self::Publish(feed) => feed.name(),
+            Self::Command
+            | Self::Validate
+            | Self::Journal
+            | Self::Call
+            | Self::Outcome
+            | Self::Settle => "commands",
+            Self::Window(feed)
+            | Self::Fetch(feed)
+            | Self::Diff(feed)
+            | Self::Change(feed)
+            | Self::Publish(feed) => feed.name(),
         }
     }
 

@@ -130,7 +130,9 @@ impl Default for Metrics {
 
 /// From a call on loopback to a time-out.
 fn call_seconds() -> Histogram {
-    Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0])
+    Histogram::new([
+        0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    ])
 }
 
 /// From a permit that was there to a command at the end of a night's backlog.
@@ -145,7 +147,10 @@ fn late_seconds() -> Histogram {
 
 /// From a quiet command to one in doubt for hours.
 fn command_seconds() -> Histogram {
-    Histogram::new([0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0, 7200.0])
+    Histogram::new([
+        0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0,
+        7200.0,
+    ])
 }
 
 /// From an event published at once to one that waited for a long outage.
@@ -159,7 +164,11 @@ fn add<M: Metric + Clone>(registry: &mut Registry, name: Name, metric: M) -> M {
     metric
 }
 
-fn histograms<const N: usize>(registry: &mut Registry, name: Name, make: fn() -> Histogram) -> Histograms<N> {
+fn histograms<const N: usize>(
+    registry: &mut Registry,
+    name: Name,
+    make: fn() -> Histogram,
+) -> Histograms<N> {
     add(registry, name, Family::new_with_constructor(make))
 }
 
@@ -172,7 +181,9 @@ impl Metrics {
         let about = Name::Build.about();
         r.register(about.name, about.help, Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         let start = add(r, Name::ProcessStart, Float::default());
-        start.set(Duration::from_millis(u64::try_from(Timestamp::now().0).unwrap_or(0)).as_secs_f64());
+        start.set(
+            Duration::from_millis(u64::try_from(Timestamp::now().0).unwrap_or(0)).as_secs_f64(),
+        );
         Self {
             process: Process {
                 cpu: add(r, Name::ProcessCpu, Counter::default()),
@@ -217,7 +228,8 @@ impl Metrics {
     pub fn render(&self) -> String {
         let mut text = String::new();
         if encode(&mut text, &self.registry).is_err() {
-            // Writing to a String does not fail; a scrape that did would have to look incomplete, which this does without `# EOF`.
+            // Writing to a String does not fail; a scrape that did would have to look incomplete,
+            // which this does without `# EOF`.
             text.clear();
         }
         text
@@ -230,21 +242,32 @@ impl Metrics {
 
     /// So many came out of a hop this way.
     pub fn hops(&self, hop: Hop, outcome: &'static str, times: usize) {
-        self.hop_outcomes.get_or_create(&[("route", hop.route()), ("hop", hop.name()), ("outcome", outcome)]).inc_by(count(times));
+        self.hop_outcomes
+            .get_or_create(&[("route", hop.route()), ("hop", hop.name()), ("outcome", outcome)])
+            .inc_by(count(times));
     }
 
     /// How long a hop took, its waiting included.
     pub fn hop_seconds(&self, hop: Hop, took: Duration) {
-        self.hop_seconds.get_or_create(&[("route", hop.route()), ("hop", hop.name())]).observe(took.as_secs_f64());
+        self.hop_seconds
+            .get_or_create(&[("route", hop.route()), ("hop", hop.name())])
+            .observe(took.as_secs_f64());
     }
 
-    /// One record went to the dead letters of `route` (`commands`, a feed's name) for `reason` (a closed set of words).
+    /// One record went to the dead letters of `route` (`commands`, a feed's name) for `reason` (a
+    /// closed set of words).
     pub fn dead_letter(&self, route: &'static str, reason: &'static str) {
         self.dead_letters.get_or_create(&[("route", route), ("reason", reason)]).inc();
     }
 
     /// One transaction ended: `committed`, `aborted`, `unknown`, `refused`.
-    pub fn transaction(&self, route: &'static str, result: &'static str, records: usize, took: Duration) {
+    pub fn transaction(
+        &self,
+        route: &'static str,
+        result: &'static str,
+        records: usize,
+        took: Duration,
+    ) {
         self.transactions.get_or_create(&[("route", route), ("result", result)]).inc();
         self.transaction_seconds.get_or_create(&[("route", route)]).observe(took.as_secs_f64());
         if result == "committed" {
@@ -252,7 +275,8 @@ impl Metrics {
         }
     }
 
-    /// Gauge: partitions of `route` (`commands`, `feeds`) that were taken over, and that are being restored.
+    /// Gauge: partitions of `route` (`commands`, `feeds`) that were taken over, and that are being
+    /// restored.
     pub fn partitions(&self, route: &'static str, owned: usize, restoring: usize) {
         self.partitions_owned.get_or_create(&[("route", route)]).set(float(owned));
         self.partitions_restoring.get_or_create(&[("route", route)]).set(float(restoring));
@@ -268,9 +292,12 @@ impl Metrics {
         self.route_paused.get_or_create(&[("route", route)]).set(float(usize::from(paused)));
     }
 
-    /// Secrets or certificates of a part (`erp`, `kafka`, `listener`, `registry`) were read anew: taken or refused.
+    /// Secrets or certificates of a part (`erp`, `kafka`, `listener`, `registry`) were read anew:
+    /// taken or refused.
     pub fn reloaded(&self, part: &'static str, taken: bool) {
-        self.reloads.get_or_create(&[("part", part), ("result", if taken { "taken" } else { "refused" })]).inc();
+        self.reloads
+            .get_or_create(&[("part", part), ("result", if taken { "taken" } else { "refused" })])
+            .inc();
     }
 
     /// Gauge: whether the last reload was refused.
@@ -278,7 +305,8 @@ impl Metrics {
         self.reload_refused.set(i64::from(refused));
     }
 
-    /// Gauges of the probes, as of now: what they would say, and how long each loop has been silent.
+    /// Gauges of the probes, as of now: what they would say, and how long each loop has been
+    /// silent.
     pub fn health(&self, ready: bool, healthy: bool, loops: &[(&'static str, Duration)]) {
         self.ready.set(i64::from(ready));
         self.healthy.set(i64::from(healthy));

@@ -12,7 +12,13 @@ pub(super) enum Kind {
 
 /// What there is to say about a family.
 #[derive(Clone, Copy, Debug)]
-#[cfg_attr(not(test), expect(dead_code, reason = "kind and labels are read by the test that keeps the reference true"))]
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "kind and labels are read by the test that keeps the reference true"
+    )
+)]
 pub(super) struct About {
     pub kind: Kind,
     /// Without the prefix `wdt_connector_` and without a counter's `_total`.
@@ -126,7 +132,10 @@ pub(super) const LABELS: &[(&str, &str)] = &[
     ("kind", "`unknown` (not in the schema), `retyped` (another type than documented)"),
     ("loop", "`commands`, `feeds`, `feeds.purchase_returns`, `feeds.return_outbounds`"),
     ("op", "`r` first read or backfill, `c` new, `u` changed"),
-    ("outcome", "results: `CREATED`, `REJECTED`, `INVALID`, `IN_DOUBT`, `EXPIRED`; hops: their own words"),
+    (
+        "outcome",
+        "results: `CREATED`, `REJECTED`, `INVALID`, `IN_DOUBT`, `EXPIRED`; hops: their own words",
+    ),
     ("part", "`erp`, `kafka`, `listener`, `registry`"),
     ("pass", "`live`, `late`, `backfill`"),
     ("reason", "commands: `undecodable`, `invalid`, `in_doubt`, `refused`; feeds: `misfit`"),
@@ -134,8 +143,14 @@ pub(super) const LABELS: &[(&str, &str)] = &[
         "result",
         "calls: `ok`, `rejected`, `throttled`, `unreachable`, `unknown`, `misconfigured`, `withheld`; transactions: `committed`, `aborted`, `unknown`, `refused`; reloads: `taken`, `refused`; older rows: `confirmed`, `skipped`",
     ),
-    ("route", "`commands`, `purchase_returns`, `return_outbounds`; of transactions and partitions `commands`, `feeds`"),
-    ("state", "circuit: `closed`, `open`, `half_open`; feed: `elsewhere`, `restoring`, `snapshot`, `live`, `waiting`, `paused`, `held`"),
+    (
+        "route",
+        "`commands`, `purchase_returns`, `return_outbounds`; of transactions and partitions `commands`, `feeds`",
+    ),
+    (
+        "state",
+        "circuit: `closed`, `open`, `half_open`; feed: `elsewhere`, `restoring`, `snapshot`, `live`, `waiting`, `paused`, `held`",
+    ),
     ("version", "of the program"),
     ("what", "`snapshot` (the first read), `backfill`"),
 ];

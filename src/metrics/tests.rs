@@ -19,7 +19,15 @@ fn touch_everything(metrics: &Metrics) {
     metrics.erp_permit(Call::CreateOrder, Class::Command, second);
     metrics.command_seconds(second, Some(second));
     metrics.transaction("commands", "committed", 7, second);
-    let now = CommandsNow { pending: 1, calls: 2, open_intents: 3, in_doubt: 4, in_doubt_age: second, circuit: "open", lag: Some(9) };
+    let now = CommandsNow {
+        pending: 1,
+        calls: 2,
+        open_intents: 3,
+        in_doubt: 4,
+        in_doubt_age: second,
+        circuit: "open",
+        lag: Some(9),
+    };
     metrics.commands_now(now);
     metrics.commands_undecided(5, second);
     metrics.hop(Hop::Journal, "fresh");
@@ -89,7 +97,11 @@ fn every_family_is_rendered_under_its_name() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
-    assert!(text.contains(concat!("wdt_connector_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1")));
+    assert!(text.contains(concat!(
+        "wdt_connector_build_info{version=\"",
+        env!("CARGO_PKG_VERSION"),
+        "\"} 1"
+    )));
     assert!(text.ends_with("# EOF\n"));
 }
 
@@ -118,14 +130,24 @@ fn invented_fields_do_not_grow_the_labels_without_bound() {
         metrics.drift(Feed::PurchaseReturns, "unknown", &format!("field_{number}"));
     }
     let text = metrics.render();
-    assert_eq!(text.matches("wdt_connector_feed_drift_fields_total{").count(), MAX_DRIFT_FIELDS + 1);
+    assert_eq!(
+        text.matches("wdt_connector_feed_drift_fields_total{").count(),
+        MAX_DRIFT_FIELDS + 1
+    );
     assert!(text.contains("field=\"other\"} 800"));
 }
 
 /// A sample's label names, `le` of a histogram's buckets left out.
 fn labels(sample: &str) -> BTreeSet<&str> {
-    let Some((_, inside)) = sample.trim_end_matches('}').split_once('{') else { return BTreeSet::new() };
-    inside.split("\",").filter_map(|pair| pair.split_once("=\"")).map(|(name, _)| name).filter(|name| *name != "le").collect()
+    let Some((_, inside)) = sample.trim_end_matches('}').split_once('{') else {
+        return BTreeSet::new();
+    };
+    inside
+        .split("\",")
+        .filter_map(|pair| pair.split_once("=\""))
+        .map(|(name, _)| name)
+        .filter(|name| *name != "le")
+        .collect()
 }
 
 #[test]
@@ -142,17 +164,27 @@ fn every_name_of_the_list_is_registered_with_its_kind_and_its_labels() {
             Kind::Gauge => ("gauge", &[""]),
             Kind::Histogram => ("histogram", &["_sum", "_count", "_bucket"]),
         };
-        assert!(text.contains(&format!("# TYPE {full} {kind}\n")), "{full} is no {kind} in\n{text}");
+        assert!(
+            text.contains(&format!("# TYPE {full} {kind}\n")),
+            "{full} is no {kind} in\n{text}"
+        );
         let samples: Vec<&str> = text
             .lines()
-            .filter(|line| suffixes.iter().any(|suffix| line.split(['{', ' ']).next() == Some(&format!("{full}{suffix}"))))
+            .filter(|line| {
+                suffixes
+                    .iter()
+                    .any(|suffix| line.split(['{', ' ']).next() == Some(&format!("{full}{suffix}")))
+            })
             .collect();
         assert!(!samples.is_empty(), "{full} has no sample");
         for sample in samples {
             let found = labels(sample.rsplit_once(' ').unwrap().0);
             assert_eq!(found, about.labels.iter().copied().collect(), "{sample}");
         }
-        assert!(about.labels.iter().all(|label| LABELS.iter().any(|(known, _)| known == label)), "a label of {full} is not explained");
+        assert!(
+            about.labels.iter().all(|label| LABELS.iter().any(|(known, _)| known == label)),
+            "a label of {full} is not explained"
+        );
     }
     assert_eq!(text.matches("# TYPE ").count(), Name::ALL.len());
 }
@@ -174,7 +206,13 @@ fn reference() -> String {
             Kind::Histogram => ("histogram", ""),
         };
         let labels: Vec<String> = about.labels.iter().map(|label| format!("`{label}`")).collect();
-        let _ = writeln!(text, "| `wdt_connector_{}{suffix}` | {kind} | {} | {} |", about.name, labels.join(", "), about.help);
+        let _ = writeln!(
+            text,
+            "| `wdt_connector_{}{suffix}` | {kind} | {} | {} |",
+            about.name,
+            labels.join(", "),
+            about.help
+        );
     }
     text.push_str("\n| label | its words |\n|---|---|\n");
     for (label, words) in LABELS {
@@ -190,5 +228,9 @@ fn the_reference_is_up_to_date() {
         std::fs::write(&path, reference()).unwrap();
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(written, reference(), "deploy/metrics.md is not what the list of metrics says; run this test with WDT_BLESS=1");
+    assert_eq!(
+        written,
+        reference(),
+        "deploy/metrics.md is not what the list of metrics says; run this test with WDT_BLESS=1"
+    );
 }

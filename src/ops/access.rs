@@ -28,8 +28,8 @@ impl Token {
     }
 }
 
-/// The listener's rule: on loopback whoever is there may read, and may change things where no token is set; everything
-/// else by token.
+/// The listener's rule: on loopback whoever is there may read, and may change things where no token
+/// is set; everything else by token.
 #[derive(Clone, Debug)]
 pub(super) struct Access {
     loopback: bool,
@@ -41,7 +41,8 @@ pub(super) struct Access {
 pub(super) enum Denied {
     /// 401: no token, or a wrong one.
     Token,
-    /// 403: a loopback listener addressed by a foreign name: a web page that pointed its own name at 127.0.0.1.
+    /// 403: a loopback listener addressed by a foreign name: a web page that pointed its own name
+    /// at 127.0.0.1.
     Host,
 }
 
@@ -61,20 +62,29 @@ impl Access {
                 return Ok(());
             }
         }
-        let presented = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(presented_token);
+        let presented = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(presented_token);
         match (&token, presented) {
-            (Some(token), Some(presented)) if bool::from(token.expose_secret().as_bytes().ct_eq(&presented)) => Ok(()),
+            (Some(token), Some(presented))
+                if bool::from(token.expose_secret().as_bytes().ct_eq(&presented)) =>
+            {
+                Ok(())
+            }
             (Some(_), Some(_) | None) | (None, _) => Err(Denied::Token),
         }
     }
 }
 
-/// Whether a request comes from no page of another origin: browsers say where a request comes from, programs do not.
+/// Whether a request comes from no page of another origin: browsers say where a request comes from,
+/// programs do not.
 pub(super) fn same_origin(headers: &HeaderMap) -> bool {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let site = text("sec-fetch-site").is_none_or(|site| matches!(site, "same-origin" | "none"));
     let origin = text("origin").is_none_or(|origin| {
-        let authority = origin.parse::<Uri>().ok().and_then(|uri| uri.authority().map(ToString::to_string));
+        let authority =
+            origin.parse::<Uri>().ok().and_then(|uri| uri.authority().map(ToString::to_string));
         authority.is_some() && authority.as_deref() == text("host")
     });
     site && origin

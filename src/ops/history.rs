@@ -1,4 +1,5 @@
-//! The last minutes in figures, for the page's charts: a sample every other second, taken from the board's sections.
+//! The last minutes in figures, for the page's charts: a sample every other second, taken from the
+//! board's sections.
 
 use std::{
     collections::VecDeque,
@@ -25,7 +26,13 @@ impl History {
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             every.tick().await;
-            let sample = sample(&Value::Object(board.sections().into_iter().map(|(name, section)| (name.to_owned(), section)).collect()));
+            let sample = sample(&Value::Object(
+                board
+                    .sections()
+                    .into_iter()
+                    .map(|(name, section)| (name.to_owned(), section))
+                    .collect(),
+            ));
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             state.0 += 1;
             state.1.push_back(sample);
@@ -46,9 +53,18 @@ impl History {
 /// The figures of one moment. Counters stay counters: the page makes rates of them.
 fn sample(sections: &Value) -> Value {
     let at = |pointer: &str| sections.pointer(pointer).cloned().unwrap_or_default();
-    let settled: u64 = at("/commands/results").as_object().into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum();
+    let settled: u64 = at("/commands/results")
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(_, count)| count.as_u64())
+        .sum();
     let fields = |value: &Value, names: &[&str]| -> Value {
-        names.iter().map(|name| ((*name).to_owned(), value.get(name).cloned().unwrap_or_default())).collect::<Map<_, _>>().into()
+        names
+            .iter()
+            .map(|name| ((*name).to_owned(), value.get(name).cloned().unwrap_or_default()))
+            .collect::<Map<_, _>>()
+            .into()
     };
     let feeds: Map<String, Value> = at("/feeds")
         .as_object()
@@ -60,7 +76,12 @@ fn sample(sections: &Value) -> Value {
         .as_array()
         .into_iter()
         .flatten()
-        .filter_map(|budget| Some((budget.get("call")?.as_str()?.to_owned(), fields(budget, &["used", "rate", "burst"]))))
+        .filter_map(|budget| {
+            Some((
+                budget.get("call")?.as_str()?.to_owned(),
+                fields(budget, &["used", "rate", "burst"]),
+            ))
+        })
         .collect();
     json!({
         "at": Timestamp::now().0,

@@ -1,7 +1,7 @@
 //! The small HTTP listener: health, readiness, metrics, status and a page for people.
 //!
-//! Every connection is bounded: how many there are, how long each lasts, how large a request's head may be. One request
-//! per connection, so that an idle browser holds nothing.
+//! Every connection is bounded: how many there are, how long each lasts, how large a request's head
+//! may be. One request per connection, so that an idle browser holds nothing.
 
 mod access;
 mod change;
@@ -38,11 +38,13 @@ use crate::{board::Board, config::Settings, metrics::Metrics, telemetry::Levels}
 use access::Access;
 pub use access::Token;
 
-/// Enough for a scraper, an orchestrator's probes and a few people; further connections are closed at once.
+/// Enough for a scraper, an orchestrator's probes and a few people; further connections are closed
+/// at once.
 const MAX_CONNECTIONS: usize = 64;
 /// A request's head has to be there by then.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Whatever happens, a connection is over by then; one with live updates later, and its page then opens the next.
+/// Whatever happens, a connection is over by then; one with live updates later, and its page then
+/// opens the next.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
 const STREAM_TIMEOUT: Duration = Duration::from_secs(600);
 /// Head of a request, in bytes and in header lines.
@@ -96,14 +98,21 @@ impl Lasting {
 
 /// Serves until `shutdown`; then lets the answers under way finish, for a second at most.
 ///
-/// On a loopback address everything may be read, and changed where there is no token. On any other, everything but the
-/// probes and `/metrics` needs the token, as `Authorization: Bearer …` or as the password of HTTP basic authentication (which
-/// a browser asks for).
+/// On a loopback address everything may be read, and changed where there is no token. On any other,
+/// everything but the probes and `/metrics` needs the token, as `Authorization: Bearer …` or as the
+/// password of HTTP basic authentication (which a browser asks for).
 pub async fn serve(listener: TcpListener, parts: Parts, shutdown: CancellationToken) {
     let loopback = listener.local_addr().is_ok_and(|address| is_loopback(address.ip()));
     let Parts { board, metrics, token, settings, levels } = parts;
     let instance = settings.borrow().kafka.instance_name().into();
-    let shown = Listener { board, metrics, settings, levels, instance, access: Access::new(loopback, token) };
+    let shown = Listener {
+        board,
+        metrics,
+        settings,
+        levels,
+        instance,
+        access: Access::new(loopback, token),
+    };
     let history = history::History::default();
     let sampling = tokio::spawn(history.clone().run(shown.board.clone()));
     let router = routes::router(&shown, history, shutdown.clone());

@@ -1,4 +1,5 @@
-//! The page for people: one self-contained document, whose policy allows exactly its own script and style.
+//! The page for people: one self-contained document, whose policy allows exactly its own script and
+//! style.
 
 use std::sync::LazyLock;
 
@@ -13,12 +14,14 @@ const STYLE: &str = include_str!("page/page.css");
 
 /// In their own scope, in the order in which they use each other.
 static SCRIPT: LazyLock<String> = LazyLock::new(|| {
-    let parts = [include_str!("page/words.js"), include_str!("page/draw.js"), include_str!("page/main.js")];
+    let parts =
+        [include_str!("page/words.js"), include_str!("page/draw.js"), include_str!("page/main.js")];
     format!("\"use strict\";\n(() => {{\n{}}})();\n", parts.concat())
 });
 
-static DOCUMENT: LazyLock<String> =
-    LazyLock::new(|| include_str!("page/page.html").replace("/*STYLE*/", STYLE).replace("/*SCRIPT*/", &SCRIPT));
+static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
+    include_str!("page/page.html").replace("/*STYLE*/", STYLE).replace("/*SCRIPT*/", &SCRIPT)
+});
 
 /// Hashes instead of `'unsafe-inline'`: whatever else got into the page would not run.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
@@ -28,7 +31,8 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
         hash(&SCRIPT),
         hash(STYLE)
     );
-    HeaderValue::from_str(&policy).unwrap_or_else(|_| HeaderValue::from_static("default-src 'none'"))
+    HeaderValue::from_str(&policy)
+        .unwrap_or_else(|_| HeaderValue::from_static("default-src 'none'"))
 });
 
 pub(super) async fn show() -> Response {

@@ -18,9 +18,19 @@ pub(super) fn look() -> Option<Process> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = |at: usize| fields.get(at)?.parse::<f64>().ok();
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let kilobytes: u64 = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.split_whitespace().next()?.parse().ok()?;
+    let kilobytes: u64 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()?;
     let files = std::fs::read_dir("/proc/self/fd").ok()?.count();
-    Some(Process { cpu_seconds: (ticks(11)? + ticks(12)?) / TICKS_PER_SECOND, memory_bytes: kilobytes * 1024, files })
+    Some(Process {
+        cpu_seconds: (ticks(11)? + ticks(12)?) / TICKS_PER_SECOND,
+        memory_bytes: kilobytes * 1024,
+        files,
+    })
 }
 
 #[cfg(all(test, target_os = "linux"))]

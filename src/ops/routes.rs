@@ -96,7 +96,8 @@ async fn secure(mut response: Response) -> Response {
     response
 }
 
-/// A browser would send a stranger's page's POST with the credentials it knows: nothing is changed for one.
+/// A browser would send a stranger's page's POST with the credentials it knows: nothing is changed
+/// for one.
 async fn only_own_pages(request: Request, next: Next) -> Response {
     if matches!(*request.method(), Method::GET | Method::HEAD) || same_origin(request.headers()) {
         return next.run(request).await;
@@ -122,7 +123,13 @@ async fn guard(State(shared): State<Shared>, request: Request, next: Next) -> Re
 }
 
 async fn health(State(shared): State<Shared>) -> Response {
-    probe(shared.board.stalled().iter().map(|(name, silent)| format!("{name}: no progress for {}", seconds(*silent))))
+    probe(
+        shared
+            .board
+            .stalled()
+            .iter()
+            .map(|(name, silent)| format!("{name}: no progress for {}", seconds(*silent))),
+    )
 }
 
 async fn ready(State(shared): State<Shared>) -> Response {
@@ -132,7 +139,11 @@ async fn ready(State(shared): State<Shared>) -> Response {
 /// 200 and `ok`, or 503 and one line per problem.
 fn probe(problems: impl Iterator<Item = String>) -> Response {
     let text: String = problems.map(|problem| problem.replace(['\n', '\r'], " ") + "\n").collect();
-    if text.is_empty() { "ok\n".into_response() } else { (StatusCode::SERVICE_UNAVAILABLE, text).into_response() }
+    if text.is_empty() {
+        "ok\n".into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+    }
 }
 
 async fn metrics_text(State(shared): State<Shared>) -> Response {
@@ -141,7 +152,11 @@ async fn metrics_text(State(shared): State<Shared>) -> Response {
     if let Some(own) = process::look() {
         metrics.process(own.cpu_seconds, own.memory_bytes, own.files);
     }
-    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], shared.metrics.render()).into_response()
+    (
+        [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
+        shared.metrics.render(),
+    )
+        .into_response()
 }
 
 async fn status(State(shared): State<Shared>) -> Json<Value> {

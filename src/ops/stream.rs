@@ -1,7 +1,8 @@
 //! Live updates for the page: server-sent events.
 //!
-//! `status` every second (stories only where there are new ones), `samples` with the history's figures: all of them first,
-//! then what is new. A client that reads slowly is sent less: nothing is prepared before the last event is taken.
+//! `status` every second (stories only where there are new ones), `samples` with the history's
+//! figures: all of them first, then what is new. A client that reads slowly is sent less: nothing
+//! is prepared before the last event is taken.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -31,9 +32,16 @@ struct Sent {
     _place: OwnedSemaphorePermit,
 }
 
-pub(super) async fn events(State(shared): State<Shared>, axum::Extension(lasting): axum::Extension<Lasting>) -> Response {
+pub(super) async fn events(
+    State(shared): State<Shared>,
+    axum::Extension(lasting): axum::Extension<Lasting>,
+) -> Response {
     let Ok(place) = std::sync::Arc::clone(&shared.streams).try_acquire_owned() else {
-        return (StatusCode::SERVICE_UNAVAILABLE, "too many live pages are open; /status answers all the same\n").into_response();
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too many live pages are open; /status answers all the same\n",
+        )
+            .into_response();
     };
     lasting.extend();
     let sent = Sent { shared, samples: 0, stories: None, status_due: true, _place: place };

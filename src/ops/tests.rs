@@ -21,13 +21,20 @@ struct Running {
 async fn start(all: bool, token: Option<&str>) -> Running {
     let listener = TcpListener::bind(if all { "0.0.0.0:0" } else { "127.0.0.1:0" }).await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let (board, metrics, shutdown) = (Board::default(), Arc::new(Metrics::new()), CancellationToken::new());
+    let (board, metrics, shutdown) =
+        (Board::default(), Arc::new(Metrics::new()), CancellationToken::new());
     // No broker listens there: what would be written is refused in a sentence.
     let text = "[kafka]\nbootstrap_servers = \"127.0.0.1:1\"\nproperties = { \"socket.timeout.ms\" = \"1000\" }";
     let settings = Arc::new(crate::config::from_toml(text, std::iter::empty()).unwrap().settings);
     let token = Token::new(token.map(SecretString::from));
     let (_, settings) = watch::channel(settings);
-    let parts = Parts { board: board.clone(), metrics: Arc::clone(&metrics), token: token.clone(), settings, levels: Levels::fixed() };
+    let parts = Parts {
+        board: board.clone(),
+        metrics: Arc::clone(&metrics),
+        token: token.clone(),
+        settings,
+        levels: Levels::fixed(),
+    };
     let task = tokio::spawn(serve(listener, parts, shutdown.clone()));
     Running { address: ([127, 0, 0, 1], port).into(), board, metrics, token, shutdown, task }
 }
@@ -43,7 +50,8 @@ impl Running {
     }
 
     async fn get(&self, path: &str, headers: &str) -> (u16, String, String) {
-        let answer = self.raw(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n")).await;
+        let answer =
+            self.raw(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n")).await;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         (head.split(' ').nth(1).unwrap().parse().unwrap(), head.to_lowercase(), body.to_owned())
     }
@@ -108,7 +116,9 @@ async fn metrics_are_open_metrics() {
     let (code, head, body) = running.get("/metrics", "").await;
     assert_eq!(code, 200);
     assert!(head.contains("application/openmetrics-text; version=1.0.0"));
-    assert!(body.contains("wdt_connector_commands_received_total 1\n") && body.ends_with("# EOF\n"));
+    assert!(
+        body.contains("wdt_connector_commands_received_total 1\n") && body.ends_with("# EOF\n")
+    );
     running.stop().await;
 }
 
@@ -118,12 +128,24 @@ async fn the_page_runs_only_its_own_script() {
     let (code, head, body) = running.get("/", "").await;
     assert!(code == 200 && head.contains("content-type: text/html"));
     let policy = head.lines().find(|line| line.starts_with("content-security-policy")).unwrap();
-    assert!(policy.contains("default-src 'none'") && policy.contains("script-src 'sha256-") && !policy.contains("unsafe"), "{policy}");
+    assert!(
+        policy.contains("default-src 'none'")
+            && policy.contains("script-src 'sha256-")
+            && !policy.contains("unsafe"),
+        "{policy}"
+    );
     assert_eq!(head.matches("content-security-policy").count(), 1);
-    assert!(body.contains("document.createElement") && !body.contains("/*SCRIPT*/") && !body.contains("innerHTML"));
+    assert!(
+        body.contains("document.createElement")
+            && !body.contains("/*SCRIPT*/")
+            && !body.contains("innerHTML")
+    );
     // The one address in it is the name of a vocabulary, which nobody fetches.
     let body = body.replace("http://www.w3.org/2000/svg", "");
-    assert!(!body.contains("http://") && !body.contains("https://"), "the page fetches nothing from elsewhere");
+    assert!(
+        !body.contains("http://") && !body.contains("https://"),
+        "the page fetches nothing from elsewhere"
+    );
     running.stop().await;
 }
 
@@ -136,8 +158,13 @@ async fn off_loopback_only_probes_and_metrics_are_open() {
     for path in ["/", "/status", "/events", "/commands?return_no=R&command_id=c", "/log"] {
         let (code, head, _) = running.get(path, "").await;
         assert!(code == 401 && head.contains("www-authenticate"), "{path}");
-        for wrong in ["Bearer hus", "Bearer hushh", "Bearer", "hush", "Basic ???", "Basic aHVzaA=="] {
-            assert_eq!(running.get(path, &format!("authorization: {wrong}\r\n")).await.0, 401, "{wrong}");
+        for wrong in ["Bearer hus", "Bearer hushh", "Bearer", "hush", "Basic ???", "Basic aHVzaA=="]
+        {
+            assert_eq!(
+                running.get(path, &format!("authorization: {wrong}\r\n")).await.0,
+                401,
+                "{wrong}"
+            );
         }
     }
     for path in ["/", "/status", "/log"] {
@@ -156,9 +183,13 @@ async fn off_loopback_only_probes_and_metrics_are_open() {
 #[tokio::test]
 async fn a_foreign_name_for_loopback_is_refused() {
     let running = start(false, None).await;
-    for (host, code) in
-        [("evil.example", "403"), ("evil.example:80", "403"), ("127.0.0.1:9600", "200"), ("[::1]:9600", "200"), ("LOCALHOST", "200")]
-    {
+    for (host, code) in [
+        ("evil.example", "403"),
+        ("evil.example:80", "403"),
+        ("127.0.0.1:9600", "200"),
+        ("[::1]:9600", "200"),
+        ("LOCALHOST", "200"),
+    ] {
         let answer = running.raw(&format!("GET /status HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
         assert_eq!(answer.split(' ').nth(1), Some(code), "{host}");
     }
@@ -170,22 +201,36 @@ async fn every_answer_carries_the_security_headers() {
     let running = start(false, None).await;
     for path in ["/", "/status", "/healthz", "/metrics", "/nothing"] {
         let (_, head, _) = running.get(path, "").await;
-        for header in
-            ["x-content-type-options: nosniff", "x-frame-options: deny", "referrer-policy: no-referrer", "cache-control: no-store"]
-        {
+        for header in [
+            "x-content-type-options: nosniff",
+            "x-frame-options: deny",
+            "referrer-policy: no-referrer",
+            "cache-control: no-store",
+        ] {
             assert!(head.contains(header), "{path}: {header}");
         }
     }
-    assert!(running.raw("POST /status HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n").await.starts_with("HTTP/1.1 405"));
+    assert!(
+        running
+            .raw("POST /status HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n")
+            .await
+            .starts_with("HTTP/1.1 405")
+    );
     running.stop().await;
 }
 
 #[tokio::test]
 async fn large_heads_and_nonsense_end_the_connection() {
     let running = start(false, None).await;
-    let large = format!("GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "a".repeat(2 * MAX_HEAD));
+    let large = format!(
+        "GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n",
+        "a".repeat(2 * MAX_HEAD)
+    );
     assert!(!running.raw(&large).await.starts_with("HTTP/1.1 200"));
-    let many = format!("GET /healthz HTTP/1.1\r\nhost: localhost\r\n{}\r\n", "x: y\r\n".repeat(MAX_HEADERS + 1));
+    let many = format!(
+        "GET /healthz HTTP/1.1\r\nhost: localhost\r\n{}\r\n",
+        "x: y\r\n".repeat(MAX_HEADERS + 1)
+    );
     assert!(!running.raw(&many).await.starts_with("HTTP/1.1 200"));
     assert!(!running.raw("\0\0\0\r\n\r\n").await.starts_with("HTTP/1.1 200"));
     assert_eq!(running.get("/healthz", "").await.0, 200);
@@ -225,7 +270,8 @@ async fn live_pages_beyond_the_cap_are_told_so() {
     running.stop().await;
 }
 
-/// How long a connection lasts on which this is sent and everything is read, by a clock that runs as fast as nothing happens.
+/// How long a connection lasts on which this is sent and everything is read, by a clock that runs
+/// as fast as nothing happens.
 async fn lasts(request: &str) -> Duration {
     let running = start(false, None).await;
     let mut stream = TcpStream::connect(running.address).await.unwrap();
@@ -242,10 +288,12 @@ async fn lasts(request: &str) -> Duration {
 #[tokio::test]
 async fn no_connection_outlasts_its_time() {
     const LEEWAY: Duration = Duration::from_secs(3);
-    let within = |lasted: Duration, limit: Duration| lasted + LEEWAY >= limit && lasted <= limit + LEEWAY;
+    let within =
+        |lasted: Duration, limit: Duration| lasted + LEEWAY >= limit && lasted <= limit + LEEWAY;
     let silent = lasts("G").await;
     assert!(within(silent, HEAD_TIMEOUT), "{silent:?}");
-    let half = lasts("PUT /log HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\ndebug").await;
+    let half =
+        lasts("PUT /log HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\ndebug").await;
     assert!(within(half, CONNECTION_TIMEOUT), "{half:?}");
     let live = lasts("GET /events HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     assert!(within(live, STREAM_TIMEOUT), "{live:?}");
@@ -254,12 +302,17 @@ async fn no_connection_outlasts_its_time() {
 #[tokio::test]
 async fn nothing_changes_by_get_nor_for_another_page_nor_without_the_token() {
     let running = start(false, None).await;
-    for (path, code) in [("/routes/commands/pause", 405), ("/routes/commands/stop", 405), ("/log", 200)] {
+    for (path, code) in
+        [("/routes/commands/pause", 405), ("/routes/commands/stop", 405), ("/log", 200)]
+    {
         assert_eq!(running.get(path, "").await.0, code, "{path}");
     }
-    for foreign in
-        ["origin: http://evil.example\r\n", "origin: null\r\n", "sec-fetch-site: cross-site\r\n", "sec-fetch-site: same-site\r\n"]
-    {
+    for foreign in [
+        "origin: http://evil.example\r\n",
+        "origin: null\r\n",
+        "sec-fetch-site: cross-site\r\n",
+        "sec-fetch-site: same-site\r\n",
+    ] {
         let (code, body) = running.send("POST", "/routes/commands/pause", foreign, "").await;
         assert!(code == 403 && body.contains("another page"), "{foreign}: {code} {body}");
         assert_eq!(running.send("PUT", "/log", foreign, "debug").await.0, 403);
@@ -278,7 +331,10 @@ async fn nothing_changes_by_get_nor_for_another_page_nor_without_the_token() {
     running.token.replace(Some("hush".into()));
     assert_eq!(running.get("/status", "").await.0, 200);
     assert_eq!(running.send("POST", "/routes/commands/pause", "", "").await.0, 401);
-    assert_eq!(running.send("POST", "/routes/nowhere/pause", "authorization: Bearer hush\r\n", "").await.0, 404);
+    assert_eq!(
+        running.send("POST", "/routes/nowhere/pause", "authorization: Bearer hush\r\n", "").await.0,
+        404
+    );
     running.stop().await;
 }
 
@@ -308,7 +364,10 @@ async fn a_command_is_followed_by_its_id() {
     running.board.step(("TH/1 ü", "c"), "call", "unknown", Some("reset".into()));
     let (code, _, body) = running.get("/commands?return_no=TH%2F1%20%C3%BC&command_id=c", "").await;
     let way: Value = serde_json::from_str(&body).unwrap();
-    assert_eq!((code, &way["steps"][0]["outcome"], &way["steps"][0]["detail"]), (200, &json!("unknown"), &json!("reset")));
+    assert_eq!(
+        (code, &way["steps"][0]["outcome"], &way["steps"][0]["detail"]),
+        (200, &json!("unknown"), &json!("reset"))
+    );
     let (code, _, body) = running.get("/commands?return_no=TH1&command_id=d", "").await;
     assert!(code == 404 && body.contains("commands show"), "{body}");
     assert_eq!(running.get("/commands?return_no=TH1", "").await.0, 400);

@@ -1,7 +1,8 @@
 //! A schema's fingerprint: CRC-64-AVRO of its Parsing Canonical Form (Avro specification).
 //!
-//! `apache-avro` 0.22 keeps a logical type's precision and scale in the canonical form and writes `{"type":"long"}` for
-//! `"long"`, so its fingerprints of our schemas are not those of Java or Python.
+//! `apache-avro` 0.22 keeps a logical type's precision and scale in the canonical form and writes
+//! `{"type":"long"}` for `"long"`, so its fingerprints of our schemas are not those of Java or
+//! Python.
 
 use serde_json::Value;
 
@@ -16,12 +17,18 @@ pub(crate) fn fingerprint(schema: &Value) -> u64 {
 fn put(schema: &Value, namespace: &str, out: &mut String) {
     match schema {
         Value::String(name) => put_text(&full_name(name, namespace), out),
-        Value::Array(branches) => put_list(branches, out, |branch, out| put(branch, namespace, out)),
+        Value::Array(branches) => {
+            put_list(branches, out, |branch, out| put(branch, namespace, out))
+        }
         Value::Object(object) => {
             let text = |key: &str| object.get(key).and_then(Value::as_str);
-            let list = |key: &str| object.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+            let list = |key: &str| {
+                object.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice)
+            };
             let (kind, name) = (text("type").unwrap_or_default(), text("name").unwrap_or_default());
-            let own = text("namespace").or_else(|| name.rsplit_once('.').map(|(namespace, _)| namespace)).unwrap_or(namespace);
+            let own = text("namespace")
+                .or_else(|| name.rsplit_once('.').map(|(namespace, _)| namespace))
+                .unwrap_or(namespace);
             let put_head = |out: &mut String| {
                 out.push_str("{\"name\":");
                 put_text(&full_name(name, own), out);
@@ -34,7 +41,10 @@ fn put(schema: &Value, namespace: &str, out: &mut String) {
                     out.push_str(",\"fields\":");
                     put_list(list("fields"), out, |field, out| {
                         out.push_str("{\"name\":");
-                        put_text(field.get("name").and_then(Value::as_str).unwrap_or_default(), out);
+                        put_text(
+                            field.get("name").and_then(Value::as_str).unwrap_or_default(),
+                            out,
+                        );
                         out.push_str(",\"type\":");
                         put(field.get("type").unwrap_or(&Value::Null), own, out);
                         out.push('}');
@@ -44,12 +54,17 @@ fn put(schema: &Value, namespace: &str, out: &mut String) {
                 "enum" => {
                     put_head(out);
                     out.push_str(",\"symbols\":");
-                    put_list(list("symbols"), out, |symbol, out| put_text(symbol.as_str().unwrap_or_default(), out));
+                    put_list(list("symbols"), out, |symbol, out| {
+                        put_text(symbol.as_str().unwrap_or_default(), out)
+                    });
                     out.push('}');
                 }
                 "fixed" => {
                     put_head(out);
-                    out.push_str(&format!(",\"size\":{}}}", object.get("size").and_then(Value::as_u64).unwrap_or(0)));
+                    out.push_str(&format!(
+                        ",\"size\":{}}}",
+                        object.get("size").and_then(Value::as_u64).unwrap_or(0)
+                    ));
                 }
                 "array" | "map" => {
                     let inner = if kind == "array" { "items" } else { "values" };
@@ -57,7 +72,8 @@ fn put(schema: &Value, namespace: &str, out: &mut String) {
                     put(object.get(inner).unwrap_or(&Value::Null), namespace, out);
                     out.push('}');
                 }
-                // A primitive with attributes, or a type in brackets of its own: only the type counts.
+                // A primitive with attributes, or a type in brackets of its own: only the type
+                // counts.
                 _ => put(object.get("type").unwrap_or(&Value::Null), namespace, out),
             }
         }
@@ -68,8 +84,15 @@ fn put(schema: &Value, namespace: &str, out: &mut String) {
 
 /// Names in canonical form carry their namespace; those of primitives have none.
 fn full_name(name: &str, namespace: &str) -> String {
-    let primitive = matches!(name, "null" | "boolean" | "int" | "long" | "float" | "double" | "bytes" | "string");
-    if primitive || name.contains('.') || namespace.is_empty() { name.to_owned() } else { format!("{namespace}.{name}") }
+    let primitive = matches!(
+        name,
+        "null" | "boolean" | "int" | "long" | "float" | "double" | "bytes" | "string"
+    );
+    if primitive || name.contains('.') || namespace.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{namespace}.{name}")
+    }
 }
 
 /// Names and symbols are letters, digits and underscores: nothing to escape.
@@ -117,9 +140,16 @@ mod tests {
             (r#"{"type":"null"}"#, 7_195_948_357_588_979_594),
             (r#""int""#, 8_247_732_601_305_521_295),
             (r#"{"type":"fixed","name":"foo","size":15}"#, 1_756_455_273_707_447_556),
-            (r#"{"type":"record","name":"foo","fields":[{"name":"f1","type":"boolean"}]}"#, 7_843_277_075_252_814_651),
+            (
+                r#"{"type":"record","name":"foo","fields":[{"name":"f1","type":"boolean"}]}"#,
+                7_843_277_075_252_814_651,
+            ),
         ] {
-            assert_eq!(fingerprint(&serde_json::from_str(text).unwrap()).cast_signed(), wanted, "{text}");
+            assert_eq!(
+                fingerprint(&serde_json::from_str(text).unwrap()).cast_signed(),
+                wanted,
+                "{text}"
+            );
         }
     }
 

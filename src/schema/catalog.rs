@@ -16,7 +16,8 @@ pub(crate) struct Known {
     pub(crate) name: &'static str,
     pub(crate) text: &'static str,
     pub(crate) shape: Shape,
-    /// CRC-64-AVRO of the Parsing Canonical Form, little endian, as single-object encoding writes it.
+    /// CRC-64-AVRO of the Parsing Canonical Form, little endian, as single-object encoding writes
+    /// it.
     pub(crate) fingerprint: [u8; 8],
 }
 
@@ -58,8 +59,9 @@ macro_rules! avsc {
     };
 }
 
-/// Every schema that a released version has written with, oldest first. A release adds a folder and never edits one:
-/// entries of the compacted topics live for ever, and without a registry nothing else can read them.
+/// Every schema that a released version has written with, oldest first. A release adds a folder and
+/// never edits one: entries of the compacted topics live for ever, and without a registry nothing
+/// else can read them.
 pub(crate) const RELEASED: [(&str, &str); 9] = [
     avsc!("1", "CreateReturnOutbound"),
     avsc!("1", "CommandResult"),
@@ -93,7 +95,12 @@ pub fn schemas() -> Vec<SchemaInfo> {
         (None, &catalog.return_outbound),
     ]
     .into_iter()
-    .map(|(subject, known)| SchemaInfo { subject, name: known.name, text: known.text, fingerprint: u64::from_le_bytes(known.fingerprint) })
+    .map(|(subject, known)| SchemaInfo {
+        subject,
+        name: known.name,
+        text: known.text,
+        fingerprint: u64::from_le_bytes(known.fingerprint),
+    })
     .collect()
 }
 
@@ -102,9 +109,11 @@ pub fn schemas() -> Vec<SchemaInfo> {
 /// # Errors
 /// The end of a sentence about the schema.
 pub(crate) fn parse(text: &str) -> Result<Shape, String> {
-    // Once per process, before the library reads anything: its default lets one length allocate half a gigabyte.
+    // Once per process, before the library reads anything: its default lets one length allocate
+    // half a gigabyte.
     apache_avro::util::max_allocation_bytes(super::datum::MAX_BYTES);
-    let schema = Schema::parse_str(text).map_err(|error| format!("is not a valid Avro schema: {error}"))?;
+    let schema =
+        Schema::parse_str(text).map_err(|error| format!("is not a valid Avro schema: {error}"))?;
     Shape::of(&schema)
 }
 
@@ -150,7 +159,9 @@ impl Catalog {
         match subject {
             Subject::PurchaseReturnEnvelope => &self.purchase_return,
             Subject::ReturnOutboundEnvelope => &self.return_outbound,
-            Subject::Command | Subject::Result | Subject::Journal | Subject::FeedState => self.of(subject),
+            Subject::Command | Subject::Result | Subject::Journal | Subject::FeedState => {
+                self.of(subject)
+            }
         }
     }
 
@@ -164,7 +175,9 @@ impl Catalog {
 #[expect(clippy::expect_used, reason = "the text is compiled in and every test run parses it")]
 pub(crate) fn load(name: &'static str, text: &'static str) -> Arc<Known> {
     let shape = parse(text).expect("a schema of this crate is valid");
-    let fingerprint = fingerprint(&serde_json::from_str(text).expect("a schema of this crate is JSON")).to_le_bytes();
+    let fingerprint =
+        fingerprint(&serde_json::from_str(text).expect("a schema of this crate is JSON"))
+            .to_le_bytes();
     Arc::new(Known { name, text, shape, fingerprint })
 }
 
@@ -181,8 +194,10 @@ mod tests {
     /// A release freezes its folder; editing one would leave entries nobody can read.
     #[test]
     fn released_schemas_are_frozen() {
-        let fingerprints: Vec<(&str, u64)> =
-            RELEASED.iter().map(|(name, text)| (*name, u64::from_be_bytes(load(name, text).fingerprint))).collect();
+        let fingerprints: Vec<(&str, u64)> = RELEASED
+            .iter()
+            .map(|(name, text)| (*name, u64::from_be_bytes(load(name, text).fingerprint)))
+            .collect();
         assert_eq!(
             fingerprints,
             [
@@ -204,7 +219,8 @@ mod tests {
     fn every_released_schema_can_be_read_with_the_current_one() {
         for (name, text) in RELEASED {
             let current = schemas().into_iter().find(|info| info.name == name).unwrap();
-            let (writer, reader) = (Schema::parse_str(text).unwrap(), Schema::parse_str(current.text).unwrap());
+            let (writer, reader) =
+                (Schema::parse_str(text).unwrap(), Schema::parse_str(current.text).unwrap());
             apache_avro::schema_compatibility::SchemaCompatibility::can_read(&writer, &reader)
                 .unwrap_or_else(|error| panic!("{name}: {error}"));
         }
@@ -222,7 +238,10 @@ mod tests {
             assert_eq!(within["name"], "Envelope", "Debezium's transforms look for this ending");
             assert_eq!(within["fields"][0]["type"][1], alone);
             let Shape::Record(shape) = &envelope.shape else { panic!("a record") };
-            assert_eq!(shape.fields[0].shape, Shape::Union(vec![Shape::Null, record.shape.clone()]));
+            assert_eq!(
+                shape.fields[0].shape,
+                Shape::Union(vec![Shape::Null, record.shape.clone()])
+            );
             assert_eq!(shape.fields[1].shape, shape.fields[0].shape);
         }
     }
@@ -233,7 +252,9 @@ mod tests {
             match schema {
                 Value::Array(branches) => branches.iter().for_each(|branch| check(branch, path)),
                 Value::Object(object) => {
-                    for field in object.get("fields").and_then(Value::as_array).into_iter().flatten() {
+                    for field in
+                        object.get("fields").and_then(Value::as_array).into_iter().flatten()
+                    {
                         let path = format!("{path}.{}", field["name"]);
                         assert!(field["doc"].as_str().is_some_and(|doc| !doc.is_empty()), "{path}");
                         check(&field["type"], &path);

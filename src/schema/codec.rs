@@ -86,12 +86,16 @@ impl Codec {
     ///
     /// # Errors
     /// [`SchemaFault`] with the registry's own reason when it is unreachable or refuses a schema.
-    pub async fn connect(registry: Option<&RegistrySettings>, topics: &Topics, subjects: &[Subject]) -> Result<Self, SchemaFault> {
+    pub async fn connect(
+        registry: Option<&RegistrySettings>,
+        topics: &Topics,
+        subjects: &[Subject],
+    ) -> Result<Self, SchemaFault> {
         Self::connect_with(registry, topics, subjects, &RELEASED).await
     }
 
-    /// [`Codec::connect`] with the schemas of `released` versions by name: what they wrote carries ids of their own, and
-    /// whoever restores a compacted topic cannot stop to learn them.
+    /// [`Codec::connect`] with the schemas of `released` versions by name: what they wrote carries
+    /// ids of their own, and whoever restores a compacted topic cannot stop to learn them.
     async fn connect_with(
         registry: Option<&RegistrySettings>,
         topics: &Topics,
@@ -105,18 +109,26 @@ impl Codec {
         for subject in subjects {
             let name = format!("{}-value", subject.topic(topics));
             let current = catalog().of(*subject);
-            for (_, text) in released.iter().filter(|(name, text)| *name == current.name && *text != current.text) {
+            for (_, text) in released
+                .iter()
+                .filter(|(name, text)| *name == current.name && *text != current.text)
+            {
                 match registry.verify(&name, text).await {
                     Ok(id) => {
                         codec.own.insert(id, load(current.name, text));
                     }
                     // That version never ran here.
                     Err(RegistryFault::Missing(_)) => {}
-                    Err(fault @ (RegistryFault::Refused(_) | RegistryFault::Unavailable(_))) => return Err(told(fault)),
+                    Err(fault @ (RegistryFault::Refused(_) | RegistryFault::Unavailable(_))) => {
+                        return Err(told(fault));
+                    }
                 }
             }
-            let id =
-                if settings.register { registry.register(&name, current.text).await } else { registry.verify(&name, current.text).await };
+            let id = if settings.register {
+                registry.register(&name, current.text).await
+            } else {
+                registry.verify(&name, current.text).await
+            };
             let id = id.map_err(told)?;
             codec.own.insert(id, Arc::clone(current));
             codec.ids.insert(*subject, id);
@@ -128,13 +140,19 @@ impl Codec {
     /// Single-object encoding only, no registry.
     #[must_use]
     pub fn single_object() -> Self {
-        Self { registry: None, ids: BTreeMap::new(), own: HashMap::new(), learnt: RwLock::new(Learnt::default()) }
+        Self {
+            registry: None,
+            ids: BTreeMap::new(),
+            own: HashMap::new(),
+            learnt: RwLock::new(Learnt::default()),
+        }
     }
 
     /// Framed bytes of a command (used by `send` and tests).
     ///
     /// # Errors
-    /// [`SchemaFault`] when the value does not fit the schema, or its subject is none of those [`Codec::connect`] was given.
+    /// [`SchemaFault`] when the value does not fit the schema, or its subject is none of those
+    /// [`Codec::connect`] was given.
     pub fn encode_command(&self, value: &CreateReturnOutbound) -> Result<Vec<u8>, SchemaFault> {
         self.encode(Subject::Command, value, 0)
     }
@@ -167,14 +185,21 @@ impl Codec {
     ///
     /// # Errors
     /// As above, and for a subject that is no envelope.
-    pub fn encode_envelope(&self, subject: Subject, parts: &EnvelopeParts<'_>) -> Result<Vec<u8>, SchemaFault> {
+    pub fn encode_envelope(
+        &self,
+        subject: Subject,
+        parts: &EnvelopeParts<'_>,
+    ) -> Result<Vec<u8>, SchemaFault> {
         match subject {
             Subject::PurchaseReturnEnvelope | Subject::ReturnOutboundEnvelope => {}
             Subject::Command | Subject::Result | Subject::Journal | Subject::FeedState => {
-                return Err(SchemaFault(format!("{subject:?} carries no change events: a defect of the connector")));
+                return Err(SchemaFault(format!(
+                    "{subject:?} carries no change events: a defect of the connector"
+                )));
             }
         }
-        let mut out = self.header(subject, 256 + parts.after.len() + parts.before.map_or(0, <[u8]>::len))?;
+        let mut out =
+            self.header(subject, 256 + parts.after.len() + parts.before.map_or(0, <[u8]>::len))?;
         match parts.before {
             None => put_long(&mut out, 0),
             Some(before) => {
@@ -223,7 +248,8 @@ impl Codec {
         self.decode(Subject::FeedState, bytes)
     }
 
-    /// Any value of ours as JSON for people (`tail`, `dlq show`): decimals as strings, instants as RFC 3339.
+    /// Any value of ours as JSON for people (`tail`, `dlq show`): decimals as strings, instants as
+    /// RFC 3339.
     ///
     /// Debezium's `ts_ms` are plain numbers by its rules, so they stay numbers.
     ///
@@ -237,19 +263,26 @@ impl Codec {
             .map_err(|broken| DecodeFault::Malformed(format!("the value cannot be read: {broken}")))
     }
 
-    /// Asks the registry for a schema id met in a message; bounded cache, a missing id is remembered for a minute only.
+    /// Asks the registry for a schema id met in a message; bounded cache, a missing id is
+    /// remembered for a minute only.
     ///
     /// # Errors
     /// [`LearnFault`].
     pub async fn learn(&self, id: u32) -> Result<(), LearnFault> {
         match self.lesson(id) {
             Some(Lesson::Readable(_)) => return Ok(()),
-            Some(Lesson::Unusable { reason, until }) if Moment::now() < until => return Err(LearnFault::Unusable(reason)),
+            Some(Lesson::Unusable { reason, until }) if Moment::now() < until => {
+                return Err(LearnFault::Unusable(reason));
+            }
             Some(Lesson::Unusable { .. }) | None => {}
         }
-        let Some(registry) = &self.registry else { return Err(LearnFault::Unusable(no_registry(id))) };
+        let Some(registry) = &self.registry else {
+            return Err(LearnFault::Unusable(no_registry(id)));
+        };
         let parsed = match registry.schema(id).await {
-            Ok(text) => parse(&text).map_err(|reason| format!("schema {id} of the registry {reason}")),
+            Ok(text) => {
+                parse(&text).map_err(|reason| format!("schema {id} of the registry {reason}"))
+            }
             Err(RegistryFault::Missing(reason)) => Err(reason),
             Err(fault @ (RegistryFault::Unavailable(_) | RegistryFault::Refused(_))) => {
                 return Err(LearnFault::Unavailable(fault.to_string()));
@@ -262,18 +295,28 @@ impl Codec {
                 Ok(())
             }
             Err(reason) => {
-                learnt.insert(id, Lesson::Unusable { reason: reason.clone(), until: Moment::now().plus(UNUSABLE_FOR) });
+                learnt.insert(
+                    id,
+                    Lesson::Unusable {
+                        reason: reason.clone(),
+                        until: Moment::now().plus(UNUSABLE_FOR),
+                    },
+                );
                 Err(LearnFault::Unusable(reason))
             }
         }
     }
 
-    /// A record's datum in the current schema from its kept single-object encoding, re-encoded when the schema has
-    /// changed since; used for `before`.
+    /// A record's datum in the current schema from its kept single-object encoding, re-encoded when
+    /// the schema has changed since; used for `before`.
     ///
     /// # Errors
     /// [`DecodeFault`].
-    pub fn current_datum<'a>(&self, subject: Subject, kept: &'a [u8]) -> Result<Cow<'a, [u8]>, DecodeFault> {
+    pub fn current_datum<'a>(
+        &self,
+        subject: Subject,
+        kept: &'a [u8],
+    ) -> Result<Cow<'a, [u8]>, DecodeFault> {
         let current = catalog().record_of(subject);
         let (writer, datum) = self.unframe(kept)?;
         current_form(&writer, current, datum)
@@ -289,7 +332,12 @@ impl Codec {
     }
 
     /// `large`: bytes of what is known to be large in it.
-    fn encode(&self, subject: Subject, value: &impl Datum, large: usize) -> Result<Vec<u8>, SchemaFault> {
+    fn encode(
+        &self,
+        subject: Subject,
+        value: &impl Datum,
+        large: usize,
+    ) -> Result<Vec<u8>, SchemaFault> {
         let mut out = self.header(subject, 256 + large)?;
         value.put(&mut out);
         Ok(out)
@@ -305,7 +353,9 @@ impl Codec {
                 out.extend_from_slice(&id.to_be_bytes());
             }
             (Some(_), None) => {
-                return Err(SchemaFault(format!("the schema of {subject:?} was not registered at the start: a defect of the connector")));
+                return Err(SchemaFault(format!(
+                    "the schema of {subject:?} was not registered at the start: a defect of the connector"
+                )));
             }
         }
         Ok(out)
@@ -316,13 +366,17 @@ impl Codec {
         let current = catalog().of(subject);
         let datum = current_form(&writer, current, datum)?;
         let mut cursor = Cursor::new(&datum);
-        T::take(&mut cursor).and_then(|value| cursor.end().map(|()| value)).map_err(|broken| unreadable(current, &broken))
+        T::take(&mut cursor)
+            .and_then(|value| cursor.end().map(|()| value))
+            .map_err(|broken| unreadable(current, &broken))
     }
 
     /// The writer's schema and the datum of a framed value.
     fn unframe<'a>(&self, bytes: &'a [u8]) -> Result<(Writer, &'a [u8]), DecodeFault> {
         match bytes {
-            [CONFLUENT, a, b, c, d, datum @ ..] => Ok((self.registered(u32::from_be_bytes([*a, *b, *c, *d]))?, datum)),
+            [CONFLUENT, a, b, c, d, datum @ ..] => {
+                Ok((self.registered(u32::from_be_bytes([*a, *b, *c, *d]))?, datum))
+            }
             [0xc3, 0x01, rest @ ..] if rest.len() >= 8 => {
                 let (fingerprint, datum) = rest.split_first_chunk::<8>().ok_or_else(unframed)?;
                 let known = catalog().find(*fingerprint).ok_or_else(|| {
@@ -343,7 +397,9 @@ impl Codec {
         }
         match self.lesson(id) {
             Some(Lesson::Readable(shape)) => Ok(Writer::Learnt(shape)),
-            Some(Lesson::Unusable { .. }) | None if self.registry.is_some() => Err(DecodeFault::UnknownSchemaId(id)),
+            Some(Lesson::Unusable { .. }) | None if self.registry.is_some() => {
+                Err(DecodeFault::UnknownSchemaId(id))
+            }
             Some(Lesson::Unusable { .. }) | None => Err(DecodeFault::Malformed(no_registry(id))),
         }
     }
@@ -354,11 +410,20 @@ impl Codec {
 }
 
 /// The datum in the current schema: as it is where the writer's is the same.
-fn current_form<'a>(writer: &Writer, current: &Arc<Known>, datum: &'a [u8]) -> Result<Cow<'a, [u8]>, DecodeFault> {
+fn current_form<'a>(
+    writer: &Writer,
+    current: &Arc<Known>,
+    datum: &'a [u8],
+) -> Result<Cow<'a, [u8]>, DecodeFault> {
     match writer {
-        Writer::Known(known) if known.fingerprint == current.fingerprint => return Ok(Cow::Borrowed(datum)),
+        Writer::Known(known) if known.fingerprint == current.fingerprint => {
+            return Ok(Cow::Borrowed(datum));
+        }
         Writer::Known(known) if known.name != current.name => {
-            return Err(DecodeFault::Malformed(format!("the value is a {}, but a {} belongs here", known.name, current.name)));
+            return Err(DecodeFault::Malformed(format!(
+                "the value is a {}, but a {} belongs here",
+                known.name, current.name
+            )));
         }
         Writer::Learnt(shape) if **shape == current.shape => return Ok(Cow::Borrowed(datum)),
         Writer::Known(_) | Writer::Learnt(_) => {}
@@ -388,7 +453,9 @@ fn unframed() -> DecodeFault {
 }
 
 fn no_registry(id: u32) -> String {
-    format!("the value was written with schema id {id} of a schema registry, but none is configured: set schema_registry.url")
+    format!(
+        "the value was written with schema id {id} of a schema registry, but none is configured: set schema_registry.url"
+    )
 }
 
 #[cfg(test)]

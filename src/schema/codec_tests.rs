@@ -1,4 +1,5 @@
-//! Byte by byte against `apache-avro`, the kept files of `tests/schemas/golden`, and bytes nobody meant.
+//! Byte by byte against `apache-avro`, the kept files of `tests/schemas/golden`, and bytes nobody
+//! meant.
 
 use std::{
     fs,
@@ -6,7 +7,10 @@ use std::{
     sync::{LazyLock, Mutex},
 };
 
-use apache_avro::{Schema, reader::datum::GenericDatumReader, types::Value as Avro, writer::datum::GenericDatumWriter};
+use apache_avro::{
+    Schema, reader::datum::GenericDatumReader, types::Value as Avro,
+    writer::datum::GenericDatumWriter,
+};
 use axum::http::StatusCode;
 use proptest::prelude::*;
 use serde::Serialize;
@@ -20,7 +24,8 @@ use crate::{
     decimal::Decimal,
     erp::record,
     schema::{
-        Checkpoint, CommandLine, CreateMode, EntryKind, Op, Outcome, Source, StateKind, datum::put_long, learnt::MAX_LEARNT, schemas,
+        Checkpoint, CommandLine, CreateMode, EntryKind, Op, Outcome, Source, StateKind,
+        datum::put_long, learnt::MAX_LEARNT, schemas,
     },
 };
 
@@ -30,7 +35,8 @@ struct Dice(u64);
 impl Dice {
     fn roll(&mut self) -> u64 {
         // Knuth's MMIX generator: enough to mix options.
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         self.0 >> 33
     }
     fn maybe<T>(&mut self, make: impl FnOnce(&mut Self) -> T) -> Option<T> {
@@ -78,8 +84,10 @@ impl Dice {
             return_no: self.text(),
             warehouse_no: self.text(),
             logistics_code: self.option(),
-            create_mode: self
-                .maybe(|dice| [CreateMode::Draft, CreateMode::Submitted, CreateMode::Approved][usize::try_from(dice.roll() % 3).unwrap()]),
+            create_mode: self.maybe(|dice| {
+                [CreateMode::Draft, CreateMode::Submitted, CreateMode::Approved]
+                    [usize::try_from(dice.roll() % 3).unwrap()]
+            }),
             remark: self.option(),
             details: (0..self.roll() % 4)
                 .map(|_| CommandLine {
@@ -122,7 +130,8 @@ impl Dice {
     }
     fn journal(&mut self) -> JournalEntry {
         JournalEntry {
-            kind: [EntryKind::Intent, EntryKind::Outcome, EntryKind::Barrier, EntryKind::Proof][usize::try_from(self.roll() % 4).unwrap()],
+            kind: [EntryKind::Intent, EntryKind::Outcome, EntryKind::Barrier, EntryKind::Proof]
+                [usize::try_from(self.roll() % 4).unwrap()],
             version: self.long(),
             return_no: self.text(),
             command_id: self.text(),
@@ -151,8 +160,12 @@ impl Dice {
     }
     fn feed_state(&mut self) -> FeedState {
         FeedState {
-            kind: [StateKind::Checkpoint, StateKind::Record, StateKind::DeadLetter, StateKind::Barrier]
-                [usize::try_from(self.roll() % 4).unwrap()],
+            kind: [
+                StateKind::Checkpoint,
+                StateKind::Record,
+                StateKind::DeadLetter,
+                StateKind::Barrier,
+            ][usize::try_from(self.roll() % 4).unwrap()],
             feed: self.text(),
             record_id: self.option(),
             number: self.option(),
@@ -199,7 +212,12 @@ impl Dice {
 }
 
 fn settings() -> RegistrySettings {
-    RegistrySettings { url: "http://127.0.0.1:9/".to_owned(), auth: None, register: true, ca_file: None }
+    RegistrySettings {
+        url: "http://127.0.0.1:9/".to_owned(),
+        auth: None,
+        register: true,
+        ca_file: None,
+    }
 }
 
 const ALL: [Subject; 6] = [
@@ -216,20 +234,31 @@ fn confluent() -> Codec {
     let mut codec = Codec::single_object();
     codec.registry = Some(Registry::new(&settings()).unwrap());
     codec.ids = ALL.into_iter().zip(1..).collect();
-    codec.own = codec.ids.iter().map(|(subject, id)| (*id, Arc::clone(catalog().of(*subject)))).collect();
+    codec.own =
+        codec.ids.iter().map(|(subject, id)| (*id, Arc::clone(catalog().of(*subject)))).collect();
     codec
 }
 
 /// The schema as `apache-avro` sees it, parsed once: property tests ask often.
 fn parsed(text: &'static str) -> &'static Schema {
-    static PARSED: LazyLock<Mutex<HashMap<&'static str, &'static Schema>>> = LazyLock::new(Mutex::default);
-    PARSED.lock().unwrap().entry(text).or_insert_with(|| Box::leak(Box::new(Schema::parse_str(text).unwrap())))
+    static PARSED: LazyLock<Mutex<HashMap<&'static str, &'static Schema>>> =
+        LazyLock::new(Mutex::default);
+    PARSED
+        .lock()
+        .unwrap()
+        .entry(text)
+        .or_insert_with(|| Box::leak(Box::new(Schema::parse_str(text).unwrap())))
 }
 
 /// `apache-avro`'s own bytes.
 fn reference(subject: Subject, value: &impl Serialize) -> Vec<u8> {
     let schema = parsed(catalog().of(subject).text);
-    GenericDatumWriter::builder(schema).human_readable(false).build().unwrap().write_ser_to_vec(value).unwrap()
+    GenericDatumWriter::builder(schema)
+        .human_readable(false)
+        .build()
+        .unwrap()
+        .write_ser_to_vec(value)
+        .unwrap()
 }
 
 /// What `apache-avro` reads, in the form of `to_json`.
@@ -243,16 +272,24 @@ pub(crate) fn reference_json(text: &'static str, mut datum: &[u8]) -> Value {
             Avro::TimestampMillis(value) => Timestamp(value).to_string().into(),
             Avro::Bytes(value) => data_encoding::HEXLOWER.encode(&value).into(),
             Avro::String(value) | Avro::Enum(_, value) => value.into(),
-            Avro::Decimal(value) => Decimal::from_avro(&Vec::<u8>::try_from(&value).unwrap()).unwrap().to_string().into(),
+            Avro::Decimal(value) => Decimal::from_avro(&Vec::<u8>::try_from(&value).unwrap())
+                .unwrap()
+                .to_string()
+                .into(),
             Avro::Union(_, value) => plain(*value),
             Avro::Array(items) => items.into_iter().map(plain).collect::<Vec<_>>().into(),
-            Avro::Map(entries) => Value::Object(entries.into_iter().map(|(key, value)| (key, plain(value))).collect()),
-            Avro::Record(fields) => Value::Object(fields.into_iter().map(|(key, value)| (key, plain(value))).collect()),
+            Avro::Map(entries) => {
+                Value::Object(entries.into_iter().map(|(key, value)| (key, plain(value))).collect())
+            }
+            Avro::Record(fields) => {
+                Value::Object(fields.into_iter().map(|(key, value)| (key, plain(value))).collect())
+            }
             other => panic!("{other:?}"),
         }
     }
     let schema = parsed(text);
-    let value = GenericDatumReader::builder(schema).build().unwrap().read_value(&mut datum).unwrap();
+    let value =
+        GenericDatumReader::builder(schema).build().unwrap().read_value(&mut datum).unwrap();
     assert!(datum.is_empty(), "everything is read");
     plain(value)
 }
@@ -364,7 +401,13 @@ fn every_field_with_a_default_may_be_younger_than_an_entry() {
             translate(&older, &known.shape, &mut Cursor::new(&written), &mut read).unwrap();
             let mut wanted = whole.clone();
             wanted[&field.name] = to_json(&field.shape, &mut Cursor::new(default)).unwrap();
-            assert_eq!(to_json(&known.shape, &mut Cursor::new(&read)).unwrap(), wanted, "{}.{}", known.name, field.name);
+            assert_eq!(
+                to_json(&known.shape, &mut Cursor::new(&read)).unwrap(),
+                wanted,
+                "{}.{}",
+                known.name,
+                field.name
+            );
             tried += 1;
         }
     }
@@ -384,7 +427,10 @@ fn what_cannot_be_read_says_why() {
     let good = codec.encode_command(&Dice(1).command()).unwrap();
     let mut long = good.clone();
     long.push(0);
-    assert_eq!(malformed(codec.decode_command(&long)), "the value cannot be read as CreateReturnOutbound: has 1 bytes after its end");
+    assert_eq!(
+        malformed(codec.decode_command(&long)),
+        "the value cannot be read as CreateReturnOutbound: has 1 bytes after its end"
+    );
     assert!(malformed(codec.decode_command(&good[..good.len() - 1])).ends_with("ends too early"));
     assert!(malformed(codec.decode_command(b"{}")).contains("begins neither with"));
     assert!(malformed(codec.decode_command(&[])).contains("begins neither with"));
@@ -392,10 +438,19 @@ fn what_cannot_be_read_says_why() {
         malformed(codec.decode_command(&[0, 0, 0, 0, 7, 1, 2])),
         "the value was written with schema id 7 of a schema registry, but none is configured: set schema_registry.url"
     );
-    assert_eq!(confluent().decode_command(&[0, 0, 0, 0, 7, 1, 2]), Err(DecodeFault::UnknownSchemaId(7)));
-    assert!(malformed(codec.decode_command(&[0xc3, 1, 1, 2, 3, 4, 5, 6, 7, 8, 0])).contains("fingerprint 0807060504030201"));
+    assert_eq!(
+        confluent().decode_command(&[0, 0, 0, 0, 7, 1, 2]),
+        Err(DecodeFault::UnknownSchemaId(7))
+    );
+    assert!(
+        malformed(codec.decode_command(&[0xc3, 1, 1, 2, 3, 4, 5, 6, 7, 8, 0]))
+            .contains("fingerprint 0807060504030201")
+    );
     let result = codec.encode_result(&Dice(1).result()).unwrap();
-    assert_eq!(malformed(codec.decode_command(&result)), "the value is a CommandResult, but a CreateReturnOutbound belongs here");
+    assert_eq!(
+        malformed(codec.decode_command(&result)),
+        "the value is a CommandResult, but a CreateReturnOutbound belongs here"
+    );
     // A length of 2^62 and nothing behind it.
     let mut huge = good[..10].to_vec();
     put_long(&mut huge, 1 << 62);
@@ -408,14 +463,18 @@ fn a_decimal_beyond_19_digits_is_no_command() {
     let mut command = Dice(0).command();
     command.details = vec![];
     let mut bytes = codec.encode_command(&command).unwrap();
-    let tail = 2 + usize::from(command.issued_at.is_some()) * 10 + usize::from(command.expires_at.is_some()) * 10;
+    let tail = 2
+        + usize::from(command.issued_at.is_some()) * 10
+        + usize::from(command.expires_at.is_some()) * 10;
     assert!(tail < bytes.len());
     command.issued_at = None;
     command.expires_at = None;
     bytes = codec.encode_command(&command).unwrap();
     bytes.truncate(bytes.len() - 3);
     // One line: an empty spec_no, a num of 10^19.
-    bytes.extend_from_slice(&[2, 0, 18, 0x00, 0x8a, 0xc7, 0x23, 0x04, 0x89, 0xe8, 0x00, 0x00, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    bytes.extend_from_slice(&[
+        2, 0, 18, 0x00, 0x8a, 0xc7, 0x23, 0x04, 0x89, 0xe8, 0x00, 0x00, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    ]);
     assert!(malformed(codec.decode_command(&bytes)).contains("15 digits before the decimal point"));
 }
 
@@ -424,7 +483,8 @@ fn learnt(codec: &Codec, id: u32, text: &str) {
     codec.learnt.write().unwrap().insert(id, shape);
 }
 
-/// A sender's own schema: other names, other order, wider and narrower types, fields missing and fields too many.
+/// A sender's own schema: other names, other order, wider and narrower types, fields missing and
+/// fields too many.
 #[test]
 fn a_sender_may_write_with_a_schema_of_its_own() {
     let codec = confluent();
@@ -461,7 +521,9 @@ fn a_sender_may_write_with_a_schema_of_its_own() {
         ("command_id".to_owned(), Avro::String("c".to_owned())),
     ]);
     let mut bytes = vec![0, 0, 0, 0, 77];
-    bytes.extend(GenericDatumWriter::builder(&schema).build().unwrap().write_value_to_vec(value).unwrap());
+    bytes.extend(
+        GenericDatumWriter::builder(&schema).build().unwrap().write_value_to_vec(value).unwrap(),
+    );
     let wanted = CreateReturnOutbound {
         command_id: "c".to_owned(),
         return_no: "r".to_owned(),
@@ -489,7 +551,11 @@ fn a_sender_may_write_with_a_schema_of_its_own() {
 #[test]
 fn a_field_without_default_that_the_writer_lacks_is_named() {
     let codec = confluent();
-    learnt(&codec, 78, r#"{"type":"record","name":"X","fields":[{"name":"command_id","type":"string"}]}"#);
+    learnt(
+        &codec,
+        78,
+        r#"{"type":"record","name":"X","fields":[{"name":"command_id","type":"string"}]}"#,
+    );
     assert_eq!(
         malformed(codec.decode_command(&[0, 0, 0, 0, 78, 0])),
         "the value cannot be read as CreateReturnOutbound: field return_no: is missing in the writer's schema and has no default"
@@ -506,11 +572,26 @@ async fn ids_of_released_versions_are_known_from_the_start() {
         {"name":"outcome","type":{"type":"enum","name":"Outcome","symbols":["CREATED"]}},
         {"name":"settled_at","type":{"type":"long","logicalType":"timestamp-millis"}},{"name":"source_topic","type":"string"},
         {"name":"source_partition","type":"int"},{"name":"source_offset","type":"long"}]}"#;
-    let released = [("CommandResult", older), ("JournalEntry", older), ("CommandResult", catalog().result.text)];
-    let codec = Codec::connect_with(Some(&settings), &registry::tests::topics(), &[Subject::Result], &released).await.unwrap();
+    let released = [
+        ("CommandResult", older),
+        ("JournalEntry", older),
+        ("CommandResult", catalog().result.text),
+    ];
+    let codec = Codec::connect_with(
+        Some(&settings),
+        &registry::tests::topics(),
+        &[Subject::Result],
+        &released,
+    )
+    .await
+    .unwrap();
     assert_eq!(fake.asked().len(), 2, "the older one looked up, the current one registered");
-    let result = codec.decode_result(&[0, 0, 0, 0, 20, 2, b'c', 2, b'r', 0, 2, 2, b't', 4, 6]).unwrap();
-    assert_eq!((result.outcome, result.settled_at, result.source_offset, result.resolved), (Outcome::Created, Timestamp(1), 3, false));
+    let result =
+        codec.decode_result(&[0, 0, 0, 0, 20, 2, b'c', 2, b'r', 0, 2, 2, b't', 4, 6]).unwrap();
+    assert_eq!(
+        (result.outcome, result.settled_at, result.source_offset, result.resolved),
+        (Outcome::Created, Timestamp(1), 3, false)
+    );
     assert_eq!(codec.encode_result(&result).unwrap()[..5], [0, 0, 0, 0, 21]);
 }
 
@@ -518,7 +599,11 @@ async fn ids_of_released_versions_are_known_from_the_start() {
 fn what_is_learnt_is_bounded() {
     let codec = confluent();
     for id in 100..3_000 {
-        learnt(&codec, id, r#"{"type":"record","name":"X","fields":[{"name":"a","type":"string"}]}"#);
+        learnt(
+            &codec,
+            id,
+            r#"{"type":"record","name":"X","fields":[{"name":"a","type":"string"}]}"#,
+        );
     }
     let learnt = codec.learnt.read().unwrap();
     assert_eq!((learnt.by_id.len(), learnt.order.len()), (MAX_LEARNT, MAX_LEARNT));
@@ -530,8 +615,13 @@ fn a_kept_record_is_given_back_as_it_was() {
     let codec = Codec::single_object();
     let datum = sample_record(Feed::ReturnOutbounds, Edition::Flagship);
     let kept = codec.keep(Subject::ReturnOutboundEnvelope, &datum);
-    assert!(matches!(codec.current_datum(Subject::ReturnOutboundEnvelope, &kept), Ok(Cow::Borrowed(same)) if same == datum));
-    assert!(malformed(codec.current_datum(Subject::PurchaseReturnEnvelope, &kept)).contains("belongs here"));
+    assert!(
+        matches!(codec.current_datum(Subject::ReturnOutboundEnvelope, &kept), Ok(Cow::Borrowed(same)) if same == datum)
+    );
+    assert!(
+        malformed(codec.current_datum(Subject::PurchaseReturnEnvelope, &kept))
+            .contains("belongs here")
+    );
     let known = &catalog().return_outbound;
     let (mut cursor, mut out) = (Cursor::new(&datum), Vec::new());
     translate(&known.shape, &known.shape, &mut cursor, &mut out).unwrap();
@@ -541,20 +631,31 @@ fn a_kept_record_is_given_back_as_it_was() {
 /// The datum of the record in the ERP's own example.
 fn sample_record(feed: Feed, edition: Edition) -> Vec<u8> {
     let (text, list) = match (feed, edition) {
-        (Feed::PurchaseReturns, _) => (include_str!("../../tests/schemas/samples/flagship-purchase-return-query.json"), "/data/order/0"),
-        (Feed::ReturnOutbounds, Edition::Flagship) => {
-            (include_str!("../../tests/schemas/samples/flagship-outbound-query.json"), "/data/order/0")
-        }
-        (Feed::ReturnOutbounds, Edition::Enterprise) => {
-            (include_str!("../../tests/schemas/samples/enterprise-outbound-query.json"), "/stockout_list/0")
-        }
+        (Feed::PurchaseReturns, _) => (
+            include_str!("../../tests/schemas/samples/flagship-purchase-return-query.json"),
+            "/data/order/0",
+        ),
+        (Feed::ReturnOutbounds, Edition::Flagship) => (
+            include_str!("../../tests/schemas/samples/flagship-outbound-query.json"),
+            "/data/order/0",
+        ),
+        (Feed::ReturnOutbounds, Edition::Enterprise) => (
+            include_str!("../../tests/schemas/samples/enterprise-outbound-query.json"),
+            "/stockout_list/0",
+        ),
     };
     let answer: Value = serde_json::from_str(text).unwrap();
-    record::decode(feed, edition, answer.pointer(list).unwrap().to_string().as_bytes()).unwrap().datum
+    record::decode(feed, edition, answer.pointer(list).unwrap().to_string().as_bytes())
+        .unwrap()
+        .datum
 }
 
 fn envelope(codec: &Codec, subject: Subject, edition: Edition, before: bool) -> Vec<u8> {
-    let feed = if subject == Subject::PurchaseReturnEnvelope { Feed::PurchaseReturns } else { Feed::ReturnOutbounds };
+    let feed = if subject == Subject::PurchaseReturnEnvelope {
+        Feed::PurchaseReturns
+    } else {
+        Feed::ReturnOutbounds
+    };
     let after = sample_record(feed, edition);
     let mut source = Dice(7).source();
     source.ts_ms = Timestamp(1_660_117_751_000);
@@ -572,20 +673,34 @@ fn envelope(codec: &Codec, subject: Subject, edition: Edition, before: bool) -> 
 #[test]
 fn only_envelopes_carry_changes() {
     let (codec, source) = (Codec::single_object(), Dice(7).source());
-    let parts = EnvelopeParts { before: None, after: &[], source: &source, op: Op::Create, ts_ms: Timestamp(0) };
+    let parts = EnvelopeParts {
+        before: None,
+        after: &[],
+        source: &source,
+        op: Op::Create,
+        ts_ms: Timestamp(0),
+    };
     assert!(codec.encode_envelope(Subject::Journal, &parts).is_err());
 }
 
-/// The kept files: what was written once is still written so, and still read. `tests/schemas/read_golden.py` reads
-/// them with another implementation. Run with `UPDATE_GOLDEN=1` to add files for new values; never to change old ones.
+/// The kept files: what was written once is still written so, and still read.
+/// `tests/schemas/read_golden.py` reads them with another implementation. Run with
+/// `UPDATE_GOLDEN=1` to add files for new values; never to change old ones.
 #[test]
 fn golden_files_are_still_written_and_read() {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/schemas/golden");
     for (framing, codec) in [("single", Codec::single_object()), ("confluent", confluent())] {
-        let outbound = |edition, before| envelope(&codec, Subject::ReturnOutboundEnvelope, edition, before);
+        let outbound =
+            |edition, before| envelope(&codec, Subject::ReturnOutboundEnvelope, edition, before);
         let mut files = vec![
-            ("PurchaseReturnEnvelope.read", envelope(&codec, Subject::PurchaseReturnEnvelope, Edition::Flagship, false)),
-            ("PurchaseReturnEnvelope.update", envelope(&codec, Subject::PurchaseReturnEnvelope, Edition::Flagship, true)),
+            (
+                "PurchaseReturnEnvelope.read",
+                envelope(&codec, Subject::PurchaseReturnEnvelope, Edition::Flagship, false),
+            ),
+            (
+                "PurchaseReturnEnvelope.update",
+                envelope(&codec, Subject::PurchaseReturnEnvelope, Edition::Flagship, true),
+            ),
             ("ReturnOutboundEnvelope.flagship", outbound(Edition::Flagship, false)),
             ("ReturnOutboundEnvelope.enterprise", outbound(Edition::Enterprise, true)),
         ];
@@ -599,31 +714,41 @@ fn golden_files_are_still_written_and_read() {
         }
         for (name, seed) in [("a", 3), ("b", 11), ("c", 42)] {
             let mut dice = Dice(seed);
-            let (command, result, journal, state) = (dice.command(), dice.result(), dice.journal(), dice.feed_state());
-            let named = |schema: &str| -> &'static str { Box::leak(format!("{schema}.{}{name}", release(schema)).into_boxed_str()) };
+            let (command, result, journal, state) =
+                (dice.command(), dice.result(), dice.journal(), dice.feed_state());
+            let named = |schema: &str| -> &'static str {
+                Box::leak(format!("{schema}.{}{name}", release(schema)).into_boxed_str())
+            };
             for (file, bytes, reads) in [
                 (
                     named("CreateReturnOutbound"),
                     codec.encode_command(&command).unwrap(),
-                    codec.decode_command(&read(&folder, named("CreateReturnOutbound"), framing)) == Ok(command),
+                    codec.decode_command(&read(&folder, named("CreateReturnOutbound"), framing))
+                        == Ok(command),
                 ),
                 (
                     named("CommandResult"),
                     codec.encode_result(&result).unwrap(),
-                    codec.decode_result(&read(&folder, named("CommandResult"), framing)) == Ok(result),
+                    codec.decode_result(&read(&folder, named("CommandResult"), framing))
+                        == Ok(result),
                 ),
                 (
                     named("JournalEntry"),
                     codec.encode_journal(&journal).unwrap(),
-                    codec.decode_journal(&read(&folder, named("JournalEntry"), framing)) == Ok(journal),
+                    codec.decode_journal(&read(&folder, named("JournalEntry"), framing))
+                        == Ok(journal),
                 ),
                 (
                     named("FeedState"),
                     codec.encode_feed_state(&state).unwrap(),
-                    codec.decode_feed_state(&read(&folder, named("FeedState"), framing)) == Ok(state),
+                    codec.decode_feed_state(&read(&folder, named("FeedState"), framing))
+                        == Ok(state),
                 ),
             ] {
-                assert!(reads || updating(), "{file}.{framing}: the kept bytes are read as something else");
+                assert!(
+                    reads || updating(),
+                    "{file}.{framing}: the kept bytes are read as something else"
+                );
                 files.push((file, bytes));
             }
         }
@@ -636,14 +761,22 @@ fn golden_files_are_still_written_and_read() {
             assert_eq!(bytes, read(&folder, file, framing), "{file}.{framing}");
             let kept = fs::read_to_string(folder.join(format!("{file}.json"))).unwrap();
             assert_eq!(json, serde_json::from_str::<Value>(&kept).unwrap(), "{file}");
-            let schema = schemas().into_iter().find(|info| file.starts_with(&format!("{}.", info.name))).unwrap();
+            let schema = schemas()
+                .into_iter()
+                .find(|info| file.starts_with(&format!("{}.", info.name)))
+                .unwrap();
             let datum = &bytes[if framing == "single" { 10 } else { 5 }..];
-            assert_eq!(json, reference_json(schema.text, datum), "{file}: apache-avro reads the same");
+            assert_eq!(
+                json,
+                reference_json(schema.text, datum),
+                "{file}: apache-avro reads the same"
+            );
         }
     }
 }
 
-/// The release whose schema the newest kept values of a schema were written with; the first one goes without saying.
+/// The release whose schema the newest kept values of a schema were written with; the first one
+/// goes without saying.
 fn release(schema: &str) -> &'static str {
     match schema {
         "FeedState" => "2",
@@ -658,11 +791,17 @@ fn golden_files_of_earlier_releases_are_still_read() {
     let codec = Codec::single_object();
     for name in ["a", "b", "c"] {
         let bytes = read(&folder, &format!("FeedState.{name}"), "single");
-        let kept: Value = serde_json::from_str(&fs::read_to_string(folder.join(format!("FeedState.{name}.json"))).unwrap()).unwrap();
+        let kept: Value = serde_json::from_str(
+            &fs::read_to_string(folder.join(format!("FeedState.{name}.json"))).unwrap(),
+        )
+        .unwrap();
         assert_eq!(codec.to_json(&bytes).unwrap(), kept, "{name}");
         let state = codec.decode_feed_state(&bytes).unwrap();
         assert_eq!(state.checkpoint.is_some(), kept["checkpoint"].is_object(), "{name}");
-        assert!(state.checkpoint.is_none_or(|at| at.backfill_id.is_none() && at.watermark_id.is_none()), "{name}: what is new is null");
+        assert!(
+            state.checkpoint.is_none_or(|at| at.backfill_id.is_none() && at.watermark_id.is_none()),
+            "{name}: what is new is null"
+        );
     }
 }
 

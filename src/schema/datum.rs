@@ -1,6 +1,7 @@
 //! Avro's binary form by hand: what goes into a datum, and a reader that no input can hurt.
 //!
-//! Fifteen times faster than the schema-aware serde of `apache-avro` (`perf.md`), which the tests hold it against, byte by byte.
+//! Fifteen times faster than the schema-aware serde of `apache-avro` (`perf.md`), which the tests
+//! hold it against, byte by byte.
 
 use crate::{clock::Timestamp, decimal::Decimal};
 
@@ -53,7 +54,11 @@ pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 pub(crate) fn put_decimal(out: &mut Vec<u8>, value: Decimal) {
     let bytes = value.unscaled().to_be_bytes();
     let fill: u8 = if value.unscaled() < 0 { 0xff } else { 0 };
-    let redundant = bytes.iter().zip(bytes.iter().skip(1)).take_while(|(byte, next)| **byte == fill && (**next ^ fill) & 0x80 == 0).count();
+    let redundant = bytes
+        .iter()
+        .zip(bytes.iter().skip(1))
+        .take_while(|(byte, next)| **byte == fill && (**next ^ fill) & 0x80 == 0)
+        .count();
     put_bytes(out, bytes.get(redundant..).unwrap_or(&bytes));
 }
 
@@ -80,12 +85,17 @@ impl<'a> Cursor<'a> {
 
     /// Everything must have been read.
     pub(crate) fn end(&self) -> Result<(), Broken> {
-        if self.rest.is_empty() { Ok(()) } else { Err(Broken::new(format!("has {} bytes after its end", self.rest.len()))) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(Broken::new(format!("has {} bytes after its end", self.rest.len())))
+        }
     }
 
     /// The next `len` bytes as they are.
     pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8], Broken> {
-        let (taken, rest) = self.rest.split_at_checked(len).ok_or_else(|| Broken::new("ends too early"))?;
+        let (taken, rest) =
+            self.rest.split_at_checked(len).ok_or_else(|| Broken::new("ends too early"))?;
         self.rest = rest;
         Ok(taken)
     }
@@ -127,13 +137,16 @@ impl<'a> Cursor<'a> {
     pub(crate) fn bytes(&mut self) -> Result<&'a [u8], Broken> {
         let len = self.count()?;
         if len > MAX_BYTES {
-            return Err(Broken::new(format!("holds a text of {len} bytes; at most {MAX_BYTES} are read")));
+            return Err(Broken::new(format!(
+                "holds a text of {len} bytes; at most {MAX_BYTES} are read"
+            )));
         }
         self.take(len)
     }
 
     pub(crate) fn str(&mut self) -> Result<&'a str, Broken> {
-        std::str::from_utf8(self.bytes()?).map_err(|_| Broken::new("holds a text that is not UTF-8"))
+        std::str::from_utf8(self.bytes()?)
+            .map_err(|_| Broken::new("holds a text that is not UTF-8"))
     }
 
     /// The number of items of an array's or map's next block; 0 ends it.
@@ -145,7 +158,11 @@ impl<'a> Cursor<'a> {
         }
         let count = usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX);
         // An item takes at least one byte: the walkers refuse those that take none.
-        if count > self.left() { Err(Broken::new("announces more items than it has bytes")) } else { Ok(count) }
+        if count > self.left() {
+            Err(Broken::new("announces more items than it has bytes"))
+        } else {
+            Ok(count)
+        }
     }
 }
 
@@ -223,7 +240,8 @@ impl Datum for Decimal {
         put_decimal(out, *self);
     }
     fn take(cursor: &mut Cursor<'_>) -> Result<Self, Broken> {
-        Self::from_avro(cursor.bytes()?).map_err(|fault| Broken::new(format!("holds a decimal that {fault}")))
+        Self::from_avro(cursor.bytes()?)
+            .map_err(|fault| Broken::new(format!("holds a decimal that {fault}")))
     }
 }
 

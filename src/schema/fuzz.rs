@@ -37,12 +37,22 @@ impl Trial {
     /// # Errors
     /// One sentence; only a defect makes one.
     pub fn new() -> Result<Self, String> {
-        let settings = RegistrySettings { url: "http://127.0.0.1:9".to_owned(), auth: None, register: false, ca_file: None };
+        let settings = RegistrySettings {
+            url: "http://127.0.0.1:9".to_owned(),
+            auth: None,
+            register: false,
+            ca_file: None,
+        };
         let registry = Registry::new(&settings).map_err(|fault| fault.to_string())?;
         let mut learnt = Learnt::default();
         learnt.insert(FOREIGN_ID, Lesson::Readable(Arc::new(parse(FOREIGN)?)));
         let own = HashMap::from([(OWN_ID, Arc::clone(catalog().of(Subject::Command)))]);
-        Ok(Self(Codec { registry: Some(registry), ids: BTreeMap::new(), own, learnt: RwLock::new(learnt) }))
+        Ok(Self(Codec {
+            registry: Some(registry),
+            ids: BTreeMap::new(),
+            own,
+            learnt: RwLock::new(learnt),
+        }))
     }
 
     /// The codec, for what stands above it.

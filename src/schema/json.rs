@@ -20,7 +20,9 @@ pub(crate) fn to_json(shape: &Shape, cursor: &mut Cursor<'_>) -> Result<Value, B
         Shape::Boolean => cursor.bool()?.into(),
         Shape::Int => cursor.int()?.into(),
         Shape::Long => cursor.long()?.into(),
-        Shape::Instant { per_milli } => Timestamp(cursor.long()?.div_euclid(*per_milli)).to_string().into(),
+        Shape::Instant { per_milli } => {
+            Timestamp(cursor.long()?.div_euclid(*per_milli)).to_string().into()
+        }
         Shape::Float => f64::from(f32::from_le_bytes(array(cursor.take(4)?)?)).into(),
         Shape::Double => f64::from_le_bytes(array(cursor.take(8)?)?).into(),
         Shape::Bytes => hex(cursor.bytes()?),
@@ -62,7 +64,10 @@ pub(crate) fn to_json(shape: &Shape, cursor: &mut Cursor<'_>) -> Result<Value, B
         Shape::Record(record) => {
             let mut values = Map::new();
             for field in &record.fields {
-                values.insert(field.name.clone(), to_json(&field.shape, cursor).map_err(|broken| within(&field.name, &broken))?);
+                values.insert(
+                    field.name.clone(),
+                    to_json(&field.shape, cursor).map_err(|broken| within(&field.name, &broken))?,
+                );
             }
             values.into()
         }

@@ -1,4 +1,5 @@
-//! Avro as both routes see it: embedded `.avsc`, registry, codec, and the Rust shape of every value we write.
+//! Avro as both routes see it: embedded `.avsc`, registry, codec, and the Rust shape of every value
+//! we write.
 
 mod canonical;
 mod catalog;
@@ -19,8 +20,8 @@ pub(crate) use catalog::{Known, catalog};
 pub use catalog::{SchemaInfo, schemas};
 pub use codec::{Codec, DecodeFault, LearnFault, SchemaFault};
 pub use model::{
-    Checkpoint, CommandLine, CommandResult, CreateMode, CreateReturnOutbound, EntryKind, FeedState, JournalEntry, Outcome, Source,
-    StateKind,
+    Checkpoint, CommandLine, CommandResult, CreateMode, CreateReturnOutbound, EntryKind, FeedState,
+    JournalEntry, Outcome, Source, StateKind,
 };
 pub use standing::{Standing, register, standing};
 pub use subject::{EnvelopeParts, Op, Subject};

@@ -1,4 +1,5 @@
-//! The Rust shape of the values of our topics; `schemas/*.avsc` is the contract, these structs mirror it.
+//! The Rust shape of the values of our topics; `schemas/*.avsc` is the contract, these structs
+//! mirror it.
 
 use serde::{Deserialize, Serialize};
 
@@ -197,7 +198,8 @@ pub enum StateKind {
 pub struct FeedState {
     pub kind: StateKind,
     pub feed: String,
-    /// The record's id in the ERP (`return_id`, `stockout_id`); `None` for checkpoints and barriers.
+    /// The record's id in the ERP (`return_id`, `stockout_id`); `None` for checkpoints and
+    /// barriers.
     pub record_id: Option<String>,
     /// The record's number (`return_no`, `order_no`).
     pub number: Option<String>,
@@ -236,7 +238,8 @@ pub struct Checkpoint {
     /// What the running one, or the last one, has read and published.
     pub backfill_rows: Option<i64>,
     pub backfill_events: Option<i64>,
-    /// The request that was carried out or cancelled last, and how it ended: `finished` or `cancelled`.
+    /// The request that was carried out or cancelled last, and how it ended: `finished` or
+    /// `cancelled`.
     pub backfill_last: Option<String>,
     pub backfill_end: Option<String>,
     /// The last order to set the watermark that was carried out.
@@ -289,7 +292,16 @@ avro_record!(CreateReturnOutbound {
     issued_at,
     expires_at,
 });
-avro_record!(CommandLine { spec_no, num, unit_name, position_no, batch_no, expire_date, defect, remark });
+avro_record!(CommandLine {
+    spec_no,
+    num,
+    unit_name,
+    position_no,
+    batch_no,
+    expire_date,
+    defect,
+    remark
+});
 avro_record!(CommandResult {
     command_id,
     return_no,
@@ -338,7 +350,18 @@ avro_record!(JournalEntry {
     nonce,
     partitions,
 });
-avro_record!(FeedState { kind, feed, record_id, number, modified, asked_at, content_hash, version, checkpoint, nonce });
+avro_record!(FeedState {
+    kind,
+    feed,
+    record_id,
+    number,
+    modified,
+    asked_at,
+    content_hash,
+    version,
+    checkpoint,
+    nonce
+});
 avro_record!(Checkpoint {
     watermark,
     late_watermark,

@@ -82,19 +82,33 @@ impl Registry {
     /// A client; nothing is asked yet.
     ///
     /// # Errors
-    /// [`RegistryFault::Unavailable`] when the machine offers no certificates to trust, or `ca_file` holds none.
+    /// [`RegistryFault::Unavailable`] when the machine offers no certificates to trust, or
+    /// `ca_file` holds none.
     pub(crate) fn new(settings: &RegistrySettings) -> Result<Self, RegistryFault> {
-        let unusable = |reason: String| RegistryFault::Unavailable(format!("no HTTP client for the schema registry can be made: {reason}"));
+        let unusable = |reason: String| {
+            RegistryFault::Unavailable(format!(
+                "no HTTP client for the schema registry can be made: {reason}"
+            ))
+        };
         let builder = Client::builder()
             .redirect(redirect::Policy::none())
             .retry(retry::never())
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TIMEOUT);
-        let builder =
-            trusting(builder, "schema_registry.ca_file", settings.ca_file.as_deref(), is_https(&settings.url)).map_err(unusable)?;
+        let builder = trusting(
+            builder,
+            "schema_registry.ca_file",
+            settings.ca_file.as_deref(),
+            is_https(&settings.url),
+        )
+        .map_err(unusable)?;
         let client = builder.build().map_err(|error| unusable(cause(error)))?;
-        Ok(Self { client, base: settings.url.trim_end_matches('/').to_owned(), auth: settings.auth.clone() })
+        Ok(Self {
+            client,
+            base: settings.url.trim_end_matches('/').to_owned(),
+            auth: settings.auth.clone(),
+        })
     }
 
     /// Registers a schema under a subject, or finds it there; its id.
@@ -103,10 +117,12 @@ impl Registry {
     /// [`RegistryFault`] with the registry's reason.
     pub(crate) async fn register(&self, subject: &str, schema: &str) -> Result<u32, RegistryFault> {
         let what = format!("register the schema of {subject}");
-        self.post(&what, &format!("/subjects/{}/versions", percent_encoded(subject)), schema).await.map_err(|fault| match fault {
-            RegistryFault::Missing(reason) => RegistryFault::Refused(reason),
-            fault @ (RegistryFault::Refused(_) | RegistryFault::Unavailable(_)) => fault,
-        })
+        self.post(&what, &format!("/subjects/{}/versions", percent_encoded(subject)), schema)
+            .await
+            .map_err(|fault| match fault {
+                RegistryFault::Missing(reason) => RegistryFault::Refused(reason),
+                fault @ (RegistryFault::Refused(_) | RegistryFault::Unavailable(_)) => fault,
+            })
     }
 
     /// The id of a schema that must be registered under a subject already.
@@ -115,21 +131,31 @@ impl Registry {
     /// [`RegistryFault`] with the registry's reason.
     pub(crate) async fn verify(&self, subject: &str, schema: &str) -> Result<u32, RegistryFault> {
         let what = format!("find the schema of {subject}");
-        self.post(&what, &format!("/subjects/{}", percent_encoded(subject)), schema).await.map_err(|fault| match fault {
-            RegistryFault::Missing(reason) => {
-                RegistryFault::Missing(format!("{reason}; register it there, or set schema_registry.register = true"))
-            }
-            fault @ (RegistryFault::Refused(_) | RegistryFault::Unavailable(_)) => fault,
-        })
+        self.post(&what, &format!("/subjects/{}", percent_encoded(subject)), schema).await.map_err(
+            |fault| match fault {
+                RegistryFault::Missing(reason) => RegistryFault::Missing(format!(
+                    "{reason}; register it there, or set schema_registry.register = true"
+                )),
+                fault @ (RegistryFault::Refused(_) | RegistryFault::Unavailable(_)) => fault,
+            },
+        )
     }
 
-    /// Why the registry would refuse a schema beside the latest of the subject; empty when it would not.
+    /// Why the registry would refuse a schema beside the latest of the subject; empty when it would
+    /// not.
     ///
     /// # Errors
     /// [`RegistryFault::Missing`] where the subject does not exist.
-    pub(crate) async fn compatible(&self, subject: &str, schema: &str) -> Result<Vec<String>, RegistryFault> {
+    pub(crate) async fn compatible(
+        &self,
+        subject: &str,
+        schema: &str,
+    ) -> Result<Vec<String>, RegistryFault> {
         let what = format!("compare the schema of {subject}");
-        let path = format!("/compatibility/subjects/{}/versions/latest?verbose=true", percent_encoded(subject));
+        let path = format!(
+            "/compatibility/subjects/{}/versions/latest?verbose=true",
+            percent_encoded(subject)
+        );
         let body = json!({ "schema": schema }).to_string();
         let answer = self.call(&what, Method::POST, &path, Some(body)).await?;
         let found: Compatibility = serde_json::from_slice(&answer).map_err(|_| garbage(&what))?;
@@ -158,40 +184,69 @@ impl Registry {
     }
 
     /// One call; the body of a 2xx answer.
-    async fn call(&self, what: &str, method: Method, path: &str, body: Option<String>) -> Result<Vec<u8>, RegistryFault> {
+    async fn call(
+        &self,
+        what: &str,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+    ) -> Result<Vec<u8>, RegistryFault> {
         let asks = method == Method::GET;
-        let mut request =
-            self.client.request(method, format!("{}{path}", self.base)).header("accept", format!("{MEDIA_TYPE}, application/json"));
+        let mut request = self
+            .client
+            .request(method, format!("{}{path}", self.base))
+            .header("accept", format!("{MEDIA_TYPE}, application/json"));
         if let Some(auth) = &self.auth {
-            let (user, password) = auth.expose_secret().split_once(':').unwrap_or((auth.expose_secret(), ""));
+            let (user, password) =
+                auth.expose_secret().split_once(':').unwrap_or((auth.expose_secret(), ""));
             request = request.basic_auth(user, Some(password));
         }
         if let Some(body) = body {
             request = request.header("content-type", MEDIA_TYPE).body(body);
         }
-        let unavailable = |error| RegistryFault::Unavailable(format!("the schema registry could not {what}: {}", cause(error)));
+        let unavailable = |error| {
+            RegistryFault::Unavailable(format!(
+                "the schema registry could not {what}: {}",
+                cause(error)
+            ))
+        };
         let mut response = request.send().await.map_err(unavailable)?;
         let mut answer = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(unavailable)? {
             if answer.len() + chunk.len() > MAX_ANSWER {
-                let sentence = format!("the schema registry could not {what}: its answer is larger than {MAX_ANSWER} bytes");
-                let is_json = answer.iter().chain(&chunk).find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
-                // The JSON of a schema that somebody registered is that large for ever; waiting for another one would hold up
-                // whatever stands behind the record. Anything else comes from something that is no registry.
+                let sentence = format!(
+                    "the schema registry could not {what}: its answer is larger than {MAX_ANSWER} bytes"
+                );
+                let is_json = answer.iter().chain(&chunk).find(|byte| !byte.is_ascii_whitespace())
+                    == Some(&b'{');
+                // The JSON of a schema that somebody registered is that large for ever; waiting for
+                // another one would hold up whatever stands behind the record. Anything else comes
+                // from something that is no registry.
                 let is_schema = asks && is_json && response.status().is_success();
-                return Err(if is_schema { RegistryFault::Missing(sentence) } else { RegistryFault::Unavailable(sentence) });
+                return Err(if is_schema {
+                    RegistryFault::Missing(sentence)
+                } else {
+                    RegistryFault::Unavailable(sentence)
+                });
             }
             answer.extend_from_slice(&chunk);
         }
-        if response.status().is_success() { Ok(answer) } else { Err(refusal(what, response.status(), &answer)) }
+        if response.status().is_success() {
+            Ok(answer)
+        } else {
+            Err(refusal(what, response.status(), &answer))
+        }
     }
 }
 
 /// The schema's text in an answer to `GET /schemas/ids/{id}`.
 pub(super) fn read_stored(id: u32, answer: &[u8]) -> Result<String, RegistryFault> {
-    let stored: Stored = serde_json::from_slice(answer).map_err(|_| garbage(&format!("give schema {id}")))?;
+    let stored: Stored =
+        serde_json::from_slice(answer).map_err(|_| garbage(&format!("give schema {id}")))?;
     if stored.schema_type.as_deref().is_some_and(|kind| kind != "AVRO") {
-        return Err(RegistryFault::Missing(format!("schema {id} of the registry is not an Avro schema")));
+        return Err(RegistryFault::Missing(format!(
+            "schema {id} of the registry is not an Avro schema"
+        )));
     }
     if stored.references.is_some_and(|references| !references.is_empty()) {
         return Err(RegistryFault::Missing(format!(
@@ -203,13 +258,20 @@ pub(super) fn read_stored(id: u32, answer: &[u8]) -> Result<String, RegistryFaul
 
 /// The id in an answer to a registration.
 pub(super) fn read_registered(what: &str, answer: &[u8]) -> Result<u32, RegistryFault> {
-    serde_json::from_slice::<Registered>(answer).map(|registered| registered.id).map_err(|_| garbage(what))
+    serde_json::from_slice::<Registered>(answer)
+        .map(|registered| registered.id)
+        .map_err(|_| garbage(what))
 }
 
 /// The registry's own reason, as one line of bounded length: it ends up in a log.
 pub(super) fn read_problem(answer: &[u8]) -> String {
     match serde_json::from_slice::<Problem>(answer) {
-        Ok(problem) => problem.message.chars().map(|ch| if ch.is_control() { ' ' } else { ch }).take(MAX_REASON).collect(),
+        Ok(problem) => problem
+            .message
+            .chars()
+            .map(|ch| if ch.is_control() { ' ' } else { ch })
+            .take(MAX_REASON)
+            .collect(),
         Err(_) => "no reason given".to_owned(),
     }
 }
@@ -220,17 +282,24 @@ fn refusal(what: &str, status: StatusCode, answer: &[u8]) -> RegistryFault {
     let sentence = format!("the schema registry could not {what}: {status}: {reason}");
     match status {
         // Without the registry's own number it is somebody else's 404: a gateway's, for one.
-        StatusCode::NOT_FOUND if serde_json::from_slice::<Problem>(answer).is_ok_and(|problem| problem.error_code > 0) => {
+        StatusCode::NOT_FOUND
+            if serde_json::from_slice::<Problem>(answer)
+                .is_ok_and(|problem| problem.error_code > 0) =>
+        {
             RegistryFault::Missing(sentence)
         }
-        StatusCode::NOT_FOUND => RegistryFault::Unavailable(format!("{sentence}; check schema_registry.url")),
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => RegistryFault::Unavailable(sentence),
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            RegistryFault::Refused(format!("{sentence}; check the credentials in schema_registry.auth_file"))
+        StatusCode::NOT_FOUND => {
+            RegistryFault::Unavailable(format!("{sentence}; check schema_registry.url"))
         }
-        status if status.is_redirection() => {
-            RegistryFault::Refused(format!("{sentence}; redirects are not followed: set schema_registry.url to where it leads"))
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
+            RegistryFault::Unavailable(sentence)
         }
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => RegistryFault::Refused(format!(
+            "{sentence}; check the credentials in schema_registry.auth_file"
+        )),
+        status if status.is_redirection() => RegistryFault::Refused(format!(
+            "{sentence}; redirects are not followed: set schema_registry.url to where it leads"
+        )),
         status if status.is_client_error() => RegistryFault::Refused(sentence),
         _ => RegistryFault::Unavailable(sentence),
     }

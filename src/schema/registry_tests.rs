@@ -1,4 +1,5 @@
-//! Against a registry of our own making: Confluent's answers, and those of things that are no registry.
+//! Against a registry of our own making: Confluent's answers, and those of things that are no
+//! registry.
 
 use std::sync::{Arc, Mutex};
 
@@ -31,12 +32,24 @@ pub(crate) struct Fake {
 
 impl Fake {
     pub(crate) async fn start(status: StatusCode, answer: &str) -> (Self, RegistrySettings) {
-        let fake = Self { asked: Arc::default(), answer: Arc::new(Mutex::new((status, answer.to_owned()))), once: Arc::default() };
+        let fake = Self {
+            asked: Arc::default(),
+            answer: Arc::new(Mutex::new((status, answer.to_owned()))),
+            once: Arc::default(),
+        };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/apis/ccompat/v7/", listener.local_addr().unwrap());
         let router = Router::new().fallback(answered).with_state(fake.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
-        (fake, RegistrySettings { url, auth: Some("user:pass:word".into()), register: true, ca_file: None })
+        (
+            fake,
+            RegistrySettings {
+                url,
+                auth: Some("user:pass:word".into()),
+                register: true,
+                ca_file: None,
+            },
+        )
     }
     fn answers(&self, status: StatusCode, answer: &str) {
         *self.answer.lock().unwrap() = (status, answer.to_owned());
@@ -49,9 +62,19 @@ impl Fake {
     }
 }
 
-async fn answered(State(fake): State<Fake>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> (StatusCode, String) {
+async fn answered(
+    State(fake): State<Fake>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> (StatusCode, String) {
     let auth = headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
-    fake.asked.lock().unwrap().push((format!("{method} {uri}"), auth, String::from_utf8(body.to_vec()).unwrap()));
+    fake.asked.lock().unwrap().push((
+        format!("{method} {uri}"),
+        auth,
+        String::from_utf8(body.to_vec()).unwrap(),
+    ));
     let once = fake.once.lock().unwrap().take();
     once.unwrap_or_else(|| fake.answer.lock().unwrap().clone())
 }
@@ -80,8 +103,12 @@ async fn schemas_are_registered_under_the_topics_names() {
     assert_eq!(auth.as_deref(), Some("Basic dXNlcjpwYXNzOndvcmQ="));
     let body: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(body["schema"], schemas()[0].text);
-    // The id stands in front of values, big endian; a subject that was not registered cannot be written.
-    assert_eq!(malformed(codec.decode_command(&[0, 0, 0, 0x12, 0x67])), "the value cannot be read as CreateReturnOutbound: ends too early");
+    // The id stands in front of values, big endian; a subject that was not registered cannot be
+    // written.
+    assert_eq!(
+        malformed(codec.decode_command(&[0, 0, 0, 0x12, 0x67])),
+        "the value cannot be read as CreateReturnOutbound: ends too early"
+    );
     assert!(format!("{codec:?}").contains("REDACTED") && !format!("{codec:?}").contains("word"));
 }
 
@@ -94,29 +121,58 @@ fn malformed<T: std::fmt::Debug>(read: Result<T, DecodeFault>) -> String {
 
 #[tokio::test]
 async fn schemas_are_only_looked_up_where_registering_is_off() {
-    let (fake, mut settings) = Fake::start(StatusCode::OK, r#"{"subject":"s","version":1,"id":3,"schema":"{}"}"#).await;
+    let (fake, mut settings) =
+        Fake::start(StatusCode::OK, r#"{"subject":"s","version":1,"id":3,"schema":"{}"}"#).await;
     settings.register = false;
     Codec::connect(Some(&settings), &topics(), &[Subject::Journal]).await.unwrap();
     assert_eq!(fake.asked()[0].0, "POST /apis/ccompat/v7/subjects/journal-value");
     fake.answers(StatusCode::NOT_FOUND, r#"{"error_code":40403,"message":"Schema not found"}"#);
-    let fault = Codec::connect(Some(&settings), &topics(), &[Subject::Journal]).await.unwrap_err().to_string();
-    assert!(fault.contains("journal-value") && fault.contains("Schema not found") && fault.contains("register = true"), "{fault}");
+    let fault = Codec::connect(Some(&settings), &topics(), &[Subject::Journal])
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        fault.contains("journal-value")
+            && fault.contains("Schema not found")
+            && fault.contains("register = true"),
+        "{fault}"
+    );
 }
 
 #[tokio::test]
 async fn the_registrys_own_reason_is_told() {
-    let (fake, settings) =
-        Fake::start(StatusCode::CONFLICT, r#"{"error_code":409,"message":"READER_FIELD_MISSING_DEFAULT_VALUE: x"}"#).await;
-    let fault = Codec::connect(Some(&settings), &topics(), &[Subject::Result]).await.unwrap_err().to_string();
-    assert!(fault.contains("results-value") && fault.contains("409") && fault.contains("READER_FIELD_MISSING_DEFAULT_VALUE: x"), "{fault}");
+    let (fake, settings) = Fake::start(
+        StatusCode::CONFLICT,
+        r#"{"error_code":409,"message":"READER_FIELD_MISSING_DEFAULT_VALUE: x"}"#,
+    )
+    .await;
+    let fault = Codec::connect(Some(&settings), &topics(), &[Subject::Result])
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        fault.contains("results-value")
+            && fault.contains("409")
+            && fault.contains("READER_FIELD_MISSING_DEFAULT_VALUE: x"),
+        "{fault}"
+    );
     fake.answers(StatusCode::UNAUTHORIZED, "<html>");
-    let fault = Codec::connect(Some(&settings), &topics(), &[Subject::Result]).await.unwrap_err().to_string();
+    let fault = Codec::connect(Some(&settings), &topics(), &[Subject::Result])
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(fault.contains("auth_file") && !fault.contains("word"), "{fault}");
     fake.answers(StatusCode::OK, "<html>");
-    let fault = Codec::connect(Some(&settings), &topics(), &[Subject::Result]).await.unwrap_err().to_string();
+    let fault = Codec::connect(Some(&settings), &topics(), &[Subject::Result])
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(fault.contains("not the documented JSON"), "{fault}");
     fake.answers(StatusCode::FOUND, "");
-    let fault = Codec::connect(Some(&settings), &topics(), &[Subject::Result]).await.unwrap_err().to_string();
+    let fault = Codec::connect(Some(&settings), &topics(), &[Subject::Result])
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(fault.contains("redirects"), "{fault}");
 }
 
@@ -150,7 +206,11 @@ async fn ids_met_in_messages_are_learnt_once() {
 
 #[tokio::test]
 async fn a_missing_id_is_remembered_and_an_outage_is_not() {
-    let (fake, settings) = Fake::start(StatusCode::NOT_FOUND, r#"{"error_code":40403,"message":"Schema 5 not found"}"#).await;
+    let (fake, settings) = Fake::start(
+        StatusCode::NOT_FOUND,
+        r#"{"error_code":40403,"message":"Schema 5 not found"}"#,
+    )
+    .await;
     let codec = Codec::connect(Some(&settings), &topics(), &[]).await.unwrap();
     for _ in 0..2 {
         let Err(LearnFault::Unusable(reason)) = codec.learn(5).await else { panic!("unusable") };
@@ -186,10 +246,17 @@ async fn an_endless_answer_is_cut_off() {
 
 #[tokio::test]
 async fn a_registered_schema_that_is_too_large_is_refused_by_its_id() {
-    let (fake, settings) = Fake::start(StatusCode::OK, &format!("{{\"schema\": \"{}\"}}", "x".repeat(2 * MAX_ANSWER))).await;
+    let (fake, settings) =
+        Fake::start(StatusCode::OK, &format!("{{\"schema\": \"{}\"}}", "x".repeat(2 * MAX_ANSWER)))
+            .await;
     let registry = Registry::new(&settings).unwrap();
-    let RegistryFault::Missing(reason) = registry.schema(7).await.unwrap_err() else { panic!("refused for good") };
-    assert!(reason.contains("schema 7") && reason.contains("larger than 1048576 bytes"), "{reason}");
+    let RegistryFault::Missing(reason) = registry.schema(7).await.unwrap_err() else {
+        panic!("refused for good")
+    };
+    assert!(
+        reason.contains("schema 7") && reason.contains("larger than 1048576 bytes"),
+        "{reason}"
+    );
     // An answer to a question of ours, a failure, or no JSON at all is nobody's schema.
     assert!(matches!(registry.register("s", "\"int\"").await, Err(RegistryFault::Unavailable(_))));
     fake.answers(StatusCode::BAD_GATEWAY, &format!("{{{}", "x".repeat(2 * MAX_ANSWER)));
@@ -203,7 +270,19 @@ async fn an_unreachable_registry_is_named_without_its_address() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     drop(listener);
-    let settings = RegistrySettings { url: format!("http://user:word@{address}"), auth: None, register: true, ca_file: None };
-    let fault = Codec::connect(Some(&settings), &topics(), &[Subject::Command]).await.unwrap_err().to_string();
-    assert!(fault.contains("schema registry could not register the schema of commands") && !fault.contains("word"), "{fault}");
+    let settings = RegistrySettings {
+        url: format!("http://user:word@{address}"),
+        auth: None,
+        register: true,
+        ca_file: None,
+    };
+    let fault = Codec::connect(Some(&settings), &topics(), &[Subject::Command])
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        fault.contains("schema registry could not register the schema of commands")
+            && !fault.contains("word"),
+        "{fault}"
+    );
 }

@@ -2,12 +2,15 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use apache_avro::schema::{DecimalSchema, InnerDecimalSchema, Name, NamespaceRef, RecordSchema, Schema, UuidSchema};
+use apache_avro::schema::{
+    DecimalSchema, InnerDecimalSchema, Name, NamespaceRef, RecordSchema, Schema, UuidSchema,
+};
 use serde_json::Value;
 
 use super::datum::{put_bool, put_bytes, put_len, put_long};
 
-/// Nesting beyond this is refused, so that walking a schema from outside never ends the stack. Ours are 9 deep.
+/// Nesting beyond this is refused, so that walking a schema from outside never ends the stack. Ours
+/// are 9 deep.
 const MAX_DEPTH: usize = 32;
 
 /// What a datum consists of.
@@ -64,7 +67,8 @@ impl Shape {
     /// The shape of a schema that refers to nothing outside itself.
     ///
     /// # Errors
-    /// The end of a sentence about the schema when it contains itself, nests too deep or refers to something unknown.
+    /// The end of a sentence about the schema when it contains itself, nests too deep or refers to
+    /// something unknown.
     pub(crate) fn of(schema: &Schema) -> Result<Self, String> {
         Builder { named: HashMap::new() }.item(schema, None, 0).map(|(shape, _)| shape)
     }
@@ -99,7 +103,12 @@ struct Builder {
 
 impl Builder {
     /// The shape and its height: how many levels nest inside.
-    fn build(&mut self, schema: &Schema, namespace: NamespaceRef<'_>, depth: usize) -> Result<(Shape, usize), String> {
+    fn build(
+        &mut self,
+        schema: &Schema,
+        namespace: NamespaceRef<'_>,
+        depth: usize,
+    ) -> Result<(Shape, usize), String> {
         if depth > MAX_DEPTH {
             return Err(format!("nests deeper than {MAX_DEPTH} levels"));
         }
@@ -108,24 +117,37 @@ impl Builder {
             Schema::Boolean => Shape::Boolean,
             Schema::Int | Schema::Date | Schema::TimeMillis => Shape::Int,
             Schema::Long | Schema::TimeMicros => Shape::Long,
-            Schema::TimestampMillis | Schema::LocalTimestampMillis => Shape::Instant { per_milli: 1 },
-            Schema::TimestampMicros | Schema::LocalTimestampMicros => Shape::Instant { per_milli: 1_000 },
-            Schema::TimestampNanos | Schema::LocalTimestampNanos => Shape::Instant { per_milli: 1_000_000 },
+            Schema::TimestampMillis | Schema::LocalTimestampMillis => {
+                Shape::Instant { per_milli: 1 }
+            }
+            Schema::TimestampMicros | Schema::LocalTimestampMicros => {
+                Shape::Instant { per_milli: 1_000 }
+            }
+            Schema::TimestampNanos | Schema::LocalTimestampNanos => {
+                Shape::Instant { per_milli: 1_000_000 }
+            }
             Schema::Float => Shape::Float,
             Schema::Double => Shape::Double,
             Schema::Bytes | Schema::BigDecimal | Schema::Uuid(UuidSchema::Bytes) => Shape::Bytes,
             Schema::String | Schema::Uuid(UuidSchema::String) => Shape::String,
-            Schema::Uuid(UuidSchema::Fixed(fixed)) | Schema::Fixed(fixed) | Schema::Duration(fixed) => {
+            Schema::Uuid(UuidSchema::Fixed(fixed))
+            | Schema::Fixed(fixed)
+            | Schema::Duration(fixed) => {
                 self.keep(&fixed.name, namespace, Shape::Fixed(fixed.size))
             }
             Schema::Decimal(DecimalSchema { scale, inner, .. }) => match inner {
                 InnerDecimalSchema::Bytes => Shape::Decimal { scale: *scale, fixed: None },
-                InnerDecimalSchema::Fixed(fixed) => {
-                    self.keep(&fixed.name, namespace, Shape::Decimal { scale: *scale, fixed: Some(fixed.size) })
-                }
+                InnerDecimalSchema::Fixed(fixed) => self.keep(
+                    &fixed.name,
+                    namespace,
+                    Shape::Decimal { scale: *scale, fixed: Some(fixed.size) },
+                ),
             },
             Schema::Enum(schema) => {
-                let shape = Shape::Enum { symbols: schema.symbols.clone(), default: schema.default.clone() };
+                let shape = Shape::Enum {
+                    symbols: schema.symbols.clone(),
+                    default: schema.default.clone(),
+                };
                 self.keep(&schema.name, namespace, shape)
             }
             Schema::Array(schema) => {
@@ -150,7 +172,9 @@ impl Builder {
             Schema::Ref { name } => {
                 let full = name.fully_qualified_name(namespace);
                 return match self.named.get(full.as_ref()) {
-                    Some(Some((_, height))) if depth + height > MAX_DEPTH => Err(format!("nests deeper than {MAX_DEPTH} levels")),
+                    Some(Some((_, height))) if depth + height > MAX_DEPTH => {
+                        Err(format!("nests deeper than {MAX_DEPTH} levels"))
+                    }
                     Some(Some(known)) => Ok(known.clone()),
                     Some(None) => Err(format!("contains the record {full} in itself")),
                     None => Err(format!("refers to {full}, which it does not define")),
@@ -163,9 +187,14 @@ impl Builder {
         Ok((leaf, 0))
     }
 
-    /// What stands in a record, an array or a map. Every such value takes at least one byte, so that walking a datum
-    /// costs no more than its length allows: a plain null would not.
-    fn item(&mut self, schema: &Schema, namespace: NamespaceRef<'_>, depth: usize) -> Result<(Shape, usize), String> {
+    /// What stands in a record, an array or a map. Every such value takes at least one byte, so
+    /// that walking a datum costs no more than its length allows: a plain null would not.
+    fn item(
+        &mut self,
+        schema: &Schema,
+        namespace: NamespaceRef<'_>,
+        depth: usize,
+    ) -> Result<(Shape, usize), String> {
         match self.build(schema, namespace, depth + 1)? {
             (Shape::Null, _) => Err("has a value of no bytes".to_owned()),
             built => Ok(built),
@@ -174,11 +203,17 @@ impl Builder {
 
     /// Remembers a named type that contains no other.
     fn keep(&mut self, name: &Name, namespace: NamespaceRef<'_>, shape: Shape) -> Shape {
-        self.named.insert(name.fully_qualified_name(namespace).into_owned(), Some((shape.clone(), 0)));
+        self.named
+            .insert(name.fully_qualified_name(namespace).into_owned(), Some((shape.clone(), 0)));
         shape
     }
 
-    fn record(&mut self, schema: &RecordSchema, namespace: NamespaceRef<'_>, depth: usize) -> Result<(Shape, usize), String> {
+    fn record(
+        &mut self,
+        schema: &RecordSchema,
+        namespace: NamespaceRef<'_>,
+        depth: usize,
+    ) -> Result<(Shape, usize), String> {
         let full = schema.name.fully_qualified_name(namespace).into_owned();
         if schema.fields.is_empty() {
             return Err("has a value of no bytes".to_owned());
@@ -189,12 +224,18 @@ impl Builder {
         for field in &schema.fields {
             let (shape, inner) = self.item(&field.schema, full.namespace(), depth)?;
             height = height.max(inner + 1);
-            // A default that does not fit is as good as none: whoever needs it is told that the field is missing.
+            // A default that does not fit is as good as none: whoever needs it is told that the
+            // field is missing.
             let default = field.default.as_ref().and_then(|json| {
                 let mut datum = Vec::new();
                 put_default(&shape, json, &mut datum).then_some(datum)
             });
-            fields.push(Field { name: field.name.clone(), aliases: field.aliases.clone(), shape, default });
+            fields.push(Field {
+                name: field.name.clone(),
+                aliases: field.aliases.clone(),
+                shape,
+                default,
+            });
         }
         let shape = Shape::Record(Arc::new(Record { name: full.name().to_owned(), fields }));
         self.named.insert(full, Some((shape.clone(), height)));
@@ -210,18 +251,22 @@ fn put_default(shape: &Shape, json: &Value, out: &mut Vec<u8>) -> bool {
             put_bool(out, *value);
             true
         }
-        (Shape::Int | Shape::Long | Shape::Instant { .. }, Value::Number(number)) => number.as_i64().is_some_and(|value| {
-            put_long(out, value);
-            true
-        }),
+        (Shape::Int | Shape::Long | Shape::Instant { .. }, Value::Number(number)) => {
+            number.as_i64().is_some_and(|value| {
+                put_long(out, value);
+                true
+            })
+        }
         (Shape::String, Value::String(text)) => {
             put_bytes(out, text.as_bytes());
             true
         }
-        (Shape::Enum { symbols, .. }, Value::String(text)) => symbols.iter().position(|symbol| symbol == text).is_some_and(|at| {
-            put_len(out, at);
-            true
-        }),
+        (Shape::Enum { symbols, .. }, Value::String(text)) => {
+            symbols.iter().position(|symbol| symbol == text).is_some_and(|at| {
+                put_len(out, at);
+                true
+            })
+        }
         (Shape::Array(_), Value::Array(items)) if items.is_empty() => {
             put_long(out, 0);
             true
@@ -253,7 +298,8 @@ mod tests {
 
     #[test]
     fn a_schema_that_contains_itself_is_refused() {
-        let text = r#"{"type":"record","name":"List","fields":[{"name":"next","type":["null","List"]}]}"#;
+        let text =
+            r#"{"type":"record","name":"List","fields":[{"name":"next","type":["null","List"]}]}"#;
         assert_eq!(shape(text), Err("contains the record List in itself".to_owned()));
     }
 
@@ -272,8 +318,14 @@ mod tests {
 
     #[test]
     fn a_value_of_no_bytes_is_refused() {
-        for field in [r#""null""#, r#"{"type":"array","items":"null"}"#, r#"{"type":"record","name":"E","fields":[]}"#] {
-            let text = format!(r#"{{"type":"record","name":"R","fields":[{{"name":"a","type":{field}}}]}}"#);
+        for field in [
+            r#""null""#,
+            r#"{"type":"array","items":"null"}"#,
+            r#"{"type":"record","name":"E","fields":[]}"#,
+        ] {
+            let text = format!(
+                r#"{{"type":"record","name":"R","fields":[{{"name":"a","type":{field}}}]}}"#
+            );
             assert_eq!(shape(&text), Err("has a value of no bytes".to_owned()), "{field}");
         }
     }

@@ -1,4 +1,5 @@
-//! What an operator asks of the registry, outside of running: how a subject stands, and to register it.
+//! What an operator asks of the registry, outside of running: how a subject stands, and to register
+//! it.
 
 use crate::config::RegistrySettings;
 
@@ -26,20 +27,28 @@ pub enum Standing {
 ///
 /// # Errors
 /// [`SchemaFault`] when the registry cannot be asked.
-pub async fn standing(settings: &RegistrySettings, name: &str, subject: Subject) -> Result<Standing, SchemaFault> {
+pub async fn standing(
+    settings: &RegistrySettings,
+    name: &str,
+    subject: Subject,
+) -> Result<Standing, SchemaFault> {
     let told = |fault: RegistryFault| SchemaFault(fault.to_string());
     let registry = Registry::new(settings).map_err(told)?;
     let text = catalog().of(subject).text;
     match registry.verify(name, text).await {
         Ok(id) => return Ok(Standing::Registered(id)),
         Err(RegistryFault::Missing(_)) => {}
-        Err(fault @ (RegistryFault::Refused(_) | RegistryFault::Unavailable(_))) => return Err(told(fault)),
+        Err(fault @ (RegistryFault::Refused(_) | RegistryFault::Unavailable(_))) => {
+            return Err(told(fault));
+        }
     }
     match registry.compatible(name, text).await {
         Ok(reasons) if reasons.is_empty() => Ok(Standing::Compatible),
         Ok(reasons) => Ok(Standing::Incompatible(reasons.join("; "))),
         Err(RegistryFault::Missing(_)) => Ok(Standing::New),
-        Err(fault @ (RegistryFault::Refused(_) | RegistryFault::Unavailable(_))) => Err(told(fault)),
+        Err(fault @ (RegistryFault::Refused(_) | RegistryFault::Unavailable(_))) => {
+            Err(told(fault))
+        }
     }
 }
 
@@ -47,7 +56,15 @@ pub async fn standing(settings: &RegistrySettings, name: &str, subject: Subject)
 ///
 /// # Errors
 /// [`SchemaFault`] with the registry's own reason.
-pub async fn register(settings: &RegistrySettings, name: &str, subject: Subject) -> Result<u32, SchemaFault> {
+pub async fn register(
+    settings: &RegistrySettings,
+    name: &str,
+    subject: Subject,
+) -> Result<u32, SchemaFault> {
     let told = |fault: RegistryFault| SchemaFault(fault.to_string());
-    Registry::new(settings).map_err(told)?.register(name, catalog().of(subject).text).await.map_err(told)
+    Registry::new(settings)
+        .map_err(told)?
+        .register(name, catalog().of(subject).text)
+        .await
+        .map_err(told)
 }

@@ -51,7 +51,8 @@ impl Op {
     }
 }
 
-/// A change event before it is bytes. `before` and `after` are plain Avro datums of the record's current schema.
+/// A change event before it is bytes. `before` and `after` are plain Avro datums of the record's
+/// current schema.
 #[derive(Clone, Debug)]
 pub struct EnvelopeParts<'a> {
     pub before: Option<&'a [u8]>,

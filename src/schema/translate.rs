@@ -1,8 +1,9 @@
-//! From a writer's schema to the reader's, field by field and by name, without a tree of values in between.
+//! From a writer's schema to the reader's, field by field and by name, without a tree of values in
+//! between.
 //!
-//! `apache-avro`'s own resolution fails on small `bytes` decimals (0.22), so this is ours; it follows the Avro
-//! specification's rules for resolution, except that record names need not agree and that a decimal of another scale
-//! is converted where that is exact.
+//! `apache-avro`'s own resolution fails on small `bytes` decimals (0.22), so this is ours; it
+//! follows the Avro specification's rules for resolution, except that record names need not agree
+//! and that a decimal of another scale is converted where that is exact.
 
 use crate::decimal::Decimal;
 
@@ -15,7 +16,12 @@ use super::{
 ///
 /// # Errors
 /// [`Broken`] when the bytes are not `writer`'s or what they say has no place in `reader`.
-pub(crate) fn translate(writer: &Shape, reader: &Shape, cursor: &mut Cursor<'_>, out: &mut Vec<u8>) -> Result<(), Broken> {
+pub(crate) fn translate(
+    writer: &Shape,
+    reader: &Shape,
+    cursor: &mut Cursor<'_>,
+    out: &mut Vec<u8>,
+) -> Result<(), Broken> {
     if let Shape::Union(branches) = writer {
         return translate(branch(branches, cursor)?, reader, cursor, out);
     }
@@ -25,13 +31,17 @@ pub(crate) fn translate(writer: &Shape, reader: &Shape, cursor: &mut Cursor<'_>,
                 .iter()
                 .position(|branch| same_kind(writer, branch))
                 .or_else(|| branches.iter().position(|branch| promotes(writer, branch)));
-            let Some((at, branch)) = fitting.and_then(|at| branches.get(at).map(|branch| (at, branch))) else {
+            let Some((at, branch)) =
+                fitting.and_then(|at| branches.get(at).map(|branch| (at, branch)))
+            else {
                 return Err(misplaced(writer, reader));
             };
             put_len(out, at);
             translate(writer, branch, cursor, out)
         }
-        (Shape::Array(items), Shape::Array(wanted)) => blocks(cursor, out, |cursor, out| translate(items, wanted, cursor, out)),
+        (Shape::Array(items), Shape::Array(wanted)) => {
+            blocks(cursor, out, |cursor, out| translate(items, wanted, cursor, out))
+        }
         (Shape::Map(values), Shape::Map(wanted)) => blocks(cursor, out, |cursor, out| {
             put_bytes(out, cursor.str()?.as_bytes());
             translate(values, wanted, cursor, out)
@@ -42,33 +52,57 @@ pub(crate) fn translate(writer: &Shape, reader: &Shape, cursor: &mut Cursor<'_>,
 }
 
 /// Rewrites what contains nothing.
-fn leaf(writer: &Shape, reader: &Shape, cursor: &mut Cursor<'_>, out: &mut Vec<u8>) -> Result<(), Broken> {
+fn leaf(
+    writer: &Shape,
+    reader: &Shape,
+    cursor: &mut Cursor<'_>,
+    out: &mut Vec<u8>,
+) -> Result<(), Broken> {
     match (writer, reader) {
         (Shape::Null, Shape::Null) => {}
         (Shape::Boolean, Shape::Boolean) => put_bool(out, cursor.bool()?),
-        (Shape::Int, Shape::Int | Shape::Long | Shape::Instant { .. }) => put_long(out, i64::from(cursor.int()?)),
-        (Shape::Long, Shape::Long | Shape::Instant { .. }) | (Shape::Instant { .. }, Shape::Long) => put_long(out, cursor.long()?),
+        (Shape::Int, Shape::Int | Shape::Long | Shape::Instant { .. }) => {
+            put_long(out, i64::from(cursor.int()?))
+        }
+        (Shape::Long, Shape::Long | Shape::Instant { .. })
+        | (Shape::Instant { .. }, Shape::Long) => put_long(out, cursor.long()?),
         // Every instant of ours is in milliseconds.
-        (Shape::Instant { per_milli }, Shape::Instant { .. }) => put_long(out, cursor.long()?.div_euclid(*per_milli)),
+        (Shape::Instant { per_milli }, Shape::Instant { .. }) => {
+            put_long(out, cursor.long()?.div_euclid(*per_milli))
+        }
         (Shape::Bytes | Shape::String, Shape::Bytes) => put_bytes(out, cursor.bytes()?),
         (Shape::Bytes | Shape::String, Shape::String) => put_bytes(out, cursor.str()?.as_bytes()),
         (Shape::Fixed(size), Shape::Bytes) => put_bytes(out, cursor.take(*size)?),
-        (Shape::Decimal { scale, fixed }, Shape::Decimal { .. }) => put_decimal(out, decimal(*scale, *fixed, cursor)?),
-        (Shape::Bytes, Shape::Decimal { scale, .. }) => put_decimal(out, decimal(*scale, None, cursor)?),
+        (Shape::Decimal { scale, fixed }, Shape::Decimal { .. }) => {
+            put_decimal(out, decimal(*scale, *fixed, cursor)?)
+        }
+        (Shape::Bytes, Shape::Decimal { scale, .. }) => {
+            put_decimal(out, decimal(*scale, None, cursor)?)
+        }
         (Shape::Enum { symbols, .. }, Shape::Enum { symbols: known, default }) => {
             put_symbol(symbol(symbols, cursor)?, known, default.as_deref(), out)?;
         }
-        (Shape::String, Shape::Enum { symbols, .. }) => put_symbol(cursor.str()?, symbols, None, out)?,
+        (Shape::String, Shape::Enum { symbols, .. }) => {
+            put_symbol(cursor.str()?, symbols, None, out)?
+        }
         (_, _) => return Err(misplaced(writer, reader)),
     }
     Ok(())
 }
 
 /// Writes the position of a symbol, or of the enum's default for one it does not know.
-fn put_symbol(symbol: &str, known: &[String], default: Option<&str>, out: &mut Vec<u8>) -> Result<(), Broken> {
+fn put_symbol(
+    symbol: &str,
+    known: &[String],
+    default: Option<&str>,
+    out: &mut Vec<u8>,
+) -> Result<(), Broken> {
     let position = |wanted: &str| known.iter().position(|other| other == wanted);
     let at = position(symbol).or_else(|| default.and_then(position));
-    put_len(out, at.ok_or_else(|| Broken::new(format!("holds a symbol other than {}", known.join(", "))))?);
+    put_len(
+        out,
+        at.ok_or_else(|| Broken::new(format!("holds a symbol other than {}", known.join(", "))))?,
+    );
     Ok(())
 }
 
@@ -88,7 +122,9 @@ fn same_kind(writer: &Shape, reader: &Shape) -> bool {
 /// Whether [`translate`] can turn one leaf into the other.
 fn promotes(writer: &Shape, reader: &Shape) -> bool {
     match writer {
-        Shape::Int | Shape::Long | Shape::Instant { .. } => matches!(reader, Shape::Long | Shape::Instant { .. }),
+        Shape::Int | Shape::Long | Shape::Instant { .. } => {
+            matches!(reader, Shape::Long | Shape::Instant { .. })
+        }
         Shape::Bytes => matches!(reader, Shape::String | Shape::Decimal { .. }),
         Shape::String => matches!(reader, Shape::Bytes | Shape::Enum { .. }),
         Shape::Fixed(_) => matches!(reader, Shape::Bytes),
@@ -131,7 +167,12 @@ fn blocks<'a>(
     Ok(())
 }
 
-fn record(writer: &Record, reader: &Record, cursor: &mut Cursor<'_>, out: &mut Vec<u8>) -> Result<(), Broken> {
+fn record(
+    writer: &Record,
+    reader: &Record,
+    cursor: &mut Cursor<'_>,
+    out: &mut Vec<u8>,
+) -> Result<(), Broken> {
     let mut spans = Vec::with_capacity(writer.fields.len());
     for field in &writer.fields {
         let start = *cursor;
@@ -141,13 +182,20 @@ fn record(writer: &Record, reader: &Record, cursor: &mut Cursor<'_>, out: &mut V
     }
     for wanted in &reader.fields {
         let by_name = spans.iter().find(|(field, _)| field.name == wanted.name);
-        let found = by_name.or_else(|| spans.iter().find(|(field, _)| wanted.aliases.contains(&field.name)));
+        let found = by_name
+            .or_else(|| spans.iter().find(|(field, _)| wanted.aliases.contains(&field.name)));
         match (found, &wanted.default) {
             (Some((field, span)), _) => {
-                translate(&field.shape, &wanted.shape, &mut { *span }, out).map_err(|broken| within(&field.name, &broken))?;
+                translate(&field.shape, &wanted.shape, &mut { *span }, out)
+                    .map_err(|broken| within(&field.name, &broken))?;
             }
             (None, Some(default)) => out.extend_from_slice(default),
-            (None, None) => return Err(within(&wanted.name, &Broken::new("is missing in the writer's schema and has no default"))),
+            (None, None) => {
+                return Err(within(
+                    &wanted.name,
+                    &Broken::new("is missing in the writer's schema and has no default"),
+                ));
+            }
         }
     }
     Ok(())
@@ -172,7 +220,9 @@ pub(crate) fn skip(shape: &Shape, cursor: &mut Cursor<'_>) -> Result<(), Broken>
         Shape::Double => cursor.take(8).map(drop),
         Shape::Bytes | Shape::Decimal { fixed: None, .. } => cursor.bytes().map(drop),
         Shape::String => cursor.str().map(drop),
-        Shape::Fixed(size) | Shape::Decimal { fixed: Some(size), .. } => cursor.take(*size).map(drop),
+        Shape::Fixed(size) | Shape::Decimal { fixed: Some(size), .. } => {
+            cursor.take(*size).map(drop)
+        }
         Shape::Enum { symbols, .. } => symbol(symbols, cursor).map(drop),
         Shape::Array(items) => each(cursor, |cursor| skip(items, cursor)),
         Shape::Map(values) => each(cursor, |cursor| {
@@ -180,12 +230,17 @@ pub(crate) fn skip(shape: &Shape, cursor: &mut Cursor<'_>) -> Result<(), Broken>
             skip(values, cursor)
         }),
         Shape::Union(branches) => skip(branch(branches, cursor)?, cursor),
-        Shape::Record(record) => record.fields.iter().try_for_each(|field| skip(&field.shape, cursor)),
+        Shape::Record(record) => {
+            record.fields.iter().try_for_each(|field| skip(&field.shape, cursor))
+        }
     }
 }
 
 /// Visits every item of an array or a map.
-pub(super) fn each<'a>(cursor: &mut Cursor<'a>, mut item: impl FnMut(&mut Cursor<'a>) -> Result<(), Broken>) -> Result<(), Broken> {
+pub(super) fn each<'a>(
+    cursor: &mut Cursor<'a>,
+    mut item: impl FnMut(&mut Cursor<'a>) -> Result<(), Broken>,
+) -> Result<(), Broken> {
     loop {
         let count = cursor.block()?;
         if count == 0 {
@@ -197,27 +252,44 @@ pub(super) fn each<'a>(cursor: &mut Cursor<'a>, mut item: impl FnMut(&mut Cursor
     }
 }
 
-pub(super) fn branch<'s>(branches: &'s [Shape], cursor: &mut Cursor<'_>) -> Result<&'s Shape, Broken> {
+pub(super) fn branch<'s>(
+    branches: &'s [Shape],
+    cursor: &mut Cursor<'_>,
+) -> Result<&'s Shape, Broken> {
     let at = cursor.count()?;
-    branches.get(at).ok_or_else(|| Broken::new(format!("holds branch {at} of a union of {}", branches.len())))
+    branches
+        .get(at)
+        .ok_or_else(|| Broken::new(format!("holds branch {at} of a union of {}", branches.len())))
 }
 
-pub(super) fn symbol<'s>(symbols: &'s [String], cursor: &mut Cursor<'_>) -> Result<&'s String, Broken> {
+pub(super) fn symbol<'s>(
+    symbols: &'s [String],
+    cursor: &mut Cursor<'_>,
+) -> Result<&'s String, Broken> {
     let at = cursor.count()?;
-    symbols.get(at).ok_or_else(|| Broken::new(format!("holds symbol {at} of an enum of {}", symbols.len())))
+    symbols
+        .get(at)
+        .ok_or_else(|| Broken::new(format!("holds symbol {at} of an enum of {}", symbols.len())))
 }
 
 /// Reads a decimal of any scale; only one that is exactly a `decimal(19,4)` is let through.
-pub(super) fn decimal(scale: usize, fixed: Option<usize>, cursor: &mut Cursor<'_>) -> Result<Decimal, Broken> {
+pub(super) fn decimal(
+    scale: usize,
+    fixed: Option<usize>,
+    cursor: &mut Cursor<'_>,
+) -> Result<Decimal, Broken> {
     let bytes = match fixed {
         Some(size) => cursor.take(size)?,
         None => cursor.bytes()?,
     };
     if scale == 4 {
-        return Decimal::from_avro(bytes).map_err(|fault| Broken::new(format!("holds a decimal that {fault}")));
+        return Decimal::from_avro(bytes)
+            .map_err(|fault| Broken::new(format!("holds a decimal that {fault}")));
     }
-    let unscaled = unscaled(bytes).ok_or_else(|| Broken::new("holds a decimal of more than 38 digits"))?;
-    Decimal::parse(&format!("{unscaled}e-{scale}")).map_err(|fault| Broken::new(format!("holds a decimal that {fault}")))
+    let unscaled =
+        unscaled(bytes).ok_or_else(|| Broken::new("holds a decimal of more than 38 digits"))?;
+    Decimal::parse(&format!("{unscaled}e-{scale}"))
+        .map_err(|fault| Broken::new(format!("holds a decimal that {fault}")))
 }
 
 /// Two's complement, big endian, of at most 16 bytes.

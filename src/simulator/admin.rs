@@ -1,4 +1,5 @@
-//! The admin API: JSON over HTTP on an address of its own. Everything is stable; kinds are `purchase_returns` and `outbounds`.
+//! The admin API: JSON over HTTP on an address of its own. Everything is stable; kinds are
+//! `purchase_returns` and `outbounds`.
 //!
 //! | request | body or query | answer |
 //! |---|---|---|
@@ -54,11 +55,20 @@ pub async fn serve(listener: TcpListener, control: Control, stop: CancellationTo
 /// Every request of the table above.
 pub fn router(control: Control) -> Router {
     Router::new()
-        .route("/admin/summary", get(async |State(control): State<Control>| good(&control.summary())))
-        .route("/admin/counters", get(async |State(control): State<Control>| good(&control.counters())))
+        .route(
+            "/admin/summary",
+            get(async |State(control): State<Control>| good(&control.summary())),
+        )
+        .route(
+            "/admin/counters",
+            get(async |State(control): State<Control>| good(&control.counters())),
+        )
         .route("/admin/requests", get(requests))
         .route("/admin/orders", get(orders))
-        .route("/admin/duplicates", get(async |State(control): State<Control>| good(&control.duplicates())))
+        .route(
+            "/admin/duplicates",
+            get(async |State(control): State<Control>| good(&control.duplicates())),
+        )
         .route("/admin/records/{kind}", get(records))
         .route("/admin/records/{kind}/{number}", get(record).post(modify))
         .route("/admin/seed/{kind}", post(seed))
@@ -80,17 +90,28 @@ fn raw(json: String) -> Response {
 }
 
 fn bad(error: &str) -> Response {
-    (StatusCode::BAD_REQUEST, [(CONTENT_TYPE, "application/json")], json!({ "error": error }).to_string()).into_response()
+    (
+        StatusCode::BAD_REQUEST,
+        [(CONTENT_TYPE, "application/json")],
+        json!({ "error": error }).to_string(),
+    )
+        .into_response()
 }
 
 fn missing(number: &str) -> Response {
     let error = format!("there is no record with the number {number}");
-    (StatusCode::NOT_FOUND, [(CONTENT_TYPE, "application/json")], json!({ "error": error }).to_string()).into_response()
+    (
+        StatusCode::NOT_FOUND,
+        [(CONTENT_TYPE, "application/json")],
+        json!({ "error": error }).to_string(),
+    )
+        .into_response()
 }
 
 /// Reads a body by hand: axum's extractor would answer mistakes in a form of its own.
 fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Box<Response>> {
-    serde_json::from_slice(body).map_err(|fault| Box::new(bad(&format!("the body does not fit: {fault}"))))
+    serde_json::from_slice(body)
+        .map_err(|fault| Box::new(bad(&format!("the body does not fit: {fault}"))))
 }
 
 #[derive(Deserialize)]
@@ -125,16 +146,28 @@ struct RecordsQuery {
     limit: Option<usize>,
 }
 
-async fn records(State(control): State<Control>, Path(kind): Path<Kind>, Query(query): Query<RecordsQuery>) -> Response {
+async fn records(
+    State(control): State<Control>,
+    Path(kind): Path<Kind>,
+    Query(query): Query<RecordsQuery>,
+) -> Response {
     let records = control.records(kind, query.edition, query.skip, query.limit.unwrap_or(PAGE));
     raw(format!("[{}]", records.join(",\n")))
 }
 
-async fn record(State(control): State<Control>, Path((kind, number)): Path<(Kind, String)>, Query(query): Query<RecordsQuery>) -> Response {
+async fn record(
+    State(control): State<Control>,
+    Path((kind, number)): Path<(Kind, String)>,
+    Query(query): Query<RecordsQuery>,
+) -> Response {
     control.record(kind, query.edition, &number).map_or_else(|| missing(&number), raw)
 }
 
-async fn modify(State(control): State<Control>, Path((kind, number)): Path<(Kind, String)>, body: Bytes) -> Response {
+async fn modify(
+    State(control): State<Control>,
+    Path((kind, number)): Path<(Kind, String)>,
+    body: Bytes,
+) -> Response {
     let change: Change = match read(&body) {
         Ok(change) => change,
         Err(response) => return *response,
@@ -143,7 +176,9 @@ async fn modify(State(control): State<Control>, Path((kind, number)): Path<(Kind
         return missing(&number);
     }
     match control.modify(kind, &number, &change) {
-        Ok(()) => control.record(kind, Edition::Flagship, &number).map_or_else(|| missing(&number), raw),
+        Ok(()) => {
+            control.record(kind, Edition::Flagship, &number).map_or_else(|| missing(&number), raw)
+        }
         Err(error) => bad(&error),
     }
 }
@@ -170,7 +205,9 @@ struct Churn {
 
 async fn churn(State(control): State<Control>, body: Bytes) -> Response {
     match read::<Churn>(&body) {
-        Ok(Churn { count }) if count > MOST_CHURN => bad(&format!("count is {count}; at most {MOST_CHURN} records are modified in one go")),
+        Ok(Churn { count }) if count > MOST_CHURN => {
+            bad(&format!("count is {count}; at most {MOST_CHURN} records are modified in one go"))
+        }
         Ok(churn) => {
             control.churn(churn.count);
             good(&json!({}))

@@ -1,4 +1,5 @@
-//! The ERP's `decimal(19,4)`, counted in ten-thousandths; shares nothing with the client's decimals.
+//! The ERP's `decimal(19,4)`, counted in ten-thousandths; shares nothing with the client's
+//! decimals.
 
 /// Ten-thousandths of one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -12,12 +13,18 @@ impl Amount {
         Self(whole as i128 * 10_000)
     }
 
-    /// Reads digits with at most 15 before and 4 behind the point; zeros beyond the fourth place are cut.
+    /// Reads digits with at most 15 before and 4 behind the point; zeros beyond the fourth place
+    /// are cut.
     pub fn parse(text: &str) -> Option<Self> {
         let (negative, digits) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
         let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
         let plain = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
-        if whole.is_empty() || !plain(whole) || !plain(fraction) || digits.ends_with('.') || digits.len() > 60 {
+        if whole.is_empty()
+            || !plain(whole)
+            || !plain(fraction)
+            || digits.ends_with('.')
+            || digits.len() > 60
+        {
             return None;
         }
         let fraction = fraction.trim_end_matches('0');
@@ -69,9 +76,13 @@ mod tests {
             let amount = Amount::parse(text).unwrap();
             assert_eq!((amount.fixed().as_str(), amount.short().as_str()), (fixed, short));
         }
-        for text in ["", ".5", "1.", "1e3", "+1", "1.00001", "1000000000000000", "一", "0x1", " 1"] {
+        for text in ["", ".5", "1.", "1e3", "+1", "1.00001", "1000000000000000", "一", "0x1", " 1"]
+        {
             assert_eq!(Amount::parse(text), None, "{text}");
         }
-        assert_eq!(Amount::parse("2").unwrap().times(Amount::parse("1.25").unwrap()), Amount(25_000));
+        assert_eq!(
+            Amount::parse("2").unwrap().times(Amount::parse("1.25").unwrap()),
+            Amount(25_000)
+        );
     }
 }

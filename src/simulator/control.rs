@@ -103,10 +103,16 @@ impl Control {
     #[must_use]
     pub fn orders(&self, return_no: Option<&str>) -> Vec<Order> {
         let state = self.0.lock();
-        let made = state.ledger.made.iter().filter_map(|made| Some((made, state.outbounds.by_id(made.outbound_id)?)));
-        made.filter(|(_, order)| return_no.is_none_or(|return_no| *order.src_order_no == *return_no))
-            .map(|(made, order)| Ledger::order(made, order))
-            .collect()
+        let made = state
+            .ledger
+            .made
+            .iter()
+            .filter_map(|made| Some((made, state.outbounds.by_id(made.outbound_id)?)));
+        made.filter(|(_, order)| {
+            return_no.is_none_or(|return_no| *order.src_order_no == *return_no)
+        })
+        .map(|(made, order)| Ledger::order(made, order))
+        .collect()
     }
 
     /// Markers that more than one order carries.
@@ -122,8 +128,8 @@ impl Control {
         more.map(|(marker, orders)| Duplicate { marker, orders }).collect()
     }
 
-    /// Records as the ERP holds them now, visible or not, by id, each as the JSON its query answers.
-    /// (Purchase returns exist in the flagship's form only.)
+    /// Records as the ERP holds them now, visible or not, by id, each as the JSON its query
+    /// answers. (Purchase returns exist in the flagship's form only.)
     #[must_use]
     pub fn records(&self, kind: Kind, edition: Edition, skip: usize, limit: usize) -> Vec<String> {
         let state = self.0.lock();
@@ -135,11 +141,15 @@ impl Control {
         match kind {
             Kind::PurchaseReturns => {
                 let records = state.returns.all().iter().skip(skip).take(limit);
-                records.map(|record| written(&|json| render::purchase_return(json, record))).collect()
+                records
+                    .map(|record| written(&|json| render::purchase_return(json, record)))
+                    .collect()
             }
             Kind::Outbounds => {
                 let records = state.outbounds.all().iter().skip(skip).take(limit);
-                records.map(|record| written(&|json| render::outbound(json, record, edition))).collect()
+                records
+                    .map(|record| written(&|json| render::outbound(json, record, edition)))
+                    .collect()
             }
         }
     }
@@ -150,14 +160,19 @@ impl Control {
         let state = self.0.lock();
         let mut json = String::new();
         match kind {
-            Kind::PurchaseReturns => render::purchase_return(&mut json, state.returns.by_number(number)?),
-            Kind::Outbounds => render::outbound(&mut json, state.outbounds.by_number(number)?, edition),
+            Kind::PurchaseReturns => {
+                render::purchase_return(&mut json, state.returns.by_number(number)?)
+            }
+            Kind::Outbounds => {
+                render::outbound(&mut json, state.outbounds.by_number(number)?, edition)
+            }
         }
         Some(json)
     }
 }
 
-/// Modifies records in the background at the rate that is set, at most some tens of thousands a second.
+/// Modifies records in the background at the rate that is set, at most some tens of thousands a
+/// second.
 pub async fn churn(world: Arc<World>, stop: CancellationToken) {
     const TICKS_PER_SECOND: f64 = 50.0;
     let mut rate = world.churn.subscribe();
@@ -179,7 +194,11 @@ pub async fn churn(world: Arc<World>, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
         owed += now.max(0.0) / TICKS_PER_SECOND;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and cut on purpose")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "not negative, and cut on purpose"
+        )]
         let due = owed as u32;
         owed -= f64::from(due);
         world.churn(due);

@@ -1,4 +1,5 @@
-//! `wms.stockout.PurchaseReturn.createOrder`: arguments, the ERP's checks in its order and words, and the new order.
+//! `wms.stockout.PurchaseReturn.createOrder`: arguments, the ERP's checks in its order and words,
+//! and the new order.
 
 use std::collections::HashSet;
 
@@ -17,7 +18,8 @@ use super::{
     world::State,
 };
 
-/// The first argument. Unknown names are refused: a client that misspells one would otherwise lose it unnoticed.
+/// The first argument. Unknown names are refused: a client that misspells one would otherwise lose
+/// it unnoticed.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OrderInfo {
@@ -55,12 +57,17 @@ pub struct OrderRequest {
 }
 
 fn required(name: &str, value: Option<String>) -> Result<String, Refused> {
-    value.filter(|value| !value.is_empty()).ok_or_else(|| Refused::new(100, format!("{name}不能为空")))
+    value
+        .filter(|value| !value.is_empty())
+        .ok_or_else(|| Refused::new(100, format!("{name}不能为空")))
 }
 
 fn fits(name: &str, value: &str, most: usize) -> Result<(), Refused> {
     if value.chars().count() > most {
-        return Err(Refused::new(100, format!("Data truncation: Data too long for column '{name}' at row 1")));
+        return Err(Refused::new(
+            100,
+            format!("Data truncation: Data too long for column '{name}' at row 1"),
+        ));
     }
     Ok(())
 }
@@ -71,16 +78,18 @@ fn optional(name: &str, value: Option<String>, most: usize) -> Result<Box<str>, 
     Ok(value.into())
 }
 
-/// Reads the body's two positional arguments and checks what can be checked without looking anything up.
+/// Reads the body's two positional arguments and checks what can be checked without looking
+/// anything up.
 pub fn read(body: &[u8]) -> Result<OrderRequest, Refused> {
-    let arguments: Vec<&RawValue> =
-        serde_json::from_slice(body).map_err(|fault| Refused::new(1, format!("参数不是合法的JSON数组: {fault}")))?;
+    let arguments: Vec<&RawValue> = serde_json::from_slice(body)
+        .map_err(|fault| Refused::new(1, format!("参数不是合法的JSON数组: {fault}")))?;
     let [info, details] = arguments.as_slice() else {
         return Err(Refused::new(1, format!("参数个数不正确,需要2个,实际{}个", arguments.len())));
     };
-    let info: OrderInfo = serde_json::from_str(info.get()).map_err(|fault| Refused::new(1, format!("orderInfo参数类型错误: {fault}")))?;
-    let details: Vec<Detail<'_>> =
-        serde_json::from_str(details.get()).map_err(|fault| Refused::new(1, format!("detailList参数类型错误: {fault}")))?;
+    let info: OrderInfo = serde_json::from_str(info.get())
+        .map_err(|fault| Refused::new(1, format!("orderInfo参数类型错误: {fault}")))?;
+    let details: Vec<Detail<'_>> = serde_json::from_str(details.get())
+        .map_err(|fault| Refused::new(1, format!("detailList参数类型错误: {fault}")))?;
 
     let return_no = required("return_no", info.return_no)?;
     let warehouse_no = required("warehouse_no", info.warehouse_no)?;
@@ -98,7 +107,14 @@ pub fn read(body: &[u8]) -> Result<OrderRequest, Refused> {
         return Err(Refused::new(100, "detailList不能为空".to_owned()));
     }
     let lines = details.into_iter().map(line).collect::<Result<Vec<_>, _>>()?;
-    Ok(OrderRequest { return_no, warehouse_no, logistics_code: logistics_code.into(), status, remark: remark.into(), lines })
+    Ok(OrderRequest {
+        return_no,
+        warehouse_no,
+        logistics_code: logistics_code.into(),
+        status,
+        remark: remark.into(),
+        lines,
+    })
 }
 
 fn line(detail: Detail<'_>) -> Result<OutboundLine, Refused> {
@@ -109,7 +125,9 @@ fn line(detail: Detail<'_>) -> Result<OutboundLine, Refused> {
     if num.is_empty() || num == "null" {
         return Err(Refused::new(100, "num不能为空".to_owned()));
     }
-    let count = Amount::parse(num).filter(|count| count.0 > 0).ok_or_else(|| Refused::new(100, format!("货品{spec_no}数量不合法")))?;
+    let count = Amount::parse(num)
+        .filter(|count| count.0 > 0)
+        .ok_or_else(|| Refused::new(100, format!("货品{spec_no}数量不合法")))?;
     Ok(OutboundLine {
         rec_id: 0,
         count,
@@ -131,7 +149,9 @@ impl OrderRequest {
         if !state.auto_returns {
             match state.returns.by_number(&self.return_no) {
                 None => return refuse("采购退货单不存在".to_owned()),
-                Some(known) if known.status() != APPROVED => return refuse("出库单对应的采购退换单状态错误".to_owned()),
+                Some(known) if known.status() != APPROVED => {
+                    return refuse("出库单对应的采购退换单状态错误".to_owned());
+                }
                 Some(_) => {}
             }
             if !state.warehouses.contains(&self.warehouse_no) {
@@ -143,7 +163,9 @@ impl OrderRequest {
         }
         let mut seen = HashSet::with_capacity(self.lines.len());
         for line in &self.lines {
-            if !seen.insert(&*line.spec_no) || !(state.auto_returns || state.specs.contains(&*line.spec_no)) {
+            if !seen.insert(&*line.spec_no)
+                || !(state.auto_returns || state.specs.contains(&*line.spec_no))
+            {
                 return refuse("货品列表中货品不存在或者货品重复".to_owned());
             }
             if state.disabled_batches.contains(&*line.batch_no) {
@@ -157,8 +179,12 @@ impl OrderRequest {
     pub fn apply(self, state: &mut State, doing: &Doing) -> Result<String, Refused> {
         self.check(state)?;
         let id = state.outbounds.next_id();
-        let order_no = format!("CH{}{:03}", beijing_day(doing.now), id - super::world::FIRST_OUTBOUND + 1);
-        let provider_no = state.returns.by_number(&self.return_no).map_or("GYS001".into(), |known| known.provider_no.clone());
+        let order_no =
+            format!("CH{}{:03}", beijing_day(doing.now), id - super::world::FIRST_OUTBOUND + 1);
+        let provider_no = state
+            .returns
+            .by_number(&self.return_no)
+            .map_or("GYS001".into(), |known| known.provider_no.clone());
         state.ledger.made.push(Made {
             outbound_id: id,
             request: doing.request,

@@ -23,7 +23,14 @@ pub enum Visitor {
 }
 
 /// Judges one complete request by its address, query string and body. `now` is the ERP's clock.
-pub fn judge(account: &Account, method: &str, path: &str, query: &str, body: &[u8], now: i64) -> Visitor {
+pub fn judge(
+    account: &Account,
+    method: &str,
+    path: &str,
+    query: &str,
+    body: &[u8],
+    now: i64,
+) -> Visitor {
     if method != "POST" {
         return Visitor::Stranger(405, "only POST");
     }
@@ -37,13 +44,18 @@ pub fn judge(account: &Account, method: &str, path: &str, query: &str, body: &[u
 }
 
 fn flagship(account: &Account, query: &str, body: &[u8], now: i64) -> Visitor {
-    let Some(parameters) = Parameters::read(query) else { return Visitor::Stranger(400, "the query string cannot be read") };
-    let call = parameters.get("method").and_then(|name| Call::ALL.into_iter().find(|call| call.method() == name));
+    let Some(parameters) = Parameters::read(query) else {
+        return Visitor::Stranger(400, "the query string cannot be read");
+    };
+    let call = parameters
+        .get("method")
+        .and_then(|name| Call::ALL.into_iter().find(|call| call.method() == name));
     let Some(call) = call.filter(|call| call.edition() == Edition::Flagship) else {
         return Visitor::Stranger(200, "{\"status\":1,\"message\":\"method不存在\"}");
     };
     let is = |name: &str, value: &str| parameters.get(name) == Some(value);
-    let signed_at = parameters.get("timestamp").and_then(|text| text.parse::<i64>().ok()).unwrap_or(0);
+    let signed_at =
+        parameters.get("timestamp").and_then(|text| text.parse::<i64>().ok()).unwrap_or(0);
     let refused = if !is("sid", &account.flagship_sid) {
         Refused::new(1, "sid is not exists")
     } else if !is("key", &account.flagship_key) || !is("salt", &account.flagship_salt) {
@@ -67,7 +79,10 @@ fn enterprise(account: &Account, body: &[u8], now: i64) -> Visitor {
         return Visitor::Refused(call, Refused::new(1000, "参数无法解析"));
     };
     let is = |name: &str, value: &str| parameters.get(name) == Some(value);
-    let stamp = parameters.get("timestamp").filter(|text| text.len() == 10).and_then(|text| text.parse::<i64>().ok());
+    let stamp = parameters
+        .get("timestamp")
+        .filter(|text| text.len() == 10)
+        .and_then(|text| text.parse::<i64>().ok());
     let refused = if !is("sid", &account.enterprise_sid) {
         Refused::new(1001, "sid is not exists")
     } else if !is("appkey", &account.enterprise_appkey) {

@@ -33,7 +33,10 @@ impl Trial {
         let world = Arc::new(World::new(&SimulatorConfig::default()));
         let control = Control::new(world);
         for kind in [Kind::PurchaseReturns, Kind::Outbounds] {
-            control.seed(kind, &Seeding { from: Some("2026-01-01 00:00:00".into()), ..Seeding::of(RECORDS) })?;
+            control.seed(
+                kind,
+                &Seeding { from: Some("2026-01-01 00:00:00".into()), ..Seeding::of(RECORDS) },
+            )?;
         }
         Ok(Self { service: TowerToHyperService::new(admin::router(control)) })
     }
@@ -48,7 +51,9 @@ impl Trial {
         }
         let line = String::from_utf8_lossy(line);
         let (method, path) = line.split_once(' ').unwrap_or(("GET", &line));
-        let Ok(request) = Request::builder().method(method).uri(path).body(Body::from(body.to_vec())) else {
+        let Ok(request) =
+            Request::builder().method(method).uri(path).body(Body::from(body.to_vec()))
+        else {
             return "no request";
         };
         let Ok(response) = self.service.call(request).await;
@@ -63,5 +68,7 @@ impl Trial {
 }
 
 fn asks_for_much(body: &Value) -> bool {
-    ["count", "lines"].iter().any(|key| body.get(key).and_then(Value::as_u64).is_some_and(|count| count > MOST))
+    ["count", "lines"]
+        .iter()
+        .any(|key| body.get(key).and_then(Value::as_u64).is_some_and(|count| count > MOST))
 }

@@ -117,7 +117,13 @@ pub fn marker(remark: &str) -> Option<&str> {
 impl Ledger {
     /// Keeps the last `keep` requests one by one, and all of them as counts.
     pub fn new(keep: usize) -> Self {
-        Self { made: Vec::new(), counts: [Counts::default(); 4], log: VecDeque::new(), keep, next: 1 }
+        Self {
+            made: Vec::new(),
+            counts: [Counts::default(); 4],
+            log: VecDeque::new(),
+            keep,
+            next: 1,
+        }
     }
 
     pub fn count(&mut self, call: Call) -> &mut Counts {
@@ -143,7 +149,14 @@ impl Ledger {
             self.log.pop_front();
         }
         if self.keep > 0 {
-            self.log.push_back(Request { seq, call, at_ms, applied: false, answered: false, end: "open" });
+            self.log.push_back(Request {
+                seq,
+                call,
+                at_ms,
+                applied: false,
+                answered: false,
+                end: "open",
+            });
         }
         seq
     }
@@ -188,7 +201,11 @@ impl Ledger {
             }
         }
         summary.calls = self.counts();
-        summary.refused = self.counts.iter().map(|counts| counts.refused_frequency + counts.refused_concurrency).sum();
+        summary.refused = self
+            .counts
+            .iter()
+            .map(|counts| counts.refused_frequency + counts.refused_concurrency)
+            .sum();
     }
 }
 

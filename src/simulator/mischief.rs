@@ -1,9 +1,10 @@
 //! Scripted mischief: which request meets which fault, by seed and count.
 //!
-//! One rule in one line: `target:fault=chance`, where the chance is a probability (`0.02`), a count (`3x`: the next three)
-//! or a place (`@2`: the second from now, and no other).
+//! One rule in one line: `target:fault=chance`, where the chance is a probability (`0.02`), a count
+//! (`3x`: the next three) or a place (`@2`: the second from now, and no other).
 //!
-//! Targets: `createOrder`, `purchaseReturns`, `outbounds`, `enterprise`, `query` (the three queries), `all`.
+//! Targets: `createOrder`, `purchaseReturns`, `outbounds`, `enterprise`, `query` (the three
+//! queries), `all`.
 //!
 //! | fault | what happens |
 //! |---|---|
@@ -62,9 +63,9 @@ impl FromStr for Target {
             "enterprise" => Ok(Self::One(Call::EnterpriseOutbounds)),
             "query" => Ok(Self::Queries),
             "all" => Ok(Self::All),
-            other => {
-                Err(format!("\"{other}\" is no target of faults; use createOrder, purchaseReturns, outbounds, enterprise, query or all"))
-            }
+            other => Err(format!(
+                "\"{other}\" is no target of faults; use createOrder, purchaseReturns, outbounds, enterprise, query or all"
+            )),
         }
     }
 }
@@ -143,13 +144,27 @@ impl FromStr for Fault {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, argument) = match text.split_once('(') {
-            Some((name, rest)) => (name, Some(rest.strip_suffix(')').ok_or_else(|| format!("\"{text}\" lacks a closing bracket"))?)),
+            Some((name, rest)) => (
+                name,
+                Some(
+                    rest.strip_suffix(')')
+                        .ok_or_else(|| format!("\"{text}\" lacks a closing bracket"))?,
+                ),
+            ),
             None => (text, None),
         };
-        let span = || parse_span(argument.ok_or_else(|| format!("\"{name}\" needs a duration, for example {name}(2s)"))?);
+        let span =
+            || {
+                parse_span(argument.ok_or_else(|| {
+                    format!("\"{name}\" needs a duration, for example {name}(2s)")
+                })?)
+            };
         let number = || {
-            let digits = argument.ok_or_else(|| format!("\"{name}\" needs a number, for example {name}(2)"))?;
-            digits.parse::<u64>().map_err(|_| format!("\"{digits}\" in \"{text}\" is not a whole number"))
+            let digits = argument
+                .ok_or_else(|| format!("\"{name}\" needs a number, for example {name}(2)"))?;
+            digits
+                .parse::<u64>()
+                .map_err(|_| format!("\"{digits}\" in \"{text}\" is not a whole number"))
         };
         let not_applied = |end| Ok(Self::End { end, applied: false });
         let applied = |end| Ok(Self::End { end, applied: true });
@@ -170,9 +185,10 @@ impl FromStr for Fault {
             "throttle" => refusal(Refusal::Throttle),
             "concurrency" => refusal(Refusal::Concurrency),
             "slow" => {
-                let (from, to) = argument
-                    .and_then(|range| range.split_once(".."))
-                    .map_or_else(|| span().map(|fixed| (fixed, fixed)), |(from, to)| Ok((parse_span(from)?, parse_span(to)?)))?;
+                let (from, to) = argument.and_then(|range| range.split_once("..")).map_or_else(
+                    || span().map(|fixed| (fixed, fixed)),
+                    |(from, to)| Ok((parse_span(from)?, parse_span(to)?)),
+                )?;
                 Ok(Self::Slow(from, to.max(from)))
             }
             "delayed_apply" => Ok(Self::DelayedApply(span()?)),
@@ -194,7 +210,9 @@ impl FromStr for Fault {
             "applied_database" => applied(End::Refusal(Refusal::Database)),
             "other" => refusal(Refusal::Other),
             "no_status" => refusal(Refusal::NoStatus),
-            other => Err(format!("\"{other}\" is no fault; `wdt-connector simulate --help` lists them")),
+            other => {
+                Err(format!("\"{other}\" is no fault; `wdt-connector simulate --help` lists them"))
+            }
         }
     }
 }
@@ -232,7 +250,9 @@ impl FromStr for Rule {
         let (fault, chance) = rest.split_once('=').ok_or_else(refuse)?;
         let chance = match (chance.strip_suffix('x'), chance.strip_prefix('@')) {
             (Some(count), _) => Chance::Next(count.parse().map_err(|_| refuse())?),
-            (None, Some(place)) => Chance::At(place.parse::<u32>().ok().filter(|place| *place > 0).ok_or_else(refuse)?),
+            (None, Some(place)) => {
+                Chance::At(place.parse::<u32>().ok().filter(|place| *place > 0).ok_or_else(refuse)?)
+            }
             (None, None) => {
                 let probability: f64 = chance.parse().map_err(|_| refuse())?;
                 if !(0.0..=1.0).contains(&probability) {
@@ -241,7 +261,12 @@ impl FromStr for Rule {
                 Chance::Probability(probability)
             }
         };
-        Ok(Self { text: text.trim().to_owned(), target: target.parse()?, fault: fault.parse()?, chance })
+        Ok(Self {
+            text: text.trim().to_owned(),
+            target: target.parse()?,
+            fault: fault.parse()?,
+            chance,
+        })
     }
 }
 
@@ -288,7 +313,8 @@ struct Armed {
     struck: u64,
 }
 
-/// The script and its chance; each rule draws from a stream of its own, so that one does not shift another's.
+/// The script and its chance; each rule draws from a stream of its own, so that one does not shift
+/// another's.
 #[derive(Debug)]
 pub struct Mischief {
     seed: u64,
@@ -340,11 +366,16 @@ impl Mischief {
         };
         self.armed
             .iter()
-            .map(|armed| RuleState { rule: armed.rule.text.clone(), struck: armed.struck, left: left(armed.rule.chance) })
+            .map(|armed| RuleState {
+                rule: armed.rule.text.clone(),
+                struck: armed.struck,
+                left: left(armed.rule.chance),
+            })
             .collect()
     }
 
-    /// What the next request of this call meets. The first rule that ends a request wins; the others add up.
+    /// What the next request of this call meets. The first rule that ends a request wins; the
+    /// others add up.
     pub fn draw(&mut self, call: Call) -> Plan {
         let mut plan = Plan::default();
         let mut ended = false;
@@ -363,7 +394,9 @@ impl Mischief {
                     }
                     free
                 }
-                Chance::Probability(probability) => armed.rng.chance(*probability) && !(ends && ended),
+                Chance::Probability(probability) => {
+                    armed.rng.chance(*probability) && !(ends && ended)
+                }
                 Chance::Next(0) => false,
                 Chance::Next(left) => {
                     let free = !(ends && ended);
@@ -406,7 +439,16 @@ mod tests {
         assert_eq!(rules[1].chance, Chance::Next(3));
         assert_eq!(parse_rules("query:5xx=@2").unwrap()[0].chance, Chance::At(2));
         assert_eq!(rules[2].fault, Fault::Slow(Duration::from_millis(10), Duration::from_secs(2)));
-        for wrong in ["x", "createOrder:5xx", "nobody:5xx=1", "all:nothing=1", "all:5xx=2", "all:late=1", "all:late(2s=1", "all:5xx=@0"] {
+        for wrong in [
+            "x",
+            "createOrder:5xx",
+            "nobody:5xx=1",
+            "all:nothing=1",
+            "all:5xx=2",
+            "all:late=1",
+            "all:late(2s=1",
+            "all:5xx=@0",
+        ] {
             let text = parse_rules(wrong).unwrap_err();
             assert!(text.contains('"'), "{wrong}: {text}");
         }
@@ -415,7 +457,9 @@ mod tests {
     #[test]
     fn counted_rules_strike_in_turn_and_only_their_target() {
         let mut mischief = Mischief::new(1);
-        mischief.add(parse_rules("createOrder:throttle=2x,createOrder:reset=1x,all:slow(5ms)=1").unwrap());
+        mischief.add(
+            parse_rules("createOrder:throttle=2x,createOrder:reset=1x,all:slow(5ms)=1").unwrap(),
+        );
         assert_eq!(mischief.draw(Call::Outbounds).end, End::Answer);
         let ends: Vec<End> = (0..4).map(|_| mischief.draw(Call::CreateOrder).end).collect();
         let throttle = End::Refusal(Refusal::Throttle);
@@ -432,7 +476,9 @@ mod tests {
         let run = |seed| {
             let mut mischief = Mischief::new(seed);
             mischief.add(parse_rules("createOrder:5xx=0.2").unwrap());
-            (0..500).map(|_| mischief.draw(Call::CreateOrder).end == End::Answer).collect::<Vec<_>>()
+            (0..500)
+                .map(|_| mischief.draw(Call::CreateOrder).end == End::Answer)
+                .collect::<Vec<_>>()
         };
         assert_eq!(run(7), run(7));
         assert_ne!(run(7), run(8));

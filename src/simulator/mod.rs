@@ -1,13 +1,14 @@
-//! A stand-in for the ERP: both editions over real HTTP, with its checks, quota and texts, a ledger of what it holds,
-//! and scripted mischief. For `demo`, `simulate`, tests and benchmarks.
+//! A stand-in for the ERP: both editions over real HTTP, with its checks, quota and texts, a ledger
+//! of what it holds, and scripted mischief. For `demo`, `simulate`, tests and benchmarks.
 //!
 //! ```text
 //! wire ▶ door (account, signature, clock) ▶ world (quota, mischief's plan) ▶ create | query ▶ table, ledger ▶ wire
 //! ```
 //!
-//! It imports nothing of the client: signatures, times and decimals are its own, so that a mistake cannot cancel out.
-//! A request is executed when it has arrived completely; latency and mischief come between that and the answer,
-//! so a client that gives up meanwhile leaves an executed call without an answer, as with the real ERP.
+//! It imports nothing of the client: signatures, times and decimals are its own, so that a mistake
+//! cannot cancel out. A request is executed when it has arrived completely; latency and mischief
+//! come between that and the answer, so a client that gives up meanwhile leaves an executed call
+//! without an answer, as with the real ERP.
 
 mod admin;
 mod amount;
@@ -66,7 +67,8 @@ pub enum Call {
 }
 
 impl Call {
-    pub const ALL: [Self; 4] = [Self::CreateOrder, Self::PurchaseReturns, Self::Outbounds, Self::EnterpriseOutbounds];
+    pub const ALL: [Self; 4] =
+        [Self::CreateOrder, Self::PurchaseReturns, Self::Outbounds, Self::EnterpriseOutbounds];
 
     /// The ERP's name of the call.
     #[must_use]
@@ -126,7 +128,8 @@ impl Default for Account {
     }
 }
 
-/// How a simulator starts; all of it but account, addresses and seed can be changed while it runs ([`Adjust`]).
+/// How a simulator starts; all of it but account, addresses and seed can be changed while it runs
+/// ([`Adjust`]).
 #[derive(Clone, Debug)]
 pub struct SimulatorConfig {
     /// Where the ERP listens; port 0 takes a free one.
@@ -157,7 +160,8 @@ pub struct SimulatorConfig {
 }
 
 impl Default for SimulatorConfig {
-    /// The contract's quota of 60, no latency, strict about what exists, no mischief, free loopback ports.
+    /// The contract's quota of 60, no latency, strict about what exists, no mischief, free loopback
+    /// ports.
     fn default() -> Self {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         Self {
@@ -210,14 +214,20 @@ impl Simulator {
         };
         let fault = |address| move |fault| StartFault::Listen { address, fault };
         let (listener, address) = listen(config.listen).await.map_err(fault(config.listen))?;
-        let (admin_listener, admin_address) = listen(config.admin_listen).await.map_err(fault(config.admin_listen))?;
+        let (admin_listener, admin_address) =
+            listen(config.admin_listen).await.map_err(fault(config.admin_listen))?;
 
         let world = Arc::new(world::World::new(&config));
         let control = Control::new(Arc::clone(&world));
         world.lock().mischief.add(config.faults);
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let account = Arc::new(config.account.clone());
-        let server = wire::Server { world: Arc::clone(&world), account, stop: stop.clone(), tasks: tasks.clone() };
+        let server = wire::Server {
+            world: Arc::clone(&world),
+            account,
+            stop: stop.clone(),
+            tasks: tasks.clone(),
+        };
         tasks.spawn(server.accept(listener, address));
         tasks.spawn(admin::serve(admin_listener, control.clone(), stop.clone()));
         tasks.spawn(control::churn(world, stop.clone()));

@@ -54,7 +54,9 @@ fn filled(value: Option<String>) -> Option<String> {
 
 /// Both ends of a window, at most thirty days apart.
 fn window(start: Option<&str>, end: Option<&str>, edition: Edition) -> Result<(i64, i64), Refused> {
-    let (Some(start), Some(end)) = (start.filter(|text| !text.is_empty()), end.filter(|text| !text.is_empty())) else {
+    let (Some(start), Some(end)) =
+        (start.filter(|text| !text.is_empty()), end.filter(|text| !text.is_empty()))
+    else {
         return Err(match edition {
             Edition::Flagship => Refused::new(100, "参数中必须包含起止时间"),
             Edition::Enterprise => Refused::new(2101, "start_time和end_time不能为空"),
@@ -69,16 +71,25 @@ fn window(start: Option<&str>, end: Option<&str>, edition: Edition) -> Result<(i
     if to - from > THIRTY_DAYS {
         return Err(match edition {
             Edition::Flagship => Refused::new(100, "您的查询时间过宽,查询时间不能大于30天"),
-            Edition::Enterprise => Refused::new(2104, "start_time与end_time时间跨度不能超过最大范围 30天"),
+            Edition::Enterprise => {
+                Refused::new(2104, "start_time与end_time时间跨度不能超过最大范围 30天")
+            }
         });
     }
     Ok((from, to))
 }
 
 /// Reads a flagship query: paging from the address, the rest from the one positional argument.
-pub fn read_flagship(call: Call, parameters: &Parameters, body: &[u8], state: &State) -> Result<Query, Refused> {
+pub fn read_flagship(
+    call: Call,
+    parameters: &Parameters,
+    body: &[u8],
+    state: &State,
+) -> Result<Query, Refused> {
     let number = |name: &str| parameters.get(name).and_then(|text| text.parse::<u64>().ok());
-    let (Some(page_no), Some(page_size)) = (number("page_no"), number("page_size").filter(|size| *size > 0)) else {
+    let (Some(page_no), Some(page_size)) =
+        (number("page_no"), number("page_size").filter(|size| *size > 0))
+    else {
         return Err(Refused::new(100, "此方法仅支持分页查询"));
     };
     let total = match parameters.get("calc_total") {
@@ -86,12 +97,17 @@ pub fn read_flagship(call: Call, parameters: &Parameters, body: &[u8], state: &S
         None | Some("0") => false,
         Some(_) => return Err(Refused::new(1, "calc_total参数类型错误")),
     };
-    let selection = if call == Call::PurchaseReturns { returns(argument(body)?, state)? } else { outbounds(argument(body)?)? };
+    let selection = if call == Call::PurchaseReturns {
+        returns(argument(body)?, state)?
+    } else {
+        outbounds(argument(body)?)?
+    };
     Ok(Query { call, selection, page_no, page_size, total })
 }
 
 fn argument<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, Refused> {
-    let mut arguments: Vec<T> = serde_json::from_slice(body).map_err(|fault| Refused::new(1, format!("params参数类型错误: {fault}")))?;
+    let mut arguments: Vec<T> = serde_json::from_slice(body)
+        .map_err(|fault| Refused::new(1, format!("params参数类型错误: {fault}")))?;
     match (arguments.pop(), arguments.len()) {
         (Some(argument), 0) => Ok(argument),
         _ => Err(Refused::new(1, "参数个数不正确,需要1个")),
@@ -101,23 +117,44 @@ fn argument<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, Refused> {
 fn returns(argument: ReturnsArgument, state: &State) -> Result<Selection, Refused> {
     let over = match filled(argument.return_no) {
         Some(part) if argument.fuzzy_query == Some(true) => {
-            if state.returns.all().iter().filter(|known| known.return_no.contains(&part)).take(2).count() > 1 {
+            if state
+                .returns
+                .all()
+                .iter()
+                .filter(|known| known.return_no.contains(&part))
+                .take(2)
+                .count()
+                > 1
+            {
                 return Err(Refused::new(100, "模糊查询匹配到的单据数量大于1条"));
             }
             Over::NumberLike(part)
         }
         Some(number) => Over::Number(number),
         None => {
-            let (from, to) = window(argument.start_time.as_deref(), argument.end_time.as_deref(), Edition::Flagship)?;
+            let (from, to) = window(
+                argument.start_time.as_deref(),
+                argument.end_time.as_deref(),
+                Edition::Flagship,
+            )?;
             Over::Modified(from, to)
         }
     };
-    Ok(Selection { over, statuses: argument.status.into_iter().collect(), warehouse_no: None, provider_no: filled(argument.provider_no) })
+    Ok(Selection {
+        over,
+        statuses: argument.status.into_iter().collect(),
+        warehouse_no: None,
+        provider_no: filled(argument.provider_no),
+    })
 }
 
 fn outbounds(argument: OutboundsArgument) -> Result<Selection, Refused> {
     let statuses = filled(argument.status)
-        .map(|list| list.split(',').map(|status| status.trim().parse::<i32>()).collect::<Result<Vec<_>, _>>())
+        .map(|list| {
+            list.split(',')
+                .map(|status| status.trim().parse::<i32>())
+                .collect::<Result<Vec<_>, _>>()
+        })
         .transpose()
         .map_err(|_| Refused::new(1, "status参数类型错误"))?
         .unwrap_or_default();
@@ -125,7 +162,11 @@ fn outbounds(argument: OutboundsArgument) -> Result<Selection, Refused> {
         (Some(number), _) => Over::Number(number),
         (None, Some(source)) => Over::Source(source),
         (None, None) => {
-            let (from, to) = window(argument.start_time.as_deref(), argument.end_time.as_deref(), Edition::Flagship)?;
+            let (from, to) = window(
+                argument.start_time.as_deref(),
+                argument.end_time.as_deref(),
+                Edition::Flagship,
+            )?;
             match argument.time_type.unwrap_or(1) {
                 1 => Over::Shipped(from, to),
                 2 => Over::Created(from, to),
@@ -140,11 +181,17 @@ fn outbounds(argument: OutboundsArgument) -> Result<Selection, Refused> {
 /// Reads an enterprise query: everything is in the form.
 pub fn read_enterprise(parameters: &Parameters) -> Result<Query, Refused> {
     let filled = |name: &str| parameters.get(name).filter(|value| !value.is_empty());
-    let number = |name: &str, default: u64| filled(name).map_or(Some(default), |text| text.parse::<u64>().ok());
+    let number = |name: &str, default: u64| {
+        filled(name).map_or(Some(default), |text| text.parse::<u64>().ok())
+    };
     let page_no = number("page_no", 0).ok_or_else(|| Refused::new(2105, "page_no不合法"))?;
-    let page_size =
-        number("page_size", 30).filter(|size| (1..=30).contains(size)).ok_or_else(|| Refused::new(2106, "page_size输入值范围1~30"))?;
-    let status = filled("status").map(str::parse::<i32>).transpose().map_err(|_| Refused::new(2107, "status不合法"))?;
+    let page_size = number("page_size", 30)
+        .filter(|size| (1..=30).contains(size))
+        .ok_or_else(|| Refused::new(2106, "page_size输入值范围1~30"))?;
+    let status = filled("status")
+        .map(str::parse::<i32>)
+        .transpose()
+        .map_err(|_| Refused::new(2107, "status不合法"))?;
     let over = match filled("src_order_no") {
         Some(source) => Over::Source(source.to_owned()),
         None => {
@@ -196,7 +243,9 @@ impl Query {
         let total = if self.total { format!("\"total_count\":{count},") } else { String::new() };
         match self.call.edition() {
             Edition::Flagship => format!("{{\"status\":0,\"data\":{{{total}\"order\":[{rows}]}}}}"),
-            Edition::Enterprise => format!("{{\"code\":0,\"message\":\"succeed\",{total}\"stockout_list\":[{rows}]}}"),
+            Edition::Enterprise => {
+                format!("{{\"code\":0,\"message\":\"succeed\",{total}\"stockout_list\":[{rows}]}}")
+            }
         }
     }
 }

@@ -1,4 +1,5 @@
-//! How the ERP counts calls: per call over any sixty seconds, and how many run at once. Pure: the time is an argument.
+//! How the ERP counts calls: per call over any sixty seconds, and how many run at once. Pure: the
+//! time is an argument.
 
 use std::collections::VecDeque;
 
@@ -21,10 +22,12 @@ impl MinuteQuota {
         Self { limit, ..Self::default() }
     }
 
-    /// Whether one more call is executed at `now_ms` (any clock that never goes back). The 61st within sixty seconds is not.
+    /// Whether one more call is executed at `now_ms` (any clock that never goes back). The 61st
+    /// within sixty seconds is not.
     pub fn admit(&mut self, now_ms: u64) -> bool {
         let Some(limit) = self.limit else { return true };
-        while self.taken_ms.front().is_some_and(|taken| now_ms.saturating_sub(*taken) >= MINUTE_MS) {
+        while self.taken_ms.front().is_some_and(|taken| now_ms.saturating_sub(*taken) >= MINUTE_MS)
+        {
             self.taken_ms.pop_front();
         }
         let admitted = self.taken_ms.len() < limit as usize;

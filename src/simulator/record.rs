@@ -1,6 +1,7 @@
 //! What the ERP holds: purchase returns and outbound orders.
 //!
-//! Only what varies is stored; the rest of a record's fields is derived from its `flavour` when it is written out.
+//! Only what varies is stored; the rest of a record's fields is derived from its `flavour` when it
+//! is written out.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +27,8 @@ pub enum Kind {
     Outbounds,
 }
 
-/// Fields written out differently from what the record says: raw JSON by name, `None` leaves the field out.
+/// Fields written out differently from what the record says: raw JSON by name, `None` leaves the
+/// field out.
 ///
 /// They change what queries answer, never by what they filter.
 pub type Overrides = BTreeMap<String, Option<Box<RawValue>>>;

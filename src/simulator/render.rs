@@ -106,7 +106,12 @@ impl<'a> Object<'a> {
         })
     }
 
-    fn list<T>(&mut self, name: &'static str, items: &[T], write: impl Fn(&mut String, &T)) -> &mut Self {
+    fn list<T>(
+        &mut self,
+        name: &'static str,
+        items: &[T],
+        write: impl Fn(&mut String, &T),
+    ) -> &mut Self {
         self.field(name, |out| {
             out.push('[');
             for (at, item) in items.iter().enumerate() {
@@ -119,7 +124,8 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// Writes the overrides that replaced nothing (fields the ERP never sent before) and closes the object.
+    /// Writes the overrides that replaced nothing (fields the ERP never sent before) and closes the
+    /// object.
     fn close(&mut self) {
         if let Some(overrides) = self.overrides {
             for (name, json) in overrides {
@@ -247,7 +253,9 @@ fn flagship_outbound(out: &mut String, record: &Outbound) {
     let people = seed::people(record.flavour);
     let totals = totals(record);
     let mut object = Object::open(out, Edition::Flagship, record.overrides.as_deref());
-    object.text("order_no", &record.order_no).list("details_list", &record.lines, |out, line| flagship_outbound_line(out, record, line));
+    object
+        .text("order_no", &record.order_no)
+        .list("details_list", &record.lines, |out, line| flagship_outbound_line(out, record, line));
     // Absent until shipped, as the contract says; an override may still add it.
     if let Some(at) = record.shipped {
         object.millis("consign_time", at);
@@ -369,7 +377,9 @@ fn enterprise_outbound(out: &mut String, record: &Outbound) {
         .text("last_load_purchase_no", "")
         .text("modified", &beijing(record.modified))
         .text("order_type_name", "采购退货出库")
-        .list("details_list", &record.lines, |out, line| enterprise_outbound_line(out, record, line))
+        .list("details_list", &record.lines, |out, line| {
+            enterprise_outbound_line(out, record, line)
+        })
         .close();
 }
 

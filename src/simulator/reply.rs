@@ -43,7 +43,8 @@ impl Refused {
 
 /// The body of a scripted refusal.
 ///
-/// The enterprise edition's codes other than 1012 and 2104 are not documented; these are made up and mean "any other".
+/// The enterprise edition's codes other than 1012 and 2104 are not documented; these are made up
+/// and mean "any other".
 pub fn scripted(refusal: Refusal, call: Call) -> String {
     let edition = call.edition();
     let by_edition = |flagship: i64, enterprise: i64, text: &str| {
@@ -56,7 +57,10 @@ pub fn scripted(refusal: Refusal, call: Call) -> String {
     match refusal {
         Refusal::Throttle => Refused::frequency(edition).body(edition),
         Refusal::Concurrency => Refused::concurrency(edition).body(edition),
-        Refusal::Inner => "{\"status\":0,\"data\":{\"status\":1,\"message\":\"出库单对应的采购退换单状态错误\"}}".to_owned(),
+        Refusal::Inner => {
+            "{\"status\":0,\"data\":{\"status\":1,\"message\":\"出库单对应的采购退换单状态错误\"}}"
+                .to_owned()
+        }
         Refusal::Sid => by_edition(1, 1001, "sid is not exists"),
         Refusal::Signature => by_edition(1, 1003, "签名验证失败"),
         Refusal::Permission => by_edition(100, 1010, "权限不足"),

@@ -28,7 +28,10 @@ impl Rng {
     }
 
     /// True with this probability.
-    #[expect(clippy::cast_precision_loss, reason = "53 bits are kept, which a double holds exactly")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "53 bits are kept, which a double holds exactly"
+    )]
     pub fn chance(&mut self, probability: f64) -> bool {
         ((self.next() >> 11) as f64) / ((1_u64 << 53) as f64) < probability
     }

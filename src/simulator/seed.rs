@@ -10,16 +10,30 @@ use super::{
 };
 
 /// Warehouses that exist from the start, number and name.
-pub const WAREHOUSES: [(&str, &str); 5] =
-    [("WH-SH-01", "上海一号仓"), ("WH-HZ-01", "杭州残次品仓"), ("WH-GZ-02", "广州二仓"), ("WH-CD-01", "成都中心仓"), ("1001", "华东一仓")];
-const PROVIDERS: [(&str, &str); 4] =
-    [("GYS001", "秋天服饰有限公司"), ("GYS002", "义乌市百货供应商"), ("20170808002", "深圳数码贸易行"), ("LCJ-88", "绿茶集团")];
-const PLACES: [(&str, &str, &str); 4] =
-    [("上海", "上海市", "浦东新区"), ("浙江省", "杭州市", "余杭区"), ("广东省", "广州市", "白云区"), ("四川省", "成都市", "武侯区")];
+pub const WAREHOUSES: [(&str, &str); 5] = [
+    ("WH-SH-01", "上海一号仓"),
+    ("WH-HZ-01", "杭州残次品仓"),
+    ("WH-GZ-02", "广州二仓"),
+    ("WH-CD-01", "成都中心仓"),
+    ("1001", "华东一仓"),
+];
+const PROVIDERS: [(&str, &str); 4] = [
+    ("GYS001", "秋天服饰有限公司"),
+    ("GYS002", "义乌市百货供应商"),
+    ("20170808002", "深圳数码贸易行"),
+    ("LCJ-88", "绿茶集团"),
+];
+const PLACES: [(&str, &str, &str); 4] = [
+    ("上海", "上海市", "浦东新区"),
+    ("浙江省", "杭州市", "余杭区"),
+    ("广东省", "广州市", "白云区"),
+    ("四川省", "成都市", "武侯区"),
+];
 const NAMES: [&str; 6] = ["王小明", "李芳", "张伟", "陈静", "刘洋", "欧阳娜娜"];
 const CLERKS: [&str; 4] = ["系统", "外部接口", "赵会计", "孙主管"];
 const CARRIERS: [&str; 4] = ["", "SF", "YTO", "JD"];
-const REMARKS: [&str; 5] = ["", "质量问题退货", "换季清仓，退回供应商", "供应商要求召回（第2批）", "外箱破损 \"易碎\""];
+const REMARKS: [&str; 5] =
+    ["", "质量问题退货", "换季清仓，退回供应商", "供应商要求召回（第2批）", "外箱破损 \"易碎\""];
 const BRANDS: [(&str, &str, &str, &str); 4] = [
     ("BD001", "无", "纯棉短袖T恤", "白色 L"),
     ("BD002", "旺店通", "手持终端", "黑色006型"),
@@ -43,7 +57,9 @@ fn of<T: Copy + Default>(items: &[T], seed: u64) -> T {
 
 /// A number that depends on a text alone (FNV-1a).
 fn fold(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// Who is behind a record, and where.
@@ -75,11 +91,19 @@ pub fn people(flavour: u64) -> People {
 }
 
 pub fn purchase_no(flavour: u64) -> String {
-    if flavour.is_multiple_of(3) { String::new() } else { format!("CG{:010}", mix(flavour) % 10_000_000_000) }
+    if flavour.is_multiple_of(3) {
+        String::new()
+    } else {
+        format!("CG{:010}", mix(flavour) % 10_000_000_000)
+    }
 }
 
 pub fn outer_no(flavour: u64) -> String {
-    if flavour.is_multiple_of(4) { String::new() } else { format!("OPCG{:012}", mix(flavour ^ 1) % 1_000_000_000_000) }
+    if flavour.is_multiple_of(4) {
+        String::new()
+    } else {
+        format!("OPCG{:012}", mix(flavour ^ 1) % 1_000_000_000_000)
+    }
 }
 
 pub fn provider_name(provider_no: &str) -> &'static str {
@@ -134,7 +158,11 @@ pub struct Position {
 
 pub fn position(line: &OutboundLine) -> Position {
     let id = mix(line.rec_id ^ 7) % 100_000;
-    let no = if line.position_no.is_empty() { format!("A-{:02}-{:02}", id % 40, id % 9) } else { line.position_no.to_string() };
+    let no = if line.position_no.is_empty() {
+        format!("A-{:02}-{:02}", id % 40, id % 9)
+    } else {
+        line.position_no.to_string()
+    };
     Position { id, no }
 }
 
@@ -169,7 +197,16 @@ impl Seeding {
     /// `count` records over the last seven days.
     #[must_use]
     pub fn of(count: u32) -> Self {
-        Self { count, from: None, to: None, status: None, edition: Edition::Flagship, lines: None, return_no: None, warehouse_no: None }
+        Self {
+            count,
+            from: None,
+            to: None,
+            status: None,
+            edition: Edition::Flagship,
+            lines: None,
+            return_no: None,
+            warehouse_no: None,
+        }
     }
 }
 
@@ -194,20 +231,32 @@ fn line_specs(rng: &mut Rng, lines: u32) -> impl Iterator<Item = String> + use<>
 
 pub fn purchase_return(seed: u64, id: u32, seeding: &Seeding, modified: i64) -> PurchaseReturn {
     let mut rng = Rng::new(seed ^ mix(u64::from(id)));
-    let status = seeding.status.unwrap_or_else(|| rng.pick(&[40, 40, 40, 40, 40, 40, 30, 20, 60, 10]));
+    let status =
+        seeding.status.unwrap_or_else(|| rng.pick(&[40, 40, 40, 40, 40, 40, 30, 20, 60, 10]));
     let flavour = rng.next();
     let lines = line_specs(&mut rng, seeding.lines.unwrap_or(3))
         .enumerate()
         .map(|(at, spec)| {
-            let num = Amount(i128::from(rng.below(40) + 1) * 10_000 + i128::from(rng.below(4)) * 2500);
+            let num =
+                Amount(i128::from(rng.below(40) + 1) * 10_000 + i128::from(rng.below(4)) * 2500);
             let out_num = if status == 60 { num } else { Amount(0) };
-            ReturnLine { rec_id: u64::from(id) * 10 + at as u64, price: price(&spec), spec_no: spec.into(), num, out_num }
+            ReturnLine {
+                rec_id: u64::from(id) * 10 + at as u64,
+                price: price(&spec),
+                spec_no: spec.into(),
+                num,
+                out_num,
+            }
         })
         .collect();
     PurchaseReturn {
         id,
         revision: 0,
-        return_no: seeding.return_no.as_deref().map_or_else(|| format!("CR{}{id:06}", beijing_day(modified)), str::to_owned).into(),
+        return_no: seeding
+            .return_no
+            .as_deref()
+            .map_or_else(|| format!("CR{}{id:06}", beijing_day(modified)), str::to_owned)
+            .into(),
         status,
         warehouse_no: warehouse(&mut rng, seeding),
         provider_no: rng.pick(&PROVIDERS).0.into(),
@@ -238,7 +287,12 @@ pub fn outbound(seed: u64, id: u32, seeding: &Seeding, modified: i64) -> Outboun
             defect: rng.chance(0.1),
             unit_name: "".into(),
             position_no: "".into(),
-            batch_no: if rng.chance(0.5) { format!("PC{:08}", rng.below(100_000_000)) } else { String::new() }.into(),
+            batch_no: if rng.chance(0.5) {
+                format!("PC{:08}", rng.below(100_000_000))
+            } else {
+                String::new()
+            }
+            .into(),
             expire_date: "".into(),
             remark: "".into(),
         })
@@ -248,7 +302,11 @@ pub fn outbound(seed: u64, id: u32, seeding: &Seeding, modified: i64) -> Outboun
         revision: 0,
         edition: seeding.edition,
         order_no: format!("CK{}{id:06}", beijing_day(modified)).into(),
-        src_order_no: seeding.return_no.as_deref().map_or_else(|| format!("CT{}{id:06}", beijing_day(modified)), str::to_owned).into(),
+        src_order_no: seeding
+            .return_no
+            .as_deref()
+            .map_or_else(|| format!("CT{}{id:06}", beijing_day(modified)), str::to_owned)
+            .into(),
         status,
         warehouse_no: warehouse(&mut rng, seeding),
         provider_no: rng.pick(&PROVIDERS).0.into(),
@@ -271,7 +329,11 @@ pub fn next_change_of_return(record: &PurchaseReturn, rng: &mut Rng, now: i64) -
         40 if rng.chance(0.2) => Some(60),
         _ => None,
     };
-    Change { status, remark: Some(note(record.remark.as_ref(), record.revision(), now)), ..Change::default() }
+    Change {
+        status,
+        remark: Some(note(record.remark.as_ref(), record.revision(), now)),
+        ..Change::default()
+    }
 }
 
 /// What somebody in the warehouse might do next to an outbound order.

@@ -2,8 +2,8 @@
 
 use md5::{Digest, Md5};
 
-/// Decodes percent signs and `+` of a query string or form; `None` when a percent sign has no two hex digits behind it
-/// or the bytes are not UTF-8.
+/// Decodes percent signs and `+` of a query string or form; `None` when a percent sign has no two
+/// hex digits behind it or the bytes are not UTF-8.
 fn decode(text: &str) -> Option<String> {
     let mut bytes = text.bytes();
     let mut out = Vec::with_capacity(text.len());
@@ -26,7 +26,8 @@ fn decode(text: &str) -> Option<String> {
 pub struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
-    /// Reads `a=b&c=d`; `None` when it cannot be decoded or a name comes twice (which value was signed, nobody could say).
+    /// Reads `a=b&c=d`; `None` when it cannot be decoded or a name comes twice (which value was
+    /// signed, nobody could say).
     pub fn read(text: &str) -> Option<Self> {
         let mut pairs = Vec::with_capacity(12);
         for pair in text.split('&').filter(|pair| !pair.is_empty()) {
@@ -43,12 +44,19 @@ impl Parameters {
     }
 
     fn signed(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().filter(|(name, _)| name != "sign").map(|(name, value)| (name.as_str(), value.as_str()))
+        self.0
+            .iter()
+            .filter(|(name, _)| name != "sign")
+            .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 }
 
 fn hex(digest: &[u8]) -> String {
-    digest.iter().flat_map(|byte| [byte >> 4, byte & 15]).filter_map(|digit| char::from_digit(u32::from(digit), 16)).collect()
+    digest
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .filter_map(|digit| char::from_digit(u32::from(digit), 16))
+        .collect()
 }
 
 /// The flagship's signature over the query parameters and the body that came.
@@ -77,7 +85,9 @@ pub fn flagship(parameters: &Parameters, body: &[u8], secret: &str) -> String {
 pub fn enterprise(parameters: &Parameters, appsecret: &str) -> String {
     let text: Vec<String> = parameters
         .signed()
-        .map(|(name, value)| format!("{:02}-{name}:{:04}-{value}", name.chars().count(), value.chars().count()))
+        .map(|(name, value)| {
+            format!("{:02}-{name}:{:04}-{value}", name.chars().count(), value.chars().count())
+        })
         .collect();
     let mut md5 = Md5::new();
     md5.update(text.join(";"));
@@ -92,12 +102,18 @@ mod tests {
     use super::*;
 
     fn encode(pairs: &Value) -> String {
-        let quoted = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
+        let quoted =
+            |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
         let pairs = pairs.as_object().unwrap();
-        pairs.iter().map(|(name, value)| format!("{name}={}", quoted(value.as_str().unwrap()))).collect::<Vec<_>>().join("&")
+        pairs
+            .iter()
+            .map(|(name, value)| format!("{name}={}", quoted(value.as_str().unwrap())))
+            .collect::<Vec<_>>()
+            .join("&")
     }
 
-    /// The vectors of the contract, kept here so that the simulator's tests need no file of the client's.
+    /// The vectors of the contract, kept here so that the simulator's tests need no file of the
+    /// client's.
     const VECTORS: &str = include_str!("vectors.json");
 
     #[test]
@@ -106,7 +122,10 @@ mod tests {
         for vector in vectors["flagship"].as_array().unwrap() {
             let parameters = Parameters::read(&encode(&vector["query"])).unwrap();
             let secret = vector["appsecret"].as_str().unwrap().split_once(':').unwrap().0;
-            assert_eq!(flagship(&parameters, vector["body"].as_str().unwrap().as_bytes(), secret), vector["sign"].as_str().unwrap());
+            assert_eq!(
+                flagship(&parameters, vector["body"].as_str().unwrap().as_bytes(), secret),
+                vector["sign"].as_str().unwrap()
+            );
         }
     }
 
@@ -115,7 +134,10 @@ mod tests {
         let vectors: Value = serde_json::from_str(VECTORS).unwrap();
         for vector in vectors["enterprise"].as_array().unwrap() {
             let parameters = Parameters::read(&encode(&vector["params"])).unwrap();
-            assert_eq!(enterprise(&parameters, vector["appsecret"].as_str().unwrap()), vector["sign"].as_str().unwrap());
+            assert_eq!(
+                enterprise(&parameters, vector["appsecret"].as_str().unwrap()),
+                vector["sign"].as_str().unwrap()
+            );
         }
     }
 

@@ -21,8 +21,11 @@ impl World {
         for _ in 0..count {
             let (returns, outbounds) = (state.returns.len() as u64, state.outbounds.len() as u64);
             let at = state.rng.below(returns + outbounds);
-            let (kind, first, at) =
-                if at < returns { (Kind::PurchaseReturns, FIRST_RETURN, at) } else { (Kind::Outbounds, FIRST_OUTBOUND, at - returns) };
+            let (kind, first, at) = if at < returns {
+                (Kind::PurchaseReturns, FIRST_RETURN, at)
+            } else {
+                (Kind::Outbounds, FIRST_OUTBOUND, at - returns)
+            };
             let id = first.saturating_add(u32::try_from(at).unwrap_or(u32::MAX));
             state.touch(kind, id, now, at_ms);
         }
@@ -33,14 +36,18 @@ impl World {
         let now = self.clock.now();
         let read = |text: &Option<String>, default| {
             text.as_deref().map_or(Ok(default), |text| {
-                parse_beijing(text).ok_or_else(|| format!("\"{text}\" is not a time; write yyyy-MM-dd HH:mm:ss, Beijing time"))
+                parse_beijing(text).ok_or_else(|| {
+                    format!("\"{text}\" is not a time; write yyyy-MM-dd HH:mm:ss, Beijing time")
+                })
             })
         };
         let to = read(&seeding.to, now)?;
         let from = read(&seeding.from, to - SEVEN_DAYS)?;
         let count = if seeding.return_no.is_some() { 1 } else { seeding.count };
         if count > MOST_RECORDS || seeding.lines.is_some_and(|lines| lines > MOST_LINES) {
-            return Err(format!("count is {count}; at most {MOST_RECORDS} records of {MOST_LINES} lines are made up in one go"));
+            return Err(format!(
+                "count is {count}; at most {MOST_RECORDS} records of {MOST_LINES} lines are made up in one go"
+            ));
         }
         let mut state = self.lock();
         let mut numbers = Vec::with_capacity(count as usize);
@@ -49,9 +56,13 @@ impl World {
             let State { returns, outbounds, warehouses, seed: chance, .. } = &mut *state;
             match kind {
                 Kind::PurchaseReturns => {
-                    let record = seed::purchase_return(*chance, returns.next_id(), seeding, modified);
+                    let record =
+                        seed::purchase_return(*chance, returns.next_id(), seeding, modified);
                     if returns.by_number(record.number()).is_some() {
-                        return Err(format!("there is a return {} already; modify it instead", record.number()));
+                        return Err(format!(
+                            "there is a return {} already; modify it instead",
+                            record.number()
+                        ));
                     }
                     numbers.push(record.number().to_owned());
                     if !warehouses.contains(record.warehouse_no()) {
@@ -71,8 +82,11 @@ impl World {
 
     /// Changes one record by its number.
     pub fn modify(&self, kind: Kind, number: &str, change: &Change) -> Result<(), String> {
-        if let Some(text) = change.modified.as_deref().filter(|text| parse_beijing(text).is_none()) {
-            return Err(format!("\"{text}\" is not a time; write yyyy-MM-dd HH:mm:ss, Beijing time"));
+        if let Some(text) = change.modified.as_deref().filter(|text| parse_beijing(text).is_none())
+        {
+            return Err(format!(
+                "\"{text}\" is not a time; write yyyy-MM-dd HH:mm:ss, Beijing time"
+            ));
         }
         let (now, at_ms) = (self.clock.now(), self.at_ms());
         let mut state = self.lock();

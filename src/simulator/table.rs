@@ -120,13 +120,15 @@ impl<R: Row> Table<R> {
         self.version += 1;
     }
 
-    /// Records of these warehouses are left out of every answer, as the ERP does for an appkey without rights to them.
+    /// Records of these warehouses are left out of every answer, as the ERP does for an appkey
+    /// without rights to them.
     pub fn hide_warehouses(&mut self, hidden: HashSet<String>) {
         self.hidden_warehouses = hidden;
         self.version += 1;
     }
 
-    /// Stores a new record (its id is [`Self::next_id`]) or a later revision; queries see it from `visible_at_ms` on, or at once.
+    /// Stores a new record (its id is [`Self::next_id`]) or a later revision; queries see it from
+    /// `visible_at_ms` on, or at once.
     pub fn put(&mut self, record: R, visible_at_ms: Option<u64>) {
         let record = Arc::new(record);
         let slot = self.slot(record.id());
@@ -163,7 +165,8 @@ impl<R: Row> Table<R> {
         if place.as_ref().is_some_and(|shown| shown.revision() >= record.revision()) {
             return;
         }
-        let (id, modified, created, shipped) = (record.id(), record.modified(), record.created(), record.shipped());
+        let (id, modified, created, shipped) =
+            (record.id(), record.modified(), record.created(), record.shipped());
         if let Some(before) = place.replace(record) {
             self.by_modified.remove(&(before.modified(), id));
             if let Some(at) = before.shipped() {
@@ -186,23 +189,40 @@ impl<R: Row> Table<R> {
     /// Whether a record is in a selection.
     pub fn fits(selection: &Selection, record: &R) -> bool {
         (selection.statuses.is_empty() || selection.statuses.contains(&record.status()))
-            && selection.warehouse_no.as_deref().is_none_or(|warehouse| warehouse == record.warehouse_no())
-            && selection.provider_no.as_deref().is_none_or(|provider| provider == record.provider_no())
+            && selection
+                .warehouse_no
+                .as_deref()
+                .is_none_or(|warehouse| warehouse == record.warehouse_no())
+            && selection
+                .provider_no
+                .as_deref()
+                .is_none_or(|provider| provider == record.provider_no())
     }
 
     fn ids_over(&self, over: &Over) -> Vec<u32> {
         let window = |index: &BTreeSet<(i64, u32)>, from: i64, to: i64| -> Vec<u32> {
-            if from > to { Vec::new() } else { index.range((from, 0)..=(to, u32::MAX)).map(|(_, id)| *id).collect() }
+            if from > to {
+                Vec::new()
+            } else {
+                index.range((from, 0)..=(to, u32::MAX)).map(|(_, id)| *id).collect()
+            }
         };
         match over {
             Over::Modified(from, to) => window(&self.by_modified, *from, *to),
             Over::Created(from, to) => window(&self.by_created, *from, *to),
             Over::Shipped(from, to) => window(&self.by_shipped, *from, *to),
-            Over::Number(number) => self.by_number.get(number.as_str()).copied().into_iter().collect(),
-            Over::NumberLike(part) => {
-                self.truth.iter().filter(|record| record.number().contains(part.as_str())).map(|record| record.id()).collect()
+            Over::Number(number) => {
+                self.by_number.get(number.as_str()).copied().into_iter().collect()
             }
-            Over::Source(source) => self.by_source.get(source.as_str()).cloned().unwrap_or_default(),
+            Over::NumberLike(part) => self
+                .truth
+                .iter()
+                .filter(|record| record.number().contains(part.as_str()))
+                .map(|record| record.id())
+                .collect(),
+            Over::Source(source) => {
+                self.by_source.get(source.as_str()).cloned().unwrap_or_default()
+            }
         }
     }
 
@@ -211,21 +231,31 @@ impl<R: Row> Table<R> {
             .ids_over(&selection.over)
             .into_iter()
             .filter_map(|id| self.shown(id))
-            .filter(|row| Self::fits(selection, row) && !self.hidden_warehouses.contains(row.warehouse_no()))
+            .filter(|row| {
+                Self::fits(selection, row) && !self.hidden_warehouses.contains(row.warehouse_no())
+            })
             .collect();
         match self.order {
             PageOrder::IdAsc => rows.sort_unstable_by_key(|row| row.id()),
             PageOrder::IdDesc => rows.sort_unstable_by_key(|row| std::cmp::Reverse(row.id())),
             PageOrder::ModifiedAsc => rows.sort_unstable_by_key(|row| (row.modified(), row.id())),
-            PageOrder::ModifiedDesc => rows.sort_unstable_by_key(|row| std::cmp::Reverse((row.modified(), row.id()))),
-            PageOrder::Shuffled => rows.sort_unstable_by_key(|row| mix(self.seed ^ u64::from(row.id()))),
+            PageOrder::ModifiedDesc => {
+                rows.sort_unstable_by_key(|row| std::cmp::Reverse((row.modified(), row.id())))
+            }
+            PageOrder::Shuffled => {
+                rows.sort_unstable_by_key(|row| mix(self.seed ^ u64::from(row.id())))
+            }
         }
         rows.iter().map(|row| row.id()).collect()
     }
 
     /// The ids a query finds, in page order.
     pub fn select(&mut self, selection: &Selection) -> Arc<[u32]> {
-        if let Some((.., ids)) = self.results.iter().find(|(known, version, _)| *version == self.version && known == selection) {
+        if let Some((.., ids)) = self
+            .results
+            .iter()
+            .find(|(known, version, _)| *version == self.version && known == selection)
+        {
             return Arc::clone(ids);
         }
         let ids = self.compute(selection);
@@ -241,11 +271,17 @@ impl<R: Row> Table<R> {
     }
 
     /// One page of a query and how many records it finds in all.
-    pub fn page(&mut self, selection: &Selection, page_no: u64, page_size: u64) -> (usize, Vec<Arc<R>>) {
+    pub fn page(
+        &mut self,
+        selection: &Selection,
+        page_no: u64,
+        page_size: u64,
+    ) -> (usize, Vec<Arc<R>>) {
         let ids = self.select(selection);
         let skip = usize::try_from(page_no.saturating_mul(page_size)).unwrap_or(usize::MAX);
         let take = usize::try_from(page_size).unwrap_or(usize::MAX);
-        let rows = ids.iter().skip(skip).take(take).filter_map(|id| self.shown(*id).cloned()).collect();
+        let rows =
+            ids.iter().skip(skip).take(take).filter_map(|id| self.shown(*id).cloned()).collect();
         (ids.len(), rows)
     }
 }

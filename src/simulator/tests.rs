@@ -24,7 +24,11 @@ fn quoted(text: &str) -> String {
 }
 
 fn form(pairs: &[(&str, String)]) -> String {
-    pairs.iter().map(|(name, value)| format!("{name}={}", quoted(value))).collect::<Vec<_>>().join("&")
+    pairs
+        .iter()
+        .map(|(name, value)| format!("{name}={}", quoted(value)))
+        .collect::<Vec<_>>()
+        .join("&")
 }
 
 /// Unix seconds of a clock the simulator shares with the test: this machine's.
@@ -38,11 +42,19 @@ async fn connect(url: &str) -> TcpStream {
 }
 
 fn request(method: &str, target: &str, body: &str) -> String {
-    format!("{method} {target} HTTP/1.1\r\nHost: erp\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    format!(
+        "{method} {target} HTTP/1.1\r\nHost: erp\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 /// Sends one request; head and body of the answer, or the fault that ended the connection.
-async fn send(url: &str, method: &str, target: &str, body: &str) -> std::io::Result<(String, String)> {
+async fn send(
+    url: &str,
+    method: &str,
+    target: &str,
+    body: &str,
+) -> std::io::Result<(String, String)> {
     let mut stream = connect(url).await;
     stream.write_all(request(method, target, body).as_bytes()).await?;
     let mut answer = String::new();
@@ -51,7 +63,13 @@ async fn send(url: &str, method: &str, target: &str, body: &str) -> std::io::Res
     Ok((head.to_owned(), body.to_owned()))
 }
 
-fn flagship_target(account: &Account, method: &str, paging: &[(&str, &str)], body: &str, timestamp: i64) -> String {
+fn flagship_target(
+    account: &Account,
+    method: &str,
+    paging: &[(&str, &str)],
+    body: &str,
+    timestamp: i64,
+) -> String {
     let mut pairs = vec![
         ("sid", account.flagship_sid.clone()),
         ("key", account.flagship_key.clone()),
@@ -61,12 +79,21 @@ fn flagship_target(account: &Account, method: &str, paging: &[(&str, &str)], bod
         ("timestamp", (timestamp - FLAGSHIP_EPOCH).to_string()),
     ];
     pairs.extend(paging.iter().map(|(name, value)| (*name, (*value).to_owned())));
-    let sign = sign::flagship(&Parameters::read(&form(&pairs)).unwrap(), body.as_bytes(), &account.flagship_secret);
+    let sign = sign::flagship(
+        &Parameters::read(&form(&pairs)).unwrap(),
+        body.as_bytes(),
+        &account.flagship_secret,
+    );
     pairs.push(("sign", sign));
     format!("/openapi?{}", form(&pairs))
 }
 
-async fn flagship(simulator: &Simulator, method: &str, paging: &[(&str, &str)], body: &Value) -> std::io::Result<Value> {
+async fn flagship(
+    simulator: &Simulator,
+    method: &str,
+    paging: &[(&str, &str)],
+    body: &Value,
+) -> std::io::Result<Value> {
     let body = body.to_string();
     let target = flagship_target(simulator.account(), method, paging, &body, now());
     let (_, text) = send(&simulator.url_flagship(), "POST", &target, &body).await?;
@@ -77,7 +104,13 @@ async fn create(simulator: &Simulator, order: Value) -> std::io::Result<Value> {
     flagship(simulator, Call::CreateOrder.method(), &[], &order).await
 }
 
-async fn page(simulator: &Simulator, call: Call, page_no: usize, size: usize, argument: &Value) -> Value {
+async fn page(
+    simulator: &Simulator,
+    call: Call,
+    page_no: usize,
+    size: usize,
+    argument: &Value,
+) -> Value {
     let (page_no, size) = (page_no.to_string(), size.to_string());
     let paging = [("page_no", page_no.as_str()), ("page_size", size.as_str()), ("calc_total", "1")];
     flagship(simulator, call.method(), &paging, &json!([argument])).await.unwrap()
@@ -85,12 +118,23 @@ async fn page(simulator: &Simulator, call: Call, page_no: usize, size: usize, ar
 
 async fn enterprise(simulator: &Simulator, pairs: &[(&str, &str)]) -> Value {
     let account = simulator.account();
-    let mut all =
-        vec![("sid", account.enterprise_sid.clone()), ("appkey", account.enterprise_appkey.clone()), ("timestamp", now().to_string())];
+    let mut all = vec![
+        ("sid", account.enterprise_sid.clone()),
+        ("appkey", account.enterprise_appkey.clone()),
+        ("timestamp", now().to_string()),
+    ];
     all.extend(pairs.iter().map(|(name, value)| (*name, (*value).to_owned())));
-    let sign = sign::enterprise(&Parameters::read(&form(&all)).unwrap(), &account.enterprise_appsecret);
+    let sign =
+        sign::enterprise(&Parameters::read(&form(&all)).unwrap(), &account.enterprise_appsecret);
     all.push(("sign", sign));
-    let (_, text) = send(&simulator.url_enterprise(), "POST", "/openapi2/stockout_order_query_return.php", &form(&all)).await.unwrap();
+    let (_, text) = send(
+        &simulator.url_enterprise(),
+        "POST",
+        "/openapi2/stockout_order_query_return.php",
+        &form(&all),
+    )
+    .await
+    .unwrap();
     serde_json::from_str(&text).unwrap()
 }
 
@@ -117,7 +161,12 @@ fn outbound_window(days: i64) -> Value {
 }
 
 fn ids(answer: &Value, id: &str) -> Vec<u64> {
-    answer["data"]["order"].as_array().unwrap().iter().map(|row| row[id].as_u64().unwrap()).collect()
+    answer["data"]["order"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row[id].as_u64().unwrap())
+        .collect()
 }
 
 /// Names and types, all the way down; lists by their first element.
@@ -128,7 +177,9 @@ fn shape(value: &Value) -> Value {
         Value::Number(_) => json!("number"),
         Value::String(_) => json!("string"),
         Value::Array(items) => json!([items.first().map(shape)]),
-        Value::Object(fields) => fields.iter().map(|(name, value)| (name.clone(), shape(value))).collect(),
+        Value::Object(fields) => {
+            fields.iter().map(|(name, value)| (name.clone(), shape(value))).collect()
+        }
     }
 }
 
@@ -151,12 +202,19 @@ async fn answers_have_the_shape_of_the_samples() {
 
     let span = window(30);
     let (start, end) = (span["start_time"].as_str().unwrap(), span["end_time"].as_str().unwrap());
-    let answer = enterprise(&simulator, &[("start_time", start), ("end_time", end), ("status", "110"), ("page_no", "0")]).await;
+    let answer = enterprise(
+        &simulator,
+        &[("start_time", start), ("end_time", end), ("status", "110"), ("page_no", "0")],
+    )
+    .await;
     let sample: Value = serde_json::from_str(SAMPLE_ENTERPRISE).unwrap();
     assert_eq!(shape(&answer), shape(&sample));
 
     let made = create(&simulator, order("CR1", "#ABCDEFGHIJKLM x")).await.unwrap();
-    assert_eq!(shape(&made), shape(&json!({"status": 0, "data": {"message": "CH20220414136", "status": 0}})));
+    assert_eq!(
+        shape(&made),
+        shape(&json!({"status": 0, "data": {"message": "CH20220414136", "status": 0}}))
+    );
     assert!(made["data"]["message"].as_str().unwrap().starts_with("CH20"));
     let argument = json!({"src_order_no": "CR1"});
     let answer = page(&simulator, Call::Outbounds, 0, 100, &argument).await;
@@ -173,7 +231,8 @@ async fn a_record_can_be_made_to_answer_exactly_as_the_sample() {
     let record = &sample["data"]["order"][0];
     let set = json!({"set": record, "modified": "2023-02-07 14:23:27"});
     let target = format!("/admin/records/outbounds/{number}");
-    let (head, body) = send(&simulator.url_admin(), "POST", &target, &set.to_string()).await.unwrap();
+    let (head, body) =
+        send(&simulator.url_admin(), "POST", &target, &set.to_string()).await.unwrap();
     assert!(head.starts_with("HTTP/1.1 200"), "{head} {body}");
     let window = json!({"start_time": "2023-02-01 00:00:00", "end_time": "2023-02-28 00:00:00", "time_type": 3});
     let answer = page(&simulator, Call::Outbounds, 0, 10, &window).await;
@@ -183,7 +242,10 @@ async fn a_record_can_be_made_to_answer_exactly_as_the_sample() {
         serde_json::from_str(r#"{"set":{"weight":123456789012345.67890123,"neu":"é"},"omit":["status"],"restore":["remark"]}"#).unwrap();
     control.modify(Kind::Outbounds, &number, &change).unwrap();
     let json = control.record(Kind::Outbounds, Edition::Flagship, &number).unwrap();
-    assert!(json.contains(r#""weight":123456789012345.67890123"#) && json.contains(r#""neu":"é""#), "{json}");
+    assert!(
+        json.contains(r#""weight":123456789012345.67890123"#) && json.contains(r#""neu":"é""#),
+        "{json}"
+    );
     assert!(!json.contains(r#""status":"#));
     simulator.stop().await;
 }
@@ -199,18 +261,31 @@ async fn the_door_checks_account_signature_clock_and_version() {
         assert!(head.contains("\r\ndate: ") && head.contains(" GMT"), "{head}");
         serde_json::from_str(&text).unwrap()
     };
-    assert_eq!(ask(&good, &format!("{body} ")).await["message"], "签名验证失败", "one byte more than was signed");
+    assert_eq!(
+        ask(&good, &format!("{body} ")).await["message"],
+        "签名验证失败",
+        "one byte more than was signed"
+    );
     let mut account = simulator.account().clone();
     account.flagship_sid = "other".to_owned();
     let target = flagship_target(&account, Call::CreateOrder.method(), &[], &body, now());
     assert_eq!(ask(&target, &body).await["message"], "sid is not exists");
     for (offset, status) in [(119, 0), (-119, 0), (125, 7), (-125, 7)] {
-        let target = flagship_target(simulator.account(), Call::CreateOrder.method(), &[], &body, now() + offset);
+        let target = flagship_target(
+            simulator.account(),
+            Call::CreateOrder.method(),
+            &[],
+            &body,
+            now() + offset,
+        );
         assert_eq!(ask(&target, &body).await["status"], status, "{offset}");
     }
     simulator.control().adjust(&Adjust { clock_offset_ms: Some(-3_600_000), ..Adjust::default() });
     assert_eq!(ask(&good, &body).await["status"], 7);
-    assert_eq!(send(&url, "GET", &good, "").await.unwrap().0.lines().next().unwrap(), "HTTP/1.1 405 Method Not Allowed");
+    assert_eq!(
+        send(&url, "GET", &good, "").await.unwrap().0.lines().next().unwrap(),
+        "HTTP/1.1 405 Method Not Allowed"
+    );
     let summary = simulator.control().summary();
     assert_eq!((summary.orders, summary.calls["create_order"].refused_account), (2, 5));
     simulator.stop().await;
@@ -221,7 +296,11 @@ async fn orders_are_refused_in_the_erps_words() {
     let simulator = started(SimulatorConfig::default()).await;
     let control = simulator.control();
     for (return_no, status) in [("OK", 40), ("EDITING", 20)] {
-        let seeding = Seeding { return_no: Some(return_no.to_owned()), status: Some(status), ..Seeding::of(1) };
+        let seeding = Seeding {
+            return_no: Some(return_no.to_owned()),
+            status: Some(status),
+            ..Seeding::of(1)
+        };
         control.seed(Kind::PurchaseReturns, &seeding).unwrap();
     }
     control.adjust(&Adjust {
@@ -240,29 +319,62 @@ async fn orders_are_refused_in_the_erps_words() {
         (with("return_no", json!("NONE")), 100, "采购退货单不存在"),
         (with("return_no", json!("EDITING")), 100, "出库单对应的采购退换单状态错误"),
         (with("return_no", json!("")), 100, "return_no不能为空"),
-        (with("return_no", json!("退".repeat(41))), 100, "Data truncation: Data too long for column 'return_no' at row 1"),
-        (with("remark", json!("备".repeat(256))), 100, "Data truncation: Data too long for column 'remark' at row 1"),
-        (with("logistics_code", json!("l".repeat(61))), 100, "Data truncation: Data too long for column 'logistics_code' at row 1"),
-        (with("warehouse_no", json!("wdtapi3-test11")), 100, "仓库编号为 wdtapi3-test11 的仓库不存在!"),
+        (
+            with("return_no", json!("退".repeat(41))),
+            100,
+            "Data truncation: Data too long for column 'return_no' at row 1",
+        ),
+        (
+            with("remark", json!("备".repeat(256))),
+            100,
+            "Data truncation: Data too long for column 'remark' at row 1",
+        ),
+        (
+            with("logistics_code", json!("l".repeat(61))),
+            100,
+            "Data truncation: Data too long for column 'logistics_code' at row 1",
+        ),
+        (
+            with("warehouse_no", json!("wdtapi3-test11")),
+            100,
+            "仓库编号为 wdtapi3-test11 的仓库不存在!",
+        ),
         (with("warehouse_no", json!("WH-CD-01")), 100, "无仓库访问权限"),
         (with("create_mode", json!(3)), 100, "创建模式不正确"),
         (lines(json!([])), 100, "detailList不能为空"),
         (lines(json!([line, line])), 100, "货品列表中货品不存在或者货品重复"),
-        (lines(json!([{"spec_no": "nobody's", "num": 1}])), 100, "货品列表中货品不存在或者货品重复"),
+        (
+            lines(json!([{"spec_no": "nobody's", "num": 1}])),
+            100,
+            "货品列表中货品不存在或者货品重复",
+        ),
         (lines(json!([{"spec_no": "SKU-00001", "num": "0"}])), 100, "货品SKU-00001数量不合法"),
-        (lines(json!([{"spec_no": "SKU-00001", "num": "1.00001"}])), 100, "货品SKU-00001数量不合法"),
+        (
+            lines(json!([{"spec_no": "SKU-00001", "num": "1.00001"}])),
+            100,
+            "货品SKU-00001数量不合法",
+        ),
         (lines(json!([{"spec_no": "SKU-00001"}])), 100, "num不能为空"),
-        (lines(json!([{"spec_no": "SKU-00001", "num": 1, "batch_no": "B0"}])), 100, "批次 B0 不存在或已停用"),
+        (
+            lines(json!([{"spec_no": "SKU-00001", "num": 1, "batch_no": "B0"}])),
+            100,
+            "批次 B0 不存在或已停用",
+        ),
         (json!([{"return_no": "OK", "warehouse_no": "1001"}]), 1, "参数个数不正确,需要2个,实际1个"),
     ];
     for (request, status, message) in &cases {
         let answer = create(&simulator, request.clone()).await.unwrap();
         assert_eq!(answer, json!({"status": status, "message": message}), "{request}");
     }
-    for request in [with("retrun_no", json!("OK")), lines(json!([{"spec_no": 1, "num": 1}])), json!({})] {
+    for request in
+        [with("retrun_no", json!("OK")), lines(json!([{"spec_no": 1, "num": 1}])), json!({})]
+    {
         assert_eq!(create(&simulator, request.clone()).await.unwrap()["status"], 1, "{request}");
     }
-    assert_eq!(create(&simulator, with("remark", json!("备".repeat(255)))).await.unwrap()["status"], 0);
+    assert_eq!(
+        create(&simulator, with("remark", json!("备".repeat(255)))).await.unwrap()["status"],
+        0
+    );
     let counts = control.summary().calls["create_order"];
     assert_eq!((counts.applied, counts.rejected), (1, cases.len() as u64 + 3));
     simulator.stop().await;
@@ -277,23 +389,52 @@ async fn queries_are_refused_in_the_erps_words() {
     for call in [Call::PurchaseReturns, Call::Outbounds] {
         let say = |text: &str| json!({"status": 100, "message": text});
         assert_eq!(page(&simulator, call, 0, 10, &json!({})).await, say("参数中必须包含起止时间"));
-        assert_eq!(page(&simulator, call, 0, 10, &wide).await, say("您的查询时间过宽,查询时间不能大于30天"));
+        assert_eq!(
+            page(&simulator, call, 0, 10, &wide).await,
+            say("您的查询时间过宽,查询时间不能大于30天")
+        );
         assert_eq!(page(&simulator, call, 0, 10, &whole).await["status"], 0);
         let unpaged = flagship(&simulator, call.method(), &[], &json!([whole])).await.unwrap();
         assert_eq!(unpaged, say("此方法仅支持分页查询"));
-        let uncounted = flagship(&simulator, call.method(), &[("page_no", "0"), ("page_size", "5")], &json!([whole])).await.unwrap();
+        let uncounted = flagship(
+            &simulator,
+            call.method(),
+            &[("page_no", "0"), ("page_size", "5")],
+            &json!([whole]),
+        )
+        .await
+        .unwrap();
         assert_eq!(uncounted["data"].get("total_count"), None);
     }
-    let fuzzy = page(&simulator, Call::PurchaseReturns, 0, 10, &json!({"return_no": "CR", "fuzzy_query": true})).await;
+    let fuzzy = page(
+        &simulator,
+        Call::PurchaseReturns,
+        0,
+        10,
+        &json!({"return_no": "CR", "fuzzy_query": true}),
+    )
+    .await;
     assert_eq!(fuzzy["status"], 100);
     let (start, end) = (wide["start_time"].as_str().unwrap(), wide["end_time"].as_str().unwrap());
     let answer = enterprise(&simulator, &[("start_time", start), ("end_time", end)]).await;
-    assert_eq!(answer, json!({"code": 2104, "message": "start_time与end_time时间跨度不能超过最大范围 30天"}));
+    assert_eq!(
+        answer,
+        json!({"code": 2104, "message": "start_time与end_time时间跨度不能超过最大范围 30天"})
+    );
     for size in ["0", "31"] {
-        assert_ne!(enterprise(&simulator, &[("src_order_no", "x"), ("page_size", size)]).await["code"], 0);
+        assert_ne!(
+            enterprise(&simulator, &[("src_order_no", "x"), ("page_size", size)]).await["code"],
+            0
+        );
     }
-    assert_eq!(enterprise(&simulator, &[("src_order_no", "x"), ("page_no", "0")]).await["total_count"], 0);
-    assert_eq!(enterprise(&simulator, &[("src_order_no", "x"), ("page_no", "1")]).await.get("total_count"), None);
+    assert_eq!(
+        enterprise(&simulator, &[("src_order_no", "x"), ("page_no", "0")]).await["total_count"],
+        0
+    );
+    assert_eq!(
+        enterprise(&simulator, &[("src_order_no", "x"), ("page_no", "1")]).await.get("total_count"),
+        None
+    );
     simulator.stop().await;
 }
 
@@ -301,35 +442,74 @@ async fn queries_are_refused_in_the_erps_words() {
 async fn windows_are_closed_and_over_the_right_time() {
     let simulator = started(SimulatorConfig::default()).await;
     let control = simulator.control();
-    let at = |text: &str| Seeding { from: Some(text.to_owned()), to: Some(text.to_owned()), ..Seeding::of(1) };
-    control.seed(Kind::Outbounds, &Seeding { status: Some(50), ..at("2023-01-10 00:00:00") }).unwrap();
-    let shipped = control.seed(Kind::Outbounds, &Seeding { status: Some(110), ..at("2023-01-11 00:00:00") }).unwrap().remove(0);
+    let at = |text: &str| Seeding {
+        from: Some(text.to_owned()),
+        to: Some(text.to_owned()),
+        ..Seeding::of(1)
+    };
+    control
+        .seed(Kind::Outbounds, &Seeding { status: Some(50), ..at("2023-01-10 00:00:00") })
+        .unwrap();
+    let shipped = control
+        .seed(Kind::Outbounds, &Seeding { status: Some(110), ..at("2023-01-11 00:00:00") })
+        .unwrap()
+        .remove(0);
     let change = Change { modified: Some("2023-01-12 00:00:00".to_owned()), ..Change::default() };
     control.modify(Kind::Outbounds, &shipped, &change).unwrap();
-    let found = async |argument: Value| ids(&page(&simulator, Call::Outbounds, 0, 10, &argument).await, "stockout_id").len();
+    let found = async |argument: Value| {
+        ids(&page(&simulator, Call::Outbounds, 0, 10, &argument).await, "stockout_id").len()
+    };
     let over = |time_type: i64, from: &str, to: &str| json!({"time_type": time_type, "start_time": from, "end_time": to});
-    let (ten, eleven, twelve) = ("2023-01-10 00:00:00", "2023-01-11 00:00:00", "2023-01-12 00:00:00");
+    let (ten, eleven, twelve) =
+        ("2023-01-10 00:00:00", "2023-01-11 00:00:00", "2023-01-12 00:00:00");
     assert_eq!(found(over(3, ten, ten)).await, 1, "both ends belong to the window");
     assert_eq!(found(over(3, ten, twelve)).await, 2);
     assert_eq!(found(over(3, eleven, eleven)).await, 0, "a modified record has left its old time");
     assert_eq!(found(over(1, ten, twelve)).await, 1, "shipping time: only the shipped one");
-    assert_eq!(found(json!({"start_time": eleven, "end_time": eleven})).await, 1, "shipping time is the default");
+    assert_eq!(
+        found(json!({"start_time": eleven, "end_time": eleven})).await,
+        1,
+        "shipping time is the default"
+    );
     let mut listed = over(3, ten, twelve);
     listed["status"] = json!("5,50");
     assert_eq!(found(listed).await, 1);
 
-    let asked = async |pairs: &[(&str, &str)]| enterprise(&simulator, pairs).await["total_count"].as_u64().unwrap();
-    assert_eq!(asked(&[("start_time", ten), ("end_time", twelve)]).await, 1, "without status: shipped and completed only");
-    assert_eq!(asked(&[("start_time", eleven), ("end_time", eleven), ("status", "110")]).await, 0, "with status: over modified");
+    let asked = async |pairs: &[(&str, &str)]| {
+        enterprise(&simulator, pairs).await["total_count"].as_u64().unwrap()
+    };
+    assert_eq!(
+        asked(&[("start_time", ten), ("end_time", twelve)]).await,
+        1,
+        "without status: shipped and completed only"
+    );
+    assert_eq!(
+        asked(&[("start_time", eleven), ("end_time", eleven), ("status", "110")]).await,
+        0,
+        "with status: over modified"
+    );
     assert_eq!(asked(&[("start_time", twelve), ("end_time", twelve), ("status", "110")]).await, 1);
-    control.adjust(&Adjust { hidden_warehouses: Some(WAREHOUSES.iter().map(|(no, _)| (*no).to_owned()).collect()), ..Adjust::default() });
-    assert_eq!(found(over(3, ten, twelve)).await, 0, "an appkey without rights sees nothing, and no error");
+    control.adjust(&Adjust {
+        hidden_warehouses: Some(WAREHOUSES.iter().map(|(no, _)| (*no).to_owned()).collect()),
+        ..Adjust::default()
+    });
+    assert_eq!(
+        found(over(3, ten, twelve)).await,
+        0,
+        "an appkey without rights sees nothing, and no error"
+    );
     simulator.stop().await;
 }
 
 #[tokio::test]
 async fn pages_cover_the_window_once_in_every_order() {
-    for page_order in [PageOrder::IdAsc, PageOrder::IdDesc, PageOrder::ModifiedAsc, PageOrder::ModifiedDesc, PageOrder::Shuffled] {
+    for page_order in [
+        PageOrder::IdAsc,
+        PageOrder::IdDesc,
+        PageOrder::ModifiedAsc,
+        PageOrder::ModifiedDesc,
+        PageOrder::Shuffled,
+    ] {
         let simulator = started(SimulatorConfig { page_order, ..SimulatorConfig::default() }).await;
         simulator.control().seed(Kind::PurchaseReturns, &Seeding::of(95)).unwrap();
         let mut seen = Vec::new();
@@ -341,7 +521,11 @@ async fn pages_cover_the_window_once_in_every_order() {
         assert_eq!(seen.len(), 95);
         let distinct: BTreeSet<u64> = seen.iter().copied().collect();
         assert_eq!(distinct.len(), 95);
-        assert_eq!(seen.is_sorted(), matches!(page_order, PageOrder::IdAsc | PageOrder::ModifiedAsc), "{page_order:?}");
+        assert_eq!(
+            seen.is_sorted(),
+            matches!(page_order, PageOrder::IdAsc | PageOrder::ModifiedAsc),
+            "{page_order:?}"
+        );
         simulator.stop().await;
     }
 }
@@ -350,9 +534,15 @@ async fn pages_cover_the_window_once_in_every_order() {
 async fn a_record_modified_between_pages_makes_upward_reading_skip_one() {
     let simulator = started(SimulatorConfig::default()).await;
     let to = Some(beijing(now() - 3600));
-    simulator.control().seed(Kind::PurchaseReturns, &Seeding { to: to.clone(), ..Seeding::of(30) }).unwrap();
+    simulator
+        .control()
+        .seed(Kind::PurchaseReturns, &Seeding { to: to.clone(), ..Seeding::of(30) })
+        .unwrap();
     let argument = json!({"start_time": beijing(now() - 20 * 86_400), "end_time": to});
-    let mut seen: BTreeSet<u64> = ids(&page(&simulator, Call::PurchaseReturns, 0, 10, &argument).await, "return_id").into_iter().collect();
+    let mut seen: BTreeSet<u64> =
+        ids(&page(&simulator, Call::PurchaseReturns, 0, 10, &argument).await, "return_id")
+            .into_iter()
+            .collect();
     simulator.control().add_faults("purchaseReturns:modify(9)=1x").unwrap();
     for page_no in 1..3 {
         let answer = page(&simulator, Call::PurchaseReturns, page_no, 10, &argument).await;
@@ -368,7 +558,10 @@ async fn a_record_modified_between_pages_makes_upward_reading_skip_one() {
 
 #[tokio::test]
 async fn the_quota_refuses_the_sixty_first_call_of_each_kind() {
-    let simulator = Simulator::start(SimulatorConfig { auto_returns: true, ..SimulatorConfig::default() }).await.unwrap();
+    let simulator =
+        Simulator::start(SimulatorConfig { auto_returns: true, ..SimulatorConfig::default() })
+            .await
+            .unwrap();
     for n in 0..60 {
         assert_eq!(create(&simulator, order("CR1", "")).await.unwrap()["status"], 0, "call {n}");
     }
@@ -376,7 +569,10 @@ async fn the_quota_refuses_the_sixty_first_call_of_each_kind() {
     assert_eq!(refused["status"], 100);
     assert!(refused["message"].as_str().unwrap().contains("超过每分钟最大调用频率限制"));
     let other = page(&simulator, Call::Outbounds, 0, 100, &json!({"src_order_no": "CR1"})).await;
-    assert_eq!(other["data"]["total_count"], 60, "each call has a quota of its own, and the 61st made nothing");
+    assert_eq!(
+        other["data"]["total_count"], 60,
+        "each call has a quota of its own, and the 61st made nothing"
+    );
     for _ in 0..60 {
         assert_eq!(enterprise(&simulator, &[("src_order_no", "x")]).await["code"], 0);
     }
@@ -390,10 +586,16 @@ async fn the_quota_refuses_the_sixty_first_call_of_each_kind() {
 
 #[tokio::test]
 async fn too_many_at_once_are_refused() {
-    let simulator = started(SimulatorConfig { auto_returns: true, max_concurrent: Some(1), ..SimulatorConfig::default() }).await;
+    let simulator = started(SimulatorConfig {
+        auto_returns: true,
+        max_concurrent: Some(1),
+        ..SimulatorConfig::default()
+    })
+    .await;
     simulator.control().add_faults("createOrder:timeout=1x").unwrap();
     let body = order("CR1", "").to_string();
-    let target = flagship_target(simulator.account(), Call::CreateOrder.method(), &[], &body, now());
+    let target =
+        flagship_target(simulator.account(), Call::CreateOrder.method(), &[], &body, now());
     let mut held = connect(&simulator.url_flagship()).await;
     held.write_all(request("POST", &target, &body).as_bytes()).await.unwrap();
     settled(&simulator, |counts| counts.faulted == 1).await;
@@ -446,12 +648,18 @@ async fn every_lost_answer_leaves_what_it_says() {
         let simulator = free().await;
         simulator.control().add_faults(&format!("createOrder:{fault}=1x")).unwrap();
         let body = order("CR1", "#ABCDEFGHIJKLM").to_string();
-        let target = flagship_target(simulator.account(), Call::CreateOrder.method(), &[], &body, now());
+        let target =
+            flagship_target(simulator.account(), Call::CreateOrder.method(), &[], &body, now());
         let answer = send(&simulator.url_flagship(), "POST", &target, &body).await;
         match (says, &answer) {
             (None, Err(_)) => {}
             (None, Ok((head, body))) => {
-                let declared: usize = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap().parse().unwrap();
+                let declared: usize = head
+                    .lines()
+                    .find_map(|line| line.strip_prefix("content-length: "))
+                    .unwrap()
+                    .parse()
+                    .unwrap();
                 assert!(body.len() < declared, "{fault}: {head}");
             }
             (Some(says), Ok((_, body))) => assert!(body.contains(says), "{fault}: {body}"),
@@ -460,8 +668,16 @@ async fn every_lost_answer_leaves_what_it_says() {
         settled(&simulator, |counts| counts.applied_unanswered == u64::from(makes)).await;
         let summary = simulator.control().summary();
         assert_eq!(summary.orders, u64::from(makes), "{fault}");
-        assert_eq!(create(&simulator, order("CR1", "#ABCDEFGHIJKLM")).await.unwrap()["status"], 0, "{fault}: only once");
-        assert_eq!(simulator.control().duplicates().len(), usize::from(makes), "{fault}: the ledger sees the second order");
+        assert_eq!(
+            create(&simulator, order("CR1", "#ABCDEFGHIJKLM")).await.unwrap()["status"],
+            0,
+            "{fault}: only once"
+        );
+        assert_eq!(
+            simulator.control().duplicates().len(),
+            usize::from(makes),
+            "{fault}: the ledger sees the second order"
+        );
         simulator.stop().await;
     }
 }
@@ -471,7 +687,8 @@ async fn an_applied_call_without_answer_is_held_until_the_client_gives_up() {
     let simulator = free().await;
     simulator.control().add_faults("createOrder:applied_timeout=1x").unwrap();
     let body = order("CR1", "#ABCDEFGHIJKLM").to_string();
-    let target = flagship_target(simulator.account(), Call::CreateOrder.method(), &[], &body, now());
+    let target =
+        flagship_target(simulator.account(), Call::CreateOrder.method(), &[], &body, now());
     let mut stream = connect(&simulator.url_flagship()).await;
     stream.write_all(request("POST", &target, &body).as_bytes()).await.unwrap();
     settled(&simulator, |counts| counts.applied == 1).await;
@@ -489,7 +706,8 @@ async fn a_delayed_call_is_applied_although_the_connection_ended() {
     let simulator = free().await;
     simulator.control().add_faults("createOrder:delayed_apply(200ms)=1x").unwrap();
     let body = order("CR1", "#ABCDEFGHIJKLM").to_string();
-    let target = flagship_target(simulator.account(), Call::CreateOrder.method(), &[], &body, now());
+    let target =
+        flagship_target(simulator.account(), Call::CreateOrder.method(), &[], &body, now());
     let mut stream = connect(&simulator.url_flagship()).await;
     stream.write_all(request("POST", &target, &body).as_bytes()).await.unwrap();
     settled(&simulator, |counts| counts.received == 1).await;
@@ -504,7 +722,8 @@ async fn a_delayed_call_is_applied_although_the_connection_ended() {
 async fn an_incomplete_request_is_executed_by_nobody() {
     let simulator = free().await;
     let body = order("CR1", "").to_string();
-    let target = flagship_target(simulator.account(), Call::CreateOrder.method(), &[], &body, now());
+    let target =
+        flagship_target(simulator.account(), Call::CreateOrder.method(), &[], &body, now());
     let mut stream = connect(&simulator.url_flagship()).await;
     let text = request("POST", &target, &body);
     stream.write_all(&text.as_bytes()[..text.len() - 1]).await.unwrap();
@@ -525,7 +744,8 @@ async fn late_orders_are_held_but_not_seen() {
     assert_eq!(page(&simulator, Call::Outbounds, 0, 10, &argument).await["data"]["total_count"], 0);
     assert_eq!((control.summary().orders, control.summary().not_visible_yet), (1, 1));
     timeout(Duration::from_secs(10), async {
-        while page(&simulator, Call::Outbounds, 0, 10, &argument).await["data"]["total_count"] != 1 {
+        while page(&simulator, Call::Outbounds, 0, 10, &argument).await["data"]["total_count"] != 1
+        {
             tokio::task::yield_now().await;
         }
     })
@@ -533,10 +753,22 @@ async fn late_orders_are_held_but_not_seen() {
     .unwrap();
     // A change that is not visible yet leaves the record as it was.
     let number = control.orders(Some("CR1"))[0].order_no.clone();
-    let change = Change { remark: Some("new".to_owned()), visible_after_ms: Some(3_600_000), ..Change::default() };
+    let change = Change {
+        remark: Some("new".to_owned()),
+        visible_after_ms: Some(3_600_000),
+        ..Change::default()
+    };
     control.modify(Kind::Outbounds, &number, &change).unwrap();
-    assert_eq!(page(&simulator, Call::Outbounds, 0, 10, &argument).await["data"]["order"][0]["remark"], "#ABCDEFGHIJKLM");
-    assert!(control.record(Kind::Outbounds, Edition::Flagship, &number).unwrap().contains(r#""remark":"new""#));
+    assert_eq!(
+        page(&simulator, Call::Outbounds, 0, 10, &argument).await["data"]["order"][0]["remark"],
+        "#ABCDEFGHIJKLM"
+    );
+    assert!(
+        control
+            .record(Kind::Outbounds, Edition::Flagship, &number)
+            .unwrap()
+            .contains(r#""remark":"new""#)
+    );
     simulator.stop().await;
 }
 
@@ -549,9 +781,17 @@ async fn a_stripped_remark_does_not_fool_the_ledger() {
     create(&simulator, order("CR1", "#ABCDEFGHIJKLM one")).await.unwrap();
     create(&simulator, order("CR1", "no marker")).await.unwrap();
     let summary = control.summary();
-    assert_eq!((summary.orders, summary.distinct_markers, summary.duplicates, summary.without_marker), (3, 1, 1, 1));
+    assert_eq!(
+        (summary.orders, summary.distinct_markers, summary.duplicates, summary.without_marker),
+        (3, 1, 1, 1)
+    );
     let answer = page(&simulator, Call::Outbounds, 0, 10, &json!({"src_order_no": "CR1"})).await;
-    let remarks: Vec<&str> = answer["data"]["order"].as_array().unwrap().iter().map(|row| row["remark"].as_str().unwrap()).collect();
+    let remarks: Vec<&str> = answer["data"]["order"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row["remark"].as_str().unwrap())
+        .collect();
     assert!(remarks.iter().filter(|remark| remark.starts_with('#')).count() <= 1, "{remarks:?}");
     simulator.stop().await;
 }
@@ -563,14 +803,23 @@ async fn outages_close_or_refuse_and_end() {
     control.adjust(&Adjust { outage: Some(Outage::Close), ..Adjust::default() });
     let gone = async || {
         timeout(Duration::from_secs(10), async {
-            let host = simulator.url_flagship().trim_start_matches("http://").split('/').next().unwrap().to_owned();
+            let host = simulator
+                .url_flagship()
+                .trim_start_matches("http://")
+                .split('/')
+                .next()
+                .unwrap()
+                .to_owned();
             match TcpStream::connect(&host).await {
                 Err(error) => error.kind(),
                 Ok(mut stream) => {
                     let mut byte = [0; 1];
                     // Either the write or the read meets the reset.
                     let _ = stream.write_all(b"POST / HTTP/1.1\r\n").await;
-                    stream.read(&mut byte).await.map_or_else(|error| error.kind(), |_| std::io::ErrorKind::UnexpectedEof)
+                    stream
+                        .read(&mut byte)
+                        .await
+                        .map_or_else(|error| error.kind(), |_| std::io::ErrorKind::UnexpectedEof)
                 }
             }
         })
@@ -587,10 +836,19 @@ async fn outages_close_or_refuse_and_end() {
     .await
     .unwrap();
     let (head, summary) = send(&simulator.url_admin(), "GET", "/admin/summary", "").await.unwrap();
-    assert!(head.starts_with("HTTP/1.1 200") && summary.contains("\"orders\":0"), "the admin API answers during an outage");
+    assert!(
+        head.starts_with("HTTP/1.1 200") && summary.contains("\"orders\":0"),
+        "the admin API answers during an outage"
+    );
     control.adjust(&Adjust { outage: Some(Outage::None), ..Adjust::default() });
     timeout(Duration::from_secs(10), async {
-        let host = simulator.url_flagship().trim_start_matches("http://").split('/').next().unwrap().to_owned();
+        let host = simulator
+            .url_flagship()
+            .trim_start_matches("http://")
+            .split('/')
+            .next()
+            .unwrap()
+            .to_owned();
         while TcpStream::connect(&host).await.is_err() {
             tokio::task::yield_now().await;
         }
@@ -611,24 +869,40 @@ async fn the_admin_api_does_what_the_handle_does() {
         // axum streams nothing here: lengths are declared, so the text is whole.
         (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
     };
-    let (status, seeded) = ask("POST", "/admin/seed/purchase_returns", json!({"count": 5, "status": 40})).await;
+    let (status, seeded) =
+        ask("POST", "/admin/seed/purchase_returns", json!({"count": 5, "status": 40})).await;
     assert_eq!((status.as_str(), seeded["numbers"].as_array().unwrap().len()), ("200", 5));
     let number = seeded["numbers"][0].as_str().unwrap();
-    let (_, changed) = ask("POST", &format!("/admin/records/purchase_returns/{number}"), json!({"status": 60, "remark": "完成"})).await;
+    let (_, changed) = ask(
+        "POST",
+        &format!("/admin/records/purchase_returns/{number}"),
+        json!({"status": 60, "remark": "完成"}),
+    )
+    .await;
     assert_eq!((&changed["status"], &changed["remark"]), (&json!(60), &json!("完成")));
     let (_, all) = ask("GET", "/admin/records/purchase_returns?limit=3", json!({})).await;
     assert_eq!(all.as_array().unwrap().len(), 3);
-    let (_, rules) = ask("POST", "/admin/faults", json!({"rules": "createOrder:throttle=3x"})).await;
+    let (_, rules) =
+        ask("POST", "/admin/faults", json!({"rules": "createOrder:throttle=3x"})).await;
     assert_eq!(rules, json!([{"rule": "createOrder:throttle=3x", "struck": 0, "left": 3}]));
-    let (status, error) = ask("POST", "/admin/faults", json!({"rules": "createOrder:nonsense=1", "replace": true})).await;
+    let (status, error) =
+        ask("POST", "/admin/faults", json!({"rules": "createOrder:nonsense=1", "replace": true}))
+            .await;
     assert_eq!(status, "400");
     assert!(error["error"].as_str().unwrap().contains("nonsense"));
-    assert_eq!(ask("GET", "/admin/faults", json!({})).await.1.as_array().unwrap().len(), 1, "a mistake disarms nothing");
+    assert_eq!(
+        ask("GET", "/admin/faults", json!({})).await.1.as_array().unwrap().len(),
+        1,
+        "a mistake disarms nothing"
+    );
     assert_eq!(ask("DELETE", "/admin/faults", json!({})).await.1, json!([]));
     create(&simulator, order("CR9", "#ABCDEFGHIJKLM")).await.unwrap();
     create(&simulator, order("CR9", "#ABCDEFGHIJKLM")).await.unwrap();
     let (_, orders) = ask("GET", "/admin/orders?return_no=CR9", json!({})).await;
-    assert_eq!((orders.as_array().unwrap().len(), &orders[0]["marker"]), (2, &json!("#ABCDEFGHIJKLM")));
+    assert_eq!(
+        (orders.as_array().unwrap().len(), &orders[0]["marker"]),
+        (2, &json!("#ABCDEFGHIJKLM"))
+    );
     let (_, duplicates) = ask("GET", "/admin/duplicates", json!({})).await;
     assert_eq!(duplicates[0]["orders"].as_array().unwrap().len(), 2);
     let (_, summary) = ask("GET", "/admin/summary", json!({})).await;
@@ -636,11 +910,17 @@ async fn the_admin_api_does_what_the_handle_does() {
         (&summary["orders"], &summary["duplicates"], &summary["calls"]["create_order"]["answered"]),
         (&json!(2), &json!(1), &json!(2))
     );
-    assert_eq!(ask("POST", "/admin/settings", json!({"latency_ms": 1, "page_order": "shuffled"})).await.0, "200");
+    assert_eq!(
+        ask("POST", "/admin/settings", json!({"latency_ms": 1, "page_order": "shuffled"})).await.0,
+        "200"
+    );
     assert_eq!(ask("POST", "/admin/settings", json!({"latenzy_ms": 1})).await.0, "400");
     assert_eq!(ask("POST", "/admin/churn", json!({"count": 2})).await.0, "200");
     assert_eq!(ask("GET", "/admin/records/outbounds/none", json!({})).await.0, "404");
-    assert_eq!(ask("GET", "/admin/requests?after=1", json!({})).await.1.as_array().unwrap().len(), 1);
+    assert_eq!(
+        ask("GET", "/admin/requests?after=1", json!({})).await.1.as_array().unwrap().len(),
+        1
+    );
     simulator.stop().await;
 }
 
@@ -651,7 +931,8 @@ async fn the_same_seed_makes_the_same_records() {
         let seeding = Seeding { to: Some("2023-01-10 00:00:00".to_owned()), ..Seeding::of(50) };
         simulator.control().seed(Kind::PurchaseReturns, &seeding).unwrap();
         simulator.control().seed(Kind::Outbounds, &seeding).unwrap();
-        let mut records = simulator.control().records(Kind::PurchaseReturns, Edition::Flagship, 0, 100);
+        let mut records =
+            simulator.control().records(Kind::PurchaseReturns, Edition::Flagship, 0, 100);
         records.extend(simulator.control().records(Kind::Outbounds, Edition::Enterprise, 0, 100));
         simulator.stop().await;
         records
@@ -674,7 +955,9 @@ async fn the_background_modifies_and_stamps() {
     })
     .await
     .unwrap();
-    let record: Value = serde_json::from_str(&control.records(Kind::Outbounds, Edition::Enterprise, 0, 1)[0]).unwrap();
+    let record: Value =
+        serde_json::from_str(&control.records(Kind::Outbounds, Edition::Enterprise, 0, 1)[0])
+            .unwrap();
     assert!(parse_beijing(record["modified"].as_str().unwrap()).unwrap() > now() - 60);
     simulator.stop().await;
 }

@@ -56,7 +56,10 @@ fn date_of(days: i64) -> (i64, i64, i64) {
 /// Day number since 1970 of a Gregorian date (Fliegel and Van Flandern, 1968).
 fn days_of(year: i64, month: i64, day: i64) -> i64 {
     let a = (month - 14) / 12;
-    let julian = 1461 * (year + 4800 + a) / 4 + 367 * (month - 2 - 12 * a) / 12 - 3 * ((year + 4900 + a) / 100) / 4 + day - 32_075;
+    let julian = 1461 * (year + 4800 + a) / 4 + 367 * (month - 2 - 12 * a) / 12
+        - 3 * ((year + 4900 + a) / 100) / 4
+        + day
+        - 32_075;
     julian - EPOCH_JULIAN_DAY
 }
 
@@ -65,7 +68,12 @@ pub fn beijing(second: i64) -> String {
     let local = second + BEIJING_SECONDS;
     let (year, month, day) = date_of(local.div_euclid(86_400));
     let rest = local.rem_euclid(86_400);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", rest / 3600, rest % 3600 / 60, rest % 60)
+    format!(
+        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}",
+        rest / 3600,
+        rest % 3600 / 60,
+        rest % 60
+    )
 }
 
 /// `yyyyMMdd` in Beijing time, as document numbers carry it.
@@ -74,7 +82,8 @@ pub fn beijing_day(second: i64) -> String {
     format!("{year:04}{month:02}{day:02}")
 }
 
-/// Reads what [`beijing`] writes; `None` for any other text and for dates the calendar does not have.
+/// Reads what [`beijing`] writes; `None` for any other text and for dates the calendar does not
+/// have.
 pub fn parse_beijing(text: &str) -> Option<i64> {
     let shape = text.len() == 19
         && text.bytes().enumerate().all(|(at, byte)| match at {
@@ -86,7 +95,8 @@ pub fn parse_beijing(text: &str) -> Option<i64> {
     if !shape {
         return None;
     }
-    let part = |from: usize, to: usize| text.get(from..to).and_then(|digits| digits.parse::<i64>().ok());
+    let part =
+        |from: usize, to: usize| text.get(from..to).and_then(|digits| digits.parse::<i64>().ok());
     let (year, month, day) = (part(0, 4)?, part(5, 7)?, part(8, 10)?);
     let (hour, minute, second) = (part(11, 13)?, part(14, 16)?, part(17, 19)?);
     if hour > 23 || minute > 59 || second > 59 {
@@ -94,17 +104,21 @@ pub fn parse_beijing(text: &str) -> Option<i64> {
     }
     let days = days_of(year, month, day);
     // A date that does not come back as it went in is not in the calendar.
-    (date_of(days) == (year, month, day)).then_some(days * 86_400 + hour * 3600 + minute * 60 + second - BEIJING_SECONDS)
+    (date_of(days) == (year, month, day))
+        .then_some(days * 86_400 + hour * 3600 + minute * 60 + second - BEIJING_SECONDS)
 }
 
 /// The form of an HTTP `Date` header.
 pub fn http_date(second: i64) -> String {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let days = second.div_euclid(86_400);
     let rest = second.rem_euclid(86_400);
     let (year, month, day) = date_of(days);
-    let name = |names: &[&'static str], at: i64| usize::try_from(at).ok().and_then(|at| names.get(at).copied()).unwrap_or_default();
+    let name = |names: &[&'static str], at: i64| {
+        usize::try_from(at).ok().and_then(|at| names.get(at).copied()).unwrap_or_default()
+    };
     format!(
         "{}, {day:02} {} {year:04} {:02}:{:02}:{:02} GMT",
         name(&DAYS, days.rem_euclid(7)),
@@ -155,9 +169,14 @@ mod tests {
             assert_eq!(beijing(second), text);
             assert_eq!(parse_beijing(text), Some(second));
         }
-        for text in
-            ["", "2023-02-29 00:00:00", "2023-00-01 00:00:00", "2023-01-01 24:00:00", "2023-01-01T00:00:00", "一二三四-01-01 00:00:00"]
-        {
+        for text in [
+            "",
+            "2023-02-29 00:00:00",
+            "2023-00-01 00:00:00",
+            "2023-01-01 24:00:00",
+            "2023-01-01T00:00:00",
+            "一二三四-01-01 00:00:00",
+        ] {
             assert_eq!(parse_beijing(text), None, "{text}");
         }
     }

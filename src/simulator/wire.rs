@@ -1,4 +1,5 @@
-//! The HTTP side: connections that can be cut at any point, and answers that can go wrong in every scripted way.
+//! The HTTP side: connections that can be cut at any point, and answers that can go wrong in every
+//! scripted way.
 
 use std::{
     convert::Infallible,
@@ -63,24 +64,37 @@ struct Wire {
 impl Drop for Wire {
     fn drop(&mut self) {
         if self.cut.load(Ordering::Relaxed) {
-            // Without lingering, closing sends a reset. Should it fail, the client sees an ordinary end: also no answer.
+            // Without lingering, closing sends a reset. Should it fail, the client sees an ordinary
+            // end: also no answer.
             let _ = self.stream.set_zero_linger();
         }
     }
 }
 
 impl AsyncRead for Wire {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Wire {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 
@@ -115,7 +129,10 @@ impl Body for Sent {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         const CHUNK: &[u8] = &[b' '; 16 * 1024];
         Poll::Ready(match &mut *self {
             Self::Whole(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
@@ -125,7 +142,8 @@ impl Body for Sent {
             }),
             Self::Flood(0) => None,
             Self::Flood(left) => {
-                let chunk = CHUNK.get(..usize::try_from(*left).unwrap_or(usize::MAX)).unwrap_or(CHUNK);
+                let chunk =
+                    CHUNK.get(..usize::try_from(*left).unwrap_or(usize::MAX)).unwrap_or(CHUNK);
                 *left -= chunk.len() as u64;
                 Some(Ok(Frame::data(Bytes::from_static(chunk))))
             }
@@ -140,7 +158,9 @@ impl Body for Sent {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Self::Truncated(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64 + 1),
+            Self::Truncated(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64 + 1)
+            }
             Self::Flood(left) => SizeHint::with_exact(*left),
             Self::Endless | Self::Drip(_) => SizeHint::default(),
         }
@@ -157,7 +177,8 @@ impl Body for Sent {
 struct Cut;
 
 impl Server {
-    /// Accepts connections until the simulator stops. During an outage of the refusing kind nothing listens.
+    /// Accepts connections until the simulator stops. During an outage of the refusing kind nothing
+    /// listens.
     pub async fn accept(self, mut listener: TcpListener, address: SocketAddr) {
         let mut outage = self.world.outage.subscribe();
         loop {
@@ -209,12 +230,23 @@ impl Server {
         });
     }
 
-    async fn serve(&self, request: Request<Incoming>, cut: &AtomicBool) -> Result<Response<Sent>, Cut> {
+    async fn serve(
+        &self,
+        request: Request<Incoming>,
+        cut: &AtomicBool,
+    ) -> Result<Response<Sent>, Cut> {
         let (head, body) = request.into_parts();
         // An incomplete request is executed by nobody.
         let body = Limited::new(body, LARGEST_REQUEST).collect().await.map_err(|_| Cut)?.to_bytes();
         let query = head.uri.query().unwrap_or_default();
-        let visitor = door::judge(&self.account, head.method.as_str(), head.uri.path(), query, &body, self.world.clock.now());
+        let visitor = door::judge(
+            &self.account,
+            head.method.as_str(),
+            head.uri.path(),
+            query,
+            &body,
+            self.world.clock.now(),
+        );
         let (call, parameters) = match visitor {
             Visitor::Known(call, parameters) => (call, parameters),
             Visitor::Refused(call, refused) => {
@@ -227,7 +259,11 @@ impl Server {
             Ok(admitted) => admitted,
             Err(refused) => return Ok(self.answer(200, refused.body(call.edition()))),
         };
-        let (open, text) = if plan.applied { self.execute(open, plan.clone(), parameters, body).await? } else { (open, String::new()) };
+        let (open, text) = if plan.applied {
+            self.execute(open, plan.clone(), parameters, body).await?
+        } else {
+            (open, String::new())
+        };
         if !plan.slow.is_zero() {
             sleep(plan.slow).await;
         }
@@ -235,7 +271,13 @@ impl Server {
     }
 
     /// Executes now, or later and whether or not the connection still stands then.
-    async fn execute(&self, mut open: Open, plan: Plan, parameters: Parameters, body: Bytes) -> Result<(Open, String), Cut> {
+    async fn execute(
+        &self,
+        mut open: Open,
+        plan: Plan,
+        parameters: Parameters,
+        body: Bytes,
+    ) -> Result<(Open, String), Cut> {
         let Some(delay) = plan.apply_after else {
             let text = self.world.execute(&mut open, &plan, &parameters, &body);
             return Ok((open, text));
@@ -246,7 +288,8 @@ impl Server {
             tokio::select! {
                 () = sleep(delay) => {
                     let text = world.execute(&mut open, &plan, &parameters, &body);
-                    // Nobody waits any more: the request counts as executed and unanswered when `open` goes.
+                    // Nobody waits any more: the request counts as executed and unanswered when
+                    // `open` goes.
                     let _ = done.send((open, text));
                 }
                 () = stop.cancelled() => {}
@@ -255,7 +298,14 @@ impl Server {
         later.await.map_err(|_| Cut)
     }
 
-    async fn end(&self, mut open: Open, end: End, call: super::Call, text: String, cut: &AtomicBool) -> Result<Response<Sent>, Cut> {
+    async fn end(
+        &self,
+        mut open: Open,
+        end: End,
+        call: super::Call,
+        text: String,
+        cut: &AtomicBool,
+    ) -> Result<Response<Sent>, Cut> {
         let response = match end {
             End::Answer => {
                 open.answered("answer", true);
@@ -310,7 +360,8 @@ impl Server {
 
     fn respond(&self, status: u16, body: Sent) -> Response<Sent> {
         let mut response = Response::new(body);
-        *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        *response.status_mut() =
+            StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json;charset=UTF-8"));
         if let Ok(date) = HeaderValue::from_str(&http_date(self.world.clock.now())) {

@@ -186,14 +186,24 @@ impl State {
     }
 
     pub fn change(&mut self, kind: Kind, id: u32, change: &Change, now: i64, at_ms: u64) -> bool {
-        let late = change.visible_after_ms.or(self.visibility_ms).filter(|late| *late > 0).map(|late| at_ms + late);
+        let late = change
+            .visible_after_ms
+            .or(self.visibility_ms)
+            .filter(|late| *late > 0)
+            .map(|late| at_ms + late);
         match kind {
             Kind::PurchaseReturns => {
-                let Some(next) = self.returns.by_id(id).map(|record| record.changed(change, now)) else { return false };
+                let Some(next) = self.returns.by_id(id).map(|record| record.changed(change, now))
+                else {
+                    return false;
+                };
                 self.returns.put(next, late);
             }
             Kind::Outbounds => {
-                let Some(next) = self.outbounds.by_id(id).map(|record| record.changed(change, now)) else { return false };
+                let Some(next) = self.outbounds.by_id(id).map(|record| record.changed(change, now))
+                else {
+                    return false;
+                };
                 self.outbounds.put(next, late);
             }
         }
@@ -203,15 +213,25 @@ impl State {
     /// Modifies one record as somebody in the warehouse would.
     pub fn touch(&mut self, kind: Kind, id: u32, now: i64, at_ms: u64) -> bool {
         let change = match kind {
-            Kind::PurchaseReturns => self.returns.by_id(id).map(|record| seed::next_change_of_return(record, &mut self.rng, now)),
-            Kind::Outbounds => self.outbounds.by_id(id).map(|record| seed::next_change_of_outbound(record, &mut self.rng, now)),
+            Kind::PurchaseReturns => self
+                .returns
+                .by_id(id)
+                .map(|record| seed::next_change_of_return(record, &mut self.rng, now)),
+            Kind::Outbounds => self
+                .outbounds
+                .by_id(id)
+                .map(|record| seed::next_change_of_outbound(record, &mut self.rng, now)),
         };
         change.is_some_and(|change| self.change(kind, id, &change, now, at_ms))
     }
 
     /// Modifies `count` of the records a query finds, before it answers.
     fn disturb(&mut self, query: &query::Query, count: u32, now: i64, at_ms: u64) {
-        let kind = if query.call == Call::PurchaseReturns { Kind::PurchaseReturns } else { Kind::Outbounds };
+        let kind = if query.call == Call::PurchaseReturns {
+            Kind::PurchaseReturns
+        } else {
+            Kind::Outbounds
+        };
         for _ in 0..count {
             let found = match kind {
                 Kind::PurchaseReturns => self.returns.select(&query.selection),
@@ -275,7 +295,11 @@ impl World {
             if let Some(line) = state.ledger.line(seq) {
                 (line.answered, line.end) = (true, if full { "concurrency" } else { "frequency" });
             }
-            return Err(if full { Refused::concurrency(edition) } else { Refused::frequency(edition) });
+            return Err(if full {
+                Refused::concurrency(edition)
+            } else {
+                Refused::frequency(edition)
+            });
         }
         *state.running(edition) += 1;
         let mut plan = state.mischief.draw(call);
@@ -284,12 +308,26 @@ impl World {
             state.ledger.count(call).faulted += 1;
         }
         drop(state);
-        let open = Open { world: Arc::clone(self), call, seq, applied: false, answered: false, usable: false, end: "gone" };
+        let open = Open {
+            world: Arc::clone(self),
+            call,
+            seq,
+            applied: false,
+            answered: false,
+            usable: false,
+            end: "gone",
+        };
         Ok((open, plan))
     }
 
     /// Executes a request; the ERP's answer to it.
-    pub fn execute(&self, open: &mut Open, plan: &Plan, parameters: &Parameters, body: &[u8]) -> String {
+    pub fn execute(
+        &self,
+        open: &mut Open,
+        plan: &Plan,
+        parameters: &Parameters,
+        body: &[u8],
+    ) -> String {
         let edition = open.call.edition();
         let done = if open.call == Call::CreateOrder {
             create::read(body).and_then(|order| self.create(open, plan, order))
@@ -305,10 +343,16 @@ impl World {
         }
     }
 
-    fn create(&self, open: &mut Open, plan: &Plan, order: create::OrderRequest) -> Result<String, Refused> {
+    fn create(
+        &self,
+        open: &mut Open,
+        plan: &Plan,
+        order: create::OrderRequest,
+    ) -> Result<String, Refused> {
         let (now, at_ms) = (self.clock.now(), self.at_ms());
         let mut state = self.lock();
-        let visible_at_ms = plan.late_ms.or(state.visibility_ms).filter(|late| *late > 0).map(|late| at_ms + late);
+        let visible_at_ms =
+            plan.late_ms.or(state.visibility_ms).filter(|late| *late > 0).map(|late| at_ms + late);
         let doing = Doing { now, at_ms, request: open.seq, remark: plan.remark, visible_at_ms };
         let order_no = order.apply(&mut state, &doing)?;
         state.ledger.count(open.call).applied += 1;
@@ -316,7 +360,13 @@ impl World {
         Ok(format!("{{\"status\":0,\"data\":{{\"message\":\"{order_no}\",\"status\":0}}}}"))
     }
 
-    fn query(&self, open: &mut Open, plan: &Plan, parameters: &Parameters, body: &[u8]) -> Result<String, Refused> {
+    fn query(
+        &self,
+        open: &mut Open,
+        plan: &Plan,
+        parameters: &Parameters,
+        body: &[u8],
+    ) -> Result<String, Refused> {
         let (now, at_ms) = (self.clock.now(), self.at_ms());
         let mut state = self.lock();
         state.returns.advance(at_ms);

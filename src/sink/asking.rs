@@ -1,4 +1,5 @@
-//! A command in doubt is asked about: look-ups, the proof that look-ups can see anything, and the probes of a broken circuit.
+//! A command in doubt is asked about: look-ups, the proof that look-ups can see anything, and the
+//! probes of a broken circuit.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -21,8 +22,8 @@ use super::{
 };
 
 impl Engine<'_> {
-    /// Asks about a command; says whether the question is on its way. It is not while the partition is being given back:
-    /// the next owner asks.
+    /// Asks about a command; says whether the question is on its way. It is not while the partition
+    /// is being given back: the next owner asks.
     pub(super) fn look_up(&mut self, id: SlotId, was_probe: bool) -> bool {
         let Some(slot) = self.slots.get_mut(&id) else { return false };
         if given_back(&self.partitions, slot.lease) {
@@ -39,14 +40,18 @@ impl Engine<'_> {
         let mut claimed: HashSet<String> = slot.life.dismissed.iter().cloned().collect();
         let own = journal_key(&command.return_no, &command.command_id);
         let codec = &self.parts.codec;
-        let scanned = self.store.scan(slot.lease.partition, &journal_prefix(&command.return_no), |key, value| {
-            if key != own
-                && let Ok(entry) = codec.decode_journal(value)
-            {
-                claimed.extend(entry.outbound_no);
-            }
-            true
-        });
+        let scanned = self.store.scan(
+            slot.lease.partition,
+            &journal_prefix(&command.return_no),
+            |key, value| {
+                if key != own
+                    && let Ok(entry) = codec.decode_journal(value)
+                {
+                    claimed.extend(entry.outbound_no);
+                }
+                true
+            },
+        );
         if let Err(fault) = scanned {
             self.cache_failed = Some(fault.to_string());
             return false;
@@ -60,12 +65,15 @@ impl Engine<'_> {
         self.counts.lookups += 1;
         let (erp, settings) = (self.parts.erp.clone(), Arc::clone(&self.parts.settings));
         let failed = Finding::Failed(ABNORMAL.to_owned());
-        let word = Word::new(&self.happened, Happened::LookedUp { slot: id, finding: failed, was_probe });
+        let word =
+            Word::new(&self.happened, Happened::LookedUp { slot: id, finding: failed, was_probe });
         let asking = async move {
             crash::point(Point::LookUpAsking);
             let finding = ask(&erp, &question, &settings.commands).await;
             crash::point(Point::LookUpAnswered);
-            tracing::Span::current().record("erp.call", Call::QueryOutbounds.name()).record("erp.answer", finding.word());
+            tracing::Span::current()
+                .record("erp.call", Call::QueryOutbounds.name())
+                .record("erp.answer", finding.word());
             word.tell(Happened::LookedUp { slot: id, finding, was_probe });
         };
         tokio::spawn(asking.instrument(span));
@@ -76,11 +84,14 @@ impl Engine<'_> {
         let now = Moment::now();
         if was_probe {
             match &finding {
-                // It may have failed for a reason of its own: only a question about nothing in particular tells.
+                // It may have failed for a reason of its own: only a question about nothing in
+                // particular tells.
                 Finding::Failed(_) if self.breaker.probe_at().is_some() => self.send_probe(),
                 // The circuit has closed meanwhile.
                 Finding::Failed(_) => self.probing = false,
-                Finding::Found(_) | Finding::Suspects(_) | Finding::Absent { .. } => self.probed(Ok(())),
+                Finding::Found(_) | Finding::Suspects(_) | Finding::Absent { .. } => {
+                    self.probed(Ok(()))
+                }
             }
         }
         let (circuit_closed, stretch) = (self.breaker.closed(), self.breaker.stretch());
@@ -96,10 +107,12 @@ impl Engine<'_> {
         if let Finding::Failed(reason) = &finding {
             tracing::debug!(return_no = slot.accepted.command.return_no, %reason, "look-up failed");
         }
-        let pair = (slot.accepted.command.return_no.as_str(), slot.accepted.command.command_id.as_str());
+        let pair =
+            (slot.accepted.command.return_no.as_str(), slot.accepted.command.command_id.as_str());
         self.parts.metrics.hop(Hop::Call, finding.word());
         self.parts.board.step(pair, Hop::Call.name(), finding.word(), finding.detail());
-        let step = slot.life.looked_up(finding, Sight { now, proven, circuit_closed }, &self.timing);
+        let step =
+            slot.life.looked_up(finding, Sight { now, proven, circuit_closed }, &self.timing);
         crash::point(Point::FindingJudged);
         tracing::info!(
             return_no = slot.accepted.command.return_no,
@@ -116,7 +129,8 @@ impl Engine<'_> {
         }
     }
 
-    /// Look-ups see our markers in this warehouse: whoever waited for that asks again. Journaled under `lease`.
+    /// Look-ups see our markers in this warehouse: whoever waited for that asks again. Journaled
+    /// under `lease`.
     pub(super) fn prove(&mut self, lease: Lease, warehouse_no: &str) {
         if !self.proofs.insert(warehouse_no.to_owned()) {
             return;
@@ -124,20 +138,26 @@ impl Engine<'_> {
         self.new_proofs.push((lease, warehouse_no.to_owned()));
         self.confirmed.remove(warehouse_no);
         let now = Moment::now();
-        let waits = |slot: &Slot| slot.waits == Waits::Proof && slot.accepted.command.warehouse_no == warehouse_no;
-        let waiting: Vec<SlotId> = self.slots.iter().filter(|(_, slot)| waits(slot)).map(|(id, _)| *id).collect();
+        let waits = |slot: &Slot| {
+            slot.waits == Waits::Proof && slot.accepted.command.warehouse_no == warehouse_no
+        };
+        let waiting: Vec<SlotId> =
+            self.slots.iter().filter(|(_, slot)| waits(slot)).map(|(id, _)| *id).collect();
         for id in waiting {
             self.wake_at(id, Waits::Ask, now);
         }
     }
 
-    /// An order of the warehouse that exists for certain is looked up, only while somebody waits for the proof that such
-    /// orders can be seen.
+    /// An order of the warehouse that exists for certain is looked up, only while somebody waits
+    /// for the proof that such orders can be seen.
     pub(super) fn seek_proof(&mut self, warehouse_no: &str) {
-        // Asked with every created order of an unproven warehouse, so only those that once began to wait are looked at.
+        // Asked with every created order of an unproven warehouse, so only those that once began to
+        // wait are looked at.
         let slots = &self.slots;
         self.unproven.retain(|id| slots.get(id).is_some_and(|slot| slot.waits == Waits::Proof));
-        let awaited = self.unproven.iter().any(|id| slots.get(id).is_some_and(|slot| slot.accepted.command.warehouse_no == warehouse_no));
+        let awaited = self.unproven.iter().any(|id| {
+            slots.get(id).is_some_and(|slot| slot.accepted.command.warehouse_no == warehouse_no)
+        });
         let Some(confirmed) = self.confirmed.get(warehouse_no).cloned() else { return };
         let warehouse_no = warehouse_no.to_owned();
         if !awaited || !self.proof_sought.insert(warehouse_no.clone()) {
@@ -145,11 +165,17 @@ impl Engine<'_> {
         }
         let Confirmed { return_no, marker } = confirmed;
         let (erp, settings) = (self.parts.erp.clone(), Arc::clone(&self.parts.settings));
-        let word = Word::new(&self.happened, Happened::ProofSought { warehouse_no: warehouse_no.clone(), seen: false });
+        let word = Word::new(
+            &self.happened,
+            Happened::ProofSought { warehouse_no: warehouse_no.clone(), seen: false },
+        );
         tokio::spawn(async move {
             // It becomes visible within max_visibility, or the next created order is tried.
-            let question = Question { return_no, marker, first_intent_at: None, claimed: HashSet::new() };
-            let deadline = Moment::now().plus(settings.commands.max_visibility).plus(settings.commands.lookup_spacing);
+            let question =
+                Question { return_no, marker, first_intent_at: None, claimed: HashSet::new() };
+            let deadline = Moment::now()
+                .plus(settings.commands.max_visibility)
+                .plus(settings.commands.lookup_spacing);
             let seen = loop {
                 if matches!(ask(&erp, &question, &settings.commands).await, Finding::Found(_)) {
                     break true;

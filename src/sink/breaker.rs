@@ -1,4 +1,5 @@
-//! When the ERP is down or misconfigured nothing is given up: consumption pauses, probes go out, the route resumes. Pure.
+//! When the ERP is down or misconfigured nothing is given up: consumption pauses, probes go out,
+//! the route resumes. Pure.
 
 use std::time::Duration;
 
@@ -25,13 +26,18 @@ pub enum Circuit {
 pub struct Breaker {
     circuit: Circuit,
     pauses: Pauses,
-    /// Grows whenever the circuit opens: an answer counts as an attempt only if this has not changed since its call left.
+    /// Grows whenever the circuit opens: an answer counts as an attempt only if this has not
+    /// changed since its call left.
     epoch: u64,
 }
 
 impl Default for Breaker {
     fn default() -> Self {
-        Self { circuit: Circuit::Closed { failures: 0 }, pauses: Pauses::from(Duration::from_millis(500)), epoch: 0 }
+        Self {
+            circuit: Circuit::Closed { failures: 0 },
+            pauses: Pauses::from(Duration::from_millis(500)),
+            epoch: 0,
+        }
     }
 }
 
@@ -124,7 +130,9 @@ impl Breaker {
     pub fn probed(&mut self, answered: Result<(), String>, now: Moment) {
         if let Circuit::Open { probe_at, reason } = &mut self.circuit {
             match answered {
-                Ok(()) => self.circuit = Circuit::Half { reason: std::mem::take(reason), trying: false },
+                Ok(()) => {
+                    self.circuit = Circuit::Half { reason: std::mem::take(reason), trying: false }
+                }
                 Err(why) => {
                     *reason = why;
                     *probe_at = now.plus(self.pauses.next_pause());
@@ -135,7 +143,10 @@ impl Breaker {
 
     fn open(&mut self, reason: &str, now: Moment) {
         self.epoch += 1;
-        self.circuit = Circuit::Open { probe_at: now.plus(self.pauses.next_pause()), reason: reason.to_owned() };
+        self.circuit = Circuit::Open {
+            probe_at: now.plus(self.pauses.next_pause()),
+            reason: reason.to_owned(),
+        };
     }
 }
 

@@ -1,6 +1,6 @@
-//! After a crash many intents may be open at once: one query over everything created since the oldest of them comes before
-//! single look-ups. A marker it shows settles its command; a marker it does not show decides nothing, and the command is
-//! looked up by itself.
+//! After a crash many intents may be open at once: one query over everything created since the
+//! oldest of them comes before single look-ups. A marker it shows settles its command; a marker it
+//! does not show decides nothing, and the command is looked up by itself.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -29,9 +29,14 @@ const WIDEST: Duration = Duration::from_secs(30 * 24 * 3600 - 3600);
 /// Orders by the marker they carry.
 pub(super) type Sightings = HashMap<String, Vec<String>>;
 
-/// The period in which the orders of these intents were created, clocks differing by the margin; `None` for too few.
-fn period<'a>(intents: impl Iterator<Item = &'a JournalEntry>, now: Timestamp) -> Option<(Timestamp, Timestamp, usize)> {
-    let begun: Vec<Timestamp> = intents.map(|entry| entry.first_intent_at.unwrap_or(entry.written_at)).collect();
+/// The period in which the orders of these intents were created, clocks differing by the margin;
+/// `None` for too few.
+fn period<'a>(
+    intents: impl Iterator<Item = &'a JournalEntry>,
+    now: Timestamp,
+) -> Option<(Timestamp, Timestamp, usize)> {
+    let begun: Vec<Timestamp> =
+        intents.map(|entry| entry.first_intent_at.unwrap_or(entry.written_at)).collect();
     let oldest = begun.iter().min()?;
     let newest = begun.iter().max()?;
     let end = now.max(*newest).plus(SUSPECT_MARGIN).floor_second();
@@ -69,21 +74,34 @@ async fn sight(
 impl Engine<'_> {
     /// Asks once for all open intents of partitions that were just taken over.
     pub(super) fn ask_for_all(&mut self, leases: &[Lease]) {
-        let taken =
-            || leases.iter().filter_map(|lease| self.partitions.get(&lease.partition).filter(|partition| partition.lease == *lease));
+        let taken = || {
+            leases.iter().filter_map(|lease| {
+                self.partitions.get(&lease.partition).filter(|partition| partition.lease == *lease)
+            })
+        };
         let intents = || taken().flat_map(|partition| partition.open.values());
         let Some(period) = period(intents(), Timestamp::now()) else { return };
         let markers: HashSet<String> = intents().map(|entry| entry.marker.clone()).collect();
-        tracing::info!(open_intents = period.2, "the ERP is asked once for everything created since the oldest open intent");
+        tracing::info!(
+            open_intents = period.2,
+            "the ERP is asked once for everything created since the oldest open intent"
+        );
         let leases = leases.to_vec();
         for lease in &leases {
-            if let Some(partition) = self.partitions.get_mut(&lease.partition).filter(|partition| partition.lease == *lease) {
+            if let Some(partition) = self
+                .partitions
+                .get_mut(&lease.partition)
+                .filter(|partition| partition.lease == *lease)
+            {
                 partition.sightings = None;
             }
         }
         self.counts.bundles += 1;
         let (erp, timeout) = (self.parts.erp.clone(), self.parts.settings.commands.call_timeout);
-        let word = Word::new(&self.happened, Happened::Sighted { leases: leases.clone(), result: Err(ABNORMAL.to_owned()) });
+        let word = Word::new(
+            &self.happened,
+            Happened::Sighted { leases: leases.clone(), result: Err(ABNORMAL.to_owned()) },
+        );
         tokio::spawn(async move {
             let result = sight(&erp, period, &markers, timeout).await;
             word.tell(Happened::Sighted { leases, result });
@@ -97,7 +115,11 @@ impl Engine<'_> {
             Sightings::new()
         });
         for lease in leases {
-            if let Some(partition) = self.partitions.get_mut(&lease.partition).filter(|partition| partition.lease == *lease) {
+            if let Some(partition) = self
+                .partitions
+                .get_mut(&lease.partition)
+                .filter(|partition| partition.lease == *lease)
+            {
                 partition.sightings = Some(sightings.clone());
             }
         }
@@ -123,7 +145,8 @@ impl Engine<'_> {
             return;
         };
         match sightings.get(&slot.life.marker).cloned() {
-            // This query shows nothing of what the single look-ups can see, so it proves no warehouse's visibility.
+            // This query shows nothing of what the single look-ups can see, so it proves no
+            // warehouse's visibility.
             Some(orders) => {
                 let sight = Sight { now, proven: false, circuit_closed };
                 let step = slot.life.looked_up(Finding::Found(orders), sight, &self.timing);
@@ -144,12 +167,25 @@ mod tests {
     fn the_period_covers_every_intent_and_clocks_that_differ() {
         let intents: Vec<JournalEntry> = [500_000, 400_000, 900_000, 450_000]
             .into_iter()
-            .map(|at| JournalEntry { first_intent_at: Some(Timestamp(at)), ..bare_entry(EntryKind::Intent, 0, "W", Timestamp(at + 1)) })
+            .map(|at| JournalEntry {
+                first_intent_at: Some(Timestamp(at)),
+                ..bare_entry(EntryKind::Intent, 0, "W", Timestamp(at + 1))
+            })
             .collect();
-        assert_eq!(period(intents.iter(), Timestamp(600_000)), Some((Timestamp(100_000), Timestamp(1_200_000), 4)));
-        assert_eq!(period(intents.iter().take(3), Timestamp(600_000)), None, "few are asked about one by one");
+        assert_eq!(
+            period(intents.iter(), Timestamp(600_000)),
+            Some((Timestamp(100_000), Timestamp(1_200_000), 4))
+        );
+        assert_eq!(
+            period(intents.iter().take(3), Timestamp(600_000)),
+            None,
+            "few are asked about one by one"
+        );
         let month_later = Timestamp(600_000).plus(Duration::from_secs(40 * 24 * 3600));
         let (start, end, _) = period(intents.iter(), month_later).unwrap();
-        assert!(end.minus(Duration::from_secs(30 * 24 * 3600)) < start, "no more than the ERP answers for");
+        assert!(
+            end.minus(Duration::from_secs(30 * 24 * 3600)) < start,
+            "no more than the ERP answers for"
+        );
     }
 }

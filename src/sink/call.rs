@@ -9,7 +9,10 @@ use crate::{
     clock::{Moment, Timestamp},
     config::CommandSettings,
     crash::{self, Point},
-    erp::{Call, Class, Erp, OrderLine, OrderRequest, OutboundHead, PageRequest, QueryFault, Selection, SendGuard},
+    erp::{
+        Call, Class, Erp, OrderLine, OrderRequest, OutboundHead, PageRequest, QueryFault,
+        Selection, SendGuard,
+    },
     kafka::{Group, Lease},
     schema::CreateReturnOutbound,
 };
@@ -76,16 +79,17 @@ pub struct Question {
     pub claimed: HashSet<String>,
 }
 
-/// Looks for the marker among the outbound orders of the return: in the listed statuses, and on absence once more
-/// without `status`. Answers `Absent` only when both were answered completely.
+/// Looks for the marker among the outbound orders of the return: in the listed statuses, and on
+/// absence once more without `status`. Answers `Absent` only when both were answered completely.
 pub async fn ask(erp: &Erp, question: &Question, settings: &CommandSettings) -> Finding {
     let mut seen = Vec::new();
     let mut first_asked: Option<Moment> = None;
     for status in [Some(STATUSES), None] {
-        let (heads, asked_at) = match orders_of_return(erp, &question.return_no, status, settings.call_timeout).await {
-            Ok(answer) => answer,
-            Err(reason) => return Finding::Failed(reason),
-        };
+        let (heads, asked_at) =
+            match orders_of_return(erp, &question.return_no, status, settings.call_timeout).await {
+                Ok(answer) => answer,
+                Err(reason) => return Finding::Failed(reason),
+            };
         let asked_at = *first_asked.get_or_insert(asked_at);
         seen.extend(heads);
         let finding = finding_of(&seen, question, asked_at);
@@ -96,15 +100,19 @@ pub async fn ask(erp: &Erp, question: &Question, settings: &CommandSettings) -> 
             crash::point(Point::LookUpHalf);
         }
     }
-    first_asked.map_or_else(|| Finding::Failed("nothing was asked".into()), |asked_at| finding_of(&seen, question, asked_at))
+    first_asked.map_or_else(
+        || Finding::Failed("nothing was asked".into()),
+        |asked_at| finding_of(&seen, question, asked_at),
+    )
 }
 
-/// What complete answers say about a command: our marker, else orders that may be ours with the marker stripped, else
-/// nothing since the first was asked for.
+/// What complete answers say about a command: our marker, else orders that may be ours with the
+/// marker stripped, else nothing since the first was asked for.
 #[must_use]
 pub fn finding_of(seen: &[OutboundHead], question: &Question, asked_at: Moment) -> Finding {
     let numbers = |wanted: &dyn Fn(&OutboundHead) -> bool| -> Vec<String> {
-        let found: BTreeSet<&String> = seen.iter().filter(|head| wanted(head)).map(|head| &head.order_no).collect();
+        let found: BTreeSet<&String> =
+            seen.iter().filter(|head| wanted(head)).map(|head| &head.order_no).collect();
         found.into_iter().cloned().collect()
     };
     let ours = numbers(&|head| marker_of(&head.remark) == Some(&question.marker));
@@ -115,8 +123,8 @@ pub fn finding_of(seen: &[OutboundHead], question: &Question, asked_at: Moment) 
     if suspects.is_empty() { Finding::Absent { asked_at } } else { Finding::Suspects(suspects) }
 }
 
-/// An order without any marker of ours, created after the intent less a margin, that no other command claims: somebody
-/// may have rewritten its remark.
+/// An order without any marker of ours, created after the intent less a margin, that no other
+/// command claims: somebody may have rewritten its remark.
 fn suspicious(head: &OutboundHead, question: &Question) -> bool {
     let Some(intent) = question.first_intent_at else { return false };
     marker_of(&head.remark).is_none()
@@ -124,11 +132,16 @@ fn suspicious(head: &OutboundHead, question: &Question) -> bool {
         && head.create_time.is_none_or(|created| created >= intent.minus(SUSPECT_MARGIN))
 }
 
-/// The outbound orders of a return by number, with the marker each carries, whatever their status (for a person's decision).
+/// The outbound orders of a return by number, with the marker each carries, whatever their status
+/// (for a person's decision).
 ///
 /// # Errors
 /// Why the ERP could not be asked, as a sentence.
-pub async fn orders_of(erp: &Erp, return_no: &str, timeout: Duration) -> Result<Vec<(String, Option<String>)>, String> {
+pub async fn orders_of(
+    erp: &Erp,
+    return_no: &str,
+    timeout: Duration,
+) -> Result<Vec<(String, Option<String>)>, String> {
     let mut found = BTreeMap::new();
     for status in [Some(STATUSES), None] {
         for head in orders_of_return(erp, return_no, status, timeout).await?.0 {
@@ -156,8 +169,14 @@ async fn orders_of_return(
     orders(erp, &selection, u64::MAX, timeout).await
 }
 
-/// All pages of a set that only grows, of at most `most` orders: distinct ids must reach the count, or the look-up is none.
-pub(super) async fn orders(erp: &Erp, selection: &Selection, most: u64, timeout: Duration) -> Result<(Vec<OutboundHead>, Moment), String> {
+/// All pages of a set that only grows, of at most `most` orders: distinct ids must reach the count,
+/// or the look-up is none.
+pub(super) async fn orders(
+    erp: &Erp,
+    selection: &Selection,
+    most: u64,
+    timeout: Duration,
+) -> Result<(Vec<OutboundHead>, Moment), String> {
     let mut heads: BTreeMap<String, OutboundHead> = BTreeMap::new();
     let mut count = 0_u64;
     let mut asked_at = None;
@@ -165,7 +184,10 @@ pub(super) async fn orders(erp: &Erp, selection: &Selection, most: u64, timeout:
     loop {
         let permit = erp.quota().acquire(Call::QueryOutbounds, Class::Lookup).await;
         let request = PageRequest { page_no, page_size: PAGE_SIZE, count: page_no == 0 };
-        let page = erp.query(permit, selection, request, timeout).await.map_err(|fault| fault.to_string())?;
+        let page = erp
+            .query(permit, selection, request, timeout)
+            .await
+            .map_err(|fault| fault.to_string())?;
         asked_at.get_or_insert(page.asked_at);
         if let Some(total) = page.total_count {
             count = total;
@@ -190,7 +212,8 @@ pub(super) async fn orders(erp: &Erp, selection: &Selection, most: u64, timeout:
     Ok((heads.into_values().collect(), asked_at.unwrap_or_else(Moment::now)))
 }
 
-/// A signed read that changes nothing and costs one call: tells whether the ERP answers this account again.
+/// A signed read that changes nothing and costs one call: tells whether the ERP answers this
+/// account again.
 ///
 /// # Errors
 /// The reason as a sentence. A throttled answer is an answer.
@@ -205,11 +228,16 @@ pub async fn probe(erp: &Erp, timeout: Duration) -> Result<(), String> {
         provider_no: None,
     };
     let permit = erp.quota().acquire(Call::QueryOutbounds, Class::Lookup).await;
-    match erp.query(permit, &selection, PageRequest { page_no: 0, page_size: 1, count: false }, timeout).await {
+    match erp
+        .query(permit, &selection, PageRequest { page_no: 0, page_size: 1, count: false }, timeout)
+        .await
+    {
         Ok(_) | Err(QueryFault::Throttled { .. } | QueryFault::Rejected { .. }) => Ok(()),
-        Err(fault @ (QueryFault::Unreachable { .. } | QueryFault::Unusable { .. } | QueryFault::Misconfigured { .. })) => {
-            Err(fault.to_string())
-        }
+        Err(
+            fault @ (QueryFault::Unreachable { .. }
+            | QueryFault::Unusable { .. }
+            | QueryFault::Misconfigured { .. }),
+        ) => Err(fault.to_string()),
     }
 }
 
@@ -240,7 +268,10 @@ mod tests {
         assert!(suspicious(&head("rewritten", Some(Timestamp(1_000_000))), &question));
         assert!(suspicious(&head("", None), &question));
         assert!(!suspicious(&head("", Some(Timestamp(699_999))), &question));
-        assert!(!suspicious(&head(&super::super::validate::marker("R", "other"), Some(Timestamp(1_000_000))), &question));
+        assert!(!suspicious(
+            &head(&super::super::validate::marker("R", "other"), Some(Timestamp(1_000_000))),
+            &question
+        ));
         question.claimed.insert("CK1".into());
         assert!(!suspicious(&head("rewritten", Some(Timestamp(1_000_000))), &question));
         let never = Question { first_intent_at: None, claimed: HashSet::new(), ..question };

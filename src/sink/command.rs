@@ -48,10 +48,15 @@ pub fn parse(record: &Delivered, format: CommandFormat, codec: &Codec) -> Parsed
     }
 }
 
-/// Which command a value is about, as far as it can be read: (`return_no`, `command_id`). A schema that is met for the first
-/// time is learnt; blocks then.
+/// Which command a value is about, as far as it can be read: (`return_no`, `command_id`). A schema
+/// that is met for the first time is learnt; blocks then.
 #[must_use]
-pub fn identify(value: &[u8], format: CommandFormat, codec: &Codec, runtime: &tokio::runtime::Handle) -> Option<(String, String)> {
+pub fn identify(
+    value: &[u8],
+    format: CommandFormat,
+    codec: &Codec,
+    runtime: &tokio::runtime::Handle,
+) -> Option<(String, String)> {
     match format {
         CommandFormat::Json => match parse_json(value) {
             Parsed::Command(command) => Some((command.return_no, command.command_id)),
@@ -60,9 +65,10 @@ pub fn identify(value: &[u8], format: CommandFormat, codec: &Codec, runtime: &to
         },
         CommandFormat::Avro => {
             let command = match codec.decode_command(value) {
-                Err(DecodeFault::UnknownSchemaId(id)) => {
-                    runtime.block_on(codec.learn(id)).ok().and_then(|()| codec.decode_command(value).ok())
-                }
+                Err(DecodeFault::UnknownSchemaId(id)) => runtime
+                    .block_on(codec.learn(id))
+                    .ok()
+                    .and_then(|()| codec.decode_command(value).ok()),
                 read => read.ok(),
             };
             command.map(|command| (command.return_no, command.command_id))
@@ -94,7 +100,8 @@ impl Fields {
         }
     }
 
-    /// A field that has to be there; a default stands in so that every other violation is found as well.
+    /// A field that has to be there; a default stands in so that every other violation is found as
+    /// well.
     fn required<T: DeserializeOwned + Default>(&mut self, field: &str, kind: &str) -> T {
         let before = self.violations.len();
         self.optional(field, kind).unwrap_or_else(|| {
@@ -111,7 +118,8 @@ impl Fields {
             self.violations.push(format!("{} is missing", self.name(field)));
             return Decimal::ZERO;
         };
-        let text = serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().to_owned());
+        let text =
+            serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().to_owned());
         Decimal::parse(&text).unwrap_or_else(|fault| {
             self.violations.push(format!("{} {fault}", self.name(field)));
             Decimal::ZERO
@@ -125,11 +133,17 @@ impl Fields {
             return None;
         }
         let read = match serde_json::from_str::<String>(raw.get()) {
-            Ok(text) => text.parse::<jiff::Timestamp>().ok().map(|instant| Timestamp(instant.as_millisecond())),
+            Ok(text) => text
+                .parse::<jiff::Timestamp>()
+                .ok()
+                .map(|instant| Timestamp(instant.as_millisecond())),
             Err(_) => raw.get().parse::<i64>().ok().map(Timestamp),
         };
         if read.is_none() {
-            self.violations.push(format!("{} must be an RFC 3339 instant or milliseconds since 1970", self.name(field)));
+            self.violations.push(format!(
+                "{} must be an RFC 3339 instant or milliseconds since 1970",
+                self.name(field)
+            ));
         }
         read
     }
@@ -137,7 +151,8 @@ impl Fields {
     /// Every field nobody asked for is a violation by name.
     fn finish(mut self) -> Vec<String> {
         let names: Vec<String> = self.raw.keys().map(|field| self.name(field)).collect();
-        self.violations.extend(names.into_iter().map(|name| format!("{name} is not a field of a command")));
+        self.violations
+            .extend(names.into_iter().map(|name| format!("{name} is not a field of a command")));
         self.violations
     }
 }
@@ -151,16 +166,21 @@ pub(super) fn parse_json(bytes: &[u8]) -> Parsed {
     let return_no: String = fields.required("return_no", "a string");
     let command_id: String = fields.required("command_id", "a string");
     if return_no.is_empty() && command_id.is_empty() {
-        return Parsed::Poison("the JSON object has neither return_no nor command_id, so nobody can be answered".into());
+        return Parsed::Poison(
+            "the JSON object has neither return_no nor command_id, so nobody can be answered"
+                .into(),
+        );
     }
-    let create_mode = fields.optional::<String>("create_mode", "DRAFT, SUBMITTED or APPROVED").and_then(|mode| {
-        let known = CreateMode::from_name(&mode);
-        if known.is_none() {
-            fields.violations.push("create_mode must be DRAFT, SUBMITTED or APPROVED".into());
-        }
-        known
-    });
-    let lines: Vec<BTreeMap<String, Box<RawValue>>> = fields.required("details", "an array of objects");
+    let create_mode =
+        fields.optional::<String>("create_mode", "DRAFT, SUBMITTED or APPROVED").and_then(|mode| {
+            let known = CreateMode::from_name(&mode);
+            if known.is_none() {
+                fields.violations.push("create_mode must be DRAFT, SUBMITTED or APPROVED".into());
+            }
+            known
+        });
+    let lines: Vec<BTreeMap<String, Box<RawValue>>> =
+        fields.required("details", "an array of objects");
     let mut line_violations = Vec::new();
     let details = lines
         .into_iter()
@@ -229,7 +249,10 @@ mod tests {
             "create_mode must be",
             "expires_at must be",
         ] {
-            assert!(violations.iter().any(|violation| violation.contains(part)), "{part}: {violations:?}");
+            assert!(
+                violations.iter().any(|violation| violation.contains(part)),
+                "{part}: {violations:?}"
+            );
         }
     }
 

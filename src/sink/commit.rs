@@ -1,5 +1,5 @@
-//! The one commit loop: each transaction carries every outcome that is ready and every intent that is waiting, so that a
-//! thousand commands in flight cost a handful of transactions.
+//! The one commit loop: each transaction carries every outcome that is ready and every intent that
+//! is waiting, so that a thousand commands in flight cost a handful of transactions.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -16,7 +16,8 @@ use super::{
     journal::{Way, written},
     letter::{Death, dead_letter, doubt_letter, doubt_reason, spare},
     settle::{
-        Origin, bare_entry, intent_entry, journal_key, journal_record, outcome_entry, result_of, result_record, result_without_entry,
+        Origin, bare_entry, intent_entry, journal_key, journal_record, outcome_entry, result_of,
+        result_record, result_without_entry,
     },
     story::Tale,
     validate::remark_as_sent,
@@ -61,9 +62,10 @@ impl Commit {
 /// A transaction of so few records carried next to nothing that had to wait for it.
 const FEW: usize = 4;
 
-/// Between the end of a transaction and the putting together of the next one, which carries what comes in meanwhile. The
-/// producer rests as long ([`REST`]); where there is little to gather, the last part of its rest is left to it alone: its
-/// thread keeps to it exactly, a timer here rounds up by a millisecond.
+/// Between the end of a transaction and the putting together of the next one, which carries what
+/// comes in meanwhile. The producer rests as long ([`REST`]); where there is little to gather, the
+/// last part of its rest is left to it alone: its thread keeps to it exactly, a timer here rounds
+/// up by a millisecond.
 fn gather(carried: usize) -> Duration {
     if carried > FEW { REST } else { REST / 2 }
 }
@@ -77,8 +79,8 @@ pub(super) enum Carried {
     Withdrawal,
 }
 
-/// Whether a transaction that carries this must also carry the partition's offset: always. Kafka fences a stale owner only
-/// where it commits offsets; an intent without one would pass.
+/// Whether a transaction that carries this must also carry the partition's offset: always. Kafka
+/// fences a stale owner only where it commits offsets; an intent without one would pass.
 pub(super) const fn needs_offset(carried: Carried) -> bool {
     match carried {
         Carried::Outcome | Carried::Intent | Carried::Proof | Carried::Withdrawal => true,
@@ -116,24 +118,34 @@ impl Engine<'_> {
         {
             return Ok(());
         }
-        let draft = self
-            .draft(now)
-            .map_err(|fault| format!("a record does not fit its own schema, which is a defect of the connector: {fault}"))?;
+        let draft = self.draft(now).map_err(|fault| {
+            format!(
+                "a record does not fit its own schema, which is a defect of the connector: {fault}"
+            )
+        })?;
         let Some(Draft { commit, records, leases: _ }) = draft else { return Ok(()) };
         let positions = commit
             .positions
             .iter()
             .filter_map(|(lease, _)| {
-                let (offset, metadata) = self.partitions.get(&lease.partition)?.prefix.position()?;
+                let (offset, metadata) =
+                    self.partitions.get(&lease.partition)?.prefix.position()?;
                 Some(Position { lease: *lease, offset, metadata })
             })
             .collect();
-        let batch = Batch { group: self.group.clone(), positions, records: records.into_iter().map(Arc::new).collect() };
+        let batch = Batch {
+            group: self.group.clone(),
+            positions,
+            records: records.into_iter().map(Arc::new).collect(),
+        };
         self.committing = Some(commit);
         self.left_lately = std::mem::take(&mut self.left).max(self.left_lately / 2);
         self.counts.transactions += 1;
         let transactor = self.transactor.clone();
-        let word = Word::new(&self.happened, Happened::Committed(Err(CommitFault::Unknown(ABNORMAL.to_owned()))));
+        let word = Word::new(
+            &self.happened,
+            Happened::Committed(Err(CommitFault::Unknown(ABNORMAL.to_owned()))),
+        );
         tokio::spawn(async move {
             word.tell(Happened::Committed(transactor.commit(batch).await));
         });
@@ -159,7 +171,11 @@ impl Engine<'_> {
 
         for _ in 0..self.ready.len().min(MOST) {
             let Some(ready) = self.ready.pop_front() else { break };
-            if let Some(partition) = self.partitions.get_mut(&ready.lease.partition).filter(|partition| partition.lease == ready.lease) {
+            if let Some(partition) = self
+                .partitions
+                .get_mut(&ready.lease.partition)
+                .filter(|partition| partition.lease == ready.lease)
+            {
                 partition.prefix.finish(ready.record.offset);
                 draft.carries(Carried::Outcome, ready.lease);
                 draft.commit.ready.push(ready);
@@ -179,16 +195,31 @@ impl Engine<'_> {
             crash::point(Point::IntentDrafted);
         }
         for (lease, warehouse_no) in std::mem::take(&mut self.new_proofs) {
-            if self.partitions.get(&lease.partition).is_some_and(|partition| partition.lease == lease) {
-                let entry = bare_entry(EntryKind::Proof, lease.partition, &warehouse_no, written_at);
+            if self
+                .partitions
+                .get(&lease.partition)
+                .is_some_and(|partition| partition.lease == lease)
+            {
+                let entry =
+                    bare_entry(EntryKind::Proof, lease.partition, &warehouse_no, written_at);
                 let key = serde_json::json!(["#proof", warehouse_no]).to_string().into_bytes();
-                draft.records.push(journal_record(&self.parts.codec, &self.names, lease.partition, key, &entry)?);
+                draft.records.push(journal_record(
+                    &self.parts.codec,
+                    &self.names,
+                    lease.partition,
+                    key,
+                    &entry,
+                )?);
                 draft.carries(Carried::Proof, lease);
                 draft.commit.proofs.push((lease, warehouse_no));
             }
         }
         for (lease, key) in std::mem::take(&mut self.withdrawn) {
-            if self.partitions.get(&lease.partition).is_some_and(|partition| partition.lease == lease) {
+            if self
+                .partitions
+                .get(&lease.partition)
+                .is_some_and(|partition| partition.lease == lease)
+            {
                 draft.records.push(Outgoing {
                     topic: Arc::clone(&self.names.journal),
                     partition: Some(lease.partition),
@@ -207,7 +238,11 @@ impl Engine<'_> {
             draft.commit.expired.push((lease, key));
         }
         for lease in draft.leases.values() {
-            if let Some((offset, _)) = self.partitions.get(&lease.partition).and_then(|partition| partition.prefix.position()) {
+            if let Some((offset, _)) = self
+                .partitions
+                .get(&lease.partition)
+                .and_then(|partition| partition.prefix.position())
+            {
                 draft.commit.positions.push((*lease, offset));
             }
         }
@@ -215,7 +250,8 @@ impl Engine<'_> {
         Ok((!draft.records.is_empty() || !draft.commit.ready.is_empty()).then_some(draft))
     }
 
-    /// What settles ahead of the committed prefix is named in the offset's metadata; what does not fit there waits.
+    /// What settles ahead of the committed prefix is named in the offset's metadata; what does not
+    /// fit there waits.
     fn hold_back_what_does_not_fit(&mut self, draft: &mut Draft) {
         let mut held = Vec::new();
         for partition in draft.leases.keys() {
@@ -238,7 +274,12 @@ impl Engine<'_> {
     }
 
     /// Result, journal entry and dead letter of one ended record.
-    fn settle(&self, draft: &mut Draft, ready: &Ready, settled_at: Timestamp) -> Result<Tale, SchemaFault> {
+    fn settle(
+        &self,
+        draft: &mut Draft,
+        ready: &Ready,
+        settled_at: Timestamp,
+    ) -> Result<Tale, SchemaFault> {
         let (mut tale, mut letter) = (Tale::default(), None);
         let (codec, names) = (&self.parts.codec, &self.names);
         let connector = &self.parts.settings.kafka.application_id;
@@ -249,14 +290,20 @@ impl Engine<'_> {
                 let Some(slot) = self.slots.get(slot) else { return Ok(tale) };
                 let command = &slot.accepted.command;
                 let pair = (command.return_no.as_str(), command.command_id.as_str());
-                let entry = outcome_entry(&slot.life, ending, pair, &command.warehouse_no, settled_at);
+                let entry =
+                    outcome_entry(&slot.life, ending, pair, &command.warehouse_no, settled_at);
                 let duplicate = slot.recorded.is_some();
                 let written = written(Way::Life { outcome: ending.outcome, copy: duplicate });
                 let recorded = slot.recorded.as_deref().filter(|_| !written.entry);
                 if written.entry {
                     let key = journal_key(pair.0, pair.1);
                     let record = journal_record(codec, names, partition, key.clone(), &entry)?;
-                    draft.commit.changes.entry(partition).or_default().push((key, record.value.clone()));
+                    draft
+                        .commit
+                        .changes
+                        .entry(partition)
+                        .or_default()
+                        .push((key, record.value.clone()));
                     draft.records.push(record);
                 }
                 let result = result_of(recorded.unwrap_or(&entry), duplicate, origin);
@@ -277,7 +324,12 @@ impl Engine<'_> {
             End::Decided { entry } => {
                 let key = journal_key(&entry.return_no, &entry.command_id);
                 let record = journal_record(codec, names, partition, key.clone(), entry)?;
-                draft.commit.changes.entry(partition).or_default().push((key, record.value.clone()));
+                draft
+                    .commit
+                    .changes
+                    .entry(partition)
+                    .or_default()
+                    .push((key, record.value.clone()));
                 draft.records.push(record);
                 let result = result_of(entry, false, origin);
                 draft.records.push(result_record(codec, names, &result, &ready.record)?);
@@ -285,7 +337,12 @@ impl Engine<'_> {
             }
             End::Refused(reason) => tale.death = Some((Death::Refused, reason.clone())),
             End::Plain { outcome, return_no, command_id, violations } => {
-                let result = result_without_entry(*outcome, (return_no, command_id), violations.clone(), origin);
+                let result = result_without_entry(
+                    *outcome,
+                    (return_no, command_id),
+                    violations.clone(),
+                    origin,
+                );
                 draft.records.push(result_record(codec, names, &result, &ready.record)?);
                 let letter = written(Way::Plain { outcome: *outcome }).letter;
                 tale.death = letter.then(|| (Death::Invalid, violations.join("; ")));
@@ -294,7 +351,8 @@ impl Engine<'_> {
             End::Poison(reason) => tale.death = Some((Death::Undecodable, reason.clone())),
         }
         if let Some((death, reason)) = &tale.death {
-            let letter = letter.unwrap_or_else(|| dead_letter(names, &ready.record, *death, reason, connector));
+            let letter = letter
+                .unwrap_or_else(|| dead_letter(names, &ready.record, *death, reason, connector));
             let (spared, why) = &ready.spared;
             draft.commit.letters.push((draft.records.len(), ready.lease, ready.record.offset));
             draft.records.push(spare(letter, &ready.record, *spared, why, names));
@@ -302,17 +360,40 @@ impl Engine<'_> {
         Ok(tale)
     }
 
-    fn intend(&self, draft: &mut Draft, id: SlotId, now: Moment, written_at: Timestamp) -> Result<(), SchemaFault> {
-        let Some(slot) = self.slots.get(&id).filter(|slot| slot.waits == Waits::Intent) else { return Ok(()) };
-        if self.partitions.get(&slot.lease.partition).is_none_or(|partition| partition.draining || partition.lease != slot.lease) {
+    fn intend(
+        &self,
+        draft: &mut Draft,
+        id: SlotId,
+        now: Moment,
+        written_at: Timestamp,
+    ) -> Result<(), SchemaFault> {
+        let Some(slot) = self.slots.get(&id).filter(|slot| slot.waits == Waits::Intent) else {
+            return Ok(());
+        };
+        if self
+            .partitions
+            .get(&slot.lease.partition)
+            .is_none_or(|partition| partition.draining || partition.lease != slot.lease)
+        {
             return Ok(());
         }
         let command = &slot.accepted.command;
         let pair = (command.return_no.as_str(), command.command_id.as_str());
         let entry = intent_entry(&slot.life, pair, &command.warehouse_no, written_at, &self.timing);
-        draft.records.push(journal_record(&self.parts.codec, &self.names, slot.lease.partition, journal_key(pair.0, pair.1), &entry)?);
+        draft.records.push(journal_record(
+            &self.parts.codec,
+            &self.names,
+            slot.lease.partition,
+            journal_key(pair.0, pair.1),
+            &entry,
+        )?);
         draft.carries(Carried::Intent, slot.lease);
-        draft.commit.intents.push((id, now.plus(self.timing.send_by), written_at, slot.life.next_attempt()));
+        draft.commit.intents.push((
+            id,
+            now.plus(self.timing.send_by),
+            written_at,
+            slot.life.next_attempt(),
+        ));
         Ok(())
     }
 
@@ -342,15 +423,21 @@ impl Engine<'_> {
                 Ok(())
             }
             Err(CommitFault::TooLarge { records, reason }) => {
-                let letters: BTreeMap<usize, (Lease, i64)> =
-                    commit.letters.iter().map(|(at, lease, offset)| (*at, (*lease, *offset))).collect();
+                let letters: BTreeMap<usize, (Lease, i64)> = commit
+                    .letters
+                    .iter()
+                    .map(|(at, lease, offset)| (*at, (*lease, *offset)))
+                    .collect();
                 self.take_back(commit);
                 let mut stuck = false;
                 for at in records {
-                    stuck |= !letters.get(&at).is_some_and(|(lease, offset)| self.spare(*lease, *offset, &reason));
+                    stuck |= !letters
+                        .get(&at)
+                        .is_some_and(|(lease, offset)| self.spare(*lease, *offset, &reason));
                 }
                 if stuck {
-                    // Nothing can be left out of a result or a journal entry: it waits for a topic that takes it.
+                    // Nothing can be left out of a result or a journal entry: it waits for a topic
+                    // that takes it.
                     tracing::warn!(%reason, "a transaction was aborted; it is tried again");
                     self.commit_after = now.plus(self.commit_pauses.next_pause());
                 }
@@ -368,9 +455,16 @@ impl Engine<'_> {
         }
     }
 
-    /// The dead letter of a record leaves out more the next time; `false` where nothing is left to be left out.
+    /// The dead letter of a record leaves out more the next time; `false` where nothing is left to
+    /// be left out.
     fn spare(&mut self, lease: Lease, offset: i64, reason: &str) -> bool {
-        let Some(ready) = self.ready.iter_mut().find(|ready| ready.lease == lease && ready.record.offset == offset) else { return true };
+        let Some(ready) = self
+            .ready
+            .iter_mut()
+            .find(|ready| ready.lease == lease && ready.record.offset == offset)
+        else {
+            return true;
+        };
         let Some(more) = ready.spared.0.more() else { return false };
         ready.spared = (more, reason.to_owned());
         true
@@ -379,7 +473,11 @@ impl Engine<'_> {
     /// Nothing of it happened: everything goes back to where it waited.
     fn take_back(&mut self, commit: Commit) {
         for ready in commit.ready.into_iter().rev() {
-            if let Some(partition) = self.partitions.get_mut(&ready.lease.partition).filter(|partition| partition.lease == ready.lease) {
+            if let Some(partition) = self
+                .partitions
+                .get_mut(&ready.lease.partition)
+                .filter(|partition| partition.lease == ready.lease)
+            {
                 partition.prefix.unfinish(ready.record.offset);
                 self.ready.push_front(ready);
             }
@@ -396,15 +494,22 @@ impl Engine<'_> {
         if !commit.ready.is_empty() {
             crash::point(Point::OutcomeCommitted);
         }
-        let changes = commit.changes.iter().map(|(partition, changes)| (*partition, borrowed(changes)));
+        let changes =
+            commit.changes.iter().map(|(partition, changes)| (*partition, borrowed(changes)));
         if !commit.changes.is_empty() {
             self.store.apply_all(changes).map_err(|fault| fault.to_string())?;
         }
         for (lease, offset) in &commit.positions {
-            if let Some(partition) = self.partitions.get_mut(&lease.partition).filter(|partition| partition.lease == *lease) {
+            if let Some(partition) = self
+                .partitions
+                .get_mut(&lease.partition)
+                .filter(|partition| partition.lease == *lease)
+            {
                 partition.prefix.committed(*offset);
                 for (key, value) in commit.changes.get(&lease.partition).into_iter().flatten() {
-                    let entry = value.as_deref().and_then(|bytes| self.parts.codec.decode_journal(bytes).ok());
+                    let entry = value
+                        .as_deref()
+                        .and_then(|bytes| self.parts.codec.decode_journal(bytes).ok());
                     if let Some(entry) = entry {
                         partition.settled(key, &entry);
                     }
@@ -423,9 +528,15 @@ impl Engine<'_> {
                 let lease = slot.lease;
                 self.parts.metrics.hop_seconds(Hop::Journal, slot.received.until(now));
                 let command = &slot.accepted.command;
-                self.parts.board.step((&command.return_no, &command.command_id), Hop::Journal.name(), "intent", None);
+                self.parts.board.step(
+                    (&command.return_no, &command.command_id),
+                    Hop::Journal.name(),
+                    "intent",
+                    None,
+                );
                 self.wire.push_back(id);
-                if self.partitions.get(&lease.partition).is_some_and(|partition| partition.draining) {
+                if self.partitions.get(&lease.partition).is_some_and(|partition| partition.draining)
+                {
                     self.withdraw(id);
                 }
             }
@@ -451,7 +562,11 @@ impl Engine<'_> {
 
     /// The front command of a key is done: the next one begins.
     fn next_of(&mut self, lease: Lease, key: &str) {
-        let Some(partition) = self.partitions.get_mut(&lease.partition).filter(|partition| partition.lease == lease) else { return };
+        let Some(partition) =
+            self.partitions.get_mut(&lease.partition).filter(|partition| partition.lease == lease)
+        else {
+            return;
+        };
         if let Some(line) = partition.keys.get_mut(key) {
             line.pop_front();
             if line.is_empty() {
@@ -468,12 +583,18 @@ impl Engine<'_> {
             End::Life { slot, ending } => {
                 self.counts.recovered += u64::from(ending.recovered);
                 let duplicate = self.slots.get(slot).is_some_and(|slot| slot.recorded.is_some());
-                (Some(ending.outcome), duplicate, (ending.outcome == Outcome::InDoubt).then_some(Death::InDoubt))
+                (
+                    Some(ending.outcome),
+                    duplicate,
+                    (ending.outcome == Outcome::InDoubt).then_some(Death::InDoubt),
+                )
             }
             End::Copy { entry } => (entry.outcome, true, None),
             End::Decided { entry } => (entry.outcome, false, None),
             End::Refused(_) => (None, false, Some(Death::Refused)),
-            End::Plain { outcome, .. } => (Some(*outcome), false, (*outcome == Outcome::Invalid).then_some(Death::Invalid)),
+            End::Plain { outcome, .. } => {
+                (Some(*outcome), false, (*outcome == Outcome::Invalid).then_some(Death::Invalid))
+            }
             End::Poison(_) => (None, false, Some(Death::Undecodable)),
         };
         if let Some(outcome) = outcome {
@@ -486,7 +607,11 @@ impl Engine<'_> {
             self.counts.dead_letters += 1;
             metrics.dead_letter("commands", death.label());
         }
-        let since_record = ready.record.timestamp.and_then(|at| u64::try_from(Timestamp::now().0 - at).ok()).map(Duration::from_millis);
+        let since_record = ready
+            .record
+            .timestamp
+            .and_then(|at| u64::try_from(Timestamp::now().0 - at).ok())
+            .map(Duration::from_millis);
         metrics.command_seconds(ready.received.until(now), since_record);
     }
 }

@@ -1,8 +1,9 @@
-//! A person's decision about a command in doubt: a control record in the commands topic, with the command's own key, so that
-//! the owner carries it out in the key's order. Pure.
+//! A person's decision about a command in doubt: a control record in the commands topic, with the
+//! command's own key, so that the owner carries it out in the key's order. Pure.
 //!
-//! The record is told from a command by its header [`HEADER`]; its value is JSON whose only field is `wdt_control`, which no
-//! version of a command can be: an older connector finds neither Avro nor `return_no` in it and dead-letters it.
+//! The record is told from a command by its header [`HEADER`]; its value is JSON whose only field
+//! is `wdt_control`, which no version of a command can be: an older connector finds neither Avro
+//! nor `return_no` in it and dead-letters it.
 
 use serde::{Deserialize, Serialize};
 
@@ -60,7 +61,8 @@ impl Decision {
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
         // A struct of strings and numbers always is JSON.
-        serde_json::to_vec(&Envelope { wdt_control: Control::Resolve(self.clone()) }).unwrap_or_default()
+        serde_json::to_vec(&Envelope { wdt_control: Control::Resolve(self.clone()) })
+            .unwrap_or_default()
     }
 
     /// Reads a control record; `None` for any other record.
@@ -71,7 +73,9 @@ impl Decision {
     pub fn read(record: &Delivered) -> Option<Result<Self, String>> {
         let (_, verb) = record.headers.iter().find(|(name, _)| name == HEADER)?;
         if verb.as_deref() != Some(RESOLVE.as_bytes()) {
-            return Some(Err(format!("the header {HEADER} asks for something this version does not know; it knows {RESOLVE}")));
+            return Some(Err(format!(
+                "the header {HEADER} asks for something this version does not know; it knows {RESOLVE}"
+            )));
         }
         let read = serde_json::from_slice::<Envelope>(record.value.as_deref().unwrap_or_default());
         let read = read
@@ -86,9 +90,16 @@ impl Decision {
             Verdict::Created(order) => order.as_str(),
             Verdict::NotCreated => "",
         };
-        for (field, text) in [("return_no", &*self.return_no), ("command_id", &self.command_id), ("by", &self.by), ("verdict", order)] {
+        for (field, text) in [
+            ("return_no", &*self.return_no),
+            ("command_id", &self.command_id),
+            ("by", &self.by),
+            ("verdict", order),
+        ] {
             if text.chars().count() > MOST_TEXT {
-                return Err(format!("the control record was not carried out: its {field} has more than {MOST_TEXT} characters"));
+                return Err(format!(
+                    "the control record was not carried out: its {field} has more than {MOST_TEXT} characters"
+                ));
             }
         }
         Ok(self)
@@ -97,10 +108,17 @@ impl Decision {
     /// The entry that settles the command as the person decided.
     ///
     /// # Errors
-    /// Why the decision cannot be carried out: it answers something the journal does not say (any longer).
-    pub fn settle(&self, entry: Option<&JournalEntry>, decided_at: Timestamp) -> Result<JournalEntry, String> {
+    /// Why the decision cannot be carried out: it answers something the journal does not say (any
+    /// longer).
+    pub fn settle(
+        &self,
+        entry: Option<&JournalEntry>,
+        decided_at: Timestamp,
+    ) -> Result<JournalEntry, String> {
         let Some(entry) = entry else {
-            return Err("the decision was not carried out: the journal knows no such command".into());
+            return Err(
+                "the decision was not carried out: the journal knows no such command".into()
+            );
         };
         let outcome = match (entry.kind, entry.outcome) {
             (EntryKind::Outcome, Some(outcome)) => outcome,
@@ -109,7 +127,10 @@ impl Decision {
             }
         };
         if outcome != Outcome::InDoubt {
-            return Err(format!("the decision was not carried out: the command is not in doubt, its outcome is {}", outcome.name()));
+            return Err(format!(
+                "the decision was not carried out: the command is not in doubt, its outcome is {}",
+                outcome.name()
+            ));
         }
         if entry.version != self.version {
             return Err(format!(
@@ -118,15 +139,21 @@ impl Decision {
             ));
         }
         let (outcome, outbound_no, candidates, gloss) = match &self.verdict {
-            Verdict::Created(order) => {
-                (Outcome::Created, Some(order.clone()), Vec::new(), format!("{} decided that this order is the command's", self.by))
-            }
+            Verdict::Created(order) => (
+                Outcome::Created,
+                Some(order.clone()),
+                Vec::new(),
+                format!("{} decided that this order is the command's", self.by),
+            ),
             // The candidates stay: a replay must not suspect again what the person has looked at.
             Verdict::NotCreated => (
                 Outcome::Rejected,
                 None,
                 entry.candidates.clone(),
-                format!("{} decided that no order was created; replay the dead letter to have it created", self.by),
+                format!(
+                    "{} decided that no order was created; replay the dead letter to have it created",
+                    self.by
+                ),
             ),
         };
         Ok(JournalEntry {
@@ -152,7 +179,13 @@ mod tests {
     };
 
     fn decision(verdict: Verdict) -> Decision {
-        Decision { return_no: "R1".into(), command_id: "c1".into(), version: 3, verdict, by: "ops".into() }
+        Decision {
+            return_no: "R1".into(),
+            command_id: "c1".into(),
+            version: 3,
+            verdict,
+            by: "ops".into(),
+        }
     }
 
     fn record(header: Option<&str>, value: &[u8]) -> Delivered {
@@ -162,7 +195,10 @@ mod tests {
             key: Some(b"R1".to_vec()),
             value: Some(value.to_vec()),
             left_out: None,
-            headers: header.map(|value| (HEADER.to_owned(), Some(value.as_bytes().to_vec()))).into_iter().collect(),
+            headers: header
+                .map(|value| (HEADER.to_owned(), Some(value.as_bytes().to_vec())))
+                .into_iter()
+                .collect(),
             timestamp: None,
         }
     }
@@ -185,22 +221,37 @@ mod tests {
         let bytes = wanted.bytes();
         assert_eq!(Decision::read(&record(Some(RESOLVE), &bytes)), Some(Ok(wanted)));
         assert_eq!(Decision::read(&record(None, &bytes)), None);
-        // What a version that does not know the header makes of it: nobody is answered, it goes to the dead letters.
+        // What a version that does not know the header makes of it: nobody is answered, it goes to
+        // the dead letters.
         assert!(matches!(command::parse_json(&bytes), command::Parsed::Poison(_)));
-        for (header, value) in
-            [("forget", &bytes[..]), (RESOLVE, b"{}"), (RESOLVE, b"\xff"), (RESOLVE, b"{\"wdt_control\":{\"resolve\":{}}}")]
-        {
-            assert!(matches!(Decision::read(&record(Some(header), value)), Some(Err(_))), "{header}");
+        for (header, value) in [
+            ("forget", &bytes[..]),
+            (RESOLVE, b"{}"),
+            (RESOLVE, b"\xff"),
+            (RESOLVE, b"{\"wdt_control\":{\"resolve\":{}}}"),
+        ] {
+            assert!(
+                matches!(Decision::read(&record(Some(header), value)), Some(Err(_))),
+                "{header}"
+            );
         }
     }
 
     #[test]
     fn a_decision_settles_the_entry_it_answers() {
-        let created = decision(Verdict::Created("CK7".into())).settle(Some(&in_doubt()), Timestamp(5)).unwrap();
-        assert_eq!((created.outcome, created.outbound_no.as_deref(), created.resolved), (Some(Outcome::Created), Some("CK7"), true));
+        let created = decision(Verdict::Created("CK7".into()))
+            .settle(Some(&in_doubt()), Timestamp(5))
+            .unwrap();
+        assert_eq!(
+            (created.outcome, created.outbound_no.as_deref(), created.resolved),
+            (Some(Outcome::Created), Some("CK7"), true)
+        );
         assert_eq!((created.version, created.written_at, created.attempt), (4, Timestamp(5), 2));
         let not = decision(Verdict::NotCreated).settle(Some(&in_doubt()), Timestamp(5)).unwrap();
-        assert_eq!((not.outcome, not.outbound_no, not.candidates), (Some(Outcome::Rejected), None, vec!["CK7".to_owned()]));
+        assert_eq!(
+            (not.outcome, not.outbound_no, not.candidates),
+            (Some(Outcome::Rejected), None, vec!["CK7".to_owned()])
+        );
     }
 
     #[test]
@@ -209,9 +260,14 @@ mod tests {
         let created = JournalEntry { outcome: Some(Outcome::Created), ..known.clone() };
         let open = JournalEntry { kind: EntryKind::Intent, outcome: None, ..known.clone() };
         let later = JournalEntry { version: 4, ..known };
-        for (entry, part) in [(None, "no such command"), (Some(created), "CREATED"), (Some(open), "worked on"), (Some(later), "version 4")]
-        {
-            let reason = decision(Verdict::NotCreated).settle(entry.as_ref(), Timestamp(5)).unwrap_err();
+        for (entry, part) in [
+            (None, "no such command"),
+            (Some(created), "CREATED"),
+            (Some(open), "worked on"),
+            (Some(later), "version 4"),
+        ] {
+            let reason =
+                decision(Verdict::NotCreated).settle(entry.as_ref(), Timestamp(5)).unwrap_err();
             assert!(reason.contains(part), "{reason}");
         }
     }

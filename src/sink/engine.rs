@@ -1,4 +1,5 @@
-//! The loop over partitions: one task owns every state, everything slow happens elsewhere and comes back as [`Happened`].
+//! The loop over partitions: one task owns every state, everything slow happens elsewhere and comes
+//! back as [`Happened`].
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
@@ -13,7 +14,10 @@ use crate::{
     clock::Moment,
     config::Edition,
     erp::{Answer, Call, Erp, Permit, Work},
-    kafka::{CommitFault, Delivered, EndOffsets, Group, GroupEvent, Lease, Restored, Store, TakeOverFault, Transactor},
+    kafka::{
+        CommitFault, Delivered, EndOffsets, Group, GroupEvent, Lease, Restored, Store,
+        TakeOverFault, Transactor,
+    },
     schema::{JournalEntry, LearnFault, Outcome},
     telemetry::Trace,
 };
@@ -52,7 +56,8 @@ pub(super) struct Slot {
     pub counted_in: Option<u64>,
     /// The recorded outcome a copy of a command in doubt repeats.
     pub recorded: Option<Box<JournalEntry>>,
-    /// Together with `due` it says the one place where the slot stands; whoever finds its id elsewhere passes over it.
+    /// Together with `due` it says the one place where the slot stands; whoever finds its id
+    /// elsewhere passes over it.
     pub waits: Waits,
     /// When its one timer goes off, if it has one ([`Engine::wake_at`]).
     pub due: Option<Moment>,
@@ -124,8 +129,8 @@ pub(super) enum Happened {
     Sighted { leases: Vec<Lease>, result: Result<Sightings, String> },
 }
 
-/// Brings the engine what came of a task it waits for; of a task that ends without a word, as a panic ends it, what was
-/// agreed on for that case: nothing waits for ever.
+/// Brings the engine what came of a task it waits for; of a task that ends without a word, as a
+/// panic ends it, what was agreed on for that case: nothing waits for ever.
 pub(super) struct Word {
     happened: mpsc::UnboundedSender<Happened>,
     otherwise: Option<Happened>,
@@ -151,7 +156,8 @@ impl Drop for Word {
 }
 
 /// What is said of a task that ended without a word.
-pub(super) const ABNORMAL: &str = "the task ended abnormally, which is a defect of the connector; the log has its place";
+pub(super) const ABNORMAL: &str =
+    "the task ended abnormally, which is a defect of the connector; the log has its place";
 
 /// A partition's way back to the group.
 #[derive(Debug)]
@@ -205,14 +211,16 @@ pub(super) struct Engine<'a> {
     pub ready: VecDeque<Ready>,
     /// Proofs to be journaled: partition, warehouse.
     pub new_proofs: Vec<(Lease, String)>,
-    /// Warehouses in which look-ups have shown one of our markers: a fact about the ERP, whichever partition saw it.
+    /// Warehouses in which look-ups have shown one of our markers: a fact about the ERP, whichever
+    /// partition saw it.
     pub proofs: HashSet<String>,
     /// By warehouse, an order of ours that exists for certain: what a proof is sought with.
     pub confirmed: HashMap<String, Confirmed>,
     pub proof_sought: HashSet<String>,
     /// Who began to wait for a proof; some of them may be past it.
     pub unproven: Vec<SlotId>,
-    /// Journal keys of intents that certainly had no effect and are taken back before their partition is given away.
+    /// Journal keys of intents that certainly had no effect and are taken back before their
+    /// partition is given away.
     pub withdrawn: Vec<(Lease, Vec<u8>)>,
     /// Journal keys of outcomes older than the dedupe horizon.
     pub expired: Vec<(Lease, Vec<u8>)>,
@@ -376,7 +384,13 @@ impl<'a> Engine<'a> {
         let due = self.timers.first().map(|(at, _)| *at);
         let probe = self.breaker.probe_at().filter(|_| !self.probing);
         let commit = (self.commit_after > now).then_some(self.commit_after);
-        [due, probe, commit].into_iter().flatten().map(|at| now.until(at)).min().unwrap_or(TURN).min(TURN)
+        [due, probe, commit]
+            .into_iter()
+            .flatten()
+            .map(|at| now.until(at))
+            .min()
+            .unwrap_or(TURN)
+            .min(TURN)
     }
 
     /// The slot waits for this until then; its earlier timer is void.
@@ -423,9 +437,11 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    /// The quota is shared by partitions: this instance's part of the commands' calls, look-ups included.
+    /// The quota is shared by partitions: this instance's part of the commands' calls, look-ups
+    /// included.
     fn claim(&mut self) {
-        let owned = self.restoring.len() + self.partitions.values().filter(|partition| !partition.draining).count();
+        let owned = self.restoring.len()
+            + self.partitions.values().filter(|partition| !partition.draining).count();
         if self.claimed != Some(owned) {
             self.claimed = Some(owned);
             claim(&self.parts.erp, owned as f64 / f64::from(self.partition_count.max(1)));
@@ -437,7 +453,9 @@ impl<'a> Engine<'a> {
             GroupEvent::Assigned(leases) => {
                 tracing::debug!(partitions = leases.len(), "assigned");
                 if leases.iter().any(|lease| lease.partition >= self.partition_count) {
-                    return Err(Ended::Restart("the commands topic has got more partitions".into()));
+                    return Err(Ended::Restart(
+                        "the commands topic has got more partitions".into(),
+                    ));
                 }
                 self.joined = true;
                 self.restore(leases, Duration::ZERO);
@@ -453,7 +471,10 @@ impl<'a> Engine<'a> {
                 self.drains.push(Drain { leases, deadline, done: Some(done) });
             }
             GroupEvent::Lost(leases) => {
-                tracing::warn!(?leases, "partitions were lost; their open intents are left to the next owner");
+                tracing::warn!(
+                    ?leases,
+                    "partitions were lost; their open intents are left to the next owner"
+                );
                 for lease in leases {
                     self.drop_partition(lease);
                 }
@@ -472,11 +493,16 @@ impl<'a> Engine<'a> {
         match what {
             Happened::Permitted(slot, permit) => self.permitted(slot, permit),
             Happened::Answered { slot, answer, epoch } => self.answered(slot, answer, epoch),
-            Happened::LookedUp { slot, finding, was_probe } => self.looked_up(slot, finding, was_probe),
+            Happened::LookedUp { slot, finding, was_probe } => {
+                self.looked_up(slot, finding, was_probe)
+            }
             Happened::Probed(result) => self.probed(result),
             Happened::ProofSought { warehouse_no, seen } => {
                 self.proof_sought.remove(&warehouse_no);
-                if seen && let Some(lease) = self.partitions.values().next().map(|partition| partition.lease) {
+                if seen
+                    && let Some(lease) =
+                        self.partitions.values().next().map(|partition| partition.lease)
+                {
                     self.prove(lease, &warehouse_no);
                 }
             }
@@ -490,7 +516,8 @@ impl<'a> Engine<'a> {
 
     /// Takes new partitions over; nothing is delivered from them before.
     fn restore(&mut self, leases: Vec<Lease>, pause: Duration) {
-        let leases: Vec<Lease> = leases.into_iter().filter(|lease| self.group.owns(*lease)).collect();
+        let leases: Vec<Lease> =
+            leases.into_iter().filter(|lease| self.group.owns(*lease)).collect();
         if leases.is_empty() {
             return;
         }
@@ -505,7 +532,10 @@ impl<'a> Engine<'a> {
             metrics: Arc::clone(&self.parts.metrics),
             partitions: self.partition_count,
         };
-        let word = Word::new(&self.happened, Happened::Restored(leases.clone(), Err(TakeOverFault::Refused(ABNORMAL.to_owned()))));
+        let word = Word::new(
+            &self.happened,
+            Happened::Restored(leases.clone(), Err(TakeOverFault::Refused(ABNORMAL.to_owned()))),
+        );
         tokio::spawn(async move {
             tokio::time::sleep(pause).await;
             let result = restoring.run(leases.clone()).await;
@@ -513,9 +543,14 @@ impl<'a> Engine<'a> {
         });
     }
 
-    fn restored(&mut self, leases: &[Lease], result: Result<Vec<(Restored, Remembered)>, TakeOverFault>) -> Result<(), Ended> {
+    fn restored(
+        &mut self,
+        leases: &[Lease],
+        result: Result<Vec<(Restored, Remembered)>, TakeOverFault>,
+    ) -> Result<(), Ended> {
         // Those that ended meanwhile are nobody's business any more.
-        let leases: Vec<Lease> = leases.iter().copied().filter(|lease| self.restoring.remove(lease)).collect();
+        let leases: Vec<Lease> =
+            leases.iter().copied().filter(|lease| self.restoring.remove(lease)).collect();
         match result {
             Ok(all) => {
                 let now = Moment::now();
@@ -537,7 +572,8 @@ impl<'a> Engine<'a> {
                     }
                     self.proofs.extend(std::mem::take(&mut journal.proofs));
                     self.confirmed.extend(std::mem::take(&mut journal.confirmed));
-                    self.partitions.insert(lease.partition, Partition::new(&restored, journal, now));
+                    self.partitions
+                        .insert(lease.partition, Partition::new(&restored, journal, now));
                     self.group.start(lease);
                 }
                 self.ask_for_all(&leases);
@@ -547,7 +583,9 @@ impl<'a> Engine<'a> {
                 self.restore(leases, AGAIN);
                 Ok(())
             }
-            Err(TakeOverFault::Fenced(reason) | TakeOverFault::Refused(reason)) => Err(Ended::Failed(reason)),
+            Err(TakeOverFault::Fenced(reason) | TakeOverFault::Refused(reason)) => {
+                Err(Ended::Failed(reason))
+            }
             Err(fault @ TakeOverFault::Emptied { .. }) => Err(Ended::Failed(format!(
                 "{fault}: the journal was lost, so orders could be created twice; restore the topic, or declare it lost with `wdt-connector topics journal-lost --yes`"
             ))),
@@ -560,9 +598,11 @@ impl<'a> Engine<'a> {
         for drain in &mut drains {
             let open = drain.leases.iter().any(|lease| self.unfinished(*lease));
             if !open || now >= drain.deadline {
-                let partitions: Vec<i32> = drain.leases.iter().map(|lease| lease.partition).collect();
+                let partitions: Vec<i32> =
+                    drain.leases.iter().map(|lease| lease.partition).collect();
                 if open {
-                    let answers = self.slots.values().filter(|slot| slot.waits == Waits::Answer).count();
+                    let answers =
+                        self.slots.values().filter(|slot| slot.waits == Waits::Answer).count();
                     tracing::warn!(
                         ?partitions,
                         answers,
@@ -590,7 +630,9 @@ impl<'a> Engine<'a> {
         self.ready.iter().any(|ready| ready.lease == lease)
             || self.withdrawn.iter().any(|(of, _)| *of == lease)
             || self.committing.as_ref().is_some_and(|commit| commit.concerns(lease))
-            || self.slots.values().any(|slot| slot.lease == lease && matches!(slot.waits, Waits::Answer | Waits::Settlement))
+            || self.slots.values().any(|slot| {
+                slot.lease == lease && matches!(slot.waits, Waits::Answer | Waits::Settlement)
+            })
     }
 
     /// Forgets a partition; its open intents are left to the next owner.
@@ -638,11 +680,18 @@ impl<'a> Engine<'a> {
         self.restoring.len()
     }
 
-    /// What an operator decided for all instances: while the route is paused nothing new is called; look-ups go on.
+    /// What an operator decided for all instances: while the route is paused nothing new is called;
+    /// look-ups go on.
     fn heed(&mut self) {
         let paused = self.parts.controls.pause_of(ROLE).map(|decision| {
-            let said = |field: &str| decision.get(field).and_then(|value| value.as_str()).unwrap_or("unknown").to_owned();
-            format!("paused by {} at {}; `wdt-connector commands resume` ends that", said("by"), said("at"))
+            let said = |field: &str| {
+                decision.get(field).and_then(|value| value.as_str()).unwrap_or("unknown").to_owned()
+            };
+            format!(
+                "paused by {} at {}; `wdt-connector commands resume` ends that",
+                said("by"),
+                said("at")
+            )
         });
         match (&self.paused, &paused) {
             (None, Some(reason)) => tracing::warn!(%reason, "the command route is paused"),
@@ -665,14 +714,24 @@ impl<'a> Engine<'a> {
         if let Some(reason) = self.placement.misfit() {
             return Err(reason.to_owned());
         }
-        if self.restoring.is_empty() { Ok(()) } else { Err(format!("{} partitions are being restored", self.restoring.len())) }
+        if self.restoring.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{} partitions are being restored", self.restoring.len()))
+        }
     }
 
     /// Whether the record is older than what the journal is certain to remember.
     pub(super) fn is_old(&self, record: &Delivered) -> bool {
-        let lost_at = self.partitions.get(&record.lease.partition).and_then(|partition| partition.lost_at);
+        let lost_at =
+            self.partitions.get(&record.lease.partition).and_then(|partition| partition.lost_at);
         let now = self.parts.erp.later_clock(Edition::Flagship);
-        may_be_forgotten(first_sent(record), now, self.parts.settings.commands.dedupe_horizon, lost_at)
+        may_be_forgotten(
+            first_sent(record),
+            now,
+            self.parts.settings.commands.dedupe_horizon,
+            lost_at,
+        )
     }
 }
 
@@ -689,8 +748,11 @@ mod tests {
             word.tell(Happened::Probed(Ok(())));
         });
         assert!(task.await.is_err());
-        assert!(matches!(heard.recv().await, Some(Happened::Probed(Err(reason))) if reason == ABNORMAL));
-        Word::new(&happened, Happened::Probed(Err(ABNORMAL.to_owned()))).tell(Happened::Probed(Ok(())));
+        assert!(
+            matches!(heard.recv().await, Some(Happened::Probed(Err(reason))) if reason == ABNORMAL)
+        );
+        Word::new(&happened, Happened::Probed(Err(ABNORMAL.to_owned())))
+            .tell(Happened::Probed(Ok(())));
         assert!(matches!(heard.recv().await, Some(Happened::Probed(Ok(())))));
         assert!(heard.try_recv().is_err(), "once each");
     }

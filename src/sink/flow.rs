@@ -1,4 +1,5 @@
-//! What a command goes through between its verdict and its end: admitted, called, answered, settled.
+//! What a command goes through between its verdict and its end: admitted, called, answered,
+//! settled.
 
 use std::{sync::Arc, time::Duration};
 
@@ -46,7 +47,10 @@ impl Engine<'_> {
                 self.wake_at(id, Waits::Admission, now.plus(pause));
             }
             Step::Again => {
-                let pause = slot.pauses.get_or_insert_with(|| Pauses::from(Duration::from_millis(200))).next_pause();
+                let pause = slot
+                    .pauses
+                    .get_or_insert_with(|| Pauses::from(Duration::from_millis(200)))
+                    .next_pause();
                 self.wake_at(id, Waits::Admission, now.plus(pause));
             }
             Step::Ask { at } => self.wake_at(id, Waits::Ask, at),
@@ -60,10 +64,13 @@ impl Engine<'_> {
                 slot.waits = Waits::Settlement;
                 slot.trace.enter(Hop::Settle);
                 slot.trace.ended(ending.outcome.name());
-                let (lease, record, received) = (slot.lease, Arc::clone(&slot.record), slot.received);
+                let (lease, record, received) =
+                    (slot.lease, Arc::clone(&slot.record), slot.received);
                 let key = Some(slot.accepted.command.return_no.clone());
-                let confirmed = (ending.outcome == Outcome::Created)
-                    .then(|| Confirmed { return_no: slot.accepted.command.return_no.clone(), marker: slot.life.marker.clone() });
+                let confirmed = (ending.outcome == Outcome::Created).then(|| Confirmed {
+                    return_no: slot.accepted.command.return_no.clone(),
+                    marker: slot.life.marker.clone(),
+                });
                 let warehouse_no = slot.accepted.command.warehouse_no.clone();
                 self.end(lease, record, received, key, End::Life { slot: id, ending });
                 if let Some(confirmed) = confirmed
@@ -85,22 +92,33 @@ impl Engine<'_> {
                 Waits::Ask | Waits::Proof => match self.breaker.probe_at() {
                     // An open circuit is probed by one look-up at a time, when a probe is due.
                     Some(probe_at) if self.probing || probe_at > now => {
-                        self.wake_at(id, Waits::Ask, probe_at.max(now.plus(Duration::from_millis(200))));
+                        self.wake_at(
+                            id,
+                            Waits::Ask,
+                            probe_at.max(now.plus(Duration::from_millis(200))),
+                        );
                     }
-                    // A question that does not leave probes nothing: the next one that is due does, or a probe of its own.
+                    // A question that does not leave probes nothing: the next one that is due does,
+                    // or a probe of its own.
                     Some(_) => self.probing = self.look_up(id, true),
                     None => {
                         self.look_up(id, false);
                     }
                 },
-                Waits::Permit | Waits::Intent | Waits::Wire | Waits::Answer | Waits::Sighting | Waits::Finding | Waits::Settlement => {}
+                Waits::Permit
+                | Waits::Intent
+                | Waits::Wire
+                | Waits::Answer
+                | Waits::Sighting
+                | Waits::Finding
+                | Waits::Settlement => {}
             }
         }
     }
 
-    /// How many commands may be between their turn and the ERP's answer: those on the wire, and what leaves in some
-    /// transactions, so that a fast ERP never waits for an intent, not behind a slow transaction either, and a slow ERP
-    /// meets few intents that ran out.
+    /// How many commands may be between their turn and the ERP's answer: those on the wire, and
+    /// what leaves in some transactions, so that a fast ERP never waits for an intent, not behind a
+    /// slow transaction either, and a slow ERP meets few intents that ran out.
     fn reach(&self) -> usize {
         let most = self.parts.settings.commands.max_in_flight;
         most + self.left_lately.saturating_mul(6).clamp(most, most.saturating_mul(8))
@@ -120,15 +138,22 @@ impl Engine<'_> {
             }
         };
         let ahead = self.committing.as_ref().map_or(0, super::commit::Commit::intents);
-        while self.permits_pending + self.intents.len() + ahead + self.wire.len() + self.flying < most {
+        while self.permits_pending + self.intents.len() + ahead + self.wire.len() + self.flying
+            < most
+        {
             let Some(id) = self.admission.pop_front() else { break };
-            let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.waits == Waits::Admission) else { continue };
+            let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.waits == Waits::Admission)
+            else {
+                continue;
+            };
             if given_back(&self.partitions, slot.lease) {
                 continue;
             }
             let deadline = slot.accepted.command.expires_at;
             if slot.life.first_intent_at.is_none()
-                && deadline.is_some_and(|deadline| deadline < self.parts.erp.earlier_clock(Edition::Flagship))
+                && deadline.is_some_and(|deadline| {
+                    deadline < self.parts.erp.earlier_clock(Edition::Flagship)
+                })
             {
                 self.expire(id);
                 continue;
@@ -160,7 +185,8 @@ impl Engine<'_> {
         self.end(slot.lease, slot.record, slot.received, key, end);
     }
 
-    /// While the circuit is open or the route is paused nobody sits on a permit: look-ups need the room.
+    /// While the circuit is open or the route is paused nobody sits on a permit: look-ups need the
+    /// room.
     fn give_permits_back(&mut self) {
         // An intent that ran out on the wire stands in line with its permit.
         for id in &self.admission {
@@ -179,7 +205,9 @@ impl Engine<'_> {
 
     pub(super) fn permitted(&mut self, id: SlotId, permit: Permit) {
         self.permits_pending = self.permits_pending.saturating_sub(1);
-        let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.waits == Waits::Permit) else { return };
+        let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.waits == Waits::Permit) else {
+            return;
+        };
         if given_back(&self.partitions, slot.lease) {
             return;
         }
@@ -188,10 +216,12 @@ impl Engine<'_> {
         self.permitted_now(id, Moment::now());
     }
 
-    /// Before a partition is given away, intents that certainly had no effect are taken back: the next owner then calls
-    /// at once instead of asking. Only first attempts: of a later one the earlier call is still in doubt.
+    /// Before a partition is given away, intents that certainly had no effect are taken back: the
+    /// next owner then calls at once instead of asking. Only first attempts: of a later one the
+    /// earlier call is still in doubt.
     pub(super) fn withdraw_all(&mut self, lease: Lease) {
-        let idle: Vec<SlotId> = self.slots.iter().filter(|(_, slot)| slot.lease == lease).map(|(id, _)| *id).collect();
+        let idle: Vec<SlotId> =
+            self.slots.iter().filter(|(_, slot)| slot.lease == lease).map(|(id, _)| *id).collect();
         for id in idle {
             self.withdraw(id);
             // What is not called here any more needs no room.
@@ -206,9 +236,15 @@ impl Engine<'_> {
         let Some(slot) = self.slots.get(&id) else { return };
         let waits = match slot.waits {
             Waits::Admission | Waits::Permit | Waits::Wire => true,
-            // An intent may be in the transaction that is on its way; it is taken back once that is over.
+            // An intent may be in the transaction that is on its way; it is taken back once that is
+            // over.
             Waits::Intent => !self.committing.as_ref().is_some_and(|commit| commit.intends(id)),
-            Waits::Answer | Waits::Sighting | Waits::Ask | Waits::Finding | Waits::Proof | Waits::Settlement => false,
+            Waits::Answer
+            | Waits::Sighting
+            | Waits::Ask
+            | Waits::Finding
+            | Waits::Proof
+            | Waits::Settlement => false,
         };
         if !waits || !slot.life.may_be_withdrawn() {
             return;
@@ -236,12 +272,16 @@ impl Engine<'_> {
         let most = self.parts.settings.commands.max_in_flight;
         while self.breaker.room(self.flying, most) > 0 {
             let Some(id) = self.wire.pop_front() else { break };
-            let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.waits == Waits::Wire) else { continue };
+            let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.waits == Waits::Wire)
+            else {
+                continue;
+            };
             if given_back(&self.partitions, slot.lease) {
                 continue;
             }
             let Some(send_by) = released(slot.send_by, now) else {
-                // The permit is kept for the renewed intent: without one it could only be renewed for ever.
+                // The permit is kept for the renewed intent: without one it could only be renewed
+                // for ever.
                 slot.send_by = None;
                 slot.waits = Waits::Admission;
                 self.admission.push_front(id);
@@ -263,9 +303,11 @@ impl Engine<'_> {
             let epoch = self.breaker.epoch();
             let order = order_request(&slot.accepted.command, &slot.life.marker);
             let guard = Arc::new(Guard { group: self.group.clone(), lease: slot.lease, send_by });
-            let (erp, timeout) = (self.parts.erp.clone(), self.parts.settings.commands.call_timeout);
+            let (erp, timeout) =
+                (self.parts.erp.clone(), self.parts.settings.commands.call_timeout);
             let unknown = Answer::Unknown { reason: ABNORMAL.to_owned() };
-            let word = Word::new(&self.happened, Happened::Answered { slot: id, answer: unknown, epoch });
+            let word =
+                Word::new(&self.happened, Happened::Answered { slot: id, answer: unknown, epoch });
             slot.trace.enter(Hop::Call);
             let asked = Asked::about(&slot.accepted.command, slot.life.attempt, slot.trace.id());
             let calling = async move {
@@ -285,8 +327,11 @@ impl Engine<'_> {
         self.flying = self.flying.saturating_sub(1);
         match &answer {
             Answer::Created { .. } | Answer::Rejected(_) => self.breaker.success(),
-            Answer::NotExecuted(NotExecuted::Unreachable { reason }) | Answer::Unknown { reason } => self.breaker.failure(reason, now),
-            Answer::NotExecuted(NotExecuted::Throttled { .. } | NotExecuted::Withheld) => self.breaker.neutral(),
+            Answer::NotExecuted(NotExecuted::Unreachable { reason })
+            | Answer::Unknown { reason } => self.breaker.failure(reason, now),
+            Answer::NotExecuted(NotExecuted::Throttled { .. } | NotExecuted::Withheld) => {
+                self.breaker.neutral()
+            }
             Answer::Misconfigured(refusal) => {
                 let reason = format!(
                     "the ERP refuses createOrder with {}: {}{}",
@@ -308,7 +353,8 @@ impl Engine<'_> {
                 "nobody knows whether the ERP created the order; it is asked"
             );
         }
-        let pair = (slot.accepted.command.return_no.as_str(), slot.accepted.command.command_id.as_str());
+        let pair =
+            (slot.accepted.command.return_no.as_str(), slot.accepted.command.command_id.as_str());
         self.parts.metrics.hop(Hop::Call, answer.word());
         self.parts.board.step(pair, Hop::Call.name(), answer.word(), answer.detail());
         slot.counted_in = epoch.filter(|_| counts && matches!(answer, Answer::Unknown { .. }));

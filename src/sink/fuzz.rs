@@ -1,4 +1,5 @@
-//! Doors for the fuzz tests: what the value of a command's record comes to, as one word of a closed set.
+//! Doors for the fuzz tests: what the value of a command's record comes to, as one word of a closed
+//! set.
 
 use crate::{
     config::{CommandFormat, Partitioner},
@@ -32,7 +33,13 @@ pub fn command(bytes: &[u8], format: CommandFormat, codec: &Codec) -> &'static s
             Ok(accepted) => {
                 let command = &accepted.command;
                 let _ = remark_as_sent(&accepted.marker, command.remark.as_deref());
-                match check_placement(Some(command.return_no.as_bytes()), &command.return_no, 0, 1, Partitioner::Murmur2) {
+                match check_placement(
+                    Some(command.return_no.as_bytes()),
+                    &command.return_no,
+                    0,
+                    1,
+                    Partitioner::Murmur2,
+                ) {
                     Ok(()) => "a command",
                     Err(_) => "a defect",
                 }

@@ -1,4 +1,5 @@
-//! From a delivered record to a command in its key's line, and from the front of the line to what the journal makes of it.
+//! From a delivered record to a command in its key's line, and from the front of the line to what
+//! the journal makes of it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,7 +28,8 @@ use super::{
 
 /// Characters of a name that are repeated in an answer; no valid one is longer.
 const MOST_NAME: usize = 255;
-/// Violations that are named, the first ones, and characters of each: it may quote a name of any length.
+/// Violations that are named, the first ones, and characters of each: it may quote a name of any
+/// length.
 const MOST_VIOLATIONS: usize = 100;
 const MOST_VIOLATION: usize = 255;
 /// Characters of what the page says of a step.
@@ -36,7 +38,10 @@ const MOST_DETAIL: usize = 1000;
 /// The violations as they are answered.
 fn told(violations: Vec<String>) -> Vec<String> {
     let more = violations.len().saturating_sub(MOST_VIOLATIONS);
-    let named = violations.iter().take(MOST_VIOLATIONS).map(|violation| shortened(violation, MOST_VIOLATION));
+    let named = violations
+        .iter()
+        .take(MOST_VIOLATIONS)
+        .map(|violation| shortened(violation, MOST_VIOLATION));
     named.chain((more > 0).then(|| format!("and {more} more"))).collect()
 }
 
@@ -44,7 +49,11 @@ impl Engine<'_> {
     /// One record, as it comes from the group.
     pub(super) fn delivered(&mut self, record: Delivered) {
         let lease = record.lease;
-        let Some(partition) = self.partitions.get_mut(&lease.partition).filter(|partition| partition.lease == lease) else { return };
+        let Some(partition) =
+            self.partitions.get_mut(&lease.partition).filter(|partition| partition.lease == lease)
+        else {
+            return;
+        };
         if !partition.unlearnt.is_empty() {
             partition.unlearnt.push_back(record);
             return;
@@ -71,22 +80,38 @@ impl Engine<'_> {
         let settings = &self.parts.settings.commands;
         if let Some(decision) = Decision::read(&record) {
             let placed = decision.and_then(|decision| {
-                check_placement(record.key.as_deref(), &decision.return_no, lease.partition, self.partition_count, settings.partitioner)
-                    .map(|()| decision)
+                check_placement(
+                    record.key.as_deref(),
+                    &decision.return_no,
+                    lease.partition,
+                    self.partition_count,
+                    settings.partitioner,
+                )
+                .map(|()| decision)
             });
             return match placed {
                 Ok(decision) => {
-                    let mut trace = Trace::begin((&decision.return_no, &decision.command_id), &record.headers);
+                    let mut trace =
+                        Trace::begin((&decision.return_no, &decision.command_id), &record.headers);
                     trace.enter(Hop::Journal);
-                    self.enqueue(Queued { record: Arc::new(record), received, work: Work::Decision(decision), trace });
+                    self.enqueue(Queued {
+                        record: Arc::new(record),
+                        received,
+                        work: Work::Decision(decision),
+                        trace,
+                    });
                 }
-                Err(reason) => self.end(lease, Arc::new(record), received, None, End::Refused(reason)),
+                Err(reason) => {
+                    self.end(lease, Arc::new(record), received, None, End::Refused(reason))
+                }
             };
         }
         let parsed = parse(&record, settings.format, &self.parts.codec);
         self.parts.metrics.hop(Hop::Command, parsed.word());
         match parsed {
-            Parsed::Poison(reason) => self.end(lease, Arc::new(record), received, None, End::Poison(reason)),
+            Parsed::Poison(reason) => {
+                self.end(lease, Arc::new(record), received, None, End::Poison(reason))
+            }
             Parsed::Unlearnt(id) => {
                 if let Some(partition) = self.partitions.get_mut(&lease.partition) {
                     partition.unlearnt.push_front(record);
@@ -99,22 +124,45 @@ impl Engine<'_> {
             Parsed::Command(command) => {
                 let key_fits = record.key.as_deref() == Some(command.return_no.as_bytes());
                 crash::point(Point::CommandRead);
-                let placed =
-                    check_placement(record.key.as_deref(), &command.return_no, lease.partition, self.partition_count, settings.partitioner);
-                let (return_no, command_id) = (command.return_no.clone(), command.command_id.clone());
+                let placed = check_placement(
+                    record.key.as_deref(),
+                    &command.return_no,
+                    lease.partition,
+                    self.partition_count,
+                    settings.partitioner,
+                );
+                let (return_no, command_id) =
+                    (command.return_no.clone(), command.command_id.clone());
                 let mut trace = Trace::begin((&return_no, &command_id), &record.headers);
                 match (placed, validate(*command)) {
                     (Ok(()), validated) => {
-                        if tells(&return_no, lease.partition, self.partition_count, settings.partitioner) {
+                        if tells(
+                            &return_no,
+                            lease.partition,
+                            self.partition_count,
+                            settings.partitioner,
+                        ) {
                             self.placement.fits();
                         }
                         match validated {
                             Ok(accepted) => {
-                                self.passed((&return_no, &command_id), Hop::Validate, "accepted", None);
+                                self.passed(
+                                    (&return_no, &command_id),
+                                    Hop::Validate,
+                                    "accepted",
+                                    None,
+                                );
                                 trace.enter(Hop::Journal);
-                                self.enqueue(Queued { record: Arc::new(record), received, work: Work::Command(accepted), trace });
+                                self.enqueue(Queued {
+                                    record: Arc::new(record),
+                                    received,
+                                    work: Work::Command(accepted),
+                                    trace,
+                                });
                             }
-                            Err(violations) => self.invalid(lease, record, received, return_no, command_id, violations),
+                            Err(violations) => self.invalid(
+                                lease, record, received, return_no, command_id, violations,
+                            ),
                         }
                     }
                     (Err(misplaced), validated) => {
@@ -122,7 +170,9 @@ impl Engine<'_> {
                             self.held_back.push(record);
                             return;
                         }
-                        let violations = std::iter::once(misplaced).chain(validated.err().unwrap_or_default()).collect();
+                        let violations = std::iter::once(misplaced)
+                            .chain(validated.err().unwrap_or_default())
+                            .collect();
                         self.invalid(lease, record, received, return_no, command_id, violations);
                     }
                 }
@@ -134,14 +184,21 @@ impl Engine<'_> {
     fn held(&mut self, return_no: &str, partition: i32) -> bool {
         let configured = self.parts.settings.commands.partitioner;
         let was_fine = self.placement.misfit().is_none();
-        let treatment = self.placement.misplaced(return_no, partition, self.partition_count, configured, Moment::now());
+        let treatment = self.placement.misplaced(
+            return_no,
+            partition,
+            self.partition_count,
+            configured,
+            Moment::now(),
+        );
         if let Some(reason) = self.placement.misfit().filter(|_| was_fine) {
             tracing::error!(%reason, "the command route pauses; nothing was settled");
         }
         treatment == Treatment::Hold
     }
 
-    /// Judges senders of few records in time, and settles what waited once it is known to be invalid.
+    /// Judges senders of few records in time, and settles what waited once it is known to be
+    /// invalid.
     pub(super) fn judge_senders(&mut self, now: Moment) {
         if self.held_back.is_empty() {
             return;
@@ -168,19 +225,48 @@ impl Engine<'_> {
         violations: Vec<String>,
     ) {
         // Whatever its size was, its answer has to fit into a record.
-        let (return_no, command_id) = (shortened(&return_no, MOST_NAME), shortened(&command_id, MOST_NAME));
+        let (return_no, command_id) =
+            (shortened(&return_no, MOST_NAME), shortened(&command_id, MOST_NAME));
         let violations = told(violations);
-        self.passed((&return_no, &command_id), Hop::Validate, "invalid", Some(shortened(&violations.join("; "), MOST_DETAIL)));
-        self.end(lease, Arc::new(record), received, None, End::Plain { outcome: Outcome::Invalid, return_no, command_id, violations });
+        self.passed(
+            (&return_no, &command_id),
+            Hop::Validate,
+            "invalid",
+            Some(shortened(&violations.join("; "), MOST_DETAIL)),
+        );
+        self.end(
+            lease,
+            Arc::new(record),
+            received,
+            None,
+            End::Plain { outcome: Outcome::Invalid, return_no, command_id, violations },
+        );
     }
 
-    pub(super) fn end(&mut self, lease: Lease, record: Arc<Delivered>, received: Moment, key: Option<String>, end: End) {
-        self.ready.push_back(Ready { lease, record, received, key, end, spared: (Spared::Nothing, String::new()) });
+    pub(super) fn end(
+        &mut self,
+        lease: Lease,
+        record: Arc<Delivered>,
+        received: Moment,
+        key: Option<String>,
+        end: End,
+    ) {
+        self.ready.push_back(Ready {
+            lease,
+            record,
+            received,
+            key,
+            end,
+            spared: (Spared::Nothing, String::new()),
+        });
     }
 
     fn learn(&self, lease: Lease, id: u32, pause: Duration) {
         let codec = Arc::clone(&self.parts.codec);
-        let word = Word::new(&self.happened, Happened::Learnt { lease, result: Err(LearnFault::Unavailable(ABNORMAL.to_owned())) });
+        let word = Word::new(
+            &self.happened,
+            Happened::Learnt { lease, result: Err(LearnFault::Unavailable(ABNORMAL.to_owned())) },
+        );
         tokio::spawn(async move {
             tokio::time::sleep(pause).await;
             let result = codec.learn(id).await;
@@ -190,14 +276,22 @@ impl Engine<'_> {
 
     /// The schema of the record that holds its partition back is known now, or never will be.
     pub(super) fn learnt(&mut self, lease: Lease, result: Result<(), LearnFault>) {
-        let Some(partition) = self.partitions.get_mut(&lease.partition).filter(|partition| partition.lease == lease) else { return };
+        let Some(partition) =
+            self.partitions.get_mut(&lease.partition).filter(|partition| partition.lease == lease)
+        else {
+            return;
+        };
         let mut waiting = std::mem::take(&mut partition.unlearnt);
         let Some(first) = waiting.pop_front() else { return };
         match result {
             Ok(()) => self.read(first),
-            Err(LearnFault::Unusable(reason)) => self.end(lease, Arc::new(first), Moment::now(), None, End::Poison(reason)),
+            Err(LearnFault::Unusable(reason)) => {
+                self.end(lease, Arc::new(first), Moment::now(), None, End::Poison(reason))
+            }
             Err(LearnFault::Unavailable(reason)) => {
-                if let Parsed::Unlearnt(id) = parse(&first, self.parts.settings.commands.format, &self.parts.codec) {
+                if let Parsed::Unlearnt(id) =
+                    parse(&first, self.parts.settings.commands.format, &self.parts.codec)
+                {
                     tracing::warn!(partition = lease.partition, %reason, "commands wait for the schema registry");
                     waiting.push_front(first);
                     if let Some(partition) = self.partitions.get_mut(&lease.partition) {
@@ -209,7 +303,8 @@ impl Engine<'_> {
                 self.read(first);
             }
         }
-        // The first may wait for the next unknown schema already; everything else keeps its place behind it.
+        // The first may wait for the next unknown schema already; everything else keeps its place
+        // behind it.
         for record in waiting {
             self.delivered(record);
         }
@@ -231,15 +326,21 @@ impl Engine<'_> {
 
     /// The front command of a key is judged by what the journal knows.
     pub(super) fn begin(&mut self, lease: Lease, key: &str) {
-        let Some(partition) = self.partitions.get(&lease.partition).filter(|partition| partition.lease == lease && !partition.draining)
+        let Some(partition) = self
+            .partitions
+            .get(&lease.partition)
+            .filter(|partition| partition.lease == lease && !partition.draining)
         else {
             return;
         };
         let Some(queued) = partition.keys.get(key).and_then(|line| line.front()) else { return };
-        let (record, work, received) = (Arc::clone(&queued.record), queued.work.clone(), queued.received);
+        let (record, work, received) =
+            (Arc::clone(&queued.record), queued.work.clone(), queued.received);
         let trace = queued.trace.clone();
         let (return_no, command_id) = match &work {
-            Work::Command(accepted) => (accepted.command.return_no.clone(), accepted.command.command_id.clone()),
+            Work::Command(accepted) => {
+                (accepted.command.return_no.clone(), accepted.command.command_id.clone())
+            }
             Work::Decision(decision) => (decision.return_no.clone(), decision.command_id.clone()),
         };
         let journal_key = journal_key(&return_no, &command_id);
@@ -318,10 +419,18 @@ impl Engine<'_> {
                 let id = slot(life, Some(recorded), Waits::Ask);
                 self.wake_at(id, Waits::Ask, now);
             }
-            Verdict::Duplicate(entry) => self.end(lease, record, received, front, End::Copy { entry }),
+            Verdict::Duplicate(entry) => {
+                self.end(lease, record, received, front, End::Copy { entry })
+            }
             Verdict::Conflict => {
                 let violations = vec!["command_id was used before for this return_no with other content; use a new command_id".into()];
-                self.end(lease, record, received, front, End::Plain { outcome: Outcome::Invalid, return_no, command_id, violations });
+                self.end(
+                    lease,
+                    record,
+                    received,
+                    front,
+                    End::Plain { outcome: Outcome::Invalid, return_no, command_id, violations },
+                );
             }
             Verdict::Expired => {
                 self.end(
@@ -329,22 +438,30 @@ impl Engine<'_> {
                     record,
                     received,
                     front,
-                    End::Plain { outcome: Outcome::Expired, return_no, command_id, violations: Vec::new() },
+                    End::Plain {
+                        outcome: Outcome::Expired,
+                        return_no,
+                        command_id,
+                        violations: Vec::new(),
+                    },
                 );
             }
         }
     }
 
     /// The outcome recorded for a command, from the cache of the journal.
-    pub(super) fn recorded(&self, partition: i32, key: &[u8]) -> Result<Option<crate::schema::JournalEntry>, String> {
+    pub(super) fn recorded(
+        &self,
+        partition: i32,
+        key: &[u8],
+    ) -> Result<Option<crate::schema::JournalEntry>, String> {
         match self.store.get(partition, key).map_err(|fault| fault.to_string())? {
             None => Ok(None),
-            Some(bytes) => self
-                .parts
-                .codec
-                .decode_journal(&bytes)
-                .map(Some)
-                .map_err(|fault| format!("a journal entry in the cache cannot be read: {fault}")),
+            Some(bytes) => {
+                self.parts.codec.decode_journal(&bytes).map(Some).map_err(|fault| {
+                    format!("a journal entry in the cache cannot be read: {fault}")
+                })
+            }
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Hop 3: what the journal remembers of a command decides what may happen to it next. Pure: no IO, `now` is an argument.
+//! Hop 3: what the journal remembers of a command decides what may happen to it next. Pure: no IO,
+//! `now` is an argument.
 //!
 //! ```text
 //!            judge                 intent committed            answered
@@ -31,11 +32,13 @@ pub struct Timing {
     pub retry_unapproved_for: Duration,
 }
 
-/// The pauses between the tries of a command whose return is not approved yet stay within these: each try costs a call.
+/// The pauses between the tries of a command whose return is not approved yet stay within these:
+/// each try costs a call.
 const UNAPPROVED_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 
 impl Timing {
-    /// From an intent's writing to the last moment its call can still take effect unseen: send-by + call time-out + settle time.
+    /// From an intent's writing to the last moment its call can still take effect unseen: send-by +
+    /// call time-out + settle time.
     #[must_use]
     pub fn bound(&self) -> Duration {
         self.send_by + self.call_timeout + self.settle_time
@@ -47,8 +50,9 @@ impl Timing {
         send_by.plus(self.call_timeout).plus(self.settle_time)
     }
 
-    /// The bound of an intent somebody else wrote: the whole duration from the end of our restore, since instants of
-    /// another process are never compared; the longer of the writer's configuration and ours.
+    /// The bound of an intent somebody else wrote: the whole duration from the end of our restore,
+    /// since instants of another process are never compared; the longer of the writer's
+    /// configuration and ours.
     #[must_use]
     pub fn bound_restored(&self, restored_at: Moment, written_bound: Duration) -> Moment {
         restored_at.plus(self.bound().max(written_bound))
@@ -60,7 +64,8 @@ impl Timing {
         asked_at >= bound.plus(self.lookup_spacing)
     }
 
-    /// Between two tries of a command whose return is not approved yet: twenty tries at most, unless the time is short.
+    /// Between two tries of a command whose return is not approved yet: twenty tries at most,
+    /// unless the time is short.
     #[must_use]
     pub fn unapproved_pause(&self) -> Duration {
         let (least, most) = UNAPPROVED_PAUSE;
@@ -68,8 +73,8 @@ impl Timing {
     }
 }
 
-/// Whether a call may leave on this intent: only a committed one releases a call, and only before its send-by. One that
-/// ran out is renewed, not used.
+/// Whether a call may leave on this intent: only a committed one releases a call, and only before
+/// its send-by. One that ran out is renewed, not used.
 #[must_use]
 pub fn released(send_by: Option<Moment>, now: Moment) -> Option<Moment> {
     send_by.filter(|send_by| now < *send_by)
@@ -81,16 +86,23 @@ pub fn may_send(owned: bool, send_by: Moment, now: Moment) -> bool {
     owned && released(Some(send_by), now).is_some()
 }
 
-/// Whether the journal may have forgotten a record's command: what is older than the dedupe horizon less a tenth, and
-/// what was sent before the journal was declared lost. Clocks of senders differ: what was sent shortly after that as well.
+/// Whether the journal may have forgotten a record's command: what is older than the dedupe horizon
+/// less a tenth, and what was sent before the journal was declared lost. Clocks of senders differ:
+/// what was sent shortly after that as well.
 #[must_use]
-pub fn may_be_forgotten(stamped: Option<Timestamp>, now_wall: Timestamp, horizon: Duration, lost_at: Option<Timestamp>) -> bool {
+pub fn may_be_forgotten(
+    stamped: Option<Timestamp>,
+    now_wall: Timestamp,
+    horizon: Duration,
+    lost_at: Option<Timestamp>,
+) -> bool {
     let remembered = now_wall.minus(horizon - horizon / 10);
     let lost = lost_at.map(|at| at.plus(LOSS_MARGIN));
     stamped.map_or(lost.is_some(), |at| at < remembered || lost.is_some_and(|lost| at < lost))
 }
 
-/// Records this much younger than a declared loss of the journal are looked for before their first call, too.
+/// Records this much younger than a declared loss of the journal are looked for before their first
+/// call, too.
 const LOSS_MARGIN: Duration = Duration::from_secs(600);
 
 /// How a command's life begins, given what the journal knows.
@@ -130,7 +142,13 @@ pub struct Known {
 
 /// Judges an accepted command that stands at (`partition`, `offset`).
 #[must_use]
-pub fn judge(accepted: &Accepted, partition: i32, offset: i64, known: Known, timing: &Timing) -> Verdict {
+pub fn judge(
+    accepted: &Accepted,
+    partition: i32,
+    offset: i64,
+    known: Known,
+    timing: &Timing,
+) -> Verdict {
     let Some(entry) = known.entry else {
         if accepted.command.expires_at.is_some_and(|deadline| deadline < known.now_wall) {
             return Verdict::Expired;
@@ -147,21 +165,36 @@ pub fn judge(accepted: &Accepted, partition: i32, offset: i64, known: Known, tim
     }
     match (entry.kind, entry.outcome) {
         (EntryKind::Intent, _) => {
-            let bound = timing.bound_restored(known.restored_at, Duration::from_millis(u64::try_from(entry.bound_ms).unwrap_or(u64::MAX)));
-            Verdict::Resume(Life { doubt: Some(Doubt::new(bound)), ..Life::of_entry(accepted, &entry) })
+            let bound = timing.bound_restored(
+                known.restored_at,
+                Duration::from_millis(u64::try_from(entry.bound_ms).unwrap_or(u64::MAX)),
+            );
+            Verdict::Resume(Life {
+                doubt: Some(Doubt::new(bound)),
+                ..Life::of_entry(accepted, &entry)
+            })
         }
         (EntryKind::Outcome, Some(Outcome::InDoubt)) => {
             let doubt = Doubt { repeated: true, ..Doubt::new(known.now) };
-            Verdict::Repeat(Life { doubt: Some(doubt), ..Life::of_entry(accepted, &entry) }, Box::new(entry))
+            Verdict::Repeat(
+                Life { doubt: Some(doubt), ..Life::of_entry(accepted, &entry) },
+                Box::new(entry),
+            )
         }
-        // A person found no order and an operator sends the command again: asked about once more, then called. A sender's
-        // own copy gets the decision as its answer.
+        // A person found no order and an operator sends the command again: asked about once more,
+        // then called. A sender's own copy gets the decision as its answer.
         (EntryKind::Outcome, Some(Outcome::Rejected)) if entry.resolved && known.replayed => {
             let doubt = Doubt { decided: true, ..Doubt::new(known.now.plus(timing.bound())) };
-            let life = Life { counted: 0, dismissed: entry.candidates.clone(), ..Life::of_entry(accepted, &entry) };
+            let life = Life {
+                counted: 0,
+                dismissed: entry.candidates.clone(),
+                ..Life::of_entry(accepted, &entry)
+            };
             Verdict::Resume(Life { doubt: Some(doubt), ..life })
         }
-        (EntryKind::Outcome | EntryKind::Barrier | EntryKind::Proof, _) => Verdict::Duplicate(Box::new(entry)),
+        (EntryKind::Outcome | EntryKind::Barrier | EntryKind::Proof, _) => {
+            Verdict::Duplicate(Box::new(entry))
+        }
     }
 }
 
@@ -232,11 +265,13 @@ pub enum Step {
     Intend,
     /// As [`Step::Intend`] or [`Step::Again`], after a pause: the return is not approved yet.
     Later { pause: Duration },
-    /// The call certainly had no effect: after a pause call again, with the same intent while it lasts.
+    /// The call certainly had no effect: after a pause call again, with the same intent while it
+    /// lasts.
     Again,
     /// Look for the marker at this moment.
     Ask { at: Moment },
-    /// Wait until look-ups have shown a marker in this warehouse; ask again then, or at this moment.
+    /// Wait until look-ups have shown a marker in this warehouse; ask again then, or at this
+    /// moment.
     AwaitProof { until: Moment },
     /// It is over.
     Settle(Ending),
@@ -256,7 +291,14 @@ pub struct Ending {
 
 impl Ending {
     fn created(outbound_no: String, recovered: bool) -> Self {
-        Self { outcome: Outcome::Created, outbound_no: Some(outbound_no), refusal: None, reason: None, candidates: Vec::new(), recovered }
+        Self {
+            outcome: Outcome::Created,
+            outbound_no: Some(outbound_no),
+            refusal: None,
+            reason: None,
+            candidates: Vec::new(),
+            recovered,
+        }
     }
 
     fn rejected(refusal: Refusal) -> Self {
@@ -271,7 +313,14 @@ impl Ending {
     }
 
     fn in_doubt(reason: String, candidates: Vec<String>) -> Self {
-        Self { outcome: Outcome::InDoubt, outbound_no: None, refusal: None, reason: Some(reason), candidates, recovered: false }
+        Self {
+            outcome: Outcome::InDoubt,
+            outbound_no: None,
+            refusal: None,
+            reason: Some(reason),
+            candidates,
+            recovered: false,
+        }
     }
 }
 
@@ -291,8 +340,9 @@ pub struct Written {
     pub letter: bool,
 }
 
-/// Only a life writes an entry: `INVALID` and `EXPIRED` never touch one, so that a corrected replay is judged afresh and
-/// a good copy stays good; a copy that found nothing new leaves the recorded outcome as it is.
+/// Only a life writes an entry: `INVALID` and `EXPIRED` never touch one, so that a corrected replay
+/// is judged afresh and a good copy stays good; a copy that found nothing new leaves the recorded
+/// outcome as it is.
 #[must_use]
 pub fn written(way: Way) -> Written {
     match way {
@@ -350,8 +400,13 @@ impl Life {
             source_offset: entry.source_offset,
             doubt: None,
             rejection: None,
-            // An intent names what a person dismissed; an outcome's candidates are for a person to look at.
-            dismissed: if entry.kind == EntryKind::Intent { entry.candidates.clone() } else { Vec::new() },
+            // An intent names what a person dismissed; an outcome's candidates are for a person to
+            // look at.
+            dismissed: if entry.kind == EntryKind::Intent {
+                entry.candidates.clone()
+            } else {
+                Vec::new()
+            },
             unapproved_since: None,
         }
     }
@@ -373,14 +428,16 @@ impl Life {
         self.doubt = None;
     }
 
-    /// The attempt the next intent stands for: a renewed intent keeps its number, a decided absence begins a new one.
+    /// The attempt the next intent stands for: a renewed intent keeps its number, a decided absence
+    /// begins a new one.
     #[must_use]
     pub fn next_attempt(&self) -> u32 {
         if self.attempt == 0 || self.doubt.is_some() { self.attempt + 1 } else { self.attempt }
     }
 
-    /// Whether taking the intent back leaves nothing to ask about, given that its call never left or certainly had no
-    /// effect: of a later attempt, or of an intent that was found, an earlier call is still in doubt.
+    /// Whether taking the intent back leaves nothing to ask about, given that its call never left
+    /// or certainly had no effect: of a later attempt, or of an intent that was found, an earlier
+    /// call is still in doubt.
     #[must_use]
     pub fn may_be_withdrawn(&self) -> bool {
         self.attempt == 1 && self.doubt.is_none()
@@ -388,18 +445,32 @@ impl Life {
 
     /// The ERP answered, or did not. `counts`: the breaker was and stayed closed.
     #[must_use]
-    pub fn answered(&mut self, answer: Answer, send_by: Moment, counts: bool, now: Moment, timing: &Timing) -> Step {
+    pub fn answered(
+        &mut self,
+        answer: Answer,
+        send_by: Moment,
+        counts: bool,
+        now: Moment,
+        timing: &Timing,
+    ) -> Step {
         match answer {
             Answer::Created { outbound_no } => Step::Settle(Ending::created(outbound_no, false)),
             Answer::Rejected(refusal) if self.attempt >= 2 => {
-                // An earlier attempt may have been applied late; the rejection may even be its consequence.
+                // An earlier attempt may have been applied late; the rejection may even be its
+                // consequence.
                 self.rejection = Some(refusal);
                 self.doubt = Some(Doubt::new(timing.bound_after(send_by)));
                 Step::Ask { at: now }
             }
-            Answer::Rejected(refusal) if self.waits_for_approval(&refusal, now, timing) => Step::Later { pause: timing.unapproved_pause() },
+            Answer::Rejected(refusal) if self.waits_for_approval(&refusal, now, timing) => {
+                Step::Later { pause: timing.unapproved_pause() }
+            }
             Answer::Rejected(refusal) => Step::Settle(Ending::rejected(refusal)),
-            Answer::NotExecuted(NotExecuted::Throttled { .. } | NotExecuted::Unreachable { .. } | NotExecuted::Withheld)
+            Answer::NotExecuted(
+                NotExecuted::Throttled { .. }
+                | NotExecuted::Unreachable { .. }
+                | NotExecuted::Withheld,
+            )
             | Answer::Misconfigured(_) => Step::Again,
             Answer::Unknown { .. } => {
                 self.counted += u32::from(counts);
@@ -410,7 +481,8 @@ impl Life {
         }
     }
 
-    /// The circuit opened after the unknown answer that counted last: it was the outage's, not the command's.
+    /// The circuit opened after the unknown answer that counted last: it was the outage's, not the
+    /// command's.
     pub fn uncount(&mut self) {
         self.counted = self.counted.saturating_sub(1);
     }
@@ -445,10 +517,17 @@ impl Life {
         step
     }
 
-    fn absent(&mut self, doubt: &mut Doubt, asked_at: Moment, sight: Sight, timing: &Timing) -> Step {
+    fn absent(
+        &mut self,
+        doubt: &mut Doubt,
+        asked_at: Moment,
+        sight: Sight,
+        timing: &Timing,
+    ) -> Step {
         if doubt.repeated {
             return Step::Settle(Ending::in_doubt(
-                "still no outbound order carries this command's marker; a person must decide".into(),
+                "still no outbound order carries this command's marker; a person must decide"
+                    .into(),
                 Vec::new(),
             ));
         }
@@ -495,7 +574,9 @@ fn failed(doubt: &mut Doubt, reason: &str, sight: Sight, timing: &Timing) -> Ste
     let since = *doubt.failing_since.get_or_insert(sight.now);
     if sight.now >= since.plus(timing.lookup_limit) {
         return Step::Settle(Ending::in_doubt(
-            format!("the ERP could not be asked about this command for too long ({reason}); check the ERP and resolve the command"),
+            format!(
+                "the ERP could not be asked about this command for too long ({reason}); check the ERP and resolve the command"
+            ),
             Vec::new(),
         ));
     }
@@ -547,11 +628,20 @@ mod tests {
     }
 
     fn known(entry: Option<JournalEntry>) -> Known {
-        Known { entry, restored_at: Moment(1000), old: false, replayed: false, now: Moment(2000), now_wall: Timestamp(400) }
+        Known {
+            entry,
+            restored_at: Moment(1000),
+            old: false,
+            replayed: false,
+            now: Moment(2000),
+            now_wall: Timestamp(400),
+        }
     }
 
     fn called() -> Life {
-        let Verdict::Fresh(mut life) = judge(&accepted(), 0, 7, known(None), &TIMING) else { panic!("fresh") };
+        let Verdict::Fresh(mut life) = judge(&accepted(), 0, 7, known(None), &TIMING) else {
+            panic!("fresh")
+        };
         assert_eq!(life.next_attempt(), 1);
         life.intended(1, Timestamp(1));
         life
@@ -575,12 +665,25 @@ mod tests {
     fn an_unknown_answer_is_asked_about_at_once_and_decided_only_after_the_bound() {
         let mut life = called();
         let send_by = Moment(15_000);
-        assert_eq!(life.answered(unknown(), send_by, true, Moment(30_000), &TIMING), Step::Ask { at: Moment(30_000) });
+        assert_eq!(
+            life.answered(unknown(), send_by, true, Moment(30_000), &TIMING),
+            Step::Ask { at: Moment(30_000) }
+        );
         let deciding = Moment(15_000 + 30_000 + 90_000 + 30_000);
         for asked_at in [Moment(30_000), Moment(deciding.0 - 1)] {
-            assert_eq!(life.looked_up(Finding::Absent { asked_at }, Sight { now: asked_at, ..SIGHT }, &TIMING), Step::Ask { at: deciding });
+            assert_eq!(
+                life.looked_up(
+                    Finding::Absent { asked_at },
+                    Sight { now: asked_at, ..SIGHT },
+                    &TIMING
+                ),
+                Step::Ask { at: deciding }
+            );
         }
-        assert_eq!(life.looked_up(Finding::Absent { asked_at: deciding }, SIGHT, &TIMING), Step::Intend);
+        assert_eq!(
+            life.looked_up(Finding::Absent { asked_at: deciding }, SIGHT, &TIMING),
+            Step::Intend
+        );
         assert_eq!(life.next_attempt(), 2);
     }
 
@@ -588,9 +691,18 @@ mod tests {
     fn found_settles_at_any_time_and_several_need_a_person() {
         let mut life = called();
         let _ = life.answered(unknown(), Moment(15_000), true, Moment(20_000), &TIMING);
-        let Step::Settle(ending) = life.clone().looked_up(Finding::Found(vec!["CK1".into()]), SIGHT, &TIMING) else { panic!("settles") };
-        assert_eq!((ending.outcome, ending.outbound_no.as_deref(), ending.recovered), (Outcome::Created, Some("CK1"), true));
-        let Step::Settle(ending) = life.looked_up(Finding::Found(vec!["CK1".into(), "CK2".into()]), SIGHT, &TIMING) else {
+        let Step::Settle(ending) =
+            life.clone().looked_up(Finding::Found(vec!["CK1".into()]), SIGHT, &TIMING)
+        else {
+            panic!("settles")
+        };
+        assert_eq!(
+            (ending.outcome, ending.outbound_no.as_deref(), ending.recovered),
+            (Outcome::Created, Some("CK1"), true)
+        );
+        let Step::Settle(ending) =
+            life.looked_up(Finding::Found(vec!["CK1".into(), "CK2".into()]), SIGHT, &TIMING)
+        else {
             panic!("settles")
         };
         assert_eq!((ending.outcome, ending.candidates.len()), (Outcome::InDoubt, 2));
@@ -602,9 +714,19 @@ mod tests {
         let _ = life.answered(unknown(), Moment(0), true, Moment(0), &TIMING);
         let blind = Sight { proven: false, ..SIGHT };
         let until = SIGHT.now.plus(TIMING.lookup_limit);
-        assert_eq!(life.looked_up(Finding::Absent { asked_at: SIGHT.now }, blind, &TIMING), Step::AwaitProof { until });
-        assert_eq!(life.clone().looked_up(Finding::Absent { asked_at: SIGHT.now }, SIGHT, &TIMING), Step::Intend);
-        let Step::Settle(ending) = life.looked_up(Finding::Absent { asked_at: until }, Sight { now: until, ..blind }, &TIMING) else {
+        assert_eq!(
+            life.looked_up(Finding::Absent { asked_at: SIGHT.now }, blind, &TIMING),
+            Step::AwaitProof { until }
+        );
+        assert_eq!(
+            life.clone().looked_up(Finding::Absent { asked_at: SIGHT.now }, SIGHT, &TIMING),
+            Step::Intend
+        );
+        let Step::Settle(ending) = life.looked_up(
+            Finding::Absent { asked_at: until },
+            Sight { now: until, ..blind },
+            &TIMING,
+        ) else {
             panic!("settles")
         };
         assert_eq!(ending.outcome, Outcome::InDoubt);
@@ -616,11 +738,22 @@ mod tests {
         let _ = life.answered(unknown(), Moment(0), true, Moment(0), &TIMING);
         let _ = life.looked_up(Finding::Absent { asked_at: SIGHT.now }, SIGHT, &TIMING);
         life.intended(life.next_attempt(), Timestamp(2));
-        assert_eq!(life.answered(Answer::Rejected(refusal()), SIGHT.now, true, SIGHT.now, &TIMING), Step::Ask { at: SIGHT.now });
-        let Step::Settle(ending) = life.clone().looked_up(Finding::Found(vec!["CK".into()]), SIGHT, &TIMING) else { panic!("settles") };
+        assert_eq!(
+            life.answered(Answer::Rejected(refusal()), SIGHT.now, true, SIGHT.now, &TIMING),
+            Step::Ask { at: SIGHT.now }
+        );
+        let Step::Settle(ending) =
+            life.clone().looked_up(Finding::Found(vec!["CK".into()]), SIGHT, &TIMING)
+        else {
+            panic!("settles")
+        };
         assert_eq!(ending.outcome, Outcome::Created);
         let later = SIGHT.now.plus(TIMING.bound()).plus(TIMING.lookup_spacing);
-        let Step::Settle(ending) = life.looked_up(Finding::Absent { asked_at: later }, Sight { now: later, ..SIGHT }, &TIMING) else {
+        let Step::Settle(ending) = life.looked_up(
+            Finding::Absent { asked_at: later },
+            Sight { now: later, ..SIGHT },
+            &TIMING,
+        ) else {
             panic!("settles")
         };
         assert_eq!(ending.outcome, Outcome::Rejected);
@@ -634,7 +767,10 @@ mod tests {
     fn attempts_run_out_only_by_answers_that_count() {
         let mut life = called();
         for counts in [false, true, true] {
-            assert!(matches!(life.answered(unknown(), Moment(0), counts, Moment(0), &TIMING), Step::Ask { .. }));
+            assert!(matches!(
+                life.answered(unknown(), Moment(0), counts, Moment(0), &TIMING),
+                Step::Ask { .. }
+            ));
             let step = life.looked_up(Finding::Absent { asked_at: SIGHT.now }, SIGHT, &TIMING);
             match (life.counted, step) {
                 (2, Step::Settle(ending)) => assert_eq!(ending.outcome, Outcome::InDoubt),
@@ -650,10 +786,22 @@ mod tests {
         let _ = life.answered(unknown(), Moment(0), true, Moment(0), &TIMING);
         let open = Sight { circuit_closed: false, ..SIGHT };
         let far = SIGHT.now.plus(TIMING.lookup_limit * 10);
-        assert!(matches!(life.looked_up(Finding::Failed("x".into()), open, &TIMING), Step::Ask { .. }));
-        assert!(matches!(life.looked_up(Finding::Failed("x".into()), Sight { now: far, ..open }, &TIMING), Step::Ask { .. }));
-        assert!(matches!(life.looked_up(Finding::Failed("x".into()), SIGHT, &TIMING), Step::Ask { .. }));
-        assert!(matches!(life.looked_up(Finding::Failed("x".into()), Sight { now: far, ..SIGHT }, &TIMING), Step::Settle(_)));
+        assert!(matches!(
+            life.looked_up(Finding::Failed("x".into()), open, &TIMING),
+            Step::Ask { .. }
+        ));
+        assert!(matches!(
+            life.looked_up(Finding::Failed("x".into()), Sight { now: far, ..open }, &TIMING),
+            Step::Ask { .. }
+        ));
+        assert!(matches!(
+            life.looked_up(Finding::Failed("x".into()), SIGHT, &TIMING),
+            Step::Ask { .. }
+        ));
+        assert!(matches!(
+            life.looked_up(Finding::Failed("x".into()), Sight { now: far, ..SIGHT }, &TIMING),
+            Step::Settle(_)
+        ));
     }
 
     #[test]
@@ -680,18 +828,46 @@ mod tests {
     fn only_an_operators_replay_reopens_what_a_person_found_not_to_exist() {
         let replay = |entry| Known { replayed: true, ..known(Some(entry)) };
         let rejected = entry(Outcome::Rejected, true);
-        assert!(matches!(judge(&accepted(), 0, 7, known(Some(rejected.clone())), &TIMING), Verdict::Duplicate(_)), "a sender's copy");
+        assert!(
+            matches!(
+                judge(&accepted(), 0, 7, known(Some(rejected.clone())), &TIMING),
+                Verdict::Duplicate(_)
+            ),
+            "a sender's copy"
+        );
         for (outcome, resolved) in [(Outcome::Rejected, false), (Outcome::Created, true)] {
-            assert!(matches!(judge(&accepted(), 0, 7, replay(entry(outcome, resolved)), &TIMING), Verdict::Duplicate(_)), "{outcome:?}");
+            assert!(
+                matches!(
+                    judge(&accepted(), 0, 7, replay(entry(outcome, resolved)), &TIMING),
+                    Verdict::Duplicate(_)
+                ),
+                "{outcome:?}"
+            );
         }
-        assert!(matches!(judge(&accepted(), 0, 7, replay(entry(Outcome::InDoubt, false)), &TIMING), Verdict::Repeat(..)));
-        let Verdict::Resume(mut life) = judge(&accepted(), 0, 7, replay(rejected), &TIMING) else { panic!("asked about first") };
+        assert!(matches!(
+            judge(&accepted(), 0, 7, replay(entry(Outcome::InDoubt, false)), &TIMING),
+            Verdict::Repeat(..)
+        ));
+        let Verdict::Resume(mut life) = judge(&accepted(), 0, 7, replay(rejected), &TIMING) else {
+            panic!("asked about first")
+        };
         assert_eq!(life.dismissed, ["CK9"]);
-        // Absence decides no earlier than the bound from now on, but needs no proof: a person has looked.
+        // Absence decides no earlier than the bound from now on, but needs no proof: a person has
+        // looked.
         let blind = |at| Sight { now: at, proven: false, circuit_closed: true };
         let deciding = Moment(2000).plus(TIMING.bound()).plus(TIMING.lookup_spacing);
-        assert_eq!(life.looked_up(Finding::Absent { asked_at: Moment(2000) }, blind(Moment(2000)), &TIMING), Step::Ask { at: deciding });
-        assert_eq!(life.looked_up(Finding::Absent { asked_at: deciding }, blind(deciding), &TIMING), Step::Intend);
+        assert_eq!(
+            life.looked_up(
+                Finding::Absent { asked_at: Moment(2000) },
+                blind(Moment(2000)),
+                &TIMING
+            ),
+            Step::Ask { at: deciding }
+        );
+        assert_eq!(
+            life.looked_up(Finding::Absent { asked_at: deciding }, blind(deciding), &TIMING),
+            Step::Intend
+        );
         assert_eq!((life.next_attempt(), life.counted, life.version), (3, 0, 6));
     }
 
@@ -707,11 +883,21 @@ mod tests {
             assert_eq!(life.answered(unapproved(), now, true, now, &timing), Step::Later { pause });
             assert_eq!((life.next_attempt(), life.counted), (1, 0), "no attempt is counted");
         }
-        let Step::Settle(ending) = life.answered(unapproved(), Moment(0), true, Moment(101_000), &timing) else { panic!("settles") };
+        let Step::Settle(ending) =
+            life.answered(unapproved(), Moment(0), true, Moment(101_000), &timing)
+        else {
+            panic!("settles")
+        };
         assert_eq!(ending.outcome, Outcome::Rejected);
         // Off, and for any other refusal: at once.
-        assert!(matches!(called().answered(unapproved(), Moment(0), true, Moment(0), &TIMING), Step::Settle(_)));
-        assert!(matches!(called().answered(Answer::Rejected(refusal()), Moment(0), true, Moment(0), &timing), Step::Settle(_)));
+        assert!(matches!(
+            called().answered(unapproved(), Moment(0), true, Moment(0), &TIMING),
+            Step::Settle(_)
+        ));
+        assert!(matches!(
+            called().answered(Answer::Rejected(refusal()), Moment(0), true, Moment(0), &timing),
+            Step::Settle(_)
+        ));
     }
 
     #[test]
@@ -722,9 +908,19 @@ mod tests {
         let _ = life.looked_up(Finding::Absent { asked_at: SIGHT.now }, SIGHT, &timing);
         life.intended(life.next_attempt(), Timestamp(2));
         let unapproved = Answer::Rejected(Refusal { unapproved: true, ..refusal() });
-        assert_eq!(life.answered(unapproved, SIGHT.now, true, SIGHT.now, &timing), Step::Ask { at: SIGHT.now });
+        assert_eq!(
+            life.answered(unapproved, SIGHT.now, true, SIGHT.now, &timing),
+            Step::Ask { at: SIGHT.now }
+        );
         let later = SIGHT.now.plus(timing.bound()).plus(timing.lookup_spacing);
-        let step = life.looked_up(Finding::Absent { asked_at: later }, Sight { now: later, ..SIGHT }, &timing);
-        assert_eq!((step, life.next_attempt()), (Step::Later { pause: timing.unapproved_pause() }, 3));
+        let step = life.looked_up(
+            Finding::Absent { asked_at: later },
+            Sight { now: later, ..SIGHT },
+            &timing,
+        );
+        assert_eq!(
+            (step, life.next_attempt()),
+            (Step::Later { pause: timing.unapproved_pause() }, 3)
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Dead letters of the command route: what could not be done, byte for byte, with everything a person needs beside it.
+//! Dead letters of the command route: what could not be done, byte for byte, with everything a
+//! person needs beside it.
 
 use std::sync::Arc;
 
@@ -57,8 +58,9 @@ impl Death {
     }
 }
 
-/// How often the record was replayed from the dead letters, which means it: what a person found not to exist is created then.
-/// 0 for a mere copy (`commands replay`), `None` for what came from its sender.
+/// How often the record was replayed from the dead letters, which means it: what a person found not
+/// to exist is created then. 0 for a mere copy (`commands replay`), `None` for what came from its
+/// sender.
 #[must_use]
 pub fn replays(record: &Delivered) -> Option<u32> {
     number(&record.headers, REPLAY)
@@ -76,13 +78,16 @@ pub fn first_sent(record: &Delivered) -> Option<Timestamp> {
 }
 
 /// A header that holds a number, the last of its name.
-pub fn number<T: std::str::FromStr>(headers: &[(String, Option<Vec<u8>>)], name: &str) -> Option<T> {
+pub fn number<T: std::str::FromStr>(
+    headers: &[(String, Option<Vec<u8>>)],
+    name: &str,
+) -> Option<T> {
     let (_, value) = headers.iter().rfind(|(key, _)| key == name)?;
     std::str::from_utf8(value.as_deref()?).ok()?.parse().ok()
 }
 
-/// What a dead letter leaves out, because its topic or the producer does not take it whole; the record itself stands in the
-/// commands topic.
+/// What a dead letter leaves out, because its topic or the producer does not take it whole; the
+/// record itself stands in the commands topic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Spared {
     #[default]
@@ -119,13 +124,21 @@ const MOST_REASON: usize = 4000;
 
 /// The same letter with less in it: `reason` says why.
 #[must_use]
-pub fn spare(mut letter: Outgoing, record: &Delivered, spared: Spared, reason: &str, names: &Names) -> Outgoing {
+pub fn spare(
+    mut letter: Outgoing,
+    record: &Delivered,
+    spared: Spared,
+    reason: &str,
+    names: &Names,
+) -> Outgoing {
     let what = match spared {
         Spared::Nothing => return letter,
         Spared::Value => "the value is",
         Spared::Everything => {
             letter.key = None;
-            letter.headers.retain(|(name, _)| name.starts_with(PREFIX) || name == FIRST_SENT || name == DOUBT);
+            letter.headers.retain(|(name, _)| {
+                name.starts_with(PREFIX) || name == FIRST_SENT || name == DOUBT
+            });
             "key, value and the sender's headers are"
         }
     };
@@ -149,10 +162,18 @@ pub fn spare(mut letter: Outgoing, record: &Delivered, spared: Spared, reason: &
 
 /// A dead letter: key, value and headers byte for byte, Kafka Connect's error headers besides.
 #[must_use]
-pub fn dead_letter(names: &Names, record: &Delivered, death: Death, reason: &str, connector: &str) -> Outgoing {
+pub fn dead_letter(
+    names: &Names,
+    record: &Delivered,
+    death: Death,
+    reason: &str,
+    connector: &str,
+) -> Outgoing {
     let reason = &*shortened(reason, MOST_REASON);
-    let ours = |name: &str| name.starts_with(PREFIX) || [FIRST_SENT, DOUBT, LEFT_OUT].contains(&name);
-    let mut headers: Vec<(String, Option<Vec<u8>>)> = record.headers.iter().filter(|(name, _)| !ours(name)).cloned().collect();
+    let ours =
+        |name: &str| name.starts_with(PREFIX) || [FIRST_SENT, DOUBT, LEFT_OUT].contains(&name);
+    let mut headers: Vec<(String, Option<Vec<u8>>)> =
+        record.headers.iter().filter(|(name, _)| !ours(name)).cloned().collect();
     headers.extend(record.left_out.and(Spared::Value.header()));
     if let Some(sent) = first_sent(record) {
         headers.push((FIRST_SENT.to_owned(), Some(sent.0.to_string().into_bytes())));
@@ -172,19 +193,37 @@ pub fn dead_letter(names: &Names, record: &Delivered, death: Death, reason: &str
     ] {
         headers.push((format!("{PREFIX}{name}"), Some(value.as_bytes().to_vec())));
     }
-    Outgoing { topic: Arc::clone(&names.dead_letters), partition: None, key: record.key.clone(), value: record.value.clone(), headers }
+    Outgoing {
+        topic: Arc::clone(&names.dead_letters),
+        partition: None,
+        key: record.key.clone(),
+        value: record.value.clone(),
+        headers,
+    }
 }
 
 /// Why a person has to decide, in one line.
 #[must_use]
 pub fn doubt_reason(entry: &JournalEntry) -> String {
-    let orders = if entry.candidates.is_empty() { "none".to_owned() } else { entry.candidates.join(", ") };
-    format!("{} [marker {}, orders {orders}]", entry.gloss.as_deref().unwrap_or("in doubt"), entry.marker)
+    let orders =
+        if entry.candidates.is_empty() { "none".to_owned() } else { entry.candidates.join(", ") };
+    format!(
+        "{} [marker {}, orders {orders}]",
+        entry.gloss.as_deref().unwrap_or("in doubt"),
+        entry.marker
+    )
 }
 
-/// The dead letter of a command in doubt: `entry` is what the journal says of it, `remark` what was sent to the ERP.
+/// The dead letter of a command in doubt: `entry` is what the journal says of it, `remark` what was
+/// sent to the ERP.
 #[must_use]
-pub fn doubt_letter(names: &Names, record: &Delivered, entry: &JournalEntry, remark: &str, connector: &str) -> Outgoing {
+pub fn doubt_letter(
+    names: &Names,
+    record: &Delivered,
+    entry: &JournalEntry,
+    remark: &str,
+    connector: &str,
+) -> Outgoing {
     let mut letter = dead_letter(names, record, Death::InDoubt, &doubt_reason(entry), connector);
     let facts = serde_json::json!({
         "return_no": entry.return_no,
@@ -202,7 +241,8 @@ pub fn doubt_letter(names: &Names, record: &Delivered, entry: &JournalEntry, rem
     letter
 }
 
-/// A record of a dead letter topic as the operator's commands see it; also any record that may be sent again.
+/// A record of a dead letter topic as the operator's commands see it; also any record that may be
+/// sent again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Letter {
     pub partition: i32,
@@ -241,10 +281,13 @@ impl Letter {
     #[must_use]
     pub fn read(record: Seen) -> Self {
         let text = |name: &str| {
-            let (_, value) = record.headers.iter().rfind(|(key, _)| key.strip_prefix(PREFIX) == Some(name))?;
+            let (_, value) =
+                record.headers.iter().rfind(|(key, _)| key.strip_prefix(PREFIX) == Some(name))?;
             Some(String::from_utf8_lossy(value.as_deref()?).into_owned())
         };
-        let source = text("partition").and_then(|text| text.parse().ok()).zip(text("offset").and_then(|text| text.parse().ok()));
+        let source = text("partition")
+            .and_then(|text| text.parse().ok())
+            .zip(text("offset").and_then(|text| text.parse().ok()));
         let own = record.timestamp.map(Timestamp);
         let said = number(&record.headers, FIRST_SENT).map(Timestamp);
         Self {
@@ -265,11 +308,16 @@ impl Letter {
         }
     }
 
-    /// The same key and value once more: its own headers kept, the count of replays grown, the age of the first sending.
+    /// The same key and value once more: its own headers kept, the count of replays grown, the age
+    /// of the first sending.
     #[must_use]
     pub fn replay(&self, topic: &str, partition: Option<i32>, most: u32) -> Replay {
         let times = self.replays.unwrap_or(0);
-        if times >= most { Replay::Capped } else { Replay::Of(self.once_more(topic, partition, times + 1)) }
+        if times >= most {
+            Replay::Capped
+        } else {
+            Replay::Of(self.once_more(topic, partition, times + 1))
+        }
     }
 
     /// A copy, which is answered with what is known.
@@ -279,23 +327,30 @@ impl Letter {
     }
 
     fn once_more(&self, topic: &str, partition: Option<i32>, times: u32) -> Outgoing {
-        let ours = |name: &str| name.starts_with(PREFIX) || [FIRST_SENT, REPLAY, DOUBT, LEFT_OUT].contains(&name);
-        let mut headers: Vec<_> = self.headers.iter().filter(|(name, _)| !ours(name)).cloned().collect();
+        let ours = |name: &str| {
+            name.starts_with(PREFIX) || [FIRST_SENT, REPLAY, DOUBT, LEFT_OUT].contains(&name)
+        };
+        let mut headers: Vec<_> =
+            self.headers.iter().filter(|(name, _)| !ours(name)).cloned().collect();
         headers.push((REPLAY.to_owned(), Some(times.to_string().into_bytes())));
         if let Some(sent) = self.first_sent {
             headers.push((FIRST_SENT.to_owned(), Some(sent.0.to_string().into_bytes())));
         }
-        Outgoing { topic: topic.into(), partition, key: self.key.clone(), value: self.value.clone(), headers }
+        Outgoing {
+            topic: topic.into(),
+            partition,
+            key: self.key.clone(),
+            value: self.value.clone(),
+            headers,
+        }
     }
 
     /// Without its value, for people and programs.
     #[must_use]
     pub fn json(&self) -> serde_json::Value {
-        let doubt = self
-            .headers
-            .iter()
-            .rfind(|(name, _)| name == DOUBT)
-            .and_then(|(_, value)| serde_json::from_slice::<serde_json::Value>(value.as_deref()?).ok());
+        let doubt = self.headers.iter().rfind(|(name, _)| name == DOUBT).and_then(|(_, value)| {
+            serde_json::from_slice::<serde_json::Value>(value.as_deref()?).ok()
+        });
         serde_json::json!({
             "partition": self.partition,
             "offset": self.offset,
@@ -325,54 +380,104 @@ mod tests {
             key: Some(vec![0xff]),
             value: None,
             left_out: None,
-            headers: vec![("mine".into(), None), ("__connect.errors.topic".into(), Some(b"old".to_vec()))],
+            headers: vec![
+                ("mine".into(), None),
+                ("__connect.errors.topic".into(), Some(b"old".to_vec())),
+            ],
             timestamp: Some(7000),
         }
     }
 
     fn names() -> Names {
-        Names { commands: "c".into(), results: "r".into(), dead_letters: "d".into(), journal: "j".into() }
+        Names {
+            commands: "c".into(),
+            results: "r".into(),
+            dead_letters: "d".into(),
+            journal: "j".into(),
+        }
     }
 
     fn header(letter: &Outgoing, name: &str) -> Vec<Option<Vec<u8>>> {
-        letter.headers.iter().filter(|(key, _)| key == name).map(|(_, value)| value.clone()).collect()
+        letter
+            .headers
+            .iter()
+            .filter(|(key, _)| key == name)
+            .map(|(_, value)| value.clone())
+            .collect()
     }
 
     #[test]
     fn a_dead_letter_keeps_what_was_sent_and_says_why() {
         let letter = dead_letter(&names(), &record(), Death::Undecodable, "kein Avro", "app");
-        assert_eq!((letter.key.as_deref(), letter.value.as_deref(), &*letter.topic), (Some(&[0xff][..]), None, "d"));
+        assert_eq!(
+            (letter.key.as_deref(), letter.value.as_deref(), &*letter.topic),
+            (Some(&[0xff][..]), None, "d")
+        );
         assert_eq!(header(&letter, "mine"), vec![None]);
         assert_eq!(header(&letter, "__connect.errors.topic"), vec![Some(b"c".to_vec())]);
         assert_eq!(header(&letter, "__connect.errors.offset"), vec![Some(b"42".to_vec())]);
-        assert_eq!(header(&letter, "__connect.errors.exception.message"), vec![Some("kein Avro".as_bytes().to_vec())]);
+        assert_eq!(
+            header(&letter, "__connect.errors.exception.message"),
+            vec![Some("kein Avro".as_bytes().to_vec())]
+        );
         assert_eq!(header(&letter, FIRST_SENT), vec![Some(b"7000".to_vec())]);
     }
 
     #[test]
     fn a_letter_leaves_out_the_value_then_everything_of_the_sender_and_says_so() {
-        let sent = Delivered { value: Some(vec![7; 9]), headers: vec![("mine".into(), Some(b"h".to_vec()))], ..record() };
+        let sent = Delivered {
+            value: Some(vec![7; 9]),
+            headers: vec![("mine".into(), Some(b"h".to_vec()))],
+            ..record()
+        };
         let whole = dead_letter(&names(), &sent, Death::Undecodable, &"x".repeat(9000), "app");
-        let message =
-            |letter: &Outgoing| String::from_utf8(header(letter, "__connect.errors.exception.message").pop().unwrap().unwrap()).unwrap();
+        let message = |letter: &Outgoing| {
+            String::from_utf8(
+                header(letter, "__connect.errors.exception.message").pop().unwrap().unwrap(),
+            )
+            .unwrap()
+        };
         assert_eq!(message(&whole).chars().count(), MOST_REASON + 1);
         assert_eq!(spare(whole.clone(), &sent, Spared::Nothing, "", &names()), whole);
         let less = spare(whole.clone(), &sent, Spared::Value, "d is small", &names());
-        assert_eq!((less.key.as_deref(), less.value.as_deref(), header(&less, "mine").len()), (Some(&[0xff][..]), None, 1));
-        assert_eq!((header(&whole, LEFT_OUT), header(&less, LEFT_OUT)), (vec![], vec![Some(b"value".to_vec())]));
+        assert_eq!(
+            (less.key.as_deref(), less.value.as_deref(), header(&less, "mine").len()),
+            (Some(&[0xff][..]), None, 1)
+        );
+        assert_eq!(
+            (header(&whole, LEFT_OUT), header(&less, LEFT_OUT)),
+            (vec![], vec![Some(b"value".to_vec())])
+        );
         assert!(
-            message(&less).ends_with("the value is left out here (d is small) and stands in c, partition 3, offset 42"),
+            message(&less).ends_with(
+                "the value is left out here (d is small) and stands in c, partition 3, offset 42"
+            ),
             "{}",
             message(&less)
         );
         let least = spare(whole, &sent, Spared::Everything, "d is small", &names());
         assert_eq!(header(&least, LEFT_OUT), vec![Some(b"everything".to_vec())]);
         // The consumer may have left it out already.
-        let named = dead_letter(&names(), &Delivered { value: None, left_out: Some(9), ..record() }, Death::Undecodable, "large", "app");
+        let named = dead_letter(
+            &names(),
+            &Delivered { value: None, left_out: Some(9), ..record() },
+            Death::Undecodable,
+            "large",
+            "app",
+        );
         assert_eq!(header(&named, LEFT_OUT), vec![Some(b"value".to_vec())]);
-        assert_eq!(header(&spare(named, &sent, Spared::Everything, "d is small", &names()), LEFT_OUT), vec![Some(b"everything".to_vec())]);
-        assert_eq!((least.key.as_deref(), header(&least, "mine").len(), header(&least, FIRST_SENT).len()), (None, 0, 1));
-        assert_eq!((Spared::Nothing.more(), Spared::Everything.more()), (Some(Spared::Value), None));
+        assert_eq!(
+            header(&spare(named, &sent, Spared::Everything, "d is small", &names()), LEFT_OUT),
+            vec![Some(b"everything".to_vec())]
+        );
+        assert_eq!(
+            (least.key.as_deref(), header(&least, "mine").len(), header(&least, FIRST_SENT).len()),
+            (None, 0, 1)
+        );
+        assert_eq!(
+            (Spared::Nothing.more(), Spared::Everything.more()),
+            (Some(Spared::Value), None)
+        );
     }
 
     #[test]
@@ -381,7 +486,10 @@ mod tests {
         replayed.headers.push((FIRST_SENT.into(), Some(b"5000".to_vec())));
         replayed.headers.push((REPLAY.into(), Some(b"2".to_vec())));
         assert_eq!((first_sent(&replayed), replays(&replayed)), (Some(Timestamp(5000)), Some(2)));
-        assert_eq!(header(&dead_letter(&names(), &replayed, Death::Invalid, "x", "app"), FIRST_SENT), vec![Some(b"5000".to_vec())]);
+        assert_eq!(
+            header(&dead_letter(&names(), &replayed, Death::Invalid, "x", "app"), FIRST_SENT),
+            vec![Some(b"5000".to_vec())]
+        );
         // A header from the future makes nothing younger.
         replayed.headers.push((FIRST_SENT.into(), Some(b"9000".to_vec())));
         assert_eq!((first_sent(&replayed), replays(&record())), (Some(Timestamp(7000)), None));
@@ -400,7 +508,10 @@ mod tests {
         let facts = header(&letter, DOUBT).pop().unwrap().unwrap();
         let facts: serde_json::Value = serde_json::from_slice(&facts).unwrap();
         assert_eq!(facts["candidates"], serde_json::json!(["CK1", "CK2"]));
-        assert_eq!((facts["remark_as_sent"].as_str(), facts["version"].as_i64()), (Some("#M remark"), Some(4)));
+        assert_eq!(
+            (facts["remark_as_sent"].as_str(), facts["version"].as_i64()),
+            (Some("#M remark"), Some(4))
+        );
         let reason = header(&letter, "__connect.errors.exception.message").pop().unwrap().unwrap();
         assert_eq!(String::from_utf8(reason).unwrap(), "why [marker #M, orders CK1, CK2]");
     }
@@ -421,14 +532,34 @@ mod tests {
     #[test]
     fn a_letter_is_sent_again_as_it_was_with_its_age_and_a_count() {
         let mut letter = read(&dead_letter(&names(), &record(), Death::Invalid, "num is 0", "app"));
-        assert_eq!((letter.label.as_str(), letter.reason.as_str(), letter.source), ("invalid", "num is 0", Some((3, 42))));
-        assert_eq!((letter.first_sent, letter.replays, letter.control), (Some(Timestamp(7000)), None, false));
+        assert_eq!(
+            (letter.label.as_str(), letter.reason.as_str(), letter.source),
+            ("invalid", "num is 0", Some((3, 42)))
+        );
+        assert_eq!(
+            (letter.first_sent, letter.replays, letter.control),
+            (Some(Timestamp(7000)), None, false)
+        );
         for times in ["1", "2"] {
             let Replay::Of(again) = letter.replay("c", Some(1), 2) else { panic!("sent again") };
-            assert_eq!((again.key.as_deref(), again.value.as_deref(), again.partition), (Some(&[0xff][..]), None, Some(1)));
-            let mut left: Vec<_> = again.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
+            assert_eq!(
+                (again.key.as_deref(), again.value.as_deref(), again.partition),
+                (Some(&[0xff][..]), None, Some(1))
+            );
+            let mut left: Vec<_> = again
+                .headers
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_deref()))
+                .collect();
             left.sort_unstable();
-            assert_eq!(left, [("mine", None), (FIRST_SENT, Some(&b"7000"[..])), (REPLAY, Some(times.as_bytes()))]);
+            assert_eq!(
+                left,
+                [
+                    ("mine", None),
+                    (FIRST_SENT, Some(&b"7000"[..])),
+                    (REPLAY, Some(times.as_bytes()))
+                ]
+            );
             let delivered = Delivered { headers: again.headers, timestamp: Some(9500), ..record() };
             letter = read(&dead_letter(&names(), &delivered, Death::Invalid, "num is 0", "app"));
         }

@@ -5,9 +5,10 @@
 //!           hop 1      hop 2       hop 3      hop 4   (journal)   hop 6      in one transaction
 //! ```
 //!
-//! [`engine`] is the loop that owns every state; [`intake`] lines commands up by key, [`flow`] carries them through the hops,
-//! [`asking`] looks for those in doubt, [`commit`] puts the transactions together, [`partition`] takes partitions over. What
-//! may happen next is decided in [`journal`], purely.
+//! [`engine`] is the loop that owns every state; [`intake`] lines commands up by key, [`flow`]
+//! carries them through the hops, [`asking`] looks for those in doubt, [`commit`] puts the
+//! transactions together, [`partition`] takes partitions over. What may happen next is decided in
+//! [`journal`], purely.
 
 mod asking;
 mod breaker;
@@ -69,7 +70,8 @@ pub struct Parts {
     pub controls: Controls,
 }
 
-/// Reads one JSON object as the route reads a JSON command; business rules are left to the route (used by `send`).
+/// Reads one JSON object as the route reads a JSON command; business rules are left to the route
+/// (used by `send`).
 ///
 /// # Errors
 /// Everything that is wrong with it, one sentence each, naming the field.
@@ -90,14 +92,16 @@ pub struct RouteFault(pub String);
 /// The role of this route in group, client and transactional ids.
 pub const ROLE: &str = "commands";
 
-/// Records of one partition that are delivered and not settled; what settles ahead of the first of them has to fit into
-/// the offset's metadata.
+/// Records of one partition that are delivered and not settled; what settles ahead of the first of
+/// them has to fit into the offset's metadata.
 const PENDING: usize = 1000;
 
-/// Runs the route until the shutdown, beginning again from the log whenever nobody knows what was committed.
+/// Runs the route until the shutdown, beginning again from the log whenever nobody knows what was
+/// committed.
 ///
 /// # Errors
-/// [`RouteFault`] when it cannot go on: fenced by another process, a journal that was lost, topics that do not fit.
+/// [`RouteFault`] when it cannot go on: fenced by another process, a journal that was lost, topics
+/// that do not fit.
 pub async fn run(parts: Parts) -> Result<(), RouteFault> {
     let pulse = parts.board.pulse(ROLE, Duration::from_secs(30));
     parts.board.ready(ROLE, Err("starting".into()));
@@ -115,7 +119,9 @@ pub async fn run(parts: Parts) -> Result<(), RouteFault> {
 
 async fn session(parts: &Parts, pulse: &crate::board::Pulse) -> Result<Ended, RouteFault> {
     let settings = &parts.settings;
-    let Some(partition_count) = wait_for_topics(parts, pulse).await? else { return Ok(Ended::Shutdown) };
+    let Some(partition_count) = wait_for_topics(parts, pulse).await? else {
+        return Ok(Ended::Shutdown);
+    };
     tracing::debug!(partitions = partition_count, "topics are there");
     // Known before the first command is begun: a pause holds through restarts.
     while tokio::time::timeout(Duration::from_secs(1), parts.controls.settled()).await.is_err() {
@@ -127,8 +133,13 @@ async fn session(parts: &Parts, pulse: &crate::board::Pulse) -> Result<Ended, Ro
     let store = Store::create(&settings.cache_dir, &format!("journal-{}", settings.kafka.instance))
         .map_err(|fault| RouteFault(fault.to_string()))?;
     let transactor = Transactor::start(&settings.kafka, ROLE).map_err(RouteFault)?;
-    let options = GroupOptions { role: ROLE.into(), topic: settings.topics.commands.clone(), pending_limit: PENDING };
-    let (group, events) = Group::join(&settings.kafka, options).map_err(|fault| RouteFault(fault.to_string()))?;
+    let options = GroupOptions {
+        role: ROLE.into(),
+        topic: settings.topics.commands.clone(),
+        pending_limit: PENDING,
+    };
+    let (group, events) =
+        Group::join(&settings.kafka, options).map_err(|fault| RouteFault(fault.to_string()))?;
     let (happened, receiver) = mpsc::unbounded_channel();
     let commands = &settings.commands;
     let timing = Timing {
@@ -140,14 +151,19 @@ async fn session(parts: &Parts, pulse: &crate::board::Pulse) -> Result<Ended, Ro
         max_attempts: commands.max_attempts,
         retry_unapproved_for: commands.retry_unapproved_for,
     };
-    let engine = Engine::new(parts, timing, partition_count, group.clone(), transactor, store, happened);
+    let engine =
+        Engine::new(parts, timing, partition_count, group.clone(), transactor, store, happened);
     let ended = engine.run(events, receiver, pulse).await;
     group.leave().await;
     Ok(ended)
 }
 
-/// Commands and journal must exist and have the same number of partitions: an entry stands in the partition of its command.
-async fn wait_for_topics(parts: &Parts, pulse: &crate::board::Pulse) -> Result<Option<i32>, RouteFault> {
+/// Commands and journal must exist and have the same number of partitions: an entry stands in the
+/// partition of its command.
+async fn wait_for_topics(
+    parts: &Parts,
+    pulse: &crate::board::Pulse,
+) -> Result<Option<i32>, RouteFault> {
     let topics = &parts.settings.topics;
     loop {
         pulse.beat();

@@ -9,7 +9,8 @@ use crate::{
     clock::{Moment, Timestamp},
     config::Settings,
     kafka::{
-        Apply, Delivered, Group, Lease, Loader, Outgoing, Prefix, Restored, Store, TakeOver, TakeOverFault, Transactor, commit_fenced,
+        Apply, Delivered, Group, Lease, Loader, Outgoing, Prefix, Restored, Store, TakeOver,
+        TakeOverFault, Transactor, commit_fenced,
         scan::{From, Scan},
         take_over,
         tool::ToolFault,
@@ -54,8 +55,8 @@ impl Work {
     }
 }
 
-/// Whether a command begins with so many of its key before it: they run one after the other, so that two copies of one
-/// command never both find nothing in the journal.
+/// Whether a command begins with so many of its key before it: they run one after the other, so
+/// that two copies of one command never both find nothing in the journal.
 pub const fn its_turn(ahead: usize) -> bool {
     ahead == 0
 }
@@ -79,8 +80,8 @@ pub struct Partition {
     pub keys: HashMap<String, VecDeque<Queued>>,
     /// Open intents found at the take-over, by journal key.
     pub open: HashMap<Vec<u8>, JournalEntry>,
-    /// Outcomes a person has to decide about, by journal key, and since when: the entries themselves stand in the [`Store`], so
-    /// that a hundred thousand of them have room.
+    /// Outcomes a person has to decide about, by journal key, and since when: the entries
+    /// themselves stand in the [`Store`], so that a hundred thousand of them have room.
     pub in_doubt: BTreeMap<Vec<u8>, Timestamp>,
     /// What one query over all open intents has shown; `None` while it is being asked.
     pub sightings: Option<Sightings>,
@@ -91,7 +92,8 @@ pub struct Partition {
     pub read_at: Option<Timestamp>,
     /// Nothing new is begun: the partition is being given back.
     pub draining: bool,
-    /// The journal was declared lost then: what was sent before is looked for before its first call.
+    /// The journal was declared lost then: what was sent before is looked for before its first
+    /// call.
     pub lost_at: Option<Timestamp>,
 }
 
@@ -131,7 +133,8 @@ pub fn given_back(partitions: &BTreeMap<i32, Partition>, lease: Lease) -> bool {
     partitions.get(&lease.partition).is_none_or(|partition| partition.draining)
 }
 
-/// What a partition's journal said, as far as it has to be in memory; outcomes are in the [`Store`].
+/// What a partition's journal said, as far as it has to be in memory; outcomes are in the
+/// [`Store`].
 #[derive(Debug, Default)]
 pub struct Remembered {
     pub open: HashMap<Vec<u8>, JournalEntry>,
@@ -139,7 +142,8 @@ pub struct Remembered {
     pub in_doubt: BTreeMap<Vec<u8>, Timestamp>,
     /// It knows of commands at all.
     pub commands: bool,
-    /// How many partitions the commands topic had when that was written down last; an earlier version did so with its barriers.
+    /// How many partitions the commands topic had when that was written down last; an earlier
+    /// version did so with its barriers.
     pub counted: Option<i32>,
     /// It has a record of that count.
     pub keeps_count: bool,
@@ -152,7 +156,8 @@ pub struct Remembered {
     pub lost_at: Option<Timestamp>,
 }
 
-/// Offsets at the end of another partition's journal among which its newest barrier is looked for first.
+/// Offsets at the end of another partition's journal among which its newest barrier is looked for
+/// first.
 const NEAR: i64 = 10_000;
 /// Until the other partitions' journals are asked for again.
 const OTHERS_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
@@ -164,7 +169,13 @@ const LOST: &str = "lost";
 #[must_use]
 pub fn lost_entry(partition: i32, at: Timestamp) -> (Vec<u8>, JournalEntry) {
     let key = serde_json::json!(["#lost", partition]).to_string().into_bytes();
-    (key, JournalEntry { nonce: Some(LOST.to_owned()), ..bare_entry(EntryKind::Barrier, partition, "", at) })
+    (
+        key,
+        JournalEntry {
+            nonce: Some(LOST.to_owned()),
+            ..bare_entry(EntryKind::Barrier, partition, "", at)
+        },
+    )
 }
 
 /// Whether a barrier declares everything before it lost.
@@ -176,13 +187,20 @@ pub fn declares_lost(entry: &JournalEntry) -> bool {
 /// What the key of a [`count_entry`] begins with.
 const COUNT: &[u8] = br##"["#count""##;
 
-/// The record that says how many partitions commands and journal have from now on: key and entry. No topic has 0 of them: that
-/// says that entries are being moved, and no instance runs.
+/// The record that says how many partitions commands and journal have from now on: key and entry.
+/// No topic has 0 of them: that says that entries are being moved, and no instance runs.
 #[must_use]
 pub fn count_entry(partition: i32, partitions: i32, at: Timestamp) -> (Vec<u8>, JournalEntry) {
     let nonce = Some(format!("counted-{}", at.0));
     let key = serde_json::json!(["#count", partition]).to_string().into_bytes();
-    (key, JournalEntry { nonce, partitions: Some(partitions), ..bare_entry(EntryKind::Barrier, partition, "", at) })
+    (
+        key,
+        JournalEntry {
+            nonce,
+            partitions: Some(partitions),
+            ..bare_entry(EntryKind::Barrier, partition, "", at)
+        },
+    )
 }
 
 fn barrier_key(partition: i32) -> Vec<u8> {
@@ -206,29 +224,47 @@ impl Restoring {
     ///
     /// # Errors
     /// [`TakeOverFault`].
-    pub async fn run(self, leases: Vec<Lease>) -> Result<Vec<(Restored, Remembered)>, TakeOverFault> {
+    pub async fn run(
+        self,
+        leases: Vec<Lease>,
+    ) -> Result<Vec<(Restored, Remembered)>, TakeOverFault> {
         // The cache of a partition is its present owner's.
         let ended = self.group.ended(&leases);
         if !ended.is_empty() {
             return Err(TakeOverFault::NotOwner(ended));
         }
         for lease in &leases {
-            self.store.clear(lease.partition).map_err(|fault| TakeOverFault::Refused(fault.to_string()))?;
+            self.store
+                .clear(lease.partition)
+                .map_err(|fault| TakeOverFault::Refused(fault.to_string()))?;
         }
-        let take_overs = leases.iter().map(|lease| self.barrier(*lease)).collect::<Result<Vec<_>, _>>()?;
+        let take_overs =
+            leases.iter().map(|lease| self.barrier(*lease)).collect::<Result<Vec<_>, _>>()?;
         let remembered: Arc<Mutex<BTreeMap<i32, Remembered>>> = Arc::default();
         let loader = Arc::new(Mutex::new(Loader::new(self.store.clone())));
         let apply = self.applier(Arc::clone(&remembered), Arc::clone(&loader));
-        let restored = take_over(&self.settings.kafka, &self.group, &self.transactor, take_overs, apply).await?;
-        loader.lock().unwrap_or_else(PoisonError::into_inner).flush().map_err(|fault| TakeOverFault::Refused(fault.to_string()))?;
-        let mut remembered = std::mem::take(&mut *remembered.lock().unwrap_or_else(PoisonError::into_inner));
+        let restored =
+            take_over(&self.settings.kafka, &self.group, &self.transactor, take_overs, apply)
+                .await?;
+        loader
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .flush()
+            .map_err(|fault| TakeOverFault::Refused(fault.to_string()))?;
+        let mut remembered =
+            std::mem::take(&mut *remembered.lock().unwrap_or_else(PoisonError::into_inner));
         for counted in remembered.values().filter_map(|journal| journal.counted) {
             self.check_count(counted)?;
         }
-        let counts = |lease: &Lease| remembered.get(&lease.partition).is_some_and(|journal| journal.keeps_count);
-        let uncounted: Vec<&Restored> = restored.iter().filter(|restored| !counts(&restored.lease)).collect();
+        let counts = |lease: &Lease| {
+            remembered.get(&lease.partition).is_some_and(|journal| journal.keeps_count)
+        };
+        let uncounted: Vec<&Restored> =
+            restored.iter().filter(|restored| !counts(&restored.lease)).collect();
         // A partition that knows no command may be one too many: then only the others can say so.
-        if uncounted.iter().any(|restored| remembered.get(&restored.lease.partition).is_none_or(|journal| !journal.commands)) {
+        if uncounted.iter().any(|restored| {
+            remembered.get(&restored.lease.partition).is_none_or(|journal| !journal.commands)
+        }) {
             self.check_others(&leases).await?;
         }
         self.keep_count(&uncounted).await?;
@@ -241,7 +277,8 @@ impl Restoring {
             .collect())
     }
 
-    /// An entry stands in the partition of its command: with another count copies could be judged by two owners.
+    /// An entry stands in the partition of its command: with another count copies could be judged
+    /// by two owners.
     fn check_count(&self, counted: i32) -> Result<(), TakeOverFault> {
         if counted == self.partitions {
             return Ok(());
@@ -258,8 +295,9 @@ impl Restoring {
         )))
     }
 
-    /// Writes the count down where it is not yet, now that it is known to be right; the barrier, which comes before that is
-    /// known, does not speak of it. From then on another count is refused however often it is tried.
+    /// Writes the count down where it is not yet, now that it is known to be right; the barrier,
+    /// which comes before that is known, does not speak of it. From then on another count is
+    /// refused however often it is tried.
     async fn keep_count(&self, uncounted: &[&Restored]) -> Result<(), TakeOverFault> {
         if uncounted.is_empty() {
             return Ok(());
@@ -278,7 +316,9 @@ impl Restoring {
 
     /// What the partitions that others own say.
     async fn check_others(&self, own: &[Lease]) -> Result<(), TakeOverFault> {
-        let others: Vec<i32> = (0..self.partitions).filter(|partition| own.iter().all(|lease| lease.partition != *partition)).collect();
+        let others: Vec<i32> = (0..self.partitions)
+            .filter(|partition| own.iter().all(|lease| lease.partition != *partition))
+            .collect();
         if others.is_empty() {
             return Ok(());
         }
@@ -286,7 +326,9 @@ impl Restoring {
             match self.newest_counts(others.clone()).await? {
                 Ok(counted) => break counted,
                 // The broker went away, or a right is missing: a take-over waits for both.
-                Err(fault) => tracing::warn!(%fault, "the other partitions' journals cannot be read yet"),
+                Err(fault) => {
+                    tracing::warn!(%fault, "the other partitions' journals cannot be read yet")
+                }
             }
             tokio::time::sleep(OTHERS_PAUSE).await;
             let ended = self.group.ended(own);
@@ -297,18 +339,29 @@ impl Restoring {
         counted.into_values().try_for_each(|counted| self.check_count(counted))
     }
 
-    /// By partition, the count it keeps. Of a young journal it is near the end: only where it is not the whole partition is
-    /// read.
-    async fn newest_counts(&self, partitions: Vec<i32>) -> Result<Result<BTreeMap<i32, i32>, ToolFault>, TakeOverFault> {
-        let (kafka, topic, codec, runtime) =
-            (self.settings.kafka.clone(), self.names.journal.to_string(), Arc::clone(&self.codec), tokio::runtime::Handle::current());
+    /// By partition, the count it keeps. Of a young journal it is near the end: only where it is
+    /// not the whole partition is read.
+    async fn newest_counts(
+        &self,
+        partitions: Vec<i32>,
+    ) -> Result<Result<BTreeMap<i32, i32>, ToolFault>, TakeOverFault> {
+        let (kafka, topic, codec, runtime) = (
+            self.settings.kafka.clone(),
+            self.names.journal.to_string(),
+            Arc::clone(&self.codec),
+            tokio::runtime::Handle::current(),
+        );
         let read = move || {
             let newest = |only: &[i32], from: &From| {
                 let mut counted = BTreeMap::new();
                 Scan::open(&kafka, &topic, Some(only), from)?.run(|record, _| {
-                    let speaks = |key: &[u8]| key.starts_with(COUNT) || key.starts_with(br##"["#barrier""##);
+                    let speaks =
+                        |key: &[u8]| key.starts_with(COUNT) || key.starts_with(br##"["#barrier""##);
                     if record.key.as_deref().is_some_and(speaks)
-                        && let Some(entry) = record.value.as_deref().and_then(|bytes| decode(&codec, &runtime, bytes).ok())
+                        && let Some(entry) = record
+                            .value
+                            .as_deref()
+                            .and_then(|bytes| decode(&codec, &runtime, bytes).ok())
                         && let Some(count) = entry.partitions
                     {
                         counted.insert(record.partition, count);
@@ -318,21 +371,37 @@ impl Restoring {
                 Ok(counted)
             };
             let ends = Scan::ends(&kafka, &topic)?;
-            let near = partitions.iter().filter_map(|partition| Some((*partition, ends.get(partition)?.saturating_sub(NEAR).max(0))));
+            let near = partitions.iter().filter_map(|partition| {
+                Some((*partition, ends.get(partition)?.saturating_sub(NEAR).max(0)))
+            });
             let mut counted = newest(&[], &From::Offsets(near.collect()))?;
-            let far: Vec<i32> = partitions.into_iter().filter(|partition| !counted.contains_key(partition)).collect();
+            let far: Vec<i32> = partitions
+                .into_iter()
+                .filter(|partition| !counted.contains_key(partition))
+                .collect();
             if !far.is_empty() {
                 counted.extend(newest(&far, &From::Beginning)?);
             }
             Ok(counted)
         };
-        tokio::task::spawn_blocking(read).await.map_err(|error| TakeOverFault::Refused(error.to_string()))
+        tokio::task::spawn_blocking(read)
+            .await
+            .map_err(|error| TakeOverFault::Refused(error.to_string()))
     }
 
     fn barrier(&self, lease: Lease) -> Result<TakeOver, TakeOverFault> {
         let mut entry = bare_entry(EntryKind::Barrier, lease.partition, "", Timestamp::now());
-        entry.nonce = Some(format!("{}-{}-{}-{:x}", self.settings.kafka.instance, std::process::id(), lease.epoch, Moment::now().0));
-        let value = self.codec.encode_journal(&entry).map_err(|fault| TakeOverFault::Refused(fault.to_string()))?;
+        entry.nonce = Some(format!(
+            "{}-{}-{}-{:x}",
+            self.settings.kafka.instance,
+            std::process::id(),
+            lease.epoch,
+            Moment::now().0
+        ));
+        let value = self
+            .codec
+            .encode_journal(&entry)
+            .map_err(|fault| TakeOverFault::Refused(fault.to_string()))?;
         let barrier = Outgoing {
             topic: Arc::clone(&self.names.journal),
             partition: Some(lease.partition),
@@ -343,7 +412,11 @@ impl Restoring {
         Ok(TakeOver { lease, barrier })
     }
 
-    fn applier(&self, remembered: Arc<Mutex<BTreeMap<i32, Remembered>>>, loader: Arc<Mutex<Loader>>) -> Apply {
+    fn applier(
+        &self,
+        remembered: Arc<Mutex<BTreeMap<i32, Remembered>>>,
+        loader: Arc<Mutex<Loader>>,
+    ) -> Apply {
         let metrics = Arc::clone(&self.metrics);
         let (codec, runtime, partitions, names, partitioner) = (
             Arc::clone(&self.codec),
@@ -362,8 +435,9 @@ impl Restoring {
                 journal.in_doubt.remove(key);
                 return loader.push(partition, key, None).map_err(|fault| fault.to_string());
             };
-            let entry = decode(&codec, &runtime, bytes)
-                .map_err(|reason| format!("an entry of {} [{partition}] cannot be read: {reason}", names.journal))?;
+            let entry = decode(&codec, &runtime, bytes).map_err(|reason| {
+                format!("an entry of {} [{partition}] cannot be read: {reason}", names.journal)
+            })?;
             journal.commands |= matches!(entry.kind, EntryKind::Intent | EntryKind::Outcome);
             journal.placed = journal.placed
                 || matches!(entry.kind, EntryKind::Intent | EntryKind::Outcome)
@@ -395,7 +469,10 @@ impl Restoring {
                         && !entry.resolved
                         && !journal.confirmed.contains_key(&entry.warehouse_no)
                     {
-                        journal.confirmed.insert(entry.warehouse_no, Confirmed { return_no: entry.return_no, marker: entry.marker });
+                        journal.confirmed.insert(
+                            entry.warehouse_no,
+                            Confirmed { return_no: entry.return_no, marker: entry.marker },
+                        );
                     }
                     loader.push(partition, key, Some(bytes)).map_err(|fault| fault.to_string())
                 }
@@ -404,8 +481,13 @@ impl Restoring {
     }
 }
 
-/// Decodes an entry, learning its schema from the registry where that is needed; the registry may be away for a while.
-fn decode(codec: &Codec, runtime: &tokio::runtime::Handle, bytes: &[u8]) -> Result<JournalEntry, String> {
+/// Decodes an entry, learning its schema from the registry where that is needed; the registry may
+/// be away for a while.
+fn decode(
+    codec: &Codec,
+    runtime: &tokio::runtime::Handle,
+    bytes: &[u8],
+) -> Result<JournalEntry, String> {
     loop {
         match codec.decode_journal(bytes) {
             Ok(entry) => return Ok(entry),

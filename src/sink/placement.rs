@@ -1,5 +1,6 @@
-//! Whether the senders choose partitions as `commands.partitioner` says. A topic whose first records all stand elsewhere is a
-//! misconfiguration, not a thousand invalid commands: the route pauses and names the partitioner that would fit. Pure.
+//! Whether the senders choose partitions as `commands.partitioner` says. A topic whose first
+//! records all stand elsewhere is a misconfiguration, not a thousand invalid commands: the route
+//! pauses and names the partitioner that would fit. Pure.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,7 +8,8 @@ use crate::{clock::Moment, config::Partitioner};
 
 use super::validate::partition_of;
 
-/// So many different keys in the wrong partition that one other partitioner explains are no accident.
+/// So many different keys in the wrong partition that one other partitioner explains are no
+/// accident.
 const EXPLAINED: usize = 3;
 /// So many that none explains are none either.
 const UNEXPLAINED: usize = 5;
@@ -17,7 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What is known of the senders.
 #[derive(Debug, Default)]
 pub enum Placement {
-    /// Nothing has shown yet that the configured partitioner is the senders'; what it does not explain is held back.
+    /// Nothing has shown yet that the configured partitioner is the senders'; what it does not
+    /// explain is held back.
     #[default]
     Unknown,
     /// Keys in the wrong partition, and since when.
@@ -37,19 +40,26 @@ pub enum Treatment {
     Invalid,
 }
 
-/// Whether a key in this partition tells the configured partitioner from the other: both would put many keys there.
+/// Whether a key in this partition tells the configured partitioner from the other: both would put
+/// many keys there.
 #[must_use]
 pub fn tells(key: &str, partition: i32, partitions: i32, configured: Partitioner) -> bool {
     let chooses = |partitioner| partition_of(key.as_bytes(), partitions, partitioner);
     match configured {
         Partitioner::Any => true,
-        Partitioner::Murmur2 => chooses(configured) == Some(partition) && chooses(Partitioner::Crc32) != Some(partition),
-        Partitioner::Crc32 => chooses(configured) == Some(partition) && chooses(Partitioner::Murmur2) != Some(partition),
+        Partitioner::Murmur2 => {
+            chooses(configured) == Some(partition) && chooses(Partitioner::Crc32) != Some(partition)
+        }
+        Partitioner::Crc32 => {
+            chooses(configured) == Some(partition)
+                && chooses(Partitioner::Murmur2) != Some(partition)
+        }
     }
 }
 
 impl Placement {
-    /// Some command stands where only the configured partitioner puts it ([`tells`]), now or in the journal.
+    /// Some command stands where only the configured partitioner puts it ([`tells`]), now or in the
+    /// journal.
     pub fn fits(&mut self) {
         if matches!(self, Self::Unknown | Self::Doubtful { .. }) {
             *self = Self::Fits;
@@ -57,25 +67,39 @@ impl Placement {
     }
 
     /// A record with the right key stands in the wrong partition.
-    pub fn misplaced(&mut self, key: &str, partition: i32, partitions: i32, configured: Partitioner, now: Moment) -> Treatment {
+    pub fn misplaced(
+        &mut self,
+        key: &str,
+        partition: i32,
+        partitions: i32,
+        configured: Partitioner,
+        now: Moment,
+    ) -> Treatment {
         match self {
             Self::Fits => return Treatment::Invalid,
             Self::Misfit(_) => return Treatment::Hold,
-            Self::Unknown => *self = Self::Doubtful { misplaced: BTreeMap::from([(key.to_owned(), partition)]), since: now },
+            Self::Unknown => {
+                *self = Self::Doubtful {
+                    misplaced: BTreeMap::from([(key.to_owned(), partition)]),
+                    since: now,
+                }
+            }
             Self::Doubtful { misplaced, .. } => {
                 misplaced.insert(key.to_owned(), partition);
             }
         }
         if let Self::Doubtful { misplaced, .. } = self
-            && (misplaced.len() >= UNEXPLAINED || misplaced.len() >= EXPLAINED && fitting(misplaced, partitions, configured).is_some())
+            && (misplaced.len() >= UNEXPLAINED
+                || misplaced.len() >= EXPLAINED
+                    && fitting(misplaced, partitions, configured).is_some())
         {
             *self = Self::Misfit(reason(misplaced, partitions, configured));
         }
         Treatment::Hold
     }
 
-    /// Judges few keys once they have waited long enough: several that another partitioner explains are a
-    /// misconfiguration, anything else is the senders' mistake.
+    /// Judges few keys once they have waited long enough: several that another partitioner explains
+    /// are a misconfiguration, anything else is the senders' mistake.
     pub fn due(&mut self, partitions: i32, configured: Partitioner, now: Moment) {
         if let Self::Doubtful { misplaced, since } = self
             && now >= since.plus(PATIENCE)
@@ -107,11 +131,19 @@ fn name(partitioner: Partitioner) -> &'static str {
 }
 
 /// The partitioner that puts every key where it stands.
-fn fitting(misplaced: &BTreeMap<String, i32>, partitions: i32, configured: Partitioner) -> Option<Partitioner> {
+fn fitting(
+    misplaced: &BTreeMap<String, i32>,
+    partitions: i32,
+    configured: Partitioner,
+) -> Option<Partitioner> {
     [Partitioner::Murmur2, Partitioner::Crc32]
         .into_iter()
         .filter(|candidate| *candidate != configured)
-        .find(|candidate| misplaced.iter().all(|(key, partition)| partition_of(key.as_bytes(), partitions, *candidate) == Some(*partition)))
+        .find(|candidate| {
+            misplaced.iter().all(|(key, partition)| {
+                partition_of(key.as_bytes(), partitions, *candidate) == Some(*partition)
+            })
+        })
 }
 
 fn reason(misplaced: &BTreeMap<String, i32>, partitions: i32, configured: Partitioner) -> String {
@@ -133,7 +165,8 @@ mod tests {
     fn keys(partitioner: Partitioner) -> impl Iterator<Item = (String, i32)> {
         (0..).map(|number| format!("R{number}")).filter_map(move |key| {
             let stands = partition_of(key.as_bytes(), 6, partitioner).unwrap();
-            (Some(stands) != partition_of(key.as_bytes(), 6, Partitioner::Murmur2)).then_some((key, stands))
+            (Some(stands) != partition_of(key.as_bytes(), 6, Partitioner::Murmur2))
+                .then_some((key, stands))
         })
     }
 
@@ -151,16 +184,21 @@ mod tests {
                 assert_eq!(judge(&mut placement, &key, partition, 0), Treatment::Hold);
             }
         }
-        assert!(placement.misfit().is_some_and(|reason| reason.contains("\"crc32\"")), "{placement:?}");
+        assert!(
+            placement.misfit().is_some_and(|reason| reason.contains("\"crc32\"")),
+            "{placement:?}"
+        );
         placement.fits();
         assert!(placement.misfit().is_some(), "nothing is taken back");
     }
 
     #[test]
     fn only_a_key_the_other_would_put_elsewhere_tells_them_apart() {
-        let chooses = |key: &str, partitioner| partition_of(key.as_bytes(), 6, partitioner).unwrap();
+        let chooses =
+            |key: &str, partitioner| partition_of(key.as_bytes(), 6, partitioner).unwrap();
         for key in (0..100).map(|number| format!("R{number}")) {
-            let (murmur2, crc32) = (chooses(&key, Partitioner::Murmur2), chooses(&key, Partitioner::Crc32));
+            let (murmur2, crc32) =
+                (chooses(&key, Partitioner::Murmur2), chooses(&key, Partitioner::Crc32));
             assert_eq!(tells(&key, murmur2, 6, Partitioner::Murmur2), murmur2 != crc32);
             assert!(!tells(&key, (murmur2 + 1) % 6, 6, Partitioner::Murmur2));
         }
@@ -171,10 +209,15 @@ mod tests {
         let mut placement = Placement::default();
         for number in 0..6 {
             let key = format!("R{number}");
-            let wrong = (partition_of(key.as_bytes(), 6, Partitioner::Murmur2).unwrap() + 1 + number % 2) % 6;
+            let wrong =
+                (partition_of(key.as_bytes(), 6, Partitioner::Murmur2).unwrap() + 1 + number % 2)
+                    % 6;
             judge(&mut placement, &key, wrong, 0);
         }
-        assert!(placement.misfit().is_some_and(|reason| reason.contains("neither")), "{placement:?}");
+        assert!(
+            placement.misfit().is_some_and(|reason| reason.contains("neither")),
+            "{placement:?}"
+        );
     }
 
     #[test]

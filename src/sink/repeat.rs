@@ -1,5 +1,5 @@
-//! The repeat table of what is pure or local: carried out twice in a row, each changes nothing the second time. What is a
-//! Kafka transaction has its rows in `tests/it/repeat_table.rs`.
+//! The repeat table of what is pure or local: carried out twice in a row, each changes nothing the
+//! second time. What is a Kafka transaction has its rows in `tests/it/repeat_table.rs`.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -55,7 +55,14 @@ fn accepted() -> Accepted {
 }
 
 fn verdict(entry: Option<crate::schema::JournalEntry>) -> Verdict {
-    let known = Known { entry, restored_at: Moment(1), old: false, replayed: false, now: NOW, now_wall: Timestamp(0) };
+    let known = Known {
+        entry,
+        restored_at: Moment(1),
+        old: false,
+        replayed: false,
+        now: NOW,
+        now_wall: Timestamp(0),
+    };
     judge(&accepted(), 0, 7, known, &TIMING)
 }
 
@@ -63,7 +70,13 @@ fn verdict(entry: Option<crate::schema::JournalEntry>) -> Verdict {
 fn in_doubt() -> Life {
     let Verdict::Fresh(mut life) = verdict(None) else { panic!("fresh") };
     life.intended(1, Timestamp(0));
-    let _ = life.answered(Answer::Unknown { reason: "time-out".into() }, Moment(15_000), true, Moment(20_000), &TIMING);
+    let _ = life.answered(
+        Answer::Unknown { reason: "time-out".into() },
+        Moment(15_000),
+        true,
+        Moment(20_000),
+        &TIMING,
+    );
     life
 }
 
@@ -80,7 +93,10 @@ fn head(remark: &str) -> OutboundHead {
 }
 
 /// An effect on a state: carried out once and twice, as text.
-fn twice<S: Clone + std::fmt::Debug, R: std::fmt::Debug>(state: S, effect: impl Fn(&mut S) -> R) -> [String; 2] {
+fn twice<S: Clone + std::fmt::Debug, R: std::fmt::Debug>(
+    state: S,
+    effect: impl Fn(&mut S) -> R,
+) -> [String; 2] {
     let mut state = state;
     [(); 2].map(|()| {
         let returned = effect(&mut state);
@@ -90,13 +106,21 @@ fn twice<S: Clone + std::fmt::Debug, R: std::fmt::Debug>(state: S, effect: impl 
 
 fn looked_up(name: &'static str, finding: Finding, proven: bool) -> (String, [String; 2]) {
     let sight = Sight { now: NOW, proven, circuit_closed: true };
-    (format!("look-up: {name}"), twice(in_doubt(), |life| life.looked_up(finding.clone(), sight, &TIMING)))
+    (
+        format!("look-up: {name}"),
+        twice(in_doubt(), |life| life.looked_up(finding.clone(), sight, &TIMING)),
+    )
 }
 
 #[test]
 fn every_pure_effect_twice_in_a_row_changes_nothing() {
     let marked = marker("R", "c");
-    let question = Question { return_no: "R".into(), marker: marked.clone(), first_intent_at: Some(Timestamp(0)), claimed: HashSet::new() };
+    let question = Question {
+        return_no: "R".into(),
+        marker: marked.clone(),
+        first_intent_at: Some(Timestamp(0)),
+        claimed: HashSet::new(),
+    };
     let lease = Lease { partition: 0, epoch: 1 };
     let mut table = vec![
         looked_up("found", Finding::Found(vec!["CK1".into()]), true),
@@ -116,12 +140,18 @@ fn every_pure_effect_twice_in_a_row_changes_nothing() {
     table.push(("read the position".into(), twice(prefix, |prefix| prefix.position())));
     let mut ownership = Ownership::default();
     let leases = ownership.assign(&[0, 1]);
-    table.push(("give a partition back".into(), twice(ownership, |ownership| ownership.release(&leases[..1]))));
+    table.push((
+        "give a partition back".into(),
+        twice(ownership, |ownership| ownership.release(&leases[..1])),
+    ));
     let mut standing: Standing<u8> = Standing::default();
     let _ = standing.assigned(&[0], Some(1));
     table.push(("rejoin".into(), twice(standing, |standing| standing.rejoined(Some(2)))));
     for (name, remark) in [("ours", marked.as_str()), ("no marker", "x")] {
-        table.push((format!("read an answer: {name}"), twice((), |()| finding_of(&[head(remark), head(remark)], &question, NOW))));
+        table.push((
+            format!("read an answer: {name}"),
+            twice((), |()| finding_of(&[head(remark), head(remark)], &question, NOW)),
+        ));
     }
     for (name, [once, again]) in &table {
         assert_eq!(once, again, "{name}");
@@ -132,18 +162,27 @@ fn every_pure_effect_twice_in_a_row_changes_nothing() {
     assert_eq!([prefix.deliver(3), prefix.deliver(3)], [true, false]);
     // Rows of the table above that settle must do so both times.
     let sight = Sight { now: NOW, proven: true, circuit_closed: true };
-    assert!(matches!(in_doubt().looked_up(Finding::Found(vec!["CK1".into()]), sight, &TIMING), Step::Settle(_)));
+    assert!(matches!(
+        in_doubt().looked_up(Finding::Found(vec!["CK1".into()]), sight, &TIMING),
+        Step::Settle(_)
+    ));
 
-    // Judged from the entry an intent or an outcome left behind, however often: the same life, the same answer.
+    // Judged from the entry an intent or an outcome left behind, however often: the same life, the
+    // same answer.
     let life = in_doubt();
     let intent = intent_entry(&life, ("R", "c"), "W", Timestamp(1), &TIMING);
-    let Step::Settle(ending) = in_doubt().looked_up(Finding::Found(vec!["CK1".into()]), sight, &TIMING) else { panic!("settles") };
+    let Step::Settle(ending) =
+        in_doubt().looked_up(Finding::Found(vec!["CK1".into()]), sight, &TIMING)
+    else {
+        panic!("settles")
+    };
     let outcome = outcome_entry(&life, &ending, ("R", "c"), "W", Timestamp(1));
     for entry in [None, Some(intent), Some(outcome)] {
         assert_eq!(format!("{:?}", verdict(entry.clone())), format!("{:?}", verdict(entry)));
     }
 
-    // A dead letter of a dead letter is the letter: what stood in the headers is replaced, not added to.
+    // A dead letter of a dead letter is the letter: what stood in the headers is replaced, not
+    // added to.
     let record = Delivered {
         lease,
         offset: 42,
@@ -153,8 +192,14 @@ fn every_pure_effect_twice_in_a_row_changes_nothing() {
         timestamp: None,
         left_out: None,
     };
-    let names = Names { commands: "c".into(), results: "r".into(), dead_letters: "d".into(), journal: "j".into() };
-    let letter = |record: &Delivered| dead_letter(&names, record, Death::Undecodable, "not Avro", "app");
+    let names = Names {
+        commands: "c".into(),
+        results: "r".into(),
+        dead_letters: "d".into(),
+        journal: "j".into(),
+    };
+    let letter =
+        |record: &Delivered| dead_letter(&names, record, Death::Undecodable, "not Avro", "app");
     let once = letter(&record);
     let again = letter(&Delivered { headers: once.headers.clone(), ..record });
     assert_eq!(as_text(&once), as_text(&again));
@@ -164,13 +209,17 @@ fn as_text(outgoing: &Outgoing) -> String {
     format!("{outgoing:?}")
 }
 
-/// What a take-over reads and what a commit hands to the cache may come twice: after a restart everything does.
+/// What a take-over reads and what a commit hands to the cache may come twice: after a restart
+/// everything does.
 #[test]
 fn the_journals_cache_takes_everything_twice() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::create(folder.path(), "journal-0").unwrap();
-    let changes: Vec<Change> =
-        vec![(journal_key("R", "a"), Some(vec![1])), (journal_key("R", "b"), Some(vec![2])), (journal_key("R", "a"), None)];
+    let changes: Vec<Change> = vec![
+        (journal_key("R", "a"), Some(vec![1])),
+        (journal_key("R", "b"), Some(vec![2])),
+        (journal_key("R", "a"), None),
+    ];
     let all = || {
         let mut found = Vec::new();
         store

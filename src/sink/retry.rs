@@ -1,5 +1,5 @@
-//! The pauses between tries. The only module that names the `backoff` crate (unmaintained, RUSTSEC-2025-0012), and only
-//! for its arithmetic.
+//! The pauses between tries. The only module that names the `backoff` crate (unmaintained,
+//! RUSTSEC-2025-0012), and only for its arithmetic.
 
 use std::time::Duration;
 

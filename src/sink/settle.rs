@@ -48,7 +48,13 @@ pub fn journal_prefix(return_no: &str) -> Vec<u8> {
 
 /// The entry an intent is.
 #[must_use]
-pub fn intent_entry(life: &Life, key: (&str, &str), warehouse_no: &str, written_at: Timestamp, timing: &Timing) -> JournalEntry {
+pub fn intent_entry(
+    life: &Life,
+    key: (&str, &str),
+    warehouse_no: &str,
+    written_at: Timestamp,
+    timing: &Timing,
+) -> JournalEntry {
     JournalEntry {
         kind: EntryKind::Intent,
         version: life.version + 1,
@@ -62,7 +68,13 @@ pub fn intent_entry(life: &Life, key: (&str, &str), warehouse_no: &str, written_
 
 /// The entry an outcome is.
 #[must_use]
-pub fn outcome_entry(life: &Life, ending: &Ending, key: (&str, &str), warehouse_no: &str, written_at: Timestamp) -> JournalEntry {
+pub fn outcome_entry(
+    life: &Life,
+    ending: &Ending,
+    key: (&str, &str),
+    warehouse_no: &str,
+    written_at: Timestamp,
+) -> JournalEntry {
     JournalEntry {
         kind: EntryKind::Outcome,
         version: life.version + 1,
@@ -78,10 +90,18 @@ pub fn outcome_entry(life: &Life, ending: &Ending, key: (&str, &str), warehouse_
 }
 
 fn gloss(ending: &Ending) -> Option<String> {
-    ending.reason.clone().or_else(|| ending.refusal.as_ref().and_then(|refusal| refusal.gloss).map(str::to_owned))
+    ending
+        .reason
+        .clone()
+        .or_else(|| ending.refusal.as_ref().and_then(|refusal| refusal.gloss).map(str::to_owned))
 }
 
-fn entry(life: &Life, (return_no, command_id): (&str, &str), warehouse_no: &str, written_at: Timestamp) -> JournalEntry {
+fn entry(
+    life: &Life,
+    (return_no, command_id): (&str, &str),
+    warehouse_no: &str,
+    written_at: Timestamp,
+) -> JournalEntry {
     JournalEntry {
         kind: EntryKind::Intent,
         version: life.version,
@@ -113,7 +133,12 @@ fn entry(life: &Life, (return_no, command_id): (&str, &str), warehouse_no: &str,
 
 /// A journal entry that belongs to no command: a barrier or a proof.
 #[must_use]
-pub fn bare_entry(kind: EntryKind, partition: i32, warehouse_no: &str, written_at: Timestamp) -> JournalEntry {
+pub fn bare_entry(
+    kind: EntryKind,
+    partition: i32,
+    warehouse_no: &str,
+    written_at: Timestamp,
+) -> JournalEntry {
     JournalEntry {
         kind,
         version: 1,
@@ -151,7 +176,8 @@ pub struct Origin<'a> {
     pub settled_at: Timestamp,
 }
 
-/// The result of a command that has a journal entry: its own settlement, or its recorded outcome again.
+/// The result of a command that has a journal entry: its own settlement, or its recorded outcome
+/// again.
 #[must_use]
 pub fn result_of(entry: &JournalEntry, duplicate: bool, origin: Origin<'_>) -> CommandResult {
     CommandResult {
@@ -217,9 +243,15 @@ const TRACE_HEADERS: usize = 2;
 ///
 /// # Errors
 /// [`SchemaFault`] when the value does not fit its schema.
-pub fn result_record(codec: &Codec, names: &Names, result: &CommandResult, command: &Delivered) -> Result<Outgoing, SchemaFault> {
+pub fn result_record(
+    codec: &Codec,
+    names: &Names,
+    result: &CommandResult,
+    command: &Delivered,
+) -> Result<Outgoing, SchemaFault> {
     let of_trace = |(key, value): &&(String, Option<Vec<u8>>)| {
-        (key == "traceparent" || key == "tracestate") && value.as_ref().is_none_or(|value| value.len() <= MOST_TRACE)
+        (key == "traceparent" || key == "tracestate")
+            && value.as_ref().is_none_or(|value| value.len() <= MOST_TRACE)
     };
     let headers = command.headers.iter().filter(of_trace).take(TRACE_HEADERS).cloned().collect();
     Ok(Outgoing {
@@ -235,7 +267,13 @@ pub fn result_record(codec: &Codec, names: &Names, result: &CommandResult, comma
 ///
 /// # Errors
 /// [`SchemaFault`] when the value does not fit its schema.
-pub fn journal_record(codec: &Codec, names: &Names, partition: i32, key: Vec<u8>, entry: &JournalEntry) -> Result<Outgoing, SchemaFault> {
+pub fn journal_record(
+    codec: &Codec,
+    names: &Names,
+    partition: i32,
+    key: Vec<u8>,
+    entry: &JournalEntry,
+) -> Result<Outgoing, SchemaFault> {
     Ok(Outgoing {
         topic: Arc::clone(&names.journal),
         partition: Some(partition),

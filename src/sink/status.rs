@@ -29,7 +29,8 @@ fn waiting_for_decision(entry: &JournalEntry) -> serde_json::Value {
 }
 
 impl Engine<'_> {
-    /// Records behind the committed offsets, over every owned partition; `None` while the broker has not said.
+    /// Records behind the committed offsets, over every owned partition; `None` while the broker
+    /// has not said.
     fn lag(&self) -> Option<u64> {
         self.ends.watch(self.partitions.keys().copied());
         let behind = |partition: &super::partition::Partition| {
@@ -41,16 +42,24 @@ impl Engine<'_> {
 
     /// The first commands that wait for a person, from the cache of the journal.
     fn decisions(&self) -> Vec<serde_json::Value> {
-        let keys = self.partitions.iter().flat_map(|(partition, of)| of.in_doubt.keys().map(|key| (*partition, key.as_slice())));
+        let keys = self
+            .partitions
+            .iter()
+            .flat_map(|(partition, of)| of.in_doubt.keys().map(|key| (*partition, key.as_slice())));
         // An entry that cannot be read is told where it is used.
-        keys.take(SHOWN).filter_map(|(partition, key)| self.recorded(partition, key).ok()?.as_ref().map(waiting_for_decision)).collect()
+        keys.take(SHOWN)
+            .filter_map(|(partition, key)| {
+                self.recorded(partition, key).ok()?.as_ref().map(waiting_for_decision)
+            })
+            .collect()
     }
 
     /// Puts the route's section on the board and its gauges into the metrics.
     pub(super) fn report(&self) {
         let waiting = |what: Waits| self.slots.values().filter(|slot| slot.waits == what).count();
         let in_doubt = self.slots.values().filter(|slot| slot.life.doubt.is_some()).count();
-        let pending: usize = self.partitions.values().map(|partition| partition.prefix.unfinished()).sum();
+        let pending: usize =
+            self.partitions.values().map(|partition| partition.prefix.unfinished()).sum();
         let open_intents = self.slots.values().filter(|slot| slot.send_by.is_some()).count()
             + self.partitions.values().map(|partition| partition.open.len()).sum::<usize>();
         let (circuit, reason) = match self.breaker.circuit() {
@@ -59,19 +68,28 @@ impl Engine<'_> {
             Circuit::Half { reason, .. } => ("half_open", Some(reason.as_str())),
         };
         let (now, lag) = (Timestamp::now(), self.lag());
-        let oldest = self.slots.values().filter(|slot| slot.life.doubt.is_some()).filter_map(|slot| slot.life.last_attempt_at).min();
+        let oldest = self
+            .slots
+            .values()
+            .filter(|slot| slot.life.doubt.is_some())
+            .filter_map(|slot| slot.life.last_attempt_at)
+            .min();
         self.parts.metrics.commands_now(CommandsNow {
             pending,
             calls: self.flying,
             open_intents,
             in_doubt,
-            in_doubt_age: Duration::from_millis(oldest.map_or(0, |at| u64::try_from(now.0 - at.0).unwrap_or(0))),
+            in_doubt_age: Duration::from_millis(
+                oldest.map_or(0, |at| u64::try_from(now.0 - at.0).unwrap_or(0)),
+            ),
             circuit,
             lag,
         });
         let undecided = self.partitions.values().flat_map(|partition| partition.in_doubt.values());
         let waits_since = undecided.clone().copied().min();
-        let waiting_for = Duration::from_millis(waits_since.map_or(0, |at| u64::try_from(now.0 - at.0).unwrap_or(0)));
+        let waiting_for = Duration::from_millis(
+            waits_since.map_or(0, |at| u64::try_from(now.0 - at.0).unwrap_or(0)),
+        );
         self.parts.metrics.commands_undecided(undecided.count(), waiting_for);
         self.parts.metrics.paused(ROLE, self.paused.is_some());
         self.parts.metrics.partitions(ROLE, self.partitions.len(), self.restoring());
@@ -80,7 +98,8 @@ impl Engine<'_> {
             .values()
             .map(|partition| json!({ "partition": partition.lease.partition, "committed_offset": partition.prefix.next(), "pending": partition.prefix.unfinished(), "draining": partition.draining }))
             .collect();
-        let awaiting: usize = self.partitions.values().map(|partition| partition.in_doubt.len()).sum();
+        let awaiting: usize =
+            self.partitions.values().map(|partition| partition.in_doubt.len()).sum();
         let decisions = self.decisions();
         let doubts: Vec<_> = self
             .slots

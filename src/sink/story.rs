@@ -1,4 +1,5 @@
-//! What happens to a command, told: metrics per hop, its way on the board, the last results and dead letters.
+//! What happens to a command, told: metrics per hop, its way on the board, the last results and
+//! dead letters.
 
 use serde_json::json;
 
@@ -86,7 +87,11 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    pub(super) fn about(command: &CreateReturnOutbound, attempt: u32, trace_id: Option<&str>) -> Self {
+    pub(super) fn about(
+        command: &CreateReturnOutbound,
+        attempt: u32,
+        trace_id: Option<&str>,
+    ) -> Self {
         Self {
             return_no: command.return_no.clone(),
             command_id: command.command_id.clone(),
@@ -98,7 +103,9 @@ impl Asked {
 
     /// One line for each call, by which a command and its sender's trace are found.
     pub(super) fn answered(self, answer: &Answer) {
-        tracing::Span::current().record("erp.call", Call::CreateOrder.name()).record("erp.answer", answer.word());
+        tracing::Span::current()
+            .record("erp.call", Call::CreateOrder.name())
+            .record("erp.answer", answer.word());
         tracing::info!(
             command.id = self.command_id,
             command.return_no = self.return_no,
@@ -121,7 +128,13 @@ pub(super) struct Tale {
 
 impl Engine<'_> {
     /// A command passed a hop.
-    pub(super) fn passed(&self, pair: (&str, &str), hop: Hop, outcome: &'static str, detail: Option<String>) {
+    pub(super) fn passed(
+        &self,
+        pair: (&str, &str),
+        hop: Hop,
+        outcome: &'static str,
+        detail: Option<String>,
+    ) {
         self.parts.metrics.hop(hop, outcome);
         self.parts.board.step(pair, hop.name(), outcome, detail);
     }
@@ -131,7 +144,11 @@ impl Engine<'_> {
         let board = &self.parts.board;
         if let Some(result) = &tale.result {
             let pair = (result.return_no.as_str(), result.command_id.as_str());
-            let detail = result.outbound_no.clone().or_else(|| result.erp_message.clone()).or_else(|| result.gloss.clone());
+            let detail = result
+                .outbound_no
+                .clone()
+                .or_else(|| result.erp_message.clone())
+                .or_else(|| result.gloss.clone());
             self.passed(pair, Hop::Settle, result.outcome.name(), detail);
             board.tell(
                 Story::Result,

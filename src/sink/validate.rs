@@ -12,7 +12,8 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
     pub command: CreateReturnOutbound,
-    /// SHA-256 of the business content: equal for copies, different when anything that reaches the ERP differs.
+    /// SHA-256 of the business content: equal for copies, different when anything that reaches the
+    /// ERP differs.
     pub fingerprint: [u8; 32],
     /// `#` and 13 characters of base32 over return and command id; stands in front of the remark.
     pub marker: String,
@@ -21,7 +22,8 @@ pub struct Accepted {
 /// Characters of marker and space in front of the sender's remark.
 const MARKER_COST: usize = 15;
 
-/// Checks lengths (the ERP document's, in characters), required fields, quantities and the sender's partitioning.
+/// Checks lengths (the ERP document's, in characters), required fields, quantities and the sender's
+/// partitioning.
 ///
 /// # Errors
 /// Every violation, one sentence each, naming the field.
@@ -43,7 +45,11 @@ pub fn validate(command: CreateReturnOutbound) -> Result<Accepted, Vec<String>> 
     if !found.is_empty() {
         return Err(found);
     }
-    Ok(Accepted { fingerprint: fingerprint(&command), marker: marker(&command.return_no, &command.command_id), command })
+    Ok(Accepted {
+        fingerprint: fingerprint(&command),
+        marker: marker(&command.return_no, &command.command_id),
+        command,
+    })
 }
 
 fn check_line(found: &mut Vec<String>, at: usize, line: &CommandLine) {
@@ -73,11 +79,15 @@ fn text(found: &mut Vec<String>, name: &str, value: &str, least: usize, most: us
         found.push(format!("{name} has {length} characters; at most {most} are allowed"));
     }
     if let Some(control) = value.chars().find(|character| character.is_control()) {
-        found.push(format!("{name} contains the control character U+{:04X}; the ERP has no use for it", u32::from(control)));
+        found.push(format!(
+            "{name} contains the control character U+{:04X}; the ERP has no use for it",
+            u32::from(control)
+        ));
     }
 }
 
-/// Whether key and partition are where copies of this command would be as well; otherwise two owners could judge them.
+/// Whether key and partition are where copies of this command would be as well; otherwise two
+/// owners could judge them.
 ///
 /// # Errors
 /// The violation as a sentence.
@@ -89,7 +99,9 @@ pub fn check_placement(
     partitioner: Partitioner,
 ) -> Result<(), String> {
     if key != Some(return_no.as_bytes()) {
-        return Err("the record's key is not return_no; copies of a command must have the same key".into());
+        return Err(
+            "the record's key is not return_no; copies of a command must have the same key".into(),
+        );
     }
     match partition_of(return_no.as_bytes(), partitions, partitioner) {
         Some(expected) if expected != partition => Err(format!(
@@ -136,7 +148,9 @@ fn murmur2(data: &[u8]) -> u32 {
 /// CRC-32 (IEEE), as librdkafka's `consistent` partitioners use it.
 fn crc32(data: &[u8]) -> u32 {
     !data.iter().fold(!0_u32, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 })
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 }
+        })
     })
 }
 
@@ -157,10 +171,14 @@ pub fn marker_of(remark: &str) -> Option<&str> {
     let candidate = remark.get(..14)?;
     let (hash, code) = candidate.split_at(1);
     let ends = remark.get(14..).is_none_or(|rest| rest.is_empty() || rest.starts_with(' '));
-    (hash == "#" && ends && code.bytes().all(|byte| byte.is_ascii_uppercase() || (b'2'..=b'7').contains(&byte))).then_some(candidate)
+    (hash == "#"
+        && ends
+        && code.bytes().all(|byte| byte.is_ascii_uppercase() || (b'2'..=b'7').contains(&byte)))
+    .then_some(candidate)
 }
 
-/// The remark as sent: marker, space, the sender's remark. In front it survives truncation and appended notes.
+/// The remark as sent: marker, space, the sender's remark. In front it survives truncation and
+/// appended notes.
 #[must_use]
 pub fn remark_as_sent(marker: &str, remark: Option<&str>) -> String {
     match remark {
@@ -182,7 +200,9 @@ pub fn fingerprint(command: &CreateReturnOutbound) -> [u8; 32] {
     for line in &command.details {
         field(&mut hash, Some(&line.spec_no));
         hash.update(line.num.unscaled().to_be_bytes());
-        for text in [&line.unit_name, &line.position_no, &line.batch_no, &line.expire_date, &line.remark] {
+        for text in
+            [&line.unit_name, &line.position_no, &line.batch_no, &line.expire_date, &line.remark]
+        {
             field(&mut hash, text.as_deref());
         }
         hash.update([line.defect.map_or(2, u8::from)]);
@@ -190,7 +210,8 @@ pub fn fingerprint(command: &CreateReturnOutbound) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// Length first, so that no two different sequences of fields are the same bytes; a missing field is no empty one.
+/// Length first, so that no two different sequences of fields are the same bytes; a missing field
+/// is no empty one.
 fn field(hash: &mut Sha256, text: Option<&str>) {
     match text {
         None => hash.update([0]),
@@ -235,9 +256,15 @@ mod tests {
         let mut long = command();
         long.remark = Some("货".repeat(240));
         let accepted = validate(long.clone()).unwrap();
-        assert_eq!(remark_as_sent(&accepted.marker, accepted.command.remark.as_deref()).chars().count(), 255);
+        assert_eq!(
+            remark_as_sent(&accepted.marker, accepted.command.remark.as_deref()).chars().count(),
+            255
+        );
         long.remark = Some("货".repeat(241));
-        assert_eq!(validate(long).unwrap_err(), vec!["remark has 241 characters; at most 240 are allowed"]);
+        assert_eq!(
+            validate(long).unwrap_err(),
+            vec!["remark has 241 characters; at most 240 are allowed"]
+        );
     }
 
     #[test]
@@ -290,8 +317,14 @@ mod tests {
         assert_ne!(marker, super::marker("R1c", "1"));
         assert_eq!(marker_of(&remark_as_sent(&marker, Some("破损"))), Some(marker.as_str()));
         assert_eq!(marker_of(&marker), Some(marker.as_str()));
-        for text in ["", "#short", "破损破损破损破损破损破损", "#abcdefghijklm x", &format!("{marker}X"), &format!(" {marker}")]
-        {
+        for text in [
+            "",
+            "#short",
+            "破损破损破损破损破损破损",
+            "#abcdefghijklm x",
+            &format!("{marker}X"),
+            &format!(" {marker}"),
+        ] {
             assert_eq!(marker_of(text), None, "{text}");
         }
     }
@@ -299,14 +332,26 @@ mod tests {
     /// Expected values from Apache Kafka's `UtilsTest.testMurmur2` and from zlib.
     #[test]
     fn partitioners_agree_with_their_clients() {
-        for (key, hash) in
-            [("21", -973_932_308_i32), ("foobar", -790_332_482), ("a-little-bit-long-string", -985_981_536), ("abc", 479_470_107)]
-        {
+        for (key, hash) in [
+            ("21", -973_932_308_i32),
+            ("foobar", -790_332_482),
+            ("a-little-bit-long-string", -985_981_536),
+            ("abc", 479_470_107),
+        ] {
             assert_eq!(murmur2(key.as_bytes()).cast_signed(), hash, "{key}");
         }
         assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
         assert_eq!(partition_of(b"x", 0, Partitioner::Murmur2), None);
-        assert!(check_placement(Some(b"R1"), "R1", partition_of(b"R1", 6, Partitioner::Murmur2).unwrap(), 6, Partitioner::Murmur2).is_ok());
+        assert!(
+            check_placement(
+                Some(b"R1"),
+                "R1",
+                partition_of(b"R1", 6, Partitioner::Murmur2).unwrap(),
+                6,
+                Partitioner::Murmur2
+            )
+            .is_ok()
+        );
         assert!(check_placement(Some(b"R2"), "R1", 0, 6, Partitioner::Any).is_err());
     }
 }

@@ -1,5 +1,5 @@
-//! The ERP read beside the route, for the operator's commands: what a period costs, and whether what was published is
-//! what the ERP holds. Nothing is published here, and no group is joined.
+//! The ERP read beside the route, for the operator's commands: what a period costs, and whether
+//! what was published is what the ERP holds. Nothing is published here, and no group is joined.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -100,9 +100,22 @@ pub struct Audit {
 impl Audit {
     /// Reads with the lowest priority; `store` holds the feed's state as the topic has it.
     #[must_use]
-    pub fn new(erp: Erp, feed: Feed, settings: &FeedSettings, codec: Arc<Codec>, store: Store) -> Self {
+    pub fn new(
+        erp: Erp,
+        feed: Feed,
+        settings: &FeedSettings,
+        codec: Arc<Codec>,
+        store: Store,
+    ) -> Self {
         let call = call_of(feed, settings.edition);
-        let reader = Reader::new(erp, Arc::new(Metrics::new()), feed, call, Class::Backfill, ErpClock::default());
+        let reader = Reader::new(
+            erp,
+            Arc::new(Metrics::new()),
+            feed,
+            call,
+            Class::Backfill,
+            ErpClock::default(),
+        );
         Self { feed, settings: settings.clone(), codec, store, reader }
     }
 
@@ -122,13 +135,17 @@ impl Audit {
         let (mut records, mut pages) = (0, 0);
         for window in longest(from, to) {
             for selection in query::of_window(self.feed, &self.settings, window) {
-                let answer = self.reader.ask(&selection, PageRequest { page_no: 0, page_size, count: true }).await?;
+                let answer = self
+                    .reader
+                    .ask(&selection, PageRequest { page_no: 0, page_size, count: true })
+                    .await?;
                 let count = answer.total_count.unwrap_or(0);
                 records += count;
                 pages += count.div_ceil(u64::from(page_size));
             }
         }
-        let queries = query::of_window(self.feed, &self.settings, Window { start: from, end: to }).len() as u64;
+        let queries = query::of_window(self.feed, &self.settings, Window { start: from, end: to })
+            .len() as u64;
         let calls = estimate(pages, queries, quiet_windows(from, to), self.settings.window_pages);
         Ok(Survey { records, asked: self.reader.calls() - before, calls })
     }
@@ -141,8 +158,8 @@ impl Audit {
         Ok(self.state(&StateKey::checkpoint(self.feed)).await?.and_then(|state| state.checkpoint))
     }
 
-    /// Reads a period and compares it with the state; calls `progress` with every window's end. What is found may have
-    /// been published meanwhile: [`Audit::confirm`] it with a fresh state.
+    /// Reads a period and compares it with the state; calls `progress` with every window's end.
+    /// What is found may have been published meanwhile: [`Audit::confirm`] it with a fresh state.
     ///
     /// # Errors
     /// [`AuditFault`].
@@ -160,7 +177,9 @@ impl Audit {
         while let Some(window) = pace.window(position, to) {
             let Some((rows, pages)) = self.read(window, &mut pace).await? else { continue };
             rows_seen += rows.len() as u64;
-            shown.extend(rows.iter().filter_map(|row| row.id.as_deref()).map(|id| xxh3_128(id.as_bytes())));
+            shown.extend(
+                rows.iter().filter_map(|row| row.id.as_deref()).map(|id| xxh3_128(id.as_bytes())),
+            );
             self.judge(rows, &mut found).await?;
             pace.read(window, pages);
             position = window.end;
@@ -174,13 +193,20 @@ impl Audit {
     }
 
     /// One window's rows; `None` when a shorter one has to be chosen.
-    async fn read(&mut self, window: Window, pace: &mut Pace) -> Result<Option<(Vec<Row>, u32)>, AuditFault> {
+    async fn read(
+        &mut self,
+        window: Window,
+        pace: &mut Pace,
+    ) -> Result<Option<(Vec<Row>, u32)>, AuditFault> {
         let rules = Rules {
             call: call_of(self.feed, self.settings.edition),
             page_size: query::page_size(self.feed, &self.settings),
             budget: Some(pace.budget()),
             splittable: window.splittable(),
-            closes_at: Some(closes_at(window, self.settings.max_visibility.min(self.settings.safety_lag))),
+            closes_at: Some(closes_at(
+                window,
+                self.settings.max_visibility.min(self.settings.safety_lag),
+            )),
         };
         let queries = query::of_window(self.feed, &self.settings, window);
         match gather(&mut self.reader, &queries, rules).await? {
@@ -193,9 +219,10 @@ impl Audit {
                 pace.split(window);
                 Ok(None)
             }
-            Gathered::TooEarly => {
-                Err(AuditFault::State(format!("the ERP's clock has not come to {} yet; end the period earlier", window.end)))
-            }
+            Gathered::TooEarly => Err(AuditFault::State(format!(
+                "the ERP's clock has not come to {} yet; end the period earlier",
+                window.end
+            ))),
         }
     }
 
@@ -203,11 +230,13 @@ impl Audit {
         let (feed, edition) = (self.feed, self.settings.edition);
         let rows = Arc::new(rows);
         let findings = loop {
-            let (store, codec, rows) = (self.store.clone(), Arc::clone(&self.codec), Arc::clone(&rows));
+            let (store, codec, rows) =
+                (self.store.clone(), Arc::clone(&self.codec), Arc::clone(&rows));
             let compared = tokio::task::spawn_blocking(move || {
                 let state = store.view(feed.partition())?;
                 let lookup = |key: &StateKey| state.get(key.bytes());
-                let differ = Differ { feed, edition, codec: &codec, unseen: Op::Create, lookup: &lookup };
+                let differ =
+                    Differ { feed, edition, codec: &codec, unseen: Op::Create, lookup: &lookup };
                 rows.iter().map(|row| differ.compare(row.clone())).collect::<Result<Vec<_>, _>>()
             });
             match compared.await? {
@@ -236,7 +265,11 @@ impl Audit {
                     number: None,
                     modified: None,
                     published: None,
-                    key: Some(StateKey::dead_letter(feed, misfit.id.as_deref().or(row.id.as_deref()), &row.hash)),
+                    key: Some(StateKey::dead_letter(
+                        feed,
+                        misfit.id.as_deref().or(row.id.as_deref()),
+                        &row.hash,
+                    )),
                     content: u128::from_be_bytes(row.hash),
                     at: Timestamp::default(),
                 },
@@ -302,7 +335,13 @@ impl Audit {
         }
     }
 
-    fn absent(&self, state: &FeedState, from: Timestamp, to: Timestamp, shown: &HashSet<u128>) -> Option<Difference> {
+    fn absent(
+        &self,
+        state: &FeedState,
+        from: Timestamp,
+        to: Timestamp,
+        shown: &HashSet<u128>,
+    ) -> Option<Difference> {
         let (id, modified) = (state.record_id.as_deref()?, state.modified?);
         // Not the ends: their seconds are shared with what was not asked for.
         let inside = state.kind == StateKind::Record && modified > from && modified < to;
@@ -318,7 +357,8 @@ impl Audit {
         })
     }
 
-    /// Those that are still there after the state has been read again into the store: the rest were on their way.
+    /// Those that are still there after the state has been read again into the store: the rest were
+    /// on their way.
     ///
     /// # Errors
     /// [`AuditFault`].
@@ -329,7 +369,9 @@ impl Audit {
             let Some(key) = &difference.key else { continue };
             let state = self.state(key).await?;
             let holds = match difference.difference {
-                Kind::Unfit => state.is_none_or(|state| state.content_hash != difference.content.to_be_bytes()),
+                Kind::Unfit => {
+                    state.is_none_or(|state| state.content_hash != difference.content.to_be_bytes())
+                }
                 Kind::Unpublished | Kind::Different => match &state {
                     None => true,
                     Some(state) => {
@@ -375,7 +417,10 @@ impl Audit {
             id: id.to_owned(),
             number: state.number.clone().unwrap_or_default(),
             modified: state.modified.unwrap_or_default(),
-            return_no: shown.get("src_order_no").and_then(serde_json::Value::as_str).map(ToOwned::to_owned),
+            return_no: shown
+                .get("src_order_no")
+                .and_then(serde_json::Value::as_str)
+                .map(ToOwned::to_owned),
             status: shown.get("status").and_then(serde_json::Value::as_i64),
             remark: None,
             datum: Vec::new(),
@@ -385,13 +430,19 @@ impl Audit {
         let page_size = query::page_size(feed, &self.settings);
         let rules = Rules { call, page_size, budget: None, splittable: false, closes_at: None };
         let queries = query::of_record_anywhere(feed, &self.settings, &record);
-        let Gathered::Rows { rows, .. } = gather(&mut self.reader, &queries, rules).await? else { return Ok(None) };
-        let Some(row) = rows.into_iter().find(|row| row.id.as_deref() == Some(id)) else { return Ok(None) };
+        let Gathered::Rows { rows, .. } = gather(&mut self.reader, &queries, rules).await? else {
+            return Ok(None);
+        };
+        let Some(row) = rows.into_iter().find(|row| row.id.as_deref() == Some(id)) else {
+            return Ok(None);
+        };
         Ok(decode(feed, self.settings.edition, &row)?.ok().map(|record| record.modified))
     }
 
     async fn state(&self, key: &StateKey) -> Result<Option<FeedState>, AuditFault> {
-        let Some(bytes) = self.store.get(self.feed.partition(), key.bytes())? else { return Ok(None) };
+        let Some(bytes) = self.store.get(self.feed.partition(), key.bytes())? else {
+            return Ok(None);
+        };
         loop {
             match self.codec.decode_feed_state(&bytes) {
                 Ok(state) => return Ok(Some(state)),
@@ -446,7 +497,10 @@ mod tests {
         assert_eq!(windows.len(), 3);
         assert!(windows.iter().all(|window| window.seconds() < 30 * 86_400));
         assert_eq!((windows[0].start, windows[2].end), (Timestamp(0), Timestamp(70 * day)));
-        assert!(windows.windows(2).all(|pair| pair[0].end == pair[1].start), "no second is left out");
+        assert!(
+            windows.windows(2).all(|pair| pair[0].end == pair[1].start),
+            "no second is left out"
+        );
         assert!(longest(Timestamp(5_000), Timestamp(5_000)).is_empty());
     }
 

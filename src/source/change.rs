@@ -19,9 +19,9 @@ use super::{
 
 /// A key of `wdt.feeds.state`: JSON array text.
 ///
-/// `["<feed>"]` is the checkpoint, `["<feed>","<id>"]` a record's last version, `["<feed>","<id>","#dead"]` what was
-/// dead-lettered of it (apart, so that the last good version stays `before` of the next one),
-/// `["<feed>","#barrier"]` a new owner's mark.
+/// `["<feed>"]` is the checkpoint, `["<feed>","<id>"]` a record's last version,
+/// `["<feed>","<id>","#dead"]` what was dead-lettered of it (apart, so that the last good version
+/// stays `before` of the next one), `["<feed>","#barrier"]` a new owner's mark.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateKey(Vec<u8>);
 
@@ -87,13 +87,16 @@ impl Snapshot {
 #[must_use]
 pub fn call_of(feed: Feed, edition: Edition) -> Call {
     match (feed, edition) {
-        (Feed::PurchaseReturns, Edition::Flagship | Edition::Enterprise) => Call::QueryPurchaseReturns,
+        (Feed::PurchaseReturns, Edition::Flagship | Edition::Enterprise) => {
+            Call::QueryPurchaseReturns
+        }
         (Feed::ReturnOutbounds, Edition::Flagship) => Call::QueryOutbounds,
         (Feed::ReturnOutbounds, Edition::Enterprise) => Call::QueryOutboundsEnterprise,
     }
 }
 
-/// Two records that stand or fall together: what the world is told, and the state that says it was told.
+/// Two records that stand or fall together: what the world is told, and the state that says it was
+/// told.
 #[derive(Clone, Debug)]
 pub struct Piece {
     pub event: Arc<Outgoing>,
@@ -102,7 +105,8 @@ pub struct Piece {
 }
 
 impl Piece {
-    /// Leaves the ERP's JSON out of a dead letter that is too large for its topic; `false` where nothing is left to be left out.
+    /// Leaves the ERP's JSON out of a dead letter that is too large for its topic; `false` where
+    /// nothing is left to be left out.
     pub fn leave_out_json(&mut self) -> bool {
         let event = Arc::make_mut(&mut self.event);
         let json = match self.told {
@@ -147,7 +151,8 @@ pub struct Scribe {
 const AROUND: usize = 4 * 1024;
 
 impl Scribe {
-    /// For one feed of the connector that `kafka` names; `sid` is the account that answers its query.
+    /// For one feed of the connector that `kafka` names; `sid` is the account that answers its
+    /// query.
     #[must_use]
     pub fn new(
         topics: &Topics,
@@ -178,18 +183,32 @@ impl Scribe {
         }
     }
 
-    /// Event and state of one change. A `before` that would make the event larger than Kafka takes is left out.
+    /// Event and state of one change. A `before` that would make the event larger than Kafka takes
+    /// is left out.
     ///
     /// # Errors
     /// [`Misfit`] when the record cannot be written as an event: it belongs into the dead letters.
-    pub fn change(&self, change: &Change, window: Window, snapshot: Snapshot, now: Timestamp) -> Result<Piece, Misfit> {
+    pub fn change(
+        &self,
+        change: &Change,
+        window: Window,
+        snapshot: Snapshot,
+        now: Timestamp,
+    ) -> Result<Piece, Misfit> {
         let record = &change.record;
-        let misfit = |reason| Misfit { id: Some(record.id.clone()), field: "record".to_owned(), reason };
+        let misfit =
+            |reason| Misfit { id: Some(record.id.clone()), field: "record".to_owned(), reason };
         let unwritable = |fault: SchemaFault| misfit(format!("cannot be written: {fault}"));
         let source = self.source(change, window, snapshot);
         let subject = subject(self.feed);
         let encode = |before| {
-            let parts = EnvelopeParts { before, after: &record.datum, source: &source, op: change.op, ts_ms: now };
+            let parts = EnvelopeParts {
+                before,
+                after: &record.datum,
+                source: &source,
+                op: change.op,
+                ts_ms: now,
+            };
             self.codec.encode_envelope(subject, &parts).map_err(unwritable)
         };
         let mut value = encode(change.before.as_deref())?;
@@ -220,19 +239,23 @@ impl Scribe {
             ..self.entry(StateKind::Record)
         };
         let told = Told::Event(change.op.letter());
-        let state = self.write(&StateKey::record(self.feed, &record.id), &state).map_err(unwritable)?;
+        let state =
+            self.write(&StateKey::record(self.feed, &record.id), &state).map_err(unwritable)?;
         Ok(Piece { event: event.into(), state: state.into(), told })
     }
 
-    /// A record that does not fit: its JSON as the ERP sent it, and its hash, so that it is told once per content. JSON that
-    /// is larger than Kafka takes is left out, and the header `wdt.record.bytes` says how large it is: the ERP still has it.
+    /// A record that does not fit: its JSON as the ERP sent it, and its hash, so that it is told
+    /// once per content. JSON that is larger than Kafka takes is left out, and the header
+    /// `wdt.record.bytes` says how large it is: the ERP still has it.
     ///
     /// # Errors
     /// [`SchemaFault`].
     pub fn dead_letter(&self, row: &Row, misfit: &Misfit) -> Result<Piece, SchemaFault> {
         let id = misfit.id.as_deref().or(row.id.as_deref());
         let shown = id.map_or_else(|| unidentified(&row.hash), ToOwned::to_owned);
-        let header = |name: &str, value: String| (format!("__connect.errors.{name}"), Some(value.into_bytes()));
+        let header = |name: &str, value: String| {
+            (format!("__connect.errors.{name}"), Some(value.into_bytes()))
+        };
         let json = &row.json;
         let mut event = Outgoing {
             topic: Arc::clone(&self.dead_letters),
@@ -267,7 +290,8 @@ impl Scribe {
     /// # Errors
     /// [`SchemaFault`].
     pub fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<Outgoing, SchemaFault> {
-        let state = FeedState { checkpoint: Some(checkpoint.clone()), ..self.entry(StateKind::Checkpoint) };
+        let state =
+            FeedState { checkpoint: Some(checkpoint.clone()), ..self.entry(StateKind::Checkpoint) };
         self.write(&StateKey::checkpoint(self.feed), &state)
     }
 
@@ -308,7 +332,9 @@ impl Scribe {
     fn source(&self, change: &Change, window: Window, snapshot: Snapshot) -> Source {
         let record = &change.record;
         let command = match (self.feed, &record.return_no, &record.remark) {
-            (Feed::ReturnOutbounds, Some(return_no), Some(remark)) => self.markers.lookup(return_no, remark),
+            (Feed::ReturnOutbounds, Some(return_no), Some(remark)) => {
+                self.markers.lookup(return_no, remark)
+            }
             (Feed::ReturnOutbounds | Feed::PurchaseReturns, _, _) => None,
         };
         let (command_id, marker) = command.unzip();

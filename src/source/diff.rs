@@ -1,7 +1,8 @@
 //! Hop 3: rows × state → [`Finding`]s. Pure but for the look-up it is given.
 //!
-//! An unchanged row costs a hash and a look-up, never a decode. What is decoded is compared with the version that was
-//! published last, and only content counts: other white space or another order of fields is no change.
+//! An unchanged row costs a hash and a look-up, never a decode. What is decoded is compared with
+//! the version that was published last, and only content counts: other white space or another order
+//! of fields is no change.
 
 use crate::{
     clock::Timestamp,
@@ -43,8 +44,9 @@ pub enum Judgement {
     Unseen,
     Same,
     Different,
-    /// It looks older than what was published: modified earlier (writers commit out of order), or asked for earlier
-    /// (another owner's clock was ahead). Only a fresh answer about this very record decides.
+    /// It looks older than what was published: modified earlier (writers commit out of order), or
+    /// asked for earlier (another owner's clock was ahead). Only a fresh answer about this very
+    /// record decides.
     AskAgain,
 }
 
@@ -54,7 +56,9 @@ pub fn judge(kept: Option<&Kept>, seen: Seen<'_>) -> Judgement {
     match kept {
         None => Judgement::Unseen,
         Some(kept) if kept.datum.as_deref() == Some(seen.datum) => Judgement::Same,
-        Some(kept) if seen.modified < kept.modified || seen.asked_at < kept.asked_at => Judgement::AskAgain,
+        Some(kept) if seen.modified < kept.modified || seen.asked_at < kept.asked_at => {
+            Judgement::AskAgain
+        }
         Some(_) => Judgement::Different,
     }
 }
@@ -97,7 +101,9 @@ pub enum DiffFault {
     /// The state was written with a schema of the registry that must be learnt first.
     #[error("schema id {0} of the feed's state is not known yet")]
     Learn(u32),
-    #[error("the feed's state holds an entry that cannot be read: {0}; `topics.feeds_state` must belong to this connector alone")]
+    #[error(
+        "the feed's state holds an entry that cannot be read: {0}; `topics.feeds_state` must belong to this connector alone"
+    )]
     State(String),
     #[error(transparent)]
     Store(#[from] StoreFault),
@@ -136,7 +142,11 @@ pub fn subject(feed: Feed) -> Subject {
 ///
 /// # Errors
 /// [`FetchFault`] when the answer with this row was none, though it looked like one.
-pub(super) fn decode(feed: Feed, edition: Edition, row: &Row) -> Result<Result<Record, Misfit>, FetchFault> {
+pub(super) fn decode(
+    feed: Feed,
+    edition: Edition,
+    row: &Row,
+) -> Result<Result<Record, Misfit>, FetchFault> {
     let decoded = record::decode(feed, edition, &row.json);
     if decoded.is_err() && !is_json(&row.json) {
         let reason = format!("a record of {} bytes in its answer is not JSON", row.json.len());
@@ -156,29 +166,44 @@ impl Differ<'_> {
             Some(key) => self.state(key)?,
             None => None,
         };
-        if state.as_ref().is_some_and(|state| state.kind == StateKind::Record && state.content_hash == row.hash) {
+        if state
+            .as_ref()
+            .is_some_and(|state| state.kind == StateKind::Record && state.content_hash == row.hash)
+        {
             return Ok(Finding::Same(row));
         }
         let record = match decode(self.feed, self.edition, &row)? {
             Ok(record) => record,
             Err(misfit) => {
-                return Ok(if self.told(&row, &misfit)? { Finding::Told } else { Finding::Misfit { row, misfit } });
+                return Ok(if self.told(&row, &misfit)? {
+                    Finding::Told
+                } else {
+                    Finding::Misfit { row, misfit }
+                });
             }
         };
         let key = StateKey::record(self.feed, &record.id);
         if early.as_ref() != Some(&key) {
             state = self.state(&key)?;
         }
-        let kept = state.as_ref().filter(|state| state.kind == StateKind::Record).map(|state| self.kept(state));
-        Ok(match judge(kept.as_ref(), Seen { modified: record.modified, asked_at: row.asked_at, datum: &record.datum }) {
-            Judgement::Same => Finding::Told,
-            Judgement::Unseen => change(self.unseen, None, record, row),
-            Judgement::Different => change(Op::Update, kept, record, row),
-            Judgement::AskAgain => match kept {
-                Some(kept) => Finding::AskAgain { kept, record: Box::new(record) },
-                None => change(self.unseen, None, record, row),
+        let kept = state
+            .as_ref()
+            .filter(|state| state.kind == StateKind::Record)
+            .map(|state| self.kept(state));
+        Ok(
+            match judge(
+                kept.as_ref(),
+                Seen { modified: record.modified, asked_at: row.asked_at, datum: &record.datum },
+            ) {
+                Judgement::Same => Finding::Told,
+                Judgement::Unseen => change(self.unseen, None, record, row),
+                Judgement::Different => change(Op::Update, kept, record, row),
+                Judgement::AskAgain => match kept {
+                    Some(kept) => Finding::AskAgain { kept, record: Box::new(record) },
+                    None => change(self.unseen, None, record, row),
+                },
             },
-        })
+        )
     }
 
     /// Whether a record went to the dead letters with this very content before.
@@ -186,11 +211,13 @@ impl Differ<'_> {
     /// # Errors
     /// [`DiffFault`].
     pub fn told(&self, row: &Row, misfit: &Misfit) -> Result<bool, DiffFault> {
-        let key = StateKey::dead_letter(self.feed, misfit.id.as_deref().or(row.id.as_deref()), &row.hash);
+        let key =
+            StateKey::dead_letter(self.feed, misfit.id.as_deref().or(row.id.as_deref()), &row.hash);
         Ok(self.state(&key)?.is_some_and(|state| state.content_hash == row.hash))
     }
 
-    /// Judges the fresh answer about a record that looked older: it is believed, whatever its times say.
+    /// Judges the fresh answer about a record that looked older: it is believed, whatever its times
+    /// say.
     ///
     /// # Errors
     /// [`FetchFault`] when it was damaged on the way.
@@ -222,7 +249,11 @@ impl Differ<'_> {
             }
         };
         let oldest = Timestamp(i64::MIN);
-        Kept { modified: state.modified.unwrap_or(oldest), asked_at: state.asked_at.unwrap_or(oldest), datum }
+        Kept {
+            modified: state.modified.unwrap_or(oldest),
+            asked_at: state.asked_at.unwrap_or(oldest),
+            datum,
+        }
     }
 }
 
@@ -237,8 +268,16 @@ mod tests {
 
     #[test]
     fn content_decides_and_what_looks_older_is_asked_for() {
-        let kept = Kept { modified: Timestamp(5_000), asked_at: Timestamp(9_000), datum: Some(b"a".to_vec()) };
-        let seen = |modified, asked_at, datum| Seen { modified: Timestamp(modified), asked_at: Timestamp(asked_at), datum };
+        let kept = Kept {
+            modified: Timestamp(5_000),
+            asked_at: Timestamp(9_000),
+            datum: Some(b"a".to_vec()),
+        };
+        let seen = |modified, asked_at, datum| Seen {
+            modified: Timestamp(modified),
+            asked_at: Timestamp(asked_at),
+            datum,
+        };
         assert_eq!(judge(None, seen(1, 1, b"a")), Judgement::Unseen);
         for (modified, asked_at, datum, expected) in [
             (5_000, 9_000, b"a", Judgement::Same),
@@ -248,7 +287,11 @@ mod tests {
             (4_000, 9_001, b"b", Judgement::AskAgain),
             (6_000, 8_999, b"b", Judgement::AskAgain),
         ] {
-            assert_eq!(judge(Some(&kept), seen(modified, asked_at, datum)), expected, "{modified} {asked_at}");
+            assert_eq!(
+                judge(Some(&kept), seen(modified, asked_at, datum)),
+                expected,
+                "{modified} {asked_at}"
+            );
         }
         let unreadable = Kept { datum: None, ..kept };
         assert_eq!(judge(Some(&unreadable), seen(5_000, 9_000, b"a")), Judgement::Different);

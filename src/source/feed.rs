@@ -1,5 +1,5 @@
-//! One owned feed from its assignment to the end of its lease: take over, restore, serve, and again where nobody
-//! knows what was committed.
+//! One owned feed from its assignment to the end of its lease: take over, restore, serve, and again
+//! where nobody knows what was committed.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -61,7 +61,9 @@ impl From<PublishFault> for Stop {
     fn from(fault: PublishFault) -> Self {
         match fault {
             PublishFault::NotOwner => Self::Over,
-            PublishFault::Unknown(reason) | PublishFault::TooLarge { reason, .. } => Self::TakeOver(reason),
+            PublishFault::Unknown(reason) | PublishFault::TooLarge { reason, .. } => {
+                Self::TakeOver(reason)
+            }
             PublishFault::Fenced(reason) => Self::Fault(RouteFault::Fenced(reason)),
             PublishFault::Store(fault) => Self::Fault(fault.into()),
         }
@@ -118,19 +120,35 @@ impl FeedTask {
         let parts = &self.parts;
         let sid = parts.erp.sid(call_of(self.feed, edition));
         let (codec, markers) = (Arc::clone(&parts.codec), Arc::clone(&parts.markers));
-        let scribe = Scribe::new(&parts.settings.topics, &parts.settings.kafka, self.feed, edition, &sid, codec, markers);
+        let scribe = Scribe::new(
+            &parts.settings.topics,
+            &parts.settings.kafka,
+            self.feed,
+            edition,
+            &sid,
+            codec,
+            markers,
+        );
         let stored = self.restore(&scribe, pulse).await?;
         // Before the first poll: a feed that is paused stays so through restarts and moves.
-        self.cancel.run_until_cancelled(beating(pulse, parts.controls.settled())).await.ok_or(Stop::Over)?;
+        self.cancel
+            .run_until_cancelled(beating(pulse, parts.controls.settled()))
+            .await
+            .ok_or(Stop::Over)?;
         self.wait_for_markers(pulse).await?;
-        let (mut cursor, resumed) = Cursor::resume(stored, settings.start, &query::filters_hash(self.feed, settings));
+        let (mut cursor, resumed) =
+            Cursor::resume(stored, settings.start, &query::filters_hash(self.feed, settings));
         if resumed == Resumed::First {
             cursor = cursor.begun_after(WatermarkOrder::of(&parts.controls.now(), self.feed));
         }
         let at = cursor.checkpoint();
         match resumed {
-            Resumed::First => tracing::info!(feed.name = self.feed.name(), feed.start = %at.watermark, "first read of the feed"),
-            Resumed::AsLeft => tracing::info!(feed.name = self.feed.name(), feed.watermark = %at.watermark, "feed resumed"),
+            Resumed::First => {
+                tracing::info!(feed.name = self.feed.name(), feed.start = %at.watermark, "first read of the feed")
+            }
+            Resumed::AsLeft => {
+                tracing::info!(feed.name = self.feed.name(), feed.watermark = %at.watermark, "feed resumed")
+            }
             Resumed::FiltersChanged => tracing::info!(
                 feed.name = self.feed.name(),
                 feed.start = %settings.start,
@@ -141,8 +159,8 @@ impl FeedTask {
         Ok(Tenure::new(self, pulse, scribe, cursor, resumed != Resumed::AsLeft))
     }
 
-    /// Waits until the index of commands knows the journal as it is now. What it never comes to know stays null: an
-    /// outbound order is worth more than the name of its command.
+    /// Waits until the index of commands knows the journal as it is now. What it never comes to
+    /// know stays null: an outbound order is worth more than the name of its command.
     async fn wait_for_markers(&self, pulse: &Pulse) -> Result<(), Stop> {
         let patience = Instant::now() + MARKERS_PATIENCE;
         while self.feed == Feed::ReturnOutbounds && !self.parts.markers.ready() {
@@ -171,34 +189,56 @@ impl FeedTask {
             Box::new(move |partition: i32, key: &[u8], value: Option<&[u8]>| {
                 metrics.restored("feeds");
                 match &mut *loader.lock().unwrap_or_else(PoisonError::into_inner) {
-                    Some(loader) => loader.push(partition, key, value).map_err(|fault| fault.to_string()),
+                    Some(loader) => {
+                        loader.push(partition, key, value).map_err(|fault| fault.to_string())
+                    }
                     None => Err("the take-over was given up".to_owned()),
                 }
             })
         };
         let nonce = format!("{}-{}-{}", std::process::id(), Moment::now().0, self.lease.epoch);
         let partitions = vec![TakeOver { lease: self.lease, barrier: scribe.barrier(nonce)? }];
-        let taking = take_over(&self.parts.settings.kafka, &self.group, &self.transactor, partitions, apply);
+        let taking =
+            take_over(&self.parts.settings.kafka, &self.group, &self.transactor, partitions, apply);
         let entries: u64 = match self.cancel.run_until_cancelled(beating(pulse, taking)).await {
             None | Some(Err(TakeOverFault::NotOwner(_))) => return Err(Stop::Over),
-            Some(Err(TakeOverFault::Fenced(reason))) => return Err(RouteFault::Fenced(reason).into()),
-            Some(Err(TakeOverFault::Refused(reason))) => return Err(RouteFault::State(reason).into()),
+            Some(Err(TakeOverFault::Fenced(reason))) => {
+                return Err(RouteFault::Fenced(reason).into());
+            }
+            Some(Err(TakeOverFault::Refused(reason))) => {
+                return Err(RouteFault::State(reason).into());
+            }
             // A feed's committed offset is always 0, which is never past an empty topic.
-            Some(Err(fault @ TakeOverFault::Emptied { .. })) => return Err(RouteFault::State(fault.to_string()).into()),
+            Some(Err(fault @ TakeOverFault::Emptied { .. })) => {
+                return Err(RouteFault::State(fault.to_string()).into());
+            }
             Some(Ok(restored)) => restored.iter().map(|restored| restored.entries).sum(),
         };
         if let Some(mut loader) = loading.end() {
             loader.flush()?;
         }
         let took_ms = began.elapsed().as_millis();
-        tracing::info!(feed.name = self.feed.name(), state.entries = entries, state.took_ms = took_ms, "feed taken over");
-        let Some(bytes) = self.store.get(partition, StateKey::checkpoint(self.feed).bytes())? else { return Ok(None) };
+        tracing::info!(
+            feed.name = self.feed.name(),
+            state.entries = entries,
+            state.took_ms = took_ms,
+            "feed taken over"
+        );
+        let Some(bytes) = self.store.get(partition, StateKey::checkpoint(self.feed).bytes())?
+        else {
+            return Ok(None);
+        };
         loop {
             match self.parts.codec.decode_feed_state(&bytes) {
                 Ok(state) => return Ok(state.checkpoint),
-                Err(DecodeFault::UnknownSchemaId(id)) => learn(&self.parts.codec, &self.cancel, id).await?,
+                Err(DecodeFault::UnknownSchemaId(id)) => {
+                    learn(&self.parts.codec, &self.cancel, id).await?
+                }
                 Err(DecodeFault::Malformed(reason)) => {
-                    let reason = format!("the checkpoint of feed {} cannot be read: {reason}", self.feed.name());
+                    let reason = format!(
+                        "the checkpoint of feed {} cannot be read: {reason}",
+                        self.feed.name()
+                    );
                     return Err(RouteFault::State(reason).into());
                 }
             }
@@ -206,8 +246,8 @@ impl FeedTask {
     }
 }
 
-/// Ends the loading of the store with the take-over: what still runs of one that was dropped must not write into the
-/// state of the next.
+/// Ends the loading of the store with the take-over: what still runs of one that was dropped must
+/// not write into the state of the next.
 struct Loading(Arc<Mutex<Option<Loader>>>);
 
 impl Loading {
@@ -229,13 +269,18 @@ pub(super) async fn learn(codec: &Codec, cancel: &CancellationToken, id: u32) ->
             None => return Err(Stop::Over),
             Some(Ok(())) => return Ok(()),
             Some(Err(LearnFault::Unusable(reason))) => {
-                return Err(
-                    RouteFault::State(format!("the feeds' state was written with schema id {id}, which is unusable: {reason}")).into()
-                );
+                return Err(RouteFault::State(format!(
+                    "the feeds' state was written with schema id {id}, which is unusable: {reason}"
+                ))
+                .into());
             }
             Some(Err(LearnFault::Unavailable(reason))) => {
                 tracing::warn!(schema.id = id, error = %reason, "a schema of the feeds' state cannot be fetched, trying again");
-                if cancel.run_until_cancelled(tokio::time::sleep(Duration::from_secs(2))).await.is_none() {
+                if cancel
+                    .run_until_cancelled(tokio::time::sleep(Duration::from_secs(2)))
+                    .await
+                    .is_none()
+                {
                     return Err(Stop::Over);
                 }
             }

@@ -1,8 +1,9 @@
 //! Hop 2: [`Window`](super::window::Window) → rows, all pages or none.
 //!
-//! A closed window in the past can only lose members, and they only move to lower positions. So pages are read from
-//! the last down to 1, then page 0 once more: nothing that stays can be missed, in any order the ERP sorts by
-//! (protocol.md §4). [`Plan`] is that order as a pure state machine; [`gather`] drives it.
+//! A closed window in the past can only lose members, and they only move to lower positions. So
+//! pages are read from the last down to 1, then page 0 once more: nothing that stays can be missed,
+//! in any order the ERP sorts by (protocol.md §4). [`Plan`] is that order as a pure state machine;
+//! [`gather`] drives it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -55,7 +56,8 @@ pub fn unidentified(hash: &[u8; 16]) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Complete,
-    /// Fewer distinct records than the ERP last counted: something entered a window that was closed.
+    /// Fewer distinct records than the ERP last counted: something entered a window that was
+    /// closed.
     Entered {
         distinct: u64,
         count: u64,
@@ -87,11 +89,18 @@ impl<R> Plan<R> {
     /// A read that has not begun.
     #[must_use]
     pub fn new(page_size: u32) -> Self {
-        Self { page_size: page_size.max(1), step: Step::First, pages: 0, rows: BTreeMap::new(), first: BTreeSet::new(), all_alike: true }
+        Self {
+            page_size: page_size.max(1),
+            step: Step::First,
+            pages: 0,
+            rows: BTreeMap::new(),
+            first: BTreeSet::new(),
+            all_alike: true,
+        }
     }
 
-    /// The page to ask for now. The count is asked for with page 0 only: it costs the ERP, and the enterprise edition
-    /// gives it nowhere else.
+    /// The page to ask for now. The count is asked for with page 0 only: it costs the ERP, and the
+    /// enterprise edition gives it nowhere else.
     #[must_use]
     pub fn request(&self) -> PageRequest {
         let (page_no, count) = match self.step {
@@ -107,15 +116,17 @@ impl<R> Plan<R> {
         self.pages
     }
 
-    /// Takes the page that was asked for. `count` is the ERP's, where it was asked for. The same record twice: the
-    /// later read wins.
+    /// Takes the page that was asked for. `count` is the ERP's, where it was asked for. The same
+    /// record twice: the later read wins.
     pub fn consume(&mut self, page: Vec<(Arc<str>, R)>, count: u64) -> Option<Verdict> {
         // Of no use once two pages have differed.
-        let keys: BTreeSet<Arc<str>> = page.iter().filter(|_| self.all_alike).map(|(key, _)| Arc::clone(key)).collect();
+        let keys: BTreeSet<Arc<str>> =
+            page.iter().filter(|_| self.all_alike).map(|(key, _)| Arc::clone(key)).collect();
         self.rows.extend(page);
         let next = match self.step {
             Step::First => {
-                self.pages = u32::try_from(count.div_ceil(u64::from(self.page_size))).unwrap_or(u32::MAX);
+                self.pages =
+                    u32::try_from(count.div_ceil(u64::from(self.page_size))).unwrap_or(u32::MAX);
                 self.first = keys;
                 if self.pages <= 1 {
                     return Some(self.verdict(count));
@@ -151,15 +162,21 @@ impl<R> Plan<R> {
     }
 }
 
-/// One attempt at one page; whoever implements it waits for the quota, repeats what may be repeated and counts.
+/// One attempt at one page; whoever implements it waits for the quota, repeats what may be repeated
+/// and counts.
 pub trait Ask {
     /// Asks for one page; failing means that the window is given up for now.
-    fn ask(&mut self, selection: &Selection, page: PageRequest) -> impl Future<Output = Result<Page, QueryFault>> + Send;
+    fn ask(
+        &mut self,
+        selection: &Selection,
+        page: PageRequest,
+    ) -> impl Future<Output = Result<Page, QueryFault>> + Send;
 
     /// The count alarm: something entered a closed window.
     fn entered(&mut self, distinct: u64, count: u64);
 
-    /// Whether this is the content of record `id` that was published last; then nothing but its id is kept of it.
+    /// Whether this is the content of record `id` that was published last; then nothing but its id
+    /// is kept of it.
     fn knows(&self, _id: &str, _hash: &[u8; 16]) -> bool {
         false
     }
@@ -181,7 +198,8 @@ pub struct Rules {
 /// What came of a read.
 #[derive(Debug)]
 pub enum Gathered {
-    /// Everything, one row per record, but for `known` more records that were recognised ([`Ask::knows`]).
+    /// Everything, one row per record, but for `known` more records that were recognised
+    /// ([`Ask::knows`]).
     Rows { rows: Vec<Row>, known: usize, pages: u32, calls: u32 },
     /// More pages than the budget: ask for a shorter window.
     TooLarge { pages: u32 },
@@ -206,7 +224,11 @@ pub enum FetchFault {
 ///
 /// # Errors
 /// [`FetchFault`]; then nothing of the window is used.
-pub async fn gather<A: Ask>(ask: &mut A, queries: &[Selection], rules: Rules) -> Result<Gathered, FetchFault> {
+pub async fn gather<A: Ask>(
+    ask: &mut A,
+    queries: &[Selection],
+    rules: Rules,
+) -> Result<Gathered, FetchFault> {
     let mut rows = BTreeMap::new();
     let (mut pages, mut calls) = (0_u32, 0_u32);
     for query in queries {
@@ -233,7 +255,13 @@ enum Read {
 }
 
 /// One query, repeated while the answers contradict themselves.
-async fn read<A: Ask>(ask: &mut A, query: &Selection, rules: Rules, before: u32, calls: &mut u32) -> Result<Read, FetchFault> {
+async fn read<A: Ask>(
+    ask: &mut A,
+    query: &Selection,
+    rules: Rules,
+    before: u32,
+    calls: &mut u32,
+) -> Result<Read, FetchFault> {
     let mut entered_with: Option<u128> = None;
     let mut ignored = false;
     loop {
@@ -275,7 +303,9 @@ async fn read<A: Ask>(ask: &mut A, query: &Selection, rules: Rules, before: u32,
         let pages = plan.pages();
         match verdict {
             Verdict::Complete => return Ok(Read::Rows { rows: plan.into_rows(), pages }),
-            Verdict::PagingIgnored if ignored => return Err(FetchFault::PagingIgnored { call: rules.call }),
+            Verdict::PagingIgnored if ignored => {
+                return Err(FetchFault::PagingIgnored { call: rules.call });
+            }
             Verdict::PagingIgnored => ignored = true,
             Verdict::Entered { distinct, count } => {
                 ask.entered(distinct, count);
@@ -284,8 +314,8 @@ async fn read<A: Ask>(ask: &mut A, query: &Selection, rules: Rules, before: u32,
                 match entered_with.replace(seen) {
                     None => {}
                     Some(_) if rules.splittable => return Ok(Read::Other(Gathered::Split)),
-                    // A step that cannot be split: two reads in a row that show the same records are all there is
-                    // to see; the late pass looks once more.
+                    // A step that cannot be split: two reads in a row that show the same records
+                    // are all there is to see; the late pass looks once more.
                     Some(earlier) if earlier == seen => return Ok(Read::Rows { rows, pages }),
                     Some(_) => {}
                 }
@@ -321,23 +351,49 @@ mod tests {
 
     impl Scripted {
         fn new(pages: &[(&[u64], u64)]) -> Self {
-            Self { pages: pages.iter().map(|(ids, count)| (ids.to_vec(), *count)).collect(), asked: Vec::new(), alarms: 0 }
+            Self {
+                pages: pages.iter().map(|(ids, count)| (ids.to_vec(), *count)).collect(),
+                asked: Vec::new(),
+                alarms: 0,
+            }
         }
 
         fn read(&mut self, rules: Rules) -> Result<Gathered, FetchFault> {
-            let query = Selection { window: None, time_type: None, return_no: None, status: None, warehouse_no: None, provider_no: None };
+            let query = Selection {
+                window: None,
+                time_type: None,
+                return_no: None,
+                status: None,
+                warehouse_no: None,
+                provider_no: None,
+            };
             gather(self, &[query], rules).now_or_never().unwrap()
         }
     }
 
     impl Ask for Scripted {
-        fn ask(&mut self, _: &Selection, page: PageRequest) -> impl Future<Output = Result<Page, QueryFault>> + Send {
+        fn ask(
+            &mut self,
+            _: &Selection,
+            page: PageRequest,
+        ) -> impl Future<Output = Result<Page, QueryFault>> + Send {
             self.asked.push((page.page_no, page.count));
             let (ids, count) = self.pages.pop_front().unwrap();
-            let rows = ids.iter().map(|id| RawRecord::new(Feed::PurchaseReturns, format!(r#"{{"return_id":{id}}}"#).into())).collect();
+            let rows = ids
+                .iter()
+                .map(|id| {
+                    RawRecord::new(Feed::PurchaseReturns, format!(r#"{{"return_id":{id}}}"#).into())
+                })
+                .collect();
             let total_count = page.count.then_some(count);
             let erp_date = Some(Timestamp(1_000_000));
-            std::future::ready(Ok(Page { rows, total_count, erp_date, asked_at: Moment(0), asked_at_wall: Timestamp(0) }))
+            std::future::ready(Ok(Page {
+                rows,
+                total_count,
+                erp_date,
+                asked_at: Moment(0),
+                asked_at_wall: Timestamp(0),
+            }))
         }
 
         fn entered(&mut self, _: u64, _: u64) {
@@ -346,12 +402,20 @@ mod tests {
     }
 
     fn rules() -> Rules {
-        Rules { call: Call::QueryPurchaseReturns, page_size: 2, budget: Some(3), splittable: true, closes_at: None }
+        Rules {
+            call: Call::QueryPurchaseReturns,
+            page_size: 2,
+            budget: Some(3),
+            splittable: true,
+            closes_at: None,
+        }
     }
 
     fn ids(gathered: Result<Gathered, FetchFault>) -> Vec<String> {
         match gathered {
-            Ok(Gathered::Rows { rows, .. }) => rows.into_iter().map(|row| row.id.unwrap().to_string()).collect(),
+            Ok(Gathered::Rows { rows, .. }) => {
+                rows.into_iter().map(|row| row.id.unwrap().to_string()).collect()
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -393,7 +457,8 @@ mod tests {
     fn a_budget_holds_unless_the_window_cannot_be_shorter() {
         let mut erp = Scripted::new(&[(&[1, 2], 7)]);
         assert!(matches!(erp.read(rules()), Ok(Gathered::TooLarge { pages: 4 })));
-        let mut erp = Scripted::new(&[(&[1, 2], 7), (&[7], 0), (&[5, 6], 0), (&[3, 4], 0), (&[1, 2], 7)]);
+        let mut erp =
+            Scripted::new(&[(&[1, 2], 7), (&[7], 0), (&[5, 6], 0), (&[3, 4], 0), (&[1, 2], 7)]);
         assert_eq!(ids(erp.read(Rules { splittable: false, ..rules() })).len(), 7);
     }
 
@@ -404,7 +469,10 @@ mod tests {
         let mut erp = Scripted::new(&[&[alike; 3][..], &good].concat());
         assert_eq!(ids(erp.read(rules())), ["1", "2", "3"]);
         let mut erp = Scripted::new(&[alike; 6]);
-        assert_eq!(erp.read(rules()).unwrap_err(), FetchFault::PagingIgnored { call: Call::QueryPurchaseReturns });
+        assert_eq!(
+            erp.read(rules()).unwrap_err(),
+            FetchFault::PagingIgnored { call: Call::QueryPurchaseReturns }
+        );
     }
 
     #[test]

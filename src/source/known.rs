@@ -1,7 +1,8 @@
-//! What was published last, of as many records as were seen lately: in most reads nothing is new, and what is known needs
-//! no look-up, no thread and no memory for its text.
+//! What was published last, of as many records as were seen lately: in most reads nothing is new,
+//! and what is known needs no look-up, no thread and no memory for its text.
 //!
-//! Only a hint: what is not in here is looked up in the store. What is in here is true, because whatever is published goes in.
+//! Only a hint: what is not in here is looked up in the store. What is in here is true, because
+//! whatever is published goes in.
 
 use rustc_hash::FxHashMap;
 use xxhash_rust::xxh3::xxh3_64;
@@ -9,7 +10,8 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Records of a generation: what a table of 65,536 places holds, 1.6 MB.
 const GENERATION: usize = 57_344;
 
-/// The content hash of the version published last, by the hash of its record's id; the older of two generations is forgotten.
+/// The content hash of the version published last, by the hash of its record's id; the older of two
+/// generations is forgotten.
 #[derive(Debug)]
 pub struct Known {
     most: usize,
@@ -30,7 +32,8 @@ impl Known {
         Self { most, young: FxHashMap::default(), old: FxHashMap::default() }
     }
 
-    /// The version published last of record `id` has this content. To be called for whatever is published.
+    /// The version published last of record `id` has this content. To be called for whatever is
+    /// published.
     pub fn keep(&mut self, id: &str, hash: [u8; 16]) {
         if self.young.len() >= self.most {
             self.old = std::mem::take(&mut self.young);
@@ -38,8 +41,8 @@ impl Known {
         self.young.insert(xxh3_64(id.as_bytes()), hash);
     }
 
-    /// Whether the version published last of record `id` is known to have this content. Two ids of one hash push each other
-    /// out: their contents differ, since a record's content holds its id.
+    /// Whether the version published last of record `id` is known to have this content. Two ids of
+    /// one hash push each other out: their contents differ, since a record's content holds its id.
     #[must_use]
     pub fn holds(&self, id: &str, hash: &[u8; 16]) -> bool {
         let key = xxh3_64(id.as_bytes());

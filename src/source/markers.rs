@@ -1,8 +1,10 @@
-//! Which command is behind an outbound order: an index over the whole journal, read beside the route.
+//! Which command is behind an outbound order: an index over the whole journal, read beside the
+//! route.
 //!
-//! The journal's keys alone say it, as a marker follows from the return and the command's id. The index is a disposable
-//! cache on disk, so its memory does not grow with the journal; it follows the journal within a fraction of a second, and
-//! an intent is committed before its order can exist, so an order is not seen before its command.
+//! The journal's keys alone say it, as a marker follows from the return and the command's id. The
+//! index is a disposable cache on disk, so its memory does not grow with the journal; it follows
+//! the journal within a fraction of a second, and an intent is committed before its order can
+//! exist, so an order is not seen before its command.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -17,13 +19,14 @@ use crate::{
     },
 };
 
-/// Which command is behind an outbound order. Asked for every outbound event; `None` while it is not known (yet).
+/// Which command is behind an outbound order. Asked for every outbound event; `None` while it is
+/// not known (yet).
 pub trait MarkerIndex: Send + Sync + 'static {
     /// The command id and the marker, from the order's return and its remark.
     fn lookup(&self, return_no: &str, remark: &str) -> Option<(String, String)>;
 
-    /// Asked by the owner of the outbound feed before it publishes: begins what has to be begun, and says whether
-    /// everything that was journaled by now is known.
+    /// Asked by the owner of the outbound feed before it publishes: begins what has to be begun,
+    /// and says whether everything that was journaled by now is known.
     fn ready(&self) -> bool {
         true
     }
@@ -83,10 +86,17 @@ impl JournalMarkers {
     }
 
     fn begin(&self) -> Result<Follower, String> {
-        let mut entries = Entries { store: self.store.clone(), marker: self.marker, changes: Vec::new(), failed: false };
+        let mut entries = Entries {
+            store: self.store.clone(),
+            marker: self.marker,
+            changes: Vec::new(),
+            failed: false,
+        };
         let loaded = Arc::clone(&self.loaded);
         follow(&self.kafka, "markers", &self.topic, move |seen| match seen {
-            Followed::Record { partition, key, value } => entries.push(partition, key, value.is_some()),
+            Followed::Record { partition, key, value } => {
+                entries.push(partition, key, value.is_some())
+            }
             Followed::Quiet => {
                 entries.flush();
                 loaded.store(true, Ordering::Release);
@@ -143,9 +153,12 @@ struct Entries {
 impl Entries {
     fn push(&mut self, partition: i32, key: &[u8], holds: bool) {
         // Barriers and the like have keys of another shape.
-        let Ok((return_no, command_id)) = serde_json::from_slice::<(String, String)>(key) else { return };
+        let Ok((return_no, command_id)) = serde_json::from_slice::<(String, String)>(key) else {
+            return;
+        };
         let mut key = index_key(&return_no, &(self.marker)(&return_no, &command_id));
-        // A migration writes an entry where it belongs and takes it away where it was, read in either order.
+        // A migration writes an entry where it belongs and takes it away where it was, read in
+        // either order.
         key.extend_from_slice(&partition.to_be_bytes());
         self.changes.push((key, holds.then(|| command_id.into_bytes())));
         if self.changes.len() >= BATCH {
@@ -181,7 +194,14 @@ mod tests {
         let store = Store::create(folder.path(), "markers").unwrap();
         let loaded = Arc::new(AtomicBool::new(true));
         let kafka = crate::config::from_toml("", std::iter::empty()).unwrap().settings.kafka;
-        let index = JournalMarkers { store: store.clone(), kafka, topic: "j".into(), marker, loaded, reader: Mutex::default() };
+        let index = JournalMarkers {
+            store: store.clone(),
+            kafka,
+            topic: "j".into(),
+            marker,
+            loaded,
+            reader: Mutex::default(),
+        };
         let mut entries = Entries { store, marker, changes: Vec::new(), failed: false };
         entries.push(2, br#"["R\"1","c-1"]"#, true);
         entries.push(2, br##"["#barrier",3]"##, true);
@@ -194,7 +214,9 @@ mod tests {
             assert_eq!(index.lookup("R\"1", other), None, "{other}");
         }
         let mut known_after = |changes: &[(i32, bool)]| {
-            changes.iter().for_each(|(partition, holds)| entries.push(*partition, br#"["R\"1","c-1"]"#, *holds));
+            changes.iter().for_each(|(partition, holds)| {
+                entries.push(*partition, br#"["R\"1","c-1"]"#, *holds)
+            });
             entries.flush();
             index.lookup("R\"1", &remark).is_some()
         };

@@ -9,12 +9,13 @@
 //!            └────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Owning partition i of `wdt.feeds.state` is owning feed i. A new owner waits for stable offsets and its barrier,
-//! then rebuilds the last published versions in a local cache, and goes on from the checkpoint.
+//! Owning partition i of `wdt.feeds.state` is owning feed i. A new owner waits for stable offsets
+//! and its barrier, then rebuilds the last published versions in a local cache, and goes on from
+//! the checkpoint.
 //!
-//! What it promises, after things settle: the last event per key is the ERP's record; no version comes twice; a
-//! version that stays current longer than poll interval + safety lag + the whole fetch is not missed. What was there
-//! only between two polls is not seen.
+//! What it promises, after things settle: the last event per key is the ERP's record; no version
+//! comes twice; a version that stays current longer than poll interval + safety lag + the whole
+//! fetch is not missed. What was there only between two polls is not seen.
 
 pub mod audit;
 pub mod change;
@@ -52,7 +53,10 @@ use crate::{
     board::Board,
     config::{Feed, FeedSettings, Settings},
     erp::{Erp, Work},
-    kafka::{Group, GroupEvent, GroupFault, GroupOptions, Lease, Store, StoreFault, Transactor, control::Controls},
+    kafka::{
+        Group, GroupEvent, GroupFault, GroupOptions, Lease, Store, StoreFault, Transactor,
+        control::Controls,
+    },
     metrics::Metrics,
     schema::{Codec, SchemaFault},
 };
@@ -97,7 +101,8 @@ pub enum RouteFault {
 
 /// The main loop turns at least this often, whatever happens.
 const TICK: Duration = Duration::from_secs(5);
-/// How long a feed that is given back may take to end its transaction, which takes milliseconds where a broker answers.
+/// How long a feed that is given back may take to end its transaction, which takes milliseconds
+/// where a broker answers.
 const DRAIN: Duration = Duration::from_secs(20);
 
 /// The settings of a feed.
@@ -112,14 +117,21 @@ pub fn settings_of(settings: &Settings, feed: Feed) -> &FeedSettings {
 /// Runs the enabled feeds this instance owns until [`Parts::shutdown`].
 ///
 /// # Errors
-/// [`RouteFault`]: the process must stop or a person must act. An ERP or a broker that is away is no error.
+/// [`RouteFault`]: the process must stop or a person must act. An ERP or a broker that is away is
+/// no error.
 pub async fn run(parts: Parts) -> Result<(), RouteFault> {
-    let enabled: Vec<Feed> = Feed::ALL.into_iter().filter(|feed| settings_of(&parts.settings, *feed).enabled).collect();
+    let enabled: Vec<Feed> =
+        Feed::ALL.into_iter().filter(|feed| settings_of(&parts.settings, *feed).enabled).collect();
     // Nothing is ever fetched through the membership, so the limit is never met.
-    let options = GroupOptions { role: "feeds".to_owned(), topic: parts.settings.topics.feeds_state.clone(), pending_limit: 1 };
+    let options = GroupOptions {
+        role: "feeds".to_owned(),
+        topic: parts.settings.topics.feeds_state.clone(),
+        pending_limit: 1,
+    };
     let (group, events) = Group::join(&parts.settings.kafka, options)?;
     let route = Route {
-        transactor: Transactor::start(&parts.settings.kafka, "feeds").map_err(RouteFault::Producer)?,
+        transactor: Transactor::start(&parts.settings.kafka, "feeds")
+            .map_err(RouteFault::Producer)?,
         store: Store::create(&parts.settings.cache_dir, "feeds")?,
         status: StatusBoard::new(parts.board.clone(), Arc::clone(&parts.metrics), &enabled),
         group,
@@ -152,13 +164,19 @@ impl Route {
     /// The quota is shared by partitions: whoever owns a feed makes all of its calls.
     fn claim(&self) {
         for feed in &self.enabled {
-            let owned = self.running.values().any(|running| running.feed == *feed && !running.cancel.is_cancelled());
+            let owned = self
+                .running
+                .values()
+                .any(|running| running.feed == *feed && !running.cancel.is_cancelled());
             let call = change::call_of(*feed, settings_of(&self.parts.settings, *feed).edition);
             self.parts.erp.quota().set_share(call, Work::Feeds, if owned { 1.0 } else { 0.0 });
         }
     }
 
-    async fn run(mut self, mut events: mpsc::UnboundedReceiver<GroupEvent>) -> Result<(), RouteFault> {
+    async fn run(
+        mut self,
+        mut events: mpsc::UnboundedReceiver<GroupEvent>,
+    ) -> Result<(), RouteFault> {
         let pulse = self.parts.board.pulse("feeds", TICK * 12);
         let mut tick = tokio::time::interval(TICK);
         let mut leaving = None;
@@ -174,7 +192,8 @@ impl Route {
                 },
                 Some(ended) = self.tasks.join_next() => self.ended(ended),
                 () = shutdown.cancelled(), if leaving.is_none() => {
-                    // The last `Revoking` comes through `events`, so they go on being served meanwhile.
+                    // The last `Revoking` comes through `events`, so they go on being served
+                    // meanwhile.
                     let group = self.group.clone();
                     leaving = Some(tokio::spawn(async move { group.leave().await }));
                     Ok(())
@@ -207,7 +226,8 @@ impl Route {
                 Ok(())
             }
             GroupEvent::Revoking { leases, done } => {
-                // A running transaction is finished, everything else is dropped: the next owner reads it again.
+                // A running transaction is finished, everything else is dropped: the next owner
+                // reads it again.
                 let result = self.end(&leases, false).await;
                 // Nobody listening any more means that ownership is over already.
                 let _ = done.send(());
@@ -226,12 +246,20 @@ impl Route {
         }
     }
 
-    /// Starts the feed whose partition was assigned, once nothing of an earlier lease on it runs any more.
+    /// Starts the feed whose partition was assigned, once nothing of an earlier lease on it runs
+    /// any more.
     async fn begin(&mut self, lease: Lease) -> Result<(), RouteFault> {
-        let Some(feed) = self.enabled.iter().copied().find(|feed| feed.partition() == lease.partition) else {
+        let Some(feed) =
+            self.enabled.iter().copied().find(|feed| feed.partition() == lease.partition)
+        else {
             return Ok(());
         };
-        let earlier: Vec<Lease> = self.running.keys().copied().filter(|other| other.partition == lease.partition).collect();
+        let earlier: Vec<Lease> = self
+            .running
+            .keys()
+            .copied()
+            .filter(|other| other.partition == lease.partition)
+            .collect();
         self.end(&earlier, true).await?;
         self.status.feed(feed, |status| status.state = FeedPhase::Restoring);
         let cancel = CancellationToken::new();
@@ -250,8 +278,9 @@ impl Route {
         Ok(())
     }
 
-    /// Ends the tasks of some leases and waits until they are gone. What they are committing is waited for, but not for long:
-    /// a broker may be away. Whether that was committed, the next owner reads from the log.
+    /// Ends the tasks of some leases and waits until they are gone. What they are committing is
+    /// waited for, but not for long: a broker may be away. Whether that was committed, the next
+    /// owner reads from the log.
     async fn end(&mut self, leases: &[Lease], abort: bool) -> Result<(), RouteFault> {
         let mut patience = pin!(tokio::time::sleep(if abort { Duration::ZERO } else { DRAIN }));
         for running in leases.iter().filter_map(|lease| self.running.get(lease)) {
@@ -278,12 +307,21 @@ impl Route {
         result
     }
 
-    fn ended(&mut self, ended: Result<(Lease, Result<(), RouteFault>), JoinError>) -> Result<(), RouteFault> {
+    fn ended(
+        &mut self,
+        ended: Result<(Lease, Result<(), RouteFault>), JoinError>,
+    ) -> Result<(), RouteFault> {
         let (gone, result) = match ended {
             Ok((lease, result)) => (vec![lease], result),
             Err(error) => {
-                // A task that was aborted or panicked has no lease to tell; its handle knows that it is gone.
-                let gone = self.running.iter().filter(|(_, running)| running.abort.is_finished()).map(|(lease, _)| *lease).collect();
+                // A task that was aborted or panicked has no lease to tell; its handle knows that
+                // it is gone.
+                let gone = self
+                    .running
+                    .iter()
+                    .filter(|(_, running)| running.abort.is_finished())
+                    .map(|(lease, _)| *lease)
+                    .collect();
                 (gone, if error.is_cancelled() { Ok(()) } else { Err(error.into()) })
             }
         };

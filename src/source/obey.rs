@@ -21,14 +21,16 @@ pub(super) enum Woken {
 }
 
 impl Tenure<'_> {
-    /// Carries out what was ordered and has not been yet; each becomes durable before anything is read by it.
+    /// Carries out what was ordered and has not been yet; each becomes durable before anything is
+    /// read by it.
     pub(super) async fn obey(&mut self) -> Result<(), Stop> {
         let feed = self.task.feed;
         let decisions = self.task.parts.controls.now();
         if let Some(order) = WatermarkOrder::of(&decisions, feed) {
             let limits = self.limits();
             if let Some(next) = self.cursor.set(&order, limits) {
-                let (before, after) = (self.cursor.checkpoint().watermark, next.checkpoint().watermark);
+                let (before, after) =
+                    (self.cursor.checkpoint().watermark, next.checkpoint().watermark);
                 tracing::warn!(
                     feed.name = feed.name(),
                     order.id,
@@ -130,7 +132,9 @@ mod tests {
 
     #[test]
     fn a_pause_names_who_and_when_as_far_as_it_is_known() {
-        let sentence = paused_sentence(&serde_json::json!({"state": "paused", "by": "ann", "at": "2026-01-01T00:00:00Z"}));
+        let sentence = paused_sentence(
+            &serde_json::json!({"state": "paused", "by": "ann", "at": "2026-01-01T00:00:00Z"}),
+        );
         assert!(sentence.starts_with("paused by ann at 2026-01-01T00:00:00Z; "), "{sentence}");
         assert!(paused_sentence(&serde_json::json!({"state": "paused"})).starts_with("paused; "));
     }

@@ -1,4 +1,5 @@
-//! What an operator may order a feed to do, through the control topic: records for whoever owns the feed, now or later.
+//! What an operator may order a feed to do, through the control topic: records for whoever owns the
+//! feed, now or later.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -60,8 +61,14 @@ impl BackfillOrder {
     /// The order that stands for a feed, if one does that can be read.
     #[must_use]
     pub fn of(decisions: &Decisions, feed: Feed) -> Option<Self> {
-        let written: WrittenBackfill = serde_json::from_value(decisions.get(&backfill_key(feed))?.clone()).ok()?;
-        Some(Self { id: written.id, from: parse_instant(&written.from)?, to: parse_instant(&written.to)?, cancelled: written.cancelled })
+        let written: WrittenBackfill =
+            serde_json::from_value(decisions.get(&backfill_key(feed))?.clone()).ok()?;
+        Some(Self {
+            id: written.id,
+            from: parse_instant(&written.from)?,
+            to: parse_instant(&written.to)?,
+            cancelled: written.cancelled,
+        })
     }
 
     /// As it is written.
@@ -75,7 +82,8 @@ impl WatermarkOrder {
     /// The order that stands for a feed, if one does that can be read.
     #[must_use]
     pub fn of(decisions: &Decisions, feed: Feed) -> Option<Self> {
-        let written: WrittenWatermark = serde_json::from_value(decisions.get(&watermark_key(feed))?.clone()).ok()?;
+        let written: WrittenWatermark =
+            serde_json::from_value(decisions.get(&watermark_key(feed))?.clone()).ok()?;
         Some(Self { id: written.id, watermark: parse_instant(&written.watermark)? })
     }
 
@@ -93,7 +101,12 @@ mod tests {
     #[test]
     fn orders_come_back_as_they_were_written_and_nonsense_is_none() {
         let feed = Feed::ReturnOutbounds;
-        let backfill = BackfillOrder { id: "b".into(), from: Timestamp(1_000), to: Timestamp(9_000), cancelled: true };
+        let backfill = BackfillOrder {
+            id: "b".into(),
+            from: Timestamp(1_000),
+            to: Timestamp(9_000),
+            cancelled: true,
+        };
         let watermark = WatermarkOrder { id: "w".into(), watermark: Timestamp(5_000) };
         let mut decisions = Decisions::new();
         decisions.insert(backfill_key(feed), backfill.value());
@@ -101,7 +114,10 @@ mod tests {
         assert_eq!(BackfillOrder::of(&decisions, feed), Some(backfill));
         assert_eq!(WatermarkOrder::of(&decisions, feed), Some(watermark));
         assert_eq!(BackfillOrder::of(&decisions, Feed::PurchaseReturns), None);
-        decisions.insert(backfill_key(feed), serde_json::json!({ "id": "b", "from": "yesterday", "to": "now" }));
+        decisions.insert(
+            backfill_key(feed),
+            serde_json::json!({ "id": "b", "from": "yesterday", "to": "now" }),
+        );
         assert_eq!(BackfillOrder::of(&decisions, feed), None);
     }
 }

@@ -1,5 +1,5 @@
-//! The second half of a window: rows ▶ diff ▶ change ▶ publish, chunk by chunk, so that memory is given back as it
-//! goes and even a huge second is never held twice.
+//! The second half of a window: rows ▶ diff ▶ change ▶ publish, chunk by chunk, so that memory is
+//! given back as it goes and even a huge second is never held twice.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -28,7 +28,8 @@ use super::{
     window::{Cursor, Limits, Pass, Window},
 };
 
-/// Names of deviating fields that are remembered, so that each is logged once; past that they are only counted.
+/// Names of deviating fields that are remembered, so that each is logged once; past that they are
+/// only counted.
 const DRIFT_NAMES: usize = 1_000;
 
 /// A window that was read, and where the passes stand once it is published.
@@ -64,9 +65,9 @@ enum Origin {
 }
 
 impl Tenure<'_> {
-    /// Publishes what is new in `rows`, which are all but the `known` ones; the checkpoint goes with the last batch. An inner
-    /// error is the ERP's, met when it was asked about single records: the window is then read again, and nothing published
-    /// comes twice.
+    /// Publishes what is new in `rows`, which are all but the `known` ones; the checkpoint goes
+    /// with the last batch. An inner error is the ERP's, met when it was asked about single
+    /// records: the window is then read again, and nothing published comes twice.
     pub(super) async fn publish(
         &mut self,
         rows: Vec<Row>,
@@ -91,15 +92,19 @@ impl Tenure<'_> {
             for finding in findings {
                 metrics.hop(Hop::Diff(self.task.feed), finding.word());
                 let finding = match finding {
-                    Finding::AskAgain { kept, record } => match self.ask_again(kept, &record, reading).await? {
-                        Ok(finding) => finding,
-                        Err(fault) => return self.stopped(items, reading, counts, fault).await,
-                    },
+                    Finding::AskAgain { kept, record } => {
+                        match self.ask_again(kept, &record, reading).await? {
+                            Ok(finding) => finding,
+                            Err(fault) => return self.stopped(items, reading, counts, fault).await,
+                        }
+                    }
                     settled => settled,
                 };
                 match finding {
                     Finding::Change(change) => items.push_back(Item::Change(change)),
-                    Finding::Misfit { row, misfit } => items.push_back(Item::DeadLetter(row, misfit)),
+                    Finding::Misfit { row, misfit } => {
+                        items.push_back(Item::DeadLetter(row, misfit))
+                    }
                     Finding::Same(row) => {
                         counts.unchanged += 1;
                         if let Some(id) = &row.id {
@@ -133,7 +138,8 @@ impl Tenure<'_> {
         mut counts: Counts,
         fault: FetchFault,
     ) -> Result<Result<Counts, FetchFault>, Stop> {
-        // The last read of a snapshot says that it is the last, and that is known at the end of its window only.
+        // The last read of a snapshot says that it is the last, and that is known at the end of its
+        // window only.
         while !items.is_empty() && !self.ends_snapshot(reading) {
             let batch = items.drain(..items.len().min(BATCH)).collect();
             self.batch(batch, reading, false, &mut counts).await?;
@@ -146,7 +152,11 @@ impl Tenure<'_> {
     }
 
     /// Compares rows with the state, off the reactor: it hashes, decodes and reads the disk.
-    async fn compare(&self, rows: Vec<Row>, pass: Pass) -> Result<Result<Vec<Finding>, FetchFault>, Stop> {
+    async fn compare(
+        &self,
+        rows: Vec<Row>,
+        pass: Pass,
+    ) -> Result<Result<Vec<Finding>, FetchFault>, Stop> {
         let (feed, edition) = (self.task.feed, self.settings.edition);
         let unseen = match pass {
             Pass::Backfill => Op::Read,
@@ -155,7 +165,11 @@ impl Tenure<'_> {
         };
         let rows = Arc::new(rows);
         loop {
-            let (store, codec, rows) = (self.publisher.store.clone(), Arc::clone(&self.task.parts.codec), Arc::clone(&rows));
+            let (store, codec, rows) = (
+                self.publisher.store.clone(),
+                Arc::clone(&self.task.parts.codec),
+                Arc::clone(&rows),
+            );
             let compared = tokio::task::spawn_blocking(move || {
                 let state = store.view(feed.partition())?;
                 let lookup = |key: &super::change::StateKey| state.get(key.bytes());
@@ -165,46 +179,73 @@ impl Tenure<'_> {
             match compared.await? {
                 Ok(findings) => return Ok(Ok(findings)),
                 Err(DiffFault::Answer(fault)) => return Ok(Err(fault)),
-                Err(DiffFault::Learn(id)) => learn(&self.task.parts.codec, &self.task.cancel, id).await?,
+                Err(DiffFault::Learn(id)) => {
+                    learn(&self.task.parts.codec, &self.task.cancel, id).await?
+                }
                 Err(DiffFault::State(reason)) => return Err(RouteFault::State(reason).into()),
                 Err(DiffFault::Store(fault)) => return Err(fault.into()),
             }
         }
     }
 
-    /// A version that looks older than what was published: the ERP is asked about this very record, and believed.
-    async fn ask_again(&mut self, kept: Kept, record: &Record, reading: &Reading) -> Result<Result<Finding, FetchFault>, Stop> {
+    /// A version that looks older than what was published: the ERP is asked about this very record,
+    /// and believed.
+    async fn ask_again(
+        &mut self,
+        kept: Kept,
+        record: &Record,
+        reading: &Reading,
+    ) -> Result<Result<Finding, FetchFault>, Stop> {
         let (feed, edition) = (self.task.feed, self.settings.edition);
         let call = call_of(feed, edition);
-        let rules = Rules { call, page_size: query::page_size(feed, self.settings), budget: None, splittable: false, closes_at: None };
+        let rules = Rules {
+            call,
+            page_size: query::page_size(feed, self.settings),
+            budget: None,
+            splittable: false,
+            closes_at: None,
+        };
         let queries = query::of_record(feed, self.settings, record);
         let mut reader = self.reader(reading.pass);
-        let gathered = self.task.cancel.run_until_cancelled(beating(self.pulse, gather(&mut reader, &queries, rules))).await;
+        let gathered = self
+            .task
+            .cancel
+            .run_until_cancelled(beating(self.pulse, gather(&mut reader, &queries, rules)))
+            .await;
         self.note(&reader);
         let rows = match gathered {
             None => return Err(Stop::Over),
             Some(Err(fault)) => return Ok(Err(fault)),
             Some(Ok(Gathered::Rows { rows, .. })) => rows,
             Some(Ok(Gathered::TooLarge { .. } | Gathered::Split | Gathered::TooEarly)) => {
-                let reason = "a question about one record was answered as if it were a window".to_owned();
+                let reason =
+                    "a question about one record was answered as if it were a window".to_owned();
                 return Ok(Err(QueryFault::Unusable { call, reason }.into()));
             }
         };
         let older_than = kept.modified;
-        let finding = match rows.into_iter().find(|row| row.id.as_deref() == Some(record.id.as_str())) {
-            // It moved on meanwhile, so a later window shows it.
-            None => Finding::Told,
-            Some(answer) => {
-                let lookup = |_: &super::change::StateKey| Ok(None);
-                let judged =
-                    Differ { feed, edition, codec: &self.task.parts.codec, unseen: Op::Create, lookup: &lookup }.confirm(kept, answer);
-                match judged {
-                    Ok(finding) => finding,
-                    Err(fault) => return Ok(Err(fault)),
+        let finding =
+            match rows.into_iter().find(|row| row.id.as_deref() == Some(record.id.as_str())) {
+                // It moved on meanwhile, so a later window shows it.
+                None => Finding::Told,
+                Some(answer) => {
+                    let lookup = |_: &super::change::StateKey| Ok(None);
+                    let judged = Differ {
+                        feed,
+                        edition,
+                        codec: &self.task.parts.codec,
+                        unseen: Op::Create,
+                        lookup: &lookup,
+                    }
+                    .confirm(kept, answer);
+                    match judged {
+                        Ok(finding) => finding,
+                        Err(fault) => return Ok(Err(fault)),
+                    }
                 }
-            }
-        };
-        let confirmed = matches!(&finding, Finding::Change(change) if change.record.modified < older_than);
+            };
+        let confirmed =
+            matches!(&finding, Finding::Change(change) if change.record.modified < older_than);
         self.task.parts.metrics.feed_older(feed, confirmed);
         tracing::info!(
             feed.name = feed.name(),
@@ -215,10 +256,18 @@ impl Tenure<'_> {
         Ok(Ok(finding))
     }
 
-    async fn batch(&mut self, items: Vec<Item>, reading: &mut Reading, last: bool, counts: &mut Counts) -> Result<(), Stop> {
+    async fn batch(
+        &mut self,
+        items: Vec<Item>,
+        reading: &mut Reading,
+        last: bool,
+        counts: &mut Counts,
+    ) -> Result<(), Stop> {
         let now = Timestamp::now();
         let ends_snapshot = last && self.ends_snapshot(reading);
-        let last_read = items.iter().rposition(|item| matches!(item, Item::Change(change) if change.op == Op::Read));
+        let last_read = items
+            .iter()
+            .rposition(|item| matches!(item, Item::Change(change) if change.op == Op::Read));
         let mut drafts = Vec::with_capacity(items.len());
         for (index, item) in items.into_iter().enumerate() {
             match item {
@@ -231,24 +280,31 @@ impl Tenure<'_> {
                     self.drift(&change.record);
                     match self.scribe.change(&change, reading.window, snapshot, now) {
                         Ok(piece) => drafts.push((piece, Origin::Change(change, snapshot))),
-                        // What cannot be written as an event is one record's trouble, not the feed's.
-                        Err(misfit) => drafts.extend(self.letter(change.row, misfit, counts).await?),
+                        // What cannot be written as an event is one record's trouble, not the
+                        // feed's.
+                        Err(misfit) => {
+                            drafts.extend(self.letter(change.row, misfit, counts).await?)
+                        }
                     }
                 }
-                Item::DeadLetter(row, misfit) => drafts.push((self.dead_letter(&row, &misfit)?, Origin::DeadLetter(row, misfit))),
+                Item::DeadLetter(row, misfit) => {
+                    drafts.push((self.dead_letter(&row, &misfit)?, Origin::DeadLetter(row, misfit)))
+                }
             }
         }
         crash::point(Point::WindowDiffed);
         let mut pause = PAUSE;
         let save = loop {
-            let events = drafts.iter().filter(|(_, origin)| matches!(origin, Origin::Change(..))).count();
+            let events =
+                drafts.iter().filter(|(_, origin)| matches!(origin, Origin::Change(..))).count();
             let next = if last && reading.pass == Pass::Backfill {
                 reading.next.clone().counted(reading.rows, counts.events + events)
             } else {
                 reading.next.clone()
             };
             let save = last && (!drafts.is_empty() || self.must_save(&next));
-            let checkpoint = if save { Some(self.scribe.checkpoint(next.checkpoint())?.into()) } else { None };
+            let checkpoint =
+                if save { Some(self.scribe.checkpoint(next.checkpoint())?.into()) } else { None };
             let (pieces, origins): (Vec<Piece>, Vec<Origin>) = drafts.into_iter().unzip();
             let published = self.publisher.publish(&pieces, checkpoint.as_ref()).await;
             drafts = pieces.into_iter().zip(origins).collect();
@@ -262,9 +318,15 @@ impl Tenure<'_> {
                     // From the last on: one that is left out moves none that is still to come.
                     pieces.sort_by_key(|excess| std::cmp::Reverse(excess.at()));
                     pieces.dedup_by_key(|excess| excess.at());
-                    for excess in pieces.into_iter().filter(|excess| excess.at() < drafts.len()).collect::<Vec<_>>() {
+                    for excess in pieces
+                        .into_iter()
+                        .filter(|excess| excess.at() < drafts.len())
+                        .collect::<Vec<_>>()
+                    {
                         let draft = drafts.remove(excess.at());
-                        let (lighter, draft) = self.shrink(draft, excess, &reason, reading.window, now, counts).await?;
+                        let (lighter, draft) = self
+                            .shrink(draft, excess, &reason, reading.window, now, counts)
+                            .await?;
                         smaller |= lighter;
                         if let Some(draft) = draft {
                             drafts.insert(excess.at(), draft);
@@ -284,8 +346,9 @@ impl Tenure<'_> {
         Ok(())
     }
 
-    /// Something smaller in place of what its topic does not take: the event without `before`, then a dead letter (none where
-    /// it was told before), then one without the ERP's JSON. `false`: nothing is left to be left out.
+    /// Something smaller in place of what its topic does not take: the event without `before`, then
+    /// a dead letter (none where it was told before), then one without the ERP's JSON. `false`:
+    /// nothing is left to be left out.
     async fn shrink(
         &self,
         (mut piece, origin): (Piece, Origin),
@@ -300,7 +363,10 @@ impl Tenure<'_> {
             Origin::Change(change, snapshot) => (change, snapshot),
         };
         let lighter = match excess {
-            Excess::Event(_) => change.before.take().and_then(|_| self.scribe.change(&change, window, snapshot, now).ok()),
+            Excess::Event(_) => change
+                .before
+                .take()
+                .and_then(|_| self.scribe.change(&change, window, snapshot, now).ok()),
             // The state holds no `before`.
             Excess::State(_) => None,
         };
@@ -313,7 +379,12 @@ impl Tenure<'_> {
     }
 
     /// A dead letter, unless this content went there before.
-    async fn letter(&self, row: Row, misfit: Misfit, counts: &mut Counts) -> Result<Option<(Piece, Origin)>, Stop> {
+    async fn letter(
+        &self,
+        row: Row,
+        misfit: Misfit,
+        counts: &mut Counts,
+    ) -> Result<Option<(Piece, Origin)>, Stop> {
         if self.told(&row, &misfit).await? {
             counts.unchanged += 1;
             return Ok(None);
@@ -322,7 +393,12 @@ impl Tenure<'_> {
     }
 
     /// Counts and tells what was published.
-    fn account(&mut self, published: impl Iterator<Item = Origin>, pass: Pass, counts: &mut Counts) {
+    fn account(
+        &mut self,
+        published: impl Iterator<Item = Origin>,
+        pass: Pass,
+        counts: &mut Counts,
+    ) {
         let (feed, metrics) = (self.task.feed, &self.task.parts.metrics);
         let mut tales = Tales::default();
         let at = Timestamp::now();
@@ -356,12 +432,15 @@ impl Tenure<'_> {
         tales.tell(&self.task.parts.board);
     }
 
-    /// Whether a record found by a backfill lies where both passes had been: not before the feed's start, not beyond the
-    /// late pass, and not because other filters showed it now.
+    /// Whether a record found by a backfill lies where both passes had been: not before the feed's
+    /// start, not beyond the late pass, and not because other filters showed it now.
     fn was_missed(&self, change: &Change) -> bool {
         let at = self.cursor.checkpoint();
         let modified = change.record.modified;
-        at.backfill_id.is_some() && !at.snapshot && modified >= self.settings.start && modified < at.late_watermark
+        at.backfill_id.is_some()
+            && !at.snapshot
+            && modified >= self.settings.start
+            && modified < at.late_watermark
     }
 
     /// Whether this content went to the dead letters before.
@@ -370,11 +449,20 @@ impl Tenure<'_> {
         loop {
             let lookup = |key: &super::change::StateKey| store.get(feed.partition(), key.bytes());
             let codec = &self.task.parts.codec;
-            let told = Differ { feed, edition: self.settings.edition, codec, unseen: Op::Create, lookup: &lookup }.told(row, misfit);
+            let told = Differ {
+                feed,
+                edition: self.settings.edition,
+                codec,
+                unseen: Op::Create,
+                lookup: &lookup,
+            }
+            .told(row, misfit);
             match told {
                 Ok(told) => return Ok(told),
                 Err(DiffFault::Learn(id)) => learn(codec, &self.task.cancel, id).await?,
-                Err(DiffFault::Answer(fault)) => return Err(RouteFault::State(fault.to_string()).into()),
+                Err(DiffFault::Answer(fault)) => {
+                    return Err(RouteFault::State(fault.to_string()).into());
+                }
                 Err(DiffFault::State(reason)) => return Err(RouteFault::State(reason).into()),
                 Err(DiffFault::Store(fault)) => return Err(fault.into()),
             }

@@ -1,7 +1,8 @@
 //! Hop 5: events + state + checkpoint → one transaction.
 //!
-//! State travels with its events, so a batch that was committed is never published again, whatever happens to the
-//! window it belongs to; the checkpoint comes with the last batch, so it never passes anything unpublished.
+//! State travels with its events, so a batch that was committed is never published again, whatever
+//! happens to the window it belongs to; the checkpoint comes with the last batch, so it never
+//! passes anything unpublished.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,8 +18,8 @@ use crate::{
 
 use super::change::{Piece, Told};
 
-/// Events a transaction carries at most: enough to make its cost negligible (perf.md), few enough to stay far below
-/// the transaction time-out and librdkafka's queue.
+/// Events a transaction carries at most: enough to make its cost negligible (perf.md), few enough
+/// to stay far below the transaction time-out and librdkafka's queue.
 pub const BATCH: usize = 500;
 
 pub const PAUSE: Duration = Duration::from_millis(200);
@@ -71,19 +72,24 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Commits at most [`BATCH`] pieces, and the checkpoint where this is the window's last batch. An aborted
-    /// transaction is repeated as it was until the feed is given up.
+    /// Commits at most [`BATCH`] pieces, and the checkpoint where this is the window's last batch.
+    /// An aborted transaction is repeated as it was until the feed is given up.
     ///
     /// # Errors
     /// [`PublishFault`].
-    pub async fn publish(&self, pieces: &[Piece], checkpoint: Option<&Arc<Outgoing>>) -> Result<(), PublishFault> {
+    pub async fn publish(
+        &self,
+        pieces: &[Piece],
+        checkpoint: Option<&Arc<Outgoing>>,
+    ) -> Result<(), PublishFault> {
         if pieces.is_empty() && checkpoint.is_none() {
             return Ok(());
         }
         self.commit(pieces, checkpoint).await?;
         crash::point(Point::ChangesPublished);
         let states = pieces.iter().map(|piece| &piece.state).chain(checkpoint);
-        let entries = states.map(|state| (state.key.as_deref().unwrap_or_default(), state.value.as_deref()));
+        let entries =
+            states.map(|state| (state.key.as_deref().unwrap_or_default(), state.value.as_deref()));
         self.store.apply(self.feed.partition(), entries)?;
         crash::point(Point::StateCached);
         for piece in pieces {
@@ -95,14 +101,22 @@ impl Publisher {
         Ok(())
     }
 
-    async fn commit(&self, pieces: &[Piece], checkpoint: Option<&Arc<Outgoing>>) -> Result<(), PublishFault> {
+    async fn commit(
+        &self,
+        pieces: &[Piece],
+        checkpoint: Option<&Arc<Outgoing>>,
+    ) -> Result<(), PublishFault> {
         let mut pause = PAUSE;
         loop {
             let events = pieces.iter().map(|piece| &piece.event);
-            let records: Vec<Arc<Outgoing>> = events.chain(pieces.iter().map(|piece| &piece.state)).chain(checkpoint).cloned().collect();
+            let records: Vec<Arc<Outgoing>> = events
+                .chain(pieces.iter().map(|piece| &piece.state))
+                .chain(checkpoint)
+                .cloned()
+                .collect();
             let count = records.len();
-            // The position carries no meaning of its own: offsets in a transaction are what makes the broker check
-            // that the group's generation is still ours.
+            // The position carries no meaning of its own: offsets in a transaction are what makes
+            // the broker check that the group's generation is still ours.
             let position = Position { lease: self.lease, offset: 0, metadata: String::new() };
             let batch = Batch { group: self.group.clone(), positions: vec![position], records };
             let began = Instant::now();
@@ -131,7 +145,8 @@ impl Publisher {
                 }
                 Err(CommitFault::TooLarge { records, reason }) => {
                     done("aborted");
-                    let excess: Vec<Excess> = records.into_iter().filter_map(|at| excess(at, pieces.len())).collect();
+                    let excess: Vec<Excess> =
+                        records.into_iter().filter_map(|at| excess(at, pieces.len())).collect();
                     if excess.is_empty() {
                         // The checkpoint: nothing of it can be left out.
                         self.rest(&mut pause, &reason).await?;
@@ -153,7 +168,10 @@ impl Publisher {
     /// The feed is given up meanwhile.
     pub async fn rest(&self, pause: &mut Duration, reason: &str) -> Result<(), PublishFault> {
         tracing::warn!(feed.name = self.feed.name(), error = %reason, pause_ms = pause.as_millis(), "transaction aborted, the same batch again");
-        self.cancel.run_until_cancelled(tokio::time::sleep(*pause)).await.ok_or(PublishFault::NotOwner)?;
+        self.cancel
+            .run_until_cancelled(tokio::time::sleep(*pause))
+            .await
+            .ok_or(PublishFault::NotOwner)?;
         *pause = (*pause * 2).min(LONGEST_PAUSE);
         Ok(())
     }

@@ -7,9 +7,10 @@ use crate::{
 
 use super::window::Window;
 
-/// Every status of the enterprise edition's outbound orders, ascending with cancelled last: an order moves to the
-/// right in this list, so one that changes status between two queries shortens its way into the next window. Sound in
-/// any order, as a move stamps a modified time after the window's end.
+/// Every status of the enterprise edition's outbound orders, ascending with cancelled last: an
+/// order moves to the right in this list, so one that changes status between two queries shortens
+/// its way into the next window. Sound in any order, as a move stamps a modified time after the
+/// window's end.
 const ENTERPRISE_STATUSES: [u32; 5] = [50, 55, 95, 110, 5];
 
 /// `last_modified` of the flagship outbound query.
@@ -30,21 +31,28 @@ pub fn of_window(feed: Feed, settings: &FeedSettings, window: Window) -> Vec<Sel
         warehouse_no: filters.warehouse_no.clone(),
         provider_no: filters.provider_no.clone(),
     };
-    let one_per_status = |statuses: Vec<String>| statuses.into_iter().map(|status| Selection { status: Some(status), ..base.clone() });
+    let one_per_status = |statuses: Vec<String>| {
+        statuses.into_iter().map(|status| Selection { status: Some(status), ..base.clone() })
+    };
     match (feed, settings.edition, &filters.status) {
         (Feed::PurchaseReturns, Edition::Flagship | Edition::Enterprise, None) => vec![base],
-        (Feed::PurchaseReturns, Edition::Flagship | Edition::Enterprise, Some(list)) => one_per_status(statuses(list)).collect(),
+        (Feed::PurchaseReturns, Edition::Flagship | Edition::Enterprise, Some(list)) => {
+            one_per_status(statuses(list)).collect()
+        }
         (Feed::ReturnOutbounds, Edition::Flagship, list) => {
             vec![Selection { time_type: Some(BY_MODIFIED), status: list.clone(), ..base }]
         }
         (Feed::ReturnOutbounds, Edition::Enterprise, None) => {
             one_per_status(ENTERPRISE_STATUSES.iter().map(u32::to_string).collect()).collect()
         }
-        (Feed::ReturnOutbounds, Edition::Enterprise, Some(list)) => one_per_status(statuses(list)).collect(),
+        (Feed::ReturnOutbounds, Edition::Enterprise, Some(list)) => {
+            one_per_status(statuses(list)).collect()
+        }
     }
 }
 
-/// The question about one record: by its return's number, or by the second it was modified in where it has none.
+/// The question about one record: by its return's number, or by the second it was modified in where
+/// it has none.
 #[must_use]
 pub fn of_record(feed: Feed, settings: &FeedSettings, record: &Record) -> Vec<Selection> {
     let number = match feed {
@@ -52,25 +60,47 @@ pub fn of_record(feed: Feed, settings: &FeedSettings, record: &Record) -> Vec<Se
         Feed::ReturnOutbounds => record.return_no.clone().filter(|number| !number.is_empty()),
     };
     let Some(number) = number else {
-        return of_window(feed, settings, Window { start: record.modified.floor_second(), end: record.modified.floor_second() });
+        return of_window(
+            feed,
+            settings,
+            Window { start: record.modified.floor_second(), end: record.modified.floor_second() },
+        );
     };
     let status = match (feed, settings.edition) {
         // Without status this query shows shipped and completed orders only.
-        (Feed::ReturnOutbounds, Edition::Enterprise) => record.status.map(|status| status.to_string()),
-        (Feed::ReturnOutbounds, Edition::Flagship) | (Feed::PurchaseReturns, Edition::Flagship | Edition::Enterprise) => None,
+        (Feed::ReturnOutbounds, Edition::Enterprise) => {
+            record.status.map(|status| status.to_string())
+        }
+        (Feed::ReturnOutbounds, Edition::Flagship)
+        | (Feed::PurchaseReturns, Edition::Flagship | Edition::Enterprise) => None,
     };
-    vec![Selection { window: None, time_type: None, return_no: Some(number), status, warehouse_no: None, provider_no: None }]
+    vec![Selection {
+        window: None,
+        time_type: None,
+        return_no: Some(number),
+        status,
+        warehouse_no: None,
+        provider_no: None,
+    }]
 }
 
-/// The question about one record whose status is not known: every status where the query takes one at a time.
+/// The question about one record whose status is not known: every status where the query takes one
+/// at a time.
 #[must_use]
 pub fn of_record_anywhere(feed: Feed, settings: &FeedSettings, record: &Record) -> Vec<Selection> {
     match (feed, settings.edition) {
         (Feed::ReturnOutbounds, Edition::Enterprise) => ENTERPRISE_STATUSES
             .iter()
-            .flat_map(|status| of_record(feed, settings, &Record { status: Some(i64::from(*status)), ..record.clone() }))
+            .flat_map(|status| {
+                of_record(
+                    feed,
+                    settings,
+                    &Record { status: Some(i64::from(*status)), ..record.clone() },
+                )
+            })
             .collect(),
-        (Feed::ReturnOutbounds, Edition::Flagship) | (Feed::PurchaseReturns, Edition::Flagship | Edition::Enterprise) => {
+        (Feed::ReturnOutbounds, Edition::Flagship)
+        | (Feed::PurchaseReturns, Edition::Flagship | Edition::Enterprise) => {
             of_record(feed, settings, record)
         }
     }
@@ -80,8 +110,11 @@ pub fn of_record_anywhere(feed: Feed, settings: &FeedSettings, record: &Record) 
 #[must_use]
 pub fn page_size(feed: Feed, settings: &FeedSettings) -> u32 {
     match (feed, settings.edition) {
-        (Feed::ReturnOutbounds, Edition::Enterprise) => settings.page_size.clamp(1, ENTERPRISE_PAGE),
-        (Feed::ReturnOutbounds, Edition::Flagship) | (Feed::PurchaseReturns, Edition::Flagship | Edition::Enterprise) => {
+        (Feed::ReturnOutbounds, Edition::Enterprise) => {
+            settings.page_size.clamp(1, ENTERPRISE_PAGE)
+        }
+        (Feed::ReturnOutbounds, Edition::Flagship)
+        | (Feed::PurchaseReturns, Edition::Flagship | Edition::Enterprise) => {
             settings.page_size.max(1)
         }
     }
@@ -95,14 +128,27 @@ pub fn filters_hash(feed: Feed, settings: &FeedSettings) -> String {
         Edition::Flagship => "flagship",
         Edition::Enterprise => "enterprise",
     };
-    let text = serde_json::json!([feed.name(), edition, filters.warehouse_no, filters.provider_no, filters.status]).to_string();
+    let text = serde_json::json!([
+        feed.name(),
+        edition,
+        filters.warehouse_no,
+        filters.provider_no,
+        filters.status
+    ])
+    .to_string();
     format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes()))
 }
 
 /// A configured list, ascending, cancelled (5) last.
 fn statuses(list: &str) -> Vec<String> {
-    let mut statuses: Vec<String> = list.split(',').map(|status| status.trim().to_owned()).filter(|status| !status.is_empty()).collect();
-    statuses.sort_by_key(|status| (status == "5", status.parse::<u32>().unwrap_or(u32::MAX), status.clone()));
+    let mut statuses: Vec<String> = list
+        .split(',')
+        .map(|status| status.trim().to_owned())
+        .filter(|status| !status.is_empty())
+        .collect();
+    statuses.sort_by_key(|status| {
+        (status == "5", status.parse::<u32>().unwrap_or(u32::MAX), status.clone())
+    });
     statuses.dedup();
     statuses
 }
@@ -122,12 +168,16 @@ mod tests {
 
     #[test]
     fn enterprise_asks_once_per_status_with_cancelled_last() {
-        let mut settings = FeedSettings { edition: Edition::Enterprise, page_size: 100, ..settings() };
+        let mut settings =
+            FeedSettings { edition: Edition::Enterprise, page_size: 100, ..settings() };
         let all = ["50", "55", "95", "110", "5"].map(|status| Some(status.to_owned()));
         assert_eq!(asked(Feed::ReturnOutbounds, &settings), all);
         assert_eq!(page_size(Feed::ReturnOutbounds, &settings), 30);
         settings.filters.status = Some("5, 110,95".to_owned());
-        assert_eq!(asked(Feed::ReturnOutbounds, &settings), ["95", "110", "5"].map(|status| Some(status.to_owned())));
+        assert_eq!(
+            asked(Feed::ReturnOutbounds, &settings),
+            ["95", "110", "5"].map(|status| Some(status.to_owned()))
+        );
     }
 
     #[test]
@@ -138,7 +188,10 @@ mod tests {
         assert_eq!((queries[0].time_type, queries[0].status.clone()), (Some(3), None));
         settings.filters.status = Some("5,110".to_owned());
         assert_eq!(asked(Feed::ReturnOutbounds, &settings), [Some("5,110".to_owned())]);
-        assert_eq!(asked(Feed::PurchaseReturns, &settings), [Some("110".to_owned()), Some("5".to_owned())]);
+        assert_eq!(
+            asked(Feed::PurchaseReturns, &settings),
+            [Some("110".to_owned()), Some("5".to_owned())]
+        );
     }
 
     #[test]
@@ -156,9 +209,15 @@ mod tests {
         let enterprise = FeedSettings { edition: Edition::Enterprise, ..settings() };
         let asked = of_record(Feed::ReturnOutbounds, &enterprise, &record);
         assert_eq!(asked.len(), 1);
-        assert_eq!((asked[0].return_no.as_deref(), asked[0].status.as_deref(), asked[0].window), (Some("CR1"), Some("95"), None));
+        assert_eq!(
+            (asked[0].return_no.as_deref(), asked[0].status.as_deref(), asked[0].window),
+            (Some("CR1"), Some("95"), None)
+        );
         let asked = of_record(Feed::PurchaseReturns, &settings(), &record);
-        assert_eq!((asked[0].return_no.as_deref(), asked[0].status.as_deref()), (Some("CK7"), None));
+        assert_eq!(
+            (asked[0].return_no.as_deref(), asked[0].status.as_deref()),
+            (Some("CK7"), None)
+        );
         let orphan = Record { return_no: None, ..record };
         assert_eq!(of_record(Feed::ReturnOutbounds, &enterprise, &orphan).len(), 5);
     }

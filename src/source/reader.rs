@@ -1,4 +1,5 @@
-//! Asks the ERP for pages on behalf of one pass: waits for the quota, counts, reads the ERP's clock.
+//! Asks the ERP for pages on behalf of one pass: waits for the quota, counts, reads the ERP's
+//! clock.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,8 +15,8 @@ use super::{fetch::Ask, window::ErpClock};
 /// For one page as a whole; a page with its count may take the ERP long.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Attempts at one page before the window is given up for now. A page that is read later than planned is as good:
-/// what the reading order promises does not depend on how long it takes.
+/// Attempts at one page before the window is given up for now. A page that is read later than
+/// planned is as good: what the reading order promises does not depend on how long it takes.
 const ATTEMPTS: u32 = 3;
 
 const PAUSE: Duration = Duration::from_millis(200);
@@ -36,7 +37,14 @@ pub struct Reader {
 impl Reader {
     /// Reads `feed` with the priority of `class`, going on from what is known of the ERP's clock.
     #[must_use]
-    pub fn new(erp: Erp, metrics: Arc<Metrics>, feed: Feed, call: Call, class: Class, clock: ErpClock) -> Self {
+    pub fn new(
+        erp: Erp,
+        metrics: Arc<Metrics>,
+        feed: Feed,
+        call: Call,
+        class: Class,
+        clock: ErpClock,
+    ) -> Self {
         Self { erp, metrics, feed, call, class, clock, calls: 0, waited: Duration::ZERO }
     }
 
@@ -77,7 +85,11 @@ impl Ask for Reader {
         let mut attempt = 1;
         loop {
             match self.once(selection, page).await {
-                Err(QueryFault::Throttled { .. } | QueryFault::Unreachable { .. } | QueryFault::Unusable { .. }) if attempt < ATTEMPTS => {
+                Err(
+                    QueryFault::Throttled { .. }
+                    | QueryFault::Unreachable { .. }
+                    | QueryFault::Unusable { .. },
+                ) if attempt < ATTEMPTS => {
                     tokio::time::sleep(PAUSE * attempt).await;
                     attempt += 1;
                 }

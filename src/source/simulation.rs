@@ -1,7 +1,9 @@
-//! The promises of the change route against an ERP in virtual time, whose records are modified while they are read.
+//! The promises of the change route against an ERP in virtual time, whose records are modified
+//! while they are read.
 //!
-//! Everything that decides is the product's own: windows, reading order, comparison, the order of commits. Each rule
-//! left out must lead to a broken promise (protocol.md §4), otherwise these tests would prove nothing.
+//! Everything that decides is the product's own: windows, reading order, comparison, the order of
+//! commits. Each rule left out must lead to a broken promise (protocol.md §4), otherwise these
+//! tests would prove nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -42,7 +44,8 @@ const CALL: Call = Call::QueryOutboundsEnterprise;
 #[derive(Clone, Copy, Debug)]
 enum Action {
     Tick(i64),
-    /// A record gets new content, stamped `age` seconds ago: shown late, or committed after a later stamp.
+    /// A record gets new content, stamped `age` seconds ago: shown late, or committed after a later
+    /// stamp.
     Write {
         id: u64,
         age: i64,
@@ -89,7 +92,14 @@ impl FakeErp {
                 Action::Tick(seconds) => self.now += seconds,
                 Action::Write { id, age, status } => {
                     self.contents += 1;
-                    self.rows.insert(id, Stored { modified: self.now - age, status: STATUSES[status], content: self.contents });
+                    self.rows.insert(
+                        id,
+                        Stored {
+                            modified: self.now - age,
+                            status: STATUSES[status],
+                            content: self.contents,
+                        },
+                    );
                 }
                 Action::Crash => self.crashed = true,
             }
@@ -104,8 +114,12 @@ impl FakeErp {
             .rows
             .iter()
             .filter(|(id, row)| {
-                selection.window.is_none_or(|(start, end)| (start.seconds()..=end.seconds()).contains(&row.modified))
-                    && selection.status.as_ref().is_none_or(|status| *status == row.status.to_string())
+                selection.window.is_none_or(|(start, end)| {
+                    (start.seconds()..=end.seconds()).contains(&row.modified)
+                }) && selection
+                    .status
+                    .as_ref()
+                    .is_none_or(|status| *status == row.status.to_string())
                     && selection.return_no.as_ref().is_none_or(|number| *number == format!("N{id}"))
             })
             .collect();
@@ -116,10 +130,17 @@ impl FakeErp {
             3 => (-row.modified, **id as i64),
             _ => ((**id as i64 * 7919) % 13, **id as i64),
         });
-        let rows = found.iter().skip((page.page_no * page.page_size) as usize).take(page.page_size as usize).map(|(id, row)| {
-            let text = format!(r#"{{"stockout_id":"{id}","modified":{},"status":{},"content":{}}}"#, row.modified, row.status, row.content);
-            RawRecord::new(FEED, text.into())
-        });
+        let rows = found
+            .iter()
+            .skip((page.page_no * page.page_size) as usize)
+            .take(page.page_size as usize)
+            .map(|(id, row)| {
+                let text = format!(
+                    r#"{{"stockout_id":"{id}","modified":{},"status":{},"content":{}}}"#,
+                    row.modified, row.status, row.content
+                );
+                RawRecord::new(FEED, text.into())
+            });
         Page {
             rows: rows.collect(),
             total_count: page.count.then_some(found.len() as u64),
@@ -131,7 +152,11 @@ impl FakeErp {
 }
 
 impl Ask for FakeErp {
-    fn ask(&mut self, selection: &Selection, page: PageRequest) -> impl Future<Output = Result<Page, QueryFault>> + Send {
+    fn ask(
+        &mut self,
+        selection: &Selection,
+        page: PageRequest,
+    ) -> impl Future<Output = Result<Page, QueryFault>> + Send {
         std::future::ready(Ok(self.answer(selection, page)))
     }
 
@@ -166,14 +191,19 @@ struct Connector {
 fn parse(row: &Row) -> (u64, i64, u64, u32) {
     let value: serde_json::Value = serde_json::from_slice(&row.json).unwrap();
     let number = |name: &str| value[name].as_i64().unwrap();
-    (row.id.as_ref().unwrap().parse().unwrap(), number("modified"), number("content") as u64, number("status") as u32)
+    (
+        row.id.as_ref().unwrap().parse().unwrap(),
+        number("modified"),
+        number("content") as u64,
+        number("status") as u32,
+    )
 }
 
 impl Connector {
     fn new(script: Vec<Vec<Action>>, order: u8, edition: Edition, without: Without) -> Self {
         let seconds = |seconds: i64| Duration::from_secs(seconds as u64);
-        // One second more than the visibility: what is stamped within the last second of a window may be shown up to
-        // a second later than its stamp says.
+        // One second more than the visibility: what is stamped within the last second of a window
+        // may be shown up to a second later than its stamp says.
         let lag = if without == Without::Lag { 0 } else { VISIBILITY + 1 };
         let settings = FeedSettings {
             edition,
@@ -186,11 +216,31 @@ impl Connector {
             ..super::tests::settings()
         };
         let (rows, known) = (BTreeMap::new(), Known::of(2));
-        let erp = FakeErp { now: 30, rows, contents: 0, order, script: script.into(), crashed: false, calls: 0, known };
+        let erp = FakeErp {
+            now: 30,
+            rows,
+            contents: 0,
+            order,
+            script: script.into(),
+            crashed: false,
+            calls: 0,
+            known,
+        };
         let cursor = Cursor::resume(None, settings.start, "").0;
         let pace = Pace::new(settings.window_pages);
         let (state, events) = (BTreeMap::new(), Vec::new());
-        Self { erp, settings, without, cursor, durable: None, state, events, live: pace, late: pace, overlooked: None }
+        Self {
+            erp,
+            settings,
+            without,
+            cursor,
+            durable: None,
+            state,
+            events,
+            live: pace,
+            late: pace,
+            overlooked: None,
+        }
     }
 
     fn pace(&mut self, pass: Pass) -> &mut Pace {
@@ -215,7 +265,10 @@ impl Connector {
         let pace = *self.pace(pass);
         let rolling = pass == Pass::Late && self.without == Without::LateWatermark;
         let window = if rolling {
-            Some(Window { start: limits.now.minus(Duration::from_secs(LATE_TO as u64 + 6)), end: limits.late })
+            Some(Window {
+                start: limits.now.minus(Duration::from_secs(LATE_TO as u64 + 6)),
+                end: limits.late,
+            })
         } else {
             self.cursor.next(pass, limits, &pace)
         };
@@ -242,9 +295,11 @@ impl Connector {
                 Gathered::TooEarly => panic!("the clocks agree"),
             }
         };
-        let next = if rolling { self.cursor.clone() } else { self.cursor.after(pass, window, limits) };
+        let next =
+            if rolling { self.cursor.clone() } else { self.cursor.after(pass, window, limits) };
         let still = self.versions(window);
-        // Records that enter against the assumption may hide others from this pass; the late one finds them.
+        // Records that enter against the assumption may hide others from this pass; the late one
+        // finds them.
         if self.publish(rows, next) && pass == Pass::Live && self.without == Without::LatePass {
             self.overlooked = resting
                 .into_iter()
@@ -256,8 +311,14 @@ impl Connector {
 
     /// What the ERP shows of a window now: record and content.
     fn versions(&self, window: Window) -> Vec<(u64, u64)> {
-        let inside = |row: &Stored| (window.start.seconds()..=window.end.seconds()).contains(&row.modified);
-        self.erp.rows.iter().filter(|(_, row)| inside(row)).map(|(id, row)| (*id, row.content)).collect()
+        let inside =
+            |row: &Stored| (window.start.seconds()..=window.end.seconds()).contains(&row.modified);
+        self.erp
+            .rows
+            .iter()
+            .filter(|(_, row)| inside(row))
+            .map(|(id, row)| (*id, row.content))
+            .collect()
     }
 
     /// What every poller does first.
@@ -279,13 +340,21 @@ impl Connector {
     fn upwards_once(&mut self, query: &Selection) -> (BTreeMap<Option<Arc<str>>, Row>, u64) {
         let (mut rows, mut count) = (BTreeMap::new(), 0);
         for page_no in 0.. {
-            let page = self.erp.answer(query, PageRequest { page_no, page_size: self.settings.page_size, count: true });
+            let page = self.erp.answer(
+                query,
+                PageRequest { page_no, page_size: self.settings.page_size, count: true },
+            );
             count = page.total_count.unwrap();
             if page.rows.is_empty() {
                 break;
             }
             let asked_at = page.asked_at_wall;
-            rows.extend(page.rows.into_iter().map(|raw| Row::new(raw, asked_at)).map(|row| (row.id.clone(), row)));
+            rows.extend(
+                page.rows
+                    .into_iter()
+                    .map(|raw| Row::new(raw, asked_at))
+                    .map(|row| (row.id.clone(), row)),
+            );
         }
         (rows, count)
     }
@@ -299,7 +368,9 @@ impl Connector {
             let seen = Seen { modified: Timestamp(modified * 1000), asked_at: row.asked_at, datum };
             match judge(self.state.get(&id), seen) {
                 Judgement::Same => {}
-                Judgement::Unseen | Judgement::Different => changes.push((row, Published { id, modified, content, confirmed: false })),
+                Judgement::Unseen | Judgement::Different => {
+                    changes.push((row, Published { id, modified, content, confirmed: false }))
+                }
                 Judgement::AskAgain if self.without == Without::AskingAgain => {}
                 Judgement::AskAgain => {
                     let record = Record {
@@ -312,15 +383,26 @@ impl Connector {
                         datum: Vec::new(),
                         drift: Vec::new(),
                     };
-                    let rules = Rules { call: CALL, page_size: 2, budget: None, splittable: false, closes_at: None };
+                    let rules = Rules {
+                        call: CALL,
+                        page_size: 2,
+                        budget: None,
+                        splittable: false,
+                        closes_at: None,
+                    };
                     let queries = query::of_record(FEED, &self.settings, &record);
-                    let Gathered::Rows { rows, .. } = gather(&mut self.erp, &queries, rules).now_or_never().unwrap().unwrap() else {
+                    let Gathered::Rows { rows, .. } =
+                        gather(&mut self.erp, &queries, rules).now_or_never().unwrap().unwrap()
+                    else {
                         panic!("no window was asked for")
                     };
                     let answer = rows.into_iter().find(|answer| answer.id == row.id);
-                    if let Some(answer) = answer.filter(|answer| self.state[&id].datum.as_deref() != Some(&answer.json[..])) {
+                    if let Some(answer) = answer
+                        .filter(|answer| self.state[&id].datum.as_deref() != Some(&answer.json[..]))
+                    {
                         let (id, modified, content, _) = parse(&answer);
-                        changes.push((answer, Published { id, modified, content, confirmed: true }));
+                        changes
+                            .push((answer, Published { id, modified, content, confirmed: true }));
                     }
                 }
             }
@@ -333,7 +415,11 @@ impl Connector {
                 return false;
             }
             for (row, published) in changes.drain(..changes.len().min(2)) {
-                let kept = Kept { modified: Timestamp(published.modified * 1000), asked_at: row.asked_at, datum: Some(row.json.to_vec()) };
+                let kept = Kept {
+                    modified: Timestamp(published.modified * 1000),
+                    asked_at: row.asked_at,
+                    datum: Some(row.json.to_vec()),
+                };
                 self.state.insert(published.id, kept);
                 self.erp.known.keep(&published.id.to_string(), row.hash);
                 self.events.push(published);
@@ -356,10 +442,15 @@ impl Connector {
             if self.erp.script.is_empty() && settled_at.is_none() {
                 settled_at = Some(self.erp.now);
             }
-            let behind = |watermark: Timestamp| settled_at.is_none_or(|at| watermark.seconds() <= at);
+            let behind =
+                |watermark: Timestamp| settled_at.is_none_or(|at| watermark.seconds() <= at);
             let late = !matches!(
                 self.without,
-                Without::LatePass | Without::LateWatermark | Without::Lag | Without::DownwardPaging | Without::TrustInTheOrder
+                Without::LatePass
+                    | Without::LateWatermark
+                    | Without::Lag
+                    | Without::DownwardPaging
+                    | Without::TrustInTheOrder
             );
             let at = self.cursor.checkpoint();
             if !behind(at.watermark) && (!late || !behind(at.late_watermark)) {
@@ -395,7 +486,9 @@ impl Connector {
         for (id, row) in &self.erp.rows {
             match last.get(id) {
                 None => return Err(format!("record {id} was missed")),
-                Some(event) if event.content != row.content => return Err(format!("record {id} rests in another version than published")),
+                Some(event) if event.content != row.content => {
+                    return Err(format!("record {id} rests in another version than published"));
+                }
                 Some(_) => {}
             }
         }
@@ -404,7 +497,8 @@ impl Connector {
 }
 
 fn script(oldest: i64, crashes: bool) -> impl Strategy<Value = Vec<Vec<Action>>> {
-    let write = (0..9_u64, 0..=oldest, 0..STATUSES.len()).prop_map(|(id, age, status)| Action::Write { id, age, status });
+    let write = (0..9_u64, 0..=oldest, 0..STATUSES.len())
+        .prop_map(|(id, age, status)| Action::Write { id, age, status });
     let action = prop_oneof![
         8 => write,
         3 => (1..4_i64).prop_map(Action::Tick),
@@ -414,8 +508,10 @@ fn script(oldest: i64, crashes: bool) -> impl Strategy<Value = Vec<Vec<Action>>>
 }
 
 fn hunt(cases: u32, oldest: i64, without: Without) -> Result<(), String> {
-    let config = Config { cases, failure_persistence: None, max_shrink_iters: 2_000, ..Config::default() };
-    let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    let config =
+        Config { cases, failure_persistence: None, max_shrink_iters: 2_000, ..Config::default() };
+    let mut runner =
+        TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let crashes = without == Without::Nothing || without == Without::LatePass;
     let editions = prop_oneof![Just(Edition::Flagship), Just(Edition::Enterprise)];
     runner

@@ -151,7 +151,14 @@ pub fn missed_advice(feed: Feed, missed: usize) -> String {
 
 /// How far from `from` to `to`, after `rows` rows in `spent`, begun at `began`.
 #[must_use]
-pub fn progress(from: Timestamp, to: Timestamp, position: Timestamp, began: Timestamp, rows: u64, spent: Duration) -> Progress {
+pub fn progress(
+    from: Timestamp,
+    to: Timestamp,
+    position: Timestamp,
+    began: Timestamp,
+    rows: u64,
+    spent: Duration,
+) -> Progress {
     let whole = (to.0 - from.0).max(1) as f64;
     let gone = (position.0 - began.0).max(0) as f64;
     let seconds = spent.as_secs_f64().max(0.001);
@@ -162,7 +169,8 @@ pub fn progress(from: Timestamp, to: Timestamp, position: Timestamp, began: Time
         position: position.to_string(),
         percent: ((position.0 - from.0) as f64 / whole * 1000.0).round().clamp(0.0, 1000.0) / 10.0,
         rows_per_second: (rows as f64 / seconds * 10.0).round() / 10.0,
-        remaining_seconds: remaining.map(|seconds| Duration::from_secs_f64(seconds.min(1e12)).as_secs()),
+        remaining_seconds: remaining
+            .map(|seconds| Duration::from_secs_f64(seconds.min(1e12)).as_secs()),
     }
 }
 
@@ -180,7 +188,8 @@ impl StatusBoard {
     pub fn new(board: Board, metrics: Arc<Metrics>, feeds: &[Feed]) -> Self {
         let feeds = feeds.iter().map(|feed| (feed.name(), FeedStatus::new())).collect();
         let this = Self { board, metrics, feeds: Arc::new(Mutex::new(feeds)) };
-        this.board.ready("feeds", Err("the feeds have not joined their consumer group yet".to_owned()));
+        this.board
+            .ready("feeds", Err("the feeds have not joined their consumer group yet".to_owned()));
         this.update(|_| ());
         this
     }
@@ -191,23 +200,40 @@ impl StatusBoard {
             if let Some(status) = feeds.get_mut(feed.name()) {
                 change(status);
                 self.metrics.feed_state(feed, status.state.name());
-                for (what, progress) in [("snapshot", &status.progress), ("backfill", &status.backfill)] {
-                    self.metrics.feed_progress(feed, what, progress.as_ref().map_or(1.0, |progress| progress.percent / 100.0));
+                for (what, progress) in
+                    [("snapshot", &status.progress), ("backfill", &status.backfill)]
+                {
+                    self.metrics.feed_progress(
+                        feed,
+                        what,
+                        progress.as_ref().map_or(1.0, |progress| progress.percent / 100.0),
+                    );
                 }
             }
         });
     }
 
-    /// Called when the set of owned feeds or what is restored of it changes: ready unless one is being restored.
-    /// An ERP that is down leaves a feed ready.
+    /// Called when the set of owned feeds or what is restored of it changes: ready unless one is
+    /// being restored. An ERP that is down leaves a feed ready.
     pub fn ready(&self) {
         let (restoring, owned): (Vec<&str>, usize) = {
             let feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
-            let restoring = feeds.iter().filter(|(_, status)| status.state == FeedPhase::Restoring).map(|(name, _)| *name).collect();
-            (restoring, feeds.values().filter(|status| status.state != FeedPhase::Elsewhere).count())
+            let restoring = feeds
+                .iter()
+                .filter(|(_, status)| status.state == FeedPhase::Restoring)
+                .map(|(name, _)| *name)
+                .collect();
+            (
+                restoring,
+                feeds.values().filter(|status| status.state != FeedPhase::Elsewhere).count(),
+            )
         };
         self.metrics.partitions("feeds", owned - restoring.len(), restoring.len());
-        let state = if restoring.is_empty() { Ok(()) } else { Err(format!("the state of {} is being restored", restoring.join(", "))) };
+        let state = if restoring.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("the state of {} is being restored", restoring.join(", ")))
+        };
         self.board.ready("feeds", state);
     }
 

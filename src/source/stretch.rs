@@ -1,5 +1,5 @@
-//! When the quota is short a feed polls less often: fewer, longer windows cost fewer calls for the same records, and leave
-//! the rest to whoever waits behind it. Pure.
+//! When the quota is short a feed polls less often: fewer, longer windows cost fewer calls for the
+//! same records, and leave the rest to whoever waits behind it. Pure.
 
 use std::time::Duration;
 
@@ -40,7 +40,8 @@ impl Stretch {
         self.now > self.configured
     }
 
-    /// After a read for whose permits the feed waited so long in all: it may stand in line for half of the time.
+    /// After a read for whose permits the feed waited so long in all: it may stand in line for half
+    /// of the time.
     pub fn after(&mut self, waited: Duration) -> Turned {
         let before = self.is_stretched();
         self.now = (waited * 2).min(LONGEST).max(self.configured);

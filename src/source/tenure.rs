@@ -1,7 +1,8 @@
-//! One feed between a take-over and the end of its lease: whose turn it is, and window ▶ fetch of that turn.
+//! One feed between a take-over and the end of its lease: whose turn it is, and window ▶ fetch of
+//! that turn.
 //!
-//! The live pass goes first whenever it is due; late pass and backfill read one window at a time in between, so what
-//! was asked for later was also published later.
+//! The live pass goes first whenever it is due; late pass and backfill read one window at a time in
+//! between, so what was asked for later was also published later.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -34,15 +35,17 @@ use super::{
     window::{Cursor, ErpClock, Limits, Pace, Pass, TooFar, Window, closes_at},
 };
 
-/// An unchanged watermark is written at least this often. In between it only lives in memory: losing it means that
-/// windows are read again, and since state travels with its events nothing of them is published again. So an idle
-/// feed costs Kafka one small transaction in five minutes instead of one a poll.
+/// An unchanged watermark is written at least this often. In between it only lives in memory:
+/// losing it means that windows are read again, and since state travels with its events nothing of
+/// them is published again. So an idle feed costs Kafka one small transaction in five minutes
+/// instead of one a poll.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
 
 /// The position of a backfill is written at least this often while it moves.
 const BACKFILL_EVERY: Duration = Duration::from_secs(1);
 
-/// Pauses after a failed window: 0.5 s, doubled each time up to this (or the poll interval, where that is shorter).
+/// Pauses after a failed window: 0.5 s, doubled each time up to this (or the poll interval, where
+/// that is shorter).
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// How often progress is logged.
@@ -140,7 +143,13 @@ pub(super) struct Tenure<'a> {
 
 impl<'a> Tenure<'a> {
     /// Begins where `cursor` stands; `unsaved` when that is more than the stored checkpoint says.
-    pub fn new(task: &'a FeedTask, pulse: &'a Pulse, scribe: Scribe, cursor: Cursor, unsaved: bool) -> Self {
+    pub fn new(
+        task: &'a FeedTask,
+        pulse: &'a Pulse,
+        scribe: Scribe,
+        cursor: Cursor,
+        unsaved: bool,
+    ) -> Self {
         let settings = task.settings();
         let at = cursor.checkpoint();
         let publisher = Publisher {
@@ -160,7 +169,8 @@ impl<'a> Tenure<'a> {
         });
         task.status.ready();
         let began = |position| Began { at: Instant::now(), position, rows: 0 };
-        let (first_read, backfilling) = (began(at.watermark), began(at.backfill_position.unwrap_or_default()));
+        let (first_read, backfilling) =
+            (began(at.watermark), began(at.backfill_position.unwrap_or_default()));
         let schedule = || Schedule::new(settings);
         Self {
             task,
@@ -223,7 +233,8 @@ impl<'a> Tenure<'a> {
             if let Some(lag) = self.cursor.lag(pass, limits.now) {
                 self.task.parts.metrics.feed_lag(self.task.feed, pass.name(), lag);
             }
-            let glance = || self.cursor.glance(limits, self.settings.start).filter(|_| pass == Pass::Live);
+            let glance =
+                || self.cursor.glance(limits, self.settings.start).filter(|_| pass == Pass::Live);
             let Some(window) = self.cursor.next(pass, limits, &pace).or_else(glance) else {
                 self.schedule(pass).due = began + interval;
                 continue;
@@ -245,13 +256,15 @@ impl<'a> Tenure<'a> {
             }
             return Ok(());
         }
-        let due = self.live.due.min(self.late.due).min(self.backfill.due).min(Instant::now() + BEAT);
+        let due =
+            self.live.due.min(self.late.due).min(self.backfill.due).min(Instant::now() + BEAT);
         match self.wait(due.saturating_duration_since(Instant::now())).await? {
             Woken::Due | Woken::Decided => Ok(()),
         }
     }
 
-    /// Goes back with the ERP's clock where somebody set it behind the watermark; what was published is not published again.
+    /// Goes back with the ERP's clock where somebody set it behind the watermark; what was
+    /// published is not published again.
     async fn follow_the_erps_clock(&mut self) -> Result<(), Stop> {
         let (feed, edition) = (self.task.feed, self.settings.edition);
         let limits = self.limits();
@@ -261,7 +274,8 @@ impl<'a> Tenure<'a> {
             None => (self.clock_seen, self.too_far) = (Some(erp.asked), false),
             Some(Ok(next)) => {
                 self.too_far = false;
-                let (before, after) = (self.cursor.checkpoint().watermark, next.checkpoint().watermark);
+                let (before, after) =
+                    (self.cursor.checkpoint().watermark, next.checkpoint().watermark);
                 tracing::warn!(
                     feed.name = feed.name(),
                     feed.watermark.before = %before,
@@ -295,7 +309,8 @@ impl<'a> Tenure<'a> {
     pub(super) fn backfill_begins(&mut self) {
         let position = self.cursor.checkpoint().backfill_position;
         self.backfill = Schedule::new(self.settings);
-        self.backfilling = Began { at: Instant::now(), position: position.unwrap_or_default(), rows: 0 };
+        self.backfilling =
+            Began { at: Instant::now(), position: position.unwrap_or_default(), rows: 0 };
         if position.is_none() {
             self.task.status.feed(self.task.feed, |status| status.backfill = None);
         }
@@ -310,8 +325,15 @@ impl<'a> Tenure<'a> {
             page_size: query::page_size(feed, self.settings),
             budget: Some(pace.budget()),
             splittable: window.splittable(),
-            // Where unsafe timing is allowed a lag may be shorter than the visibility; then it is what can be asked for.
-            closes_at: Some(closes_at(window, self.settings.max_visibility.min(self.settings.safety_lag).min(self.settings.late_to))),
+            // Where unsafe timing is allowed a lag may be shorter than the visibility; then it is
+            // what can be asked for.
+            closes_at: Some(closes_at(
+                window,
+                self.settings
+                    .max_visibility
+                    .min(self.settings.safety_lag)
+                    .min(self.settings.late_to),
+            )),
         };
         let queries = query::of_window(feed, self.settings, window);
         crash::point(Point::WindowChosen);
@@ -341,7 +363,8 @@ impl<'a> Tenure<'a> {
                     erp.skew_ms = self.clock.skew_ms(),
                     "the ERP's clock is behind, the window is chosen anew"
                 );
-                // The clock has been read by now, so the next choice differs; no faster than the ERP's own second.
+                // The clock has been read by now, so the next choice differs; no faster than the
+                // ERP's own second.
                 let pause = Duration::from_millis(250).min(self.settings.poll_interval);
                 Ok(Turn::Failed(pause))
             }
@@ -363,11 +386,23 @@ impl<'a> Tenure<'a> {
             Some(Ok(Gathered::Rows { rows, known, pages, calls })) => {
                 crash::point(Point::WindowFetched);
                 let count = rows.len() + known;
-                let mut reading = Reading { pass, window, limits, rows: count, next: self.cursor.after(pass, window, limits) };
+                let mut reading = Reading {
+                    pass,
+                    window,
+                    limits,
+                    rows: count,
+                    next: self.cursor.after(pass, window, limits),
+                };
                 let publish = tracing::info_span!(parent: &span, "publish", rows = count);
                 match self.publish(rows, known, &mut reading).instrument(publish).await? {
                     Ok(counts) => {
-                        self.task.parts.metrics.feed_window(feed, pass.name(), count, counts.unchanged, calls as usize);
+                        self.task.parts.metrics.feed_window(
+                            feed,
+                            pass.name(),
+                            count,
+                            counts.unchanged,
+                            calls as usize,
+                        );
                         self.schedule(pass).pace.read(window, pages);
                         Ok(self.moved(reading, counts))
                     }
@@ -386,7 +421,14 @@ impl<'a> Tenure<'a> {
         };
         let parts = &self.task.parts;
         let call = call_of(self.task.feed, self.settings.edition);
-        Reader::new(parts.erp.clone(), Arc::clone(&parts.metrics), self.task.feed, call, class, self.clock)
+        Reader::new(
+            parts.erp.clone(),
+            Arc::clone(&parts.metrics),
+            self.task.feed,
+            call,
+            class,
+            self.clock,
+        )
     }
 
     /// Keeps what a reader learnt.
@@ -402,7 +444,8 @@ impl<'a> Tenure<'a> {
     /// Polls less often while the quota is short, and says so.
     fn adapt(&mut self, waited: Duration) {
         let turned = self.stretch.after(waited);
-        let (feed, configured, now) = (self.task.feed, self.settings.poll_interval, self.stretch.interval());
+        let (feed, configured, now) =
+            (self.task.feed, self.settings.poll_interval, self.stretch.interval());
         let (waited, every) = (rounded(waited), duration_text(rounded(now)));
         let why = self.stretch.is_stretched().then(|| {
             format!(
@@ -412,8 +455,13 @@ impl<'a> Tenure<'a> {
             )
         });
         match (turned, &why) {
-            (Turned::Short, Some(why)) => tracing::warn!(feed.name = feed.name(), "the quota is short: {why}"),
-            (Turned::Relaxed, _) => tracing::info!(feed.name = feed.name(), "the quota suffices again, the feed polls every {every}"),
+            (Turned::Short, Some(why)) => {
+                tracing::warn!(feed.name = feed.name(), "the quota is short: {why}")
+            }
+            (Turned::Relaxed, _) => tracing::info!(
+                feed.name = feed.name(),
+                "the quota suffices again, the feed polls every {every}"
+            ),
             (Turned::Short | Turned::Nothing, _) => {}
         }
         self.task.status.feed(feed, |status| {
@@ -445,7 +493,8 @@ impl<'a> Tenure<'a> {
         self.task.status.feed(feed, |status| {
             status.events += counts.events as u64;
             status.dead_letters += counts.dead_letters as u64;
-            status.latest_late_row_ms = status.latest_late_row_ms.max(counts.latest_late_row.map(crate::clock::millis));
+            status.latest_late_row_ms =
+                status.latest_late_row_ms.max(counts.latest_late_row.map(crate::clock::millis));
             if let Some(late) = counts.latest_late_row {
                 status.advice = Some(late_advice(feed, late));
             } else if pass == Pass::Backfill && counts.missed > 0 {
@@ -472,7 +521,8 @@ impl<'a> Tenure<'a> {
             Pass::Late => {}
             Pass::Backfill => self.backfilling.rows += rows as u64,
         }
-        let first_read = at.snapshot.then(|| self.first_read.progress(start, limits.live, at.watermark));
+        let first_read =
+            at.snapshot.then(|| self.first_read.progress(start, limits.live, at.watermark));
         let backfill = at
             .backfill_from
             .zip(at.backfill_to)
@@ -490,7 +540,12 @@ impl<'a> Tenure<'a> {
         });
         if pass == Pass::Backfill && caught_up {
             let (rows, events) = (at.backfill_rows.unwrap_or(0), at.backfill_events.unwrap_or(0));
-            tracing::info!(feed.name = feed.name(), backfill.rows = rows, backfill.events = events, "backfill finished");
+            tracing::info!(
+                feed.name = feed.name(),
+                backfill.rows = rows,
+                backfill.events = events,
+                "backfill finished"
+            );
         }
         if was_snapshot && !at.snapshot {
             tracing::info!(feed.name = feed.name(), feed.watermark = %at.watermark, "first read finished, the feed is live");
@@ -521,11 +576,15 @@ impl<'a> Tenure<'a> {
         let failures = self.schedule(pass).failures.min(16);
         let growing = (Duration::from_millis(500) * 2_u32.saturating_pow(failures)).min(poll);
         let (phase, pause) = match fault {
-            FetchFault::Query(QueryFault::Throttled { .. } | QueryFault::Unreachable { .. } | QueryFault::Unusable { .. }) => {
-                (FeedPhase::Waiting, growing)
-            }
+            FetchFault::Query(
+                QueryFault::Throttled { .. }
+                | QueryFault::Unreachable { .. }
+                | QueryFault::Unusable { .. },
+            ) => (FeedPhase::Waiting, growing),
             FetchFault::Query(QueryFault::Misconfigured { .. }) => (FeedPhase::Paused, poll),
-            FetchFault::Query(QueryFault::Rejected { .. }) | FetchFault::PagingIgnored { .. } => (FeedPhase::Paused, poll * 5),
+            FetchFault::Query(QueryFault::Rejected { .. }) | FetchFault::PagingIgnored { .. } => {
+                (FeedPhase::Paused, poll * 5)
+            }
         };
         tracing::warn!(
             feed.name = self.task.feed.name(),
@@ -546,5 +605,9 @@ impl<'a> Tenure<'a> {
 
 /// For people: whole seconds, where there are any.
 fn rounded(span: Duration) -> Duration {
-    if span < Duration::from_secs(1) { Duration::from_millis(crate::clock::millis(span)) } else { Duration::from_secs(span.as_secs()) }
+    if span < Duration::from_secs(1) {
+        Duration::from_millis(crate::clock::millis(span))
+    } else {
+        Duration::from_secs(span.as_secs())
+    }
 }

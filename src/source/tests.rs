@@ -64,7 +64,8 @@ impl Bench {
         .unwrap()
         .settings
         .kafka;
-        let scribe = Scribe::new(&topics, &kafka, feed, edition, "seller", Arc::clone(&codec), markers);
+        let scribe =
+            Scribe::new(&topics, &kafka, feed, edition, "seller", Arc::clone(&codec), markers);
         Self { feed, edition, codec, scribe, state: RefCell::default() }
     }
 
@@ -74,7 +75,13 @@ impl Bench {
 
     fn compare(&self, row: Row) -> Finding {
         let lookup = |key: &StateKey| Ok(self.state.borrow().get(key.bytes()).cloned());
-        let differ = Differ { feed: self.feed, edition: self.edition, codec: &self.codec, unseen: Op::Create, lookup: &lookup };
+        let differ = Differ {
+            feed: self.feed,
+            edition: self.edition,
+            codec: &self.codec,
+            unseen: Op::Create,
+            lookup: &lookup,
+        };
         differ.compare(row).unwrap()
     }
 
@@ -82,10 +89,12 @@ impl Bench {
     fn publish(&self, json: &serde_json::Value, asked_at: i64) -> Option<Piece> {
         let piece = match self.compare(self.row(json, asked_at)) {
             Finding::Same(_) | Finding::Told => return None,
-            Finding::Change(change) => match self.scribe.change(&change, WINDOW, Snapshot::No, Timestamp(1)) {
-                Ok(piece) => piece,
-                Err(misfit) => self.scribe.dead_letter(&change.row, &misfit).unwrap(),
-            },
+            Finding::Change(change) => {
+                match self.scribe.change(&change, WINDOW, Snapshot::No, Timestamp(1)) {
+                    Ok(piece) => piece,
+                    Err(misfit) => self.scribe.dead_letter(&change.row, &misfit).unwrap(),
+                }
+            }
             Finding::Misfit { row, misfit } => self.scribe.dead_letter(&row, &misfit).unwrap(),
             Finding::AskAgain { .. } => panic!("asked for again: {json}"),
         };
@@ -123,16 +132,23 @@ fn a_record_is_created_once_and_updated_with_what_it_was() {
     assert_eq!((&*piece.event.topic, piece.event.partition), ("outbounds", None));
     assert_eq!(piece.state.key.as_deref(), Some(&br#"["return_outbounds","9258"]"#[..]));
     let state = bench.codec.decode_feed_state(piece.state.value.as_deref().unwrap()).unwrap();
-    assert_eq!((state.kind, state.modified), (StateKind::Record, Timestamp::from_beijing("2019-05-18 17:52:41")));
+    assert_eq!(
+        (state.kind, state.modified),
+        (StateKind::Record, Timestamp::from_beijing("2019-05-18 17:52:41"))
+    );
 
     assert!(bench.publish(&first, 20).is_none(), "the same JSON");
-    let reordered: serde_json::Value = serde_json::from_str(&first.to_string().replace("1.0000", "1.00000")).unwrap();
+    let reordered: serde_json::Value =
+        serde_json::from_str(&first.to_string().replace("1.0000", "1.00000")).unwrap();
     assert!(bench.publish(&reordered, 30).is_none(), "other text, same content");
 
     let event = bench.event(&order("2019-05-18 18:00:00", 110), 40);
     assert_eq!(event["op"], "u");
     assert_eq!(event["source"]["snapshot"], "false");
-    assert_eq!((&event["source"]["edition"], &event["source"]["db"]), (&"enterprise".into(), &"seller".into()));
+    assert_eq!(
+        (&event["source"]["edition"], &event["source"]["db"]),
+        (&"enterprise".into(), &"seller".into())
+    );
     assert_eq!(event["before"]["modified"], "2019-05-18T09:52:41.000Z", "{event}");
     assert_eq!(event["after"]["modified"], "2019-05-18T10:00:00.000Z");
 }
@@ -142,10 +158,18 @@ fn an_older_version_is_asked_for_and_then_believed() {
     let bench = outbounds();
     bench.publish(&order("2019-05-18 18:00:00", 95), 10).unwrap();
     let row = bench.row(&order("2019-05-18 17:00:00", 110), 20);
-    let Finding::AskAgain { kept, record } = bench.compare(row.clone()) else { panic!("published unasked") };
+    let Finding::AskAgain { kept, record } = bench.compare(row.clone()) else {
+        panic!("published unasked")
+    };
     assert_eq!((record.status, record.return_no.as_deref()), (Some(110), Some("CR201905180002")));
     let lookup = |_: &StateKey| Ok(None);
-    let differ = Differ { feed: bench.feed, edition: bench.edition, codec: &bench.codec, unseen: Op::Create, lookup: &lookup };
+    let differ = Differ {
+        feed: bench.feed,
+        edition: bench.edition,
+        codec: &bench.codec,
+        unseen: Op::Create,
+        lookup: &lookup,
+    };
     let same = bench.row(&order("2019-05-18 18:00:00", 95), 30);
     assert!(matches!(differ.confirm(kept.clone(), same), Ok(Finding::Told)));
     let Ok(Finding::Change(change)) = differ.confirm(kept, row) else { panic!("not believed") };
@@ -158,10 +182,21 @@ fn a_record_damaged_on_the_way_is_asked_for_again() {
     let bench = outbounds();
     let whole = order("2019-05-18 18:00:00", 95).to_string();
     let lookup = |_: &StateKey| Ok(None);
-    let differ = Differ { feed: bench.feed, edition: bench.edition, codec: &bench.codec, unseen: Op::Create, lookup: &lookup };
-    let row = Row::new(RawRecord::new(bench.feed, whole.replace("\"CR", "\"CR\\x").into()), Timestamp(10));
+    let differ = Differ {
+        feed: bench.feed,
+        edition: bench.edition,
+        codec: &bench.codec,
+        unseen: Op::Create,
+        lookup: &lookup,
+    };
+    let row = Row::new(
+        RawRecord::new(bench.feed, whole.replace("\"CR", "\"CR\\x").into()),
+        Timestamp(10),
+    );
     assert_eq!(row.id.as_deref(), Some("9258"), "as far as that it can be read");
-    let Err(DiffFault::Answer(fault)) = differ.compare(row.clone()) else { panic!("taken for an answer") };
+    let Err(DiffFault::Answer(fault)) = differ.compare(row.clone()) else {
+        panic!("taken for an answer")
+    };
     assert_eq!(
         fault.to_string(),
         format!(
@@ -182,9 +217,17 @@ fn a_misfit_goes_to_the_dead_letters_once_per_content() {
     assert_eq!(piece.told, Told::DeadLetter);
     assert_eq!(piece.event.value.as_deref(), Some(broken.to_string().as_bytes()), "byte for byte");
     assert_eq!(piece.event.key.as_deref(), Some(&br#"["return_outbounds","9258"]"#[..]));
-    let headers: BTreeMap<_, _> = piece.event.headers.iter().map(|(name, value)| (name.as_str(), value.clone().unwrap())).collect();
+    let headers: BTreeMap<_, _> = piece
+        .event
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.clone().unwrap()))
+        .collect();
     assert_eq!(headers["__connect.errors.topic"], b"outbounds");
-    assert!(String::from_utf8_lossy(&headers["__connect.errors.exception.message"]).contains("modified"));
+    assert!(
+        String::from_utf8_lossy(&headers["__connect.errors.exception.message"])
+            .contains("modified")
+    );
     assert!(bench.publish(&broken, 30).is_none());
     let event = bench.event(&order("2019-05-18 18:00:00", 110), 40);
     assert_eq!(event["op"], "u");
@@ -207,26 +250,50 @@ fn a_record_that_kafka_does_not_take_goes_to_the_dead_letters_and_a_large_before
     bench.publish(&sized("2019-05-18 17:52:41", 9_000), 10).unwrap();
     let piece = bench.publish(&sized("2019-05-18 17:52:42", 9_001), 20).unwrap();
     let event = bench.codec.to_json(piece.event.value.as_deref().unwrap()).unwrap();
-    assert_eq!((&event["op"], event["before"].is_null()), (&"u".into(), true), "both together are too large");
+    assert_eq!(
+        (&event["op"], event["before"].is_null()),
+        (&"u".into(), true),
+        "both together are too large"
+    );
 
     let huge = sized("2019-05-18 17:52:43", 30_000);
     let piece = bench.publish(&huge, 30).unwrap();
     assert_eq!((piece.told, piece.event.value.as_deref()), (Told::DeadLetter, None));
-    let header = |name: &str| piece.event.headers.iter().find(|(key, _)| key == name).and_then(|(_, value)| value.clone()).unwrap();
+    let header = |name: &str| {
+        piece
+            .event
+            .headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .and_then(|(_, value)| value.clone())
+            .unwrap()
+    };
     assert_eq!(header("wdt.record.bytes"), huge.to_string().len().to_string().into_bytes());
-    assert!(String::from_utf8(header("__connect.errors.exception.message")).unwrap().contains("message.max.bytes"));
-    assert_eq!(bench.event(&sized("2019-05-18 17:52:44", 10), 40)["op"], "u", "the last version that fitted is `before`");
+    assert!(
+        String::from_utf8(header("__connect.errors.exception.message"))
+            .unwrap()
+            .contains("message.max.bytes")
+    );
+    assert_eq!(
+        bench.event(&sized("2019-05-18 17:52:44", 10), 40)["op"],
+        "u",
+        "the last version that fitted is `before`"
+    );
 }
 
 #[test]
 fn an_unchanged_row_is_known_by_its_hash_without_being_decoded() {
     let bench = outbounds();
     let piece = bench.publish(&order("2019-05-18 17:52:41", 95), 10).unwrap();
-    // The same id with JSON that cannot be decoded, under the hash that was published: a decode would notice.
+    // The same id with JSON that cannot be decoded, under the hash that was published: a decode
+    // would notice.
     let broken = bench.row(&order("yesterday", 95), 20);
     let mut state = bench.codec.decode_feed_state(piece.state.value.as_deref().unwrap()).unwrap();
     state.content_hash = broken.hash.to_vec();
-    bench.state.borrow_mut().insert(piece.state.key.clone().unwrap(), bench.codec.encode_feed_state(&state).unwrap());
+    bench
+        .state
+        .borrow_mut()
+        .insert(piece.state.key.clone().unwrap(), bench.codec.encode_feed_state(&state).unwrap());
     assert!(matches!(bench.compare(broken), Finding::Same(_)));
 }
 
@@ -235,12 +302,16 @@ fn the_command_behind_an_order_stands_in_the_source_only() {
     struct One;
     impl MarkerIndex for One {
         fn lookup(&self, return_no: &str, remark: &str) -> Option<(String, String)> {
-            (return_no == "CR201905180002" && remark.starts_with("#MARK ")).then(|| ("c-1".to_owned(), "#MARK".to_owned()))
+            (return_no == "CR201905180002" && remark.starts_with("#MARK "))
+                .then(|| ("c-1".to_owned(), "#MARK".to_owned()))
         }
     }
     let bench = Bench::new(Feed::ReturnOutbounds, Edition::Enterprise, Arc::new(One));
     let event = bench.event(&order("2019-05-18 17:52:41", 95), 10);
-    assert_eq!((&event["source"]["command_id"], &event["source"]["marker"]), (&"c-1".into(), &"#MARK".into()));
+    assert_eq!(
+        (&event["source"]["command_id"], &event["source"]["marker"]),
+        (&"c-1".into(), &"#MARK".into())
+    );
     let event = outbounds().event(&order("2019-05-18 17:52:41", 95), 10);
     assert!(event["source"]["command_id"].is_null());
 }
@@ -248,9 +319,13 @@ fn the_command_behind_an_order_stands_in_the_source_only() {
 #[test]
 fn checkpoints_and_barriers_have_keys_of_their_own() {
     let bench = outbounds();
-    let checkpoint = super::window::Cursor::resume(None, Timestamp(5_000), "f").0.checkpoint().clone();
+    let checkpoint =
+        super::window::Cursor::resume(None, Timestamp(5_000), "f").0.checkpoint().clone();
     let written = bench.scribe.checkpoint(&checkpoint).unwrap();
-    assert_eq!((written.key.as_deref(), written.partition), (Some(&br#"["return_outbounds"]"#[..]), Some(1)));
+    assert_eq!(
+        (written.key.as_deref(), written.partition),
+        (Some(&br#"["return_outbounds"]"#[..]), Some(1))
+    );
     let state = bench.codec.decode_feed_state(written.value.as_deref().unwrap()).unwrap();
     assert_eq!((state.kind, state.checkpoint), (StateKind::Checkpoint, Some(checkpoint)));
     let barrier = bench.scribe.barrier("n".to_owned()).unwrap();

@@ -1,8 +1,9 @@
 //! Hop 1: checkpoint + now → [`Window`]. Pure: `now` is always an argument.
 //!
-//! Three passes read the same feed, each with a position of its own in the checkpoint: the live pass, the late pass
-//! behind it, and a backfill. A position only ever grows, and only by a window that was read and published; it goes back
-//! when an operator says so, or when the ERP's clock does ([`Cursor::behind`]).
+//! Three passes read the same feed, each with a position of its own in the checkpoint: the live
+//! pass, the late pass behind it, and a backfill. A position only ever grows, and only by a window
+//! that was read and published; it goes back when an operator says so, or when the ERP's clock does
+//! ([`Cursor::behind`]).
 
 use std::time::Duration;
 
@@ -14,16 +15,19 @@ use crate::{
 
 use super::order::{BackfillOrder, WatermarkOrder};
 
-/// The ERP accepts at most 30 days between start and end; its own example is a second short of that.
+/// The ERP accepts at most 30 days between start and end; its own example is a second short of
+/// that.
 const LONGEST: i64 = 30 * 86_400 - 1;
 
 /// What a first window aims at before any count is known.
 const FIRST_AIM: i64 = 86_400;
 
-/// A measured clock error up to this much is part of `safety_lag` already (default 65 s = 60 s visibility + 5 s).
+/// A measured clock error up to this much is part of `safety_lag` already (default 65 s = 60 s
+/// visibility + 5 s).
 const TOLERATED_ERROR: Duration = Duration::from_secs(5);
 
-/// A watermark follows the ERP's clock back at most so far by itself: a `Date` that is nonsense must not have years read again.
+/// A watermark follows the ERP's clock back at most so far by itself: a `Date` that is nonsense
+/// must not have years read again.
 const FURTHEST_BACK: Duration = Duration::from_secs(86_400);
 
 /// The ERP's clock lies this far behind the watermark.
@@ -38,7 +42,8 @@ pub struct Window {
 }
 
 impl Window {
-    /// Seconds from start to end. Consecutive windows share a second, so a step is never shorter than one.
+    /// Seconds from start to end. Consecutive windows share a second, so a step is never shorter
+    /// than one.
     #[must_use]
     pub fn seconds(self) -> i64 {
         self.end.seconds() - self.start.seconds()
@@ -79,20 +84,23 @@ pub struct ErpClock {
 }
 
 impl ErpClock {
-    /// Notes an answer's `Date`. It is cut to a second and was written between `asked` and `received`.
+    /// Notes an answer's `Date`. It is cut to a second and was written between `asked` and
+    /// `received`.
     pub fn observe(&mut self, date: Timestamp, asked: Timestamp, received: Timestamp) {
         let low = date.0 - received.0;
         let high = date.0 + 1000 - asked.0;
         self.sample = Some((low, low.midpoint(high)));
     }
 
-    /// The earlier of our clock and the ERP's; a window that ends before it (less the lag) is closed for both.
+    /// The earlier of our clock and the ERP's; a window that ends before it (less the lag) is
+    /// closed for both.
     #[must_use]
     pub fn now(&self, ours: Timestamp) -> Timestamp {
         self.sample.map_or(ours, |(low, _)| Timestamp(ours.0.min(ours.0.saturating_add(low))))
     }
 
-    /// (ERP's clock − ours) in milliseconds, as far as one can tell; `None` before the first answer.
+    /// (ERP's clock − ours) in milliseconds, as far as one can tell; `None` before the first
+    /// answer.
     #[must_use]
     pub fn skew_ms(&self) -> Option<i64> {
         self.sample.map(|(_, guess)| guess)
@@ -102,12 +110,16 @@ impl ErpClock {
         Duration::from_millis(self.skew_ms().map_or(0, i64::unsigned_abs))
     }
 
-    /// `span` (a lag behind now), widened where the measured clock error is more than it allows for, so that
-    /// lag ≥ clock error + visibility goes on holding (protocol.md, inequality 10).
+    /// `span` (a lag behind now), widened where the measured clock error is more than it allows
+    /// for, so that lag ≥ clock error + visibility goes on holding (protocol.md, inequality 10).
     #[must_use]
     pub fn widen(&self, span: Duration, max_visibility: Duration) -> Duration {
         let error = self.error();
-        if error <= TOLERATED_ERROR { span } else { (span + (error - TOLERATED_ERROR)).max(error + max_visibility) }
+        if error <= TOLERATED_ERROR {
+            span
+        } else {
+            (span + (error - TOLERATED_ERROR)).max(error + max_visibility)
+        }
     }
 }
 
@@ -164,7 +176,8 @@ impl Pace {
         window.seconds().saturating_mul(room) / i64::from(pages.max(1)).saturating_mul(5)
     }
 
-    /// A window was read within the budget: grow, at most twofold, where it was as long as aimed at.
+    /// A window was read within the budget: grow, at most twofold, where it was as long as aimed
+    /// at.
     pub fn read(&mut self, window: Window, pages: u32) {
         if window.seconds() >= self.seconds {
             let grown = self.seconds.saturating_mul(2);
@@ -210,7 +223,11 @@ pub struct Cursor {
 impl Cursor {
     /// Goes on from a stored checkpoint, or begins at `start`.
     #[must_use]
-    pub fn resume(stored: Option<Checkpoint>, start: Timestamp, filters_hash: &str) -> (Self, Resumed) {
+    pub fn resume(
+        stored: Option<Checkpoint>,
+        start: Timestamp,
+        filters_hash: &str,
+    ) -> (Self, Resumed) {
         let start = start.floor_second();
         let fresh = || Checkpoint {
             watermark: start,
@@ -228,25 +245,43 @@ impl Cursor {
             watermark_id: None,
         };
         let stored = stored.map(|mut checkpoint| {
-            if checkpoint.backfill_position.is_some() && checkpoint.backfill_position >= checkpoint.backfill_to {
+            if checkpoint.backfill_position.is_some()
+                && checkpoint.backfill_position >= checkpoint.backfill_to
+            {
                 end_backfill(&mut checkpoint, "finished");
             }
             checkpoint
         });
         match stored {
             None => (Self { checkpoint: fresh() }, Resumed::First),
-            Some(checkpoint) if checkpoint.filters_hash == filters_hash => (Self { checkpoint }, Resumed::AsLeft),
+            Some(checkpoint) if checkpoint.filters_hash == filters_hash => {
+                (Self { checkpoint }, Resumed::AsLeft)
+            }
             Some(checkpoint) if checkpoint.snapshot => {
                 // Orders that were carried out stay so.
                 let Checkpoint { backfill_last, backfill_end, watermark_id, .. } = checkpoint;
-                (Self { checkpoint: Checkpoint { backfill_last, backfill_end, watermark_id, ..fresh() } }, Resumed::FiltersChanged)
+                (
+                    Self {
+                        checkpoint: Checkpoint {
+                            backfill_last,
+                            backfill_end,
+                            watermark_id,
+                            ..fresh()
+                        },
+                    },
+                    Resumed::FiltersChanged,
+                )
             }
             // Nothing of what was read lies behind the start.
             Some(mut checkpoint) if start >= checkpoint.watermark => {
                 checkpoint.filters_hash = filters_hash.to_owned();
                 if checkpoint.backfill_id.take().is_some() {
                     // It has read its beginning with other filters: it begins again.
-                    (checkpoint.backfill_from, checkpoint.backfill_to, checkpoint.backfill_position) = (None, None, None);
+                    (
+                        checkpoint.backfill_from,
+                        checkpoint.backfill_to,
+                        checkpoint.backfill_position,
+                    ) = (None, None, None);
                 }
                 (Self { checkpoint }, Resumed::FiltersChanged)
             }
@@ -256,7 +291,8 @@ impl Cursor {
                     backfill_from: Some(start),
                     backfill_to: Some(checkpoint.watermark),
                     backfill_position: Some(start),
-                    // One that was asked for is begun again afterwards, as its id is not among the finished.
+                    // One that was asked for is begun again afterwards, as its id is not among the
+                    // finished.
                     backfill_id: None,
                     backfill_rows: Some(0),
                     backfill_events: Some(0),
@@ -267,7 +303,8 @@ impl Cursor {
         }
     }
 
-    /// The same for a feed that begins although an order about its watermark stands: that was about a state which is gone.
+    /// The same for a feed that begins although an order about its watermark stands: that was about
+    /// a state which is gone.
     #[must_use]
     pub fn begun_after(mut self, order: Option<WatermarkOrder>) -> Self {
         self.checkpoint.watermark_id = order.map(|order| order.id).or(self.checkpoint.watermark_id);
@@ -294,12 +331,13 @@ impl Cursor {
         }
     }
 
-    /// Where the passes stand once `window` has been published. `limits` are those the window was chosen with.
+    /// Where the passes stand once `window` has been published. `limits` are those the window was
+    /// chosen with.
     ///
-    /// A live window that lies as far back as the late pass stays is a late read as well, provided nothing unread
-    /// lies between: so a first read of years isn't repeated, and the late pass begins where the first window began
-    /// that reached further. That window doesn't count in part: what enters its end while its pages are read can hide
-    /// a record at its beginning.
+    /// A live window that lies as far back as the late pass stays is a late read as well, provided
+    /// nothing unread lies between: so a first read of years isn't repeated, and the late pass
+    /// begins where the first window began that reached further. That window doesn't count in part:
+    /// what enters its end while its pages are read can hide a record at its beginning.
     #[must_use]
     pub fn after(&self, pass: Pass, window: Window, limits: Limits) -> Self {
         let mut at = self.checkpoint.clone();
@@ -314,7 +352,9 @@ impl Cursor {
                 }
             }
             Pass::Late => at.late_watermark = at.late_watermark.max(window.end),
-            Pass::Backfill if at.backfill_to.is_none_or(|to| window.end >= to) => end_backfill(&mut at, "finished"),
+            Pass::Backfill if at.backfill_to.is_none_or(|to| window.end >= to) => {
+                end_backfill(&mut at, "finished")
+            }
             Pass::Backfill => at.backfill_position = Some(window.end),
         }
         Self { checkpoint: at }
@@ -324,14 +364,19 @@ impl Cursor {
     #[must_use]
     pub fn counted(mut self, rows: usize, events: usize) -> Self {
         let at = &mut self.checkpoint;
-        let add = |sum: Option<i64>, more: usize| Some(sum.unwrap_or(0).saturating_add_unsigned(more as u64));
-        (at.backfill_rows, at.backfill_events) = (add(at.backfill_rows, rows), add(at.backfill_events, events));
+        let add = |sum: Option<i64>, more: usize| {
+            Some(sum.unwrap_or(0).saturating_add_unsigned(more as u64))
+        };
+        (at.backfill_rows, at.backfill_events) =
+            (add(at.backfill_rows, rows), add(at.backfill_events, events));
         self
     }
 
-    /// Carries an order about a backfill out; `None` when there is nothing (more) to do about it now.
+    /// Carries an order about a backfill out; `None` when there is nothing (more) to do about it
+    /// now.
     ///
-    /// A backfill that changed filters started is finished first: without it records would stay unpublished.
+    /// A backfill that changed filters started is finished first: without it records would stay
+    /// unpublished.
     #[must_use]
     pub fn ordered(&self, order: &BackfillOrder) -> Option<Self> {
         let mut at = self.checkpoint.clone();
@@ -350,42 +395,59 @@ impl Cursor {
             let how = if order.cancelled { "cancelled" } else { "finished" };
             (at.backfill_last, at.backfill_end) = (Some(order.id.clone()), Some(how.to_owned()));
         } else {
-            (at.backfill_from, at.backfill_to, at.backfill_position) = (Some(from), Some(to), Some(from));
-            (at.backfill_id, at.backfill_rows, at.backfill_events) = (Some(order.id.clone()), Some(0), Some(0));
+            (at.backfill_from, at.backfill_to, at.backfill_position) =
+                (Some(from), Some(to), Some(from));
+            (at.backfill_id, at.backfill_rows, at.backfill_events) =
+                (Some(order.id.clone()), Some(0), Some(0));
         }
         Some(Self { checkpoint: at })
     }
 
-    /// Carries an order to set the watermark out, once by its id; it never comes closer to now than a window may end.
-    /// Both passes go on from there.
+    /// Carries an order to set the watermark out, once by its id; it never comes closer to now than
+    /// a window may end. Both passes go on from there.
     #[must_use]
     pub fn set(&self, order: &WatermarkOrder, limits: Limits) -> Option<Self> {
         if self.checkpoint.watermark_id.as_ref() == Some(&order.id) {
             return None;
         }
         let to = order.watermark.floor_second().min(limits.live);
-        let at = Checkpoint { watermark: to, late_watermark: to, watermark_id: Some(order.id.clone()), ..self.checkpoint.clone() };
+        let at = Checkpoint {
+            watermark: to,
+            late_watermark: to,
+            watermark_id: Some(order.id.clone()),
+            ..self.checkpoint.clone()
+        };
         Some(Self { checkpoint: at })
     }
 
-    /// A glance at the ERP for a feed whose watermark lies ahead of the earlier clock, as after somebody has set one back:
-    /// the last second a window could hold. It tells what the ERP's clock shows, or why the ERP refuses ours.
+    /// A glance at the ERP for a feed whose watermark lies ahead of the earlier clock, as after
+    /// somebody has set one back: the last second a window could hold. It tells what the ERP's
+    /// clock shows, or why the ERP refuses ours.
     #[must_use]
     pub fn glance(&self, limits: Limits, start: Timestamp) -> Option<Window> {
         let second = Window { start: limits.live.minus(Duration::from_secs(1)), end: limits.live };
         (self.checkpoint.watermark > limits.now && second.start >= start).then_some(second)
     }
 
-    /// The passes once the ERP's own clock was set back behind the watermark, `erp` being the latest it can show: what is
-    /// modified from then on bears times that were read already, so both passes go back behind them; `unseen` is how long
-    /// ago its clock was last seen to be right. `None` where nothing has to be done, `Some(Err)` where it is more than [`FURTHEST_BACK`]: that is read again on a person's word only.
+    /// The passes once the ERP's own clock was set back behind the watermark, `erp` being the
+    /// latest it can show: what is modified from then on bears times that were read already, so
+    /// both passes go back behind them; `unseen` is how long ago its clock was last seen to be
+    /// right. `None` where nothing has to be done, `Some(Err)` where it is more than
+    /// [`FURTHEST_BACK`]: that is read again on a person's word only.
     #[must_use]
-    pub fn behind(&self, erp: Timestamp, unseen: Duration, limits: Limits, start: Timestamp) -> Option<Result<Self, TooFar>> {
+    pub fn behind(
+        &self,
+        erp: Timestamp,
+        unseen: Duration,
+        limits: Limits,
+        start: Timestamp,
+    ) -> Option<Result<Self, TooFar>> {
         let at = &self.checkpoint;
         if erp >= at.watermark {
             return None;
         }
-        let reach = Duration::from_millis(u64::try_from(limits.now.0 - limits.late.0).unwrap_or(0)).max(unseen);
+        let reach = Duration::from_millis(u64::try_from(limits.now.0 - limits.late.0).unwrap_or(0))
+            .max(unseen);
         let to = erp.min(limits.now).minus(reach).floor_second().max(start.floor_second());
         let back = Duration::from_millis(u64::try_from(at.watermark.0 - to.0).unwrap_or(0));
         if back.is_zero() {
@@ -394,7 +456,8 @@ impl Cursor {
         if back > FURTHEST_BACK {
             return Some(Err(TooFar(back)));
         }
-        let checkpoint = Checkpoint { watermark: to, late_watermark: at.late_watermark.min(to), ..at.clone() };
+        let checkpoint =
+            Checkpoint { watermark: to, late_watermark: at.late_watermark.min(to), ..at.clone() };
         Some(Ok(Self { checkpoint }))
     }
 
@@ -515,7 +578,10 @@ mod tests {
         // This one reaches further: the late pass reads it again, whole.
         let cursor = cursor.after(Pass::Live, window(1_000, 1_935), first);
         assert_eq!(cursor.checkpoint().late_watermark, at(1_000));
-        assert_eq!(cursor.next(Pass::Late, limits(9_000, 8_935, 8_400), &pace), Some(window(1_000, 1_935)));
+        assert_eq!(
+            cursor.next(Pass::Late, limits(9_000, 8_935, 8_400), &pace),
+            Some(window(1_000, 1_935))
+        );
         let cursor = cursor.after(Pass::Late, window(1_000, 1_400), first);
         assert_eq!(cursor.next(Pass::Late, first, &pace), None);
     }
@@ -542,7 +608,8 @@ mod tests {
         let (resumed, _) = Cursor::resume(Some(half.checkpoint().clone()), at(100), "b");
         let done = resumed.after(Pass::Backfill, window(600, 5_000), now);
         assert_eq!(done.next(Pass::Backfill, now, &pace), None);
-        let counted = Checkpoint { backfill_rows: Some(0), backfill_events: Some(0), ..stored(false) };
+        let counted =
+            Checkpoint { backfill_rows: Some(0), backfill_events: Some(0), ..stored(false) };
         assert_eq!(done.checkpoint(), &Checkpoint { filters_hash: "b".into(), ..counted });
         let (cursor, _) = Cursor::resume(Some(stored(true)), at(100), "b");
         assert_eq!(cursor.checkpoint().watermark, at(100), "an unfinished first read begins again");
@@ -568,16 +635,28 @@ mod tests {
         let done = resumed.after(Pass::Backfill, window(300, 600), now).counted(1, 0);
         assert_eq!(done.next(Pass::Backfill, now, &pace), None);
         assert_eq!(done.ordered(&asked), None, "it is done");
-        let end = |cursor: &Cursor| (cursor.checkpoint().backfill_last.clone().unwrap(), cursor.checkpoint().backfill_end.clone().unwrap());
+        let end = |cursor: &Cursor| {
+            (
+                cursor.checkpoint().backfill_last.clone().unwrap(),
+                cursor.checkpoint().backfill_end.clone().unwrap(),
+            )
+        };
         assert_eq!(end(&done), ("one".into(), "finished".into()));
-        assert_eq!((done.checkpoint().backfill_rows, done.checkpoint().backfill_events), (Some(8), Some(2)));
+        assert_eq!(
+            (done.checkpoint().backfill_rows, done.checkpoint().backfill_events),
+            (Some(8), Some(2))
+        );
 
         let off = half.ordered(&BackfillOrder { cancelled: true, ..asked.clone() }).unwrap();
         assert_eq!(off.next(Pass::Backfill, now, &pace), None);
         assert_eq!(end(&off), ("one".into(), "cancelled".into()));
         assert_eq!(off.ordered(&asked), None, "called off for good");
         let other = half.ordered(&order("two", 700, 900)).unwrap();
-        assert_eq!(other.next(Pass::Backfill, now, &pace), Some(window(700, 900)), "a later order replaces it");
+        assert_eq!(
+            other.next(Pass::Backfill, now, &pace),
+            Some(window(700, 900)),
+            "a later order replaces it"
+        );
     }
 
     #[test]
@@ -585,7 +664,10 @@ mod tests {
         let pace = Pace::new(10);
         let (idle, _) = Cursor::resume(None, at(5_000), "a");
         let open = idle.ordered(&order("one", 7_900, 99_000)).unwrap();
-        assert_eq!(open.next(Pass::Backfill, limits(9_000, 8_000, 7_000), &pace), Some(window(7_900, 8_000)));
+        assert_eq!(
+            open.next(Pass::Backfill, limits(9_000, 8_000, 7_000), &pace),
+            Some(window(7_900, 8_000))
+        );
         let live = Checkpoint { snapshot: false, ..idle.checkpoint().clone() };
         let (filtered, _) = Cursor::resume(Some(live), at(100), "b");
         assert_eq!(filtered.ordered(&order("one", 0, 50)), None);
@@ -599,18 +681,37 @@ mod tests {
         let live = Checkpoint { snapshot: false, ..first.checkpoint().clone() };
         // Other filters, and a start behind which nothing was read.
         let (filtered, resumed) = Cursor::resume(Some(live.clone()), at(6_000), "b");
-        assert_eq!((resumed, filtered.checkpoint().backfill_position), (Resumed::FiltersChanged, None));
-        assert_eq!((filtered.checkpoint().watermark, filtered.checkpoint().filters_hash.as_str()), (at(5_000), "b"));
+        assert_eq!(
+            (resumed, filtered.checkpoint().backfill_position),
+            (Resumed::FiltersChanged, None)
+        );
+        assert_eq!(
+            (filtered.checkpoint().watermark, filtered.checkpoint().filters_hash.as_str()),
+            (at(5_000), "b")
+        );
         assert!(filtered.ordered(&order("one", 0, 50)).is_some());
         // One that an earlier version has stored.
-        let stuck = Checkpoint { backfill_from: Some(at(6_000)), backfill_to: Some(at(5_000)), backfill_position: Some(at(6_000)), ..live };
+        let stuck = Checkpoint {
+            backfill_from: Some(at(6_000)),
+            backfill_to: Some(at(5_000)),
+            backfill_position: Some(at(6_000)),
+            ..live
+        };
         let (healed, resumed) = Cursor::resume(Some(stuck), at(6_000), "a");
         assert_eq!((resumed, healed.checkpoint().backfill_position), (Resumed::AsLeft, None));
         assert!(healed.ordered(&order("one", 0, 50)).is_some());
         // Both ends within one second.
-        let within = BackfillOrder { id: "two".into(), from: Timestamp(7_000_100), to: Timestamp(7_000_900), cancelled: false };
+        let within = BackfillOrder {
+            id: "two".into(),
+            from: Timestamp(7_000_100),
+            to: Timestamp(7_000_900),
+            cancelled: false,
+        };
         let done = healed.ordered(&within).unwrap();
-        assert_eq!((done.checkpoint().backfill_end.as_deref(), done.checkpoint().backfill_position), (Some("finished"), None));
+        assert_eq!(
+            (done.checkpoint().backfill_end.as_deref(), done.checkpoint().backfill_position),
+            (Some("finished"), None)
+        );
         assert_eq!(done.ordered(&within), None);
     }
 
@@ -633,9 +734,13 @@ mod tests {
         let now = limits(9_000, 8_000, 7_000);
         let back = WatermarkOrder { id: "w".into(), watermark: at(300) };
         let set = cursor.set(&back, now).unwrap();
-        assert_eq!((set.checkpoint().watermark, set.checkpoint().late_watermark), (at(300), at(300)));
+        assert_eq!(
+            (set.checkpoint().watermark, set.checkpoint().late_watermark),
+            (at(300), at(300))
+        );
         assert_eq!(set.set(&back, now), None);
-        let ahead = set.set(&WatermarkOrder { id: "v".into(), watermark: at(99_000) }, now).unwrap();
+        let ahead =
+            set.set(&WatermarkOrder { id: "v".into(), watermark: at(99_000) }, now).unwrap();
         assert_eq!(ahead.checkpoint().watermark, at(8_000));
     }
 
@@ -649,18 +754,35 @@ mod tests {
         assert_eq!(cursor.glance(ours_back, at(0)), Some(window(96_334, 96_335)));
         assert_eq!(cursor.glance(ours_back, at(100_000)), None, "never before the feed's start");
         assert_eq!(cursor.behind(at(100_065), short, ours_back, at(0)), None);
-        let long = cursor.behind(at(96_401), Duration::from_secs(2_400), ours_back, at(0)).unwrap().unwrap();
+        let long = cursor
+            .behind(at(96_401), Duration::from_secs(2_400), ours_back, at(0))
+            .unwrap()
+            .unwrap();
         assert_eq!(long.checkpoint().watermark, at(94_000), "as far as nobody looked");
         // Both were: the late pass's reach behind the earlier of them.
         let back = cursor.behind(at(96_401), short, ours_back, at(0)).unwrap().unwrap();
-        assert_eq!((back.checkpoint().watermark, back.checkpoint().late_watermark), (at(95_800), at(95_800)));
+        assert_eq!(
+            (back.checkpoint().watermark, back.checkpoint().late_watermark),
+            (at(95_800), at(95_800))
+        );
         assert_eq!(back.behind(at(96_401), short, ours_back, at(0)), None, "once");
-        assert_eq!(cursor.behind(at(96_401), short, ours_back, at(100_000)), None, "never before the feed's start");
+        assert_eq!(
+            cursor.behind(at(96_401), short, ours_back, at(100_000)),
+            None,
+            "never before the feed's start"
+        );
         // Only the ERP's, so that it refuses ours: known from its refusals.
         let right = limits(100_065, 100_000, 99_465);
         assert_eq!(cursor.glance(right, at(0)), None);
-        assert_eq!(cursor.behind(at(96_401), short, right, at(0)).unwrap().unwrap().checkpoint().watermark, at(95_801));
-        assert_eq!(cursor.behind(at(5_000), short, right, at(0)), Some(Err(TooFar(Duration::from_secs(95_600)))), "a person decides");
+        assert_eq!(
+            cursor.behind(at(96_401), short, right, at(0)).unwrap().unwrap().checkpoint().watermark,
+            at(95_801)
+        );
+        assert_eq!(
+            cursor.behind(at(5_000), short, right, at(0)),
+            Some(Err(TooFar(Duration::from_secs(95_600)))),
+            "a person decides"
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! One event, one line: whatever a sender, the ERP or a registry wrote, it cannot begin a line of its own.
+//! One event, one line: whatever a sender, the ERP or a registry wrote, it cannot begin a line of
+//! its own.
 
 use std::{
     borrow::Cow,
@@ -30,10 +31,12 @@ fn is_forging(ch: char) -> bool {
         || matches!(ch, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{61c}')
 }
 
-/// Standard error for log lines. A formatter hands over each event in one piece that ends in the line's end.
+/// Standard error for log lines. A formatter hands over each event in one piece that ends in the
+/// line's end.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LogLines {
-    /// The formatter's own colours are let through; what it formats it has freed of escapes already.
+    /// The formatter's own colours are let through; what it formats it has freed of escapes
+    /// already.
     pub colours: bool,
 }
 
@@ -41,7 +44,11 @@ impl Write for LogLines {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(event);
         let line = text.strip_suffix('\n').unwrap_or(&text);
-        let line = if self.colours { Cow::Owned(line.replace('\n', "\\n").replace('\r', "\\r")) } else { one_line(line) };
+        let line = if self.colours {
+            Cow::Owned(line.replace('\n', "\\n").replace('\r', "\\r"))
+        } else {
+            one_line(line)
+        };
         aside(|| {
             let mut out = io::stderr().lock();
             out.write_all(line.as_bytes())?;

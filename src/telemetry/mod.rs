@@ -1,7 +1,8 @@
 //! Log lines and traces: what they look like, how much there is of them, where traces go.
 //!
-//! Log lines go to standard error, through a filter that can be changed while the process runs ([`Levels`]). Traces go to an
-//! OTLP collector where one is configured ([`otlp`]); they are not filtered by the log's level.
+//! Log lines go to standard error, through a filter that can be changed while the process runs
+//! ([`Levels`]). Traces go to an OTLP collector where one is configured ([`otlp`]); they are not
+//! filtered by the log's level.
 
 mod lines;
 mod otlp;
@@ -57,7 +58,8 @@ impl Levels {
     /// A log that stays as it is.
     #[must_use]
     pub fn fixed() -> Self {
-        let set: SetFilter = Box::new(|_| Err("the log of this process cannot be changed while it runs".to_owned()));
+        let set: SetFilter =
+            Box::new(|_| Err("the log of this process cannot be changed while it runs".to_owned()));
         Self(Arc::new(Inner { configured: String::new(), current: Mutex::default(), set }))
     }
 
@@ -67,7 +69,8 @@ impl Levels {
         self.0.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Puts a filter in force, such as `wdt_connector::sink=debug,info`; an empty one brings back the configured one.
+    /// Puts a filter in force, such as `wdt_connector::sink=debug,info`; an empty one brings back
+    /// the configured one.
     ///
     /// # Errors
     /// One sentence for a text that is no filter.
@@ -103,20 +106,36 @@ pub struct Telemetry {
 pub fn start(log: &LogSettings, collector: Option<Collector>) -> Result<Telemetry, String> {
     let (filter, handle) = reload::Layer::<EnvFilter, Registry>::new(parse(&log.level)?);
     // Without internal errors: a closed standard error must not end the process.
-    let colours = log.format == LogFormat::Human && io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let lines = tracing_subscriber::fmt::layer().with_writer(move || LogLines { colours }).log_internal_errors(false);
+    let colours = log.format == LogFormat::Human
+        && io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none();
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(move || LogLines { colours })
+        .log_internal_errors(false);
     let lines = match log.format {
         LogFormat::Human => lines.with_ansi(colours).boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed(),
+        LogFormat::Json => {
+            lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed()
+        }
     };
     let traces = collector.as_ref().map(|collector| {
         let ours = Targets::new().with_target(env!("CARGO_CRATE_NAME"), LevelFilter::INFO);
-        tracing_opentelemetry::layer().with_tracer(collector.tracer()).with_target(false).with_filter(ours)
+        tracing_opentelemetry::layer()
+            .with_tracer(collector.tracer())
+            .with_target(false)
+            .with_filter(ours)
     });
-    let started = tracing_subscriber::registry().with(lines.with_filter(filter)).with(traces).try_init();
+    let started =
+        tracing_subscriber::registry().with(lines.with_filter(filter)).with(traces).try_init();
     started.map_err(|error| format!("logging cannot be started: {error}"))?;
-    let set: SetFilter = Box::new(move |filter| handle.reload(filter).map_err(|error| format!("the filter cannot be changed: {error}")));
-    let levels = Levels(Arc::new(Inner { configured: log.level.clone(), current: Mutex::new(log.level.clone()), set }));
+    let set: SetFilter = Box::new(move |filter| {
+        handle.reload(filter).map_err(|error| format!("the filter cannot be changed: {error}"))
+    });
+    let levels = Levels(Arc::new(Inner {
+        configured: log.level.clone(),
+        current: Mutex::new(log.level.clone()),
+        set,
+    }));
     Ok(Telemetry { levels, collector })
 }
 
@@ -136,8 +155,13 @@ mod tests {
     #[test]
     fn a_text_that_is_no_filter_is_refused_and_the_one_in_force_stays() {
         let (_, handle) = reload::Layer::<EnvFilter, Registry>::new(parse("info").unwrap());
-        let set: SetFilter = Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string()));
-        let levels = Levels(Arc::new(Inner { configured: "info".into(), current: Mutex::new("info".into()), set }));
+        let set: SetFilter =
+            Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string()));
+        let levels = Levels(Arc::new(Inner {
+            configured: "info".into(),
+            current: Mutex::new("info".into()),
+            set,
+        }));
         let refused = levels.set("wdt_connector=loud").unwrap_err();
         assert!(refused.contains("loud") && refused.contains("is no log filter"), "{refused}");
         assert!(levels.set(&"a=info,".repeat(1000)).is_err());

@@ -1,4 +1,5 @@
-//! Traces to an OTLP collector: protobuf over HTTP, in batches, through our own client, so that there is one TLS stack.
+//! Traces to an OTLP collector: protobuf over HTTP, in batches, through our own client, so that
+//! there is one TLS stack.
 
 use std::{
     fmt,
@@ -28,7 +29,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Of an answer, at most so much is read: it holds a reason at best.
 const LARGEST_ANSWER: usize = 64 * 1024;
 
-/// The export of traces; spans wait in a bounded queue and are dropped, not waited for, when the collector is away.
+/// The export of traces; spans wait in a bounded queue and are dropped, not waited for, when the
+/// collector is away.
 pub struct Collector(SdkTracerProvider);
 
 impl fmt::Debug for Collector {
@@ -38,21 +40,29 @@ impl fmt::Debug for Collector {
 }
 
 impl Collector {
-    /// Exports to the endpoint, to whose path `/v1/traces` is added unless it is there. `instance` is this process's name.
+    /// Exports to the endpoint, to whose path `/v1/traces` is added unless it is there. `instance`
+    /// is this process's name.
     ///
     /// # Errors
     /// One sentence for an address or a `ca_file` that cannot be used.
     pub fn at(settings: &TraceSettings, instance: &str, runtime: Handle) -> Result<Self, String> {
         let endpoint = &settings.endpoint;
         let base = endpoint.trim_end_matches('/');
-        let address = if base.ends_with("/v1/traces") { base.to_owned() } else { format!("{base}/v1/traces") };
-        let fault = |error: &dyn fmt::Display| format!("telemetry.otlp_endpoint = {endpoint:?} cannot be used: {error}");
+        let address = if base.ends_with("/v1/traces") {
+            base.to_owned()
+        } else {
+            format!("{base}/v1/traces")
+        };
+        let fault = |error: &dyn fmt::Display| {
+            format!("telemetry.otlp_endpoint = {endpoint:?} cannot be used: {error}")
+        };
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .timeout(TIMEOUT)
             .user_agent(concat!("wdt-connector/", env!("CARGO_PKG_VERSION")));
-        let client = trusting(client, "telemetry.ca_file", settings.ca_file.as_deref(), is_https(&address))?;
+        let client =
+            trusting(client, "telemetry.ca_file", settings.ca_file.as_deref(), is_https(&address))?;
         let client = Client {
             client: client.build().map_err(|error| fault(&cause(error)))?,
             runtime,
@@ -74,7 +84,12 @@ impl Collector {
                 KeyValue::new("service.instance.id", instance.to_owned()),
             ])
             .build();
-        Ok(Self(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build()))
+        Ok(Self(
+            SdkTracerProvider::builder()
+                .with_batch_exporter(exporter)
+                .with_resource(resource)
+                .build(),
+        ))
     }
 
     pub(super) fn tracer(&self) -> SdkTracer {
@@ -88,7 +103,8 @@ impl Collector {
     }
 }
 
-/// The exporter runs on a thread without a reactor: each request is carried out on the process's own.
+/// The exporter runs on a thread without a reactor: each request is carried out on the process's
+/// own.
 struct Client {
     client: reqwest::Client,
     runtime: Handle,
@@ -104,7 +120,8 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// Said once when it begins and once when it ends: a collector that is away is no reason to fill the log.
+    /// Said once when it begins and once when it ends: a collector that is away is no reason to
+    /// fill the log.
     fn note(&self, result: &Result<Response<Bytes>, HttpError>) {
         let failure = match result {
             Ok(response) if response.status().is_success() => None,
@@ -152,7 +169,8 @@ impl HttpClient for Client {
         Self: 'async_trait,
     {
         let (head, body) = request.into_parts();
-        let request = self.client.request(head.method, head.uri.to_string()).headers(head.headers).body(body);
+        let request =
+            self.client.request(head.method, head.uri.to_string()).headers(head.headers).body(body);
         let sending = self.runtime.spawn(send(request));
         Box::pin(async move {
             let result = sending.await.unwrap_or_else(|error| Err(error.into()));

@@ -1,4 +1,5 @@
-//! The trace of one command: a root span from its delivery to its settlement, one span for each hop it waits in.
+//! The trace of one command: a root span from its delivery to its settlement, one span for each hop
+//! it waits in.
 
 use std::sync::Arc;
 
@@ -36,7 +37,8 @@ impl Extractor for Carrier<'_> {
     }
 }
 
-/// The trace id in a record's `traceparent` header, 32 hexadecimal digits; `None` without a valid one.
+/// The trace id in a record's `traceparent` header, 32 hexadecimal digits; `None` without a valid
+/// one.
 #[must_use]
 pub fn trace_id(headers: &Headers) -> Option<String> {
     let context = TraceContextPropagator::new().extract(&Carrier(headers));
@@ -78,7 +80,9 @@ impl Trace {
             Hop::Command | Hop::Window(_) => Span::none(),
             Hop::Validate => tracing::info_span!(parent: root, "validate"),
             Hop::Journal => tracing::info_span!(parent: root, "journal"),
-            Hop::Call => tracing::info_span!(parent: root, "call", erp.call = Empty, erp.answer = Empty),
+            Hop::Call => {
+                tracing::info_span!(parent: root, "call", erp.call = Empty, erp.answer = Empty)
+            }
             Hop::Outcome => tracing::info_span!(parent: root, "outcome"),
             Hop::Settle => tracing::info_span!(parent: root, "settle"),
             Hop::Fetch(_) => tracing::info_span!(parent: root, "fetch"),
@@ -112,13 +116,19 @@ mod tests {
 
     #[test]
     fn only_a_valid_traceparent_names_a_trace() {
-        let headers = |value: &str| vec![("traceparent".to_owned(), Some(value.as_bytes().to_vec()))];
+        let headers =
+            |value: &str| vec![("traceparent".to_owned(), Some(value.as_bytes().to_vec()))];
         let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         assert_eq!(trace_id(&headers(good)).as_deref(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
-        for bad in ["", "00-00000000000000000000000000000000-00f067aa0ba902b7-01", "ff-4bf92f35", "x\r\ny"] {
+        for bad in
+            ["", "00-00000000000000000000000000000000-00f067aa0ba902b7-01", "ff-4bf92f35", "x\r\ny"]
+        {
             assert_eq!(trace_id(&headers(bad)), None, "{bad}");
         }
         assert_eq!(trace_id(&[("traceparent".to_owned(), None)]), None);
-        assert_eq!(Trace::begin(("R", "c"), &headers(good)).id(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+        assert_eq!(
+            Trace::begin(("R", "c"), &headers(good)).id(),
+            Some("4bf92f3577b34da6a3ce929d0e0e4736")
+        );
     }
 }

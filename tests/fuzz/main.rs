@@ -1,4 +1,5 @@
-//! Bytes nobody meant, for everything that reads from outside: no panic, a typed outcome each, allocation and time bounded.
+//! Bytes nobody meant, for everything that reads from outside: no panic, a typed outcome each,
+//! allocation and time bounded.
 //!
 //! ```text
 //! corpus (kept files) ─▶ mutate ─▶ target ─▶ one word of a closed set; every word must be seen
@@ -38,7 +39,8 @@ static ALLOCATIONS: PeakAlloc = PeakAlloc;
 /// What one input may allocate at most: this, and so much for each of its bytes.
 const MOST_BYTES: usize = 512 * 1024;
 const MOST_BYTES_PER_BYTE: usize = 64;
-/// What one input may cost in CPU time, in a build without optimisation: this, and so much for each kilobyte.
+/// What one input may cost in CPU time, in a build without optimisation: this, and so much for each
+/// kilobyte.
 const MOST_TIME: Duration = Duration::from_millis(250);
 const MOST_TIME_PER_KILOBYTE: Duration = Duration::from_millis(2);
 
@@ -53,7 +55,9 @@ fn arguments() -> Option<Wanted> {
     let mut wanted = Wanted { inputs: 100_000, seed: 1, target: None };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        let mut number = || arguments.next().and_then(|text| text.replace('_', "").parse().ok()).expect("a number");
+        let mut number = || {
+            arguments.next().and_then(|text| text.replace('_', "").parse().ok()).expect("a number")
+        };
         match argument.as_str() {
             "--inputs" => wanted.inputs = number(),
             "--seed" => wanted.seed = number(),
@@ -119,14 +123,17 @@ fn run(target: &Target, wanted: &Wanted) -> Result<(), String> {
         };
         // What a first use sets up for all is no cost of an input.
         if number > 0 {
-            within_bounds(&input.bytes, &cost).map_err(|reason| failure(&input.bytes, number, &reason))?;
+            within_bounds(&input.bytes, &cost)
+                .map_err(|reason| failure(&input.bytes, number, &reason))?;
             most = Most { bytes: most.bytes.max(cost.bytes), time: most.time.max(cost.time) };
         }
         *words.entry(word).or_default() += 1;
     }
     let took = begun.elapsed();
-    let unseen: Vec<&str> = target.words.iter().copied().filter(|word| !words.contains_key(word)).collect();
-    let unexpected: Vec<&str> = words.keys().copied().filter(|word| !target.words.contains(word)).collect();
+    let unseen: Vec<&str> =
+        target.words.iter().copied().filter(|word| !words.contains_key(word)).collect();
+    let unexpected: Vec<&str> =
+        words.keys().copied().filter(|word| !target.words.contains(word)).collect();
     println!(
         "test fuzz::{} ... {} inputs in {:.1} s ({:.0} a second), {:.0} % from valid ones, at most {} KB allocated, {:.1} ms: {}",
         target.name,
@@ -139,7 +146,9 @@ fn run(target: &Target, wanted: &Wanted) -> Result<(), String> {
         words.iter().map(|(word, count)| format!("{word} {count}")).collect::<Vec<_>>().join(", ")
     );
     if !unseen.is_empty() || !unexpected.is_empty() {
-        return Err(format!("never came to {unseen:?}; came to {unexpected:?} besides what is documented"));
+        return Err(format!(
+            "never came to {unseen:?}; came to {unexpected:?} besides what is documented"
+        ));
     }
     if from_valid * 2 < inputs {
         return Err("fewer than half of the inputs were made from valid ones".to_owned());
@@ -151,7 +160,10 @@ fn measured<T>(work: impl FnOnce() -> T) -> (std::thread::Result<T>, Most) {
     ALLOCATIONS.reset_peak_usage();
     let (bytes, begun) = (ALLOCATIONS.current_usage(), cpu());
     let outcome = panic::catch_unwind(AssertUnwindSafe(work));
-    let cost = Most { bytes: ALLOCATIONS.peak_usage().saturating_sub(bytes), time: cpu().saturating_sub(begun) };
+    let cost = Most {
+        bytes: ALLOCATIONS.peak_usage().saturating_sub(bytes),
+        time: cpu().saturating_sub(begun),
+    };
     (outcome, cost)
 }
 
@@ -166,7 +178,8 @@ fn within_bounds(input: &[u8], cost: &Most) -> Result<(), String> {
     if cost.bytes > bytes {
         return Err(format!("allocated {} bytes; {bytes} are allowed", cost.bytes));
     }
-    let time = MOST_TIME + MOST_TIME_PER_KILOBYTE * u32::try_from(input.len() / 1024).unwrap_or(u32::MAX);
+    let time =
+        MOST_TIME + MOST_TIME_PER_KILOBYTE * u32::try_from(input.len() / 1024).unwrap_or(u32::MAX);
     if cost.time > time {
         return Err(format!("took {:?} of CPU time; {time:?} are allowed", cost.time));
     }
@@ -174,11 +187,19 @@ fn within_bounds(input: &[u8], cost: &Most) -> Result<(), String> {
 }
 
 fn said(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied());
     format!("panicked: {}", text.unwrap_or("without a text"))
 }
 
 fn failure(input: &[u8], number: u64, reason: &str) -> String {
-    let shown: String = input.iter().take(2000).flat_map(|byte| std::ascii::escape_default(*byte)).map(char::from).collect();
+    let shown: String = input
+        .iter()
+        .take(2000)
+        .flat_map(|byte| std::ascii::escape_default(*byte))
+        .map(char::from)
+        .collect();
     format!("input {number} of {} bytes: {reason}\n  b\"{shown}\"", input.len())
 }

@@ -1,4 +1,5 @@
-//! Inputs: mostly valid ones with something changed, byte by byte or by the structure of their JSON.
+//! Inputs: mostly valid ones with something changed, byte by byte or by the structure of their
+//! JSON.
 
 use std::{fs, path::Path};
 
@@ -88,7 +89,8 @@ const TOKENS: [&[u8]; 34] = [
 ];
 
 impl Corpus {
-    /// Every file of the folders, which stand beside `Cargo.toml`; `folder/*.bin` takes only those that end so.
+    /// Every file of the folders, which stand beside `Cargo.toml`; `folder/*.bin` takes only those
+    /// that end so.
     pub fn read(folders: &[&str]) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut files = Vec::new();
@@ -99,8 +101,13 @@ impl Corpus {
                 files.push(path);
                 continue;
             }
-            let entries = fs::read_dir(&path).unwrap_or_else(|fault| panic!("{}: {fault}", path.display()));
-            files.extend(entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file() && path.to_string_lossy().ends_with(end)));
+            let entries =
+                fs::read_dir(&path).unwrap_or_else(|fault| panic!("{}: {fault}", path.display()));
+            files.extend(
+                entries
+                    .map(|entry| entry.unwrap().path())
+                    .filter(|path| path.is_file() && path.to_string_lossy().ends_with(end)),
+            );
         }
         // A run must not depend on the order in which a file system lists them.
         files.sort();
@@ -120,7 +127,9 @@ impl Corpus {
                 let changes = 2 + rng.below(12);
                 bytewise(seed, &self.kept, rng, changes)
             }
-            55..88 => structural(seed, rng).or_else(|| by_line(seed, rng)).unwrap_or_else(|| bytewise(seed, &self.kept, rng, 2)),
+            55..88 => structural(seed, rng)
+                .or_else(|| by_line(seed, rng))
+                .unwrap_or_else(|| bytewise(seed, &self.kept, rng, 2)),
             _ => return Input { bytes: noise(seed, rng), from_valid: false },
         };
         bytes.truncate(LARGEST);
@@ -130,7 +139,11 @@ impl Corpus {
 
 /// Bytes without any sense, often behind the first ones of a valid input.
 fn noise(seed: &[u8], rng: &mut Rng) -> Vec<u8> {
-    let mut bytes = if rng.chance(70) { seed[..rng.below(seed.len().min(16) + 1)].to_vec() } else { Vec::new() };
+    let mut bytes = if rng.chance(70) {
+        seed[..rng.below(seed.len().min(16) + 1)].to_vec()
+    } else {
+        Vec::new()
+    };
     let length = rng.below(200);
     let text = rng.chance(40);
     bytes.extend((0..length).map(|_| {
@@ -147,7 +160,9 @@ fn bytewise(seed: &[u8], kept: &[Vec<u8>], rng: &mut Rng, changes: usize) -> Vec
         let end = (at + 1 + rng.below(24)).min(bytes.len());
         match rng.below(10) {
             0 | 1 if at < bytes.len() => bytes[at] ^= 1 << rng.below(8),
-            2 if at < bytes.len() => bytes[at] = *rng.pick(&[0, 1, 0x7f, 0x80, 0xff, b'0', b'9', b'"', b'-']),
+            2 if at < bytes.len() => {
+                bytes[at] = *rng.pick(&[0, 1, 0x7f, 0x80, 0xff, b'0', b'9', b'"', b'-'])
+            }
             3 if at < end => drop(bytes.drain(at..end)),
             4 if at < end => {
                 let again = bytes[at..end].repeat(1 + rng.below(4));
@@ -172,7 +187,8 @@ fn bytewise(seed: &[u8], kept: &[Vec<u8>], rng: &mut Rng, changes: usize) -> Vec
     bytes
 }
 
-/// The JSON in an input (behind its first line, where it has one) with one place of it changed; `None` without JSON.
+/// The JSON in an input (behind its first line, where it has one) with one place of it changed;
+/// `None` without JSON.
 fn structural(seed: &[u8], rng: &mut Rng) -> Option<Vec<u8>> {
     let start = seed.iter().position(|byte| matches!(byte, b'{' | b'['))?;
     let mut value: Value = serde_json::from_slice(&seed[start..]).ok()?;
@@ -186,7 +202,8 @@ fn structural(seed: &[u8], rng: &mut Rng) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Lines of `key = value` with some of them given other values, taken away or put elsewhere; `None` for anything else.
+/// Lines of `key = value` with some of them given other values, taken away or put elsewhere; `None`
+/// for anything else.
 fn by_line(seed: &[u8], rng: &mut Rng) -> Option<Vec<u8>> {
     const VALUES: [&str; 16] = [
         "true",
@@ -280,9 +297,16 @@ fn replace(value: &mut Value, rng: &mut Rng) {
             }
         }
         (0..3, Value::String(text)) => {
-            let end = text.char_indices().map(|(at, _)| at).nth(rng.below(text.chars().count() + 1)).unwrap_or(text.len());
+            let end = text
+                .char_indices()
+                .map(|(at, _)| at)
+                .nth(rng.below(text.chars().count() + 1))
+                .unwrap_or(text.len());
             text.truncate(end);
-            text.push_str(["\u{0}", "\u{202e}", "😀", "\r\nlevel=ERROR", "'; --", "退", "\u{7f}"][rng.below(7)]);
+            text.push_str(
+                ["\u{0}", "\u{202e}", "😀", "\r\nlevel=ERROR", "'; --", "退", "\u{7f}"]
+                    [rng.below(7)],
+            );
         }
         _ => *value = any(rng),
     }

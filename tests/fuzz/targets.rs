@@ -22,10 +22,28 @@ pub struct Target {
 
 const FOR_EVER: u64 = u64::MAX;
 
-const QUERY: [&str; 8] = ["no record", "a record", "a record with drift", "a misfit", "throttled", "unusable", "misconfigured", "rejected"];
+const QUERY: [&str; 8] = [
+    "no record",
+    "a record",
+    "a record with drift",
+    "a misfit",
+    "throttled",
+    "unusable",
+    "misconfigured",
+    "rejected",
+];
 /// An outbound order that cannot be published may still show whose it is.
-const OUTBOUND_QUERY: [&str; 9] =
-    ["no record", "a record", "a record with drift", "only its head", "a misfit", "throttled", "unusable", "misconfigured", "rejected"];
+const OUTBOUND_QUERY: [&str; 9] = [
+    "no record",
+    "a record",
+    "a record with drift",
+    "only its head",
+    "a misfit",
+    "throttled",
+    "unusable",
+    "misconfigured",
+    "rejected",
+];
 
 pub fn all() -> Vec<Target> {
     vec![
@@ -35,7 +53,9 @@ pub fn all() -> Vec<Target> {
             words: &["poison", "an unknown schema id", "invalid", "a command"],
             trial: || {
                 let codec = schema::fuzz::Trial::new().unwrap();
-                Box::new(move |bytes| Ok(sink::fuzz::command(bytes, CommandFormat::Avro, codec.codec())))
+                Box::new(move |bytes| {
+                    Ok(sink::fuzz::command(bytes, CommandFormat::Avro, codec.codec()))
+                })
             },
             lifetime: FOR_EVER,
         },
@@ -52,7 +72,14 @@ pub fn all() -> Vec<Target> {
         Target {
             name: "journal_and_state",
             corpus: &["tests/schemas/golden/*.bin", "tests/fuzz/corpus/journal_and_state"],
-            words: &["a feed's state", "a journal entry", "a result", "another value", "an unknown schema id", "malformed"],
+            words: &[
+                "a feed's state",
+                "a journal entry",
+                "a result",
+                "another value",
+                "an unknown schema id",
+                "malformed",
+            ],
             trial: || {
                 let codec = schema::fuzz::Trial::new().unwrap();
                 Box::new(move |bytes| Ok(codec.entry(bytes)))
@@ -72,13 +99,24 @@ pub fn all() -> Vec<Target> {
             &["created", "rejected", "throttled", "unknown", "misconfigured"],
             || trial_of(Call::CreateOrder),
         ),
-        answers("query_purchase_returns", &["tests/fuzz/corpus/query_flagship", "tests/fuzz/corpus/query_returns"], &QUERY, || {
-            trial_of(Call::QueryPurchaseReturns)
-        }),
-        answers("query_outbounds", &["tests/fuzz/corpus/query_flagship", "tests/fuzz/corpus/query_outbounds"], &OUTBOUND_QUERY, || {
-            trial_of(Call::QueryOutbounds)
-        }),
-        answers("query_enterprise", &["tests/fuzz/corpus/query_enterprise"], &OUTBOUND_QUERY, || trial_of(Call::QueryOutboundsEnterprise)),
+        answers(
+            "query_purchase_returns",
+            &["tests/fuzz/corpus/query_flagship", "tests/fuzz/corpus/query_returns"],
+            &QUERY,
+            || trial_of(Call::QueryPurchaseReturns),
+        ),
+        answers(
+            "query_outbounds",
+            &["tests/fuzz/corpus/query_flagship", "tests/fuzz/corpus/query_outbounds"],
+            &OUTBOUND_QUERY,
+            || trial_of(Call::QueryOutbounds),
+        ),
+        answers(
+            "query_enterprise",
+            &["tests/fuzz/corpus/query_enterprise"],
+            &OUTBOUND_QUERY,
+            || trial_of(Call::QueryOutboundsEnterprise),
+        ),
         Target {
             name: "configuration",
             corpus: &["tests/fuzz/corpus/configuration"],
@@ -89,26 +127,45 @@ pub fn all() -> Vec<Target> {
         Target {
             name: "registry",
             corpus: &["tests/fuzz/corpus/registry"],
-            words: &["an id", "a schema", "a schema that cannot be read from", "no schema for us", "not the documented JSON"],
+            words: &[
+                "an id",
+                "a schema",
+                "a schema that cannot be read from",
+                "no schema for us",
+                "not the documented JSON",
+            ],
             trial: || Box::new(|bytes| Ok(schema::fuzz::Trial::registry(bytes))),
             lifetime: FOR_EVER,
         },
         Target {
             name: "admin",
             corpus: &["tests/fuzz/corpus/admin"],
-            words: &["done", "a mistake", "nothing there", "another method", "no request", "asks for much"],
+            words: &[
+                "done",
+                "a mistake",
+                "nothing there",
+                "another method",
+                "no request",
+                "asks for much",
+            ],
             trial: || {
                 let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
                 let trial = simulator::fuzz::Trial::new().unwrap();
                 Box::new(move |bytes| Ok(runtime.block_on(trial.request(bytes))))
             },
-            // What is made up stays: a fresh ERP keeps an answer's size a matter of its own request.
+            // What is made up stays: a fresh ERP keeps an answer's size a matter of its own
+            // request.
             lifetime: 1,
         },
     ]
 }
 
-fn answers(name: &'static str, corpus: &'static [&'static str], words: &'static [&'static str], trial: fn() -> Trial) -> Target {
+fn answers(
+    name: &'static str,
+    corpus: &'static [&'static str],
+    words: &'static [&'static str],
+    trial: fn() -> Trial,
+) -> Target {
     Target { name, corpus, words, trial, lifetime: FOR_EVER }
 }
 
@@ -116,7 +173,10 @@ fn answers(name: &'static str, corpus: &'static [&'static str], words: &'static 
 fn trial_of(call: Call) -> Trial {
     Box::new(move |bytes| {
         let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
-        let status = std::str::from_utf8(&bytes[..end]).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(200);
+        let status = std::str::from_utf8(&bytes[..end])
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(200);
         erp::fuzz::answer(call, status, bytes.get(end + 1..).unwrap_or_default())
     })
 }
@@ -126,8 +186,10 @@ fn configuration(bytes: &[u8]) -> &'static str {
     let text = String::from_utf8_lossy(bytes);
     // No input may name a file of this machine: what is read has to be decided by the input alone.
     let text = text.replace("_file", "_fil");
-    let env =
-        text.lines().filter_map(|line| line.strip_prefix("#env ")?.split_once('=')).map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let env = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("#env ")?.split_once('='))
+        .map(|(key, value)| (key.to_owned(), value.to_owned()));
     match config::from_toml(&text, env) {
         Ok(_) => "settings",
         Err(mistakes) if mistakes.is_empty() => "a defect",

@@ -8,8 +8,13 @@ use crate::kit::{
     rig::{PATIENCE, Rig},
 };
 
-/// Sends `bad`, then a good command, waits for the good one's result, and returns all results but that one.
-fn through(rig: &Rig, bad: &[(&[u8], Option<&[u8]>)], good: &[u8]) -> (Vec<CommandResult>, Vec<Record>) {
+/// Sends `bad`, then a good command, waits for the good one's result, and returns all results but
+/// that one.
+fn through(
+    rig: &Rig,
+    bad: &[(&[u8], Option<&[u8]>)],
+    good: &[u8],
+) -> (Vec<CommandResult>, Vec<Record>) {
     let sender = Sender::new();
     for (key, value) in bad {
         sender.send(&rig.topics.commands, Some(key), *value, &[("origin", "a test")]);
@@ -18,11 +23,18 @@ fn through(rig: &Rig, bad: &[(&[u8], Option<&[u8]>)], good: &[u8]) -> (Vec<Comma
     sender.flush();
     rig.wait_committed(i64::try_from(bad.len() + 1).unwrap());
     let mut reader = Reader::new(&rig.topics.results);
-    reader.until("the good command's result", PATIENCE, |seen| seen.iter().any(|record| record.key_text() == "CT-GOOD"));
+    reader.until("the good command's result", PATIENCE, |seen| {
+        seen.iter().any(|record| record.key_text() == "CT-GOOD")
+    });
     reader.finish();
     let results: Vec<_> = reader.seen.iter().map(|record| rig.result(record)).collect();
-    let (good, others): (Vec<_>, Vec<_>) = results.into_iter().partition(|result| result.return_no == "CT-GOOD");
-    assert_eq!(good.iter().map(|result| result.outcome).collect::<Vec<_>>(), [Outcome::Created], "the stream goes on");
+    let (good, others): (Vec<_>, Vec<_>) =
+        results.into_iter().partition(|result| result.return_no == "CT-GOOD");
+    assert_eq!(
+        good.iter().map(|result| result.outcome).collect::<Vec<_>>(),
+        [Outcome::Created],
+        "the stream goes on"
+    );
     (others, read_all(&rig.topics.dead_letters))
 }
 
@@ -32,7 +44,8 @@ fn rig(what: &str, format: &str) -> Rig {
     rig
 }
 
-/// A dead letter is the original, byte for byte, with its headers and Kafka Connect's error headers.
+/// A dead letter is the original, byte for byte, with its headers and Kafka Connect's error
+/// headers.
 fn assert_original(letter: &Record, topic: &str, offset: i64, key: &[u8], value: Option<&[u8]>) {
     assert_eq!((letter.key.as_deref(), letter.value.as_deref()), (Some(key), value));
     assert_eq!(letter.header("origin").as_deref(), Some("a test"), "the sender's headers are kept");
@@ -77,8 +90,12 @@ fn undecodable_avro_goes_to_the_dead_letters_as_it_came() {
 fn undecodable_json_goes_to_the_dead_letters_as_it_came() {
     let rig = rig("nojson", "json");
     let _connector = rig.start();
-    let bad: Vec<(&[u8], Option<&[u8]>)> =
-        vec![(b"CT-1", Some(b"{\"command_id\": ")), (b"CT-1", Some(b"[]")), (b"CT-1", Some(b"\xff")), (b"CT-1", None)];
+    let bad: Vec<(&[u8], Option<&[u8]>)> = vec![
+        (b"CT-1", Some(b"{\"command_id\": ")),
+        (b"CT-1", Some(b"[]")),
+        (b"CT-1", Some(b"\xff")),
+        (b"CT-1", None),
+    ];
     let (results, letters) = through(&rig, &bad, &json_bytes(&command("CT-GOOD", "good")));
     assert!(results.is_empty(), "{results:?}");
     assert_eq!(letters.len(), bad.len());
@@ -91,10 +108,12 @@ fn undecodable_json_goes_to_the_dead_letters_as_it_came() {
 fn an_unknown_field_of_a_json_command_is_invalid_by_name() {
     let rig = rig("unknown", "json");
     let _connector = rig.start();
-    let mut value: serde_json::Value = serde_json::from_slice(&json_bytes(&command("CT-1", "c"))).unwrap();
+    let mut value: serde_json::Value =
+        serde_json::from_slice(&json_bytes(&command("CT-1", "c"))).unwrap();
     value["warehouse"] = "typo".into();
     let bytes = value.to_string().into_bytes();
-    let (results, letters) = through(&rig, &[(b"CT-1", Some(&bytes))], &json_bytes(&command("CT-GOOD", "good")));
+    let (results, letters) =
+        through(&rig, &[(b"CT-1", Some(&bytes))], &json_bytes(&command("CT-GOOD", "good")));
     assert_invalid(&results, "warehouse");
     assert_original(&letters[0], &rig.topics.commands, 0, b"CT-1", Some(&bytes));
 }
@@ -102,14 +121,19 @@ fn an_unknown_field_of_a_json_command_is_invalid_by_name() {
 fn assert_invalid(results: &[CommandResult], word: &str) {
     assert_eq!(results.len(), 1, "{results:?}");
     assert_eq!(results[0].outcome, Outcome::Invalid, "{results:?}");
-    assert!(results[0].violations.iter().any(|violation| violation.contains(word)), "{word} is not named in {:?}", results[0].violations);
+    assert!(
+        results[0].violations.iter().any(|violation| violation.contains(word)),
+        "{word} is not named in {:?}",
+        results[0].violations
+    );
 }
 
 /// One wrong command: `INVALID` naming `words`, a dead letter, no call.
 fn invalid(rig: &Rig, wrong: &CreateReturnOutbound, words: &[&str]) {
     let bytes = avro(wrong);
     let key = wrong.return_no.as_bytes();
-    let (results, letters) = through(rig, &[(key, Some(&bytes))], &avro(&command("CT-GOOD", "good")));
+    let (results, letters) =
+        through(rig, &[(key, Some(&bytes))], &avro(&command("CT-GOOD", "good")));
     for word in words {
         assert_invalid(&results, word);
     }
@@ -142,11 +166,13 @@ fn a_command_without_lines_is_invalid() {
 fn a_quantity_beyond_the_decimal_and_an_unknown_mode_are_invalid() {
     let rig = rig("decimal", "json");
     let _connector = rig.start();
-    let mut value: serde_json::Value = serde_json::from_slice(&json_bytes(&command("CT-1", "c"))).unwrap();
+    let mut value: serde_json::Value =
+        serde_json::from_slice(&json_bytes(&command("CT-1", "c"))).unwrap();
     value["details"][0]["num"] = "1.00001".into();
     value["create_mode"] = "MAYBE".into();
     let bytes = value.to_string().into_bytes();
-    let (results, letters) = through(&rig, &[(b"CT-1", Some(&bytes))], &json_bytes(&command("CT-GOOD", "good")));
+    let (results, letters) =
+        through(&rig, &[(b"CT-1", Some(&bytes))], &json_bytes(&command("CT-GOOD", "good")));
     assert_invalid(&results, "num");
     assert_invalid(&results, "create_mode");
     assert_original(&letters[0], &rig.topics.commands, 0, b"CT-1", Some(&bytes));
@@ -160,10 +186,14 @@ fn a_known_id_with_other_content_is_invalid_and_keeps_the_first_outcome() {
     let mut other = first.clone();
     other.details = vec![line("SKU-00001", "3")];
     let (first, other) = (avro(&first), avro(&other));
-    let bad: Vec<(&[u8], Option<&[u8]>)> = vec![(b"CT-1", Some(&first)), (b"CT-1", Some(&other)), (b"CT-1", Some(&first))];
+    let bad: Vec<(&[u8], Option<&[u8]>)> =
+        vec![(b"CT-1", Some(&first)), (b"CT-1", Some(&other)), (b"CT-1", Some(&first))];
     let (results, letters) = through(&rig, &bad, &avro(&command("CT-GOOD", "good")));
     let seen: Vec<_> = results.iter().map(|result| (result.outcome, result.duplicate)).collect();
-    assert_eq!(seen, [(Outcome::Created, false), (Outcome::Invalid, false), (Outcome::Created, true)]);
+    assert_eq!(
+        seen,
+        [(Outcome::Created, false), (Outcome::Invalid, false), (Outcome::Created, true)]
+    );
     assert_invalid(&results[1..2], "command_id");
     assert_eq!(letters.len(), 1);
     assert_original(&letters[0], &rig.topics.commands, 1, b"CT-1", Some(&other));
@@ -175,7 +205,8 @@ fn a_key_that_is_not_the_return_is_invalid() {
     let rig = rig("key", "avro");
     let _connector = rig.start();
     let bytes = avro(&command("CT-1", "c"));
-    let (results, letters) = through(&rig, &[(b"CT-2", Some(&bytes))], &avro(&command("CT-GOOD", "good")));
+    let (results, letters) =
+        through(&rig, &[(b"CT-2", Some(&bytes))], &avro(&command("CT-GOOD", "good")));
     assert_invalid(&results, "key");
     assert_original(&letters[0], &rig.topics.commands, 0, b"CT-2", Some(&bytes));
     assert_eq!(rig.erp.creates().received, 1);
@@ -186,12 +217,19 @@ fn what_the_erp_refuses_is_rejected_with_its_own_words() {
     let rig = rig("rejected", "avro");
     let _connector = rig.start();
     let bytes = avro(&command("CT-ABSENT", "c"));
-    let (results, letters) = through(&rig, &[(b"CT-ABSENT", Some(&bytes))], &avro(&command("CT-GOOD", "good")));
+    let (results, letters) =
+        through(&rig, &[(b"CT-ABSENT", Some(&bytes))], &avro(&command("CT-GOOD", "good")));
     assert_eq!(results.len(), 1);
     let result = &results[0];
     assert_eq!((result.outcome, result.erp_code), (Outcome::Rejected, Some(100)), "{result:?}");
-    assert!(result.erp_message.as_deref().is_some_and(|text| text.contains("采购退货单不存在")), "{result:?}");
-    assert!(result.gloss.as_deref().is_some_and(|text| text.is_ascii() && !text.is_empty()), "{result:?}");
+    assert!(
+        result.erp_message.as_deref().is_some_and(|text| text.contains("采购退货单不存在")),
+        "{result:?}"
+    );
+    assert!(
+        result.gloss.as_deref().is_some_and(|text| text.is_ascii() && !text.is_empty()),
+        "{result:?}"
+    );
     assert!(letters.is_empty(), "a refusal is no dead letter: {letters:?}");
 }
 

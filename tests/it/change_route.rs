@@ -20,13 +20,17 @@ fn by_number(rig: &Rig, reader: &Reader) -> BTreeMap<String, Vec<Value>> {
     all
 }
 
-/// Waits until the feed's live pass has begun a window that ends after this moment and has published it.
+/// Waits until the feed's live pass has begun a window that ends after this moment and has
+/// published it.
 ///
-/// What shows it: a record modified now comes out; everything before it in the same feed has then been read.
+/// What shows it: a record modified now comes out; everything before it in the same feed has then
+/// been read.
 fn fence(rig: &Rig, kind: Kind, reader: &mut Reader) {
     let number = rig.erp.add_one(kind);
     let key = number.clone().into_bytes();
-    reader.until(&format!("the fence record {number}"), PATIENCE, |seen| seen.iter().any(|record| record.key.as_deref() == Some(&key)));
+    reader.until(&format!("the fence record {number}"), PATIENCE, |seen| {
+        seen.iter().any(|record| record.key.as_deref() == Some(&key))
+    });
     reader.finish();
 }
 
@@ -105,9 +109,16 @@ fn changes_go_through_the_registry() {
     let _connector = rig.start();
     let mut reader = Reader::new(&rig.topics.purchase_returns);
     reader.at_least(20, PATIENCE);
-    assert!(by_number(&rig, &reader).values().all(|events| events.len() == 1 && events[0]["op"] == "r"));
-    let subject = format!("{}/subjects/{}-value/versions/latest", crate::parts::registry().url(), rig.topics.purchase_returns);
-    let schema = crate::kit::http::get(&subject).unwrap().json()["schema"].as_str().unwrap().to_owned();
+    assert!(
+        by_number(&rig, &reader).values().all(|events| events.len() == 1 && events[0]["op"] == "r")
+    );
+    let subject = format!(
+        "{}/subjects/{}-value/versions/latest",
+        crate::parts::registry().url(),
+        rig.topics.purchase_returns
+    );
+    let schema =
+        crate::kit::http::get(&subject).unwrap().json()["schema"].as_str().unwrap().to_owned();
     assert!(schema.contains("Envelope"), "{schema}");
 }
 
@@ -115,12 +126,14 @@ fn changes_go_through_the_registry() {
 fn a_record_modified_while_it_is_paged_is_not_missed() {
     let rig = Rig::new("paging").purchase_returns();
     let numbers = rig.erp.seed(Kind::Returns, 1_000);
-    // Every query finds two of its records modified before it answers: they leave the window and shift the others.
+    // Every query finds two of its records modified before it answers: they leave the window and
+    // shift the others.
     rig.erp.faults("purchaseReturns:modify(2)=40x");
     let _connector = rig.start();
     let mut reader = Reader::new(&rig.topics.purchase_returns);
     reader.until("every return at least once", PATIENCE, |seen| {
-        let keys: std::collections::BTreeSet<_> = seen.iter().map(|record| record.key.clone()).collect();
+        let keys: std::collections::BTreeSet<_> =
+            seen.iter().map(|record| record.key.clone()).collect();
         keys.len() >= numbers.len()
     });
     fence(&rig, Kind::Returns, &mut reader);
@@ -145,10 +158,18 @@ fn a_record_that_does_not_fit_goes_to_the_feeds_dead_letters_once() {
     assert_eq!(letters.len(), 1, "once per content, though every poll may see it");
     let raw: Value = serde_json::from_slice(letters[0].value.as_deref().unwrap()).unwrap();
     assert_eq!(raw["return_no"], numbers[3].as_str(), "the ERP's JSON as it came");
-    assert!(letters[0].header("__connect.errors.exception.message").is_some_and(|reason| reason.contains("modified")), "{:?}", letters[0]);
+    assert!(
+        letters[0]
+            .header("__connect.errors.exception.message")
+            .is_some_and(|reason| reason.contains("modified")),
+        "{:?}",
+        letters[0]
+    );
     // Repaired, it comes out like any other.
     rig.erp.modify(Kind::Returns, &numbers[3], &json!({"restore": ["modified"]}));
-    reader.until("the repaired return", PATIENCE, |seen| seen.iter().any(|record| record.key_text() == numbers[3]));
+    reader.until("the repaired return", PATIENCE, |seen| {
+        seen.iter().any(|record| record.key_text() == numbers[3])
+    });
     drop(connector);
 }
 
@@ -156,20 +177,31 @@ fn a_record_that_does_not_fit_goes_to_the_feeds_dead_letters_once() {
 fn fields_nobody_knows_are_kept_as_extra() {
     let rig = Rig::new("extra").purchase_returns();
     let numbers = rig.erp.seed(Kind::Returns, 2);
-    rig.erp.modify_text(Kind::Returns, &numbers[0], r#"{"set": {"brand_new": {"a": [1.50, "x"]}}}"#);
+    rig.erp.modify_text(
+        Kind::Returns,
+        &numbers[0],
+        r#"{"set": {"brand_new": {"a": [1.50, "x"]}}}"#,
+    );
     let _connector = rig.start();
     let mut reader = Reader::new(&rig.topics.purchase_returns);
     reader.at_least(2, PATIENCE);
     let all = by_number(&rig, &reader);
     let extra = all[&numbers[0]].last().unwrap()["after"]["extra"]["brand_new"].clone();
     // JSON text, digit for digit.
-    assert_eq!(extra.as_str().map(|text| text.replace(' ', "")), Some(r#"{"a":[1.50,"x"]}"#.to_owned()));
+    assert_eq!(
+        extra.as_str().map(|text| text.replace(' ', "")),
+        Some(r#"{"a":[1.50,"x"]}"#.to_owned())
+    );
 }
 
 #[test]
 fn both_routes_run_together_and_close_the_loop() {
     let rig = Rig::new("loop").commands("avro").purchase_returns().return_outbounds("flagship");
-    let all: Vec<_> = (0..20).map(|number| crate::kit::commands::command(&format!("CT-{number}"), &format!("cmd-{number}"))).collect();
+    let all: Vec<_> = (0..20)
+        .map(|number| {
+            crate::kit::commands::command(&format!("CT-{number}"), &format!("cmd-{number}"))
+        })
+        .collect();
     rig.erp.approve(all.iter().map(|one| one.return_no.clone()));
     let connector = rig.start();
     rig.send(&all);
@@ -180,26 +212,39 @@ fn both_routes_run_together_and_close_the_loop() {
     for result in &results {
         let event = &events[result.outbound_no.as_ref().unwrap()][0];
         assert_eq!(event["after"]["src_order_no"], result.return_no.as_str(), "{event}");
-        // An intent is in the journal before its order can exist, and the feed looks a second behind.
+        // An intent is in the journal before its order can exist, and the feed looks a second
+        // behind.
         assert_eq!(event["source"]["command_id"], result.command_id.as_str(), "{event}");
         let marker = event["source"]["marker"].as_str().unwrap();
         assert!(event["after"]["remark"].as_str().unwrap().starts_with(marker), "{event}");
     }
-    // An order that somebody made by hand has no command, and neither has one whose remark only looks like ours.
+    // An order that somebody made by hand has no command, and neither has one whose remark only
+    // looks like ours.
     let by_hand = rig.erp.add_one(Kind::FlagshipOutbounds);
-    rig.erp.modify(Kind::FlagshipOutbounds, &by_hand, &json!({"remark": "#ABCDEFGHIJKLM not ours"}));
-    reader.until("the order made by hand", PATIENCE, |seen| seen.iter().any(|record| record.key_text() == by_hand));
+    rig.erp.modify(
+        Kind::FlagshipOutbounds,
+        &by_hand,
+        &json!({"remark": "#ABCDEFGHIJKLM not ours"}),
+    );
+    reader.until("the order made by hand", PATIENCE, |seen| {
+        seen.iter().any(|record| record.key_text() == by_hand)
+    });
     let last = rig.json(reader.seen.iter().rfind(|record| record.key_text() == by_hand).unwrap());
     assert!(last["source"]["command_id"].is_null() && last["source"]["marker"].is_null(), "{last}");
-    // A restart with an empty cache knows the commands again: a later version of an order names its command, too.
+    // A restart with an empty cache knows the commands again: a later version of an order names its
+    // command, too.
     assert_eq!(connector.terminate(Duration::from_secs(20)).code(), Some(0));
     std::fs::remove_dir_all(rig.path("cache")).unwrap();
     let connector = rig.start();
     let number = results[0].outbound_no.as_ref().unwrap();
     rig.erp.modify(Kind::FlagshipOutbounds, number, &json!({"status": 110}));
-    reader.until("the order's next version", PATIENCE, |seen| seen.iter().filter(|record| record.key_text() == *number).count() == 2);
+    reader.until("the order's next version", PATIENCE, |seen| {
+        seen.iter().filter(|record| record.key_text() == *number).count() == 2
+    });
     let next = rig.json(reader.seen.iter().rfind(|record| record.key_text() == *number).unwrap());
     assert_eq!(next["source"]["command_id"], results[0].command_id.as_str(), "{next}");
-    until("healthy", PATIENCE, || crate::kit::http::get(&connector.url("/healthz")).ok().filter(|answer| answer.status == 200));
+    until("healthy", PATIENCE, || {
+        crate::kit::http::get(&connector.url("/healthz")).ok().filter(|answer| answer.status == 200)
+    });
     assert_eq!(connector.terminate(Duration::from_secs(20)).code(), Some(0));
 }

@@ -1,4 +1,5 @@
-//! Clocks that somebody sets while the connector works: this machine's alone, or the ERP's along with it.
+//! Clocks that somebody sets while the connector works: this machine's alone, or the ERP's along
+//! with it.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -59,12 +60,15 @@ fn section(connector: &Connector, pointer: &str) -> Value {
     connector.status().pointer(&format!("/sections/{pointer}")).cloned().unwrap_or_default()
 }
 
-/// Calls whose orders exist, whose answers are lost, and which no look-up shows for a while: in doubt, and to be found.
+/// Calls whose orders exist, whose answers are lost, and which no look-up shows for a while: in
+/// doubt, and to be found.
 fn into_doubt(rig: &Rig, all: &[CreateReturnOutbound]) {
     let before = rig.erp.creates().applied_unanswered;
     rig.erp.only_faults("createOrder:late(900ms)=1,createOrder:applied_reset=4x");
     rig.send(all);
-    until("calls in doubt", PATIENCE, || (rig.erp.creates().applied_unanswered >= before + 4).then_some(()));
+    until("calls in doubt", PATIENCE, || {
+        (rig.erp.creates().applied_unanswered >= before + 4).then_some(())
+    });
 }
 
 /// Changes these records now; panics unless each change comes out.
@@ -77,17 +81,29 @@ fn change(rig: &Rig, numbers: &[String], remark: &str, reader: &mut Reader) {
 }
 
 /// Every command once, every record as the ERP holds it, nothing twice; and it never stumbled.
-fn all_is_well(rig: &Rig, connector: &mut Connector, commands: &[CreateReturnOutbound], reader: &mut Reader) {
+fn all_is_well(
+    rig: &Rig,
+    connector: &mut Connector,
+    commands: &[CreateReturnOutbound],
+    reader: &mut Reader,
+) {
     let results = rig.results(commands.len());
     Verdict::of(rig, commands, &results).assert_each_once(commands.len(), "clocks");
     // What a call changed in a return is read as well, in its time.
     until("every record as the ERP holds it", PATIENCE, || {
         reader.finish();
         let held = promises::all(&rig.erp, Kind::Returns);
-        let last = |number: &str| reader.seen.iter().rfind(|record| record.key_text() == number).map(|record| rig.json(record));
+        let last = |number: &str| {
+            reader
+                .seen
+                .iter()
+                .rfind(|record| record.key_text() == number)
+                .map(|record| rig.json(record))
+        };
         held.iter()
             .all(|held| {
-                last(held["return_no"].as_str().unwrap()).is_some_and(|event| promises::difference(&event["after"], held, "").is_none())
+                last(held["return_no"].as_str().unwrap())
+                    .is_some_and(|event| promises::difference(&event["after"], held, "").is_none())
             })
             .then_some(())
     });
@@ -100,18 +116,28 @@ fn a_clock_set_an_hour_wrong_stops_every_call_until_it_is_right_again() {
     let rig = Rig::new("wrongclock").commands("avro").purchase_returns();
     let (clock, mut connector, numbers, mut reader) = both_routes(&rig);
     let commands = some("WC", 40);
-    for (turn, (offset, words)) in [(HOUR, "s ahead of the ERP's"), (-HOUR, "s behind the ERP's")].into_iter().enumerate() {
+    for (turn, (offset, words)) in
+        [(HOUR, "s ahead of the ERP's"), (-HOUR, "s behind the ERP's")].into_iter().enumerate()
+    {
         let mine = &commands[turn * 20..(turn + 1) * 20];
         into_doubt(&rig, &mine[..10]);
         clock.set(offset);
         rig.send(&mine[10..]);
-        let named = |text: &Value| text.as_str().is_some_and(|text| text.contains("our clock is about ") && text.contains(words));
+        let named = |text: &Value| {
+            text.as_str()
+                .is_some_and(|text| text.contains("our clock is about ") && text.contains(words))
+        };
         until("a closed route that names the clock", PATIENCE, || {
-            (section(&connector, "commands/circuit") == "open" && named(&section(&connector, "commands/circuit_reason"))).then_some(())
+            (section(&connector, "commands/circuit") == "open"
+                && named(&section(&connector, "commands/circuit_reason")))
+            .then_some(())
         });
-        until("a feed that names the clock", PATIENCE, || named(&section(&connector, "feeds/purchase_returns/error")).then_some(()));
+        until("a feed that names the clock", PATIENCE, || {
+            named(&section(&connector, "feeds/purchase_returns/error")).then_some(())
+        });
         until("the skew among the metrics", PATIENCE, || {
-            let skew = connector.metric("wdt_connector_erp_clock_skew_seconds", &["flagship"]) * 1000.0;
+            let skew =
+                connector.metric("wdt_connector_erp_clock_skew_seconds", &["flagship"]) * 1000.0;
             #[expect(clippy::cast_precision_loss, reason = "an hour")]
             ((skew + offset as f64).abs() < 60_000.0).then_some(())
         });
@@ -144,7 +170,11 @@ fn clocks_that_jump_together_stop_nothing_and_nothing_is_missed_or_doubled() {
         }
         rig.results((turn + 1) * 20);
     }
-    assert!(connector.log().contains("the ERP's clock was set back behind the watermark"), "{}", connector.log());
+    assert!(
+        connector.log().contains("the ERP's clock was set back behind the watermark"),
+        "{}",
+        connector.log()
+    );
     all_is_well(&rig, &mut connector, &commands, &mut reader);
 }
 
@@ -159,7 +189,10 @@ fn what_was_changed_while_the_erps_clock_was_behind_is_published_once_it_is_mend
     change(&rig, &numbers, "before", &mut reader);
     rig.erp.adjust(&json!({ "clock_offset_ms": -HOUR }));
     until("a feed that is refused", PATIENCE, || {
-        section(&connector, "feeds/purchase_returns/error").as_str().is_some_and(|text| text.contains("s ahead of the ERP's")).then_some(())
+        section(&connector, "feeds/purchase_returns/error")
+            .as_str()
+            .is_some_and(|text| text.contains("s ahead of the ERP's"))
+            .then_some(())
     });
     for number in &numbers {
         rig.erp.modify(Kind::Returns, number, &json!({ "remark": "meanwhile" }));

@@ -16,7 +16,9 @@ use crate::kit::{
 
 /// `count` valid commands for as many returns, which the ERP knows and has approved.
 fn prepared(rig: &Rig, count: usize) -> Vec<CreateReturnOutbound> {
-    let all: Vec<_> = (0..count).map(|number| command(&format!("CT{number:05}"), &format!("cmd-{number}"))).collect();
+    let all: Vec<_> = (0..count)
+        .map(|number| command(&format!("CT{number:05}"), &format!("cmd-{number}")))
+        .collect();
     rig.erp.approve(all.iter().map(|one| one.return_no.clone()));
     all
 }
@@ -30,7 +32,10 @@ fn assert_each_once(rig: &Rig, commands: &[CreateReturnOutbound], results: &[Com
     });
     let mut by_command = BTreeMap::<_, Vec<_>>::new();
     for result in results {
-        by_command.entry((result.return_no.clone(), result.command_id.clone())).or_default().push(result);
+        by_command
+            .entry((result.return_no.clone(), result.command_id.clone()))
+            .or_default()
+            .push(result);
     }
     for one in commands {
         let found = by_return.get(&one.return_no).map_or(&[][..], Vec::as_slice);
@@ -38,7 +43,12 @@ fn assert_each_once(rig: &Rig, commands: &[CreateReturnOutbound], results: &[Com
         let key = (one.return_no.clone(), one.command_id.clone());
         let own = by_command.get(&key).map_or(&[][..], Vec::as_slice);
         assert_eq!(own.len(), 1, "results of {key:?}: {own:?}");
-        assert_eq!((own[0].outcome, own[0].outbound_no.as_ref()), (Outcome::Created, Some(&found[0])), "{:?}", own[0]);
+        assert_eq!(
+            (own[0].outcome, own[0].outbound_no.as_ref()),
+            (Outcome::Created, Some(&found[0])),
+            "{:?}",
+            own[0]
+        );
     }
     assert_eq!(orders.len(), commands.len());
     assert_eq!(results.len(), commands.len());
@@ -50,7 +60,9 @@ fn assert_journal_closed(rig: &Rig, count: usize) {
     for record in read_all(&rig.topics.journal) {
         if record.value.is_some() {
             let entry = match rig.journal(&record) {
-                entry if entry.kind == EntryKind::Intent || entry.kind == EntryKind::Outcome => entry,
+                entry if entry.kind == EntryKind::Intent || entry.kind == EntryKind::Outcome => {
+                    entry
+                }
                 _ => continue,
             };
             last.insert((entry.return_no.clone(), entry.command_id.clone()), entry);
@@ -69,7 +81,10 @@ fn two_hundred_commands(rig: &Rig, send: impl Fn(&[CreateReturnOutbound])) {
     rig.wait_committed(200);
     assert_each_once(rig, &commands, &results);
     assert_journal_closed(rig, 200);
-    assert_eq!(topics::config_of(&rig.topics.journal, "cleanup.policy").as_deref(), Some("compact"));
+    assert_eq!(
+        topics::config_of(&rig.topics.journal, "cleanup.policy").as_deref(),
+        Some("compact")
+    );
     assert!(read_all(&rig.topics.dead_letters).is_empty());
     assert!(connector.terminate(Duration::from_secs(20)).success());
 }
@@ -95,14 +110,24 @@ fn commands_and_results_go_through_the_registry() {
     rig.send(&commands[..25]);
     let sender = Sender::new();
     for one in &commands[25..] {
-        sender.send(&rig.topics.commands, Some(one.return_no.as_bytes()), Some(&crate::kit::commands::avro(one)), &[]);
+        sender.send(
+            &rig.topics.commands,
+            Some(one.return_no.as_bytes()),
+            Some(&crate::kit::commands::avro(one)),
+            &[],
+        );
     }
     sender.flush();
     let results = rig.results(50);
     assert_each_once(&rig, &commands, &results);
-    let subjects = crate::kit::http::get(&format!("{}/subjects", crate::parts::registry().url())).unwrap().body;
+    let subjects = crate::kit::http::get(&format!("{}/subjects", crate::parts::registry().url()))
+        .unwrap()
+        .body;
     for topic in [&rig.topics.commands, &rig.topics.results, &rig.topics.journal] {
-        assert!(subjects.contains(&format!("{topic}-value")), "{topic} has no subject in {subjects}");
+        assert!(
+            subjects.contains(&format!("{topic}-value")),
+            "{topic} has no subject in {subjects}"
+        );
     }
 }
 
@@ -116,7 +141,8 @@ fn copies_of_a_command_yield_its_outcome_and_no_call() {
     let calls = rig.erp.creates().received;
     rig.send(&commands);
     let results = rig.results(20);
-    let (copies, firsts): (Vec<_>, Vec<_>) = results.into_iter().partition(|result| result.duplicate);
+    let (copies, firsts): (Vec<_>, Vec<_>) =
+        results.into_iter().partition(|result| result.duplicate);
     assert_each_once(&rig, &commands, &firsts);
     assert_each_once(&rig, &commands, &copies);
     assert_eq!(rig.erp.creates().received, calls, "a copy is answered from the journal");
@@ -135,10 +161,12 @@ fn copies_in_flight_are_one_command() {
     let commands = prepared(&rig, 20);
     rig.erp.latency(Duration::from_millis(200));
     let _connector = rig.start();
-    let thrice: Vec<_> = commands.iter().flat_map(|one| [one.clone(), one.clone(), one.clone()]).collect();
+    let thrice: Vec<_> =
+        commands.iter().flat_map(|one| [one.clone(), one.clone(), one.clone()]).collect();
     rig.send(&thrice);
     let results = rig.results(60);
-    let (copies, firsts): (Vec<_>, Vec<_>) = results.into_iter().partition(|result| result.duplicate);
+    let (copies, firsts): (Vec<_>, Vec<_>) =
+        results.into_iter().partition(|result| result.duplicate);
     assert_eq!(copies.len(), 40);
     assert_each_once(&rig, &commands, &firsts);
 }
@@ -147,14 +175,22 @@ fn copies_in_flight_are_one_command() {
 fn one_return_keeps_its_order_and_others_do_not_wait() {
     let rig = Rig::with_partitions("order", 1).commands("avro");
     let slow: Vec<_> = (0..5).map(|number| command("CT-SLOW", &format!("slow-{number}"))).collect();
-    let quick: Vec<_> = (0..50).map(|number| command(&format!("CT-{number}"), &format!("quick-{number}"))).collect();
-    rig.erp.approve(slow.iter().chain(&quick).map(|one| one.return_no.clone()).collect::<BTreeSet<_>>());
+    let quick: Vec<_> = (0..50)
+        .map(|number| command(&format!("CT-{number}"), &format!("quick-{number}")))
+        .collect();
+    rig.erp.approve(
+        slow.iter().chain(&quick).map(|one| one.return_no.clone()).collect::<BTreeSet<_>>(),
+    );
     rig.erp.latency(Duration::from_millis(300));
     let _connector = rig.start();
     rig.send(&slow);
     rig.send(&quick);
     let results = rig.results(55);
-    let offsets: Vec<_> = results.iter().filter(|result| result.return_no == "CT-SLOW").map(|result| result.source_offset).collect();
+    let offsets: Vec<_> = results
+        .iter()
+        .filter(|result| result.return_no == "CT-SLOW")
+        .map(|result| result.source_offset)
+        .collect();
     assert!(offsets.is_sorted() && offsets.len() == 5, "{offsets:?}");
     // All quick ones fit on the wire at once; five slow ones take five turns.
     let last_slow = results.iter().rposition(|result| result.return_no == "CT-SLOW").unwrap();
@@ -169,7 +205,12 @@ fn trace_headers_travel_to_the_result() {
     let sender = Sender::new();
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let bytes = crate::kit::commands::avro(&commands[0]);
-    sender.send(&rig.topics.commands, Some(b"CT00000"), Some(&bytes), &[("traceparent", trace), ("tracestate", "a=b")]);
+    sender.send(
+        &rig.topics.commands,
+        Some(b"CT00000"),
+        Some(&bytes),
+        &[("traceparent", trace), ("tracestate", "a=b")],
+    );
     sender.flush();
     rig.results(1);
     let record: &Record = &read_all(&rig.topics.results)[0];
@@ -187,7 +228,8 @@ fn a_misconfigured_account_pauses_the_route_and_nothing_is_lost() {
     rig.send(&commands);
     until("the pause and its reason in /status", PATIENCE, || {
         let route = connector.status()["sections"]["commands"].clone();
-        (route["circuit"] == "open" && route["circuit_reason"].as_str()?.contains("sid")).then_some(())
+        (route["circuit"] == "open" && route["circuit_reason"].as_str()?.contains("sid"))
+            .then_some(())
     });
     assert!(rig.erp.orders().is_empty());
     assert!(read_all(&rig.topics.results).is_empty());
@@ -208,7 +250,11 @@ fn an_outage_of_the_erp_loses_nothing_and_dead_letters_nothing() {
     until("calls that do not reach the ERP", PATIENCE, || {
         (connector.metric("wdt_connector_erp_calls_total", &["unreachable"]) > 0.0).then_some(())
     });
-    assert_eq!(crate::kit::http::get(&connector.url("/readyz")).unwrap().status, 200, "an outage does not make it unready");
+    assert_eq!(
+        crate::kit::http::get(&connector.url("/readyz")).unwrap().status,
+        200,
+        "an outage does not make it unready"
+    );
     assert!(read_all(&rig.topics.results).is_empty());
     rig.erp.adjust(&serde_json::json!({"outage": "none"}));
     let results = rig.results(30);
@@ -228,8 +274,13 @@ fn sigterm_drains_and_ends_with_zero() {
     assert_eq!(status.code(), Some(0));
     let applied = rig.erp.orders().len();
     // What was applied before the end has its result already.
-    assert_eq!(read_all(&rig.topics.results).len(), applied, "every call of the drained run was settled");
-    // The rest is done by the next run, each once: what was called or not is asked for, with an order that is known to exist.
+    assert_eq!(
+        read_all(&rig.topics.results).len(),
+        applied,
+        "every call of the drained run was settled"
+    );
+    // The rest is done by the next run, each once: what was called or not is asked for, with an
+    // order that is known to exist.
     let _connector = rig.start();
     let results = rig.results(commands.len());
     assert_each_once(&rig, &commands, &results);
@@ -243,10 +294,15 @@ fn killed_three_times_every_command_has_one_order_and_one_result() {
     let mut connector = rig.start();
     rig.send(&commands);
     for turn in 1..=3_u64 {
-        // In the middle of the stream one order is made whose answer is held back until the client gives up.
-        until("the middle of the stream", PATIENCE, || (rig.erp.order_count() >= turn * 100).then_some(()));
+        // In the middle of the stream one order is made whose answer is held back until the client
+        // gives up.
+        until("the middle of the stream", PATIENCE, || {
+            (rig.erp.order_count() >= turn * 100).then_some(())
+        });
         rig.erp.faults("createOrder:applied_timeout=1x");
-        until("the call that will not be answered", PATIENCE, || (!rig.erp.armed("applied_timeout")).then_some(()));
+        until("the call that will not be answered", PATIENCE, || {
+            (!rig.erp.armed("applied_timeout")).then_some(())
+        });
         let unanswered = rig.erp.creates().applied_unanswered;
         connector.kill();
         let orders = rig.erp.order_count();
@@ -260,7 +316,10 @@ fn killed_three_times_every_command_has_one_order_and_one_result() {
     rig.wait_committed(500);
     assert_each_once(&rig, &commands, &results);
     assert_journal_closed(&rig, 500);
-    assert!(results.iter().any(|result| result.recovered), "what was applied and unanswered is found by its marker");
+    assert!(
+        results.iter().any(|result| result.recovered),
+        "what was applied and unanswered is found by its marker"
+    );
     assert!(read_all(&rig.topics.dead_letters).is_empty());
     drop(connector);
 }
@@ -283,10 +342,15 @@ fn a_lost_journal_is_refused_until_it_is_declared_and_then_nothing_is_created_tw
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(!refused.status.success() && said.contains("journal-lost"), "{said}");
     }
-    assert_eq!(rig.verb(&["topics", "journal-lost"], b"").status.code(), Some(2), "not without --yes");
+    assert_eq!(
+        rig.verb(&["topics", "journal-lost"], b"").status.code(),
+        Some(2),
+        "not without --yes"
+    );
     assert!(rig.verb(&["topics", "journal-lost", "--yes"], b"").status.success());
 
-    // Copies of everything: no journal knows them, so the ERP is asked first, and nothing is created again.
+    // Copies of everything: no journal knows them, so the ERP is asked first, and nothing is
+    // created again.
     let _connector = rig.start();
     rig.send(&commands);
     let results = rig.results(80);

@@ -1,5 +1,5 @@
-//! What the command route does when the world is not as it should be: outages, unapproved returns, wrong partitions, pauses,
-//! expired memory, other assignors.
+//! What the command route does when the world is not as it should be: outages, unapproved returns,
+//! wrong partitions, pauses, expired memory, other assignors.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,7 +25,8 @@ use crate::kit::{
 };
 
 fn approved(rig: &Rig, prefix: &str, count: usize) -> Vec<CreateReturnOutbound> {
-    let all: Vec<_> = (0..count).map(|number| command(&format!("{prefix}-{number:03}"), "c")).collect();
+    let all: Vec<_> =
+        (0..count).map(|number| command(&format!("{prefix}-{number:03}"), "c")).collect();
     rig.erp.approve(all.iter().map(|one| one.return_no.clone()));
     all
 }
@@ -39,8 +40,16 @@ fn assert_once(rig: &Rig, commands: &[CreateReturnOutbound], results: &[CommandR
     let orders = rig.erp.orders();
     for one in commands {
         let made = orders.iter().filter(|order| order.return_no == one.return_no).count();
-        let own: Vec<_> = results.iter().filter(|result| result.return_no == one.return_no && !result.duplicate).collect();
-        assert_eq!((made, own.len(), own[0].outcome), (1, 1, Outcome::Created), "{}: {own:?}", one.return_no);
+        let own: Vec<_> = results
+            .iter()
+            .filter(|result| result.return_no == one.return_no && !result.duplicate)
+            .collect();
+        assert_eq!(
+            (made, own.len(), own[0].outcome),
+            (1, 1, Outcome::Created),
+            "{}: {own:?}",
+            one.return_no
+        );
     }
 }
 
@@ -71,19 +80,35 @@ fn every_kind_of_outage_pauses_and_nothing_is_given_up() {
         rig.erp.only_faults(faults);
         rig.send(&commands);
         until(&format!("{faults}: the circuit is {circuit}"), PATIENCE, || {
-            let seen = route(&connector)["circuit"] == circuit || (circuit == "half_open" && route(&connector)["circuit"] == "open");
+            let seen = route(&connector)["circuit"] == circuit
+                || (circuit == "half_open" && route(&connector)["circuit"] == "open");
             (seen && rig.erp.creates().received > calls).then_some(())
         });
-        assert_eq!(http::get(&connector.url("/readyz")).unwrap().status, 200, "{faults}: an outage does not make it unready");
-        assert_eq!(read_all(&rig.topics.results).len(), sent, "{faults}: nothing is settled meanwhile");
+        assert_eq!(
+            http::get(&connector.url("/readyz")).unwrap().status,
+            200,
+            "{faults}: an outage does not make it unready"
+        );
+        assert_eq!(
+            read_all(&rig.topics.results).len(),
+            sent,
+            "{faults}: nothing is settled meanwhile"
+        );
         rig.erp.only_faults("");
         sent += commands.len();
         let results = rig.results(sent);
         assert_once(&rig, &commands, &results);
-        assert!(results.iter().all(|result| result.outcome == Outcome::Created), "{faults}: {results:?}");
+        assert!(
+            results.iter().all(|result| result.outcome == Outcome::Created),
+            "{faults}: {results:?}"
+        );
     }
     assert!(read_all(&rig.topics.dead_letters).is_empty());
-    assert_eq!(connector.log().matches("partition taken over").count(), 2, "the member never left its group");
+    assert_eq!(
+        connector.log().matches("partition taken over").count(),
+        2,
+        "the member never left its group"
+    );
 }
 
 #[test]
@@ -95,9 +120,14 @@ fn an_unapproved_return_is_tried_again_and_holds_back_only_itself() {
     let connector = rig.start();
     rig.send(&[command("CT-WAITS", "c-1"), command("CT-WAITS", "c-2"), command("CT-READY", "c-1")]);
     let ready = rig.results(1).remove(0);
-    assert_eq!((ready.return_no.as_str(), ready.outcome), ("CT-READY", Outcome::Created), "another return does not wait");
+    assert_eq!(
+        (ready.return_no.as_str(), ready.outcome),
+        ("CT-READY", Outcome::Created),
+        "another return does not wait"
+    );
     assert_eq!(rig.erp.orders().len(), 1);
-    // The pause between two tries is a twentieth of the time: a restart with a shorter one sees several.
+    // The pause between two tries is a twentieth of the time: a restart with a shorter one sees
+    // several.
     assert!(connector.terminate(Duration::from_secs(20)).success());
     rig.config.set("commands", "retry_unapproved_for", "90s");
     let before = rig.erp.creates().received;
@@ -105,8 +135,15 @@ fn an_unapproved_return_is_tried_again_and_holds_back_only_itself() {
     until("a second try", PATIENCE, || (rig.erp.creates().received >= before + 2).then_some(()));
     rig.erp.modify(Kind::Returns, "CT-WAITS", &json!({"status": 40}));
     let results = rig.results(3);
-    let ends: Vec<_> = results[1..].iter().map(|result| (result.command_id.as_str(), result.outcome, result.attempts)).collect();
-    assert_eq!(ends, [("c-1", Outcome::Created, 1), ("c-2", Outcome::Created, 1)], "in order, and no attempt is counted");
+    let ends: Vec<_> = results[1..]
+        .iter()
+        .map(|result| (result.command_id.as_str(), result.outcome, result.attempts))
+        .collect();
+    assert_eq!(
+        ends,
+        [("c-1", Outcome::Created, 1), ("c-2", Outcome::Created, 1)],
+        "in order, and no attempt is counted"
+    );
     assert!(read_all(&rig.topics.dead_letters).is_empty());
 }
 
@@ -134,18 +171,25 @@ fn a_paused_route_begins_nothing_through_a_restart_and_goes_on_when_resumed() {
     let connector = rig.start();
     assert!(rig.verb(&["commands", "pause", "--by", "the night shift"], b"").status.success());
     until("the pause in /status", PATIENCE, || {
-        route(&connector)["paused"].as_str().is_some_and(|said| said.contains("night shift")).then_some(())
+        route(&connector)["paused"]
+            .as_str()
+            .is_some_and(|said| said.contains("night shift"))
+            .then_some(())
     });
     assert!(connector.metric("wdt_connector_route_paused", &["commands"]) >= 1.0);
     rig.send(&commands);
     connector.kill();
     let connector = rig.start();
-    until("the pause after a restart", PATIENCE, || route(&connector)["paused"].is_string().then_some(()));
+    until("the pause after a restart", PATIENCE, || {
+        route(&connector)["paused"].is_string().then_some(())
+    });
     assert_eq!((rig.erp.creates().received, read_all(&rig.topics.results).len()), (0, 0));
     assert!(rig.verb(&["commands", "resume"], b"").status.success());
     let results = rig.results(10);
     assert_once(&rig, &commands, &results);
-    until("the end of the pause in /status", PATIENCE, || route(&connector)["paused"].is_null().then_some(()));
+    until("the end of the pause in /status", PATIENCE, || {
+        route(&connector)["paused"].is_null().then_some(())
+    });
 }
 
 #[test]
@@ -167,14 +211,22 @@ fn look_ups_go_on_while_the_route_is_paused() {
 fn a_command_that_waited_for_a_proof_is_called_once_however_long_it_is_held_up_then() {
     let mut rig = Rig::with_partitions("proven", 1).commands("avro");
     let limit = Duration::from_secs(12);
-    rig.config.set("commands", "lookup_limit", format!("{}s", limit.as_secs())).set("commands", "max_visibility", "10s");
+    rig.config.set("commands", "lookup_limit", format!("{}s", limit.as_secs())).set(
+        "commands",
+        "max_visibility",
+        "10s",
+    );
     let commands = approved(&rig, "CT", 2);
     let connector = rig.start();
-    // Nothing was created, and no look-up has ever shown one of our markers: absence proves nothing yet.
+    // Nothing was created, and no look-up has ever shown one of our markers: absence proves nothing
+    // yet.
     rig.erp.only_faults("createOrder:reset=1x");
     rig.send(&commands[..1]);
     let asked = |times: usize, how: &str| {
-        until(how, PATIENCE, || (connector.log().lines().filter(|line| line.contains(how)).count() >= times).then_some(()));
+        until(how, PATIENCE, || {
+            (connector.log().lines().filter(|line| line.contains(how)).count() >= times)
+                .then_some(())
+        });
     };
     asked(2, "asked about a command in doubt");
     let patient = Instant::now() + limit;
@@ -187,7 +239,9 @@ fn a_command_that_waited_for_a_proof_is_called_once_however_long_it_is_held_up_t
     asked(1, "again=true");
     assert_eq!(rig.erp.creates().received, 2, "the pause came before the proof");
     // When its patience would have ended it has been in line for long.
-    until("the end of its patience", PATIENCE, || (Instant::now() > patient + Duration::from_secs(1)).then_some(()));
+    until("the end of its patience", PATIENCE, || {
+        (Instant::now() > patient + Duration::from_secs(1)).then_some(())
+    });
     rig.erp.latency(Duration::from_millis(300));
     assert!(rig.verb(&["commands", "resume"], b"").status.success());
     let results = rig.results(2);
@@ -202,17 +256,28 @@ fn senders_with_another_partitioner_pause_the_route_which_names_it() {
     let sender = Sender::new();
     for one in &commands {
         let partition = partition_of(one.return_no.as_bytes(), 4, Partitioner::Crc32).unwrap();
-        sender.send_to(&rig.topics.commands, partition, Some(one.return_no.as_bytes()), Some(&avro(one)));
+        sender.send_to(
+            &rig.topics.commands,
+            partition,
+            Some(one.return_no.as_bytes()),
+            Some(&avro(one)),
+        );
     }
     sender.flush();
     let connector = rig.spawn();
     until("the pause that names crc32", PATIENCE, || {
         let status = http::get(&connector.url("/status")).ok()?.json();
-        status["sections"]["commands"]["paused"].as_str().is_some_and(|said| said.contains("\"crc32\"")).then_some(())
+        status["sections"]["commands"]["paused"]
+            .as_str()
+            .is_some_and(|said| said.contains("\"crc32\""))
+            .then_some(())
     });
     assert_eq!(http::get(&connector.url("/readyz")).unwrap().status, 503);
     let results = read_all(&rig.topics.results).len();
-    assert!(results < 20 && read_all(&rig.topics.dead_letters).is_empty(), "nothing is declared invalid");
+    assert!(
+        results < 20 && read_all(&rig.topics.dead_letters).is_empty(),
+        "nothing is declared invalid"
+    );
     assert!(connector.terminate(Duration::from_secs(20)).success());
     rig.config.set("commands", "partitioner", "crc32");
     let _connector = rig.start();
@@ -230,10 +295,16 @@ fn a_copy_in_another_partition_is_invalid_and_creates_nothing() {
     rig.results(12);
     let sender = Sender::new();
     let own = partition_of(commands[0].return_no.as_bytes(), 4, Partitioner::Murmur2).unwrap();
-    sender.send_to(&rig.topics.commands, (own + 1) % 4, Some(commands[0].return_no.as_bytes()), Some(&avro(&commands[0])));
+    sender.send_to(
+        &rig.topics.commands,
+        (own + 1) % 4,
+        Some(commands[0].return_no.as_bytes()),
+        Some(&avro(&commands[0])),
+    );
     sender.flush();
     let results = rig.results(13);
-    let result = results.iter().find(|result| result.outcome == Outcome::Invalid).expect("an invalid copy");
+    let result =
+        results.iter().find(|result| result.outcome == Outcome::Invalid).expect("an invalid copy");
     assert!(result.violations[0].contains("partition"), "{result:?}");
     assert_eq!((rig.erp.order_count(), read_all(&rig.topics.dead_letters).len()), (12, 1));
 }
@@ -245,7 +316,9 @@ fn many_open_intents_after_a_crash_cost_one_question() {
     let connector = rig.start();
     rig.erp.only_faults("query:5xx=1,createOrder:applied_timeout=1");
     rig.send(&commands);
-    until("twenty orders nobody was told of", PATIENCE, || (rig.erp.order_count() == 20).then_some(()));
+    until("twenty orders nobody was told of", PATIENCE, || {
+        (rig.erp.order_count() == 20).then_some(())
+    });
     connector.kill();
     rig.erp.only_faults("");
     let asked = rig.erp.queries();
@@ -255,11 +328,14 @@ fn many_open_intents_after_a_crash_cost_one_question() {
     assert!(results.iter().all(|result| result.recovered), "{results:?}");
     let asked = rig.erp.queries() - asked;
     assert!(asked < 10, "{asked} questions for 20 open intents");
-    until("how they were settled in /status", PATIENCE, || (route(&connector)["settled_by_bundle"].as_u64()? >= 15).then_some(()));
+    until("how they were settled in /status", PATIENCE, || {
+        (route(&connector)["settled_by_bundle"].as_u64()? >= 15).then_some(())
+    });
 }
 
 #[test]
-fn outcomes_are_forgotten_after_the_horizon_but_open_intents_never_and_old_records_are_looked_for() {
+fn outcomes_are_forgotten_after_the_horizon_but_open_intents_never_and_old_records_are_looked_for()
+{
     let mut rig = Rig::with_partitions("horizon", 1).commands("avro");
     let commands = approved(&rig, "CT", 6);
     let connector = rig.start();
@@ -273,23 +349,44 @@ fn outcomes_are_forgotten_after_the_horizon_but_open_intents_never_and_old_recor
     let connector = rig.start();
     let mut reader = Reader::new(&rig.topics.journal);
     reader.until("five tombstones", PATIENCE, |seen| {
-        seen.iter().filter(|record| record.value.is_none()).map(|record| record.key.clone()).collect::<BTreeSet<_>>().len() >= 5
+        seen.iter()
+            .filter(|record| record.value.is_none())
+            .map(|record| record.key.clone())
+            .collect::<BTreeSet<_>>()
+            .len()
+            >= 5
     });
     let open = format!("[\"{}\",\"c\"]", commands[5].return_no);
-    let last = reader.finish().iter().rfind(|record| record.key_text() == open).expect("the open intent").clone();
+    let last = reader
+        .finish()
+        .iter()
+        .rfind(|record| record.key_text() == open)
+        .expect("the open intent")
+        .clone();
     assert_eq!(rig.journal(&last).kind, EntryKind::Intent, "an open intent is never forgotten");
-    until("their number in /status", PATIENCE, || (route(&connector)["forgotten_outcomes"] == 5).then_some(()));
+    until("their number in /status", PATIENCE, || {
+        (route(&connector)["forgotten_outcomes"] == 5).then_some(())
+    });
 
-    // Copies of what is forgotten: as old as they say they are, so the ERP is asked before anything is called.
+    // Copies of what is forgotten: as old as they say they are, so the ERP is asked before anything
+    // is called.
     rig.erp.only_faults("");
     let sender = Sender::new();
     for one in &commands[..5] {
-        sender.send(&rig.topics.commands, Some(one.return_no.as_bytes()), Some(&avro(one)), &[("wdt-first-sent", "1000")]);
+        sender.send(
+            &rig.topics.commands,
+            Some(one.return_no.as_bytes()),
+            Some(&avro(one)),
+            &[("wdt-first-sent", "1000")],
+        );
     }
     sender.flush();
     let results = rig.results(11);
     assert_eq!(rig.erp.order_count(), 6, "nothing is created twice");
-    assert!(results[5..].iter().all(|result| result.outcome == Outcome::Created && result.recovered), "{results:?}");
+    assert!(
+        results[5..].iter().all(|result| result.outcome == Outcome::Created && result.recovered),
+        "{results:?}"
+    );
 }
 
 #[test]
@@ -336,7 +433,11 @@ fn a_rejection_of_a_later_attempt_is_final_only_after_looking() {
 #[test]
 fn a_second_signal_ends_at_once_and_loses_nothing() {
     let mut rig = Rig::with_partitions("second", 1).commands("avro");
-    rig.config.set("commands", "drain_timeout", "60s").set("commands", "call_timeout", "50s").set("commands", "lookup_limit", "5m");
+    rig.config.set("commands", "drain_timeout", "60s").set("commands", "call_timeout", "50s").set(
+        "commands",
+        "lookup_limit",
+        "5m",
+    );
     let commands = approved(&rig, "CT", 3);
     rig.erp.only_faults("createOrder:timeout=1");
     let mut connector = rig.start();
@@ -360,13 +461,22 @@ fn a_second_signal_ends_at_once_and_loses_nothing() {
 #[test]
 fn a_drain_that_runs_out_of_time_leaves_its_calls_to_the_next_owner() {
     let mut rig = Rig::with_partitions("drainout", 1).commands("avro");
-    rig.config.set("commands", "drain_timeout", "500ms").set("commands", "call_timeout", "30s").set("commands", "lookup_limit", "5m");
+    rig.config
+        .set("commands", "drain_timeout", "500ms")
+        .set("commands", "call_timeout", "30s")
+        .set("commands", "lookup_limit", "5m");
     let commands = approved(&rig, "CT", 4);
     rig.erp.only_faults("createOrder:slow(20s)=1");
     let connector = rig.start();
     rig.send(&commands);
-    until("orders whose answers are on their way", PATIENCE, || (rig.erp.order_count() == 4).then_some(()));
-    assert_eq!(connector.terminate(Duration::from_secs(15)).code(), Some(0), "it does not wait for the answers");
+    until("orders whose answers are on their way", PATIENCE, || {
+        (rig.erp.order_count() == 4).then_some(())
+    });
+    assert_eq!(
+        connector.terminate(Duration::from_secs(15)).code(),
+        Some(0),
+        "it does not wait for the answers"
+    );
     assert!(read_all(&rig.topics.results).is_empty());
     rig.erp.only_faults("");
     rig.config.set("commands", "call_timeout", "2s");
@@ -379,9 +489,14 @@ fn a_drain_that_runs_out_of_time_leaves_its_calls_to_the_next_owner() {
 #[test]
 fn partitions_given_back_during_an_outage_leave_nobody_without_probes() {
     let mut rig = Rig::new("openrain").commands("avro");
-    // Everything is revoked from the first while the second joins: it drains for as long as calls are on the wire.
+    // Everything is revoked from the first while the second joins: it drains for as long as calls
+    // are on the wire.
     rig.config.kafka_property("partition.assignment.strategy", "range");
-    rig.config.set("commands", "call_timeout", "12s").set("commands", "drain_timeout", "8s").set("commands", "lookup_limit", "5m");
+    rig.config.set("commands", "call_timeout", "12s").set("commands", "drain_timeout", "8s").set(
+        "commands",
+        "lookup_limit",
+        "5m",
+    );
     let (held, failing) = (approved(&rig, "HELD", 4), approved(&rig, "RESET", 40));
     let known = approved(&rig, "KNOWN", 1);
     let first = rig.start();
@@ -390,13 +505,17 @@ fn partitions_given_back_during_an_outage_leave_nobody_without_probes() {
     rig.results(1);
     rig.erp.only_faults("createOrder:timeout=4x");
     rig.send(&held);
-    until("calls that are not answered", PATIENCE, || (rig.erp.creates().received == 5).then_some(()));
+    until("calls that are not answered", PATIENCE, || {
+        (rig.erp.creates().received == 5).then_some(())
+    });
     rig.erp.only_faults("createOrder:reset=1,query:5xx=1");
     rig.send(&failing);
     until("an open circuit", PATIENCE, || (route(&first)["circuit"] == "open").then_some(()));
     rig.config.set("kafka", "instance", 1);
     let second = rig.start();
-    until("the second's partitions", PATIENCE, || route(&second)["partitions"].as_array().is_some_and(|all| all.len() == 2).then_some(()));
+    until("the second's partitions", PATIENCE, || {
+        route(&second)["partitions"].as_array().is_some_and(|all| all.len() == 2).then_some(())
+    });
     rig.erp.only_faults("");
     let results = rig.results(45);
     assert_once(&rig, &held, &results);
@@ -408,7 +527,8 @@ fn partitions_given_back_during_an_outage_leave_nobody_without_probes() {
 #[test]
 fn look_ups_that_fail_for_reasons_of_their_own_keep_no_circuit_open() {
     let rig = Rig::with_partitions("ownreasons", 2).commands("avro");
-    let (known, doubtful, fresh) = (approved(&rig, "KNOWN", 1), approved(&rig, "RESET", 8), approved(&rig, "FRESH", 4));
+    let (known, doubtful, fresh) =
+        (approved(&rig, "KNOWN", 1), approved(&rig, "RESET", 8), approved(&rig, "FRESH", 4));
     let connector = rig.start();
     rig.send(&known);
     rig.results(1);
@@ -511,20 +631,28 @@ fn more_partitions_are_refused_until_the_journal_has_migrated() {
     // Running, or with unread commands, nothing is migrated.
     let said = |arguments: &[&str]| {
         let output = rig.verb(arguments, b"");
-        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let text = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
         (output.status.code(), text)
     };
     assert!(connector.terminate(Duration::from_secs(20)).success());
     let late = approved(&rig, "LATE", 1);
     rig.send(&late);
     let (code, text) = said(&["topics", "migrate", "--partitions", "5"]);
-    assert!(code == Some(1) && text.contains("1 commands") && text.contains("not settled"), "{text}");
+    assert!(
+        code == Some(1) && text.contains("1 commands") && text.contains("not settled"),
+        "{text}"
+    );
     let connector = rig.start();
     rig.results(25);
     rig.wait_committed(25);
     assert!(connector.terminate(Duration::from_secs(20)).success());
 
-    // Somebody gives both topics more partitions by hand: the journal's own count is what is believed.
+    // Somebody gives both topics more partitions by hand: the journal's own count is what is
+    // believed.
     topics::grow(&rig.topics.commands, 5);
     let (code, text) = said(&["run"]);
     assert!(code == Some(1) && text.contains("topics migrate --partitions 5"), "{text}");
@@ -540,7 +668,10 @@ fn more_partitions_are_refused_until_the_journal_has_migrated() {
     let (code, text) = said(&["topics", "migrate", "--partitions", "4"]);
     assert!(code == Some(1) && text.contains("no partitions away"), "{text}");
     let (code, text) = said(&["topics", "migrate", "--partitions", "5"]);
-    assert!(code == Some(0) && text.contains("5 partitions") && text.contains("1 commands"), "{text}");
+    assert!(
+        code == Some(0) && text.contains("5 partitions") && text.contains("1 commands"),
+        "{text}"
+    );
     // Now that instances run again, they settle what is left.
     let (code, text) = said(&["topics", "migrate", "--partitions", "5"]);
     assert!(code == Some(1) && text.contains("not settled"), "{text}");
@@ -555,9 +686,23 @@ fn more_partitions_are_refused_until_the_journal_has_migrated() {
     let connector = rig.start();
     rig.send(&commands);
     let results = rig.results(50);
-    assert_eq!(results.iter().filter(|result| result.duplicate && result.outcome == Outcome::Created).count(), 24);
-    let of_stray: Vec<_> = results.iter().filter(|result| result.return_no == stray[0].return_no).map(|result| result.outcome).collect();
-    assert_eq!(of_stray, [Outcome::Created], "it was sent when there were as many partitions as now");
+    assert_eq!(
+        results
+            .iter()
+            .filter(|result| result.duplicate && result.outcome == Outcome::Created)
+            .count(),
+        24
+    );
+    let of_stray: Vec<_> = results
+        .iter()
+        .filter(|result| result.return_no == stray[0].return_no)
+        .map(|result| result.outcome)
+        .collect();
+    assert_eq!(
+        of_stray,
+        [Outcome::Created],
+        "it was sent when there were as many partitions as now"
+    );
     assert_eq!((rig.erp.creates().received, rig.erp.order_count()), (calls + 1, 26));
     // The tools know where everything stands now.
     let listed = rig.verb(&["commands", "list", "--all", "--json"], b"");
@@ -581,14 +726,26 @@ fn fewer_partitions_are_new_topics_filled_from_the_old() {
     let (old_commands, old_journal) = (rig.topics.commands.clone(), rig.topics.journal.clone());
     rig.topics.commands = format!("{old_commands}.2");
     rig.topics.journal = format!("{old_journal}.2");
-    rig.config.set("topics", "commands", rig.topics.commands.clone()).set("topics", "journal", rig.topics.journal.clone());
-    assert!(rig.verb(&["topics", "--with-commands", "--partitions", "2"], b"").status.code() == Some(0));
-    let output = rig.verb(&["topics", "migrate", "--from-journal", &old_journal, "--from-commands", &old_commands], b"");
+    rig.config.set("topics", "commands", rig.topics.commands.clone()).set(
+        "topics",
+        "journal",
+        rig.topics.journal.clone(),
+    );
+    assert!(
+        rig.verb(&["topics", "--with-commands", "--partitions", "2"], b"").status.code() == Some(0)
+    );
+    let output = rig.verb(
+        &["topics", "migrate", "--from-journal", &old_journal, "--from-commands", &old_commands],
+        b"",
+    );
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let calls = rig.erp.creates().received;
     let _connector = rig.start();
     rig.send(&commands);
     let results = rig.results(24);
     assert_eq!(results.iter().filter(|result| result.duplicate).count(), 12);
-    assert_eq!((rig.erp.creates().received, topics::partitions(&rig.topics.journal)), (calls, Some(2)));
+    assert_eq!(
+        (rig.erp.creates().received, topics::partitions(&rig.topics.journal)),
+        (calls, Some(2))
+    );
 }

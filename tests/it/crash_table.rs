@@ -1,5 +1,6 @@
-//! The crash table: the process is killed at every named point of the command route, at every call of a transaction;
-//! every answer of the ERP and of the broker is lost once after it was carried out. One order and one result each.
+//! The crash table: the process is killed at every named point of the command route, at every call
+//! of a transaction; every answer of the ERP and of the broker is lost once after it was carried
+//! out. One order and one result each.
 
 use std::{
     collections::BTreeSet,
@@ -44,11 +45,15 @@ enum Way {
     Refused,
 }
 
-/// Which passages of a point are crashed at: of the three transactions of a command the first is the take-over's
-/// barrier, the second an intent's, the third an outcome's.
+/// Which passages of a point are crashed at: of the three transactions of a command the first is
+/// the take-over's barrier, the second an intent's, the third an outcome's.
 fn rows() -> Vec<(Point, u32, Way)> {
     let mut rows = Vec::new();
-    for point in Point::ALL.iter().copied().filter(|point| !ELSEWHERE.iter().any(|prefix| point.name().starts_with(prefix))) {
+    for point in Point::ALL
+        .iter()
+        .copied()
+        .filter(|point| !ELSEWHERE.iter().any(|prefix| point.name().starts_with(prefix)))
+    {
         let (passages, way): (&[u32], Way) = match point {
             Point::TxnBeginning
             | Point::TxnBegun
@@ -61,9 +66,13 @@ fn rows() -> Vec<(Point, u32, Way)> {
             Point::TxnSent => (&[1, 2, 3, 4], Way::Plain),
             Point::TxnAborting | Point::TxnAborted => (&[1], Way::Refused),
             Point::TakeOverRead => (&[1, 2], Way::Heir),
-            Point::TakeOverOffsets | Point::TakeOverBarrier | Point::TakeOverDone => (&[1], Way::Heir),
+            Point::TakeOverOffsets | Point::TakeOverBarrier | Point::TakeOverDone => {
+                (&[1], Way::Heir)
+            }
             Point::GroupRevoking | Point::GroupDrained => (&[1], Way::Ended),
-            Point::LookUpAsking | Point::LookUpAnswered | Point::FindingJudged => (&[1], Way::Found),
+            Point::LookUpAsking | Point::LookUpAnswered | Point::FindingJudged => {
+                (&[1], Way::Found)
+            }
             Point::LookUpHalf => (&[1], Way::Absent),
             _ => (&[1], Way::Plain),
         };
@@ -80,10 +89,20 @@ fn abreast<T: Send + std::fmt::Debug>(rows: Vec<T>, run: impl Fn(&T) + Sync) {
         for _ in 0..ABREAST {
             scope.spawn(|| {
                 loop {
-                    let Some(row) = queue.lock().expect("no panic holds this lock").next() else { return };
-                    if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&row))) {
-                        let why = panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "without a word".into());
-                        failed.lock().expect("no panic holds this lock").push(format!("{row:?}: {why}"));
+                    let Some(row) = queue.lock().expect("no panic holds this lock").next() else {
+                        return;
+                    };
+                    if let Err(panic) =
+                        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&row)))
+                    {
+                        let why = panic
+                            .downcast_ref::<String>()
+                            .cloned()
+                            .unwrap_or_else(|| "without a word".into());
+                        failed
+                            .lock()
+                            .expect("no panic holds this lock")
+                            .push(format!("{row:?}: {why}"));
                     }
                 }
             });
@@ -134,7 +153,9 @@ fn crash(&(point, passage, way): &(Point, u32, Way)) {
             rig.results(1);
             rig.erp.faults("createOrder:applied_timeout=1x");
             rig.send(&commands[1..2]);
-            until("an order without an answer", PATIENCE, || (rig.erp.order_count() == 2).then_some(()));
+            until("an order without an answer", PATIENCE, || {
+                (rig.erp.order_count() == 2).then_some(())
+            });
             earlier.kill();
             rig.send(&commands[2..]);
         }
@@ -150,11 +171,14 @@ fn crash(&(point, passage, way): &(Point, u32, Way)) {
     }
     killed(&mut doomed, &row);
     if way == Way::Refused {
-        let limit = AlterConfig::new(ResourceSpecifier::Topic(&rig.topics.results)).set("max.message.bytes", "1048588");
-        let done = wait(broker().admin().alter_configs([&limit], &AdminOptions::new())).expect("the broker answers");
+        let limit = AlterConfig::new(ResourceSpecifier::Topic(&rig.topics.results))
+            .set("max.message.bytes", "1048588");
+        let done = wait(broker().admin().alter_configs([&limit], &AdminOptions::new()))
+            .expect("the broker answers");
         assert!(done.iter().all(Result::is_ok), "{done:?}");
     }
-    // The stream goes on: a later order shows that look-ups see this warehouse, and so that absence means absence.
+    // The stream goes on: a later order shows that look-ups see this warehouse, and so that absence
+    // means absence.
     commands.push(command("LATER", "herald"));
     rig.send(&commands[commands.len() - 1..]);
     let _heir = rig.spawn();
@@ -169,7 +193,10 @@ fn killed_at_every_point_of_the_command_route() {
     let covered: BTreeSet<Point> = rows.iter().map(|(point, ..)| *point).collect();
     let missing: Vec<&Point> = Point::ALL
         .iter()
-        .filter(|point| !covered.contains(point) && !ELSEWHERE.iter().any(|prefix| point.name().starts_with(prefix)))
+        .filter(|point| {
+            !covered.contains(point)
+                && !ELSEWHERE.iter().any(|prefix| point.name().starts_with(prefix))
+        })
         .collect();
     assert!(missing.is_empty(), "points without a row: {missing:?}");
     broker();
@@ -198,12 +225,23 @@ fn erp_row(faults: &[&str]) {
 
 #[test]
 fn every_answer_of_the_erp_lost_after_it_was_applied() {
-    let calls = ["applied_timeout", "applied_reset", "applied_5xx", "applied_garbage", "truncated", "applied_database"];
+    let calls = [
+        "applied_timeout",
+        "applied_reset",
+        "applied_5xx",
+        "applied_garbage",
+        "truncated",
+        "applied_database",
+    ];
     let answers = ["timeout", "reset", "5xx", "garbage", "truncated"];
     let rows: Vec<Vec<String>> = vec![
         calls.iter().map(|end| format!("createOrder:{end}=1x")).collect(),
-        // The first query of a look-up, and the second, which is made only when the first shows nothing.
-        answers.iter().map(|end| format!("createOrder:applied_reset=1x,outbounds:{end}=1x")).collect(),
+        // The first query of a look-up, and the second, which is made only when the first shows
+        // nothing.
+        answers
+            .iter()
+            .map(|end| format!("createOrder:applied_reset=1x,outbounds:{end}=1x"))
+            .collect(),
         answers.iter().map(|end| format!("createOrder:reset=1x,outbounds:{end}=@2")).collect(),
     ];
     broker();
@@ -213,14 +251,20 @@ fn every_answer_of_the_erp_lost_after_it_was_applied() {
 #[test]
 fn every_answer_of_a_transactions_broker_lost_after_it_was_carried_out() {
     let mut proxy = KafkaProxy::new();
-    let Some(node) = PrivateBroker::behind(proxy.port(), "every_answer_of_a_transactions_broker_lost_after_it_was_carried_out") else {
+    let Some(node) = PrivateBroker::behind(
+        proxy.port(),
+        "every_answer_of_a_transactions_broker_lost_after_it_was_carried_out",
+    ) else {
         return;
     };
     proxy.run(node.proxied_port());
     // Barrier, intent, outcome; the producer is made once.
     let rows: Vec<(Request, u32)> = Request::ALL
         .into_iter()
-        .flat_map(|request| (0..if request == Request::InitProducerId { 1 } else { 3 }).map(move |after| (request, after)))
+        .flat_map(|request| {
+            (0..if request == Request::InitProducerId { 1 } else { 3 })
+                .map(move |after| (request, after))
+        })
         .collect();
     abreast(rows, |(request, after)| {
         let rig = Rig::on("answers", &proxy.bootstrap(), node.client(), 1).commands("avro");
@@ -232,19 +276,26 @@ fn every_answer_of_a_transactions_broker_lost_after_it_was_carried_out() {
         let results = rig.results(commands.len());
         assert!(sprung.load(Ordering::SeqCst), "the answer was not lost");
         rig.wait_committed(2);
-        Verdict::of(&rig, &commands, &results).assert_each_once(commands.len(), &format!("{request:?} after {after}"));
+        Verdict::of(&rig, &commands, &results)
+            .assert_each_once(commands.len(), &format!("{request:?} after {after}"));
     });
 }
 
 #[test]
 fn the_process_of_a_release_build_has_no_such_points() {
-    // Whatever builds the tests says which it is; `benches/storm.rs` looks into the release binary itself.
+    // Whatever builds the tests says which it is; `benches/storm.rs` looks into the release binary
+    // itself.
     assert_eq!(wdt_connector::crash::COMPILED, cfg!(debug_assertions));
-    let source = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/crash.rs")).expect("the source");
+    let source = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/crash.rs"))
+        .expect("the source");
     for variable in ["WDT_CRASH_AT", "WDT_FAULT"] {
-        let uses: Vec<usize> = source.match_indices(&format!("\"{variable}\"")).map(|(at, _)| at).collect();
+        let uses: Vec<usize> =
+            source.match_indices(&format!("\"{variable}\"")).map(|(at, _)| at).collect();
         assert_eq!(uses.len(), 1, "{variable} is read in one place");
         let function = source[..uses[0]].rfind("\n#[cfg(debug_assertions)]").expect("a guard");
-        assert!(!source[function + 1..uses[0]].contains("\n}\n"), "the function that reads {variable} is compiled out of release builds");
+        assert!(
+            !source[function + 1..uses[0]].contains("\n}\n"),
+            "the function that reads {variable} is compiled out of release builds"
+        );
     }
 }

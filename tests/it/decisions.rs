@@ -1,4 +1,5 @@
-//! Commands in doubt, a person's decisions about them, and what is sent again: through the program's own verbs.
+//! Commands in doubt, a person's decisions about them, and what is sent again: through the
+//! program's own verbs.
 
 use serde_json::Value;
 use wdt_connector::{
@@ -17,7 +18,11 @@ use crate::kit::{
 /// Stdout and stderr of a verb as text, and its exit code.
 fn said(rig: &Rig, arguments: &[&str]) -> (Option<i32>, String) {
     let output = rig.verb(arguments, b"");
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     (output.status.code(), text)
 }
 
@@ -25,7 +30,10 @@ fn said(rig: &Rig, arguments: &[&str]) -> (Option<i32>, String) {
 fn lines(rig: &Rig, arguments: &[&str]) -> Vec<Value> {
     let output = rig.verb(arguments, b"");
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line of JSON"))
+        .collect()
 }
 
 fn rig(what: &str) -> Rig {
@@ -34,18 +42,24 @@ fn rig(what: &str) -> Rig {
     rig
 }
 
-/// One command whose order is made without its marker and whose answer is lost: in doubt, with that order as its suspect.
+/// One command whose order is made without its marker and whose answer is lost: in doubt, with that
+/// order as its suspect.
 fn in_doubt(rig: &Rig) -> (CommandResult, String) {
     rig.erp.faults("createOrder:strip_remark=1x,createOrder:applied_timeout=1x");
     rig.send(&[command("CT-1", "c-1")]);
     let result = rig.results(1).remove(0);
     let order = rig.erp.orders().remove(0).order_no;
-    assert_eq!((result.outcome, &result.candidates), (Outcome::InDoubt, &vec![order.clone()]), "{result:?}");
+    assert_eq!(
+        (result.outcome, &result.candidates),
+        (Outcome::InDoubt, &vec![order.clone()]),
+        "{result:?}"
+    );
     (result, order)
 }
 
 fn header(letter: &Record, name: &str) -> Value {
-    serde_json::from_str(&letter.header(name).unwrap_or_else(|| panic!("no {name} in {letter:?}"))).expect("JSON")
+    serde_json::from_str(&letter.header(name).unwrap_or_else(|| panic!("no {name} in {letter:?}")))
+        .expect("JSON")
 }
 
 #[test]
@@ -55,14 +69,23 @@ fn a_person_decides_about_a_command_in_doubt_once_and_for_all() {
     let (_, order) = in_doubt(&rig);
     let calls = rig.erp.creates().received;
 
-    // Everything a person needs stands in the dead letter, in the lists, in /status and in the metrics.
+    // Everything a person needs stands in the dead letter, in the lists, in /status and in the
+    // metrics.
     let letters = read_all(&rig.topics.dead_letters);
     assert_eq!(letters.len(), 1);
     let facts = header(&letters[0], "wdt-in-doubt");
     assert_eq!(facts["candidates"], serde_json::json!([order]));
-    assert!(facts["remark_as_sent"].as_str().is_some_and(|remark| remark.starts_with('#') && remark.ends_with("退货 test")), "{facts}");
+    assert!(
+        facts["remark_as_sent"]
+            .as_str()
+            .is_some_and(|remark| remark.starts_with('#') && remark.ends_with("退货 test")),
+        "{facts}"
+    );
     let listed = lines(&rig, &["commands", "list", "--json"]);
-    assert_eq!((listed.len(), listed[0]["state"].as_str(), listed[0]["command_id"].as_str()), (1, Some("IN_DOUBT"), Some("c-1")));
+    assert_eq!(
+        (listed.len(), listed[0]["state"].as_str(), listed[0]["command_id"].as_str()),
+        (1, Some("IN_DOUBT"), Some("c-1"))
+    );
     until("the command in /status and the metrics", PATIENCE, || {
         let route = connector.status()["sections"]["commands"].clone();
         (route["awaiting_decision"] == 1
@@ -72,28 +95,43 @@ fn a_person_decides_about_a_command_in_doubt_once_and_for_all() {
     });
 
     // A typing error is noticed before it becomes an outcome.
-    let (code, text) = said(&rig, &["commands", "resolve", "CT-1", "c-1", "--as", "created:CK-TYPO"]);
+    let (code, text) =
+        said(&rig, &["commands", "resolve", "CT-1", "c-1", "--as", "created:CK-TYPO"]);
     assert!(code == Some(1) && text.contains(&order), "{text}");
-    let (code, text) = said(&rig, &["commands", "resolve", "CT-1", "c-1", "--as", &format!("created:{order}")]);
+    let (code, text) =
+        said(&rig, &["commands", "resolve", "CT-1", "c-1", "--as", &format!("created:{order}")]);
     assert!(code == Some(0) && text.contains("CREATED"), "{text}");
     let results = rig.results(2);
-    assert_eq!((results[1].outcome, results[1].outbound_no.as_deref()), (Outcome::Created, Some(order.as_str())));
+    assert_eq!(
+        (results[1].outcome, results[1].outbound_no.as_deref()),
+        (Outcome::Created, Some(order.as_str()))
+    );
     assert!(results[1].resolved && !results[1].duplicate, "{:?}", results[1]);
 
-    // Decided once: a second decision is refused, a copy yields the decision, and nothing is ever called.
+    // Decided once: a second decision is refused, a copy yields the decision, and nothing is ever
+    // called.
     let (code, text) = said(&rig, &["commands", "resolve", "CT-1", "c-1", "--as", "not-created"]);
     assert!(code == Some(1) && text.contains("CREATED"), "{text}");
     rig.send(&[command("CT-1", "c-1")]);
     let results = rig.results(3);
-    assert_eq!((results[2].outcome, results[2].duplicate, results[2].resolved), (Outcome::Created, true, true));
+    assert_eq!(
+        (results[2].outcome, results[2].duplicate, results[2].resolved),
+        (Outcome::Created, true, true)
+    );
     assert_eq!((rig.erp.creates().received, rig.erp.orders().len()), (calls, 1));
     assert!(lines(&rig, &["commands", "list", "--json"]).is_empty());
     let shown = lines(&rig, &["commands", "show", "CT-1", "c-1", "--json"]).remove(0);
-    assert_eq!((shown["entry"]["state"].as_str(), shown["results"].as_array().map(Vec::len)), (Some("CREATED"), Some(3)), "{shown}");
+    assert_eq!(
+        (shown["entry"]["state"].as_str(), shown["results"].as_array().map(Vec::len)),
+        (Some("CREATED"), Some(3)),
+        "{shown}"
+    );
     assert_eq!(shown["dead_letters"][0]["label"], "in_doubt");
     let (code, text) = said(&rig, &["commands", "show", "CT-1", "c-1"]);
     assert!(code == Some(0) && text.contains(&order) && text.contains("resolved"), "{text}");
-    until("nothing left to decide", PATIENCE, || (connector.metric("wdt_connector_commands_undecided", &[]) == 0.0).then_some(()));
+    until("nothing left to decide", PATIENCE, || {
+        (connector.metric("wdt_connector_commands_undecided", &[]) == 0.0).then_some(())
+    });
 }
 
 #[test]
@@ -102,8 +140,13 @@ fn a_decision_about_something_else_is_refused_with_the_reason() {
     let connector = rig.start();
     let (_, order) = in_doubt(&rig);
     let sender = Sender::new();
-    let mut stale =
-        Decision { return_no: "CT-1".into(), command_id: "c-1".into(), version: 1, verdict: Verdict::Created(order), by: "a test".into() };
+    let mut stale = Decision {
+        return_no: "CT-1".into(),
+        command_id: "c-1".into(),
+        version: 1,
+        verdict: Verdict::Created(order),
+        by: "a test".into(),
+    };
     let control = [("wdt-control", "resolve")];
     sender.send(&rig.topics.commands, Some(b"CT-1"), Some(&stale.bytes()), &control);
     stale.command_id = "c-absent".into();
@@ -115,7 +158,10 @@ fn a_decision_about_something_else_is_refused_with_the_reason() {
     sender.flush();
     rig.wait_committed(6);
     let letters = read_all(&rig.topics.dead_letters);
-    let reasons: Vec<String> = letters.iter().filter_map(|letter| letter.header("__connect.errors.exception.message")).collect();
+    let reasons: Vec<String> = letters
+        .iter()
+        .filter_map(|letter| letter.header("__connect.errors.exception.message"))
+        .collect();
     assert_eq!(letters.len(), 6, "{reasons:?}");
     for part in ["version 1", "knows no such command", "key is not return_no", "cannot be read"] {
         assert!(reasons.iter().any(|reason| reason.contains(part)), "{part}: {reasons:?}");
@@ -141,14 +187,26 @@ fn decisions_keep_their_place_in_the_returns_order_and_survive_a_kill() {
         by: "a test".into(),
     };
     let sender = Sender::new();
-    sender.send(&rig.topics.commands, Some(b"CT-1"), Some(&decision.bytes()), &[("wdt-control", "resolve")]);
+    sender.send(
+        &rig.topics.commands,
+        Some(b"CT-1"),
+        Some(&decision.bytes()),
+        &[("wdt-control", "resolve")],
+    );
     sender.flush();
     until("the slow call", PATIENCE, || (rig.erp.creates().received >= 2).then_some(()));
     connector.kill();
     let _connector = rig.start();
     let results = rig.results(3);
-    assert_eq!(results.iter().map(|result| result.source_offset).collect::<Vec<_>>(), [first.source_offset, 1, 2]);
-    assert!(results[2].resolved && results[2].outbound_no.as_deref() == Some(order.as_str()), "{:?}", results[2]);
+    assert_eq!(
+        results.iter().map(|result| result.source_offset).collect::<Vec<_>>(),
+        [first.source_offset, 1, 2]
+    );
+    assert!(
+        results[2].resolved && results[2].outbound_no.as_deref() == Some(order.as_str()),
+        "{:?}",
+        results[2]
+    );
     assert_eq!(rig.erp.orders().len(), 2);
 }
 
@@ -166,11 +224,16 @@ fn what_a_person_found_not_to_exist_is_created_by_a_replay_and_only_by_one() {
     rig.send(&[command("CT-1", "c-1")]);
     let results = rig.results(3);
     assert_eq!((results[1].outcome, results[1].resolved), (Outcome::Rejected, true));
-    assert_eq!((results[2].outcome, results[2].duplicate), (Outcome::Rejected, true), "a sender's copy creates nothing");
+    assert_eq!(
+        (results[2].outcome, results[2].duplicate),
+        (Outcome::Rejected, true),
+        "a sender's copy creates nothing"
+    );
     let (code, text) = said(&rig, &["commands", "replay", "--from-time", "1h"]);
     assert!(code == Some(0) && text.contains("2 commands sent again"), "{text}");
     let results = rig.results(5);
-    let copies: Vec<_> = results[3..].iter().map(|result| (result.outcome, result.duplicate)).collect();
+    let copies: Vec<_> =
+        results[3..].iter().map(|result| (result.outcome, result.duplicate)).collect();
     assert_eq!(copies, [(Outcome::Rejected, true); 2], "nor does a replay of what was read before");
     assert_eq!(rig.erp.orders().len(), 1);
 
@@ -179,10 +242,17 @@ fn what_a_person_found_not_to_exist_is_created_by_a_replay_and_only_by_one() {
     let (code, text) = said(&rig, &["dlq", "replay"]);
     assert!(code == Some(0) && text.contains("1 sent again"), "{text}");
     let result = rig.results(6).remove(5);
-    assert_eq!((result.outcome, result.duplicate, result.recovered), (Outcome::Created, false, false), "{result:?}");
+    assert_eq!(
+        (result.outcome, result.duplicate, result.recovered),
+        (Outcome::Created, false, false),
+        "{result:?}"
+    );
     let orders = rig.erp.orders();
     assert_eq!(orders.len(), 2);
-    assert!(orders.iter().any(|order| Some(&order.order_no) == result.outbound_no.as_ref() && order.order_no != suspect));
+    assert!(
+        orders.iter().any(|order| Some(&order.order_no) == result.outbound_no.as_ref()
+            && order.order_no != suspect)
+    );
     // Again: the journal knows the outcome now.
     let (code, text) = said(&rig, &["dlq", "replay"]);
     assert!(code == Some(0) && text.contains("0 sent again") && text.contains("CREATED"), "{text}");
@@ -197,9 +267,15 @@ fn a_copy_of_a_command_in_doubt_asks_again_and_never_calls() {
     let calls = rig.erp.creates().received;
     rig.send(&[command("CT-1", "c-1")]);
     let results = rig.results(2);
-    assert_eq!((results[1].outcome, results[1].duplicate, &results[1].candidates), (Outcome::InDoubt, true, &vec![order.clone()]));
+    assert_eq!(
+        (results[1].outcome, results[1].duplicate, &results[1].candidates),
+        (Outcome::InDoubt, true, &vec![order.clone()])
+    );
     // Somebody puts the marker back: the next copy finds it.
-    let marker = header(&read_all(&rig.topics.dead_letters)[0], "wdt-in-doubt")["marker"].as_str().unwrap().to_owned();
+    let marker = header(&read_all(&rig.topics.dead_letters)[0], "wdt-in-doubt")["marker"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     rig.erp.modify(Kind::FlagshipOutbounds, &order, &serde_json::json!({"remark": marker}));
     rig.send(&[command("CT-1", "c-1")]);
     let result = rig.results(3).remove(2);
@@ -224,8 +300,15 @@ fn a_copy_waits_while_the_first_is_being_asked_about_and_other_returns_do_not() 
     assert_eq!((other.return_no.as_str(), other.outcome), ("CT-2", Outcome::Created), "{other:?}");
     rig.erp.only_faults("");
     let results = rig.results(3);
-    let ends: Vec<_> = results[1..].iter().map(|result| (result.outcome, result.recovered, result.duplicate)).collect();
-    assert_eq!(ends, [(Outcome::Created, true, false), (Outcome::Created, true, true)], "{results:?}");
+    let ends: Vec<_> = results[1..]
+        .iter()
+        .map(|result| (result.outcome, result.recovered, result.duplicate))
+        .collect();
+    assert_eq!(
+        ends,
+        [(Outcome::Created, true, false), (Outcome::Created, true, true)],
+        "{results:?}"
+    );
     assert_eq!((rig.erp.creates().received, rig.erp.order_count()), (2, 2));
 }
 
@@ -235,10 +318,13 @@ fn several_orders_with_one_marker_are_a_persons_to_sort_out() {
     let _connector = rig.start();
     rig.send(&[command("CT-1", "c-0")]);
     let other = rig.results(1).remove(0).outbound_no.expect("created");
-    // While nobody can be asked, somebody copies the remark of the second order over that of the first.
+    // While nobody can be asked, somebody copies the remark of the second order over that of the
+    // first.
     rig.erp.only_faults("query:5xx=1,createOrder:applied_timeout=1x");
     rig.send(&[command("CT-1", "c-1")]);
-    let second = until("the order", PATIENCE, || rig.erp.orders().into_iter().find(|order| order.order_no != other));
+    let second = until("the order", PATIENCE, || {
+        rig.erp.orders().into_iter().find(|order| order.order_no != other)
+    });
     rig.erp.modify(Kind::FlagshipOutbounds, &other, &serde_json::json!({"remark": second.remark}));
     rig.erp.only_faults("");
     let result = rig.results(2).remove(1);
@@ -263,27 +349,52 @@ fn dead_letters_are_listed_shown_and_sent_again_byte_for_byte_until_the_cap() {
     rig.wait_committed(2);
     assert!(connector.terminate(PATIENCE).success());
     let listed = lines(&rig, &["dlq", "list", "--json"]);
-    assert_eq!(listed.iter().filter(|letter| letter["label"] == "undecodable").count(), 2, "{listed:?}");
+    assert_eq!(
+        listed.iter().filter(|letter| letter["label"] == "undecodable").count(),
+        2,
+        "{listed:?}"
+    );
     let (code, text) = said(&rig, &["dlq", "list"]);
     assert!(code == Some(0) && text.contains("2 undecodable"), "{text}");
-    let letter = listed.iter().find(|letter| letter["key"] == "CT-1").expect("the command's letter");
+    let letter =
+        listed.iter().find(|letter| letter["key"] == "CT-1").expect("the command's letter");
     let place = format!("{}:{}", letter["partition"], letter["offset"]);
     let (code, text) = said(&rig, &["dlq", "show", &place]);
-    assert!(code == Some(0) && text.contains("\"warehouse_no\"") && text.contains("mine"), "{text}");
+    assert!(
+        code == Some(0) && text.contains("\"warehouse_no\"") && text.contains("mine"),
+        "{text}"
+    );
     assert_eq!(said(&rig, &["dlq", "show", "0:999"]).0, Some(1));
-    assert_eq!(said(&rig, &["dlq", "replay", "--reason", "invalid"]).1.matches("0 sent again").count(), 1);
+    assert_eq!(
+        said(&rig, &["dlq", "replay", "--reason", "invalid"]).1.matches("0 sent again").count(),
+        1
+    );
 
     // The mistake is mended, and the letters go back.
     rig.config.set("commands", "format", "json");
     let _connector = rig.start();
-    let (code, text) = said(&rig, &["dlq", "replay", "--reason", "undecodable", "--max-replays", "2"]);
+    let (code, text) =
+        said(&rig, &["dlq", "replay", "--reason", "undecodable", "--max-replays", "2"]);
     assert!(code == Some(0) && text.contains("2 sent again"), "{text}");
     let result = rig.results(1).remove(0);
     assert_eq!((result.outcome, result.duplicate), (Outcome::Created, false), "{result:?}");
-    let again: Vec<Record> = read_all(&rig.topics.commands).into_iter().filter(|record| record.header("wdt-replay").is_some()).collect();
-    let command = again.iter().find(|record| record.key.as_deref() == Some(b"CT-1")).expect("the command again");
-    assert_eq!((command.value.as_deref(), command.header("mine").as_deref()), (Some(&good[..]), Some("kept")));
-    assert!(command.headers.iter().all(|(name, _)| !name.starts_with("__connect.errors.")), "{:?}", command.headers);
+    let again: Vec<Record> = read_all(&rig.topics.commands)
+        .into_iter()
+        .filter(|record| record.header("wdt-replay").is_some())
+        .collect();
+    let command = again
+        .iter()
+        .find(|record| record.key.as_deref() == Some(b"CT-1"))
+        .expect("the command again");
+    assert_eq!(
+        (command.value.as_deref(), command.header("mine").as_deref()),
+        (Some(&good[..]), Some("kept"))
+    );
+    assert!(
+        command.headers.iter().all(|(name, _)| !name.starts_with("__connect.errors.")),
+        "{:?}",
+        command.headers
+    );
     rig.wait_committed(4);
     // What has an outcome is left out; what died again has a count, and the cap ends it.
     let (_, text) = said(&rig, &["dlq", "replay", "--max-replays", "2"]);
@@ -298,16 +409,31 @@ fn dead_letters_are_listed_shown_and_sent_again_byte_for_byte_until_the_cap() {
 fn a_feeds_dead_letter_is_read_again_by_the_backfill_that_is_named() {
     let rig = Rig::new("feedletters").purchase_returns();
     let numbers = rig.erp.seed(Kind::Returns, 3);
-    rig.erp.modify(Kind::Returns, &numbers[1], &serde_json::json!({"set": {"modified": "not a time"}}));
+    rig.erp.modify(
+        Kind::Returns,
+        &numbers[1],
+        &serde_json::json!({"set": {"modified": "not a time"}}),
+    );
     let _connector = rig.start();
-    until("the letter", PATIENCE, || (read_all(&rig.topics.feed_dead_letters).len() == 1).then_some(()));
+    until("the letter", PATIENCE, || {
+        (read_all(&rig.topics.feed_dead_letters).len() == 1).then_some(())
+    });
     let listed = lines(&rig, &["dlq", "list", "--feeds", "--json"]);
-    assert!(listed.len() == 1 && listed[0]["reason"].as_str().is_some_and(|reason| reason.contains("modified")), "{listed:?}");
+    assert!(
+        listed.len() == 1
+            && listed[0]["reason"].as_str().is_some_and(|reason| reason.contains("modified")),
+        "{listed:?}"
+    );
     let place = format!("{}:{}", listed[0]["partition"], listed[0]["offset"]);
     let (code, text) = said(&rig, &["dlq", "show", "--feeds", &place]);
     assert!(code == Some(0) && text.contains(&numbers[1]), "{text}");
     let (code, text) = said(&rig, &["dlq", "replay", "--feeds"]);
-    assert!(code == Some(0) && text.contains("purchase_returns: 1 records") && text.contains("backfill"), "{text}");
+    assert!(
+        code == Some(0)
+            && text.contains("purchase_returns: 1 records")
+            && text.contains("backfill"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -325,11 +451,28 @@ fn commands_sent_again_from_an_offset_or_a_time_are_answered_by_the_journal() {
     let (code, text) = said(&rig, &["commands", "replay", "--from-time", "1h"]);
     assert!(code == Some(0) && text.contains("10 commands sent again"), "{text}");
     let results = rig.results(20);
-    assert_eq!(results.iter().filter(|result| result.duplicate && result.outcome == Outcome::Created).count(), 10, "{results:?}");
+    assert_eq!(
+        results
+            .iter()
+            .filter(|result| result.duplicate && result.outcome == Outcome::Created)
+            .count(),
+        10,
+        "{results:?}"
+    );
     let (code, text) = said(&rig, &["commands", "replay", "--from-offset", "0:0"]);
     assert!(code == Some(0) && text.contains("replays and decisions left out"), "{text}");
-    assert_eq!(said(&rig, &["commands", "replay", "--from-offset", "7:0"]).0, Some(1), "a partition that is not there");
+    assert_eq!(
+        said(&rig, &["commands", "replay", "--from-offset", "7:0"]).0,
+        Some(1),
+        "a partition that is not there"
+    );
     assert_eq!((rig.erp.creates().received, rig.erp.orders().len()), (calls, 10));
     let copied = avro(&commands[0]);
-    assert!(read_all(&rig.topics.commands).iter().filter(|record| record.value.as_deref() == Some(&copied[..])).count() >= 2);
+    assert!(
+        read_all(&rig.topics.commands)
+            .iter()
+            .filter(|record| record.value.as_deref() == Some(&copied[..]))
+            .count()
+            >= 2
+    );
 }

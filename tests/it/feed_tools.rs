@@ -1,4 +1,5 @@
-//! What an operator does to a feed: pausing, moving its watermark, filling a gap, asking whether all is well.
+//! What an operator does to a feed: pausing, moving its watermark, filling a gap, asking whether
+//! all is well.
 
 use std::{process::Output, time::Duration};
 
@@ -19,7 +20,11 @@ const KIND: Kind = Kind::Returns;
 /// The simulator's records lie within the last seven days; this feed begins only an hour ago.
 fn since_an_hour(what: &str) -> Rig {
     let mut rig = Rig::new(what).purchase_returns();
-    rig.config.set("feeds.purchase_returns", "start", Timestamp::now().minus(HOUR).floor_second().to_string());
+    rig.config.set(
+        "feeds.purchase_returns",
+        "start",
+        Timestamp::now().minus(HOUR).floor_second().to_string(),
+    );
     rig
 }
 
@@ -28,7 +33,11 @@ fn ago(span: Duration) -> String {
 }
 
 fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 fn run(rig: &Rig, code: i32, arguments: &[&str]) -> String {
@@ -41,15 +50,26 @@ fn run(rig: &Rig, code: i32, arguments: &[&str]) -> String {
 fn shown(rig: &Rig) -> Value {
     let output = rig.verb(&["feeds", "show", "--json"], b"");
     assert!(output.status.success(), "{}", text(&output));
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", text(&output)))
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", text(&output)))
 }
 
 #[test]
 fn a_backfill_publishes_what_the_state_lacks_and_verify_says_when_all_is_there() {
     let rig = since_an_hour("fill");
     // Two hundred from before the feed's start, ten from after it.
-    rig.erp.seed_between(KIND, 200, Timestamp::now().minus(HOUR * 72), Timestamp::now().minus(HOUR * 48));
-    let recent = rig.erp.seed_between(KIND, 10, Timestamp::now().minus(HOUR / 2), Timestamp::now().minus(HOUR / 4));
+    rig.erp.seed_between(
+        KIND,
+        200,
+        Timestamp::now().minus(HOUR * 72),
+        Timestamp::now().minus(HOUR * 48),
+    );
+    let recent = rig.erp.seed_between(
+        KIND,
+        10,
+        Timestamp::now().minus(HOUR / 2),
+        Timestamp::now().minus(HOUR / 4),
+    );
     let mut connector = rig.start();
     let mut reader = Reader::new(&rig.topics.purchase_returns);
     reader.at_least(10, PATIENCE);
@@ -58,13 +78,19 @@ fn a_backfill_publishes_what_the_state_lacks_and_verify_says_when_all_is_there()
     let period = ["--feed", "purchase_returns", "--from", &from, "--to", &to];
 
     // What was published is what the ERP holds, but not of the time before the start.
-    let said = run(&rig, 0, &["verify", "--feed", "purchase_returns", "--from", &ago(HOUR), "--to", &to]);
+    let said =
+        run(&rig, 0, &["verify", "--feed", "purchase_returns", "--from", &ago(HOUR), "--to", &to]);
     assert!(said.contains("10 records compared") && said.contains("0 differences"), "{said}");
     let said = run(&rig, 1, &[&["verify"], &period[..]].concat());
     assert_eq!(said.matches(r#""difference":"unpublished""#).count(), 200, "{said}");
 
     let said = run(&rig, 0, &[&["backfill", "--dry-run"], &period[..]].concat());
-    assert!(said.contains("210 records") && said.contains("asked with 1 calls") && said.contains("about"), "{said}");
+    assert!(
+        said.contains("210 records")
+            && said.contains("asked with 1 calls")
+            && said.contains("about"),
+        "{said}"
+    );
     reader.finish();
     assert_eq!(reader.seen.len(), 10, "a dry run and verify publish nothing");
 
@@ -73,7 +99,11 @@ fn a_backfill_publishes_what_the_state_lacks_and_verify_says_when_all_is_there()
     reader.finish();
     assert_eq!(reader.seen.len(), 210);
     let old: Vec<Value> = reader.seen[10..].iter().map(|record| rig.json(record)).collect();
-    assert!(old.iter().all(|event| event["op"] == "r" && event["source"]["snapshot"] == "true"), "{}", old[0]);
+    assert!(
+        old.iter().all(|event| event["op"] == "r" && event["source"]["snapshot"] == "true"),
+        "{}",
+        old[0]
+    );
     assert_eq!(judge(&rig, KIND, &reader).records, 210);
     run(&rig, 0, &[&["verify"], &period[..]].concat());
 
@@ -97,7 +127,12 @@ fn a_backfill_publishes_what_the_state_lacks_and_verify_says_when_all_is_there()
 #[test]
 fn a_record_that_says_again_what_it_said_before_is_published_again() {
     let rig = since_an_hour("again");
-    let numbers = rig.erp.seed_between(KIND, 3, Timestamp::now().minus(HOUR / 2), Timestamp::now().minus(HOUR / 4));
+    let numbers = rig.erp.seed_between(
+        KIND,
+        3,
+        Timestamp::now().minus(HOUR / 2),
+        Timestamp::now().minus(HOUR / 4),
+    );
     let _connector = rig.start();
     let mut reader = Reader::new(&rig.topics.purchase_returns);
     reader.at_least(3, PATIENCE);
@@ -105,21 +140,44 @@ fn a_record_that_says_again_what_it_said_before_is_published_again() {
     let (from, to) = (ago(HOUR), ago(Duration::from_secs(60)));
     let stamp = Timestamp::now().minus(HOUR / 3).to_beijing();
     // No other pass comes there any more, and the text differs in nothing but the remark.
-    for (remark, published) in [("one", 1), ("one", 0), ("two", 1), ("one", 1), ("one", 0), ("two", 1), ("two", 0)] {
-        rig.erp.modify(KIND, &numbers[0], &json!({"remark": remark, "modified": stamp, "set": {"note_count": 0}}));
-        let said = run(&rig, 0, &["backfill", "--feed", "purchase_returns", "--from", &from, "--to", &to, "--follow"]);
-        assert!(said.contains(&format!("3 records read, {published} events published")), "{remark}: {said}");
+    for (remark, published) in
+        [("one", 1), ("one", 0), ("two", 1), ("one", 1), ("one", 0), ("two", 1), ("two", 0)]
+    {
+        rig.erp.modify(
+            KIND,
+            &numbers[0],
+            &json!({"remark": remark, "modified": stamp, "set": {"note_count": 0}}),
+        );
+        let said = run(
+            &rig,
+            0,
+            &["backfill", "--feed", "purchase_returns", "--from", &from, "--to", &to, "--follow"],
+        );
+        assert!(
+            said.contains(&format!("3 records read, {published} events published")),
+            "{remark}: {said}"
+        );
     }
     reader.finish();
-    let told: Vec<Value> = reader.seen[3..].iter().map(|record| rig.json(record)["after"]["remark"].clone()).collect();
+    let told: Vec<Value> =
+        reader.seen[3..].iter().map(|record| rig.json(record)["after"]["remark"].clone()).collect();
     assert_eq!(told, ["one", "two", "one", "two"]);
 }
 
 #[test]
 fn a_backfill_goes_on_after_a_kill_and_can_be_called_off() {
     let mut rig = since_an_hour("fillkill");
-    rig.config.set("feeds.purchase_returns", "page_size", 10).set("feeds.purchase_returns", "window_pages", 2);
-    rig.erp.seed_between(KIND, 300, Timestamp::now().minus(HOUR * 72), Timestamp::now().minus(HOUR * 48));
+    rig.config.set("feeds.purchase_returns", "page_size", 10).set(
+        "feeds.purchase_returns",
+        "window_pages",
+        2,
+    );
+    rig.erp.seed_between(
+        KIND,
+        300,
+        Timestamp::now().minus(HOUR * 72),
+        Timestamp::now().minus(HOUR * 48),
+    );
     let connector = rig.start();
     until("the first read to end", PATIENCE, || (shown(&rig)["snapshot"] == false).then_some(()));
     rig.erp.latency(Duration::ZERO);
@@ -148,21 +206,36 @@ fn a_backfill_goes_on_after_a_kill_and_can_be_called_off() {
     rig.erp.adjust(&json!({"latency_ms": 60}));
     run(&rig, 0, &order);
     until("the backfill to begin", PATIENCE, || shown(&rig)["backfill"].is_object().then_some(()));
-    assert!(run(&rig, 0, &["backfill", "--feed", "purchase_returns", "--cancel"]).contains("called off"));
-    let view = until("the backfill to be called off", PATIENCE, || Some(shown(&rig)).filter(|view| view["backfill"].is_null()));
+    assert!(
+        run(&rig, 0, &["backfill", "--feed", "purchase_returns", "--cancel"])
+            .contains("called off")
+    );
+    let view = until("the backfill to be called off", PATIENCE, || {
+        Some(shown(&rig)).filter(|view| view["backfill"].is_null())
+    });
     assert_eq!(view["last_backfill"]["end"], "cancelled", "{view}");
-    assert!(run(&rig, 0, &["backfill", "--feed", "purchase_returns", "--cancel"]).contains("no backfill"));
+    assert!(
+        run(&rig, 0, &["backfill", "--feed", "purchase_returns", "--cancel"])
+            .contains("no backfill")
+    );
     drop(connector);
 }
 
 #[test]
 fn a_paused_feed_stays_paused_through_restarts_and_goes_on_where_it_stood() {
     let rig = since_an_hour("pause");
-    rig.erp.seed_between(KIND, 5, Timestamp::now().minus(HOUR / 2), Timestamp::now().minus(HOUR / 4));
+    rig.erp.seed_between(
+        KIND,
+        5,
+        Timestamp::now().minus(HOUR / 2),
+        Timestamp::now().minus(HOUR / 4),
+    );
     let connector = rig.start();
     let mut reader = Reader::new(&rig.topics.purchase_returns);
     reader.at_least(5, PATIENCE);
-    let phase = |connector: &crate::kit::connector::Connector| connector.status()["sections"]["feeds"]["purchase_returns"]["state"].clone();
+    let phase = |connector: &crate::kit::connector::Connector| {
+        connector.status()["sections"]["feeds"]["purchase_returns"]["state"].clone()
+    };
     assert!(run(&rig, 0, &["feeds", "pause", "--feed", "purchase_returns"]).contains("paused"));
     until("the feed to pause", PATIENCE, || (phase(&connector) == "held").then_some(()));
     let calls = connector.metric("wdt_connector_erp_calls_total", &[]);
@@ -170,12 +243,26 @@ fn a_paused_feed_stays_paused_through_restarts_and_goes_on_where_it_stood() {
     assert_eq!(connector.terminate(Duration::from_secs(20)).code(), Some(0));
     let connector = rig.start();
     until("the feed to be paused again", PATIENCE, || (phase(&connector) == "held").then_some(()));
-    assert_eq!(connector.metric("wdt_connector_erp_calls_total", &[]), 0.0, "not one call, after {calls} before");
+    assert_eq!(
+        connector.metric("wdt_connector_erp_calls_total", &[]),
+        0.0,
+        "not one call, after {calls} before"
+    );
     let said = run(&rig, 0, &["feeds", "show"]);
-    for part in ["purchase_returns", &format!("{}-0-feeds", rig.application_id), "paused", "watermark", "finished"] {
+    for part in [
+        "purchase_returns",
+        &format!("{}-0-feeds", rig.application_id),
+        "paused",
+        "watermark",
+        "finished",
+    ] {
         assert!(said.contains(part), "{part}: {said}");
     }
-    assert_eq!(crate::kit::http::get(&connector.url("/readyz")).unwrap().status, 200, "a pause is no failure");
+    assert_eq!(
+        crate::kit::http::get(&connector.url("/readyz")).unwrap().status,
+        200,
+        "a pause is no failure"
+    );
     run(&rig, 0, &["feeds", "resume", "--feed", "purchase_returns"]);
     reader.at_least(6, PATIENCE);
     until("the feed to be live", PATIENCE, || (phase(&connector) == "live").then_some(()));
@@ -184,7 +271,12 @@ fn a_paused_feed_stays_paused_through_restarts_and_goes_on_where_it_stood() {
 #[test]
 fn a_watermark_is_set_once_and_reading_again_publishes_nothing_twice() {
     let rig = since_an_hour("mark");
-    rig.erp.seed_between(KIND, 25, Timestamp::now().minus(HOUR / 2), Timestamp::now().minus(HOUR / 4));
+    rig.erp.seed_between(
+        KIND,
+        25,
+        Timestamp::now().minus(HOUR / 2),
+        Timestamp::now().minus(HOUR / 4),
+    );
     let connector = rig.start();
     let mut reader = Reader::new(&rig.topics.purchase_returns);
     reader.at_least(25, PATIENCE);
@@ -195,14 +287,19 @@ fn a_watermark_is_set_once_and_reading_again_publishes_nothing_twice() {
     let said = run(&rig, 0, &["feeds", "set-watermark", "--feed", "purchase_returns", "--to", &to]);
     assert!(said.contains(&to), "{said}");
     until("the period to be read again", PATIENCE, || (rows() >= before + 25.0).then_some(()));
-    until("the order to be done", PATIENCE, || shown(&rig)["pending"].as_array().is_some_and(Vec::is_empty).then_some(()));
+    until("the order to be done", PATIENCE, || {
+        shown(&rig)["pending"].as_array().is_some_and(Vec::is_empty).then_some(())
+    });
     rig.erp.add_one(KIND);
     reader.at_least(26, PATIENCE);
     reader.finish();
     assert_eq!(judge(&rig, KIND, &reader).events, 26);
     // Skipping has to be said.
     let ahead = Timestamp::now().plus(HOUR).to_string();
-    assert!(run(&rig, 2, &["feeds", "set-watermark", "--feed", "purchase_returns", "--to", &ahead]).contains("--skip"));
+    assert!(
+        run(&rig, 2, &["feeds", "set-watermark", "--feed", "purchase_returns", "--to", &ahead])
+            .contains("--skip")
+    );
     // Once by its id: a restart goes on where it stood.
     assert_eq!(connector.terminate(Duration::from_secs(20)).code(), Some(0));
     let connector = rig.start();
@@ -217,16 +314,83 @@ fn the_tools_say_what_is_wrong_with_what_they_were_asked() {
     for (code, arguments, part) in [
         (
             2,
-            &["verify", "--feed", "nothing", "--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z"][..],
+            &[
+                "verify",
+                "--feed",
+                "nothing",
+                "--from",
+                "2026-01-01T00:00:00Z",
+                "--to",
+                "2026-01-02T00:00:00Z",
+            ][..],
             "purchase_returns and return_outbounds",
         ),
         (2, &["backfill", "--feed", "purchase_returns"], "--from"),
-        (2, &["backfill", "--feed", "purchase_returns", "--from", "yesterday", "--to", "2026-01-02T00:00:00Z"], "for example"),
-        (1, &["backfill", "--feed", "return_outbounds", "--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z"], "not enabled"),
-        (1, &["backfill", "--feed", "purchase_returns", "--from", "2026-01-02T00:00:00Z", "--to", "2026-01-01T00:00:00Z"], "earlier"),
+        (
+            2,
+            &[
+                "backfill",
+                "--feed",
+                "purchase_returns",
+                "--from",
+                "yesterday",
+                "--to",
+                "2026-01-02T00:00:00Z",
+            ],
+            "for example",
+        ),
+        (
+            1,
+            &[
+                "backfill",
+                "--feed",
+                "return_outbounds",
+                "--from",
+                "2026-01-01T00:00:00Z",
+                "--to",
+                "2026-01-02T00:00:00Z",
+            ],
+            "not enabled",
+        ),
+        (
+            1,
+            &[
+                "backfill",
+                "--feed",
+                "purchase_returns",
+                "--from",
+                "2026-01-02T00:00:00Z",
+                "--to",
+                "2026-01-01T00:00:00Z",
+            ],
+            "earlier",
+        ),
         (1, &["backfill", "--feed", "purchase_returns", "--follow"], "no backfill"),
-        (1, &["verify", "--feed", "purchase_returns", "--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z"], "never been read"),
-        (1, &["feeds", "set-watermark", "--feed", "purchase_returns", "--to", "2026-01-02T00:00:00Z"], "no checkpoint"),
+        (
+            1,
+            &[
+                "verify",
+                "--feed",
+                "purchase_returns",
+                "--from",
+                "2026-01-01T00:00:00Z",
+                "--to",
+                "2026-01-02T00:00:00Z",
+            ],
+            "never been read",
+        ),
+        (
+            1,
+            &[
+                "feeds",
+                "set-watermark",
+                "--feed",
+                "purchase_returns",
+                "--to",
+                "2026-01-02T00:00:00Z",
+            ],
+            "no checkpoint",
+        ),
     ] {
         let said = run(&rig, code, arguments);
         assert!(said.contains(part), "{arguments:?}: {said}");

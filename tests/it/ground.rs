@@ -28,7 +28,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 fn transaction(producer: &FutureProducer, topic: &str, values: &[&str], commit: bool) {
     producer.begin_transaction().unwrap();
     for value in values {
-        wait(producer.send(FutureRecord::to(topic).key("k").payload(*value), Timeout::Never)).unwrap();
+        wait(producer.send(FutureRecord::to(topic).key("k").payload(*value), Timeout::Never))
+            .unwrap();
     }
     if commit {
         producer.commit_transaction(Timeout::Never).unwrap();
@@ -38,7 +39,12 @@ fn transaction(producer: &FutureProducer, topic: &str, values: &[&str], commit: 
 }
 
 fn transactional(id: &str) -> FutureProducer {
-    let producer: FutureProducer = broker().client().set("transactional.id", id).set("transaction.timeout.ms", "10000").create().unwrap();
+    let producer: FutureProducer = broker()
+        .client()
+        .set("transactional.id", id)
+        .set("transaction.timeout.ms", "10000")
+        .create()
+        .unwrap();
     producer.init_transactions(LIMIT).unwrap();
     producer
 }
@@ -53,8 +59,12 @@ fn transactions_are_isolated_and_read_to_the_end() {
     transaction(&producer, &topic, &["a", "b"], true);
     transaction(&producer, &topic, &["never"], false);
     transaction(&producer, &topic, &["c"], true);
-    // The log ends with a control record, which no reader is ever given: the position has to pass it.
-    let values: Vec<_> = read_all(&topic).into_iter().map(|record| String::from_utf8(record.value.unwrap()).unwrap()).collect();
+    // The log ends with a control record, which no reader is ever given: the position has to pass
+    // it.
+    let values: Vec<_> = read_all(&topic)
+        .into_iter()
+        .map(|record| String::from_utf8(record.value.unwrap()).unwrap())
+        .collect();
     assert_eq!(values, ["a", "b", "c"]);
 }
 
@@ -69,7 +79,12 @@ fn records_keep_headers_and_go_where_java_would_put_them() {
     topics::create(&[(&topic, 6, &[])]);
     let sender = Sender::new();
     for number in 0..100 {
-        sender.send(&topic, Some(format!("key-{number}").as_bytes()), Some(b"value"), &[("traceparent", "00-1-2-01")]);
+        sender.send(
+            &topic,
+            Some(format!("key-{number}").as_bytes()),
+            Some(b"value"),
+            &[("traceparent", "00-1-2-01")],
+        );
     }
     sender.send_to(&topic, 5, Some(b"anywhere"), None);
     sender.flush();
@@ -110,11 +125,16 @@ fn murmur2_partition(key: &[u8], partitions: i32) -> i32 {
 
 #[test]
 fn a_private_broker_survives_being_killed() {
-    let Some(mut own) = PrivateBroker::start("a_private_broker_survives_being_killed") else { return };
+    let Some(mut own) = PrivateBroker::start("a_private_broker_survives_being_killed") else {
+        return;
+    };
     let topic = unique("private");
     let admin: rdkafka::admin::AdminClient<_> = own.client().create().unwrap();
-    let wanted = rdkafka::admin::NewTopic::new(&topic, 1, rdkafka::admin::TopicReplication::Fixed(1));
-    for result in wait(admin.create_topics([&wanted], &rdkafka::admin::AdminOptions::new())).unwrap() {
+    let wanted =
+        rdkafka::admin::NewTopic::new(&topic, 1, rdkafka::admin::TopicReplication::Fixed(1));
+    for result in
+        wait(admin.create_topics([&wanted], &rdkafka::admin::AdminOptions::new())).unwrap()
+    {
         result.unwrap();
     }
     let sender = Sender::with(own.client());
@@ -125,7 +145,8 @@ fn a_private_broker_survives_being_killed() {
     sender.send(&topic, Some(b"k"), Some(b"after"), &[]);
     sender.flush();
     let mut reader = Reader::with(own.client(), &topic);
-    let values: Vec<_> = reader.at_least(2, LIMIT).iter().map(|record| record.value.clone().unwrap()).collect();
+    let values: Vec<_> =
+        reader.at_least(2, LIMIT).iter().map(|record| record.value.clone().unwrap()).collect();
     assert_eq!(values, [b"before".to_vec(), b"after".to_vec()]);
 }
 
@@ -186,7 +207,10 @@ fn the_proxy_passes_refuses_and_cuts() {
     let mut one = TcpStream::connect(proxy.address()).unwrap();
     assert_eq!(ask(&mut one).unwrap(), b'x');
     proxy.refuse(true);
-    assert!(ask(&mut TcpStream::connect(proxy.address()).unwrap()).is_err(), "a refused connection carries nothing");
+    assert!(
+        ask(&mut TcpStream::connect(proxy.address()).unwrap()).is_err(),
+        "a refused connection carries nothing"
+    );
     assert_eq!(ask(&mut one).unwrap(), b'x', "an open connection goes on");
     proxy.cut();
     assert!(ask(&mut one).is_err(), "a cut connection is over");

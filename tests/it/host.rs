@@ -1,5 +1,5 @@
-//! A host that fails: no disk, no memory, no descriptors, no names, a suspended machine. A clear sentence, and nothing lost.
-//! (Clocks that are set: `clocks`.)
+//! A host that fails: no disk, no memory, no descriptors, no names, a suspended machine. A clear
+//! sentence, and nothing lost. (Clocks that are set: `clocks`.)
 
 use std::{
     fs,
@@ -34,7 +34,13 @@ fn commands(from: usize, to: usize) -> Vec<wdt_connector::schema::CreateReturnOu
 fn limited(rig: &Rig, limit: &str) -> Connector {
     let (file, port) = rig.write_config();
     let mut shell = Command::new("sh");
-    shell.arg("-c").arg(format!("{limit}; exec \"$0\" \"$@\"")).arg(PROGRAM).arg("--config").arg(file).arg("run");
+    shell
+        .arg("-c")
+        .arg(format!("{limit}; exec \"$0\" \"$@\""))
+        .arg(PROGRAM)
+        .arg("--config")
+        .arg(file)
+        .arg("run");
     Connector::spawn_command(shell, port, &rig.path("connector.log"))
 }
 
@@ -48,7 +54,8 @@ fn nothing_lost(rig: &Rig, count: usize) {
     assert_eq!(rig.erp.orders().len(), count, "one order each");
 }
 
-/// A file cannot grow beyond a limit: what a full disk looks like to the cache, from the start or in the middle.
+/// A file cannot grow beyond a limit: what a full disk looks like to the cache, from the start or
+/// in the middle.
 #[test]
 fn a_full_disk_ends_with_a_sentence_and_nothing_is_lost() {
     let rig = Rig::new("diskfull").commands("avro");
@@ -58,11 +65,16 @@ fn a_full_disk_ends_with_a_sentence_and_nothing_is_lost() {
         let (file, _) = rig.write_config();
         let mut shell = Command::new("sh");
         // The signal that comes with the limit is ignored: a write then fails as on a full disk.
-        shell.arg("-c").arg(format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" --config \"$1\" run"));
+        shell
+            .arg("-c")
+            .arg(format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" --config \"$1\" run"));
         let output = connector::finish(shell.arg(PROGRAM).arg(file), b"", PATIENCE);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         let last = said.lines().last().unwrap_or_default();
-        assert!(!output.status.success() && last.contains("cache_dir") && last.contains("make room"), "{blocks}: {last}");
+        assert!(
+            !output.status.success() && last.contains("cache_dir") && last.contains("make room"),
+            "{blocks}: {last}"
+        );
         assert!(!said.contains("panicked"), "{said}");
     }
     let _connector = rig.start();
@@ -79,13 +91,25 @@ fn a_cache_that_cannot_be_written_is_named() {
     rig.config.set("", "cache_dir", "/proc/no-cache-here");
     let output = rig.verb(&["run"], b"");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && said.contains("/proc/no-cache-here") && said.contains("cache_dir"), "{said}");
+    assert!(
+        !output.status.success()
+            && said.contains("/proc/no-cache-here")
+            && said.contains("cache_dir"),
+        "{said}"
+    );
 }
 
-/// How a program gets a mount of its own, if this machine lets it: as root, or as somebody who is root for himself.
+/// How a program gets a mount of its own, if this machine lets it: as root, or as somebody who is
+/// root for himself.
 fn own_mounts() -> Option<&'static [&'static str]> {
     const WAYS: [&[&str]; 2] = [&["--mount"], &["--map-root-user", "--mount"]];
-    WAYS.into_iter().find(|way| Command::new("unshare").args(*way).arg("true").output().is_ok_and(|output| output.status.success()))
+    WAYS.into_iter().find(|way| {
+        Command::new("unshare")
+            .args(*way)
+            .arg("true")
+            .output()
+            .is_ok_and(|output| output.status.success())
+    })
 }
 
 #[test]
@@ -101,14 +125,28 @@ fn a_cache_on_a_read_only_file_system_is_named() {
         }
     };
     rig.config.set("", "cache_dir", folder.clone());
-    for verb in [&["run"][..], &["verify", "--feed", "purchase_returns", "--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z"]]
-    {
+    for verb in [
+        &["run"][..],
+        &[
+            "verify",
+            "--feed",
+            "purchase_returns",
+            "--from",
+            "2026-01-01T00:00:00Z",
+            "--to",
+            "2026-01-02T00:00:00Z",
+        ],
+    ] {
         let output = match own_mounts() {
             Some(way) => {
                 let (file, _) = rig.write_config();
                 let script = "mount -t tmpfs -o ro none \"$1\" && shift && exec \"$@\"";
                 let mut shell = Command::new("unshare");
-                shell.args(way).args(["sh", "-c", script, "sh", &folder, PROGRAM, "--config"]).arg(file).args(verb);
+                shell
+                    .args(way)
+                    .args(["sh", "-c", script, "sh", &folder, PROGRAM, "--config"])
+                    .arg(file)
+                    .args(verb);
                 connector::finish(&mut shell, b"", PATIENCE)
             }
             None => rig.verb(verb, b""),
@@ -116,13 +154,21 @@ fn a_cache_on_a_read_only_file_system_is_named() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         let last = said.lines().last().unwrap_or_default();
         assert_eq!(output.status.code(), Some(1), "{verb:?}: {said}");
-        assert!([&folder, "cache_dir", reason].iter().all(|part| last.contains(*part)), "{verb:?}: {last}");
+        assert!(
+            [&folder, "cache_dir", reason].iter().all(|part| last.contains(*part)),
+            "{verb:?}: {last}"
+        );
         assert!(!said.contains("panicked"), "{said}");
     }
 }
 
-/// With calls on the wire memory is taken from it and work is put on top: it ends, and the next one finishes what it left.
-fn ends_in_the_middle_and_nothing_is_lost(rig: &Rig, mut connector: Connector, starve: impl FnOnce(&Connector)) -> ExitStatus {
+/// With calls on the wire memory is taken from it and work is put on top: it ends, and the next one
+/// finishes what it left.
+fn ends_in_the_middle_and_nothing_is_lost(
+    rig: &Rig,
+    mut connector: Connector,
+    starve: impl FnOnce(&Connector),
+) -> ExitStatus {
     rig.erp.take_anything();
     rig.erp.latency(Duration::from_millis(300));
     let all = commands(0, 400);
@@ -132,13 +178,22 @@ fn ends_in_the_middle_and_nothing_is_lost(rig: &Rig, mut connector: Connector, s
     // Larger than what is left to reuse.
     let sender = Sender::new();
     for number in 0..LETTERS {
-        sender.send(&rig.topics.commands, Some(format!("CT-LARGE-{number}").as_bytes()), Some(&vec![b'x'; 900_000]), &[]);
+        sender.send(
+            &rig.topics.commands,
+            Some(format!("CT-LARGE-{number}").as_bytes()),
+            Some(&vec![b'x'; 900_000]),
+            &[],
+        );
     }
     sender.flush();
     rig.send(&all[200..]);
     let status = connector.wait_end(PATIENCE).expect("it ends rather than goes on without memory");
     assert!(!status.success(), "{status}");
-    say(&format!("without memory it ended with {status}, {} of {} orders made", rig.erp.order_count(), all.len()));
+    say(&format!(
+        "without memory it ended with {status}, {} of {} orders made",
+        rig.erp.order_count(),
+        all.len()
+    ));
     assert!(rig.erp.order_count() < all.len() as u64, "it died in the middle");
     let _connector = rig.start();
     nothing_lost(rig, all.len());
@@ -153,19 +208,27 @@ fn a_process_without_memory_ends_and_nothing_is_lost_or_done_twice() {
     let rig = Rig::new("memory").commands("avro");
     ends_in_the_middle_and_nothing_is_lost(&rig, rig.start(), |connector| {
         let pid = Pid::from_raw(i32::try_from(connector.pid()).unwrap());
-        // Not the address space as well: beyond that limit Linux lets memory that is reserved already grow.
+        // Not the address space as well: beyond that limit Linux lets memory that is reserved
+        // already grow.
         prlimit(pid, Resource::Data, Rlimit { current: Some(1), maximum: None }).unwrap();
     });
 }
 
-/// A container's memory limit: the kernel kills the process where it stands, at an allocation that succeeded.
+/// A container's memory limit: the kernel kills the process where it stands, at an allocation that
+/// succeeded.
 #[test]
 fn a_process_that_the_kernel_kills_for_its_memory_loses_nothing_and_does_nothing_twice() {
     let rig = Rig::new("oomkill").commands("avro");
     let Some(group) = MemoryGroup::new(&rig.application_id) else {
-        say("this machine makes no memory cgroup (that takes root): SIGKILL at the same moment stands for the OOM killer");
+        say(
+            "this machine makes no memory cgroup (that takes root): SIGKILL at the same moment stands for the OOM killer",
+        );
         ends_in_the_middle_and_nothing_is_lost(&rig, rig.start(), |connector| {
-            kill_process(Pid::from_raw(i32::try_from(connector.pid()).unwrap()).unwrap(), Signal::KILL).unwrap();
+            kill_process(
+                Pid::from_raw(i32::try_from(connector.pid()).unwrap()).unwrap(),
+                Signal::KILL,
+            )
+            .unwrap();
         });
         return;
     };
@@ -174,8 +237,15 @@ fn a_process_that_the_kernel_kills_for_its_memory_loses_nothing_and_does_nothing
     let status = ends_in_the_middle_and_nothing_is_lost(&rig, connector, |_| {
         // What the kernel holds for it counts as well, and how much that is nobody says.
         let held = group.held();
-        let bound = (1..).map(|times| held + times * ROOM).find(|bytes| group.limit(*bytes).is_ok()).unwrap();
-        say(&format!("{} MB are allocated, {} KB more may be used", held >> 20, bound.saturating_sub(group.used()) >> 10));
+        let bound = (1..)
+            .map(|times| held + times * ROOM)
+            .find(|bytes| group.limit(*bytes).is_ok())
+            .unwrap();
+        say(&format!(
+            "{} MB are allocated, {} KB more may be used",
+            held >> 20,
+            bound.saturating_sub(group.used()) >> 10
+        ));
     });
     assert_eq!((status.signal(), group.killed()), (Some(9), 1), "by the kernel");
 }
@@ -190,7 +260,10 @@ const LETTERS: usize = 40;
 #[test]
 fn feeds_frozen_beyond_their_session_add_nothing_when_they_come_back() {
     let mut rig = Rig::new("suspended").purchase_returns().return_outbounds("flagship");
-    let kinds = [(Kind::Returns, rig.topics.purchase_returns.clone()), (Kind::FlagshipOutbounds, rig.topics.return_outbounds.clone())];
+    let kinds = [
+        (Kind::Returns, rig.topics.purchase_returns.clone()),
+        (Kind::FlagshipOutbounds, rig.topics.return_outbounds.clone()),
+    ];
     let mut readers: Vec<Reader> = Vec::new();
     for (kind, topic) in &kinds {
         rig.erp.seed(*kind, 60);
@@ -210,7 +283,11 @@ fn feeds_frozen_beyond_their_session_add_nothing_when_they_come_back() {
     let second = rig.spawn_logged(&[], "second.log").ready();
     until("the feeds' next owner", PATIENCE, || {
         let status = second.status();
-        let live = |feed| status.pointer(&format!("/sections/feeds/{feed}/state")).is_some_and(|state| state == "live");
+        let live = |feed| {
+            status
+                .pointer(&format!("/sections/feeds/{feed}/state"))
+                .is_some_and(|state| state == "live")
+        };
         (live("purchase_returns") && live("return_outbounds")).then_some(())
     });
     more(20);
@@ -222,15 +299,24 @@ fn feeds_frozen_beyond_their_session_add_nothing_when_they_come_back() {
     rig.erp.adjust(&json!({ "modifications_per_second": 0 }));
     for ((kind, _), reader) in kinds.iter().zip(&mut readers) {
         let last = rig.erp.add_one(*kind);
-        reader.until("the last record", PATIENCE, |seen| seen.iter().any(|record| record.key_text() == last));
+        reader.until("the last record", PATIENCE, |seen| {
+            seen.iter().any(|record| record.key_text() == last)
+        });
         // Records that rested as late as that one come in the same window or the next.
         until("every record", PATIENCE, || {
             reader.finish();
-            let last = |number: &str| reader.seen.iter().rfind(|record| record.key_text() == number).map(|record| rig.json(record));
+            let last = |number: &str| {
+                reader
+                    .seen
+                    .iter()
+                    .rfind(|record| record.key_text() == number)
+                    .map(|record| rig.json(record))
+            };
             let number = if *kind == Kind::Returns { "return_no" } else { "order_no" };
             let held = promises::all(&rig.erp, *kind);
             let same = |held: &serde_json::Value| {
-                last(held[number].as_str().unwrap()).is_some_and(|event| promises::difference(&event["after"], held, "").is_none())
+                last(held[number].as_str().unwrap())
+                    .is_some_and(|event| promises::difference(&event["after"], held, "").is_none())
             };
             held.iter().all(same).then_some(())
         });
@@ -244,7 +330,8 @@ fn too_few_descriptors_are_survived_and_nothing_is_lost() {
     let rig = Rig::new("descriptors").commands("avro");
     rig.erp.take_anything();
     rig.erp.latency(Duration::from_millis(50));
-    // What the clients, the cache and the runtime hold, and little more: most calls find no descriptor.
+    // What the clients, the cache and the runtime hold, and little more: most calls find no
+    // descriptor.
     let free = rig.start();
     let held = std::fs::read_dir(format!("/proc/{}/fd", free.pid())).unwrap().count();
     assert_eq!(free.terminate(END).code(), Some(0));
@@ -266,7 +353,8 @@ fn a_name_that_is_not_resolved_is_said_and_waited_for() {
     let output = rig.verb(&["check"], b"");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
-    let row = said.lines().find(|line| line.starts_with("✗ erp")).unwrap_or_else(|| panic!("{said}"));
+    let row =
+        said.lines().find(|line| line.starts_with("✗ erp")).unwrap_or_else(|| panic!("{said}"));
     assert!(row.contains("dns error") || row.contains("lookup"), "{row}");
     let lost = rig.start();
     lost.wait_log("consumption pauses", PATIENCE);
@@ -282,7 +370,10 @@ fn a_closed_pipe_ends_quietly() {
     let rig = Rig::new("pipe").commands("avro");
     let (file, _) = rig.write_config();
     for verb in ["check --acls", "--help", "check", "tail --results --from-beginning"] {
-        let line = format!("\"{PROGRAM}\" --config \"{}\" {verb} | true; echo \"${{PIPESTATUS[0]}}\"", file.display());
+        let line = format!(
+            "\"{PROGRAM}\" --config \"{}\" {verb} | true; echo \"${{PIPESTATUS[0]}}\"",
+            file.display()
+        );
         let output = connector::finish(Command::new("bash").args(["-c", &line]), b"", PATIENCE);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!said.contains("panicked") && !said.contains("Broken pipe"), "{verb}: {said}");

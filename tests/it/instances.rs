@@ -1,4 +1,5 @@
-//! Several instances of one connector: who does what, and that nothing is done twice or not at all while they come and go.
+//! Several instances of one connector: who does what, and that nothing is done twice or not at all
+//! while they come and go.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,9 +40,15 @@ struct Fleet {
 
 impl Fleet {
     fn new(what: &str) -> Self {
-        let mut rig =
-            Rig::with_partitions(what, i32::try_from(PARTITIONS).unwrap()).commands("avro").purchase_returns().return_outbounds("flagship");
-        rig.config.set("quota", "calls_per_minute", 6000).set("quota", "burst", 100).set("commands", "max_in_flight", 8);
+        let mut rig = Rig::with_partitions(what, i32::try_from(PARTITIONS).unwrap())
+            .commands("avro")
+            .purchase_returns()
+            .return_outbounds("flagship");
+        rig.config.set("quota", "calls_per_minute", 6000).set("quota", "burst", 100).set(
+            "commands",
+            "max_in_flight",
+            8,
+        );
         rig.config.set("log", "level", "info");
         rig.erp.take_anything();
         rig.erp.latency(Duration::from_millis(20));
@@ -56,7 +63,10 @@ impl Fleet {
             let (written, port) = self.rig.write_config();
             let own = self.rig.path(&format!("connector-{ordinal}.toml"));
             std::fs::rename(written, &own).unwrap();
-            started.push((ordinal, Connector::spawn(&own, port, &self.rig.path(&format!("connector-{ordinal}.log")))));
+            started.push((
+                ordinal,
+                Connector::spawn(&own, port, &self.rig.path(&format!("connector-{ordinal}.log"))),
+            ));
         }
         self.members.extend(started.into_iter().map(|(ordinal, member)| (ordinal, member.ready())));
     }
@@ -70,31 +80,45 @@ impl Fleet {
     fn owned(&self) -> BTreeMap<usize, (BTreeSet<u64>, BTreeSet<&'static str>)> {
         let of = |member: &Connector| {
             let sections = member.status()["sections"].clone();
-            let partitions = sections["commands"]["partitions"].as_array().cloned().unwrap_or_default();
-            let partitions = partitions.iter().filter(|one| one["draining"] == false).filter_map(|one| one["partition"].as_u64()).collect();
+            let partitions =
+                sections["commands"]["partitions"].as_array().cloned().unwrap_or_default();
+            let partitions = partitions
+                .iter()
+                .filter(|one| one["draining"] == false)
+                .filter_map(|one| one["partition"].as_u64())
+                .collect();
             let feeds = FEEDS
                 .into_iter()
-                .filter(|feed| sections["feeds"][feed]["state"] == "live" || sections["feeds"][feed]["state"] == "snapshot")
+                .filter(|feed| {
+                    sections["feeds"][feed]["state"] == "live"
+                        || sections["feeds"][feed]["state"] == "snapshot"
+                })
                 .collect();
             (partitions, feeds)
         };
         self.members.iter().map(|(ordinal, member)| (*ordinal, of(member))).collect()
     }
 
-    /// Waits until everything is owned, nothing twice, and nobody has more than his part; the time it took.
+    /// Waits until everything is owned, nothing twice, and nobody has more than his part; the time
+    /// it took.
     fn settle(&self, what: &str) -> Duration {
         let began = Instant::now();
         let most = PARTITIONS.div_ceil(self.members.len());
         until(what, PATIENCE, || {
             let owned = self.owned();
-            let partitions: Vec<u64> = owned.values().flat_map(|(partitions, _)| partitions).copied().collect();
+            let partitions: Vec<u64> =
+                owned.values().flat_map(|(partitions, _)| partitions).copied().collect();
             let feeds: Vec<&str> = owned.values().flat_map(|(_, feeds)| feeds).copied().collect();
-            let even = owned
-                .values()
-                .all(|(partitions, feeds)| partitions.len() <= most && feeds.len() <= FEEDS.len().div_ceil(self.members.len()));
+            let even = owned.values().all(|(partitions, feeds)| {
+                partitions.len() <= most && feeds.len() <= FEEDS.len().div_ceil(self.members.len())
+            });
             let whole = |count: usize, distinct: usize, all: usize| count == all && distinct == all;
             (even
-                && whole(partitions.len(), partitions.iter().collect::<BTreeSet<_>>().len(), PARTITIONS)
+                && whole(
+                    partitions.len(),
+                    partitions.iter().collect::<BTreeSet<_>>().len(),
+                    PARTITIONS,
+                )
                 && whole(feeds.len(), feeds.iter().collect::<BTreeSet<_>>().len(), FEEDS.len()))
             .then_some(())
         });
@@ -109,10 +133,18 @@ impl Fleet {
                 let (partitions, feeds) = &owned[ordinal];
                 let status = member.status();
                 let budgets = status["sections"]["quota"].as_array().cloned().unwrap_or_default();
-                let budget = |call: &str| budgets.iter().find(|budget| budget["call"] == call).cloned().unwrap_or(Value::Null);
+                let budget = |call: &str| {
+                    budgets
+                        .iter()
+                        .find(|budget| budget["call"] == call)
+                        .cloned()
+                        .unwrap_or(Value::Null)
+                };
                 let near = |call: &str, share: f64| {
                     // Nobody's share is less than a hundredth: a probe must be possible.
-                    budget(call)["share"].as_f64().is_some_and(|is| (is - share.max(0.01)).abs() < 0.01)
+                    budget(call)["share"]
+                        .as_f64()
+                        .is_some_and(|is| (is - share.max(0.01)).abs() < 0.01)
                 };
                 let commands = partitions.len() as f64 / PARTITIONS as f64;
                 let feed = |name: &str| f64::from(u8::from(feeds.contains(name)));
@@ -134,7 +166,11 @@ struct Stream {
 
 impl Stream {
     fn into(rig: &Rig) -> Self {
-        let (topic, over, sent) = (rig.topics.commands.clone(), Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (topic, over, sent) = (
+            rig.topics.commands.clone(),
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicUsize::new(0)),
+        );
         let (ended, count) = (Arc::clone(&over), Arc::clone(&sent));
         let thread = thread::spawn(move || {
             let (sender, mut all) = (Sender::new(), Vec::new());
@@ -154,7 +190,9 @@ impl Stream {
     /// Waits until that many more were sent: what happens next happens while commands flow.
     fn flow(&self, more: usize) {
         let goal = self.sent.load(Ordering::Relaxed) + more;
-        until("commands that flow", PATIENCE, || (self.sent.load(Ordering::Relaxed) >= goal).then_some(()));
+        until("commands that flow", PATIENCE, || {
+            (self.sent.load(Ordering::Relaxed) >= goal).then_some(())
+        });
     }
 
     fn end(self) -> Vec<CreateReturnOutbound> {
@@ -173,11 +211,19 @@ fn check_commands(fleet: &Fleet, commands: &[CreateReturnOutbound]) {
     }
     let results: Vec<CommandResult> = reader.seen.iter().map(|record| rig.result(record)).collect();
     let answered: BTreeSet<&str> = results.iter().map(|result| result.return_no.as_str()).collect();
-    let missing: Vec<&str> = commands.iter().map(|one| one.return_no.as_str()).filter(|one| !answered.contains(one)).collect();
+    let missing: Vec<&str> = commands
+        .iter()
+        .map(|one| one.return_no.as_str())
+        .filter(|one| !answered.contains(one))
+        .collect();
     assert!(
         missing.is_empty(),
         "no result for {missing:?}; what the instances say: {:#?}",
-        fleet.members.values().map(|member| member.status()["sections"]["commands"].clone()).collect::<Vec<_>>()
+        fleet
+            .members
+            .values()
+            .map(|member| member.status()["sections"]["commands"].clone())
+            .collect::<Vec<_>>()
     );
     assert_eq!(results.len(), commands.len(), "one result each");
     let mut orders: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -186,7 +232,11 @@ fn check_commands(fleet: &Fleet, commands: &[CreateReturnOutbound]) {
     }
     for result in &results {
         let own = orders.get(&result.return_no).map_or(&[][..], Vec::as_slice);
-        assert_eq!((result.outcome, own.len(), result.outbound_no.as_ref()), (Outcome::Created, 1, own.first()), "{result:?}");
+        assert_eq!(
+            (result.outcome, own.len(), result.outbound_no.as_ref()),
+            (Outcome::Created, 1, own.first()),
+            "{result:?}"
+        );
     }
     assert_eq!(orders.len(), commands.len(), "no order without a command");
 }
@@ -201,14 +251,21 @@ fn check_feed(rig: &Rig, kind: Kind, topic: &str) -> usize {
     // What is modified now is published after everything before it.
     let fence = rig.erp.add_one(kind);
     let mut reader = Reader::new(topic);
-    reader.until("the last record of all", PATIENCE, |seen| seen.iter().any(|record| record.key_text() == fence));
+    reader.until("the last record of all", PATIENCE, |seen| {
+        seen.iter().any(|record| record.key_text() == fence)
+    });
     reader.finish();
     let mut last: BTreeMap<String, Value> = BTreeMap::new();
     let mut events = 0;
     for record in &reader.seen {
         let event = rig.json(record);
         let before = last.get(&record.key_text()).cloned().unwrap_or(Value::Null);
-        assert_eq!(event["before"], before, "each event follows the one before it: {}", record.key_text());
+        assert_eq!(
+            event["before"],
+            before,
+            "each event follows the one before it: {}",
+            record.key_text()
+        );
         assert_ne!(event["after"], before, "a version that came twice: {}", record.key_text());
         last.insert(record.key_text(), event["after"].clone());
         events += 1;
@@ -230,7 +287,11 @@ fn check(fleet: &Fleet, commands: &[CreateReturnOutbound]) {
     let returns = check_feed(rig, Kind::Returns, &rig.topics.purchase_returns);
     let outbounds = check_feed(rig, Kind::FlagshipOutbounds, &rig.topics.return_outbounds);
     let held = rig.erp.summary();
-    assert_eq!((json!(returns), json!(outbounds)), (held["purchase_returns"].clone(), held["outbounds"].clone()), "no record is missing");
+    assert_eq!(
+        (json!(returns), json!(outbounds)),
+        (held["purchase_returns"].clone(), held["outbounds"].clone()),
+        "no record is missing"
+    );
 }
 
 #[test]
@@ -254,13 +315,16 @@ fn three_instances_share_the_work_and_the_quota_and_keep_every_promise_while_the
     say(&format!("1 → 3 after {took:?}: {owned:?}"));
     assert!(owned.values().all(|(partitions, _)| partitions.len() == PARTITIONS / 3), "{owned:?}");
 
-    // A rolling restart: whoever comes back within its session has its partitions at once, whoever is later shares again.
+    // A rolling restart: whoever comes back within its session has its partitions at once, whoever
+    // is later shares again.
     stream.flow(40);
     for ordinal in 0..3 {
         fleet.stop(ordinal);
         fleet.start([ordinal]);
         let took = fleet.settle("three instances after one was started again");
-        say(&format!("instance {ordinal} started again: everything owned {took:?} after it was ready"));
+        say(&format!(
+            "instance {ordinal} started again: everything owned {took:?} after it was ready"
+        ));
         stream.flow(20);
     }
     fleet.shares_follow();
@@ -270,7 +334,9 @@ fn three_instances_share_the_work_and_the_quota_and_keep_every_promise_while_the
     fleet.stop(1);
     let took = fleet.settle("one instance that owns everything again");
     fleet.shares_follow();
-    say(&format!("3 → 1: everything taken over {took:?} after the last one left, session time-out {SESSION:?}"));
+    say(&format!(
+        "3 → 1: everything taken over {took:?} after the last one left, session time-out {SESSION:?}"
+    ));
     stream.flow(40);
     let commands = stream.end();
     check(&fleet, &commands);
@@ -294,9 +360,13 @@ fn a_feed_of_an_instance_that_dies_is_taken_over_within_its_session() {
     let died = Instant::now();
     let number = fleet.rig.erp.add_one(kind);
     let mut reader = Reader::new(&topic);
-    reader.until("a change after the death of the feed's owner", PATIENCE, |seen| seen.iter().any(|record| record.key_text() == number));
+    reader.until("a change after the death of the feed's owner", PATIENCE, |seen| {
+        seen.iter().any(|record| record.key_text() == number)
+    });
     let took = died.elapsed();
-    say(&format!("{feed} went on {took:?} after its owner was killed, session time-out {SESSION:?}"));
+    say(&format!(
+        "{feed} went on {took:?} after its owner was killed, session time-out {SESSION:?}"
+    ));
     // The session, the rebalance and the restore; a loaded machine may take a little longer.
     assert!(took < SESSION * 5, "{took:?}");
     fleet.settle("one instance that owns everything");

@@ -5,7 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What stands higher may import what stands lower. Equal rank may import each other except where [`APART`] says no.
+/// What stands higher may import what stands lower. Equal rank may import each other except where
+/// [`APART`] says no.
 const RANKS: [(&str, u32); 21] = [
     ("main", 70),
     ("cli", 60),
@@ -37,10 +38,13 @@ const RANKS: [(&str, u32); 21] = [
 const APART: [(&str, &str); 2] = [("sink", "source"), ("source", "sink")];
 
 /// A crate that only some files may name.
-const CONFINED: [(&str, &[&str]); 2] =
-    [("rdkafka::", &["src/kafka/"]), ("reqwest::", &["src/erp/", "src/schema/registry", "src/telemetry/otlp", "src/http_client"])];
+const CONFINED: [(&str, &[&str]); 2] = [
+    ("rdkafka::", &["src/kafka/"]),
+    ("reqwest::", &["src/erp/", "src/schema/registry", "src/telemetry/otlp", "src/http_client"]),
+];
 
-/// Rust files below `src`, without those that hold only tests: path and text up to its unit tests, comments left out.
+/// Rust files below `src`, without those that hold only tests: path and text up to its unit tests,
+/// comments left out.
 fn sources() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut folders = vec![root.join("src")];
@@ -51,7 +55,9 @@ fn sources() -> Vec<(String, String)> {
                 if path.file_name().is_some_and(|name| name != "tests") {
                     folders.push(path);
                 }
-            } else if path.extension().is_some_and(|end| end == "rs") && path.file_stem().is_some_and(|name| name != "tests") {
+            } else if path.extension().is_some_and(|end| end == "rs")
+                && path.file_stem().is_some_and(|name| name != "tests")
+            {
                 found.push((relative(root, &path), code(&fs::read_to_string(&path).unwrap())));
             }
         }
@@ -61,22 +67,36 @@ fn sources() -> Vec<(String, String)> {
 }
 
 fn relative(root: &Path, path: &Path) -> String {
-    let parts: Vec<_> = path.strip_prefix(root).unwrap().components().map(|part| part.as_os_str().to_string_lossy()).collect();
+    let parts: Vec<_> = path
+        .strip_prefix(root)
+        .unwrap()
+        .components()
+        .map(|part| part.as_os_str().to_string_lossy())
+        .collect();
     parts.join("/")
 }
 
 fn code(text: &str) -> String {
     let before_tests = text.split("\n#[cfg(test)]\nmod ").next().unwrap();
-    before_tests.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+    before_tests
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// `src/kafka/state.rs` → `kafka`; `src/app.rs` → `app`.
 fn module_of(path: &str) -> String {
     let inside = path.strip_prefix("src/").unwrap();
-    PathBuf::from(inside.split('/').next().unwrap()).file_stem().unwrap().to_string_lossy().into_owned()
+    PathBuf::from(inside.split('/').next().unwrap())
+        .file_stem()
+        .unwrap()
+        .to_string_lossy()
+        .into_owned()
 }
 
-/// The top-level modules named behind `crate::`, braces included: `crate::{a::b, c::{d, e}}` → a, c.
+/// The top-level modules named behind `crate::`, braces included: `crate::{a::b, c::{d, e}}` → a,
+/// c.
 fn imports(code: &str) -> Vec<String> {
     let mut found = Vec::new();
     for rest in code.split("crate::").skip(1) {
@@ -120,7 +140,10 @@ fn imports_point_one_way() {
     let mut wrong = Vec::new();
     for (path, code) in sources() {
         let own = module_of(&path);
-        for other in imports(&code).into_iter().filter(|other| *other != own && RANKS.iter().any(|(name, _)| name == other)) {
+        for other in imports(&code)
+            .into_iter()
+            .filter(|other| *other != own && RANKS.iter().any(|(name, _)| name == other))
+        {
             if rank(&other) > rank(&own) || APART.contains(&(own.as_str(), other.as_str())) {
                 wrong.push(format!("{path} imports crate::{other}"));
             }
@@ -139,20 +162,37 @@ fn clients_stay_behind_their_ports() {
             }
         }
     }
-    assert!(wrong.is_empty(), "these belong behind src/kafka, src/erp or the registry:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "these belong behind src/kafka, src/erp or the registry:\n{}",
+        wrong.join("\n")
+    );
 }
 
 #[test]
 fn the_simulator_imports_nothing_of_the_client() {
     let mut wrong = Vec::new();
-    for (path, code) in sources().into_iter().filter(|(path, _)| path.starts_with("src/simulator")) {
-        wrong.extend(imports(&code).into_iter().filter(|other| other != "simulator").map(|other| format!("{path} imports crate::{other}")));
+    for (path, code) in sources().into_iter().filter(|(path, _)| path.starts_with("src/simulator"))
+    {
+        wrong.extend(
+            imports(&code)
+                .into_iter()
+                .filter(|other| other != "simulator")
+                .map(|other| format!("{path} imports crate::{other}")),
+        );
         wrong.extend(code.contains("wdt_connector::").then(|| format!("{path} names the library")));
     }
-    assert!(wrong.is_empty(), "a mistake shared with the client would cancel out:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "a mistake shared with the client would cancel out:\n{}",
+        wrong.join("\n")
+    );
 }
 
 #[test]
 fn imports_are_found_in_braces() {
-    assert_eq!(imports("use crate::a::b; crate::{c::{d, e}, f,\n    g::h}; x(crate::i::J)"), ["a", "c", "f", "g", "i"]);
+    assert_eq!(
+        imports("use crate::a::b; crate::{c::{d, e}, f,\n    g::h}; x(crate::i::J)"),
+        ["a", "c", "f", "g", "i"]
+    );
 }

@@ -26,7 +26,8 @@ use crate::{
     parts::broker,
 };
 
-/// The stated bound on a process, in kilobytes. The tests run a build without optimisation, of which 80 MB are the program itself.
+/// The stated bound on a process, in kilobytes. The tests run a build without optimisation, of
+/// which 80 MB are the program itself.
 const MOST_MEMORY: u64 = 256 * 1024;
 
 fn assert_small(connector: &Connector) {
@@ -35,7 +36,8 @@ fn assert_small(connector: &Connector) {
     assert!(peak < MOST_MEMORY, "{} MB", peak / 1024);
 }
 
-/// A gigabyte of zeros as lz4 leaves little more than four megabytes; no batch is larger than the topic takes.
+/// A gigabyte of zeros as lz4 leaves little more than four megabytes; no batch is larger than the
+/// topic takes.
 #[test]
 fn a_gigabyte_of_lz4_bombs_fits_into_memory_and_the_stream_goes_on() {
     let rig = Rig::bare("bombs").commands("json");
@@ -46,7 +48,10 @@ fn a_gigabyte_of_lz4_bombs_fits_into_memory_and_the_stream_goes_on() {
     let connector = rig.start();
     let bombs = {
         let mut client = broker().client();
-        client.set("compression.type", "lz4").set("message.max.bytes", "40000000").set("batch.num.messages", "1");
+        client
+            .set("compression.type", "lz4")
+            .set("message.max.bytes", "40000000")
+            .set("batch.num.messages", "1");
         Sender::with(client)
     };
     // 255 is what lz4 expands at most; a little less leaves room for the frame.
@@ -59,7 +64,12 @@ fn a_gigabyte_of_lz4_bombs_fits_into_memory_and_the_stream_goes_on() {
     let sender = Sender::new();
     for number in 0..10 {
         let return_no = format!("CT-{number}");
-        sender.send(&rig.topics.commands, Some(return_no.as_bytes()), Some(&json_bytes(&command(&return_no, "c"))), &[]);
+        sender.send(
+            &rig.topics.commands,
+            Some(return_no.as_bytes()),
+            Some(&json_bytes(&command(&return_no, "c"))),
+            &[],
+        );
     }
     sender.flush();
     let results = rig.results(10);
@@ -84,7 +94,12 @@ fn answers_without_end_cost_no_memory_and_others_go_on() {
     // Without commands nobody but the feed asks.
     let longer = |cap: u32| connector.log().matches(&format!("is longer than {cap} bytes")).count();
     until("a window that is not read", PATIENCE, || (longer(32 << 20) > 0).then_some(()));
-    for fault in ["createOrder:flood(104857600)=2x", "createOrder:endless=1x", "createOrder:drip=2x", "purchaseReturns:drip=1x"] {
+    for fault in [
+        "createOrder:flood(104857600)=2x",
+        "createOrder:endless=1x",
+        "createOrder:drip=2x",
+        "purchaseReturns:drip=1x",
+    ] {
         rig.erp.faults(fault);
     }
     let all: Vec<_> = (0..20).map(|number| command(&format!("CT-{number}"), "c")).collect();
@@ -98,8 +113,8 @@ fn answers_without_end_cost_no_memory_and_others_go_on() {
     assert_small(&connector);
 }
 
-/// Answers every request with a schema without end, for as long as somebody reads; counts the requests. Between two pieces it
-/// rests for so long.
+/// Answers every request with a schema without end, for as long as somebody reads; counts the
+/// requests. Between two pieces it rests for so long.
 fn endless_server(rest: Duration) -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -110,7 +125,9 @@ fn endless_server(rest: Duration) -> (u16, Arc<AtomicUsize>) {
             count.fetch_add(1, Ordering::Relaxed);
             thread::spawn(move || {
                 let _ = stream.read(&mut [0; 4096]);
-                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{\"schema\": \"");
+                let _ = stream.write_all(
+                    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{\"schema\": \"",
+                );
                 let piece = vec![b'x'; 64 * 1024];
                 while stream.write_all(&piece).is_ok() {
                     thread::sleep(rest);
@@ -124,7 +141,11 @@ fn endless_server(rest: Duration) -> (u16, Arc<AtomicUsize>) {
 #[test]
 fn a_registry_without_end_is_one_sentence() {
     let mut rig = Rig::bare("schema").commands("avro");
-    rig.config.set("schema_registry", "url", format!("http://127.0.0.1:{}", endless_server(Duration::ZERO).0));
+    rig.config.set(
+        "schema_registry",
+        "url",
+        format!("http://127.0.0.1:{}", endless_server(Duration::ZERO).0),
+    );
     let output = rig.verb(&["run"], b"");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("larger than 1048576 bytes"), "{said}");
@@ -162,7 +183,11 @@ fn generous_registry() -> u16 {
                 let asked = String::from_utf8_lossy(&asked[..length]).into_owned();
                 let (method, path) = asked.split_once(' ').unwrap();
                 let path = path.split(' ').next().unwrap().to_owned();
-                let answer = |length: usize| format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+                let answer = |length: usize| {
+                    format!(
+                        "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+                    )
+                };
                 if method == "POST" {
                     let mut known = subjects.lock().unwrap();
                     known.push(path);
@@ -170,7 +195,8 @@ fn generous_registry() -> u16 {
                     let _ = stream.write_all(format!("{}{body}", answer(body.len())).as_bytes());
                     return;
                 }
-                let _ = stream.write_all(format!("{}{{\"schema\": \"", answer(100 * 1024 * 1024)).as_bytes());
+                let _ = stream
+                    .write_all(format!("{}{{\"schema\": \"", answer(100 * 1024 * 1024)).as_bytes());
                 let piece = vec![b'x'; 64 * 1024];
                 while stream.write_all(&piece).is_ok() {}
             });
@@ -188,13 +214,21 @@ fn a_schema_of_100_megabytes_is_refused_by_its_id_and_the_stream_goes_on() {
     let sender = Sender::new();
     let unknown = [&[0, 0, 0, 3, 233][..], b"datum"].concat();
     sender.send(&rig.topics.commands, Some(b"CT-0"), Some(&unknown), &[]);
-    sender.send(&rig.topics.commands, Some(b"CT-1"), Some(&crate::kit::commands::avro(&command("CT-1", "c"))), &[]);
+    sender.send(
+        &rig.topics.commands,
+        Some(b"CT-1"),
+        Some(&crate::kit::commands::avro(&command("CT-1", "c"))),
+        &[],
+    );
     sender.flush();
     rig.wait_committed(2);
     let letters = read_all(&rig.topics.dead_letters);
     assert_eq!((letters.len(), letters[0].value.as_deref()), (1, Some(&unknown[..])));
     let reason = letters[0].header("__connect.errors.exception.message").unwrap();
-    assert!(reason.contains("schema 1001") && reason.contains("larger than 1048576 bytes"), "{reason}");
+    assert!(
+        reason.contains("schema 1001") && reason.contains("larger than 1048576 bytes"),
+        "{reason}"
+    );
     assert_eq!(rig.erp.orders().len(), 1);
     assert_small(&connector);
 }
@@ -221,7 +255,12 @@ fn a_hundred_thousand_keys_that_wait_are_not_held_in_memory() {
     let sender = Sender::new();
     for number in 0..KEYS {
         let return_no = format!("TH{number:08x}");
-        sender.send(&rig.topics.commands, Some(return_no.as_bytes()), Some(&json_bytes(&command(&return_no, "c"))), &[]);
+        sender.send(
+            &rig.topics.commands,
+            Some(return_no.as_bytes()),
+            Some(&json_bytes(&command(&return_no, "c"))),
+            &[],
+        );
     }
     sender.flush();
     let connector = rig.start();
@@ -250,7 +289,8 @@ fn ten_thousand_entries_in_doubt_do_not_hold_up_other_keys() {
     assert_small(&connector);
 }
 
-/// Few enough to be held by their number, too many by their size: nearly all of them wait for the quota.
+/// Few enough to be held by their number, too many by their size: nearly all of them wait for the
+/// quota.
 #[test]
 fn large_commands_that_wait_are_not_held_in_memory() {
     const COMMANDS: usize = 300;
@@ -259,17 +299,29 @@ fn large_commands_that_wait_are_not_held_in_memory() {
     rig.erp.take_anything();
     let sender = {
         let mut client = broker().client();
-        client.set("compression.type", "lz4").set("message.max.bytes", "4000000").set("batch.num.messages", "1");
+        client
+            .set("compression.type", "lz4")
+            .set("message.max.bytes", "4000000")
+            .set("batch.num.messages", "1");
         Sender::with(client)
     };
-    // A header is kept for the dead letter there may be; no command is refused for one. lz4 finds nothing in it to save, so
-    // that what is fetched is no more than what is handed out: bombs are another test's.
+    // A header is kept for the dead letter there may be; no command is refused for one. lz4 finds
+    // nothing in it to save, so that what is fetched is no more than what is handed out: bombs are
+    // another test's.
     let mut dice = Dice(1);
-    let header: String = std::iter::repeat_with(|| char::from(b'!' + u8::try_from(dice.roll(90)).unwrap())).take(900_000).collect();
+    let header: String =
+        std::iter::repeat_with(|| char::from(b'!' + u8::try_from(dice.roll(90)).unwrap()))
+            .take(900_000)
+            .collect();
     for number in 0..COMMANDS {
         let return_no = format!("CT-{number}");
         let value = json_bytes(&command(&return_no, "c"));
-        sender.send(&rig.topics.commands, Some(return_no.as_bytes()), Some(&value), &[("origin", &header)]);
+        sender.send(
+            &rig.topics.commands,
+            Some(return_no.as_bytes()),
+            Some(&value),
+            &[("origin", &header)],
+        );
         sender.flush();
     }
     let connector = rig.start();

@@ -1,4 +1,5 @@
-//! Brokers, registries and ERPs behind TLS, passwords and least privilege: what is missing is named, nothing is waived.
+//! Brokers, registries and ERPs behind TLS, passwords and least privilege: what is missing is
+//! named, nothing is waived.
 
 use std::{
     fs,
@@ -24,10 +25,14 @@ use crate::{
         topics::{TopicNames, Wanted, create_at},
         until,
     },
-    parts::{LockedBroker, acls::Grant, certificates::Authority, free_port, guard::Folder, kafka_password, registry},
+    parts::{
+        LockedBroker, acls::Grant, certificates::Authority, free_port, guard::Folder,
+        kafka_password, registry,
+    },
 };
 
-/// One broker for all tests of this file: its users are known when it starts, their rights come with the tests.
+/// One broker for all tests of this file: its users are known when it starts, their rights come
+/// with the tests.
 struct Locked {
     broker: LockedBroker,
     authority: PathBuf,
@@ -49,7 +54,12 @@ fn locked() -> Option<&'static Locked> {
             let broker = LockedBroker::start("the locked-down tests", &authority, &users)?;
             let password = folder.join("kafka.password");
             fs::write(&password, kafka_password()).unwrap();
-            Some(Locked { broker, authority: authority.write(folder.path(), "ca.pem"), password, _folder: folder })
+            Some(Locked {
+                broker,
+                authority: authority.write(folder.path(), "ca.pem"),
+                password,
+                _folder: folder,
+            })
         })
         .as_ref()
 }
@@ -75,7 +85,11 @@ impl Locked {
 }
 
 fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 /// [`until`] that shows what was said last when it gives up.
@@ -86,7 +100,10 @@ fn until_said(what: &str, mut probe: impl FnMut() -> (bool, String)) {
         if done {
             return;
         }
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain: {what}; said at last:\n{said}");
+        assert!(
+            Instant::now() < deadline,
+            "waited {PATIENCE:?} in vain: {what}; said at last:\n{said}"
+        );
     }
 }
 
@@ -95,8 +112,11 @@ fn printed_rights(rig: &Rig, user: usize) -> Vec<Grant> {
     let output = rig.verb(&["check", "--acls"], b"");
     assert!(output.status.success(), "{}", text(&output));
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-    let grants: Vec<Grant> =
-        stdout.lines().filter(|line| line.starts_with("kafka-acls ")).flat_map(|line| Grant::parse(line, &self::user(user))).collect();
+    let grants: Vec<Grant> = stdout
+        .lines()
+        .filter(|line| line.starts_with("kafka-acls "))
+        .flat_map(|line| Grant::parse(line, &self::user(user)))
+        .collect();
     assert!(grants.len() > 10, "{stdout}");
     grants
 }
@@ -104,7 +124,8 @@ fn printed_rights(rig: &Rig, user: usize) -> Vec<Grant> {
 #[test]
 fn both_routes_run_with_the_rights_that_check_prints() {
     let Some(locked) = locked() else { return };
-    let mut rig = Rig::bare("locked").commands("json").purchase_returns().return_outbounds("enterprise");
+    let mut rig =
+        Rig::bare("locked").commands("json").purchase_returns().return_outbounds("enterprise");
     locked.enter(&mut rig.config, ALMIGHTY);
     create_at(&locked.broker.admin(), &rig.topics.wanted(2));
     locked.broker.allow(&printed_rights(&rig, ALMIGHTY));
@@ -121,7 +142,9 @@ fn both_routes_run_with_the_rights_that_check_prints() {
     sender.send(&rig.topics.commands, Some(b"CT-1"), Some(&json_bytes(&command("CT-1", "c"))), &[]);
     sender.send(&rig.topics.commands, Some(b"CT-2"), Some(b"not a command"), &[]);
     sender.flush();
-    for (topic, count) in [(&rig.topics.results, 1), (&rig.topics.dead_letters, 1), (&rig.topics.purchase_returns, 6)] {
+    for (topic, count) in
+        [(&rig.topics.results, 1), (&rig.topics.dead_letters, 1), (&rig.topics.purchase_returns, 6)]
+    {
         Reader::with(locked.broker.admin(), topic).at_least(count, PATIENCE);
     }
     assert_eq!(rig.erp.orders().len(), 1);
@@ -141,7 +164,9 @@ struct Case {
 impl Case {
     fn resource(&self) -> String {
         match self.missing.kind.as_str() {
-            "transactional-id" => format!("transactional ids that begin with {}", self.missing.name),
+            "transactional-id" => {
+                format!("transactional ids that begin with {}", self.missing.name)
+            }
             kind => format!("{kind} {}", self.missing.name),
         }
     }
@@ -181,14 +206,20 @@ fn every_right_that_is_missing_is_named_by_check_and_by_run() {
     rig.erp.seed(Kind::FlagshipOutbounds, 2);
     let all = printed_rights(&rig, ALMIGHTY);
     assert!(FIRST_OF_TABLE + all.len() <= USERS, "raise USERS to {}", FIRST_OF_TABLE + all.len());
-    let (cases, grants): (Vec<Case>, Vec<Vec<Grant>>) = (0..all.len()).map(|number| Case::new(locked, &rig, &all, number)).unzip();
+    let (cases, grants): (Vec<Case>, Vec<Vec<Grant>>) =
+        (0..all.len()).map(|number| Case::new(locked, &rig, &all, number)).unzip();
     let wanted: Vec<Wanted<'_>> = cases.iter().flat_map(|case| case.topics.wanted(1)).collect();
     create_at(&locked.broker.admin(), &wanted);
     locked.broker.allow(&grants.concat());
     let sender = Sender::with(locked.broker.admin());
     for (number, case) in cases.iter().enumerate() {
         let return_no = format!("CT-{number}");
-        sender.send(&case.topics.commands, Some(return_no.as_bytes()), Some(&json_bytes(&command(&return_no, "c"))), &[]);
+        sender.send(
+            &case.topics.commands,
+            Some(return_no.as_bytes()),
+            Some(&json_bytes(&command(&return_no, "c"))),
+            &[],
+        );
         sender.send(&case.topics.commands, Some(b"CT-BAD"), Some(b"not a command"), &[]);
     }
     sender.flush();
@@ -214,24 +245,30 @@ fn named_by_check(case: &Case) {
     until_said(&sentence, || {
         let output = connector::verb(&case.file, &["check"], b"", PATIENCE);
         let said = text(&output);
-        let denials: Vec<&str> = said.lines().filter(|line| line.contains("Kafka denies")).collect();
-        // Rights reach the broker a moment after they were granted: until then others are missing as well.
+        let denials: Vec<&str> =
+            said.lines().filter(|line| line.contains("Kafka denies")).collect();
+        // Rights reach the broker a moment after they were granted: until then others are missing
+        // as well.
         let only = denials.iter().all(|line| line.contains(&resource));
         (only && output.status.code() == Some(1) && said.contains(&sentence), said)
     });
 }
 
 fn named_by_run(case: &Case) {
-    let only_on_demand = case.missing.operation == "Write" && case.missing.name == case.topics.control;
+    let only_on_demand =
+        case.missing.operation == "Write" && case.missing.name == case.topics.control;
     if case.missing.operation == "DescribeConfigs" || only_on_demand {
-        // Only `check` and `topics` look at a topic's options; only a person's request writes a decision.
+        // Only `check` and `topics` look at a topic's options; only a person's request writes a
+        // decision.
         return;
     }
     let connector = Connector::spawn(&case.file, case.port, &case.log);
     let resource = case.resource();
     until(&format!("{} on {resource} to be missed", case.missing.operation), PATIENCE, || {
         let log = connector.log();
-        log.lines().any(|line| line.contains("Kafka denies") && line.contains(&resource)).then_some(())
+        log.lines()
+            .any(|line| line.contains("Kafka denies") && line.contains(&resource))
+            .then_some(())
     });
 }
 
@@ -250,7 +287,11 @@ fn a_certificate_or_password_that_is_wrong_is_one_sentence() {
     doors.push(("another authority", config, &["certificate verify failed", "ssl.ca.location"]));
     let mut config = rig.config.clone();
     config.set("kafka", "bootstrap_servers", locked.broker.expired_bootstrap());
-    doors.push(("an expired certificate", config, &["certificate verify failed", "it has expired"]));
+    doors.push((
+        "an expired certificate",
+        config,
+        &["certificate verify failed", "it has expired"],
+    ));
     let mut config = rig.config.clone();
     config.set("kafka", "sasl_password_file", wrong);
     doors.push(("a wrong password", config, &["Authentication failed"]));
@@ -259,10 +300,15 @@ fn a_certificate_or_password_that_is_wrong_is_one_sentence() {
         let output = rig.verb(&["check"], b"");
         let said = text(&output);
         assert_eq!(output.status.code(), Some(1), "{what}: {said}");
-        let line = said.lines().find(|line| line.starts_with("✗ kafka")).unwrap_or_else(|| panic!("{what}: {said}"));
+        let line = said
+            .lines()
+            .find(|line| line.starts_with("✗ kafka"))
+            .unwrap_or_else(|| panic!("{what}: {said}"));
         assert!(words.iter().all(|word| line.contains(word)), "{what}: {line}");
         let connector = rig.spawn();
-        until(&format!("{what} in the log"), PATIENCE, || connector.log().contains(words[0]).then_some(()));
+        until(&format!("{what} in the log"), PATIENCE, || {
+            connector.log().contains(words[0]).then_some(())
+        });
     }
 }
 
@@ -284,7 +330,10 @@ fn erp_and_registry_are_reached_over_tls_with_an_authority_of_their_own() {
     let authority = Authority::new("the test's authority");
     let identity = authority.sign(false);
     let erp = TlsFront::to(rig.erp.address(), &identity);
-    let schemas = TlsFront::to(registry().url().trim_start_matches("http://").split('/').next().unwrap(), &identity);
+    let schemas = TlsFront::to(
+        registry().url().trim_start_matches("http://").split('/').next().unwrap(),
+        &identity,
+    );
     let ca = authority.write(&rig.path(""), "ca.pem").display().to_string();
     let https = |url: &str, port: u16| {
         let path = url.trim_start_matches("http://").split_once('/').map_or("", |(_, path)| path);
@@ -302,13 +351,22 @@ fn erp_and_registry_are_reached_over_tls_with_an_authority_of_their_own() {
     assert_eq!(rig.erp.orders().len(), 1);
     assert_eq!(connector.terminate(Duration::from_secs(30)).code(), Some(0));
 
-    // The same doors for somebody who trusts another authority, and with a certificate that has expired.
-    let stranger = Authority::new("somebody else").write(&rig.path(""), "stranger.pem").display().to_string();
-    rig.config.set("erp.flagship", "ca_file", stranger.clone()).set("schema_registry", "ca_file", stranger);
+    // The same doors for somebody who trusts another authority, and with a certificate that has
+    // expired.
+    let stranger =
+        Authority::new("somebody else").write(&rig.path(""), "stranger.pem").display().to_string();
+    rig.config.set("erp.flagship", "ca_file", stranger.clone()).set(
+        "schema_registry",
+        "ca_file",
+        stranger,
+    );
     refused(&rig, "UnknownIssuer");
     let expired = authority.sign(true);
     let erp = TlsFront::to(rig.erp.address(), &expired);
-    let schemas = TlsFront::to(registry().url().trim_start_matches("http://").split('/').next().unwrap(), &expired);
+    let schemas = TlsFront::to(
+        registry().url().trim_start_matches("http://").split('/').next().unwrap(),
+        &expired,
+    );
     let ca = rig.path("ca.pem").display().to_string();
     rig.config
         .set("erp.flagship", "url", https(rig.erp.flagship_url(), erp.port()))
@@ -316,7 +374,11 @@ fn erp_and_registry_are_reached_over_tls_with_an_authority_of_their_own() {
         .set("schema_registry", "url", https(registry().url(), schemas.port()))
         .set("schema_registry", "ca_file", ca);
     refused(&rig, "expired");
-    assert_eq!(rig.erp.creates().received, 1, "nothing was sent through a door that could not be trusted");
+    assert_eq!(
+        rig.erp.creates().received,
+        1,
+        "nothing was sent through a door that could not be trusted"
+    );
 }
 
 #[test]
@@ -335,48 +397,74 @@ fn traces_reach_a_collector_over_tls_with_an_authority_of_its_own() {
     assert_eq!(connector.terminate(Duration::from_secs(30)).code(), Some(0));
     assert!(collector.holds(b"CT-1") && collector.holds(b"settle"), "its trace arrived");
 
-    // Another authority, and nobody's but the system's: refused in one sentence, and the route goes on without traces.
+    // Another authority, and nobody's but the system's: refused in one sentence, and the route goes
+    // on without traces.
     let received = collector.received().len();
-    let stranger = Authority::new("somebody else").write(&rig.path(""), "stranger.pem").display().to_string();
+    let stranger =
+        Authority::new("somebody else").write(&rig.path(""), "stranger.pem").display().to_string();
     for (turn, ca) in [Some(stranger), None].into_iter().enumerate() {
         match ca {
             Some(ca) => rig.config.set("telemetry", "ca_file", ca),
             None => rig.config.remove("telemetry", Some("ca_file")),
         };
         let (file, port) = rig.write_config();
-        let connector = Connector::spawn(&file, port, &rig.path(&format!("refused-{turn}.log"))).ready();
+        let connector =
+            Connector::spawn(&file, port, &rig.path(&format!("refused-{turn}.log"))).ready();
         rig.send(&[command(&format!("CT-{}", turn + 2), "c")]);
         assert_eq!(rig.results(turn + 2).len(), turn + 2);
         connector.wait_log("traces cannot be exported", PATIENCE);
         let log = connector.log();
         let line = log.lines().find(|line| line.contains("traces cannot be exported")).unwrap();
-        assert!([&*url, "UnknownIssuer", "telemetry.ca_file"].iter().all(|part| line.contains(part)), "{line}");
+        assert!(
+            [&*url, "UnknownIssuer", "telemetry.ca_file"].iter().all(|part| line.contains(part)),
+            "{line}"
+        );
         assert_eq!(connector.terminate(Duration::from_secs(30)).code(), Some(0));
     }
-    assert_eq!(collector.received().len(), received, "nothing was sent through a door that could not be trusted");
+    assert_eq!(
+        collector.received().len(),
+        received,
+        "nothing was sent through a door that could not be trusted"
+    );
 
-    // A file that is missing is a mistake of the configuration, one that holds no certificate is named as well.
+    // A file that is missing is a mistake of the configuration, one that holds no certificate is
+    // named as well.
     rig.config.set("telemetry", "ca_file", rig.path("missing.pem").display().to_string());
     let output = rig.verb(&["run"], b"");
-    assert!(output.status.code() == Some(2) && text(&output).contains("missing.pem"), "{}", text(&output));
+    assert!(
+        output.status.code() == Some(2) && text(&output).contains("missing.pem"),
+        "{}",
+        text(&output)
+    );
     let empty = rig.path("empty.pem");
     fs::write(&empty, "nothing of the kind\n").unwrap();
     rig.config.set("telemetry", "ca_file", empty.display().to_string());
     let output = rig.verb(&["run"], b"");
     let said = text(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("telemetry.ca_file") && said.contains("empty.pem") && said.contains("no PEM certificate"), "{said}");
+    assert!(
+        said.contains("telemetry.ca_file")
+            && said.contains("empty.pem")
+            && said.contains("no PEM certificate"),
+        "{said}"
+    );
 }
 
-/// `check` fails for the ERP and says why for the registry, one line each; `run` ends with the registry's sentence.
+/// `check` fails for the ERP and says why for the registry, one line each; `run` ends with the
+/// registry's sentence.
 fn refused(rig: &Rig, word: &str) {
     let output = rig.verb(&["check"], b"");
     let said = text(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     for row in ["✗ erp", "schema registry"] {
-        let line = said.lines().find(|line| line.contains(row)).unwrap_or_else(|| panic!("{row}: {said}"));
+        let line =
+            said.lines().find(|line| line.contains(row)).unwrap_or_else(|| panic!("{row}: {said}"));
         assert!(line.to_lowercase().contains(&word.to_lowercase()), "{word}: {line}");
     }
     let output = rig.verb(&["run"], b"");
-    assert!(!output.status.success() && text(&output).to_lowercase().contains(&word.to_lowercase()), "{}", text(&output));
+    assert!(
+        !output.status.success() && text(&output).to_lowercase().contains(&word.to_lowercase()),
+        "{}",
+        text(&output)
+    );
 }

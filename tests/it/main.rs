@@ -1,7 +1,7 @@
 //! Everything end to end, on a real Kafka and a real schema registry, in one binary.
 //!
-//! One test: `cargo test --test it -- <part of its name>`. The parts are fetched through Maven on first use; with
-//! `WDT_TEST_KAFKA=host:port` (and `WDT_TEST_REGISTRY=url`) yours are used instead.
+//! One test: `cargo test --test it -- <part of its name>`. The parts are fetched through Maven on
+//! first use; with `WDT_TEST_KAFKA=host:port` (and `WDT_TEST_REGISTRY=url`) yours are used instead.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,5 @@
-//! Who owns what, and for how long: restarts, two processes with one ordinal, members that leave without a word, ends.
+//! Who owns what, and for how long: restarts, two processes with one ordinal, members that leave
+//! without a word, ends.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,9 @@ use crate::kit::{
 };
 
 fn some(what: &str, count: usize) -> Vec<wdt_connector::schema::CreateReturnOutbound> {
-    (0..count).map(|number| command(&format!("{what}{number:04}"), &format!("cmd-{number}"))).collect()
+    (0..count)
+        .map(|number| command(&format!("{what}{number:04}"), &format!("cmd-{number}")))
+        .collect()
 }
 
 #[test]
@@ -38,7 +41,9 @@ fn of_two_processes_with_one_ordinal_the_elder_stops_and_says_so() {
 fn a_restart_after_kill_9_calls_again_at_once() {
     let mut rig = Rig::new("again").commands("avro");
     // Without a stable member the partitions would stay reserved for the dead one this long.
-    rig.config.kafka_property("session.timeout.ms", "45000").kafka_property("heartbeat.interval.ms", "3000");
+    rig.config
+        .kafka_property("session.timeout.ms", "45000")
+        .kafka_property("heartbeat.interval.ms", "3000");
     rig.erp.take_anything();
     let commands = some("AG", 40);
     let connector = rig.start();
@@ -51,7 +56,10 @@ fn a_restart_after_kill_9_calls_again_at_once() {
     until("a call", PATIENCE, || (rig.erp.creates().received > before).then_some(()));
     let took = started.elapsed();
     crate::parts::say(&format!("from exec to the first call after a kill -9: {took:?}"));
-    assert!(took < Duration::from_secs(30), "it took {took:?}: the partitions waited for the dead member's session");
+    assert!(
+        took < Duration::from_secs(30),
+        "it took {took:?}: the partitions waited for the dead member's session"
+    );
     let results = rig.results(commands.len());
     Verdict::of(&rig, &commands, &results).assert_each_once(commands.len(), "restarted");
 }
@@ -98,7 +106,8 @@ fn a_process_frozen_beyond_its_poll_interval_comes_back() {
     rig.results(20);
     connector.freeze();
     rig.send(&commands[20..40]);
-    // Longer than session and poll interval: the group has forgotten this member, and so has its own client.
+    // Longer than session and poll interval: the group has forgotten this member, and so has its
+    // own client.
     std::thread::sleep(Duration::from_secs(8));
     connector.thaw();
     rig.send(&commands[40..]);
@@ -147,6 +156,10 @@ fn a_second_signal_ends_at_once() {
     connector.ask_to_end();
     let asked = Instant::now();
     let status = connector.wait_end(PATIENCE).expect("it ends");
-    assert!(asked.elapsed() < Duration::from_secs(30), "it took {:?}, the drain may take 100 s", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_secs(30),
+        "it took {:?}, the drain may take 100 s",
+        asked.elapsed()
+    );
     assert_eq!(status.code(), Some(1), "it did not end in good order");
 }

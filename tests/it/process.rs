@@ -10,7 +10,11 @@ use crate::kit::{
 
 /// Stdout and stderr as text.
 fn said(output: &std::process::Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 #[test]
@@ -30,7 +34,17 @@ fn every_mistake_of_a_configuration_is_a_sentence_and_the_exit_code_is_2() {
     let text = said(&output);
     assert_eq!(output.status.code(), Some(2), "{text}");
     assert!(took < Duration::from_secs(1), "it took {took:?}");
-    for word in ["call_timeout", "soon", "format", "xml", "no_such_key", "bootstrap_servers", "acks", "url", "not an address"] {
+    for word in [
+        "call_timeout",
+        "soon",
+        "format",
+        "xml",
+        "no_such_key",
+        "bootstrap_servers",
+        "acks",
+        "url",
+        "not an address",
+    ] {
         assert!(text.contains(word), "`{word}` is not named in:\n{text}");
     }
     assert!(!text.contains("panicked"), "{text}");
@@ -49,7 +63,11 @@ fn unsafe_timing_is_refused_unless_allowed() {
 
 #[test]
 fn a_missing_file_and_a_wrong_argument_are_said_plainly() {
-    let output = connector::finish(Command::new(PROGRAM).args(["--config", "/no/such/file.toml", "run"]), b"", PATIENCE);
+    let output = connector::finish(
+        Command::new(PROGRAM).args(["--config", "/no/such/file.toml", "run"]),
+        b"",
+        PATIENCE,
+    );
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
     assert!(said(&output).contains("/no/such/file.toml"), "{}", said(&output));
     let output = connector::finish(Command::new(PROGRAM).arg("fly"), b"", PATIENCE);
@@ -62,7 +80,11 @@ fn help_of_every_verb_shows_an_example() {
         let output = connector::finish(Command::new(PROGRAM).args([verb, "--help"]), b"", PATIENCE);
         assert!(output.status.success(), "{verb}: {}", said(&output));
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(text.contains(&format!("wdt-connector {verb}")) && text.to_lowercase().contains("example"), "{verb}:\n{text}");
+        assert!(
+            text.contains(&format!("wdt-connector {verb}"))
+                && text.to_lowercase().contains("example"),
+            "{verb}:\n{text}"
+        );
     }
 }
 
@@ -74,7 +96,10 @@ fn the_listener_answers() {
     assert_eq!(http::get(&connector.url("/readyz")).unwrap().status, 200);
     assert!(connector.status().is_object());
     let metrics = connector.metrics();
-    assert!(metrics.contains("wdt_connector_") && metrics.trim_end().ends_with("# EOF"), "{metrics}");
+    assert!(
+        metrics.contains("wdt_connector_") && metrics.trim_end().ends_with("# EOF"),
+        "{metrics}"
+    );
     let page = http::get(&connector.url("/")).unwrap();
     assert!(page.status == 200 && page.body.contains("<html"), "{}", page.body);
     assert_eq!(http::get(&connector.url("/no-such-page")).unwrap().status, 404);
@@ -106,13 +131,25 @@ fn the_demo_proves_its_promises() {
     demo.args(["demo", "--for", "5s", "--commands", "50", "--seed", "7"]);
     let output = connector::finish(&mut demo, b"", PATIENCE);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    assert!(!said(&output).contains('\u{1b}'), "without a terminal it prints plain lines:\n{}", said(&output));
+    assert!(
+        !said(&output).contains('\u{1b}'),
+        "without a terminal it prints plain lines:\n{}",
+        said(&output)
+    );
 }
 
 #[test]
 fn the_demo_runs_on_a_real_broker() {
     let mut demo = Command::new(PROGRAM);
-    demo.args(["demo", "--kafka", crate::parts::broker().bootstrap(), "--for", "5s", "--commands", "50"]);
+    demo.args([
+        "demo",
+        "--kafka",
+        crate::parts::broker().bootstrap(),
+        "--for",
+        "5s",
+        "--commands",
+        "50",
+    ]);
     let output = connector::finish(&mut demo, b"", PATIENCE);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
 }

@@ -1,4 +1,5 @@
-//! The ERP's quota over real HTTP: sixty calls in any minute, the 61st refused, counted by the simulator.
+//! The ERP's quota over real HTTP: sixty calls in any minute, the 61st refused, counted by the
+//! simulator.
 
 use std::{
     fmt::Write as _,
@@ -34,21 +35,31 @@ use crate::{
 const SPAN: Duration = Duration::from_secs(180);
 const BACKLOG: usize = 400;
 
-/// A connector whose calls all share one budget of 50 a minute, on an ERP that refuses the 61st of an account, and more
-/// commands than that before it.
+/// A connector whose calls all share one budget of 50 a minute, on an ERP that refuses the 61st of
+/// an account, and more commands than that before it.
 fn short_of_quota(what: &str) -> Rig {
     let mut rig = Rig::new(what).commands("avro").purchase_returns().return_outbounds("flagship");
-    rig.config.set("quota", "scope", "account").set("quota", "calls_per_minute", 50).set("quota", "burst", 10);
+    rig.config
+        .set("quota", "scope", "account")
+        .set("quota", "calls_per_minute", 50)
+        .set("quota", "burst", 10);
     for feed in ["feeds.purchase_returns", "feeds.return_outbounds"] {
         rig.config.set(feed, "poll_interval", "5s").set(feed, "late_interval", "60s");
     }
     // As in production: a permit may have to wait for its transaction without running out.
-    rig.config.set("commands", "send_by", "15s").set("commands", "call_timeout", "10s").set("log", "level", "info");
+    rig.config
+        .set("commands", "send_by", "15s")
+        .set("commands", "call_timeout", "10s")
+        .set("log", "level", "info");
     rig.erp.take_anything();
     rig.erp.seed(Kind::Returns, 1500);
     rig.erp.seed(Kind::FlagshipOutbounds, 1500);
-    rig.erp.adjust(&json!({"quota_per_minute": 60, "quota_by_account": true, "modifications_per_second": 2.0}));
-    let commands: Vec<_> = (0..BACKLOG).map(|number| command(&format!("QT{number:05}"), &format!("cmd-{number}"))).collect();
+    rig.erp.adjust(
+        &json!({"quota_per_minute": 60, "quota_by_account": true, "modifications_per_second": 2.0}),
+    );
+    let commands: Vec<_> = (0..BACKLOG)
+        .map(|number| command(&format!("QT{number:05}"), &format!("cmd-{number}")))
+        .collect();
     rig.send(&commands);
     rig
 }
@@ -63,33 +74,56 @@ fn print_waits(what: &str, connector: &Connector) {
     let (made, refused) = calls(connector);
     say(&format!("{what}: {made} calls in {SPAN:?}, {refused} refused"));
     for class in ["lookup", "command", "feed", "late_pass", "backfill"] {
-        let of = |part: &str| connector.metric(&format!("wdt_connector_erp_permit_seconds_{part}"), &[&format!("class=\"{class}\"")]);
+        let of = |part: &str| {
+            connector.metric(
+                &format!("wdt_connector_erp_permit_seconds_{part}"),
+                &[&format!("class=\"{class}\"")],
+            )
+        };
         if of("count") > 0.0 {
-            say(&format!("  {class}: {} calls, waited {:.1} s for a permit on average", of("count"), of("sum") / of("count")));
+            say(&format!(
+                "  {class}: {} calls, waited {:.1} s for a permit on average",
+                of("count"),
+                of("sum") / of("count")
+            ));
         }
     }
 }
 
-/// Another program on the same appkey: 30 signed calls a minute that heed nobody. What they ask for is refused by content.
+/// Another program on the same appkey: 30 signed calls a minute that heed nobody. What they ask for
+/// is refused by content.
 struct Thief(Arc<AtomicBool>);
 
 impl Thief {
     fn on(erp: &Erp) -> Self {
-        let (url, sid, key) = (erp.flagship_url().to_owned(), erp.flagship_sid().to_owned(), erp.flagship_key().to_owned());
-        let (secret, salt) = erp.flagship_secret().split_once(':').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+        let (url, sid, key) = (
+            erp.flagship_url().to_owned(),
+            erp.flagship_sid().to_owned(),
+            erp.flagship_key().to_owned(),
+        );
+        let (secret, salt) = erp
+            .flagship_secret()
+            .split_once(':')
+            .map(|(a, b)| (a.to_owned(), b.to_owned()))
+            .unwrap();
         let over = Arc::new(AtomicBool::new(false));
         let ended = Arc::clone(&over);
         thread::spawn(move || {
             let mut next = Instant::now();
             while !ended.load(Ordering::Relaxed) {
-                let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() - 1_325_347_200;
+                let timestamp =
+                    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() - 1_325_347_200;
                 let (body, method) = ("[]", "wms.stockout.PurchaseReturn.createOrder");
-                let signed = format!("{secret}body{body}key{key}method{method}salt{salt}sid{sid}timestamp{timestamp}v1.0{secret}");
+                let signed = format!(
+                    "{secret}body{body}key{key}method{method}salt{salt}sid{sid}timestamp{timestamp}v1.0{secret}"
+                );
                 let sign = Md5::digest(signed).iter().fold(String::new(), |mut hex, byte| {
                     write!(hex, "{byte:02x}").unwrap();
                     hex
                 });
-                let target = format!("{url}?sid={sid}&key={key}&salt={salt}&method={method}&v=1.0&timestamp={timestamp}&sign={sign}");
+                let target = format!(
+                    "{url}?sid={sid}&key={key}&salt={salt}&method={method}&v=1.0&timestamp={timestamp}&sign={sign}"
+                );
                 let _ = http::post_text(&target, body);
                 next += Duration::from_secs(2);
                 thread::sleep(next.saturating_duration_since(Instant::now()));
@@ -115,7 +149,11 @@ fn nothing_is_lost(mut rig: Rig, connector: Connector) {
     assert_eq!(results.len(), BACKLOG);
     assert!(results.iter().all(|result| result.outcome == Outcome::Created), "{results:?}");
     let (orders, summary) = (rig.erp.order_count(), rig.erp.summary());
-    assert_eq!((orders, &summary["duplicates"]), (u64::try_from(BACKLOG).unwrap(), &json!(0)), "{summary}");
+    assert_eq!(
+        (orders, &summary["duplicates"]),
+        (u64::try_from(BACKLOG).unwrap(), &json!(0)),
+        "{summary}"
+    );
 }
 
 #[test]
@@ -138,20 +176,36 @@ fn three_real_minutes_are_never_refused_alone_and_hardly_beside_a_thief() {
     for feed in ["purchase_returns", "return_outbounds"] {
         let feed = &status["sections"]["feeds"][feed];
         assert!(feed["calls"].as_u64() > Some(0), "{feed}");
-        assert!(feed["stretched"].as_str().is_some_and(|why| why.contains("instead of 5s")), "{feed}");
+        assert!(
+            feed["stretched"].as_str().is_some_and(|why| why.contains("instead of 5s")),
+            "{feed}"
+        );
         assert!(feed["poll_interval_ms"].as_u64() > Some(5000), "{feed}");
     }
     assert!(first.log().contains("the quota is short: a read waited"));
     let budget = &status["sections"]["quota"][0];
     assert_eq!((&budget["call"], &budget["refused"]), (&json!("flagship"), &json!(0)));
-    assert!(budget["used"]["command"].as_u64() > Some(30) && budget["left"].as_u64() < Some(15), "{budget}");
+    assert!(
+        budget["used"]["command"].as_u64() > Some(30) && budget["left"].as_u64() < Some(15),
+        "{budget}"
+    );
     let now = &status["sections"]["commands"]["now"];
-    assert!(now["lag_records"].as_u64() > Some(100) && now["lag_needs_seconds"].as_f64() > Some(100.0), "{now}");
+    assert!(
+        now["lag_records"].as_u64() > Some(100) && now["lag_needs_seconds"].as_f64() > Some(100.0),
+        "{now}"
+    );
     // `check` says the same to whoever asks from outside.
-    let said = alone.verb_command(&["check"]).env("WDT__HTTP__LISTEN", first.address()).output().unwrap();
+    let said =
+        alone.verb_command(&["check"]).env("WDT__HTTP__LISTEN", first.address()).output().unwrap();
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
-    assert!(said.contains("quota: flagship") && said.contains("calls in the last minute (command"), "{said}");
-    assert!(said.contains("commands wait in") && said.contains("min at 50 calls a minute"), "{said}");
+    assert!(
+        said.contains("quota: flagship") && said.contains("calls in the last minute (command"),
+        "{said}"
+    );
+    assert!(
+        said.contains("commands wait in") && said.contains("min at 50 calls a minute"),
+        "{said}"
+    );
 
     print_waits("beside a program that takes 30 of the 60 calls", &second);
     let (made, refused) = calls(&second);
@@ -170,14 +224,18 @@ fn no_more_calls_at_once_than_allowed_and_a_narrower_erp_is_found_out() {
     rig.erp.take_anything();
     rig.erp.latency(Duration::from_millis(50));
     rig.erp.adjust(&json!({"max_concurrent": 6}));
-    rig.send(&(0..COMMANDS).map(|number| command(&format!("AO{number:05}"), "cmd")).collect::<Vec<_>>());
+    rig.send(
+        &(0..COMMANDS).map(|number| command(&format!("AO{number:05}"), "cmd")).collect::<Vec<_>>(),
+    );
     let connector = rig.start();
     rig.results(COMMANDS);
     let refused = |rig: &Rig| rig.erp.summary()["refused"].as_u64().unwrap();
     assert_eq!(refused(&rig), 0, "the seventh call at once waits here, not there");
     // The contract allows fewer than configured: met, narrowed, nothing lost.
     rig.erp.adjust(&json!({"max_concurrent": 4}));
-    rig.send(&(0..COMMANDS).map(|number| command(&format!("AP{number:05}"), "cmd")).collect::<Vec<_>>());
+    rig.send(
+        &(0..COMMANDS).map(|number| command(&format!("AP{number:05}"), "cmd")).collect::<Vec<_>>(),
+    );
     let results = rig.results(COMMANDS * 2);
     assert!(results.iter().all(|result| result.outcome == Outcome::Created));
     assert_eq!((results.len(), rig.erp.order_count()), (COMMANDS * 2, 400));
@@ -193,7 +251,9 @@ fn an_intent_that_ran_out_is_renewed_and_called() {
     rig.config.set("commands", "max_in_flight", 1);
     rig.erp.take_anything();
     rig.erp.latency(Duration::from_secs(1));
-    rig.send(&(0..COMMANDS).map(|number| command(&format!("RO{number:05}"), "cmd")).collect::<Vec<_>>());
+    rig.send(
+        &(0..COMMANDS).map(|number| command(&format!("RO{number:05}"), "cmd")).collect::<Vec<_>>(),
+    );
     let mut connector = rig.start();
     until("one call on the wire and the next one's intent", PATIENCE, || {
         let now = connector.status()["sections"]["commands"]["now"].clone();
@@ -219,7 +279,9 @@ fn no_intent_is_written_before_its_permit() {
     until("commands in the quota's line", PATIENCE, || {
         let status = connector.status();
         let now = &status["sections"]["commands"]["now"];
-        (now["waiting_for_quota"] == 20).then(|| assert_eq!((&now["open_intents"], &now["waiting_for_commit"]), (&json!(0), &json!(0))))
+        (now["waiting_for_quota"] == 20).then(|| {
+            assert_eq!((&now["open_intents"], &now["waiting_for_commit"]), (&json!(0), &json!(0)))
+        })
     });
     let intents = read_all(&rig.topics.journal)
         .iter()
@@ -233,8 +295,9 @@ fn no_intent_is_written_before_its_permit() {
 fn live_pass(connector: &Connector, feed: &str) -> [f64; 3] {
     let text = connector.metrics();
     let feed = format!("feed=\"{feed}\"");
-    [("windows", ""), ("pages", ""), ("rows", "content=\"changed\"")]
-        .map(|(what, label)| sample(&text, &format!("wdt_connector_feed_{what}_total"), &[&feed, "pass=\"live\"", label]))
+    [("windows", ""), ("pages", ""), ("rows", "content=\"changed\"")].map(|(what, label)| {
+        sample(&text, &format!("wdt_connector_feed_{what}_total"), &[&feed, "pass=\"live\"", label])
+    })
 }
 
 /// Calls a poll while nothing changes, over some polls.
@@ -250,9 +313,14 @@ fn idle_poll(connector: &Connector, feed: &str) -> f64 {
 fn calls_per_result_are_what_they_have_to_be() {
     const COMMANDS: usize = 60;
     const CHANGED: usize = 250;
-    let mut rig = Rig::new("calls").commands("avro").purchase_returns().return_outbounds("enterprise");
+    let mut rig =
+        Rig::new("calls").commands("avro").purchase_returns().return_outbounds("enterprise");
     for feed in ["feeds.purchase_returns", "feeds.return_outbounds"] {
-        rig.config.set(feed, "late_interval", "1h").set(feed, "late_to", "1h").set(feed, "poll_interval", "5s");
+        rig.config.set(feed, "late_interval", "1h").set(feed, "late_to", "1h").set(
+            feed,
+            "poll_interval",
+            "5s",
+        );
     }
     rig.erp.take_anything();
     rig.erp.seed(Kind::Returns, CHANGED);
@@ -261,24 +329,37 @@ fn calls_per_result_are_what_they_have_to_be() {
     events.at_least(CHANGED, PATIENCE);
     until("the first reads' end", PATIENCE, || {
         let feeds = connector.status()["sections"]["feeds"].clone();
-        ["purchase_returns", "return_outbounds"].iter().all(|feed| feeds[feed]["state"] == "live").then_some(())
+        ["purchase_returns", "return_outbounds"]
+            .iter()
+            .all(|feed| feeds[feed]["state"] == "live")
+            .then_some(())
     });
-    let (flagship, enterprise) = (idle_poll(&connector, "purchase_returns"), idle_poll(&connector, "return_outbounds"));
+    let (flagship, enterprise) =
+        (idle_poll(&connector, "purchase_returns"), idle_poll(&connector, "return_outbounds"));
 
-    // Busy: all modified in the same second, long enough ahead that all of it is there before the second is read.
+    // Busy: all modified in the same second, long enough ahead that all of it is there before the
+    // second is read.
     let at = Timestamp(Timestamp::now().0 + 15_000).to_beijing();
     for record in &events.seen {
-        rig.erp.modify(Kind::Returns, &record.key_text(), &json!({"remark": "busy", "modified": at}));
+        rig.erp.modify(
+            Kind::Returns,
+            &record.key_text(),
+            &json!({"remark": "busy", "modified": at}),
+        );
     }
     let [windows, calls, changed] = live_pass(&connector, "purchase_returns");
     let busy = until("the window with all changes", PATIENCE, || {
         let [windows_now, calls_now, changed_now] = live_pass(&connector, "purchase_returns");
-        // Every window before it was idle. Where its end is that very second, the next one reads it once more.
-        (changed_now >= changed + CHANGED as f64).then_some(calls_now - calls - (windows_now - windows - 1.0))
+        // Every window before it was idle. Where its end is that very second, the next one reads it
+        // once more.
+        (changed_now >= changed + CHANGED as f64)
+            .then_some(calls_now - calls - (windows_now - windows - 1.0))
     });
     events.at_least(CHANGED * 2, PATIENCE);
 
-    rig.send(&(0..COMMANDS).map(|number| command(&format!("CC{number:05}"), "cmd")).collect::<Vec<_>>());
+    rig.send(
+        &(0..COMMANDS).map(|number| command(&format!("CC{number:05}"), "cmd")).collect::<Vec<_>>(),
+    );
     rig.results(COMMANDS);
     let lookups = connector.metric("wdt_connector_erp_calls_total", &["class=\"lookup\""]);
     let per_command = (rig.erp.creates().received as f64 + lookups) / COMMANDS as f64;

@@ -25,7 +25,12 @@ use crate::{
 const JSON: (&str, &str) = ("content-type", "application/vnd.schemaregistry.v1+json");
 
 fn ask(method: &str, path: &str, body: &serde_json::Value) -> http::Answer {
-    let answer = http::exchange(method, &format!("{}{path}", registry().url()), &[JSON], Some(body.to_string().as_bytes()));
+    let answer = http::exchange(
+        method,
+        &format!("{}{path}", registry().url()),
+        &[JSON],
+        Some(body.to_string().as_bytes()),
+    );
     answer.unwrap_or_else(|fault| panic!("{method} {path}: {fault}"))
 }
 
@@ -34,7 +39,11 @@ fn an_incompatible_schema_stops_the_start_with_the_registrys_reason() {
     let rig = Rig::new("incompat").purchase_returns().with_registry();
     let subject = format!("{}-value", rig.topics.purchase_returns);
     let other = json!({"type": "record", "name": "Envelope", "namespace": "io.wdt.connector.purchase_returns", "fields": [{"name": "op", "type": "int"}]});
-    let registered = ask("POST", &format!("/subjects/{subject}/versions"), &json!({"schema": other.to_string()}));
+    let registered = ask(
+        "POST",
+        &format!("/subjects/{subject}/versions"),
+        &json!({"schema": other.to_string()}),
+    );
     assert_eq!(registered.status, 200, "{}", registered.body);
     let policy = ask("PUT", &format!("/config/{subject}"), &json!({"compatibility": "BACKWARD"}));
     assert_eq!(policy.status, 200, "{}", policy.body);
@@ -54,12 +63,24 @@ fn subjects_are_only_verified_where_registering_is_off() {
     until("the start to be given up", PATIENCE, || (!connector.running()).then_some(()));
     assert!(connector.log().contains("schema_registry.register"), "{}", connector.log());
     let subject = format!("{}-value", rig.topics.purchase_returns);
-    assert_eq!(http::get(&format!("{}/subjects/{subject}/versions", registry().url())).unwrap().status, 404, "nothing was registered");
+    assert_eq!(
+        http::get(&format!("{}/subjects/{subject}/versions", registry().url())).unwrap().status,
+        404,
+        "nothing was registered"
+    );
     // Somebody else registers them, as an operator's pipeline does.
-    let names = [(subject, "PurchaseReturnEnvelope"), (format!("{}-value", rig.topics.feeds_state), "FeedState")];
+    let names = [
+        (subject, "PurchaseReturnEnvelope"),
+        (format!("{}-value", rig.topics.feeds_state), "FeedState"),
+    ];
     for (subject, schema) in names {
-        let text = std::fs::read_to_string(format!("{}/schemas/{schema}.avsc", env!("CARGO_MANIFEST_DIR"))).unwrap();
-        let answer = ask("POST", &format!("/subjects/{subject}/versions"), &json!({"schema": text}));
+        let text = std::fs::read_to_string(format!(
+            "{}/schemas/{schema}.avsc",
+            env!("CARGO_MANIFEST_DIR")
+        ))
+        .unwrap();
+        let answer =
+            ask("POST", &format!("/subjects/{subject}/versions"), &json!({"schema": text}));
         assert_eq!(answer.status, 200, "{}", answer.body);
     }
     let _connector = rig.start();
@@ -76,7 +97,8 @@ fn through_proxy(rig: &mut Rig) -> Proxy {
 
 #[test]
 fn with_the_registry_gone_known_schemas_go_on() {
-    let mut rig = Rig::new("regdown").purchase_returns().return_outbounds("flagship").with_registry();
+    let mut rig =
+        Rig::new("regdown").purchase_returns().return_outbounds("flagship").with_registry();
     let proxy = through_proxy(&mut rig);
     rig.erp.seed(Kind::Returns, 3);
     let mut connector = rig.start();
@@ -86,7 +108,9 @@ fn with_the_registry_gone_known_schemas_go_on() {
     proxy.cut();
     let asked = proxy.accepted();
     let number = rig.erp.add_one(Kind::Returns);
-    reader.until("a change without a registry", PATIENCE, |seen| seen.iter().any(|record| record.key_text() == number));
+    reader.until("a change without a registry", PATIENCE, |seen| {
+        seen.iter().any(|record| record.key_text() == number)
+    });
     assert_eq!(rig.json(reader.seen.last().unwrap())["after"]["return_no"], number.as_str());
     assert_eq!(proxy.accepted(), asked, "nobody was asked");
     assert!(connector.running());
@@ -98,21 +122,37 @@ fn with_the_registry_gone_known_schemas_go_on() {
     proxy.refuse(false);
     let _connector = rig.start();
     let number = rig.erp.add_one(Kind::Returns);
-    reader.until("a change with it again", PATIENCE, |seen| seen.iter().any(|record| record.key_text() == number));
+    reader.until("a change with it again", PATIENCE, |seen| {
+        seen.iter().any(|record| record.key_text() == number)
+    });
 }
 
 /// A return that stands in this partition of four, different for every `nth`.
 fn return_in(partition: i32, nth: usize) -> String {
     let all = (0..).map(|number| format!("CT-{number}"));
-    all.filter(|name| partition_of(name.as_bytes(), 4, Partitioner::Murmur2) == Some(partition)).nth(nth).unwrap()
+    all.filter(|name| partition_of(name.as_bytes(), 4, Partitioner::Murmur2) == Some(partition))
+        .nth(nth)
+        .unwrap()
 }
 
-/// Registers what another program's next version writes: one field more, at the end. Returns its id.
+/// Registers what another program's next version writes: one field more, at the end. Returns its
+/// id.
 fn next_version(rig: &Rig, field: &str) -> u32 {
-    let text = std::fs::read_to_string(format!("{}/schemas/CreateReturnOutbound.avsc", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let text = std::fs::read_to_string(format!(
+        "{}/schemas/CreateReturnOutbound.avsc",
+        env!("CARGO_MANIFEST_DIR")
+    ))
+    .unwrap();
     let mut next: serde_json::Value = serde_json::from_str(&text).unwrap();
-    next["fields"].as_array_mut().unwrap().push(json!({"name": field, "type": ["null", "string"], "default": null}));
-    let registered = ask("POST", &format!("/subjects/{}-next-value/versions", rig.topics.commands), &json!({"schema": next.to_string()}));
+    next["fields"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"name": field, "type": ["null", "string"], "default": null}));
+    let registered = ask(
+        "POST",
+        &format!("/subjects/{}-next-value/versions", rig.topics.commands),
+        &json!({"schema": next.to_string()}),
+    );
     assert_eq!(registered.status, 200, "{}", registered.body);
     u32::try_from(registered.json()["id"].as_u64().unwrap()).unwrap()
 }
@@ -148,7 +188,9 @@ fn what_waits_behind_a_new_schema_goes_on_when_another_partition_learnt_it() {
     (2..4).for_each(|nth| send_known(&rig, &sender, &return_in(0, nth)));
     sender.flush();
     let question = format!("/schemas/ids/{id}");
-    until("the question", PATIENCE, || String::from_utf8_lossy(&proxy.heard()).contains(&question).then_some(()));
+    until("the question", PATIENCE, || {
+        String::from_utf8_lossy(&proxy.heard()).contains(&question).then_some(())
+    });
     // The second partition's is answered, and then the first one's fails.
     proxy.delay(Duration::ZERO);
     send_new(&rig, &sender, id, &return_in(1, 0));
@@ -183,14 +225,24 @@ fn with_the_registry_gone_a_new_schema_waits_and_other_partitions_go_on() {
     reader.at_least(4, PATIENCE);
     connector.wait_log("commands wait for the schema registry", PATIENCE);
     let asked = proxy.accepted();
-    until("the registry to be asked again", PATIENCE, || (proxy.accepted() > asked + 1).then_some(()));
+    until("the registry to be asked again", PATIENCE, || {
+        (proxy.accepted() > asked + 1).then_some(())
+    });
     reader.finish();
     let settled: BTreeSet<String> = reader.seen.iter().map(Record::key_text).collect();
     let expected = (0..4).map(|partition| return_in(partition, 0)).collect();
-    assert_eq!(settled, expected, "what stands behind the new schema waits, other partitions go on");
+    assert_eq!(
+        settled, expected,
+        "what stands behind the new schema waits, other partitions go on"
+    );
     assert!(read_all(&rig.topics.dead_letters).is_empty(), "the record is not to blame");
-    let of_partition_0 = committed(&format!("{}.commands", rig.application_id), &rig.topics.commands);
-    assert_eq!(of_partition_0.iter().find(|(partition, _)| *partition == 0), Some(&(0, 1)), "nothing is passed over");
+    let of_partition_0 =
+        committed(&format!("{}.commands", rig.application_id), &rig.topics.commands);
+    assert_eq!(
+        of_partition_0.iter().find(|(partition, _)| *partition == 0),
+        Some(&(0, 1)),
+        "nothing is passed over"
+    );
     assert!(connector.running());
 
     proxy.refuse(false);
@@ -199,7 +251,10 @@ fn with_the_registry_gone_a_new_schema_waits_and_other_partitions_go_on() {
     reader.finish();
     let results: Vec<CommandResult> = reader.seen.iter().map(|record| rig.result(record)).collect();
     assert_eq!(results.len(), 7);
-    assert!(results.iter().all(|result| result.outcome == Outcome::Created && !result.duplicate), "{results:?}");
+    assert!(
+        results.iter().all(|result| result.outcome == Outcome::Created && !result.duplicate),
+        "{results:?}"
+    );
     assert_eq!(rig.erp.orders().len(), 7);
     assert!(read_all(&rig.topics.dead_letters).is_empty());
 }

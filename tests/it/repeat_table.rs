@@ -1,7 +1,8 @@
-//! The repeat table: every effect of the command route carried out twice in a row changes nothing the second time.
+//! The repeat table: every effect of the command route carried out twice in a row changes nothing
+//! the second time.
 //!
-//! The pure ones have theirs in `src/sink/repeat.rs`; these are the ones that are Kafka transactions, take-overs and
-//! questions to the ERP.
+//! The pure ones have theirs in `src/sink/repeat.rs`; these are the ones that are Kafka
+//! transactions, take-overs and questions to the ERP.
 
 use std::{collections::BTreeMap, os::unix::process::ExitStatusExt as _, time::Duration};
 
@@ -62,7 +63,9 @@ impl Stage {
     /// Runs the route until it passes the point for the first time, and is killed there.
     fn run_until(&self, point: Point) {
         let mut doomed = self.rig.spawn_with(&[("WDT_CRASH_AT", point.name())]);
-        let status = doomed.wait_end(PATIENCE).unwrap_or_else(|| panic!("{} was never reached", point.name()));
+        let status = doomed
+            .wait_end(PATIENCE)
+            .unwrap_or_else(|| panic!("{} was never reached", point.name()));
         assert_eq!(status.signal(), Some(9), "{}: it ended with {status}", point.name());
     }
 
@@ -71,9 +74,14 @@ impl Stage {
         let connector = self.rig.start();
         self.heralds += 1;
         self.command(&command(HERALD, &format!("herald-{}", self.heralds)));
-        records::Reader::new(&self.rig.topics.results).until("the herald's result", PATIENCE, |seen| {
-            u64::try_from(seen.iter().filter(|record| record.key_text() == HERALD).count()) == Ok(self.heralds)
-        });
+        records::Reader::new(&self.rig.topics.results).until(
+            "the herald's result",
+            PATIENCE,
+            |seen| {
+                u64::try_from(seen.iter().filter(|record| record.key_text() == HERALD).count())
+                    == Ok(self.heralds)
+            },
+        );
         assert!(connector.terminate(Duration::from_secs(30)).success());
     }
 
@@ -84,16 +92,20 @@ impl Stage {
             journal.insert(record.key_text(), record.value);
         }
         journal.retain(|key, _| !key.starts_with("[\"#barrier\"") && !key.contains(HERALD));
-        let results = read_all(&rig.topics.results).into_iter().filter(|record| record.key_text() != HERALD);
+        let results =
+            read_all(&rig.topics.results).into_iter().filter(|record| record.key_text() != HERALD);
         let letters = read_all(&rig.topics.dead_letters).into_iter();
         let group = format!("{}.commands", rig.application_id);
-        let committed: i64 = records::committed(&group, &rig.topics.commands).iter().map(|(_, offset)| offset).sum();
+        let committed: i64 =
+            records::committed(&group, &rig.topics.commands).iter().map(|(_, offset)| offset).sum();
         let orders = rig.erp.orders().into_iter().filter(|order| order.return_no != HERALD);
         World {
             orders: orders.map(|order| (order.return_no, order.order_no)).collect(),
             calls: rig.erp.creates().received - self.heralds,
             journal,
-            results: results.map(|record| (record.partition, record.offset, record.key_text(), record.value)).collect(),
+            results: results
+                .map(|record| (record.partition, record.offset, record.key_text(), record.value))
+                .collect(),
             letters: letters.map(|record| (record.key_text(), record.value)).collect(),
             uncommitted: self.sent - committed,
         }
@@ -101,7 +113,11 @@ impl Stage {
 
     fn results(&self) -> Vec<CommandResult> {
         let records = read_all(&self.rig.topics.results);
-        records.iter().filter(|record| record.key_text() != HERALD).map(|record| self.rig.result(record)).collect()
+        records
+            .iter()
+            .filter(|record| record.key_text() != HERALD)
+            .map(|record| self.rig.result(record))
+            .collect()
     }
 }
 
@@ -116,12 +132,26 @@ struct Row {
 }
 
 fn rows() -> Vec<Row> {
-    let row = |name, key, value, faults, outcome, letter| Row { name, key, value, faults, outcome, letter };
+    let row = |name, key, value, faults, outcome, letter| Row {
+        name,
+        key,
+        value,
+        faults,
+        outcome,
+        letter,
+    };
     let invalid = CreateReturnOutbound { details: Vec::new(), ..command("R-1", "empty") };
     vec![
         row("an order", "R-1", avro(&command("R-1", "good")), "", Some(Outcome::Created), false),
         row("a copy", "R-1", avro(&command("R-1", "good")), "", Some(Outcome::Created), false),
-        row("a refusal", "R-unknown", avro(&command("R-unknown", "refused")), "", Some(Outcome::Rejected), false),
+        row(
+            "a refusal",
+            "R-unknown",
+            avro(&command("R-unknown", "refused")),
+            "",
+            Some(Outcome::Rejected),
+            false,
+        ),
         row("an invalid command", "R-1", avro(&invalid), "", Some(Outcome::Invalid), true),
         row("bytes nobody can read", "R-1", b"\xff\xfe".to_vec(), "", None, true),
         row(
@@ -135,8 +165,8 @@ fn rows() -> Vec<Row> {
     ]
 }
 
-/// The settlement's transaction is committed and its owner never learns of it: whoever comes next settles nothing again,
-/// and sends nothing to the dead letters again.
+/// The settlement's transaction is committed and its owner never learns of it: whoever comes next
+/// settles nothing again, and sends nothing to the dead letters again.
 #[test]
 fn what_was_settled_unknowingly_is_not_settled_again() {
     let mut stage = Stage::new("resettle");
@@ -147,16 +177,23 @@ fn what_was_settled_unknowingly_is_not_settled_again() {
         stage.run_until(Point::OutcomeCommitted);
         stage.rig.erp.only_faults("");
         let once = stage.world();
-        let new: Vec<Outcome> = stage.results()[before.results.len()..].iter().map(|result| result.outcome).collect();
+        let new: Vec<Outcome> =
+            stage.results()[before.results.len()..].iter().map(|result| result.outcome).collect();
         assert_eq!(new, Vec::from_iter(row.outcome), "{}", row.name);
-        assert_eq!(once.letters.len() - before.letters.len(), usize::from(row.letter), "{}", row.name);
+        assert_eq!(
+            once.letters.len() - before.letters.len(),
+            usize::from(row.letter),
+            "{}",
+            row.name
+        );
         assert_eq!(once.uncommitted, 0, "{}: its offset is part of the transaction", row.name);
         stage.run();
         assert_eq!(stage.world(), once, "{}: settled again", row.name);
     }
 }
 
-/// Take-overs and look-ups leave no trace, however often they are repeated; what they are for is settled once.
+/// Take-overs and look-ups leave no trace, however often they are repeated; what they are for is
+/// settled once.
 #[test]
 fn take_overs_and_look_ups_repeated_change_nothing() {
     let mut stage = Stage::new("relook");
@@ -169,14 +206,20 @@ fn take_overs_and_look_ups_repeated_change_nothing() {
         (1, 1, 2, 0),
         "the count of partitions, an intent, and its order"
     );
-    for point in [Point::TakeOverDone, Point::TakeOverDone, Point::LookUpAnswered, Point::LookUpAnswered] {
+    for point in
+        [Point::TakeOverDone, Point::TakeOverDone, Point::LookUpAnswered, Point::LookUpAnswered]
+    {
         stage.run_until(point);
         assert_eq!(stage.world(), open, "after {}", point.name());
     }
     stage.run();
     let settled = stage.world();
     let result = stage.results().remove(0);
-    assert_eq!((result.outcome, result.recovered, settled.results.len()), (Outcome::Created, true, 1), "{result:?}");
+    assert_eq!(
+        (result.outcome, result.recovered, settled.results.len()),
+        (Outcome::Created, true, 1),
+        "{result:?}"
+    );
     assert_eq!((&settled.orders, settled.calls, settled.uncommitted), (&open.orders, 1, 0));
     for _ in 0..2 {
         stage.run();

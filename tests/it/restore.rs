@@ -1,4 +1,5 @@
-//! What the journal remembers: through restarts, long lists, compaction, and settlements ahead of the committed offset.
+//! What the journal remembers: through restarts, long lists, compaction, and settlements ahead of
+//! the committed offset.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +18,9 @@ use crate::kit::{
 };
 
 fn some(what: &str, count: usize) -> Vec<CreateReturnOutbound> {
-    (0..count).map(|number| command(&format!("{what}{number:05}"), &format!("cmd-{number}"))).collect()
+    (0..count)
+        .map(|number| command(&format!("{what}{number:05}"), &format!("cmd-{number}")))
+        .collect()
 }
 
 #[test]
@@ -33,7 +36,10 @@ fn twenty_thousand_outcomes_are_remembered_after_a_restart() {
     for result in &results {
         let number: usize = result.command_id.trim_start_matches("cmd-").parse().expect("a number");
         let expected = format!("CK-OLD-{number}");
-        assert!(result.duplicate && result.outbound_no.as_deref() == Some(expected.as_str()), "{result:?}");
+        assert!(
+            result.duplicate && result.outbound_no.as_deref() == Some(expected.as_str()),
+            "{result:?}"
+        );
     }
     assert_eq!(rig.erp.creates().received, 0, "nothing was called");
     drop(connector);
@@ -76,7 +82,12 @@ fn outcomes_and_open_intents_survive_compaction() {
         ("delete.retention.ms", "100"),
         ("min.compaction.lag.ms", "0"),
     ];
-    topics::create(&[(&names.commands, 1, &[]), (&names.results, 1, &[]), (&names.dead_letters, 1, &[]), (&names.journal, 1, &eager)]);
+    topics::create(&[
+        (&names.commands, 1, &[]),
+        (&names.results, 1, &[]),
+        (&names.dead_letters, 1, &[]),
+        (&names.journal, 1, &eager),
+    ]);
     rig.erp.take_anything();
     rig.config.set("commands", "call_timeout", "60s");
     let commands = some("CO", 103);
@@ -86,7 +97,9 @@ fn outcomes_and_open_intents_survive_compaction() {
     // Three intents stay open: their orders are made without an answer.
     rig.erp.faults("createOrder:applied_timeout=3x");
     rig.send(&commands[100..]);
-    until("three orders without an answer", PATIENCE, || (rig.erp.order_count() == 103).then_some(()));
+    until("three orders without an answer", PATIENCE, || {
+        (rig.erp.order_count() == 103).then_some(())
+    });
     connector.kill();
     let sender = Sender::new();
     until("a compacted journal", PATIENCE, || {
@@ -105,11 +118,16 @@ fn outcomes_and_open_intents_survive_compaction() {
     let _connector = rig.start();
     rig.send(&commands[..100]);
     let results = rig.results(203);
-    let (copies, firsts): (Vec<_>, Vec<_>) = results.into_iter().partition(|result| result.duplicate);
+    let (copies, firsts): (Vec<_>, Vec<_>) =
+        results.into_iter().partition(|result| result.duplicate);
     assert_eq!(copies.len(), 100);
     let verdict = Verdict::of(&rig, &commands, &firsts);
     verdict.assert_each_once(commands.len(), "after the compaction");
-    assert_eq!((verdict.recovered, rig.erp.creates().received), (3, calls), "the open ones are found, nothing is called again");
+    assert_eq!(
+        (verdict.recovered, rig.erp.creates().received),
+        (3, calls),
+        "the open ones are found, nothing is called again"
+    );
 }
 
 #[test]
@@ -131,7 +149,9 @@ fn what_settled_ahead_of_the_committed_offset_is_not_settled_again() {
     rig.erp.faults("outbounds:timeout=1000x");
     let connector = rig.start();
     rig.send(&commands[31..]);
-    until("the others' results", PATIENCE, || (rig.reader(&rig.topics.results).finish().len() >= 60).then_some(()));
+    until("the others' results", PATIENCE, || {
+        (rig.reader(&rig.topics.results).finish().len() >= 60).then_some(())
+    });
     connector.kill();
     rig.erp.only_faults("");
     rig.config.set("commands", "call_timeout", "2s");

@@ -1,4 +1,5 @@
-//! Secrets stay where they are: after every verb and fault, nothing that was said or written holds one.
+//! Secrets stay where they are: after every verb and fault, nothing that was said or written holds
+//! one.
 
 use std::{collections::BTreeSet, fs, process::Output, sync::Mutex, thread, time::Duration};
 
@@ -37,23 +38,41 @@ impl Said {
 
     fn topic(&mut self, topic: &str) {
         for record in read_all(topic) {
-            let headers = record.headers.iter().flat_map(|(key, value)| [key.as_bytes(), value]).flatten().copied();
-            let bytes = record.key.iter().chain(&record.value).flatten().copied().chain(headers).collect::<Vec<u8>>();
+            let headers = record
+                .headers
+                .iter()
+                .flat_map(|(key, value)| [key.as_bytes(), value])
+                .flatten()
+                .copied();
+            let bytes = record
+                .key
+                .iter()
+                .chain(&record.value)
+                .flatten()
+                .copied()
+                .chain(headers)
+                .collect::<Vec<u8>>();
             self.hear(topic, bytes);
         }
     }
 
     /// Who said it, if anybody did.
     fn who_said(&self, secret: &str) -> Option<&str> {
-        let found = self.0.iter().find(|(_, what)| what.windows(secret.len()).any(|window| window == secret.as_bytes()));
+        let found = self
+            .0
+            .iter()
+            .find(|(_, what)| what.windows(secret.len()).any(|window| window == secret.as_bytes()));
         found.map(|(who, _)| who.as_str())
     }
 
-    /// Who said something of a signature's form, if anybody did: one that was made and never sent is nowhere to be heard.
+    /// Who said something of a signature's form, if anybody did: one that was made and never sent
+    /// is nowhere to be heard.
     fn who_said_what_may_be_a_signature(&self, but: &str) -> Option<(&str, String)> {
         self.0.iter().filter(|(who, _)| who != but).find_map(|(who, what)| {
             let mut words = what.split(|byte| !byte.is_ascii_hexdigit());
-            let word = words.find(|word| word.len() == SIGNATURE && word.iter().all(|byte| !byte.is_ascii_uppercase()))?;
+            let word = words.find(|word| {
+                word.len() == SIGNATURE && word.iter().all(|byte| !byte.is_ascii_uppercase())
+            })?;
             Some((who.as_str(), String::from_utf8_lossy(word).into_owned()))
         })
     }
@@ -65,7 +84,10 @@ const SIGNATURE: usize = 32;
 /// The values of `sign` in requests that were listened in on.
 fn signatures(heard: &[u8]) -> BTreeSet<String> {
     let text = String::from_utf8_lossy(heard);
-    let values = text.split("sign=").skip(1).map(|rest| rest.chars().take_while(char::is_ascii_hexdigit).collect::<String>());
+    let values = text
+        .split("sign=")
+        .skip(1)
+        .map(|rest| rest.chars().take_while(char::is_ascii_hexdigit).collect::<String>());
     values.filter(|value| value.len() == SIGNATURE).collect()
 }
 
@@ -100,7 +122,11 @@ struct Ears {
 
 impl Ears {
     fn new(what: &str) -> Self {
-        let mut rig = Rig::new(what).commands("json").purchase_returns().return_outbounds("enterprise").with_registry();
+        let mut rig = Rig::new(what)
+            .commands("json")
+            .purchase_returns()
+            .return_outbounds("enterprise")
+            .with_registry();
         let flagship = Proxy::to(rig.erp.address());
         let enterprise = Proxy::to(rig.erp.address());
         flagship.listen_in();
@@ -120,7 +146,12 @@ impl Ears {
     fn send(&self, returns: &[String]) {
         let sender = Sender::new();
         for return_no in returns {
-            sender.send(&self.rig.topics.commands, Some(return_no.as_bytes()), Some(&json_bytes(&command(return_no, "c"))), &[]);
+            sender.send(
+                &self.rig.topics.commands,
+                Some(return_no.as_bytes()),
+                Some(&json_bytes(&command(return_no, "c"))),
+                &[],
+            );
         }
         sender.flush();
     }
@@ -130,7 +161,8 @@ impl Ears {
         Reader::new(&self.rig.topics.return_outbounds).at_least(2, PATIENCE);
     }
 
-    /// Panics if anything that was said, written or sent holds a secret, or one of at least `count` signatures.
+    /// Panics if anything that was said, written or sent holds a secret, or one of at least `count`
+    /// signatures.
     fn nothing_was_said(mut self, count: usize) {
         for (_, topic) in self.rig.topics.entries() {
             self.said.topic(topic);
@@ -138,14 +170,20 @@ impl Ears {
         let traces = self.collector.received();
         assert!(traces.windows(4).any(|text| text == b"CT-0"), "traces were sent");
         self.said.hear("the collector", traces);
-        let signatures: BTreeSet<String> =
-            signatures(&self.flagship.heard()).into_iter().chain(signatures(&self.enterprise.heard())).collect();
+        let signatures: BTreeSet<String> = signatures(&self.flagship.heard())
+            .into_iter()
+            .chain(signatures(&self.enterprise.heard()))
+            .collect();
         assert!(signatures.len() >= count, "only {} signatures were heard", signatures.len());
         for secret in self.secrets.iter().chain(&signatures) {
             assert_eq!(self.said.who_said(secret), None, "{secret} was said");
         }
         // Of ours only the hash of a feed's filters has this form.
-        assert_eq!(self.said.who_said_what_may_be_a_signature(&self.rig.topics.feeds_state), None, "what is it?");
+        assert_eq!(
+            self.said.who_said_what_may_be_a_signature(&self.rig.topics.feeds_state),
+            None,
+            "what is it?"
+        );
     }
 }
 
@@ -168,11 +206,14 @@ fn no_secret_is_said_by_any_fault_or_panic() {
     // The account refused, the ERP gone.
     for fault in ["signature", "sid", "clock"] {
         ears.rig.erp.faults(&format!("all:{fault}=2x"));
-        until(&format!("{fault} to be met"), PATIENCE, || (!ears.rig.erp.armed(fault)).then_some(()));
+        until(&format!("{fault} to be met"), PATIENCE, || {
+            (!ears.rig.erp.armed(fault)).then_some(())
+        });
     }
     ears.flagship.refuse(true);
     ears.flagship.cut();
-    // As many as open the circuit by one failed call each: a call that breaks off is asked for, not made again.
+    // As many as open the circuit by one failed call each: a call that breaks off is asked for, not
+    // made again.
     ears.send(&(0..LAST).map(|number| format!("CT-LAST-{number}")).collect::<Vec<_>>());
     connector.wait_log("consumption pauses", PATIENCE);
     ears.flagship.refuse(false);
@@ -183,15 +224,22 @@ fn no_secret_is_said_by_any_fault_or_panic() {
     assert_eq!(connector.terminate(PATIENCE).code(), Some(0));
 
     // A defect that says all it has at hand: settings, clients, an answer.
-    let mut connector = ears.rig.spawn_with(&[("WDT_FAULT", "panic"), ("RUST_BACKTRACE", "full")]).ready();
+    let mut connector =
+        ears.rig.spawn_with(&[("WDT_FAULT", "panic"), ("RUST_BACKTRACE", "full")]).ready();
     ears.send(&["CT-PANIC".to_owned()]);
     let ended = connector.wait_end(PATIENCE).expect("a route that panicked ends the process");
     assert_eq!(ended.code(), Some(1), "{ended}");
     let log = connector.log();
     let panicked = log.split_once("on purpose, with").expect("it panicked").1;
-    assert!(panicked.contains(ears.rig.erp.flagship_sid()) && panicked.contains("stack backtrace"), "{panicked}");
+    assert!(
+        panicked.contains(ears.rig.erp.flagship_sid()) && panicked.contains("stack backtrace"),
+        "{panicked}"
+    );
     ears.said.hear("log", log);
-    assert!(ears.said.who_said("CT-19").is_some() && ears.said.who_said("librdkafka").is_some(), "what was said was looked at");
+    assert!(
+        ears.said.who_said("CT-19").is_some() && ears.said.who_said("librdkafka").is_some(),
+        "what was said was looked at"
+    );
     ears.nothing_was_said(30);
 }
 
@@ -219,9 +267,33 @@ fn no_secret_is_said_by_any_verb() {
         for arguments in [
             &["check"][..],
             &["dlq", "replay", "--only", &letter],
-            &["verify", "--feed", "purchase_returns", "--from", "2026-01-01T00:00:00Z", "--to", "2100-01-01T00:00:00Z"],
-            &["verify", "--feed", "return_outbounds", "--from", "2026-01-01T00:00:00Z", "--to", "2100-01-01T00:00:00Z"],
-            &["backfill", "--feed", "return_outbounds", "--from", "2026-01-01T00:00:00Z", "--to", "2100-01-01T00:00:00Z"],
+            &[
+                "verify",
+                "--feed",
+                "purchase_returns",
+                "--from",
+                "2026-01-01T00:00:00Z",
+                "--to",
+                "2100-01-01T00:00:00Z",
+            ],
+            &[
+                "verify",
+                "--feed",
+                "return_outbounds",
+                "--from",
+                "2026-01-01T00:00:00Z",
+                "--to",
+                "2100-01-01T00:00:00Z",
+            ],
+            &[
+                "backfill",
+                "--feed",
+                "return_outbounds",
+                "--from",
+                "2026-01-01T00:00:00Z",
+                "--to",
+                "2100-01-01T00:00:00Z",
+            ],
         ] {
             let output = ears.rig.verb(arguments, b"");
             ears.said.output(&arguments.join(" "), &output);
@@ -231,7 +303,10 @@ fn no_secret_is_said_by_any_verb() {
     wrong_configurations(&mut ears.rig, &mut ears.said);
     ears.said.hear("log", connector.log());
     assert_eq!(connector.terminate(PATIENCE).code(), Some(0));
-    assert!(ears.said.who_said("CT-DOUBT").is_some() && ears.said.who_said("complete -F").is_some(), "what was said was looked at");
+    assert!(
+        ears.said.who_said("CT-DOUBT").is_some() && ears.said.who_said("complete -F").is_some(),
+        "what was said was looked at"
+    );
     ears.nothing_was_said(10);
 }
 
@@ -241,14 +316,16 @@ fn configure(rig: &mut Rig, flagship: &str, enterprise: &str, address: &str) -> 
     let auth = "registry-user:registry-pass-99aa";
     let kafka = "kafka-pass-31e8";
     let key = "key-pass-77b0";
-    let files = [("token", token), ("auth", auth), ("kafka", kafka), ("key", key)].map(|(name, secret)| {
-        let file = rig.path(name);
-        fs::write(&file, secret).unwrap();
-        file.display().to_string()
-    });
+    let files =
+        [("token", token), ("auth", auth), ("kafka", kafka), ("key", key)].map(|(name, secret)| {
+            let file = rig.path(name);
+            fs::write(&file, secret).unwrap();
+            file.display().to_string()
+        });
     let [token_file, auth_file, kafka_file, key_file] = files;
     let through = |url: &str, proxy: &str| url.replace(address, proxy);
-    let (one, other) = (through(rig.erp.flagship_url(), flagship), through(rig.erp.enterprise_url(), enterprise));
+    let (one, other) =
+        (through(rig.erp.flagship_url(), flagship), through(rig.erp.enterprise_url(), enterprise));
     rig.config
         .set("http", "token_file", token_file)
         .set("schema_registry", "auth_file", auth_file)
@@ -260,7 +337,9 @@ fn configure(rig: &mut Rig, flagship: &str, enterprise: &str, address: &str) -> 
         .set("log", "format", "json");
     let (secret, salt) = rig.erp.flagship_secret().split_once(':').unwrap();
     let mut secrets: Vec<String> =
-        [token, "registry-pass-99aa", kafka, key, secret, salt, rig.erp.enterprise_secret()].map(str::to_owned).to_vec();
+        [token, "registry-pass-99aa", kafka, key, secret, salt, rig.erp.enterprise_secret()]
+            .map(str::to_owned)
+            .to_vec();
     secrets.push(BASE64.encode(auth.as_bytes()));
     secrets
 }
@@ -268,16 +347,26 @@ fn configure(rig: &mut Rig, flagship: &str, enterprise: &str, address: &str) -> 
 /// Every verb that is not `run`, each with the exit code it ends with where it must be one.
 fn good_verbs(rig: &Rig, said: &mut Said, letter: &str) {
     let line = [json_bytes(&command("CT-0", "again")), b"\n{\n".to_vec()].concat();
-    let ago = |seconds: u64| Timestamp::now().minus(Duration::from_secs(seconds)).floor_second().to_string();
+    let ago = |seconds: u64| {
+        Timestamp::now().minus(Duration::from_secs(seconds)).floor_second().to_string()
+    };
     let (from, to) = (ago(9 * 86_400), ago(5));
     let period = |verb: &[&'static str], feed: &'static str| -> Vec<String> {
-        verb.iter().copied().chain(["--feed", feed, "--from", &from, "--to", &to]).map(str::to_owned).collect()
+        verb.iter()
+            .copied()
+            .chain(["--feed", feed, "--from", &from, "--to", &to])
+            .map(str::to_owned)
+            .collect()
     };
     let words = |text: &str| -> Vec<String> { text.split(' ').map(str::to_owned).collect() };
     let ask = |arguments: &[String], input: &[u8], code: Option<i32>| {
         let output = rig.verb(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), input);
         let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(code.is_none_or(|code| output.status.code() == Some(code)), "{arguments:?}: {}: {errors}", output.status);
+        assert!(
+            code.is_none_or(|code| output.status.code() == Some(code)),
+            "{arguments:?}: {}: {errors}",
+            output.status
+        );
         // A verb that only complained about its arguments would prove nothing.
         assert!(code.is_some() || output.status.code() != Some(2), "{arguments:?}: {errors}");
         output
@@ -326,7 +415,9 @@ fn good_verbs(rig: &Rig, said: &mut Said, letter: &str) {
         for _ in 0..4 {
             scope.spawn(|| {
                 loop {
-                    let Some((arguments, input, code)) = queue.lock().unwrap().next() else { return };
+                    let Some((arguments, input, code)) = queue.lock().unwrap().next() else {
+                        return;
+                    };
                     let output = ask(arguments, input, *code);
                     heard.lock().unwrap().output(&arguments.join(" "), &output);
                 }
@@ -358,9 +449,16 @@ fn good_verbs(rig: &Rig, said: &mut Said, letter: &str) {
     }
     // A secret that comes by environment is masked as well.
     let mut shown = rig.verb_command(&["config", "print"]);
-    let output = connector::finish(shown.env("WDT__ERP__FLAGSHIP__SECRET", "by-environment-5c:salt-5c"), b"", PATIENCE);
+    let output = connector::finish(
+        shown.env("WDT__ERP__FLAGSHIP__SECRET", "by-environment-5c:salt-5c"),
+        b"",
+        PATIENCE,
+    );
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(text.contains("secret") && !text.contains("by-environment") && !text.contains("salt-5c"), "{text}");
+    assert!(
+        text.contains("secret") && !text.contains("by-environment") && !text.contains("salt-5c"),
+        "{text}"
+    );
 }
 
 /// Configurations with something wrong: named without being quoted.
@@ -384,7 +482,11 @@ fn wrong_configurations(rig: &mut Rig, said: &mut Said) {
         let mut alone = Said::default();
         alone.output(key, &output);
         let secret = value.split("://user:").last().unwrap().split(['@', ':']).next().unwrap();
-        assert_eq!(alone.who_said(secret).or(alone.who_said("-in-file")), None, "{section}.{key} is quoted");
+        assert_eq!(
+            alone.who_said(secret).or(alone.who_said("-in-file")),
+            None,
+            "{section}.{key} is quoted"
+        );
         said.output(key, &output);
     }
     rig.config = good.clone();

@@ -17,7 +17,12 @@ use crate::{
 const AROUND: usize = 12;
 
 fn bytes<'a>(records: impl IntoIterator<Item = &'a Record>) -> usize {
-    records.into_iter().map(|one| one.key.as_ref().map_or(0, Vec::len) + one.value.as_ref().map_or(0, Vec::len) + AROUND).sum()
+    records
+        .into_iter()
+        .map(|one| {
+            one.key.as_ref().map_or(0, Vec::len) + one.value.as_ref().map_or(0, Vec::len) + AROUND
+        })
+        .sum()
 }
 
 #[test]
@@ -28,16 +33,30 @@ fn the_journal_needs_what_the_readme_says() {
     // Numbers as long as real ones.
     rig.send(
         &(0..COMMANDS)
-            .map(|number| command(&format!("TH2026112400{number:05}"), &format!("4f6b1f0e-5b1d-4b8e-9f57-0000000{number:05}")))
+            .map(|number| {
+                command(
+                    &format!("TH2026112400{number:05}"),
+                    &format!("4f6b1f0e-5b1d-4b8e-9f57-0000000{number:05}"),
+                )
+            })
             .collect::<Vec<_>>(),
     );
     let connector = rig.start();
     rig.results(COMMANDS);
     rig.wait_committed(i64::try_from(COMMANDS).unwrap());
     let journal = read_all(&rig.topics.journal);
-    let of = |kind: EntryKind| journal.iter().filter(|one| one.value.is_some() && rig.journal(one).kind == kind).collect::<Vec<_>>();
+    let of = |kind: EntryKind| {
+        journal
+            .iter()
+            .filter(|one| one.value.is_some() && rig.journal(one).kind == kind)
+            .collect::<Vec<_>>()
+    };
     let (intents, outcomes) = (of(EntryKind::Intent), of(EntryKind::Outcome));
-    assert_eq!((intents.len(), outcomes.len()), (COMMANDS, COMMANDS), "two entries for a command without faults");
+    assert_eq!(
+        (intents.len(), outcomes.len()),
+        (COMMANDS, COMMANDS),
+        "two entries for a command without faults"
+    );
     let (intent, outcome) = (bytes(intents) / COMMANDS, bytes(outcomes) / COMMANDS);
     let result = bytes(&read_all(&rig.topics.results)) / COMMANDS;
     say(&format!(

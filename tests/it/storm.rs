@@ -1,6 +1,7 @@
-//! Two instances under a storm: killed, frozen beyond their session, ended and started again one by one, while their
-//! broker is killed, their connections are cut, and one call to the ERP in five fails in some way. What must hold is read
-//! from the ERP's ledger and from Kafka. `benches/storm.rs` runs the same for as long as one likes.
+//! Two instances under a storm: killed, frozen beyond their session, ended and started again one by
+//! one, while their broker is killed, their connections are cut, and one call to the ERP in five
+//! fails in some way. What must hold is read from the ERP's ledger and from Kafka.
+//! `benches/storm.rs` runs the same for as long as one likes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +12,10 @@ use std::{
 use wdt_connector::schema::CreateReturnOutbound;
 
 use crate::{
-    kit::{Dice, commands::command, connector::Connector, kafka_proxy::KafkaProxy, ledger::Verdict, records::Record, rig::Rig},
+    kit::{
+        Dice, commands::command, connector::Connector, kafka_proxy::KafkaProxy, ledger::Verdict,
+        records::Record, rig::Rig,
+    },
     parts::{PrivateBroker, say},
 };
 
@@ -71,7 +75,8 @@ impl Trouble {
 
 /// One round of troubles in an order of chance.
 fn round(dice: &mut Dice) -> Vec<Trouble> {
-    let mut all: Vec<Trouble> = ROUND.iter().flat_map(|(trouble, times)| std::iter::repeat_n(*trouble, *times)).collect();
+    let mut all: Vec<Trouble> =
+        ROUND.iter().flat_map(|(trouble, times)| std::iter::repeat_n(*trouble, *times)).collect();
     for at in (1..all.len()).rev() {
         let other = usize::try_from(dice.roll(at as u64 + 1)).expect("an index");
         all.swap(at, other);
@@ -106,7 +111,8 @@ pub struct Report {
 }
 
 struct Fleet {
-    /// Before the rig, whose folder holds their logs: what they said last is read when they are dropped.
+    /// Before the rig, whose folder holds their logs: what they said last is read when they are
+    /// dropped.
     members: Vec<Option<Connector>>,
     rig: Rig,
     broker: PrivateBroker,
@@ -121,7 +127,8 @@ impl Fleet {
         let cache = self.rig.path(&format!("cache-{ordinal}")).display().to_string();
         self.rig.config.set("kafka", "instance", ordinal).set("", "cache_dir", cache);
         let faults: &[(&str, &str)] = if self.unsound { &[("WDT_FAULT", "resend")] } else { &[] };
-        self.members[ordinal] = Some(self.rig.spawn_logged(faults, &format!("connector-{ordinal}.log")));
+        self.members[ordinal] =
+            Some(self.rig.spawn_logged(faults, &format!("connector-{ordinal}.log")));
     }
 
     /// A supervisor's duty: whoever ended is started again. Nobody should have.
@@ -132,7 +139,10 @@ impl Fleet {
                 let lines: Vec<&str> = log.lines().collect();
                 let why = lines[lines.len().saturating_sub(25)..].join("\n");
                 say(&format!("instance {ordinal} ended by itself:\n{why}"));
-                self.ended_by_themselves.push(format!("instance {ordinal}: {}", lines.last().unwrap_or(&"without a word")));
+                self.ended_by_themselves.push(format!(
+                    "instance {ordinal}: {}",
+                    lines.last().unwrap_or(&"without a word")
+                ));
                 self.start(ordinal);
             }
         }
@@ -142,7 +152,8 @@ impl Fleet {
         let member = self.members[ordinal].take().expect("supervised");
         let status = member.terminate(Duration::from_secs(60));
         if !status.success() {
-            self.ended_by_themselves.push(format!("instance {ordinal} did not end in good order: {status}"));
+            self.ended_by_themselves
+                .push(format!("instance {ordinal} did not end in good order: {status}"));
         }
         self.start(ordinal);
     }
@@ -184,7 +195,8 @@ impl Fleet {
         }
     }
 
-    /// Waits until nothing is left to be done; panics with what is left, and what the instances say of themselves.
+    /// Waits until nothing is left to be done; panics with what is left, and what the instances say
+    /// of themselves.
     fn settle(&mut self, what: &str, mut left: impl FnMut(&Self) -> Vec<String>) {
         let deadline = Instant::now() + SETTLED;
         loop {
@@ -194,9 +206,13 @@ impl Fleet {
                 return;
             }
             if Instant::now() >= deadline {
-                let statuses = self.members.iter().flatten().map(|member| format!("{:#}", member.status()));
+                let statuses =
+                    self.members.iter().flatten().map(|member| format!("{:#}", member.status()));
                 let statuses: Vec<String> = statuses.collect();
-                panic!("waited {SETTLED:?} in vain: {what}; left: {left:#?}; they say:\n{}", statuses.join("\n"));
+                panic!(
+                    "waited {SETTLED:?} in vain: {what}; left: {left:#?}; they say:\n{}",
+                    statuses.join("\n")
+                );
             }
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -205,7 +221,8 @@ impl Fleet {
     /// Markers that more than one order carries.
     fn duplicated(&self) -> bool {
         let orders = self.rig.erp.orders();
-        let markers: BTreeSet<_> = orders.iter().map(|order| (&order.return_no, &order.marker)).collect();
+        let markers: BTreeSet<_> =
+            orders.iter().map(|order| (&order.return_no, &order.marker)).collect();
         markers.len() < orders.len()
     }
 }
@@ -215,14 +232,25 @@ fn fleet(plan: &Plan) -> Option<Fleet> {
     let broker = PrivateBroker::behind(proxy.port(), "the storm")?;
     proxy.run(broker.proxied_port());
     let mut rig = Rig::on("storm", &proxy.bootstrap(), broker.client(), 4).commands("avro");
-    rig.config.kafka_property("session.timeout.ms", "3000").kafka_property("heartbeat.interval.ms", "300");
-    // The machine is shared: what the ERP may take to apply and to show an order is more than on one of its own.
+    rig.config
+        .kafka_property("session.timeout.ms", "3000")
+        .kafka_property("heartbeat.interval.ms", "300");
+    // The machine is shared: what the ERP may take to apply and to show an order is more than on
+    // one of its own.
     rig.config.set("commands", "max_in_flight", 16).set("commands", "settle_time", "3s");
     rig.erp.take_anything();
     rig.erp.latency(Duration::from_millis(60));
     rig.erp.faults(MISCHIEF);
     let (counts, ended_by_themselves) = (BTreeMap::new(), Vec::new());
-    let mut fleet = Fleet { members: vec![None, None], rig, broker, proxy, counts, ended_by_themselves, unsound: plan.unsound };
+    let mut fleet = Fleet {
+        members: vec![None, None],
+        rig,
+        broker,
+        proxy,
+        counts,
+        ended_by_themselves,
+        unsound: plan.unsound,
+    };
     fleet.start(0);
     fleet.start(1);
     Some(fleet)
@@ -230,15 +258,20 @@ fn fleet(plan: &Plan) -> Option<Fleet> {
 
 /// Commands with numbers of their own, sent while the broker can be reached.
 fn supply(rig: &Rig, all: &mut Vec<CreateReturnOutbound>) {
-    let fresh: Vec<_> =
-        (all.len()..all.len() + SUPPLY).map(|number| command(&format!("ST{number:06}"), &format!("cmd-{number}"))).collect();
+    let fresh: Vec<_> = (all.len()..all.len() + SUPPLY)
+        .map(|number| command(&format!("ST{number:06}"), &format!("cmd-{number}")))
+        .collect();
     rig.send(&fresh);
     all.extend(fresh);
 }
 
 /// Runs a storm to its end. `None` where no broker may be killed.
 pub fn storm(plan: &Plan) -> Option<Report> {
-    say(&format!("storm with seed {}{}", plan.seed, if plan.unsound { ", unsound on purpose" } else { "" }));
+    say(&format!(
+        "storm with seed {}{}",
+        plan.seed,
+        if plan.unsound { ", unsound on purpose" } else { "" }
+    ));
     let mut fleet = fleet(plan)?;
     let (mut dice, mut commands, begun) = (Dice(plan.seed), Vec::new(), Instant::now());
     'rounds: loop {
@@ -260,7 +293,11 @@ pub fn storm(plan: &Plan) -> Option<Report> {
     let mut reader = fleet.rig.reader(&fleet.rig.topics.results);
     fleet.settle("every result", |_| {
         let answered: BTreeSet<String> = reader.finish().iter().map(Record::key_text).collect();
-        commands.iter().filter(|one| !answered.contains(&one.return_no)).map(|one| one.return_no.clone()).collect()
+        commands
+            .iter()
+            .filter(|one| !answered.contains(&one.return_no))
+            .map(|one| one.return_no.clone())
+            .collect()
     });
     let settled_after = calm.elapsed();
     // No partition is left behind: every offset is committed, on both sides of every gap.
@@ -304,7 +341,9 @@ const SEED: u64 = 20_261_123;
 #[test]
 fn a_storm_leaves_one_order_and_one_result_each() {
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(report) = storm(&Plan { seed: SEED, at_least: Duration::ZERO, unsound: false }) else { return };
+    let Some(report) = storm(&Plan { seed: SEED, at_least: Duration::ZERO, unsound: false }) else {
+        return;
+    };
     assert!(report.counts["killed"] >= 20 && report.commands >= 2000, "{report:?}");
     assert!(report.ended_by_themselves.is_empty(), "{:#?}", report.ended_by_themselves);
     report.verdict.assert_each_once(report.commands, "the storm");
@@ -313,6 +352,8 @@ fn a_storm_leaves_one_order_and_one_result_each() {
 #[test]
 fn the_same_storm_with_resends_in_place_of_lookups_makes_duplicates() {
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(report) = storm(&Plan { seed: SEED, at_least: Duration::ZERO, unsound: true }) else { return };
+    let Some(report) = storm(&Plan { seed: SEED, at_least: Duration::ZERO, unsound: true }) else {
+        return;
+    };
     assert!(!report.verdict.duplicates.is_empty(), "the check would not notice: {report:?}");
 }

@@ -1,5 +1,5 @@
-//! What Kafka does not take because of its size: left out and said so, told as a dead letter, or waited for with a reason;
-//! never tried for ever in everybody's way.
+//! What Kafka does not take because of its size: left out and said so, told as a dead letter, or
+//! waited for with a reason; never tried for ever in everybody's way.
 
 use std::time::Duration;
 
@@ -31,12 +31,16 @@ fn noise(length: usize, mut seed: u64) -> String {
         seed ^= seed << 13;
         seed ^= seed >> 7;
         seed ^= seed << 17;
-        char::from(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_"[usize::try_from(seed % 64).unwrap()])
+        char::from(
+            b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_"
+                [usize::try_from(seed % 64).unwrap()],
+        )
     });
     letters.take(length).collect()
 }
 
-/// The commands topic takes a megabyte, compressed: what comes out of it can be more than our own records may have.
+/// The commands topic takes a megabyte, compressed: what comes out of it can be more than our own
+/// records may have.
 #[test]
 fn what_is_too_large_to_be_answered_whole_is_answered_in_short() {
     let rig = Rig::with_partitions("toolarge", 1).commands("json");
@@ -52,19 +56,32 @@ fn what_is_too_large_to_be_answered_whole_is_answered_in_short() {
     // 0: a value that our producer does not take.
     send(b"CT-0", &vec![b'x'; 1_020_000], &[("origin", "a test")]);
     // 1: 80,000 violations.
-    let many_lines = json!({"command_id": "c", "return_no": "CT-1", "warehouse_no": "W", "details": lines}).to_string().into_bytes();
+    let many_lines =
+        json!({"command_id": "c", "return_no": "CT-1", "warehouse_no": "W", "details": lines})
+            .to_string()
+            .into_bytes();
     send(b"CT-1", &many_lines, &[]);
     // 2: ids without end.
-    send(long.as_bytes(), json!({"command_id": "c", "return_no": long, "warehouse_no": "W", "details": []}).to_string().as_bytes(), &[]);
+    send(
+        long.as_bytes(),
+        json!({"command_id": "c", "return_no": long, "warehouse_no": "W", "details": []})
+            .to_string()
+            .as_bytes(),
+        &[],
+    );
     // 3: a field whose name is as long.
-    let mut odd = json!({"command_id": "c", "return_no": "CT-3", "warehouse_no": "W", "details": []});
+    let mut odd =
+        json!({"command_id": "c", "return_no": "CT-3", "warehouse_no": "W", "details": []});
     odd[&long] = 1.into();
     send(b"CT-3", odd.to_string().as_bytes(), &[]);
     // 4: a good command under a trace without end.
     send(
         b"CT-4",
         &json_bytes(&command("CT-4", "c")),
-        &[("tracestate", &long), ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")],
+        &[
+            ("tracestate", &long),
+            ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+        ],
     );
     // 5: everything about it is large.
     send(long.as_bytes(), &vec![b'y'; 1_000_000], &[("origin", &long)]);
@@ -72,32 +89,72 @@ fn what_is_too_large_to_be_answered_whole_is_answered_in_short() {
     rig.wait_committed(7);
 
     let results = rig.results(5);
-    let of = |return_no: &str| results.iter().find(|result| result.return_no == return_no).unwrap_or_else(|| panic!("{return_no}"));
-    assert_eq!((of("CT-4").outcome, of("CT-6").outcome), (Outcome::Created, Outcome::Created), "the stream goes on");
+    let of = |return_no: &str| {
+        results
+            .iter()
+            .find(|result| result.return_no == return_no)
+            .unwrap_or_else(|| panic!("{return_no}"))
+    };
+    assert_eq!(
+        (of("CT-4").outcome, of("CT-6").outcome),
+        (Outcome::Created, Outcome::Created),
+        "the stream goes on"
+    );
     let answered = read_all(&rig.topics.results);
     let traced = answered.iter().find(|record| record.key_text() == "CT-4").unwrap();
-    assert!(traced.header("traceparent").is_some() && traced.header("tracestate").is_none(), "a trace without end does not travel on");
+    assert!(
+        traced.header("traceparent").is_some() && traced.header("tracestate").is_none(),
+        "a trace without end does not travel on"
+    );
     let many = &of("CT-1").violations;
-    assert!(many.len() <= 101 && many.last().unwrap().contains("79900 more"), "{} {:?}", many.len(), many.last());
-    assert!(of("CT-3").violations.iter().any(|violation| violation.ends_with('…')), "{:?}", of("CT-3").violations.len());
+    assert!(
+        many.len() <= 101 && many.last().unwrap().contains("79900 more"),
+        "{} {:?}",
+        many.len(),
+        many.last()
+    );
+    assert!(
+        of("CT-3").violations.iter().any(|violation| violation.ends_with('…')),
+        "{:?}",
+        of("CT-3").violations.len()
+    );
     let nameless = results.iter().find(|result| result.return_no.starts_with("xxx")).unwrap();
-    assert!(nameless.outcome == Outcome::Invalid && nameless.return_no.len() < 2000, "{}", nameless.return_no.len());
+    assert!(
+        nameless.outcome == Outcome::Invalid && nameless.return_no.len() < 2000,
+        "{}",
+        nameless.return_no.len()
+    );
 
     let letters = read_all(&rig.topics.dead_letters);
     let letter = |offset: usize| {
-        let found = letters.iter().find(|letter| letter.header("__connect.errors.offset") == Some(offset.to_string()));
+        let found = letters
+            .iter()
+            .find(|letter| letter.header("__connect.errors.offset") == Some(offset.to_string()));
         found.unwrap_or_else(|| panic!("no dead letter of offset {offset}"))
     };
-    let reason = |offset: usize| letter(offset).header("__connect.errors.exception.message").unwrap();
+    let reason =
+        |offset: usize| letter(offset).header("__connect.errors.exception.message").unwrap();
     assert_eq!(letters.len(), 5);
-    assert!(letter(0).value.is_none() && reason(0).contains("left out") && reason(0).contains("offset 0"), "{}", reason(0));
+    assert!(
+        letter(0).value.is_none()
+            && reason(0).contains("left out")
+            && reason(0).contains("offset 0"),
+        "{}",
+        reason(0)
+    );
     assert_eq!(
         (letter(0).key_text(), letter(0).header("origin")),
         ("CT-0".to_owned(), Some("a test".to_owned())),
         "only the value is left out"
     );
     assert!(letter(1).value.as_ref() == Some(&many_lines), "what fits is whole");
-    assert!(letter(5).value.is_none() && letter(5).key.is_none() && letter(5).header("origin").is_none(), "{}", reason(5));
+    assert!(
+        letter(5).value.is_none()
+            && letter(5).key.is_none()
+            && letter(5).header("origin").is_none(),
+        "{}",
+        reason(5)
+    );
     let left_out = [0, 1, 5].map(|offset| letter(offset).header("wdt-left-out"));
     assert_eq!(left_out, [Some("value".to_owned()), None, Some("everything".to_owned())]);
     assert!(reason(5).contains("left out") && reason(5).contains("offset 5"), "{}", reason(5));
@@ -113,7 +170,12 @@ fn topics_that_take_less_cost_a_dead_letters_value_or_make_the_route_wait_with_a
     let connector = rig.start();
     let sender = Sender::new();
     for number in 0..3 {
-        sender.send(&rig.topics.commands, Some(b"CT-0"), Some(noise(9_000, 7 + number).as_bytes()), &[]);
+        sender.send(
+            &rig.topics.commands,
+            Some(b"CT-0"),
+            Some(noise(9_000, 7 + number).as_bytes()),
+            &[],
+        );
     }
     sender.send(&rig.topics.commands, Some(b"CT-0"), Some(b"small"), &[]);
     sender.flush();
@@ -124,16 +186,30 @@ fn topics_that_take_less_cost_a_dead_letters_value_or_make_the_route_wait_with_a
     let sizes: Vec<_> = letters.iter().map(|letter| letter.value.as_ref().map(Vec::len)).collect();
     assert_eq!(sizes, [None, None, None, Some(5)]);
     let reason = letters[0].header("__connect.errors.exception.message").unwrap();
-    assert!(reason.contains(&rig.topics.dead_letters) && reason.contains("max.message.bytes"), "{reason}");
-    // What is not in the letter cannot be sent again from there: each is told by its place, and no tombstone goes out.
+    assert!(
+        reason.contains(&rig.topics.dead_letters) && reason.contains("max.message.bytes"),
+        "{reason}"
+    );
+    // What is not in the letter cannot be sent again from there: each is told by its place, and no
+    // tombstone goes out.
     let output = rig.verb(&["dlq", "replay"], b"");
-    let (out, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && out.contains("1 sent again, 3 left out, 0 refused"), "{out}{told}");
+    let (out, told) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success() && out.contains("1 sent again, 3 left out, 0 refused"),
+        "{out}{told}"
+    );
     for offset in 0..3 {
-        let place = format!("its value was left out of the letter and stands in {}, partition 0, offset {offset}", rig.topics.commands);
+        let place = format!(
+            "its value was left out of the letter and stands in {}, partition 0, offset {offset}",
+            rig.topics.commands
+        );
         assert_eq!(told.lines().filter(|line| line.contains(&place)).count(), 1, "{told}");
     }
-    assert!(read_all(&rig.topics.commands).iter().all(|record| record.value.is_some()), "a tombstone was sent");
+    assert!(
+        read_all(&rig.topics.commands).iter().all(|record| record.value.is_some()),
+        "a tombstone was sent"
+    );
 
     // Nothing can be left out of a result: the route waits, says for what, and goes on by itself.
     topics::alter(&rig.topics.results, &[("max.message.bytes", "150")]);
@@ -151,10 +227,15 @@ fn a_change_that_its_topic_does_not_take_goes_to_the_dead_letters_and_the_feed_g
     let connector = rig.start();
     let mut events = Reader::new(&rig.topics.purchase_returns);
     events.at_least(200, PATIENCE);
-    // Altered while the connector runs: one batch of all of these is too large, each event by itself is not.
+    // Altered while the connector runs: one batch of all of these is too large, each event by
+    // itself is not.
     topics::alter(&rig.topics.purchase_returns, &[("max.message.bytes", "6000")]);
     for number in &numbers {
-        rig.erp.modify(Kind::Returns, number, &json!({"remark": noise(1000, 11 + u64::try_from(number.len()).unwrap())}));
+        rig.erp.modify(
+            Kind::Returns,
+            number,
+            &json!({"remark": noise(1000, 11 + u64::try_from(number.len()).unwrap())}),
+        );
     }
     events.until("every modification", PATIENCE, |seen| seen.len() >= 400);
     assert!(read_all(&rig.topics.feed_dead_letters).is_empty());
@@ -166,10 +247,21 @@ fn a_change_that_its_topic_does_not_take_goes_to_the_dead_letters_and_the_feed_g
     let mut dead = Reader::new(&rig.topics.feed_dead_letters);
     dead.at_least(1, PATIENCE);
     let reason = dead.seen[0].header("__connect.errors.exception.message").unwrap();
-    assert!(reason.contains(&rig.topics.purchase_returns) && reason.contains("max.message.bytes"), "{reason}");
-    assert!(String::from_utf8_lossy(dead.seen[0].value.as_ref().unwrap()).contains(larger.as_str()), "its JSON is kept");
-    let last =
-        |events: &Reader, number: &str| events.seen.iter().rfind(|record| record.key_text() == number).map(|record| rig.json(record));
+    assert!(
+        reason.contains(&rig.topics.purchase_returns) && reason.contains("max.message.bytes"),
+        "{reason}"
+    );
+    assert!(
+        String::from_utf8_lossy(dead.seen[0].value.as_ref().unwrap()).contains(larger.as_str()),
+        "its JSON is kept"
+    );
+    let last = |events: &Reader, number: &str| {
+        events
+            .seen
+            .iter()
+            .rfind(|record| record.key_text() == number)
+            .map(|record| rig.json(record))
+    };
     rig.erp.modify(Kind::Returns, large, &json!({"remark": noise(4_500, 4)}));
     events.until("the event without `before`", PATIENCE, |seen| {
         seen.iter()
@@ -180,13 +272,19 @@ fn a_change_that_its_topic_does_not_take_goes_to_the_dead_letters_and_the_feed_g
     rig.erp.modify(Kind::Returns, larger, &json!({"remark": "short"}));
     until("the record that fits again", PATIENCE, || {
         events.finish();
-        last(&events, larger).filter(|event| event["after"]["remark"] == "short").map(|event| assert_eq!(event["op"], "u"))
+        last(&events, larger)
+            .filter(|event| event["after"]["remark"] == "short")
+            .map(|event| assert_eq!(event["op"], "u"))
     });
     dead.finish();
     assert_eq!(dead.seen.len(), 1, "told once");
     // `check` says it before.
     let said = String::from_utf8_lossy(&rig.verb(&["check"], b"").stdout).into_owned();
-    assert!(said.contains("max.message.bytes = 6000") && said.contains("a larger change goes to the dead letters"), "{said}");
+    assert!(
+        said.contains("max.message.bytes = 6000")
+            && said.contains("a larger change goes to the dead letters"),
+        "{said}"
+    );
     // A topic that takes more again gets more again, by trial and without a restart.
     topics::alter(&rig.topics.purchase_returns, &[("max.message.bytes", "1048588")]);
     for number in &numbers {
@@ -195,7 +293,11 @@ fn a_change_that_its_topic_does_not_take_goes_to_the_dead_letters_and_the_feed_g
         }
         // A second each: as many transactions.
         let before = events.seen.len();
-        rig.erp.modify(Kind::Returns, number, &json!({"remark": noise(10, u64::try_from(before).unwrap())}));
+        rig.erp.modify(
+            Kind::Returns,
+            number,
+            &json!({"remark": noise(10, u64::try_from(before).unwrap())}),
+        );
         events.at_least(before + 1, PATIENCE);
     }
     connector.wait_log("batches are larger again", Duration::ZERO);

@@ -22,7 +22,8 @@ fn both(output: &Output) -> String {
 }
 
 fn document(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|fault| panic!("no JSON ({fault}): {}", both(output)))
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|fault| panic!("no JSON ({fault}): {}", both(output)))
 }
 
 const SHEET: &str = "command_id,return_no,warehouse_no,spec_no,num,line_remark\r\n\
@@ -48,8 +49,12 @@ fn a_sheet_is_sent_and_what_is_wrong_is_named_by_line() {
         assert!(stderr(&sent).contains(part), "{part:?} is not in {}", both(&sent));
     }
     let all = records::read_all(&rig.topics.commands);
-    let mut keys: Vec<String> =
-        all.iter().map(|record| String::from_utf8_lossy(record.key.as_deref().unwrap_or_default()).into_owned()).collect();
+    let mut keys: Vec<String> = all
+        .iter()
+        .map(|record| {
+            String::from_utf8_lossy(record.key.as_deref().unwrap_or_default()).into_owned()
+        })
+        .collect();
     keys.sort();
     assert_eq!(keys, ["CSV-1", "CSV-5"]);
     let first = all.iter().find(|record| record.key.as_deref() == Some(b"CSV-1")).unwrap();
@@ -80,7 +85,12 @@ fn results_are_found_by_key_and_by_time() {
         assert!(output.status.success(), "{}", both(&output));
         stdout(&output)
             .lines()
-            .map(|line| serde_json::from_str::<Value>(line).unwrap()["return_no"].as_str().unwrap().to_owned())
+            .map(|line| {
+                serde_json::from_str::<Value>(line).unwrap()["return_no"]
+                    .as_str()
+                    .unwrap()
+                    .to_owned()
+            })
             .collect::<Vec<_>>()
     };
     assert_eq!(tail(&["--since", "1h", "--key", "TK-2"]), ["TK-2"]);
@@ -93,7 +103,12 @@ fn check_speaks_json() {
     let mut rig = Rig::new("checkjson").commands("avro");
     let good = document(&rig.verb(&["check", "--json"], b""));
     assert_eq!(good["result"], "warning", "one broker is a warning: {good:#}");
-    let subjects: Vec<&str> = good["findings"].as_array().unwrap().iter().map(|one| one["subject"].as_str().unwrap()).collect();
+    let subjects: Vec<&str> = good["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["subject"].as_str().unwrap())
+        .collect();
     assert!(subjects.iter().any(|subject| subject.contains("journal")), "{subjects:?}");
     assert!(subjects.iter().any(|subject| subject.starts_with("calls per day")), "{subjects:?}");
     rig.config.set("topics", "results", "no.such.topic");
@@ -101,9 +116,17 @@ fn check_speaks_json() {
     assert_eq!(output.status.code(), Some(1));
     let bad = document(&output);
     assert_eq!(bad["result"], "bad");
-    let finding = bad["findings"].as_array().unwrap().iter().find(|one| one["subject"] == "no.such.topic").unwrap();
+    let finding = bad["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|one| one["subject"] == "no.such.topic")
+        .unwrap();
     assert!(
-        finding["level"] == "bad" && finding["advice"].as_str().is_some_and(|advice| advice.contains("wdt-connector topics")),
+        finding["level"] == "bad"
+            && finding["advice"]
+                .as_str()
+                .is_some_and(|advice| advice.contains("wdt-connector topics")),
         "{finding}"
     );
 }
@@ -118,7 +141,11 @@ fn the_registry_is_compared_before_anything_is_written() {
     let registered = rig.verb(&["schemas", "register"], b"");
     assert!(registered.status.success(), "{}", both(&registered));
     let good = rig.verb(&["schemas", "check"], b"");
-    assert!(good.status.success() && stdout(&good).matches("registered with id").count() == 3, "{}", both(&good));
+    assert!(
+        good.status.success() && stdout(&good).matches("registered with id").count() == 3,
+        "{}",
+        both(&good)
+    );
 
     // Somebody else's schema under a subject that is ours.
     let foreign = json!({ "schema": "{\"type\":\"record\",\"name\":\"Other\",\"fields\":[{\"name\":\"x\",\"type\":\"long\"}]}" });
@@ -146,21 +173,42 @@ fn the_configuration_is_shown_with_its_origins_and_every_mistake_with_its_place(
     let printed = rig.verb(&["config", "print", "--json"], b"");
     assert!(printed.status.success(), "{}", both(&printed));
     let values = document(&printed);
-    let find = |key: &str| values.as_array().unwrap().iter().find(|one| one["key"] == key).unwrap_or_else(|| panic!("{key} is not shown"));
+    let find = |key: &str| {
+        values
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|one| one["key"] == key)
+            .unwrap_or_else(|| panic!("{key} is not shown"))
+    };
     assert_eq!(find("commands.max_attempts")["origin"], "default");
     let enabled = find("commands.enabled");
-    assert!(enabled["origin"] == "file" && enabled["line"].as_u64().is_some_and(|line| line > 0), "{enabled}");
+    assert!(
+        enabled["origin"] == "file" && enabled["line"].as_u64().is_some_and(|line| line > 0),
+        "{enabled}"
+    );
     assert!(!both(&printed).contains(rig.erp.flagship_secret()), "a secret is never printed");
 
-    rig.config.set("commands", "format", "xml").set("commands", "max_attempts", 0).set("quota", "bursts", 3);
+    rig.config
+        .set("commands", "format", "xml")
+        .set("commands", "max_attempts", 0)
+        .set("quota", "bursts", 3);
     let checked = rig.verb(&["config", "check", "--json"], b"");
     assert_eq!(checked.status.code(), Some(2), "{}", both(&checked));
     let mistakes = document(&checked)["mistakes"].clone();
-    let keys: Vec<&str> = mistakes.as_array().unwrap().iter().map(|one| one["key"].as_str().unwrap()).collect();
+    let keys: Vec<&str> =
+        mistakes.as_array().unwrap().iter().map(|one| one["key"].as_str().unwrap()).collect();
     for key in ["commands.format", "commands.max_attempts", "quota.bursts"] {
         assert!(keys.contains(&key), "{key} is not in {mistakes:#}");
     }
-    assert!(mistakes.as_array().unwrap().iter().all(|one| one["line"].is_u64() && one["column"].is_u64()), "{mistakes:#}");
+    assert!(
+        mistakes
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|one| one["line"].is_u64() && one["column"].is_u64()),
+        "{mistakes:#}"
+    );
     let good = rig.verb(&["config", "schema"], b"");
     assert_eq!(document(&good)["title"], "wdt-connector configuration");
 }

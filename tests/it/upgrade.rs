@@ -12,12 +12,13 @@ use crate::kit::{
 };
 
 fn kept(version: &str, name: &str) -> Vec<u8> {
-    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/schemas/released/{version}/upgrade.{name}.single.bin"));
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join(format!("tests/schemas/released/{version}/upgrade.{name}.single.bin"));
     fs::read(&file).unwrap_or_else(|fault| panic!("{}: {fault}", file.display()))
 }
 
-/// The outcome of one command and the open intent of another, both restored; copies of the commands are recognised by
-/// fingerprint and marker as that version computed them.
+/// The outcome of one command and the open intent of another, both restored; copies of the commands
+/// are recognised by fingerprint and marker as that version computed them.
 #[test]
 fn a_journal_of_the_previous_version_is_restored() {
     let rig = Rig::with_partitions("upgrade", 1).commands("avro");
@@ -31,12 +32,21 @@ fn a_journal_of_the_previous_version_is_restored() {
     }
     sender.flush();
     let _connector = rig.start();
-    // What is open is asked about before anything else happens with it; a later order proves that look-ups see the warehouse.
+    // What is open is asked about before anything else happens with it; a later order proves that
+    // look-ups see the warehouse.
     until("a look-up", PATIENCE, || (rig.erp.queries() > 0).then_some(()));
-    assert!(rig.erp.orders().iter().all(|order| order.return_no != "UP-2"), "called before it was asked about");
+    assert!(
+        rig.erp.orders().iter().all(|order| order.return_no != "UP-2"),
+        "called before it was asked about"
+    );
     rig.send(&[command("UP-3", "herald")]);
     let results = rig.results(3);
-    let of = |id: &str| results.iter().find(|result| result.command_id == id).unwrap_or_else(|| panic!("no {id} in {results:?}"));
+    let of = |id: &str| {
+        results
+            .iter()
+            .find(|result| result.command_id == id)
+            .unwrap_or_else(|| panic!("no {id} in {results:?}"))
+    };
     let settled = of("settled");
     assert_eq!(
         (settled.outcome, settled.duplicate, settled.outbound_no.as_deref(), settled.attempts),
@@ -44,8 +54,13 @@ fn a_journal_of_the_previous_version_is_restored() {
         "{settled:?}"
     );
     let open = of("open");
-    assert_eq!((open.outcome, open.duplicate, open.attempts), (Outcome::Created, false, 2), "{open:?}");
-    let mut returns: Vec<String> = rig.erp.orders().into_iter().map(|order| order.return_no).collect();
+    assert_eq!(
+        (open.outcome, open.duplicate, open.attempts),
+        (Outcome::Created, false, 2),
+        "{open:?}"
+    );
+    let mut returns: Vec<String> =
+        rig.erp.orders().into_iter().map(|order| order.return_no).collect();
     returns.sort();
     assert_eq!(returns, ["UP-2", "UP-3"], "the settled command is answered from the journal");
 }

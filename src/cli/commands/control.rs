@@ -1,4 +1,5 @@
-//! `commands pause` and `commands resume`: a record for all instances, which holds through restarts.
+//! `commands pause` and `commands resume`: a record for all instances, which holds through
+//! restarts.
 
 use serde_json::json;
 
@@ -31,7 +32,10 @@ const ROUTE: &str = "commands";
 
 pub(super) async fn execute(args: &Args, settings: &Settings, state: State) -> anyhow::Result<End> {
     let (word, says) = match state {
-        State::Paused => ("paused", "no instance begins a new command; look-ups go on; `wdt-connector commands resume` ends that"),
+        State::Paused => (
+            "paused",
+            "no instance begins a new command; look-ups go on; `wdt-connector commands resume` ends that",
+        ),
         State::Running => ("running", "every instance goes on"),
     };
     let by = args.by.clone().unwrap_or_else(operator);

@@ -20,7 +20,8 @@ pub(super) struct Args {
     /// Commands with an intent and no outcome yet
     #[arg(long)]
     open: bool,
-    /// Commands that ended so: CREATED, REJECTED, IN_DOUBT (repeatable; INVALID and EXPIRED leave no entry)
+    /// Commands that ended so: CREATED, REJECTED, IN_DOUBT (repeatable; INVALID and EXPIRED leave
+    /// no entry)
     #[arg(long, value_name = "OUTCOME", value_parser = ["CREATED", "REJECTED", "IN_DOUBT"], ignore_case = true)]
     outcome: Vec<String>,
     /// Everything the journal knows
@@ -64,7 +65,8 @@ impl Wanted {
         let kind = self.all
             || (self.open && entry.kind == EntryKind::Intent)
             || entry.outcome.is_some_and(|outcome| {
-                (self.in_doubt && outcome == Outcome::InDoubt) || self.outcomes.iter().any(|name| name == outcome.name())
+                (self.in_doubt && outcome == Outcome::InDoubt)
+                    || self.outcomes.iter().any(|name| name == outcome.name())
             });
         kind && self.return_no.as_ref().is_none_or(|return_no| *return_no == entry.return_no)
     }
@@ -78,7 +80,10 @@ pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Res
     };
     let wanted = Wanted::of(&args);
     let mut found: Vec<JournalEntry> =
-        memory::journal(settings, &codec, only, move |entry| wanted.shows(entry)).await?.into_values().collect();
+        memory::journal(settings, &codec, only, move |entry| wanted.shows(entry))
+            .await?
+            .into_values()
+            .collect();
     found.sort_by_key(|entry| std::cmp::Reverse(entry.written_at));
     let total = found.len();
     found.truncate(args.limit);
@@ -90,7 +95,8 @@ pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Res
         }
         return Ok(End::Done);
     }
-    let mut table = memory::table(&["RETURN", "COMMAND", "STATE", "SINCE", "TRIES", "ORDERS", "WHY"]);
+    let mut table =
+        memory::table(&["RETURN", "COMMAND", "STATE", "SINCE", "TRIES", "ORDERS", "WHY"]);
     for entry in &found {
         let orders = entry.outbound_no.clone().unwrap_or_else(|| entry.candidates.join(" "));
         let why = entry.gloss.as_deref().or(entry.erp_message.as_deref()).unwrap_or_default();
@@ -148,7 +154,11 @@ mod tests {
 
     #[test]
     fn filters_choose_what_is_listed() {
-        assert_eq!(shown(&[]), ["OPEN", "IN_DOUBT"], "what somebody may have to do something about");
+        assert_eq!(
+            shown(&[]),
+            ["OPEN", "IN_DOUBT"],
+            "what somebody may have to do something about"
+        );
         assert_eq!(shown(&["--open"]), ["OPEN"]);
         assert_eq!(shown(&["--in-doubt", "--outcome", "created"]), ["IN_DOUBT", "CREATED"]);
         assert_eq!(shown(&["--all"]).len(), 4);

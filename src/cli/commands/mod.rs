@@ -25,16 +25,22 @@ pub(super) struct Args {
 #[derive(Clone, Debug, clap::Subcommand)]
 enum Verb {
     /// List commands the journal knows: those in doubt or still open, or others by filter
-    #[command(after_help = "Example: wdt-connector commands list --outcome REJECTED --config connector.toml")]
+    #[command(
+        after_help = "Example: wdt-connector commands list --outcome REJECTED --config connector.toml"
+    )]
     List(list::Args),
     /// Show one command: journal entry, results, dead letters
-    #[command(after_help = "Example: wdt-connector commands show TH202601010001 c-1 --config connector.toml")]
+    #[command(
+        after_help = "Example: wdt-connector commands show TH202601010001 c-1 --config connector.toml"
+    )]
     Show(show::Args),
     /// Decide about a command in doubt
-    #[command(after_help = "Examples:\n  wdt-connector commands resolve TH202601010001 c-1 --as created:CK202601010001\n  \
+    #[command(
+        after_help = "Examples:\n  wdt-connector commands resolve TH202601010001 c-1 --as created:CK202601010001\n  \
         wdt-connector commands resolve TH202601010001 c-1 --as not-created\n\
         The owner of the command carries the decision out, in order with the other commands of the return, and writes one more result.\n\
-        not-created ends it as REJECTED; `dlq replay` then has it created after looking for it once more. Exits 1 when it was refused.")]
+        not-created ends it as REJECTED; `dlq replay` then has it created after looking for it once more. Exits 1 when it was refused."
+    )]
     Resolve(resolve::Args),
     /// Begin no new command in any instance until `resume`; look-ups of commands in doubt go on
     #[command(after_help = "Example: wdt-connector commands pause --config connector.toml")]
@@ -43,9 +49,11 @@ enum Verb {
     #[command(after_help = "Example: wdt-connector commands resume --config connector.toml")]
     Resume(control::Args),
     /// Send commands again from an offset or a time; the journal answers for those it knows
-    #[command(after_help = "Example: wdt-connector commands replay --from-time 2h --dry-run --config connector.toml\n\
+    #[command(
+        after_help = "Example: wdt-connector commands replay --from-time 2h --dry-run --config connector.toml\n\
         Records are sent again as they are, behind everything there is, so nothing has to be stopped and no offset moves back.\n\
-        A command with a known outcome yields it again, marked duplicate, without a call.")]
+        A command with a known outcome yields it again, marked duplicate, without a call."
+    )]
     Replay(replay::Args),
 }
 
@@ -65,15 +73,26 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
 fn state(entry: &JournalEntry) -> &'static str {
     match (entry.kind, entry.outcome) {
         (EntryKind::Outcome, Some(outcome)) => outcome.name(),
-        (EntryKind::Intent | EntryKind::Outcome | EntryKind::Barrier | EntryKind::Proof, _) => "OPEN",
+        (EntryKind::Intent | EntryKind::Outcome | EntryKind::Barrier | EntryKind::Proof, _) => {
+            "OPEN"
+        }
     }
 }
 
 /// The partition in which everything about a return stands, where the partitioner says so.
-async fn partition_of(settings: &Settings, topic: &str, return_no: &str) -> anyhow::Result<Option<Vec<i32>>> {
-    let counts = crate::kafka::partition_counts(&settings.kafka, &[topic]).await.map_err(anyhow::Error::msg)?;
-    let Some(Some(count)) = counts.first() else { anyhow::bail!("{topic} does not exist; create it with `wdt-connector topics`") };
-    Ok(sink::partition_of(return_no.as_bytes(), *count, settings.commands.partitioner).map(|partition| vec![partition]))
+async fn partition_of(
+    settings: &Settings,
+    topic: &str,
+    return_no: &str,
+) -> anyhow::Result<Option<Vec<i32>>> {
+    let counts = crate::kafka::partition_counts(&settings.kafka, &[topic])
+        .await
+        .map_err(anyhow::Error::msg)?;
+    let Some(Some(count)) = counts.first() else {
+        anyhow::bail!("{topic} does not exist; create it with `wdt-connector topics`")
+    };
+    Ok(sink::partition_of(return_no.as_bytes(), *count, settings.commands.partitioner)
+        .map(|partition| vec![partition]))
 }
 
 /// Who is at the keyboard, for the record.

@@ -1,8 +1,10 @@
-//! `commands replay`: records of the commands topic are sent again, as they are, behind everything there is.
+//! `commands replay`: records of the commands topic are sent again, as they are, behind everything
+//! there is.
 //!
-//! Sent again rather than read again from a moved offset: nothing has to be stopped, committed offsets never move back, and
-//! what was settled ahead of them stays settled. Every copy says that it is one and when it was first sent, so that the
-//! journal, or beyond its horizon the ERP, is asked before anything could be created twice.
+//! Sent again rather than read again from a moved offset: nothing has to be stopped, committed
+//! offsets never move back, and what was settled ahead of them stays settled. Every copy says that
+//! it is one and when it was first sent, so that the journal, or beyond its horizon the ERP, is
+//! asked before anything could be created twice.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -37,8 +39,11 @@ pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Res
     };
     let (until, return_no) = (args.until, args.return_no.clone());
     let found = memory::collect(settings, &topic, None, from, move |record| {
-        let in_time = until.is_none_or(|until| record.timestamp.is_none_or(|at| Timestamp(at) < until));
-        let wanted = return_no.as_ref().is_none_or(|return_no| record.key.as_deref() == Some(return_no.as_bytes()));
+        let in_time =
+            until.is_none_or(|until| record.timestamp.is_none_or(|at| Timestamp(at) < until));
+        let wanted = return_no
+            .as_ref()
+            .is_none_or(|return_no| record.key.as_deref() == Some(return_no.as_bytes()));
         (in_time && wanted).then_some(record)
     })
     .await?;
@@ -55,11 +60,16 @@ pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Res
         }
     }
     if args.dry_run {
-        let _ =
-            output::say(&format!("{} commands would be sent again, {left} replays and decisions left out; nothing was sent", again.len()));
+        let _ = output::say(&format!(
+            "{} commands would be sent again, {left} replays and decisions left out; nothing was sent",
+            again.len()
+        ));
         return Ok(End::Done);
     }
     let tally = resend::all(settings, again, false).await?;
-    let _ = output::say(&format!("{} commands sent again, {} refused, {left} replays and decisions left out", tally.sent, tally.refused));
+    let _ = output::say(&format!(
+        "{} commands sent again, {} refused, {left} replays and decisions left out",
+        tally.sent, tally.refused
+    ));
     Ok(if tally.refused == 0 { End::Done } else { End::Failed })
 }

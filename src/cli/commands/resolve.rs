@@ -1,4 +1,5 @@
-//! `commands resolve`: a person's decision, checked against journal and ERP, sent to the owner, and waited for.
+//! `commands resolve`: a person's decision, checked against journal and ERP, sent to the owner, and
+//! waited for.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -53,7 +54,9 @@ fn span(text: &str) -> Result<Duration, String> {
 
 fn verdict(text: &str) -> Result<Verdict, String> {
     match text.split_once(':') {
-        Some(("created", order)) if !order.trim().is_empty() => Ok(Verdict::Created(order.trim().to_owned())),
+        Some(("created", order)) if !order.trim().is_empty() => {
+            Ok(Verdict::Created(order.trim().to_owned()))
+        }
         None if text == "not-created" => Ok(Verdict::NotCreated),
         Some(_) | None => Err("allowed are created:ORDER_NO and not-created".to_owned()),
     }
@@ -84,23 +87,40 @@ pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Res
     };
     let place = sender.queue_whole(&record)?.await?;
     if args.wait.is_zero() {
-        let _ = output::say(&format!("the decision stands at {}:{}; the owner carries it out", place.0, place.1));
+        let _ = output::say(&format!(
+            "the decision stands at {}:{}; the owner carries it out",
+            place.0, place.1
+        ));
         return Ok(End::Done);
     }
     wait(settings, &codec, before, place, args.wait).await
 }
 
 /// The command's entry and its partition, if a person has to decide about it.
-async fn entry_of(args: &Args, settings: &Settings, codec: &Arc<Codec>) -> anyhow::Result<(JournalEntry, i32)> {
+async fn entry_of(
+    args: &Args,
+    settings: &Settings,
+    codec: &Arc<Codec>,
+) -> anyhow::Result<(JournalEntry, i32)> {
     let only = partition_of(settings, &settings.topics.journal, &args.return_no).await?;
     let key = sink::journal_key(&args.return_no, &args.command_id);
-    let (reading, runtime, topic) = (Arc::clone(codec), Handle::current(), settings.topics.journal.clone());
-    let all = memory::collect(settings, &settings.topics.journal, only, From::Beginning, move |record: Seen| {
-        (record.key.as_deref() == Some(&key)).then(|| {
-            let entry = record.value.as_deref().map(|bytes| memory::decode(&reading, &runtime, bytes, Codec::decode_journal));
-            (entry, record.partition)
-        })
-    })
+    let (reading, runtime, topic) =
+        (Arc::clone(codec), Handle::current(), settings.topics.journal.clone());
+    let all = memory::collect(
+        settings,
+        &settings.topics.journal,
+        only,
+        From::Beginning,
+        move |record: Seen| {
+            (record.key.as_deref() == Some(&key)).then(|| {
+                let entry = record
+                    .value
+                    .as_deref()
+                    .map(|bytes| memory::decode(&reading, &runtime, bytes, Codec::decode_journal));
+                (entry, record.partition)
+            })
+        },
+    )
     .await?;
     let Some((Some(entry), partition)) = all.into_iter().next_back() else {
         bail!(
@@ -110,20 +130,33 @@ async fn entry_of(args: &Args, settings: &Settings, codec: &Arc<Codec>) -> anyho
             args.return_no
         );
     };
-    let entry = entry.map_err(anyhow::Error::msg).with_context(|| format!("{topic} cannot be read"))?;
+    let entry =
+        entry.map_err(anyhow::Error::msg).with_context(|| format!("{topic} cannot be read"))?;
     if entry.outcome != Some(Outcome::InDoubt) {
-        let order = entry.outbound_no.as_deref().map(|order| format!(" with the order {order}")).unwrap_or_default();
+        let order = entry
+            .outbound_no
+            .as_deref()
+            .map(|order| format!(" with the order {order}"))
+            .unwrap_or_default();
         bail!("nothing is to be decided: the command is {}{order}", state(&entry));
     }
     Ok((entry, partition))
 }
 
 /// A typing error must not become an outcome: the ERP is asked for the orders of the return.
-async fn check(args: &Args, (entry, _): &(JournalEntry, i32), settings: &Arc<Settings>) -> anyhow::Result<()> {
+async fn check(
+    args: &Args,
+    (entry, _): &(JournalEntry, i32),
+    settings: &Arc<Settings>,
+) -> anyhow::Result<()> {
     let erp = Erp::new(settings, Arc::new(Metrics::new()))?;
     let orders = sink::orders_of(&erp, &args.return_no, settings.commands.call_timeout)
         .await
-        .map_err(|reason| anyhow::anyhow!("the ERP could not be asked ({reason}); try again, or decide with --unchecked"))?;
+        .map_err(|reason| {
+            anyhow::anyhow!(
+                "the ERP could not be asked ({reason}); try again, or decide with --unchecked"
+            )
+        })?;
     let known: Vec<&str> = orders.iter().map(|(order, _)| order.as_str()).collect();
     let list = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
     match &args.verdict {
@@ -133,12 +166,17 @@ async fn check(args: &Args, (entry, _): &(JournalEntry, i32), settings: &Arc<Set
                 args.return_no
             )
         }
-        Verdict::NotCreated => match orders.iter().find(|(_, marker)| marker.as_deref() == Some(&entry.marker)) {
-            Some((order, _)) => {
-                bail!("the outbound order {order} carries this command's marker {}: decide --as created:{order}", entry.marker)
+        Verdict::NotCreated => {
+            match orders.iter().find(|(_, marker)| marker.as_deref() == Some(&entry.marker)) {
+                Some((order, _)) => {
+                    bail!(
+                        "the outbound order {order} carries this command's marker {}: decide --as created:{order}",
+                        entry.marker
+                    )
+                }
+                None => Ok(()),
             }
-            None => Ok(()),
-        },
+        }
         Verdict::Created(_) => Ok(()),
     }
 }
@@ -152,34 +190,69 @@ struct Ends {
 impl Ends {
     async fn now(settings: &Settings) -> anyhow::Result<Self> {
         let (kafka, topics) = (settings.kafka.clone(), settings.topics.clone());
-        let ends =
-            move || anyhow::Ok(Self { results: Scan::ends(&kafka, &topics.results)?, letters: Scan::ends(&kafka, &topics.dead_letters)? });
+        let ends = move || {
+            anyhow::Ok(Self {
+                results: Scan::ends(&kafka, &topics.results)?,
+                letters: Scan::ends(&kafka, &topics.dead_letters)?,
+            })
+        };
         tokio::task::spawn_blocking(ends).await?
     }
 }
 
 /// Looks for the decision's result, or the dead letter that says why there is none.
-async fn wait(settings: &Settings, codec: &Arc<Codec>, before: Ends, place: (i32, i64), patience: Duration) -> anyhow::Result<End> {
+async fn wait(
+    settings: &Settings,
+    codec: &Arc<Codec>,
+    before: Ends,
+    place: (i32, i64),
+    patience: Duration,
+) -> anyhow::Result<End> {
     let deadline = Instant::now() + patience;
     loop {
         let (reading, runtime) = (Arc::clone(codec), Handle::current());
-        let results: Vec<CommandResult> =
-            memory::collect(settings, &settings.topics.results, None, From::Offsets(before.results.clone()), move |record: Seen| {
-                let result = memory::decode(&reading, &runtime, record.value.as_deref()?, Codec::decode_result).ok()?;
-                (result.resolved && !result.duplicate && (result.source_partition, result.source_offset) == place).then_some(result)
-            })
-            .await?;
+        let results: Vec<CommandResult> = memory::collect(
+            settings,
+            &settings.topics.results,
+            None,
+            From::Offsets(before.results.clone()),
+            move |record: Seen| {
+                let result = memory::decode(
+                    &reading,
+                    &runtime,
+                    record.value.as_deref()?,
+                    Codec::decode_result,
+                )
+                .ok()?;
+                (result.resolved
+                    && !result.duplicate
+                    && (result.source_partition, result.source_offset) == place)
+                    .then_some(result)
+            },
+        )
+        .await?;
         if let Some(result) = results.first() {
-            let order = result.outbound_no.as_deref().map(|order| format!(" {order}")).unwrap_or_default();
-            let _ = output::say(&format!("carried out: {} {} is {}{order}", result.return_no, result.command_id, result.outcome.name()));
+            let order =
+                result.outbound_no.as_deref().map(|order| format!(" {order}")).unwrap_or_default();
+            let _ = output::say(&format!(
+                "carried out: {} {} is {}{order}",
+                result.return_no,
+                result.command_id,
+                result.outcome.name()
+            ));
             return Ok(End::Done);
         }
-        let letters: Vec<Letter> =
-            memory::collect(settings, &settings.topics.dead_letters, None, From::Offsets(before.letters.clone()), move |record: Seen| {
+        let letters: Vec<Letter> = memory::collect(
+            settings,
+            &settings.topics.dead_letters,
+            None,
+            From::Offsets(before.letters.clone()),
+            move |record: Seen| {
                 let letter = Letter::read(record);
                 (letter.source == Some(place)).then_some(letter)
-            })
-            .await?;
+            },
+        )
+        .await?;
         if let Some(letter) = letters.first() {
             output::complain(&letter.reason);
             return Ok(End::Failed);

@@ -53,27 +53,48 @@ async fn find(args: &Args, settings: &Arc<Settings>) -> anyhow::Result<Found> {
     let key = sink::journal_key(&args.return_no, &args.command_id);
     let pair = (args.return_no.clone(), args.command_id.clone());
     let wanted = pair.clone();
-    let entry = memory::journal(settings, &codec, only, move |entry| entry.return_no == wanted.0 && entry.command_id == wanted.1)
-        .await?
-        .remove(&key);
+    let entry = memory::journal(settings, &codec, only, move |entry| {
+        entry.return_no == wanted.0 && entry.command_id == wanted.1
+    })
+    .await?
+    .remove(&key);
 
     let (reading, runtime, wanted) = (Arc::clone(&codec), Handle::current(), pair.clone());
-    // Results are keyed by the return, whatever partitioner the topic's other writers use: read them all.
-    let results = memory::collect(settings, &settings.topics.results, None, From::Beginning, move |record: Seen| {
-        if record.key.as_deref() != Some(wanted.0.as_bytes()) {
-            return None;
-        }
-        let result = memory::decode(&reading, &runtime, record.value.as_deref()?, Codec::decode_result).ok()?;
-        (result.command_id == wanted.1).then_some(result)
-    })
+    // Results are keyed by the return, whatever partitioner the topic's other writers use: read
+    // them all.
+    let results = memory::collect(
+        settings,
+        &settings.topics.results,
+        None,
+        From::Beginning,
+        move |record: Seen| {
+            if record.key.as_deref() != Some(wanted.0.as_bytes()) {
+                return None;
+            }
+            let result =
+                memory::decode(&reading, &runtime, record.value.as_deref()?, Codec::decode_result)
+                    .ok()?;
+            (result.command_id == wanted.1).then_some(result)
+        },
+    )
     .await?;
 
-    let (reading, runtime, format) = (Arc::clone(&codec), Handle::current(), settings.commands.format);
-    let letters = memory::collect(settings, &settings.topics.dead_letters, None, From::Beginning, move |record: Seen| {
-        let letter = sink::letter::Letter::read(record);
-        let named = letter.value.as_deref().and_then(|value| sink::identify(value, format, &reading, &runtime));
-        (named.as_ref() == Some(&pair)).then_some(letter)
-    })
+    let (reading, runtime, format) =
+        (Arc::clone(&codec), Handle::current(), settings.commands.format);
+    let letters = memory::collect(
+        settings,
+        &settings.topics.dead_letters,
+        None,
+        From::Beginning,
+        move |record: Seen| {
+            let letter = sink::letter::Letter::read(record);
+            let named = letter
+                .value
+                .as_deref()
+                .and_then(|value| sink::identify(value, format, &reading, &runtime));
+            (named.as_ref() == Some(&pair)).then_some(letter)
+        },
+    )
     .await?;
     Ok(Found { entry, results, letters })
 }
@@ -89,7 +110,9 @@ fn print(args: &Args, found: &Found) {
     };
     say(&format!("{} {}", args.return_no, args.command_id));
     match &found.entry {
-        None => say("  the journal knows no such command: never accepted, or forgotten after the dedupe horizon"),
+        None => say(
+            "  the journal knows no such command: never accepted, or forgotten after the dedupe horizon",
+        ),
         Some(entry) => {
             row("state", state(entry));
             row("since", &entry.written_at.to_string());
@@ -98,14 +121,27 @@ fn print(args: &Args, found: &Found) {
             row("why", entry.gloss.as_deref().unwrap_or_default());
             row(
                 "ERP says",
-                &entry.erp_message.as_ref().map(|text| format!("{} {text}", entry.erp_code.unwrap_or_default())).unwrap_or_default(),
+                &entry
+                    .erp_message
+                    .as_ref()
+                    .map(|text| format!("{} {text}", entry.erp_code.unwrap_or_default()))
+                    .unwrap_or_default(),
             );
             row("warehouse", &entry.warehouse_no);
             row("marker", &entry.marker);
             row("attempts", &entry.attempt.to_string());
-            row("first intent", &entry.first_intent_at.map(|at| at.to_string()).unwrap_or_default());
-            row("last attempt", &entry.last_attempt_at.map(|at| at.to_string()).unwrap_or_default());
-            row("record", &format!("partition {}, offset {}", entry.source_partition, entry.source_offset));
+            row(
+                "first intent",
+                &entry.first_intent_at.map(|at| at.to_string()).unwrap_or_default(),
+            );
+            row(
+                "last attempt",
+                &entry.last_attempt_at.map(|at| at.to_string()).unwrap_or_default(),
+            );
+            row(
+                "record",
+                &format!("partition {}, offset {}", entry.source_partition, entry.source_offset),
+            );
             row("version", &entry.version.to_string());
             if entry.kind == EntryKind::Outcome && entry.outcome == Some(Outcome::InDoubt) {
                 row(
@@ -122,11 +158,15 @@ fn print(args: &Args, found: &Found) {
         say("results");
     }
     for result in &found.results {
-        let marks: Vec<&str> = [("duplicate", result.duplicate), ("recovered", result.recovered), ("resolved", result.resolved)]
-            .into_iter()
-            .filter(|(_, set)| *set)
-            .map(|(name, _)| name)
-            .collect();
+        let marks: Vec<&str> = [
+            ("duplicate", result.duplicate),
+            ("recovered", result.recovered),
+            ("resolved", result.resolved),
+        ]
+        .into_iter()
+        .filter(|(_, set)| *set)
+        .map(|(name, _)| name)
+        .collect();
         let detail = [
             result.outbound_no.clone().unwrap_or_default(),
             marks.join(" "),
@@ -137,12 +177,21 @@ fn print(args: &Args, found: &Found) {
         .filter(|text| !text.is_empty())
         .collect::<Vec<_>>()
         .join(", ");
-        say(&format!("  {} {:<9} {}:{} {detail}", result.settled_at, result.outcome.name(), result.source_partition, result.source_offset));
+        say(&format!(
+            "  {} {:<9} {}:{} {detail}",
+            result.settled_at,
+            result.outcome.name(),
+            result.source_partition,
+            result.source_offset
+        ));
     }
     if !found.letters.is_empty() {
         say("dead letters");
     }
     for letter in &found.letters {
-        say(&format!("  {}:{} {} {}", letter.partition, letter.offset, letter.label, letter.reason));
+        say(&format!(
+            "  {}:{} {} {}",
+            letter.partition, letter.offset, letter.label, letter.reason
+        ));
     }
 }

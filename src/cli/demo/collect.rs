@@ -1,4 +1,5 @@
-//! Reads back what the connector published, says the interesting part of it, and knows when everything is there.
+//! Reads back what the connector published, says the interesting part of it, and knows when
+//! everything is there.
 
 use std::{
     collections::BTreeMap,
@@ -26,8 +27,10 @@ use super::{
 
 /// Sentences of one kind that are worth a line; the rest is only counted.
 const SENTENCES: usize = 6;
-const FEEDS: [(&str, &str, Kind); 2] =
-    [("purchase_returns", "return_no", Kind::PurchaseReturns), ("return_outbounds", "order_no", Kind::Outbounds)];
+const FEEDS: [(&str, &str, Kind); 2] = [
+    ("purchase_returns", "return_no", Kind::PurchaseReturns),
+    ("return_outbounds", "order_no", Kind::Outbounds),
+];
 
 /// What was sent and read so far; cheap to clone.
 #[derive(Clone)]
@@ -47,7 +50,11 @@ struct State {
 impl Collector {
     /// Reads results, dead letters and both change topics from their beginnings until `stop`.
     pub fn start(settings: &Settings, stop: &CancellationToken) -> Self {
-        let collector = Self { state: Arc::default(), readers: Arc::default(), terminal: io::stdout().is_terminal() };
+        let collector = Self {
+            state: Arc::default(),
+            readers: Arc::default(),
+            terminal: io::stdout().is_terminal(),
+        };
         let mut readers = JoinSet::new();
         let topics = &settings.topics;
         for (topic, what) in [
@@ -60,7 +67,9 @@ impl Collector {
             let (kafka, topic, stop) = (settings.kafka.clone(), topic.clone(), stop.clone());
             let reading = collector.clone();
             readers.spawn_blocking(move || {
-                if let Err(fault) = tool::read(&kafka, &topic, Begin::Beginning, true, &sender, &stop) {
+                if let Err(fault) =
+                    tool::read(&kafka, &topic, Begin::Beginning, true, &sender, &stop)
+                {
                     reading.lock().faults.push(fault.to_string());
                 }
             });
@@ -116,20 +125,39 @@ impl Collector {
         let of = format!("{} of return {}", result.command_id, result.return_no);
         let order = result.outbound_no.clone().unwrap_or_default();
         let sentence = match (result.outcome, result.duplicate, result.recovered) {
-            (_, true, _) => Some(("copy", format!("a copy of {of} came: its outcome again ({}), no call", result.outcome.name()))),
-            (Outcome::Created, false, true) => {
-                Some(("recovered", format!("the answer to {of} was lost: the ERP was asked, order {order} found, not sent again")))
-            }
+            (_, true, _) => Some((
+                "copy",
+                format!(
+                    "a copy of {of} came: its outcome again ({}), no call",
+                    result.outcome.name()
+                ),
+            )),
+            (Outcome::Created, false, true) => Some((
+                "recovered",
+                format!(
+                    "the answer to {of} was lost: the ERP was asked, order {order} found, not sent again"
+                ),
+            )),
             (Outcome::Created, false, false) if result.attempts > 1 => Some((
                 "again",
-                format!("{of} had no effect at first: the ERP was asked, nothing found in time, sent once more, order {order}"),
+                format!(
+                    "{of} had no effect at first: the ERP was asked, nothing found in time, sent once more, order {order}"
+                ),
             )),
-            (Outcome::Created, false, false) => Some(("created", format!("{of} became order {order}"))),
-            (Outcome::Rejected, ..) => {
-                Some(("rejected", format!("the ERP refused {of}: {}", result.erp_message.clone().unwrap_or_default())))
+            (Outcome::Created, false, false) => {
+                Some(("created", format!("{of} became order {order}")))
             }
-            (Outcome::Invalid, ..) => Some(("invalid", format!("{of} was never sent: {}", result.violations.join("; ")))),
-            (Outcome::InDoubt, ..) => Some(("in_doubt", format!("{of} needs a person: {}", result.gloss.clone().unwrap_or_default()))),
+            (Outcome::Rejected, ..) => Some((
+                "rejected",
+                format!("the ERP refused {of}: {}", result.erp_message.clone().unwrap_or_default()),
+            )),
+            (Outcome::Invalid, ..) => {
+                Some(("invalid", format!("{of} was never sent: {}", result.violations.join("; "))))
+            }
+            (Outcome::InDoubt, ..) => Some((
+                "in_doubt",
+                format!("{of} needs a person: {}", result.gloss.clone().unwrap_or_default()),
+            )),
             (Outcome::Expired, ..) => None,
         };
         let mut state = self.lock();
@@ -149,8 +177,13 @@ impl Collector {
     pub fn speak(&self, doing: &str) {
         let state = self.lock();
         let evidence = &state.evidence;
-        let created = evidence.results.iter().filter(|result| result.outcome == Outcome::Created && !result.duplicate).count();
-        let recovered = evidence.results.iter().filter(|result| result.recovered && !result.duplicate).count();
+        let created = evidence
+            .results
+            .iter()
+            .filter(|result| result.outcome == Outcome::Created && !result.duplicate)
+            .count();
+        let recovered =
+            evidence.results.iter().filter(|result| result.recovered && !result.duplicate).count();
         let line = format!(
             "{doing}: {} results, {created} orders created ({recovered} recovered), {} dead letters, {} change events",
             evidence.results.len(),
@@ -202,12 +235,17 @@ fn fill(evidence: &mut Evidence, simulator: &Simulator) {
     evidence.orders = control
         .orders(None)
         .into_iter()
-        .map(|order| LedgerOrder { order_no: order.order_no, return_no: order.return_no, marker: order.marker })
+        .map(|order| LedgerOrder {
+            order_no: order.order_no,
+            return_no: order.return_no,
+            marker: order.marker,
+        })
         .collect();
     for (feed, number, kind) in FEEDS {
         for json in control.records(kind, Edition::Flagship, 0, usize::MAX) {
             if let Ok(record) = serde_json::from_str::<Value>(&json)
-                && let (Some(number), Some(face)) = (record.get(number).and_then(Value::as_str), face(&record))
+                && let (Some(number), Some(face)) =
+                    (record.get(number).and_then(Value::as_str), face(&record))
             {
                 evidence.records.insert((feed, number.to_owned()), face);
             }
@@ -235,7 +273,9 @@ fn face(record: &Value) -> Option<Face> {
         },
         _ => return None,
     };
-    let status = record.get("status").and_then(|status| status.as_i64().or_else(|| status.as_str()?.parse().ok()));
+    let status = record
+        .get("status")
+        .and_then(|status| status.as_i64().or_else(|| status.as_str()?.parse().ok()));
     let remark = record.get("remark").and_then(Value::as_str).unwrap_or_default().to_owned();
     Some(Face { modified, status, remark })
 }

@@ -1,4 +1,5 @@
-//! `demo`: both routes on simulated parts, with some mischief, and a closing summary that proves the promises or fails.
+//! `demo`: both routes on simulated parts, with some mischief, and a closing summary that proves
+//! the promises or fails.
 
 mod collect;
 mod proof;
@@ -91,8 +92,14 @@ pub(super) async fn execute(args: Args) -> anyhow::Result<End> {
     let address = listener.local_addr()?;
     tell(&format!("status page: http://{address}/"));
     let board = Board::default();
-    let connector: JoinHandle<anyhow::Result<()>> =
-        tokio::spawn(app::serve(settings.clone(), Arc::new(Metrics::new()), board.clone(), Levels::fixed(), shutdown.clone(), listener));
+    let connector: JoinHandle<anyhow::Result<()>> = tokio::spawn(app::serve(
+        settings.clone(),
+        Arc::new(Metrics::new()),
+        board.clone(),
+        Levels::fixed(),
+        shutdown.clone(),
+        listener,
+    ));
     let stop_reading = CancellationToken::new();
     let collector = Collector::start(&settings, &stop_reading);
 
@@ -160,7 +167,10 @@ async fn play(
     collector.speak(if settled { "settled" } else { "not settled" });
     collector.end_of_line();
     if !settled {
-        tell(&format!("after {PATIENCE:?} the connector says of itself: {}", serde_json::to_string(&board.sections())?));
+        tell(&format!(
+            "after {PATIENCE:?} the connector says of itself: {}",
+            serde_json::to_string(&board.sections())?
+        ));
     }
     Ok(connector)
 }
@@ -174,13 +184,20 @@ fn early(ended: Result<anyhow::Result<()>, tokio::task::JoinError>) -> anyhow::E
 }
 
 fn announce(args: &Args, stage: &Stage) {
-    tell("wdt-connector demo: commands become orders of a simulated ERP, its changes become events, with mischief in between.");
-    tell("Times are short (time-outs of seconds instead of minutes), so that it is over soon; unsafe outside a demo.");
+    tell(
+        "wdt-connector demo: commands become orders of a simulated ERP, its changes become events, with mischief in between.",
+    );
+    tell(
+        "Times are short (time-outs of seconds instead of minutes), so that it is over soon; unsafe outside a demo.",
+    );
     match &args.kafka {
         None => tell(
             "Kafka is librdkafka's in-process broker: it does not isolate transactions. Everything else runs as on a real one; try --kafka host:port.",
         ),
-        Some(address) => tell(&format!("Kafka is {address}; the topics begin with {} and stay.", stage.settings.kafka.application_id)),
+        Some(address) => tell(&format!(
+            "Kafka is {address}; the topics begin with {} and stay.",
+            stage.settings.kafka.application_id
+        )),
     }
     tell(&format!(
         "ERP: {}, {SEEDED} purchase returns and {SEEDED} outbound orders to begin with, seed {}.",
@@ -214,7 +231,11 @@ async fn set_up(args: &Args) -> anyhow::Result<Stage> {
     let broker = match &args.kafka {
         Some(_) => None,
         None => {
-            let topics: Vec<(&str, i32)> = TOPICS.iter().zip(&names).map(|(topic, name)| (name.as_str(), partitions(topic))).collect();
+            let topics: Vec<(&str, i32)> = TOPICS
+                .iter()
+                .zip(&names)
+                .map(|(topic, name)| (name.as_str(), partitions(topic)))
+                .collect();
             Some(MockBroker::start(&topics).map_err(anyhow::Error::msg)?)
         }
     };
@@ -243,7 +264,11 @@ async fn set_up(args: &Args) -> anyhow::Result<Stage> {
             .iter()
             .zip(&names)
             .map(|(topic, name)| {
-                let policy = if matches!(*topic, "journal" | "feeds_state" | "control") { "compact" } else { "delete" };
+                let policy = if matches!(*topic, "journal" | "feeds_state" | "control") {
+                    "compact"
+                } else {
+                    "delete"
+                };
                 TopicPlan {
                     name: name.clone(),
                     partitions: partitions(topic),
@@ -258,10 +283,17 @@ async fn set_up(args: &Args) -> anyhow::Result<Stage> {
     Ok(Stage { settings, simulator, _broker: broker, cache })
 }
 
-fn settings(unique: &str, names: &[String], bootstrap: &str, simulator: &Simulator, cache: &std::path::Path) -> anyhow::Result<Settings> {
+fn settings(
+    unique: &str,
+    names: &[String],
+    bootstrap: &str,
+    simulator: &Simulator,
+    cache: &std::path::Path,
+) -> anyhow::Result<Settings> {
     let account = simulator.account();
     let start = Timestamp::now().minus(Duration::from_secs(8 * 24 * 3600)).floor_second();
-    let topics: Vec<String> = TOPICS.iter().zip(names).map(|(topic, name)| format!("{topic} = {name:?}")).collect();
+    let topics: Vec<String> =
+        TOPICS.iter().zip(names).map(|(topic, name)| format!("{topic} = {name:?}")).collect();
     let feed = format!(
         "enabled = true\nstart = \"{start}\"\npoll_interval = \"1s\"\nsafety_lag = \"1s\"\nmax_visibility = \"500ms\"\nlate_interval = \"5s\"\nlate_to = \"3s\"\n"
     );
@@ -298,10 +330,19 @@ fn summary(evidence: &proof::Evidence, simulator: &Simulator) -> bool {
         format!("{count} {name}")
     });
     let copies = evidence.results.iter().filter(|result| result.duplicate).count();
-    let recovered = evidence.results.iter().filter(|result| result.recovered && !result.duplicate).count();
-    tell(&format!("  sent        {} commands, {} invalid, {} undecodable", evidence.commands, evidence.invalid, evidence.garbage));
-    tell(&format!("  results     {}; {copies} were copies and repeat their outcome", outcomes.join(", ")));
-    tell(&format!("  recovered   {recovered} orders whose answer was lost: asked for, found, not sent again"));
+    let recovered =
+        evidence.results.iter().filter(|result| result.recovered && !result.duplicate).count();
+    tell(&format!(
+        "  sent        {} commands, {} invalid, {} undecodable",
+        evidence.commands, evidence.invalid, evidence.garbage
+    ));
+    tell(&format!(
+        "  results     {}; {copies} were copies and repeat their outcome",
+        outcomes.join(", ")
+    ));
+    tell(&format!(
+        "  recovered   {recovered} orders whose answer was lost: asked for, found, not sent again"
+    ));
     for (call, counts) in simulator.control().counters() {
         if counts.received > 0 {
             tell(&format!(
@@ -312,7 +353,12 @@ fn summary(evidence: &proof::Evidence, simulator: &Simulator) -> bool {
     }
     let mut held = true;
     for verdict in proof::judge(evidence) {
-        tell(&format!("  {} {} ({})", if verdict.broken.is_empty() { "✓" } else { "✗" }, verdict.promise, verdict.figures));
+        tell(&format!(
+            "  {} {} ({})",
+            if verdict.broken.is_empty() { "✓" } else { "✗" },
+            verdict.promise,
+            verdict.figures
+        ));
         for line in verdict.broken.iter().take(10) {
             tell(&format!("      {line}"));
         }

@@ -1,4 +1,5 @@
-//! Whether the promises held: judged from the ERP's ledger and from what was read back from Kafka, from nothing else. Pure.
+//! Whether the promises held: judged from the ERP's ledger and from what was read back from Kafka,
+//! from nothing else. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -60,7 +61,13 @@ pub(super) struct Verdict {
 
 /// Judges every promise.
 pub(super) fn judge(evidence: &Evidence) -> Vec<Verdict> {
-    vec![one_result_each(evidence), one_order_each(evidence), dead_letters(evidence), nothing_missed(evidence), nothing_twice(evidence)]
+    vec![
+        one_result_each(evidence),
+        one_order_each(evidence),
+        dead_letters(evidence),
+        nothing_missed(evidence),
+        nothing_twice(evidence),
+    ]
 }
 
 fn one_result_each(evidence: &Evidence) -> Verdict {
@@ -71,7 +78,9 @@ fn one_result_each(evidence: &Evidence) -> Verdict {
     let mut broken: Vec<String> = by_record
         .iter()
         .filter(|(_, count)| **count > 1)
-        .map(|((partition, offset), count)| format!("the record {partition}/{offset} has {count} results"))
+        .map(|((partition, offset), count)| {
+            format!("the record {partition}/{offset} has {count} results")
+        })
         .collect();
     let expected = evidence.commands + evidence.invalid;
     if by_record.len() != expected {
@@ -89,29 +98,44 @@ fn one_order_each(evidence: &Evidence) -> Verdict {
     let mut by_marker: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
     for order in &evidence.orders {
         match &order.marker {
-            Some(marker) => by_marker.entry((&order.return_no, marker)).or_default().push(&order.order_no),
+            Some(marker) => {
+                by_marker.entry((&order.return_no, marker)).or_default().push(&order.order_no)
+            }
             None => broken.push(format!("order {} carries no marker", order.order_no)),
         }
     }
     let duplicates: Vec<_> = by_marker.iter().filter(|(_, orders)| orders.len() > 1).collect();
-    broken.extend(
-        duplicates.iter().map(|((return_no, _), orders)| format!("return {return_no} has the orders {} of one command", orders.join(", "))),
-    );
-    let known: BTreeSet<&str> = evidence.orders.iter().map(|order| order.order_no.as_str()).collect();
+    broken.extend(duplicates.iter().map(|((return_no, _), orders)| {
+        format!("return {return_no} has the orders {} of one command", orders.join(", "))
+    }));
+    let known: BTreeSet<&str> =
+        evidence.orders.iter().map(|order| order.order_no.as_str()).collect();
     let mut created: BTreeMap<(&str, &str), &str> = BTreeMap::new();
     for result in evidence.results.iter().filter(|result| result.outcome == Outcome::Created) {
         let order = result.outbound_no.as_deref().unwrap_or("");
         if !known.contains(order) {
-            broken.push(format!("{} of {} is CREATED without an order", result.command_id, result.return_no));
+            broken.push(format!(
+                "{} of {} is CREATED without an order",
+                result.command_id, result.return_no
+            ));
         }
         let pair = (result.return_no.as_str(), result.command_id.as_str());
         if created.insert(pair, order).is_some_and(|before| before != order) {
-            broken.push(format!("{} of {} was told two order numbers", result.command_id, result.return_no));
+            broken.push(format!(
+                "{} of {} was told two order numbers",
+                result.command_id, result.return_no
+            ));
         }
     }
     let told: BTreeSet<&str> = created.values().copied().collect();
-    broken.extend(known.iter().filter(|order| !told.contains(**order)).map(|order| format!("order {order} exists, and no result says so")));
-    let undecided = evidence.results.iter().filter(|result| result.outcome == Outcome::InDoubt).count();
+    broken.extend(
+        known
+            .iter()
+            .filter(|order| !told.contains(**order))
+            .map(|order| format!("order {order} exists, and no result says so")),
+    );
+    let undecided =
+        evidence.results.iter().filter(|result| result.outcome == Outcome::InDoubt).count();
     Verdict {
         promise: "every command has at most one order, and exactly one where its result says CREATED",
         figures: format!(
@@ -125,7 +149,8 @@ fn one_order_each(evidence: &Evidence) -> Verdict {
 }
 
 fn dead_letters(evidence: &Evidence) -> Verdict {
-    let in_doubt = evidence.results.iter().filter(|result| result.outcome == Outcome::InDoubt).count();
+    let in_doubt =
+        evidence.results.iter().filter(|result| result.outcome == Outcome::InDoubt).count();
     let expected = evidence.invalid + evidence.garbage + in_doubt;
     let broken = if evidence.dead_letters == expected {
         Vec::new()
@@ -148,11 +173,19 @@ fn nothing_missed(evidence: &Evidence) -> Verdict {
     for (key, record) in &evidence.records {
         match last.get(key) {
             None => broken.push(format!("{} {} was never published", key.0, key.1)),
-            Some(face) if *face != record => broken.push(format!("{} {} is {record:?} in the ERP and {face:?} in Kafka", key.0, key.1)),
+            Some(face) if *face != record => broken.push(format!(
+                "{} {} is {record:?} in the ERP and {face:?} in Kafka",
+                key.0, key.1
+            )),
             Some(_) => {}
         }
     }
-    let figures = format!("{} records, {} events, {} missed", evidence.records.len(), evidence.events.len(), broken.len());
+    let figures = format!(
+        "{} records, {} events, {} missed",
+        evidence.records.len(),
+        evidence.events.len(),
+        broken.len()
+    );
     Verdict { promise: "the last event of every record is what the ERP holds", figures, broken }
 }
 
@@ -175,7 +208,11 @@ fn nothing_twice(evidence: &Evidence) -> Verdict {
         }
     }
     let count = |op: &str| evidence.events.iter().filter(|event| event.op == op).count();
-    Verdict { promise: "no version is published twice", figures: format!("{} r, {} c, {} u", count("r"), count("c"), count("u")), broken }
+    Verdict {
+        promise: "no version is published twice",
+        figures: format!("{} r, {} c, {} u", count("r"), count("c"), count("u")),
+        broken,
+    }
 }
 
 #[cfg(test)]
@@ -216,7 +253,12 @@ mod tests {
     }
 
     fn event(op: &str, modified: i64) -> Event {
-        Event { key: ("f", "1".into()), op: op.into(), face: face(modified), after: modified.to_string() }
+        Event {
+            key: ("f", "1".into()),
+            op: op.into(),
+            face: face(modified),
+            after: modified.to_string(),
+        }
     }
 
     fn good() -> Evidence {

@@ -1,4 +1,5 @@
-//! What the demo sends: a seeded stream of commands with some that are copies, wrong, or no commands at all. Pure.
+//! What the demo sends: a seeded stream of commands with some that are copies, wrong, or no
+//! commands at all. Pure.
 
 use crate::{
     decimal::Decimal,
@@ -45,20 +46,35 @@ pub(super) fn write(count: usize, seed: u64, codec: &Codec) -> Result<Vec<Line>,
     let mut lines: Vec<Line> = Vec::with_capacity(count);
     for number in 0..count {
         let roll = dice.roll(100);
-        let earlier = usize::try_from(dice.roll(u64::try_from(lines.len()).unwrap_or(1))).unwrap_or(0);
+        let earlier =
+            usize::try_from(dice.roll(u64::try_from(lines.len()).unwrap_or(1))).unwrap_or(0);
         let line = match (roll, lines.get(earlier)) {
-            (0..5, Some(copied)) if copied.sort == Sort::Command => Line { sort: Sort::Copy, ..copied.clone() },
+            (0..5, Some(copied)) if copied.sort == Sort::Command => {
+                Line { sort: Sort::Copy, ..copied.clone() }
+            }
             (5..7, _) => {
                 let mut wrong = command(number, &mut dice);
                 for line in &mut wrong.details {
                     line.num = Decimal::ZERO;
                 }
-                Line { sort: Sort::Invalid, key: wrong.return_no.clone(), value: codec.encode_command(&wrong)? }
+                Line {
+                    sort: Sort::Invalid,
+                    key: wrong.return_no.clone(),
+                    value: codec.encode_command(&wrong)?,
+                }
             }
-            (7, _) => Line { sort: Sort::Garbage, key: format!("TH-{number:05}"), value: b"no command at all".to_vec() },
+            (7, _) => Line {
+                sort: Sort::Garbage,
+                key: format!("TH-{number:05}"),
+                value: b"no command at all".to_vec(),
+            },
             _ => {
                 let good = command(number, &mut dice);
-                Line { sort: Sort::Command, key: good.return_no.clone(), value: codec.encode_command(&good)? }
+                Line {
+                    sort: Sort::Command,
+                    key: good.return_no.clone(),
+                    value: codec.encode_command(&good)?,
+                }
             }
         };
         lines.push(line);
@@ -79,8 +95,11 @@ fn command(number: usize, dice: &mut Dice) -> CreateReturnOutbound {
         remark: Some("质量问题退货".to_owned()),
         details: (0..1 + dice.roll(3))
             .map(|line| CommandLine {
-                spec_no: spec_no(u32::try_from(number).unwrap_or(0) * 3 + u32::try_from(line).unwrap_or(0)),
-                num: Decimal::from_unscaled(i128::from(1 + dice.roll(20)) * 10_000).unwrap_or(Decimal::ZERO),
+                spec_no: spec_no(
+                    u32::try_from(number).unwrap_or(0) * 3 + u32::try_from(line).unwrap_or(0),
+                ),
+                num: Decimal::from_unscaled(i128::from(1 + dice.roll(20)) * 10_000)
+                    .unwrap_or(Decimal::ZERO),
                 unit_name: None,
                 position_no: None,
                 batch_no: None,

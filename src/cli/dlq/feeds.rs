@@ -1,5 +1,5 @@
-//! `dlq replay --feeds`: a feed's record is not sent again but read again from the ERP, so what is said is the backfill that
-//! does it.
+//! `dlq replay --feeds`: a feed's record is not sent again but read again from the ERP, so what is
+//! said is the backfill that does it.
 
 use std::collections::BTreeMap;
 
@@ -42,7 +42,9 @@ fn spans(letters: &[Letter]) -> BTreeMap<String, Span> {
         span.records += 1;
         match (modified(letter), &mut span.modified) {
             (None, _) => span.undated += 1,
-            (Some(at), Some((first, last))) => (*first, *last) = ((*first).min(at), (*last).max(at)),
+            (Some(at), Some((first, last))) => {
+                (*first, *last) = ((*first).min(at), (*last).max(at))
+            }
             (Some(at), none) => *none = Some((at, at)),
         }
     }
@@ -56,14 +58,25 @@ pub(super) async fn execute(settings: &Settings, filter: &Filter) -> anyhow::Res
         let _ = output::say("no such dead letter");
     }
     for (feed, span) in spans {
-        let undated = if span.undated == 0 { String::new() } else { format!(", {} of them without a readable time", span.undated) };
-        let _ = output::say(&format!("{feed}: {} records{undated}; nothing was sent, they are read again from the ERP by", span.records));
+        let undated = if span.undated == 0 {
+            String::new()
+        } else {
+            format!(", {} of them without a readable time", span.undated)
+        };
+        let _ = output::say(&format!(
+            "{feed}: {} records{undated}; nothing was sent, they are read again from the ERP by",
+            span.records
+        ));
         match span.modified {
             Some((first, last)) => {
-                let _ = output::say(&format!("  wdt-connector backfill --feed {feed} --from {first} --to {last}"));
+                let _ = output::say(&format!(
+                    "  wdt-connector backfill --feed {feed} --from {first} --to {last}"
+                ));
             }
             None => {
-                let _ = output::say("  wdt-connector backfill over the period in which they were modified, see `dlq show --feeds`");
+                let _ = output::say(
+                    "  wdt-connector backfill over the period in which they were modified, see `dlq show --feeds`",
+                );
             }
         }
     }
@@ -77,7 +90,15 @@ mod tests {
 
     fn letter(key: &str, value: &str) -> Letter {
         let (key, value) = (Some(key.as_bytes().to_vec()), Some(value.as_bytes().to_vec()));
-        Letter::read(Seen { topic: "d".into(), partition: 0, offset: 0, timestamp: None, key, value, headers: vec![] })
+        Letter::read(Seen {
+            topic: "d".into(),
+            partition: 0,
+            offset: 0,
+            timestamp: None,
+            key,
+            value,
+            headers: vec![],
+        })
     }
 
     #[test]
@@ -89,8 +110,12 @@ mod tests {
             letter("foreign", "{}"),
         ]);
         assert_eq!(found.len(), 2);
-        let returns = Span { records: 2, modified: Some((Timestamp(2000), Timestamp(5000))), undated: 0 };
+        let returns =
+            Span { records: 2, modified: Some((Timestamp(2000), Timestamp(5000))), undated: 0 };
         assert_eq!(found.get("purchase_returns"), Some(&returns));
-        assert_eq!(found.get("return_outbounds"), Some(&Span { records: 1, modified: None, undated: 1 }));
+        assert_eq!(
+            found.get("return_outbounds"),
+            Some(&Span { records: 1, modified: None, undated: 1 })
+        );
     }
 }

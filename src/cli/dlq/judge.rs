@@ -1,4 +1,5 @@
-//! Whether a dead letter may be sent again: what the journal and, where it cannot know, the ERP say. Pure.
+//! Whether a dead letter may be sent again: what the journal and, where it cannot know, the ERP
+//! say. Pure.
 
 use crate::{
     schema::{EntryKind, JournalEntry, Outcome},
@@ -28,13 +29,18 @@ pub(super) enum IfAbsent {
 /// Judges by what the journal says of the command; `old`: the journal may have forgotten it.
 pub(super) fn judge(letter: &Letter, entry: Option<&JournalEntry>, old: bool) -> Ruling {
     if letter.control || letter.label == Death::Refused.label() {
-        return Ruling::Leave("a decision is made anew with `commands resolve`, not replayed".into());
+        return Ruling::Leave(
+            "a decision is made anew with `commands resolve`, not replayed".into(),
+        );
     }
     if letter.left_out {
         let place = letter.source_topic.as_deref().zip(letter.source).map(|(topic, (partition, offset))| {
             format!(" and stands in {topic}, partition {partition}, offset {offset}; have it sent again from there")
         });
-        return Ruling::Leave(format!("its value was left out of the letter{}", place.unwrap_or_default()));
+        return Ruling::Leave(format!(
+            "its value was left out of the letter{}",
+            place.unwrap_or_default()
+        ));
     }
     if letter.value.is_none() {
         return Ruling::Leave("it is a tombstone, and a command needs a value".into());
@@ -45,14 +51,23 @@ pub(super) fn judge(letter: &Letter, entry: Option<&JournalEntry>, old: bool) ->
     let leave = |what: &str| Ruling::Leave(what.to_owned());
     match (entry.kind, entry.outcome) {
         (EntryKind::Outcome, Some(Outcome::InDoubt)) => Ruling::Ask(IfAbsent::Leave),
-        // The letter that `commands resolve --as not-created` speaks of. Another letter of the same command was judged before.
-        (EntryKind::Outcome, Some(Outcome::Rejected)) if entry.resolved => Ruling::Ask(IfAbsent::Send),
+        // The letter that `commands resolve --as not-created` speaks of. Another letter of the same
+        // command was judged before.
+        (EntryKind::Outcome, Some(Outcome::Rejected)) if entry.resolved => {
+            Ruling::Ask(IfAbsent::Send)
+        }
         (EntryKind::Outcome, Some(outcome)) => {
-            let order = entry.outbound_no.as_deref().map(|order| format!(" with the order {order}")).unwrap_or_default();
+            let order = entry
+                .outbound_no
+                .as_deref()
+                .map(|order| format!(" with the order {order}"))
+                .unwrap_or_default();
             Ruling::Leave(format!("the command is {}{order}", outcome.name()))
         }
         (EntryKind::Intent, _) => leave("the command is still being worked on"),
-        (EntryKind::Outcome | EntryKind::Barrier | EntryKind::Proof, _) => leave("the journal does not know how the command ended"),
+        (EntryKind::Outcome | EntryKind::Barrier | EntryKind::Proof, _) => {
+            leave("the journal does not know how the command ended")
+        }
     }
 }
 
@@ -63,8 +78,12 @@ pub(super) fn answered(found: &[String], absent: IfAbsent, entry: Option<&Journa
         // One order settles the doubt: the copy's look-up finds it.
         ([_], _) if in_doubt => Ruling::Send,
         ([], IfAbsent::Send) => Ruling::Send,
-        ([], IfAbsent::Leave) => Ruling::Leave("in doubt, and the ERP shows no order of it: decide with `commands resolve`".into()),
-        (orders, _) => Ruling::Leave(format!("the ERP has {} with this command's marker", orders.join(", "))),
+        ([], IfAbsent::Leave) => Ruling::Leave(
+            "in doubt, and the ERP shows no order of it: decide with `commands resolve`".into(),
+        ),
+        (orders, _) => {
+            Ruling::Leave(format!("the ERP has {} with this command's marker", orders.join(", ")))
+        }
     }
 }
 
@@ -74,9 +93,18 @@ mod tests {
     use crate::{clock::Timestamp, kafka::tool::Seen};
 
     fn letter(label: &str) -> Letter {
-        let header = ("__connect.errors.exception.class.name".to_owned(), Some(label.as_bytes().to_vec()));
+        let header =
+            ("__connect.errors.exception.class.name".to_owned(), Some(label.as_bytes().to_vec()));
         let value = Some(b"v".to_vec());
-        Letter::read(Seen { topic: "d".into(), partition: 0, offset: 0, timestamp: None, key: None, value, headers: vec![header] })
+        Letter::read(Seen {
+            topic: "d".into(),
+            partition: 0,
+            offset: 0,
+            timestamp: None,
+            key: None,
+            value,
+            headers: vec![header],
+        })
     }
 
     fn entry(kind: EntryKind, outcome: Option<Outcome>, resolved: bool) -> JournalEntry {
@@ -99,15 +127,27 @@ mod tests {
             entry(EntryKind::Outcome, Some(Outcome::Rejected), false),
             entry(EntryKind::Intent, None, false),
         ] {
-            assert!(matches!(judge(&letter("in_doubt"), Some(&settled), false), Ruling::Leave(_)), "{settled:?}");
+            assert!(
+                matches!(judge(&letter("in_doubt"), Some(&settled), false), Ruling::Leave(_)),
+                "{settled:?}"
+            );
         }
     }
 
     #[test]
     fn what_has_no_value_is_never_sent_and_the_place_of_one_left_out_is_named() {
         let header = |name: &str, value: &str| (name.to_owned(), Some(value.as_bytes().to_vec()));
-        let bare =
-            |headers| Letter::read(Seen { topic: "d".into(), partition: 0, offset: 0, timestamp: None, key: None, value: None, headers });
+        let bare = |headers| {
+            Letter::read(Seen {
+                topic: "d".into(),
+                partition: 0,
+                offset: 0,
+                timestamp: None,
+                key: None,
+                value: None,
+                headers,
+            })
+        };
         let spared = bare(vec![
             header("wdt-left-out", "value"),
             header("__connect.errors.topic", "c"),
@@ -115,9 +155,16 @@ mod tests {
             header("__connect.errors.offset", "42"),
         ]);
         for old in [false, true] {
-            let Ruling::Leave(reason) = judge(&spared, None, old) else { panic!("it is sent or asked for") };
-            assert!(reason.contains("left out") && reason.contains("c, partition 3, offset 42"), "{reason}");
-            assert!(matches!(judge(&bare(vec![]), None, old), Ruling::Leave(reason) if reason.contains("tombstone")));
+            let Ruling::Leave(reason) = judge(&spared, None, old) else {
+                panic!("it is sent or asked for")
+            };
+            assert!(
+                reason.contains("left out") && reason.contains("c, partition 3, offset 42"),
+                "{reason}"
+            );
+            assert!(
+                matches!(judge(&bare(vec![]), None, old), Ruling::Leave(reason) if reason.contains("tombstone"))
+            );
         }
     }
 
@@ -125,10 +172,16 @@ mod tests {
     fn an_order_in_the_erp_is_never_made_again() {
         let doubt = entry(EntryKind::Outcome, Some(Outcome::InDoubt), false);
         let (one, two) = (["CK1".to_owned()], ["CK1".to_owned(), "CK2".to_owned()]);
-        assert_eq!(answered(&one, IfAbsent::Leave, Some(&doubt)), Ruling::Send, "its copy settles it and calls nothing");
+        assert_eq!(
+            answered(&one, IfAbsent::Leave, Some(&doubt)),
+            Ruling::Send,
+            "its copy settles it and calls nothing"
+        );
         assert!(matches!(answered(&two, IfAbsent::Leave, Some(&doubt)), Ruling::Leave(_)));
         assert!(matches!(answered(&[], IfAbsent::Leave, Some(&doubt)), Ruling::Leave(_)));
-        assert!(matches!(answered(&one, IfAbsent::Send, None), Ruling::Leave(reason) if reason.contains("CK1")));
+        assert!(
+            matches!(answered(&one, IfAbsent::Send, None), Ruling::Leave(reason) if reason.contains("CK1"))
+        );
         assert_eq!(answered(&[], IfAbsent::Send, None), Ruling::Send);
     }
 }

@@ -29,9 +29,12 @@ pub(super) struct Args {
 
 pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Result<End> {
     let topics = &settings.topics;
-    let counts = crate::kafka::partition_counts(&settings.kafka, &[&topics.dead_letters, &topics.feed_dead_letters])
-        .await
-        .map_err(anyhow::Error::msg)?;
+    let counts = crate::kafka::partition_counts(
+        &settings.kafka,
+        &[&topics.dead_letters, &topics.feed_dead_letters],
+    )
+    .await
+    .map_err(anyhow::Error::msg)?;
     let both = args.commands == args.feeds;
     let wanted = [(args.commands, &topics.dead_letters), (args.feeds, &topics.feed_dead_letters)];
     let mut any = false;
@@ -76,7 +79,8 @@ fn print(topic: &str, found: &[Letter], args: &Args) {
         *kinds.entry(&letter.label).or_default() += 1;
         kinds
     });
-    let kinds: Vec<String> = kinds.into_iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let kinds: Vec<String> =
+        kinds.into_iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     let _ = output::say(&format!("{topic}: {}", kinds.join(", ")));
     let mut table = memory::table(&["WHERE", "WRITTEN", "KEY", "KIND", "REPLAYS", "WHY"]);
     for letter in newest {

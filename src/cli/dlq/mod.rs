@@ -26,15 +26,19 @@ pub(super) struct Args {
 #[derive(Clone, Debug, clap::Subcommand)]
 enum Verb {
     /// List dead letters with their reasons
-    #[command(after_help = "Example: wdt-connector dlq list --reason invalid --since 2h --config connector.toml")]
+    #[command(
+        after_help = "Example: wdt-connector dlq list --reason invalid --since 2h --config connector.toml"
+    )]
     List(list::Args),
     /// Show one dead letter: value, headers, reason
     #[command(after_help = "Example: wdt-connector dlq show 3:120 --config connector.toml")]
     Show(show::Args),
     /// Send commands from the dead letters again, byte for byte, after asking journal and ERP
-    #[command(after_help = "Example: wdt-connector dlq replay --reason invalid --since 1d --dry-run --config connector.toml\n\
+    #[command(
+        after_help = "Example: wdt-connector dlq replay --reason invalid --since 1d --dry-run --config connector.toml\n\
         Left out, each with its reason: what has an outcome meanwhile, what is still being worked on, what a person has to decide,\n\
-        what was replayed --max-replays times, older letters of the same content, letters whose value was left out as too large. Exits 1 when something could not be asked or sent.")]
+        what was replayed --max-replays times, older letters of the same content, letters whose value was left out as too large. Exits 1 when something could not be asked or sent."
+    )]
     Replay(replay::Args),
 }
 
@@ -58,7 +62,9 @@ struct Filter {
 impl Filter {
     fn takes(&self, letter: &Letter) -> bool {
         let at = letter.written_at.unwrap_or(Timestamp(0));
-        self.reason.as_ref().is_none_or(|reason| letter.label == *reason || letter.reason.contains(reason.as_str()))
+        self.reason
+            .as_ref()
+            .is_none_or(|reason| letter.label == *reason || letter.reason.contains(reason.as_str()))
             && self.since.is_none_or(|since| at >= since)
             && self.until.is_none_or(|until| at < until)
             && self.key.as_ref().is_none_or(|key| letter.key.as_deref() == Some(key.as_bytes()))
@@ -95,7 +101,9 @@ mod tests {
     use super::*;
 
     fn letter(label: &str, reason: &str, at: i64, key: &str) -> Letter {
-        let header = |name: &str, value: &str| (format!("__connect.errors.{name}"), Some(value.as_bytes().to_vec()));
+        let header = |name: &str, value: &str| {
+            (format!("__connect.errors.{name}"), Some(value.as_bytes().to_vec()))
+        };
         Letter::read(Seen {
             topic: "d".into(),
             partition: 0,
@@ -103,7 +111,10 @@ mod tests {
             timestamp: Some(at),
             key: Some(key.as_bytes().to_vec()),
             value: None,
-            headers: vec![header("exception.class.name", label), header("exception.message", reason)],
+            headers: vec![
+                header("exception.class.name", label),
+                header("exception.message", reason),
+            ],
         })
     }
 
@@ -113,10 +124,18 @@ mod tests {
         let takes = |filter: Filter| filter.takes(&invalid);
         assert!(takes(Filter::default()));
         assert!(takes(Filter { reason: Some("invalid".into()), ..Filter::default() }));
-        assert!(takes(Filter { reason: Some("num is".into()), key: Some("R1".into()), ..Filter::default() }));
+        assert!(takes(Filter {
+            reason: Some("num is".into()),
+            key: Some("R1".into()),
+            ..Filter::default()
+        }));
         assert!(!takes(Filter { reason: Some("in_doubt".into()), ..Filter::default() }));
         assert!(!takes(Filter { key: Some("R2".into()), ..Filter::default() }));
-        assert!(takes(Filter { since: Some(Timestamp(1000)), until: Some(Timestamp(1001)), ..Filter::default() }));
+        assert!(takes(Filter {
+            since: Some(Timestamp(1000)),
+            until: Some(Timestamp(1001)),
+            ..Filter::default()
+        }));
         assert!(!takes(Filter { since: Some(Timestamp(1001)), ..Filter::default() }));
         assert!(!takes(Filter { until: Some(Timestamp(1000)), ..Filter::default() }));
     }

@@ -23,7 +23,8 @@ pub(super) struct Args {
 }
 
 pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Result<End> {
-    let topic = if args.feeds { &settings.topics.feed_dead_letters } else { &settings.topics.dead_letters };
+    let topic =
+        if args.feeds { &settings.topics.feed_dead_letters } else { &settings.topics.dead_letters };
     let (partition, offset) = args.place;
     let from = From::Offsets(BTreeMap::from([(partition, offset)]));
     let mut taken = false;
@@ -32,7 +33,9 @@ pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Res
     })
     .await?;
     let Some(record) = found.into_iter().next() else {
-        output::complain(&format!("{topic} has no record at {partition}:{offset}; `wdt-connector dlq list` shows what there is"));
+        output::complain(&format!(
+            "{topic} has no record at {partition}:{offset}; `wdt-connector dlq list` shows what there is"
+        ));
         return Ok(End::Failed);
     };
     let codec = memory::codec(settings).await?;
@@ -49,10 +52,14 @@ pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Res
     }
     let value = match &record.value {
         Some(bytes) => readable(&codec, bytes).await?.get().to_owned(),
-        None if Letter::read(record.clone()).left_out => "left out here; the reason says where it stands".to_owned(),
+        None if Letter::read(record.clone()).left_out => {
+            "left out here; the reason says where it stands".to_owned()
+        }
         None => "null (a tombstone)".to_owned(),
     };
-    let pretty = serde_json::from_str::<serde_json::Value>(&value).ok().filter(|_| value.len() < 100_000 && !value.contains('.'));
+    let pretty = serde_json::from_str::<serde_json::Value>(&value)
+        .ok()
+        .filter(|_| value.len() < 100_000 && !value.contains('.'));
     let value = pretty.and_then(|json| serde_json::to_string_pretty(&json).ok()).unwrap_or(value);
     let _ = output::say(&value);
     Ok(End::Done)

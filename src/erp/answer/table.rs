@@ -1,5 +1,5 @@
-//! The error table of `erp/contract.md`: codes and texts to a [`Row`], and every row's meaning as one exhaustive match,
-//! [`judge`].
+//! The error table of `erp/contract.md`: codes and texts to a [`Row`], and every row's meaning as
+//! one exhaustive match, [`judge`].
 
 use crate::erp::quota::Limit;
 
@@ -52,17 +52,31 @@ pub(super) enum Meaning {
 pub(super) fn judge(row: Row) -> (Meaning, Option<&'static str>) {
     use Meaning::{Ambiguous, Misconfigured, Rejected, Throttled, Unapproved, Unseen};
     let (meaning, gloss) = match row {
-        Row::FrequencyQuota => (Throttled(Limit::Frequency), "more calls a minute than the ERP allows"),
-        Row::ConcurrencyQuota => (Throttled(Limit::Concurrency), "more calls at once than the ERP allows"),
+        Row::FrequencyQuota => {
+            (Throttled(Limit::Frequency), "more calls a minute than the ERP allows")
+        }
+        Row::ConcurrencyQuota => {
+            (Throttled(Limit::Concurrency), "more calls at once than the ERP allows")
+        }
         Row::Account => (Misconfigured, "wrong account or signature: check sid, key and secret"),
         Row::Arguments => (Rejected, "the call's arguments have the wrong number or type"),
-        Row::SecondFactor => (Misconfigured, "a second factor is switched on for this account: it must be off for the API"),
-        Row::AddressNotAllowed => (Misconfigured, "this machine's IP address is not allowed: add it to the ERP's list"),
+        Row::SecondFactor => (
+            Misconfigured,
+            "a second factor is switched on for this account: it must be off for the API",
+        ),
+        Row::AddressNotAllowed => {
+            (Misconfigured, "this machine's IP address is not allowed: add it to the ERP's list")
+        }
         Row::Version => (Misconfigured, "the ERP does not accept this version of the API"),
-        Row::Clock => (Misconfigured, "this machine's clock differs from the ERP's by more than 120 s: set the clock"),
+        Row::Clock => (
+            Misconfigured,
+            "this machine's clock differs from the ERP's by more than 120 s: set the clock",
+        ),
         Row::Database => (Ambiguous, "the ERP's database failed"),
         Row::Other => (Ambiguous, "something failed inside the ERP"),
-        Row::Permission => (Misconfigured, "the appkey lacks the permission for this call: grant it in the ERP"),
+        Row::Permission => {
+            (Misconfigured, "the appkey lacks the permission for this call: grant it in the ERP")
+        }
         Row::WarehouseAccess => (Rejected, "no access to this warehouse"),
         Row::NoSuchReturn => (Rejected, "there is no such purchase return"),
         Row::ReturnNotApproved => (Unapproved, "the purchase return is not approved (state 40)"),
@@ -81,8 +95,9 @@ pub(super) fn judge(row: Row) -> (Meaning, Option<&'static str>) {
     (meaning, Some(gloss))
 }
 
-/// Texts of code 100, in the order they are tried: a row matches when all its pieces occur one after the other. Rows that
-/// quote the caller's own values come first, so that no value (a warehouse named like another row) decides the class.
+/// Texts of code 100, in the order they are tried: a row matches when all its pieces occur one
+/// after the other. Rows that quote the caller's own values come first, so that no value (a
+/// warehouse named like another row) decides the class.
 const TEXTS: &[(Row, &[&str])] = &[
     (Row::NoSuchWarehouse, &["仓库编号为", "的仓库不存在"]),
     (Row::BatchStopped, &["批次", "不存在或已停用"]),
@@ -136,7 +151,8 @@ fn row_of_account_text(text: &str) -> Row {
     }
 }
 
-/// The row of a flagship answer's outer layer. The code may be missing on a wrong call: then the text alone decides.
+/// The row of a flagship answer's outer layer. The code may be missing on a wrong call: then the
+/// text alone decides.
 pub(super) fn flagship_row(code: Option<i64>, text: &str) -> Row {
     match code {
         Some(1) => row_of_account_text(text),

@@ -39,7 +39,8 @@ fn gloss(answer: &Answer) -> Option<&'static str> {
     }
 }
 
-/// Every flagship row of the table: code, a text as the ERP writes it, what a `createOrder` comes to.
+/// Every flagship row of the table: code, a text as the ERP writes it, what a `createOrder` comes
+/// to.
 const TABLE: &[(i64, &str, &str)] = &[
     (100, "超过每分钟最大调用频率限制,请稍后重试", "throttled"),
     (100, "超过每分钟最大调用频率限制，请稍后重试", "throttled"),
@@ -82,7 +83,8 @@ fn every_row_of_the_table_is_judged_and_glossed() {
         assert_eq!(word(&judged.outcome), *expected, "{code} {text}");
         assert!(gloss(&judged.outcome).is_some() && !judged.unseen, "{code} {text}");
         assert_eq!(judged.throttled.is_some(), *expected == "throttled", "{code} {text}");
-        let as_text = serde_json::json!({ "status": code.to_string(), "message": text }).to_string();
+        let as_text =
+            serde_json::json!({ "status": code.to_string(), "message": text }).to_string();
         assert_eq!(create(&as_text), judged.outcome, "numbers may be text");
     }
 }
@@ -107,15 +109,27 @@ fn the_inner_layer_rejects_by_the_same_texts() {
     for (code, text, expected) in TABLE.iter().filter(|(code, ..)| *code == 100) {
         assert_eq!(word(&create(&inner(*code, text))), *expected, "{text}");
     }
-    let Answer::Rejected(refusal) = create(&inner(7, "单据已被他人锁定")) else { panic!("not rejected") };
-    assert_eq!(refusal, Refusal { code: 7, message: "单据已被他人锁定".to_owned(), gloss: None, unapproved: false });
+    let Answer::Rejected(refusal) = create(&inner(7, "单据已被他人锁定")) else {
+        panic!("not rejected")
+    };
+    assert_eq!(
+        refusal,
+        Refusal {
+            code: 7, message: "单据已被他人锁定".to_owned(), gloss: None, unapproved: false
+        }
+    );
     assert!(created(&reply(&inner(7, "单据已被他人锁定")), &context()).unseen);
 }
 
 #[test]
 fn what_the_table_does_not_hold_is_unknown_in_the_outer_layer_and_counted() {
-    for (code, text) in [(100, "新的错误"), (1, "新的错误"), (2, "权限不足"), (-5, ""), (1012, "超过每分钟最大调用频率限制")]
-    {
+    for (code, text) in [
+        (100, "新的错误"),
+        (1, "新的错误"),
+        (2, "权限不足"),
+        (-5, ""),
+        (1012, "超过每分钟最大调用频率限制"),
+    ] {
         let judged = created(&reply(&outer(code, text)), &context());
         assert_eq!(word(&judged.outcome), "unknown", "{code} {text}");
         assert!(judged.unseen, "{code} {text}");
@@ -125,7 +139,10 @@ fn what_the_table_does_not_hold_is_unknown_in_the_outer_layer_and_counted() {
 #[test]
 fn the_senders_own_values_do_not_choose_the_row() {
     for value in ["超过每分钟最大调用频率限制", "权限不足", "数据库错误"] {
-        assert_eq!(word(&create(&outer(100, &format!("仓库编号为 {value} 的仓库不存在!")))), "rejected");
+        assert_eq!(
+            word(&create(&outer(100, &format!("仓库编号为 {value} 的仓库不存在!")))),
+            "rejected"
+        );
         assert_eq!(word(&create(&outer(100, &format!("批次 {value} 不存在或已停用")))), "rejected");
         assert_eq!(word(&create(&outer(100, &format!("货品 {value} 重复")))), "rejected");
     }
@@ -137,8 +154,15 @@ fn the_samples_of_create_order() {
         create(include_str!("../testdata/flagship-create-outbound-ok.json")),
         Answer::Created { outbound_no: "CH20220414136".to_owned() }
     );
-    let Answer::Rejected(refusal) = create(include_str!("../testdata/flagship-create-outbound-error.json")) else { panic!("not rejected") };
-    assert_eq!((refusal.code, refusal.message.as_str()), (100, "仓库编号为 wdtapi3-test11 的仓库不存在!"));
+    let Answer::Rejected(refusal) =
+        create(include_str!("../testdata/flagship-create-outbound-error.json"))
+    else {
+        panic!("not rejected")
+    };
+    assert_eq!(
+        (refusal.code, refusal.message.as_str()),
+        (100, "仓库编号为 wdtapi3-test11 的仓库不存在!")
+    );
     assert_eq!(refusal.gloss, Some("there is no such warehouse"));
 }
 
@@ -150,10 +174,17 @@ fn only_two_zeros_and_a_number_are_a_success() {
     ] {
         assert_eq!(create(body), Answer::Created { outbound_no: "CH1".to_owned() }, "{body}");
     }
-    assert_eq!(create(r#"{"status":0,"data":{"status":0,"message":42}}"#), Answer::Created { outbound_no: "42".to_owned() });
+    assert_eq!(
+        create(r#"{"status":0,"data":{"status":0,"message":42}}"#),
+        Answer::Created { outbound_no: "42".to_owned() }
+    );
     for (length, expected) in [(LONGEST_NUMBER, "created"), (LONGEST_NUMBER + 1, "unknown")] {
         let number = "C".repeat(length);
-        assert_eq!(word(&create(&format!(r#"{{"status":0,"data":{{"status":0,"message":"{number}"}}}}"#))), expected, "{length}");
+        assert_eq!(
+            word(&create(&format!(r#"{{"status":0,"data":{{"status":0,"message":"{number}"}}}}"#))),
+            expected,
+            "{length}"
+        );
     }
     for body in [
         "",
@@ -201,7 +232,8 @@ fn an_http_status_other_than_success_is_unknown_for_create_order() {
 #[test]
 fn a_wrong_clock_is_told_by_how_much() {
     let context = Context { skew: Some(-135_400), ..context() };
-    let Answer::Misconfigured(refusal) = created(&reply(&outer(7, "时间戳错误")), &context).outcome else {
+    let Answer::Misconfigured(refusal) = created(&reply(&outer(7, "时间戳错误")), &context).outcome
+    else {
         panic!("not misconfigured")
     };
     assert_eq!(refusal.message, "时间戳错误 (our clock is about 135 s ahead of the ERP's)");
@@ -210,7 +242,9 @@ fn a_wrong_clock_is_told_by_how_much() {
 #[test]
 fn the_erps_words_are_bounded_and_do_not_repeat_the_signature() {
     let text = format!("验证失败 {} {}", context().signature, "长".repeat(5000));
-    let Answer::Misconfigured(refusal) = create(&outer(1, &text)) else { panic!("not misconfigured") };
+    let Answer::Misconfigured(refusal) = create(&outer(1, &text)) else {
+        panic!("not misconfigured")
+    };
     assert!(!refusal.message.contains(context().signature));
     assert!(refusal.message.chars().count() <= 1001);
 }
@@ -237,7 +271,11 @@ fn fault_word(fault: &QueryFault) -> &'static str {
 fn queries_follow_the_same_table() {
     for (code, text, expected) in TABLE {
         let expected = if *expected == "unapproved" { "rejected" } else { expected };
-        assert_eq!(fault_word(&flagship(&outer(*code, text)).unwrap_err()), expected, "{code} {text}");
+        assert_eq!(
+            fault_word(&flagship(&outer(*code, text)).unwrap_err()),
+            expected,
+            "{code} {text}"
+        );
     }
     let judged = flagship_rows(Call::QueryOutbounds, &reply(&outer(12, "?")), &context());
     assert!(judged.unseen && matches!(judged.outcome, Err(QueryFault::Unusable { .. })));
@@ -257,21 +295,42 @@ fn queries_follow_the_same_table() {
 fn the_samples_of_the_queries() {
     let page = flagship(include_str!("../testdata/flagship-outbound-query.json")).unwrap();
     assert_eq!((page.rows.len(), page.total_count), (1, Some(1)));
-    assert!(std::str::from_utf8(&page.rows[0].json).unwrap().contains(r#""goods_total_cost": "9.94240000""#), "every digit is kept");
+    assert!(
+        std::str::from_utf8(&page.rows[0].json)
+            .unwrap()
+            .contains(r#""goods_total_cost": "9.94240000""#),
+        "every digit is kept"
+    );
     let page = flagship(include_str!("../testdata/flagship-purchase-return-query.json")).unwrap();
     assert_eq!((page.rows.len(), page.total_count), (1, Some(1)));
     let page = enterprise(include_str!("../testdata/enterprise-outbound-query.json")).unwrap();
     assert_eq!((page.rows.len(), page.total_count), (1, Some(1)));
     let fault = flagship(include_str!("../testdata/flagship-query-error.json")).unwrap_err();
-    assert_eq!(fault.to_string(), "the ERP rejects the query QueryOutbounds with 100: 参数中必须包含起止时间",);
-    assert_eq!(fault_word(&enterprise(include_str!("../testdata/enterprise-error-span.json")).unwrap_err()), "rejected");
+    assert_eq!(
+        fault.to_string(),
+        "the ERP rejects the query QueryOutbounds with 100: 参数中必须包含起止时间",
+    );
+    assert_eq!(
+        fault_word(
+            &enterprise(include_str!("../testdata/enterprise-error-span.json")).unwrap_err()
+        ),
+        "rejected"
+    );
 }
 
 #[test]
 fn an_empty_page_is_read_only_where_it_is_said() {
     assert_eq!(flagship(r#"{"status":0,"data":{"order":[]}}"#).unwrap().rows.len(), 0);
-    assert_eq!(flagship(r#"{"status":"0","data":{"total_count":"0"}}"#).unwrap().total_count, Some(0));
-    assert_eq!(enterprise(r#"{"code":"0","message":"succeed","total_count":"0","stockout_list":[]}"#).unwrap().total_count, Some(0));
+    assert_eq!(
+        flagship(r#"{"status":"0","data":{"total_count":"0"}}"#).unwrap().total_count,
+        Some(0)
+    );
+    assert_eq!(
+        enterprise(r#"{"code":"0","message":"succeed","total_count":"0","stockout_list":[]}"#)
+            .unwrap()
+            .total_count,
+        Some(0)
+    );
     for body in [
         "{}",
         "not json",
@@ -290,9 +349,20 @@ fn an_empty_page_is_read_only_where_it_is_said() {
 
 #[test]
 fn an_http_status_decides_for_queries() {
-    for (status, expected) in [(302, "misconfigured"), (404, "misconfigured"), (403, "misconfigured"), (429, "throttled"), (500, "unknown")]
-    {
+    for (status, expected) in [
+        (302, "misconfigured"),
+        (404, "misconfigured"),
+        (403, "misconfigured"),
+        (429, "throttled"),
+        (500, "unknown"),
+    ] {
         let reply = Reply { status, ..reply("{}") };
-        assert_eq!(fault_word(&flagship_rows(Call::QueryOutbounds, &reply, &context()).outcome.unwrap_err()), expected, "{status}");
+        assert_eq!(
+            fault_word(
+                &flagship_rows(Call::QueryOutbounds, &reply, &context()).outcome.unwrap_err()
+            ),
+            expected,
+            "{status}"
+        );
     }
 }

@@ -22,16 +22,26 @@ const KEY: &str = "my-appkey";
 const LONG: Duration = Duration::from_secs(20);
 
 fn erp_at(url: &str) -> Erp {
-    let connection = ErpConnection { url: url.to_owned(), connect_timeout: LONG, ca_file: None, proxy: None };
-    let quota = Quota::new(&QuotaSettings { scope: QuotaScope::Call, calls_per_minute: 6_000_000, burst: 1000, max_concurrent_calls: 16 });
+    let connection =
+        ErpConnection { url: url.to_owned(), connect_timeout: LONG, ca_file: None, proxy: None };
+    let quota = Quota::new(&QuotaSettings {
+        scope: QuotaScope::Call,
+        calls_per_minute: 6_000_000,
+        burst: 1000,
+        max_concurrent_calls: 16,
+    });
     let flagship = FlagshipSettings {
         connection: connection.clone(),
         sid: "my-sid".to_owned(),
         key: KEY.to_owned(),
         secret: format!("{SECRET}:{SALT}").into(),
     };
-    let enterprise =
-        EnterpriseSettings { connection, sid: "their-sid".to_owned(), appkey: KEY.to_owned(), appsecret: SECRET.to_owned().into() };
+    let enterprise = EnterpriseSettings {
+        connection,
+        sid: "their-sid".to_owned(),
+        appkey: KEY.to_owned(),
+        appsecret: SECRET.to_owned().into(),
+    };
     Erp(Arc::new(Inner {
         accounts: RwLock::new(Arc::new(Accounts {
             flagship: Some(Flagship::new(&flagship).unwrap()),
@@ -54,7 +64,8 @@ enum Then {
     Close,
 }
 
-/// A server that reports every connection's bytes once the client has sent a whole request or closed.
+/// A server that reports every connection's bytes once the client has sent a whole request or
+/// closed.
 async fn server(then: Then) -> (String, mpsc::UnboundedReceiver<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/openapi", listener.local_addr().unwrap());
@@ -95,13 +106,20 @@ fn whole(bytes: &[u8]) -> bool {
     let Some((head, _)) = text.split_once("\r\n\r\n") else { return false };
     let length: usize = head
         .lines()
-        .find_map(|line| line.to_lowercase().strip_prefix("content-length:").map(|value| value.trim().parse().unwrap()))
+        .find_map(|line| {
+            line.to_lowercase()
+                .strip_prefix("content-length:")
+                .map(|value| value.trim().parse().unwrap())
+        })
         .expect("a declared length");
     bytes.len() >= head.len() + 4 + length
 }
 
 fn answer(status: &str, headers: &str, body: &str) -> Then {
-    Then::Say(format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len()).into_bytes())
+    Then::Say(
+        format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len())
+            .into_bytes(),
+    )
 }
 
 fn order() -> OrderRequest {
@@ -157,7 +175,8 @@ async fn query(erp: &Erp, call: Call, timeout: Duration) -> Result<Page, QueryFa
         warehouse_no: None,
         provider_no: None,
     };
-    erp.query(permit, &selection, PageRequest { page_no: 0, page_size: 30, count: true }, timeout).await
+    erp.query(permit, &selection, PageRequest { page_no: 0, page_size: 30, count: true }, timeout)
+        .await
 }
 
 #[track_caller]
@@ -169,11 +188,18 @@ fn assert_keeps_secrets(text: &str, url: &str) {
 
 #[tokio::test]
 async fn an_order_is_created_with_one_request_that_is_signed_as_sent() {
-    let (url, mut requests) =
-        server(answer("200 OK", "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n", r#"{"status":0,"data":{"status":0,"message":"CH1"}}"#)).await;
+    let (url, mut requests) = server(answer(
+        "200 OK",
+        "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n",
+        r#"{"status":0,"data":{"status":0,"message":"CH1"}}"#,
+    ))
+    .await;
     let erp = erp_at(&url);
     let guard = yes(2);
-    assert_eq!(create(&erp, LONG, Arc::clone(&guard)).await, Answer::Created { outbound_no: "CH1".to_owned() });
+    assert_eq!(
+        create(&erp, LONG, Arc::clone(&guard)).await,
+        Answer::Created { outbound_no: "CH1".to_owned() }
+    );
     assert_eq!(guard.asked.load(Ordering::SeqCst), 2, "before sending and when the body leaves");
     let request = String::from_utf8(requests.recv().await.unwrap()).unwrap();
     assert!(
@@ -193,7 +219,10 @@ async fn a_guard_that_says_no_before_sending_keeps_everything_back() {
     assert_eq!(create(&erp, LONG, yes(0)).await, Answer::NotExecuted(NotExecuted::Withheld));
     assert!(requests.try_recv().is_err(), "not even a connection");
     let status = erp.quota().status();
-    assert!(status.iter().all(|budget| budget.out == 0 && budget.used.values().all(|used| *used == 0)), "the permit came back unused");
+    assert!(
+        status.iter().all(|budget| budget.out == 0 && budget.used.values().all(|used| *used == 0)),
+        "the permit came back unused"
+    );
 }
 
 #[tokio::test]
@@ -201,17 +230,25 @@ async fn a_guard_that_says_no_at_the_last_moment_leaves_an_incomplete_request() 
     let (url, mut requests) = server(Then::Wait).await;
     let erp = erp_at(&url);
     let guard = yes(1);
-    assert_eq!(create(&erp, LONG, Arc::clone(&guard)).await, Answer::NotExecuted(NotExecuted::Withheld));
+    assert_eq!(
+        create(&erp, LONG, Arc::clone(&guard)).await,
+        Answer::NotExecuted(NotExecuted::Withheld)
+    );
     assert_eq!(guard.asked.load(Ordering::SeqCst), 2);
     let request = requests.recv().await.unwrap();
-    assert!(!whole(&request) && !String::from_utf8_lossy(&request).contains("CR1"), "{}", String::from_utf8_lossy(&request));
+    assert!(
+        !whole(&request) && !String::from_utf8_lossy(&request).contains("CR1"),
+        "{}",
+        String::from_utf8_lossy(&request)
+    );
 }
 
 #[tokio::test]
 async fn silence_after_the_request_left_is_unknown_and_unusable() {
     let (url, mut requests) = server(Then::Wait).await;
     let erp = erp_at(&url);
-    let (answer, request) = tokio::join!(create(&erp, Duration::from_millis(300), yes(2)), requests.recv());
+    let (answer, request) =
+        tokio::join!(create(&erp, Duration::from_millis(300), yes(2)), requests.recv());
     assert!(whole(&request.unwrap()));
     let Answer::Unknown { reason } = answer else { panic!("{answer:?}") };
     assert_eq!(reason, "no answer within 300ms");
@@ -238,7 +275,9 @@ async fn a_refused_connection_is_unreachable() {
     drop(listener);
     let erp = erp_at(&url);
     let answer = create(&erp, LONG, yes(2)).await;
-    let Answer::NotExecuted(NotExecuted::Unreachable { reason }) = answer else { panic!("{answer:?}") };
+    let Answer::NotExecuted(NotExecuted::Unreachable { reason }) = answer else {
+        panic!("{answer:?}")
+    };
     assert!(reason.contains("refused"), "{reason}");
     assert_keeps_secrets(&reason, &url);
     for call in [Call::QueryPurchaseReturns, Call::QueryOutboundsEnterprise] {
@@ -252,7 +291,12 @@ async fn a_refused_connection_is_unreachable() {
 fn with_authority(url: &str, proxy: Option<String>) -> FlagshipSettings {
     let ca_file = Some(concat!(env!("CARGO_MANIFEST_DIR"), "/src/erp/testdata/ca.pem").into());
     let connection = ErpConnection { url: url.to_owned(), connect_timeout: LONG, ca_file, proxy };
-    FlagshipSettings { connection, sid: "my-sid".to_owned(), key: KEY.to_owned(), secret: format!("{SECRET}:{SALT}").into() }
+    FlagshipSettings {
+        connection,
+        sid: "my-sid".to_owned(),
+        key: KEY.to_owned(),
+        secret: format!("{SECRET}:{SALT}").into(),
+    }
 }
 
 #[tokio::test]
@@ -260,10 +304,15 @@ async fn a_time_out_before_the_request_left_is_unreachable() {
     // A proxy that accepts the connection but never opens the tunnel: the request cannot leave.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy = format!("http://{}", listener.local_addr().unwrap());
-    let flagship = Flagship::new(&with_authority("https://erp.invalid/openapi", Some(proxy))).unwrap();
+    let flagship =
+        Flagship::new(&with_authority("https://erp.invalid/openapi", Some(proxy))).unwrap();
     let guard = yes(9);
     let judged = flagship.create_order(&order(), Duration::from_millis(300), guard.clone()).await;
-    assert!(matches!(judged.outcome, Answer::NotExecuted(NotExecuted::Unreachable { .. })), "{:?}", judged.outcome);
+    assert!(
+        matches!(judged.outcome, Answer::NotExecuted(NotExecuted::Unreachable { .. })),
+        "{:?}",
+        judged.outcome
+    );
     assert_eq!(guard.asked.load(Ordering::SeqCst), 0, "the body was never asked for");
 }
 
@@ -278,7 +327,9 @@ async fn a_failed_tls_handshake_is_unreachable() {
     });
     let flagship = Flagship::new(&with_authority(&url, None)).unwrap();
     let answer = flagship.create_order(&order(), LONG, yes(9)).await.outcome;
-    let Answer::NotExecuted(NotExecuted::Unreachable { reason }) = answer else { panic!("{answer:?}") };
+    let Answer::NotExecuted(NotExecuted::Unreachable { reason }) = answer else {
+        panic!("{answer:?}")
+    };
     assert_keeps_secrets(&reason, &url);
 }
 
@@ -286,14 +337,21 @@ async fn a_failed_tls_handshake_is_unreachable() {
 fn what_no_client_can_be_built_from_is_named_by_its_key() {
     let mut settings = with_authority("https://erp.invalid/openapi", None);
     settings.connection.ca_file = Some("/nowhere/ca.pem".into());
-    assert!(Flagship::new(&settings).unwrap_err().to_string().starts_with("erp.flagship.ca_file /nowhere/ca.pem cannot be read"));
+    assert!(
+        Flagship::new(&settings)
+            .unwrap_err()
+            .to_string()
+            .starts_with("erp.flagship.ca_file /nowhere/ca.pem cannot be read")
+    );
     settings.connection.ca_file = Some(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into());
     assert!(Flagship::new(&settings).unwrap_err().to_string().contains("holds no PEM certificate"));
     for url in ["", "erp.invalid", "ftp://erp.invalid"] {
         let fault = Flagship::new(&with_authority(url, None)).unwrap_err().to_string();
         assert_eq!(fault, "erp.flagship.url is not an http:// or https:// address", "{url}");
     }
-    let fault = Flagship::new(&with_authority("https://erp.invalid", Some("::".to_owned()))).unwrap_err().to_string();
+    let fault = Flagship::new(&with_authority("https://erp.invalid", Some("::".to_owned())))
+        .unwrap_err()
+        .to_string();
     assert!(fault.starts_with("erp.flagship.proxy cannot be used"), "{fault}");
 }
 
@@ -320,7 +378,8 @@ async fn a_server_error_garbage_and_a_redirect_are_unknown_and_nothing_is_follow
 
 #[tokio::test]
 async fn an_oversized_answer_is_not_read_to_its_end() {
-    let declared = Then::Say(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", 33 << 20).into_bytes());
+    let declared =
+        Then::Say(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", 33 << 20).into_bytes());
     let mut streamed = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n".to_vec();
     streamed.resize((33 << 20) + 100, b' ');
     for then in [declared, Then::Say(streamed)] {
@@ -330,30 +389,51 @@ async fn an_oversized_answer_is_not_read_to_its_end() {
         let Answer::Unknown { reason } = answer else { panic!("{answer:?}") };
         assert!(reason.contains("longer than 1048576 bytes"), "{reason}");
         let fault = query(&erp, Call::QueryOutbounds, LONG).await.unwrap_err();
-        assert!(matches!(&fault, QueryFault::Unusable { reason, .. } if reason.contains("longer than 33554432 bytes")), "{fault}");
+        assert!(
+            matches!(&fault, QueryFault::Unusable { reason, .. } if reason.contains("longer than 33554432 bytes")),
+            "{fault}"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_page_comes_with_its_count_and_its_times() {
     let body = include_str!("../testdata/flagship-outbound-query.json");
-    let (url, _requests) = server(answer("200 OK", "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n", body)).await;
+    let (url, _requests) =
+        server(answer("200 OK", "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n", body)).await;
     let page = query(&erp_at(&url), Call::QueryOutbounds, LONG).await.unwrap();
-    assert_eq!((page.rows.len(), page.total_count, page.erp_date), (1, Some(1), Some(Timestamp(784_111_777_000))));
-    let (url, mut requests) = server(answer("200 OK", "", include_str!("../testdata/enterprise-outbound-query.json"))).await;
+    assert_eq!(
+        (page.rows.len(), page.total_count, page.erp_date),
+        (1, Some(1), Some(Timestamp(784_111_777_000)))
+    );
+    let (url, mut requests) =
+        server(answer("200 OK", "", include_str!("../testdata/enterprise-outbound-query.json")))
+            .await;
     let page = query(&erp_at(&url), Call::QueryOutboundsEnterprise, LONG).await.unwrap();
     assert_eq!((page.rows.len(), page.total_count, page.erp_date), (1, Some(1), None));
     let request = String::from_utf8(requests.recv().await.unwrap()).unwrap();
-    assert!(request.starts_with("POST /openapi/stockout_order_query_return.php HTTP/1.1\r\n"), "{request}");
+    assert!(
+        request.starts_with("POST /openapi/stockout_order_query_return.php HTTP/1.1\r\n"),
+        "{request}"
+    );
     assert!(request.contains("content-type: application/x-www-form-urlencoded\r\n"), "{request}");
 }
 
 #[tokio::test]
 async fn a_refusal_by_the_quota_slows_the_budget_and_the_unseen_is_counted() {
-    let (url, _requests) = server(answer("200 OK", "", r#"{"status":100,"message":"超过每分钟最大调用频率限制,请稍后重试"}"#)).await;
+    let (url, _requests) = server(answer(
+        "200 OK",
+        "",
+        r#"{"status":100,"message":"超过每分钟最大调用频率限制,请稍后重试"}"#,
+    ))
+    .await;
     let erp = erp_at(&url);
-    assert!(matches!(create(&erp, LONG, yes(2)).await, Answer::NotExecuted(NotExecuted::Throttled { .. })));
-    let budget = erp.quota().status().into_iter().find(|budget| budget.call == "create_order").unwrap();
+    assert!(matches!(
+        create(&erp, LONG, yes(2)).await,
+        Answer::NotExecuted(NotExecuted::Throttled { .. })
+    ));
+    let budget =
+        erp.quota().status().into_iter().find(|budget| budget.call == "create_order").unwrap();
     assert_eq!((budget.refused, budget.cooling_until.is_some()), (1, true));
     let (url, _requests) = server(answer("200 OK", "", r#"{"status":4711,"message":"?"}"#)).await;
     let erp = erp_at(&url);
@@ -365,14 +445,27 @@ async fn a_refusal_by_the_quota_slows_the_budget_and_the_unseen_is_counted() {
 async fn a_call_without_account_is_misconfigured_and_names_the_section() {
     let erp = Erp(Arc::new(Inner {
         accounts: RwLock::new(Arc::new(Accounts { flagship: None, enterprise: None })),
-        quota: Quota::new(&QuotaSettings { scope: QuotaScope::Call, calls_per_minute: 6_000_000, burst: 1000, max_concurrent_calls: 16 }),
+        quota: Quota::new(&QuotaSettings {
+            scope: QuotaScope::Call,
+            calls_per_minute: 6_000_000,
+            burst: 1000,
+            max_concurrent_calls: 16,
+        }),
         metrics: Arc::new(Metrics::new()),
         unseen: AtomicU64::new(0),
     }));
     assert!(erp.calls_configured().is_empty());
-    let Answer::Misconfigured(refusal) = create(&erp, LONG, yes(2)).await else { panic!("not misconfigured") };
+    let Answer::Misconfigured(refusal) = create(&erp, LONG, yes(2)).await else {
+        panic!("not misconfigured")
+    };
     assert!(refusal.message.contains("[erp.flagship]"));
-    assert!(query(&erp, Call::QueryOutboundsEnterprise, LONG).await.unwrap_err().to_string().contains("[erp.enterprise]"));
+    assert!(
+        query(&erp, Call::QueryOutboundsEnterprise, LONG)
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("[erp.enterprise]")
+    );
 }
 
 #[tokio::test]
@@ -383,7 +476,10 @@ async fn secrets_stay_out_of_debug_output() {
     let text = format!("{erp:#?} {permit:#?}");
     assert_keeps_secrets(&text, url);
     assert!(text.contains("my-sid"));
-    assert_eq!([erp.sid(Call::CreateOrder), erp.sid(Call::QueryOutboundsEnterprise)], ["my-sid", "their-sid"]);
+    assert_eq!(
+        [erp.sid(Call::CreateOrder), erp.sid(Call::QueryOutboundsEnterprise)],
+        ["my-sid", "their-sid"]
+    );
 }
 
 /// What logs hold of a call at the finest level.
@@ -402,7 +498,10 @@ async fn secrets_stay_out_of_logs() {
     }
     let lines = Lines::default();
     let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone()).finish();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
     let _guard = tracing::subscriber::set_default(subscriber);
     let (url, _requests) = server(answer("200 OK", "", r#"{"status":4711,"message":"?"}"#)).await;
     let erp = erp_at(&url);

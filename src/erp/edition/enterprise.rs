@@ -1,4 +1,5 @@
-//! Enterprise (企业版): every parameter in a form-encoded body, one file per call under a base address.
+//! Enterprise (企业版): every parameter in a form-encoded body, one file per call under a base
+//! address.
 
 use std::{fmt, time::Duration};
 
@@ -42,8 +43,12 @@ impl Enterprise {
         let line = Line::new("enterprise", &settings.connection)?;
         let mut endpoint = line.address.clone();
         match endpoint.path_segments_mut() {
-            Ok(mut segments) => segments.pop_if_empty().push(Call::QueryOutboundsEnterprise.method()),
-            Err(()) => return Err(BuildFault("erp.enterprise.url cannot be a base address".to_owned())),
+            Ok(mut segments) => {
+                segments.pop_if_empty().push(Call::QueryOutboundsEnterprise.method())
+            }
+            Err(()) => {
+                return Err(BuildFault("erp.enterprise.url cannot be a base address".to_owned()));
+            }
         };
         Ok(Self {
             line,
@@ -75,7 +80,11 @@ impl Enterprise {
     ) -> Judged<Result<Page, QueryFault>> {
         let call = Call::QueryOutboundsEnterprise;
         if selection.provider_no.is_some() {
-            return Judged { outcome: Err(no_filter(call, "provider_no")), throttled: None, unseen: false };
+            return Judged {
+                outcome: Err(no_filter(call, "provider_no")),
+                throttled: None,
+                unseen: false,
+            };
         }
         let signed = self.signed(selection, page, Timestamp::now(), timeout);
         let exchange = match self.line.exchange(signed).await {
@@ -87,9 +96,16 @@ impl Enterprise {
         Judged { outcome, throttled: judged.throttled, unseen: judged.unseen }
     }
 
-    fn signed(&self, selection: &Selection, page: PageRequest, now: Timestamp, timeout: Duration) -> Signed {
+    fn signed(
+        &self,
+        selection: &Selection,
+        page: PageRequest,
+        now: Timestamp,
+        timeout: Duration,
+    ) -> Signed {
         let window = selection.window.map(|(start, end)| (start.to_beijing(), end.to_beijing()));
-        let (page_no, page_size, timestamp) = (page.page_no.to_string(), page.page_size.to_string(), now.seconds().to_string());
+        let (page_no, page_size, timestamp) =
+            (page.page_no.to_string(), page.page_size.to_string(), now.seconds().to_string());
         // Sorted by name, as the signature wants them.
         let parameters: Vec<(&str, &str)> = [
             Some(("appkey", self.appkey.as_str())),
@@ -108,7 +124,10 @@ impl Enterprise {
         .collect();
         let signature = sign::enterprise(self.appsecret.expose_secret(), &parameters).hex();
         // Signed raw, sent percent-encoded.
-        let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).append_pair("sign", &signature).finish();
+        let body = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(parameters)
+            .append_pair("sign", &signature)
+            .finish();
         let outgoing = Outgoing {
             url: self.endpoint.clone(),
             content_type: "application/x-www-form-urlencoded",
@@ -127,16 +146,27 @@ mod tests {
     use crate::config::ErpConnection;
 
     fn account(url: &str, sid: &str, appkey: &str, secret: &str) -> Enterprise {
-        let connection = ErpConnection { url: url.to_owned(), connect_timeout: Duration::from_secs(1), ca_file: None, proxy: None };
-        Enterprise::new(&EnterpriseSettings { connection, sid: sid.to_owned(), appkey: appkey.to_owned(), appsecret: secret.into() })
-            .unwrap()
+        let connection = ErpConnection {
+            url: url.to_owned(),
+            connect_timeout: Duration::from_secs(1),
+            ca_file: None,
+            proxy: None,
+        };
+        Enterprise::new(&EnterpriseSettings {
+            connection,
+            sid: sid.to_owned(),
+            appkey: appkey.to_owned(),
+            appsecret: secret.into(),
+        })
+        .unwrap()
     }
 
     #[test]
     fn the_request_is_signed_raw_and_sent_encoded() {
         let account = account("http://127.0.0.1:1/openapi2/", "apidevnew2", "demo-ot", "s3cr3t");
         let selection = Selection {
-            window: Timestamp::from_beijing("2023-11-01 00:00:00").zip(Timestamp::from_beijing("2023-11-15 06:13:20")),
+            window: Timestamp::from_beijing("2023-11-01 00:00:00")
+                .zip(Timestamp::from_beijing("2023-11-15 06:13:20")),
             time_type: None,
             return_no: None,
             status: Some("55".to_owned()),
@@ -144,7 +174,8 @@ mod tests {
             provider_no: None,
         };
         let page = PageRequest { page_no: 0, page_size: 30, count: true };
-        let signed = account.signed(&selection, page, Timestamp(1_700_000_000_000), Duration::from_secs(1));
+        let signed =
+            account.signed(&selection, page, Timestamp(1_700_000_000_000), Duration::from_secs(1));
         assert_eq!(signed.signature, "2a8d1a1f7774206a316216b8bd474b93");
         let body = String::from_utf8(signed.outgoing.body.to_vec()).unwrap();
         assert!(body.contains("end_time=2023-11-15+06%3A13%3A20"), "{body}");
@@ -155,7 +186,10 @@ mod tests {
     #[test]
     fn the_file_stands_under_the_base_with_or_without_slash() {
         for base in ["http://127.0.0.1:1/openapi2", "http://127.0.0.1:1/openapi2/"] {
-            assert_eq!(account(base, "s", "k", "x").endpoint.path(), "/openapi2/stockout_order_query_return.php");
+            assert_eq!(
+                account(base, "s", "k", "x").endpoint.path(),
+                "/openapi2/stockout_order_query_return.php"
+            );
         }
     }
 }

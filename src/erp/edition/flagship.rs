@@ -1,4 +1,5 @@
-//! Flagship (旗舰版): public parameters in the query string, the body a JSON array of positional arguments.
+//! Flagship (旗舰版): public parameters in the query string, the body a JSON array of positional
+//! arguments.
 
 use std::{fmt, time::Duration};
 
@@ -13,7 +14,8 @@ use crate::{
 
 use super::{
     super::{
-        Answer, Call, NotExecuted, OrderLine, OrderRequest, Page, PageRequest, QueryFault, Selection, SharedGuard,
+        Answer, Call, NotExecuted, OrderLine, OrderRequest, Page, PageRequest, QueryFault,
+        Selection, SharedGuard,
         answer::{self, Judged},
         client::BuildFault,
         http::{Failure, Outgoing},
@@ -43,7 +45,11 @@ impl fmt::Debug for Flagship {
 impl Flagship {
     pub(in super::super) fn new(settings: &FlagshipSettings) -> Result<Self, BuildFault> {
         let (secret, salt) = sign::split_secret(settings.secret.expose_secret().trim())
-            .ok_or_else(|| BuildFault("the secret of [erp.flagship] is not of the form `secret:salt`".to_owned()))?;
+            .ok_or_else(|| {
+                BuildFault(
+                    "the secret of [erp.flagship] is not of the form `secret:salt`".to_owned(),
+                )
+            })?;
         Ok(Self {
             line: Line::new("flagship", &settings.connection)?,
             sid: settings.sid.clone(),
@@ -66,13 +72,30 @@ impl Flagship {
     }
 
     /// One attempt. The caller has asked the guard once; the body asks it again.
-    pub(in super::super) async fn create_order(&self, order: &OrderRequest, timeout: Duration, guard: SharedGuard) -> Judged<Answer> {
+    pub(in super::super) async fn create_order(
+        &self,
+        order: &OrderRequest,
+        timeout: Duration,
+        guard: SharedGuard,
+    ) -> Judged<Answer> {
         let plain = |outcome| Judged { outcome, throttled: None, unseen: false };
         let body = match order_body(order) {
             Ok(body) => body,
-            Err(error) => return plain(unreachable_order(format!("the order cannot be written as JSON: {error}"))),
+            Err(error) => {
+                return plain(unreachable_order(format!(
+                    "the order cannot be written as JSON: {error}"
+                )));
+            }
         };
-        let signed = self.signed(Call::CreateOrder, body, None, Timestamp::now(), Some(guard), timeout, CREATE_CAP);
+        let signed = self.signed(
+            Call::CreateOrder,
+            body,
+            None,
+            Timestamp::now(),
+            Some(guard),
+            timeout,
+            CREATE_CAP,
+        );
         match self.line.exchange(signed).await {
             Ok(exchange) => answer::created(&exchange.reply, &exchange.context()),
             Err(Failure::Withheld) => plain(Answer::NotExecuted(NotExecuted::Withheld)),
@@ -94,7 +117,8 @@ impl Flagship {
             Ok(body) => body,
             Err(fault) => return plain(fault),
         };
-        let signed = self.signed(call, body, Some(page), Timestamp::now(), None, timeout, QUERY_CAP);
+        let signed =
+            self.signed(call, body, Some(page), Timestamp::now(), None, timeout, QUERY_CAP);
         let exchange = match self.line.exchange(signed).await {
             Ok(exchange) => exchange,
             Err(failure) => return query_failure(call, failure),
@@ -107,11 +131,22 @@ impl Flagship {
     /// Writes and signs a request that is not sent; its bytes.
     pub(in super::super) fn write_order(&self, order: &OrderRequest) -> serde_json::Result<usize> {
         let body = order_body(order)?;
-        let Signed { outgoing, .. } = self.signed(Call::CreateOrder, body, None, Timestamp::now(), None, Duration::ZERO, CREATE_CAP);
+        let Signed { outgoing, .. } = self.signed(
+            Call::CreateOrder,
+            body,
+            None,
+            Timestamp::now(),
+            None,
+            Duration::ZERO,
+            CREATE_CAP,
+        );
         Ok(outgoing.url.as_str().len() + outgoing.body.len())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of one request, put together in one place")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of one request, put together in one place"
+    )]
     fn signed(
         &self,
         call: Call,
@@ -123,7 +158,13 @@ impl Flagship {
         cap: usize,
     ) -> Signed {
         let timestamp = (now.seconds() - EPOCH).to_string();
-        let paging = page.map(|page| (page.page_no.to_string(), page.page_size.to_string(), if page.count { "1" } else { "0" }));
+        let paging = page.map(|page| {
+            (
+                page.page_no.to_string(),
+                page.page_size.to_string(),
+                if page.count { "1" } else { "0" },
+            )
+        });
         // Sorted by name, as the signature wants them; `body` is signed but travels as the body.
         let mut parameters: Vec<(&str, &str)> = Vec::with_capacity(10);
         parameters.push(("body", &body));
@@ -142,9 +183,14 @@ impl Flagship {
         parameters.push(("v", "1.0"));
         let signature = sign::flagship(self.secret.expose_secret(), &parameters).hex();
         let mut url = self.line.address.clone();
-        url.query_pairs_mut().extend_pairs(parameters.iter().skip(1)).append_pair("sign", &signature);
+        url.query_pairs_mut()
+            .extend_pairs(parameters.iter().skip(1))
+            .append_pair("sign", &signature);
         let content_type = "application/json; charset=utf-8";
-        Signed { outgoing: Outgoing { url, content_type, body: Bytes::from(body), guard, timeout, cap }, signature }
+        Signed {
+            outgoing: Outgoing { url, content_type, body: Bytes::from(body), guard, timeout, cap },
+            signature,
+        }
     }
 }
 
@@ -264,15 +310,23 @@ fn query_body(call: Call, selection: &Selection) -> Result<String, QueryFault> {
                 return Err(no_filter(call, "provider_no"));
             }
             let status = selection.status.as_deref().map(Status::List);
-            Parameters { time_type: selection.time_type, src_order_no: number, status, warehouse_no, ..common }
+            Parameters {
+                time_type: selection.time_type,
+                src_order_no: number,
+                status,
+                warehouse_no,
+                ..common
+            }
         }
         Call::CreateOrder | Call::QueryOutboundsEnterprise => {
             let reason = format!("{} is no query of the flagship edition", call.method());
             return Err(QueryFault::Unusable { call, reason });
         }
     };
-    serde_json::to_string(&[parameters])
-        .map_err(|error| QueryFault::Unusable { call, reason: format!("the query cannot be written as JSON: {error}") })
+    serde_json::to_string(&[parameters]).map_err(|error| QueryFault::Unusable {
+        call,
+        reason: format!("the query cannot be written as JSON: {error}"),
+    })
 }
 
 #[cfg(test)]
@@ -282,8 +336,18 @@ mod tests {
 
     fn account(secret: &str) -> Result<Flagship, BuildFault> {
         let url = "http://127.0.0.1:1/openapi".to_owned();
-        let connection = ErpConnection { url, connect_timeout: Duration::from_secs(1), ca_file: None, proxy: None };
-        Flagship::new(&FlagshipSettings { connection, sid: "wdtapi3".to_owned(), key: "demo-ot".to_owned(), secret: secret.into() })
+        let connection = ErpConnection {
+            url,
+            connect_timeout: Duration::from_secs(1),
+            ca_file: None,
+            proxy: None,
+        };
+        Flagship::new(&FlagshipSettings {
+            connection,
+            sid: "wdtapi3".to_owned(),
+            key: "demo-ot".to_owned(),
+            secret: secret.into(),
+        })
     }
 
     fn line(num: &str) -> OrderLine {
@@ -312,10 +376,15 @@ mod tests {
 
     #[test]
     fn the_order_is_written_as_in_the_sample() {
-        let sample: serde_json::Value = serde_json::from_str(include_str!("../testdata/flagship-create-outbound-request.json")).unwrap();
+        let sample: serde_json::Value =
+            serde_json::from_str(include_str!("../testdata/flagship-create-outbound-request.json"))
+                .unwrap();
         let body = order_body(&order("", vec![line("1")])).unwrap();
         assert_eq!(serde_json::from_str::<serde_json::Value>(&body).unwrap(), sample);
-        assert_eq!(body, r#"[{"return_no":"1001","warehouse_no":"1001","create_mode":0},[{"spec_no":"daba1","num":"1"}]]"#);
+        assert_eq!(
+            body,
+            r#"[{"return_no":"1001","warehouse_no":"1001","create_mode":0},[{"spec_no":"daba1","num":"1"}]]"#
+        );
     }
 
     #[test]
@@ -346,7 +415,8 @@ mod tests {
         let account = account("se:a:b").unwrap();
         let body = r#"[{"start_time":"2020-01-01 00:00:00","end_time":"2020-01-20 00:00:00"}]"#;
         let selection = Selection {
-            window: Timestamp::from_beijing("2020-01-01 00:00:00").zip(Timestamp::from_beijing("2020-01-20 00:00:00")),
+            window: Timestamp::from_beijing("2020-01-01 00:00:00")
+                .zip(Timestamp::from_beijing("2020-01-20 00:00:00")),
             time_type: Some(3),
             return_no: None,
             status: None,
@@ -356,7 +426,15 @@ mod tests {
         assert_eq!(query_body(Call::QueryPurchaseReturns, &selection).unwrap(), body);
         let page = PageRequest { page_no: 0, page_size: 100, count: true };
         let now = Timestamp((374_652_800 + EPOCH) * 1000);
-        let signed = account.signed(Call::QueryPurchaseReturns, body.to_owned(), Some(page), now, None, Duration::from_secs(1), 1);
+        let signed = account.signed(
+            Call::QueryPurchaseReturns,
+            body.to_owned(),
+            Some(page),
+            now,
+            None,
+            Duration::from_secs(1),
+            1,
+        );
         assert_eq!(signed.signature, "8f10780a2eeb8efb2415bf57cc84ea6b");
         assert_eq!(signed.outgoing.body, body.as_bytes());
         let query: Vec<(String, String)> = signed.outgoing.url.query_pairs().into_owned().collect();
@@ -385,14 +463,28 @@ mod tests {
             warehouse_no: None,
             provider_no: Some("P".to_owned()),
         };
-        assert_eq!(query_body(Call::QueryPurchaseReturns, &selection).unwrap(), r#"[{"return_no":"CR1","status":40,"provider_no":"P"}]"#);
-        assert!(matches!(query_body(Call::QueryOutbounds, &selection), Err(QueryFault::Rejected { .. })));
-        let selection = Selection { provider_no: None, warehouse_no: Some("W".to_owned()), status: Some("5,48".to_owned()), ..selection };
+        assert_eq!(
+            query_body(Call::QueryPurchaseReturns, &selection).unwrap(),
+            r#"[{"return_no":"CR1","status":40,"provider_no":"P"}]"#
+        );
+        assert!(matches!(
+            query_body(Call::QueryOutbounds, &selection),
+            Err(QueryFault::Rejected { .. })
+        ));
+        let selection = Selection {
+            provider_no: None,
+            warehouse_no: Some("W".to_owned()),
+            status: Some("5,48".to_owned()),
+            ..selection
+        };
         assert_eq!(
             query_body(Call::QueryOutbounds, &selection).unwrap(),
             r#"[{"time_type":3,"src_order_no":"CR1","status":"5,48","warehouse_no":"W"}]"#
         );
-        assert!(matches!(query_body(Call::QueryPurchaseReturns, &selection), Err(QueryFault::Rejected { .. })));
+        assert!(matches!(
+            query_body(Call::QueryPurchaseReturns, &selection),
+            Err(QueryFault::Rejected { .. })
+        ));
     }
 
     #[test]

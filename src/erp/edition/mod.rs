@@ -22,7 +22,8 @@ use super::{
 pub(super) use enterprise::Enterprise;
 pub(super) use flagship::Flagship;
 
-/// Bytes of answer read at most. A page of 100 orders with many lines stays far below; an answer to `createOrder` is a line.
+/// Bytes of answer read at most. A page of 100 orders with many lines stays far below; an answer to
+/// `createOrder` is a line.
 const QUERY_CAP: usize = 32 << 20;
 const CREATE_CAP: usize = 1 << 20;
 
@@ -71,7 +72,9 @@ impl Line {
         let address = Url::parse(connection.url.trim())
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-            .ok_or_else(|| BuildFault(format!("erp.{section}.url is not an http:// or https:// address")))?;
+            .ok_or_else(|| {
+                BuildFault(format!("erp.{section}.url is not an http:// or https:// address"))
+            })?;
         Ok(Self { http: Http::new(section, connection)?, address, clock: ErpClock::default() })
     }
 
@@ -79,7 +82,8 @@ impl Line {
         let (asked_at, asked_at_wall) = (Moment::now(), Timestamp::now());
         let reply = self.http.exchange(signed.outgoing).await?;
         let took = asked_at.until(Moment::now());
-        let skew = reply.date.map(|date| self.clock.learn(asked_at, asked_at_wall, millis(took), date));
+        let skew =
+            reply.date.map(|date| self.clock.learn(asked_at, asked_at_wall, millis(took), date));
         Ok(Exchange { reply, signature: signed.signature, skew, asked_at, asked_at_wall })
     }
 }
@@ -88,7 +92,10 @@ impl Line {
 fn query_failure(call: Call, failure: Failure) -> Judged<Result<Page, QueryFault>> {
     let fault = match failure {
         // Queries have no guard; were there one, nothing would have left.
-        Failure::Withheld => QueryFault::Unreachable { call, reason: "the request was called back before it left".to_owned() },
+        Failure::Withheld => QueryFault::Unreachable {
+            call,
+            reason: "the request was called back before it left".to_owned(),
+        },
         Failure::Unreachable(reason) => QueryFault::Unreachable { call, reason },
         Failure::Lost(reason) => QueryFault::Unusable { call, reason },
     };
@@ -97,8 +104,12 @@ fn query_failure(call: Call, failure: Failure) -> Judged<Result<Page, QueryFault
 
 /// A filter the ERP's query does not have: no call is made.
 fn no_filter(call: Call, name: &str) -> QueryFault {
-    let message = format!("{} has no filter {name}: take it out of the feed's filters", call.method());
-    QueryFault::Rejected { call, refusal: Refusal { code: -1, message, gloss: None, unapproved: false } }
+    let message =
+        format!("{} has no filter {name}: take it out of the feed's filters", call.method());
+    QueryFault::Rejected {
+        call,
+        refusal: Refusal { code: -1, message, gloss: None, unapproved: false },
+    }
 }
 
 /// What the ERP's clock shows now.
@@ -118,7 +129,8 @@ struct ErpClock(Mutex<Heard>);
 struct Heard {
     /// The best measurement.
     kept: Option<Sample>,
-    /// The latest instant the ERP's clock can have shown when the latest question left; our wall clock has no part in it.
+    /// The latest instant the ERP's clock can have shown when the latest question left; our wall
+    /// clock has no part in it.
     latest: Option<(Moment, Timestamp)>,
 }
 
@@ -138,7 +150,8 @@ const DATE_CUT_MS: u64 = 1000;
 impl Sample {
     /// Whether both cannot be true of the same two clocks: one of them was set in between.
     fn contradicts(self, other: Self) -> bool {
-        self.skew.abs_diff(other.skew) > DATE_CUT_MS.saturating_add(self.took.saturating_add(other.took) / 2)
+        self.skew.abs_diff(other.skew)
+            > DATE_CUT_MS.saturating_add(self.took.saturating_add(other.took) / 2)
     }
 }
 
@@ -148,8 +161,11 @@ impl ErpClock {
         let middle = asked_wall.0.saturating_add_unsigned(took / 2);
         let sample = Sample { skew: date.0 + 500 - middle, took, at: Moment::now() };
         let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let replaces =
-            |kept: Sample| sample.took <= kept.took || sample.at.0.saturating_sub(kept.at.0) > SAMPLE_KEPT_MS || sample.contradicts(kept);
+        let replaces = |kept: Sample| {
+            sample.took <= kept.took
+                || sample.at.0.saturating_sub(kept.at.0) > SAMPLE_KEPT_MS
+                || sample.contradicts(kept)
+        };
         if heard.kept.is_none_or(replaces) {
             heard.kept = Some(sample);
         }
@@ -183,7 +199,10 @@ mod tests {
         assert_eq!(clock.learn(Moment(2), Timestamp(30_000), 5000, Timestamp(33_000)), 1000);
         assert_eq!(clock.skew(), Some(4450));
         // An hour apart: no longer the same clocks.
-        assert_eq!(clock.learn(Moment(3), Timestamp(3_640_000), 5000, Timestamp(43_000)), -3_599_000);
+        assert_eq!(
+            clock.learn(Moment(3), Timestamp(3_640_000), 5000, Timestamp(43_000)),
+            -3_599_000
+        );
         assert_eq!(clock.skew(), Some(-3_599_000));
     }
 
@@ -198,6 +217,10 @@ mod tests {
         clock.learn(Moment(4_000), Timestamp(900_000_000), 5_000, Timestamp(74_000));
         assert_eq!(clock.at_most(Moment(5_500)), Some(told));
         clock.learn(Moment(6_000), Timestamp(2), 10, Timestamp(1_000));
-        assert_eq!(clock.at_most(Moment(6_000)).map(|now| now.at_most), Some(Timestamp(2_000)), "it was set back");
+        assert_eq!(
+            clock.at_most(Moment(6_000)).map(|now| now.at_most),
+            Some(Timestamp(2_000)),
+            "it was set back"
+        );
     }
 }

@@ -1,9 +1,10 @@
 //! One appkey: its budgets, its lines of waiters, its concurrent calls.
 //!
-//! Who goes next, of those whose budget allows it: whoever was passed over too often (its floor), else the most urgent
-//! class. Where look-ups or commands pay from the same budget, the patient classes (feeds, late passes, backfills) leave
-//! them the saved-up burst and live on what would be lost otherwise. So urgent calls wait no longer beside them than
-//! alone, but for the floors, which together are less than a tenth.
+//! Who goes next, of those whose budget allows it: whoever was passed over too often (its floor),
+//! else the most urgent class. Where look-ups or commands pay from the same budget, the patient
+//! classes (feeds, late passes, backfills) leave them the saved-up burst and live on what would be
+//! lost otherwise. So urgent calls wait no longer beside them than alone, but for the floors, which
+//! together are less than a tenth.
 
 use std::{
     cmp::Reverse,
@@ -58,8 +59,9 @@ impl Key {
     }
 }
 
-/// How many calls of others a waiting class lets go first: its floor is one in so many and one, 5 % or 2.5 %. The three
-/// patient classes together take less than a tenth from the urgent ones this way.
+/// How many calls of others a waiting class lets go first: its floor is one in so many and one, 5 %
+/// or 2.5 %. The three patient classes together take less than a tenth from the urgent ones this
+/// way.
 fn patience(class: Class) -> u32 {
     match class {
         Class::Lookup | Class::Command => 19,
@@ -123,7 +125,8 @@ impl Line {
         self.yielded >= patience(class)
     }
 
-    /// Who goes first is less: floors, then urgency, among the patient classes again with their floors.
+    /// Who goes first is less: floors, then urgency, among the patient classes again with their
+    /// floors.
     fn rank(&self, class: Class) -> impl Ord + use<> {
         let beyond = |count: u32| Reverse(if count >= patience(class) { count } else { 0 });
         (beyond(self.yielded), is_patient(class), beyond(self.passed), class)
@@ -158,19 +161,30 @@ impl Account {
     }
 
     /// A permit at once, or a place in the line.
-    pub fn enter(self: &Arc<Self>, call: Call, class: Class) -> Result<Permit, oneshot::Receiver<Permit>> {
+    pub fn enter(
+        self: &Arc<Self>,
+        call: Call,
+        class: Class,
+    ) -> Result<Permit, oneshot::Receiver<Permit>> {
         let now = Instant::now();
         let mut state = self.lock();
         let nobody_waits = !state.serving;
         state.widen(now);
         let key = state.key(call);
         let keep = if is_patient(class) { state.kept(key) } else { 0 };
-        if nobody_waits && state.out < state.out_limit && state.budget(call).ready(now, keep) == Ready::Now {
+        if nobody_waits
+            && state.out < state.out_limit
+            && state.budget(call).ready(now, keep) == Ready::Now
+        {
             state.take(key, now);
             return Ok(self.permit(call, class));
         }
         let (sender, receiver) = oneshot::channel();
-        state.lines.entry((key, class)).or_default().waiting.push_back(Waiting { call, since: now, sender });
+        state.lines.entry((key, class)).or_default().waiting.push_back(Waiting {
+            call,
+            since: now,
+            sender,
+        });
         state.serving = true;
         drop(state);
         if nobody_waits {
@@ -186,7 +200,8 @@ impl Account {
     }
 }
 
-/// Ends the lines when the task that serves them dies with its runtime, so that nobody waits for ever.
+/// Ends the lines when the task that serves them dies with its runtime, so that nobody waits for
+/// ever.
 struct Alive(Option<Arc<Account>>);
 
 impl Drop for Alive {
@@ -212,8 +227,9 @@ async fn serve(account: Arc<Account>, mut alive: Alive) {
                 match state.turn(now) {
                     Turn::Grant(class, waiting) => granted.push((class, waiting)),
                     Turn::Empty => {
-                        // Under the same lock as the last look at the lines: whoever comes next starts a new task. What
-                        // was let pass is kept: a class whose callers come one by one has its floor as well.
+                        // Under the same lock as the last look at the lines: whoever comes next
+                        // starts a new task. What was let pass is kept: a class whose callers come
+                        // one by one has its floor as well.
                         state.serving = false;
                         break None;
                     }
@@ -222,12 +238,14 @@ async fn serve(account: Arc<Account>, mut alive: Alive) {
             }
         };
         for (class, waiting) in granted {
-            // Nobody there any more: the permit comes back and is dropped, outside the lock it takes.
+            // Nobody there any more: the permit comes back and is dropped, outside the lock it
+            // takes.
             drop(waiting.sender.send(account.permit(waiting.call, class)));
         }
         match turn {
             None => {
-                // Already marked as ended; the next task may be alive by now and must keep its lines.
+                // Already marked as ended; the next task may be alive by now and must keep its
+                // lines.
                 alive.0 = None;
                 return;
             }
@@ -263,7 +281,9 @@ impl State {
     /// The budget that pays for a call.
     pub fn budget(&mut self, call: Call) -> &mut Budget {
         let (key, settings) = (self.key(call), &self.settings);
-        self.budgets.entry(key).or_insert_with(|| Budget::new(settings.calls_per_minute, settings.burst, Instant::now()))
+        self.budgets.entry(key).or_insert_with(|| {
+            Budget::new(settings.calls_per_minute, settings.burst, Instant::now())
+        })
     }
 
     fn take(&mut self, key: Key, now: Instant) {
@@ -289,12 +309,15 @@ impl State {
             return Turn::Empty;
         }
         if self.out >= self.out_limit {
-            return Turn::Wait((self.out_limit < self.out_most).then(|| self.narrowed_at + WIDEN_EVERY));
+            return Turn::Wait(
+                (self.out_limit < self.out_most).then(|| self.narrowed_at + WIDEN_EVERY),
+            );
         }
         let mut next: Option<Instant> = None;
         let mut free = Vec::new();
         for ((key, class), line) in self.lines.iter().filter(|(_, line)| !line.waiting.is_empty()) {
-            let keep = if is_patient(*class) && !line.overdue(*class) { self.kept(*key) } else { 0 };
+            let keep =
+                if is_patient(*class) && !line.overdue(*class) { self.kept(*key) } else { 0 };
             match self.budgets.get_mut(key).map_or(Ready::Later, |budget| budget.ready(now, keep)) {
                 Ready::Now => free.push((line.rank(*class), (*key, *class))),
                 Ready::At(at) => next = Some(next.map_or(at, |next| next.min(at))),
@@ -303,7 +326,10 @@ impl State {
         }
         free.sort();
         let Some(chosen) = free.first().map(|(_, line)| *line) else { return Turn::Wait(next) };
-        let Some(waiting) = self.lines.get_mut(&chosen).and_then(|line| line.waiting.pop_front()) else { return Turn::Wait(next) };
+        let Some(waiting) = self.lines.get_mut(&chosen).and_then(|line| line.waiting.pop_front())
+        else {
+            return Turn::Wait(next);
+        };
         for (other, line) in &mut self.lines {
             // Passed over: by the same budget, or for want of a place among the concurrent calls.
             let could = other.0 == chosen.0 || free.iter().any(|(_, free)| free == other);
@@ -318,7 +344,8 @@ impl State {
         Turn::Grant(chosen.1, waiting)
     }
 
-    /// Fewer calls at once, after a refusal for concurrency; a burst refused as a whole counts once.
+    /// Fewer calls at once, after a refusal for concurrency; a burst refused as a whole counts
+    /// once.
     pub fn narrow(&mut self, sent: Instant, now: Instant) {
         if self.out_limit == self.out_most || sent > self.narrowed_at {
             self.out_limit = (self.out_limit * 7 / 10).max(1);
@@ -328,7 +355,9 @@ impl State {
 
     /// One more call at once for every quiet minute.
     fn widen(&mut self, now: Instant) {
-        while self.out_limit < self.out_most && now.saturating_duration_since(self.narrowed_at) >= WIDEN_EVERY {
+        while self.out_limit < self.out_most
+            && now.saturating_duration_since(self.narrowed_at) >= WIDEN_EVERY
+        {
             self.out_limit += 1;
             self.narrowed_at += WIDEN_EVERY;
         }
@@ -343,8 +372,13 @@ impl State {
         let whole = self.shares.whole(key);
         self.budget(call).set_share(whole, now);
         // The ERP counts concurrent calls by account, whatever the scope of the budgets.
-        let part = f64::from(self.settings.max_concurrent_calls) * self.shares.whole(Key::Account(self.edition));
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a u32, between 0 and the whole")]
+        let part = f64::from(self.settings.max_concurrent_calls)
+            * self.shares.whole(Key::Account(self.edition));
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of a u32, between 0 and the whole"
+        )]
         let most = (part.floor() as u32).max(1);
         let narrowed = self.out_limit < self.out_most;
         self.out_limit = if narrowed { self.out_limit.min(most) } else { most };
@@ -356,23 +390,34 @@ impl State {
         let (lines, out, out_limit) = (&self.lines, self.out, self.out_limit);
         let waits = |key: Key, class: Class| {
             let line = lines.get(&(key, class)).into_iter().flat_map(|line| &line.waiting);
-            line.filter(|waiting| !waiting.sender.is_closed()).map(|waiting| millis(now.saturating_duration_since(waiting.since)))
+            line.filter(|waiting| !waiting.sender.is_closed())
+                .map(|waiting| millis(now.saturating_duration_since(waiting.since)))
         };
-        let by_class = |value: &dyn Fn(Class) -> usize| Class::ALL.iter().map(|class| (class.name(), value(*class))).collect();
+        let by_class = |value: &dyn Fn(Class) -> usize| {
+            Class::ALL.iter().map(|class| (class.name(), value(*class))).collect()
+        };
         self.budgets
             .iter_mut()
             .map(|(key, budget)| {
-                let waiting: BTreeMap<&'static str, usize> = by_class(&|class| waits(*key, class).count());
-                let longest = |class: &Class| (class.name(), waits(*key, *class).max().unwrap_or(0));
+                let waiting: BTreeMap<&'static str, usize> =
+                    by_class(&|class| waits(*key, class).count());
+                let longest =
+                    |class: &Class| (class.name(), waits(*key, *class).max().unwrap_or(0));
                 let rate = budget.rate_at(now);
                 BudgetStatus {
                     call: key.name(),
                     share: rounded(budget.share()),
                     rate: rounded(rate),
                     burst: budget.burst(),
-                    used: Class::ALL.iter().map(|class| class.name()).zip(budget.used(now)).collect(),
+                    used: Class::ALL
+                        .iter()
+                        .map(|class| class.name())
+                        .zip(budget.used(now))
+                        .collect(),
                     left: budget.left(now),
-                    waiting_needs_seconds: rounded(waiting.values().sum::<usize>() as f64 * 60.0 / rate),
+                    waiting_needs_seconds: rounded(
+                        waiting.values().sum::<usize>() as f64 * 60.0 / rate,
+                    ),
                     waiting,
                     waiting_ms: Class::ALL.iter().map(longest).collect(),
                     refused: budget.refusals(),

@@ -1,8 +1,9 @@
 //! Which part of a budget is this instance's.
 //!
-//! Instances divide their work by the partitions they own, and the quota with it: whoever owns a third of the commands
-//! may make a third of their calls. A budget that both kinds of work pay from is divided between the two first, so that
-//! the shares of all instances never add up to more than the whole while ownership rests.
+//! Instances divide their work by the partitions they own, and the quota with it: whoever owns a
+//! third of the commands may make a third of their calls. A budget that both kinds of work pay from
+//! is divided between the two first, so that the shares of all instances never add up to more than
+//! the whole while ownership rests.
 
 use std::collections::BTreeMap;
 
@@ -43,17 +44,30 @@ impl Shares {
         self.0.insert((call, work), share).is_none_or(|before| before.to_bits() != share.to_bits())
     }
 
-    /// The part of one kind of work in a budget that is this instance's; `None` where it makes no such calls at all.
+    /// The part of one kind of work in a budget that is this instance's; `None` where it makes no
+    /// such calls at all.
     fn of(&self, key: Key, work: Work) -> Option<f64> {
-        let told: Vec<f64> = self.0.iter().filter(|((call, of), _)| *of == work && key.pays_for(*call)).map(|(_, share)| *share).collect();
+        let told: Vec<f64> = self
+            .0
+            .iter()
+            .filter(|((call, of), _)| *of == work && key.pays_for(*call))
+            .map(|(_, share)| *share)
+            .collect();
         (!told.is_empty()).then(|| told.iter().sum::<f64>() / told.len() as f64)
     }
 
     /// This instance's part of a budget; the whole where nobody was told anything.
     pub fn whole(&self, key: Key) -> f64 {
-        let parts: Vec<(f64, f64)> = Work::ALL.into_iter().filter_map(|work| Some((weight(key, work), self.of(key, work)?))).collect();
+        let parts: Vec<(f64, f64)> = Work::ALL
+            .into_iter()
+            .filter_map(|work| Some((weight(key, work), self.of(key, work)?)))
+            .collect();
         let weights: f64 = parts.iter().map(|(weight, _)| weight).sum();
-        if weights > 0.0 { parts.iter().map(|(weight, share)| weight * share).sum::<f64>() / weights } else { 1.0 }
+        if weights > 0.0 {
+            parts.iter().map(|(weight, share)| weight * share).sum::<f64>() / weights
+        } else {
+            1.0
+        }
     }
 
     /// Whether urgent and patient work pay from this budget.
@@ -62,14 +76,20 @@ impl Shares {
     }
 }
 
-/// How a budget is divided between the two kinds of work where instances own different parts of them: three quarters to
-/// whom it is for in the first place. Inside an instance everybody may use all of it.
+/// How a budget is divided between the two kinds of work where instances own different parts of
+/// them: three quarters to whom it is for in the first place. Inside an instance everybody may use
+/// all of it.
 fn weight(key: Key, work: Work) -> f64 {
     match (key, work) {
         // Look-ups are rare, the feed is not.
         (Key::Call(Call::QueryOutbounds), Work::Commands) | (Key::Account(_), Work::Feeds) => 1.0,
         (Key::Call(Call::QueryOutbounds), Work::Feeds) | (Key::Account(_), Work::Commands) => 3.0,
-        (Key::Call(Call::CreateOrder | Call::QueryPurchaseReturns | Call::QueryOutboundsEnterprise), _) => 1.0,
+        (
+            Key::Call(
+                Call::CreateOrder | Call::QueryPurchaseReturns | Call::QueryOutboundsEnterprise,
+            ),
+            _,
+        ) => 1.0,
     }
 }
 

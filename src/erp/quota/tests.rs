@@ -13,11 +13,21 @@ use crate::config::QuotaScope;
 use super::*;
 
 fn quota(calls_per_minute: u32, burst: u32, max_concurrent_calls: u32) -> Quota {
-    Quota::new(&QuotaSettings { scope: QuotaScope::Call, calls_per_minute, burst, max_concurrent_calls })
+    Quota::new(&QuotaSettings {
+        scope: QuotaScope::Call,
+        calls_per_minute,
+        burst,
+        max_concurrent_calls,
+    })
 }
 
 fn account_wide(calls_per_minute: u32, burst: u32) -> Quota {
-    Quota::new(&QuotaSettings { scope: QuotaScope::Account, calls_per_minute, burst, max_concurrent_calls: 64 })
+    Quota::new(&QuotaSettings {
+        scope: QuotaScope::Account,
+        calls_per_minute,
+        burst,
+        max_concurrent_calls: 64,
+    })
 }
 
 /// What was called, by whom, when.
@@ -59,12 +69,27 @@ async fn an_hour_of_mixed_load_stays_below_sixty_a_minute_uses_the_rate_and_star
     tokio::time::sleep(HOUR).await;
     let calls = calls.lock().unwrap().clone();
     for (position, (first, _)) in calls.iter().enumerate() {
-        let within = calls.iter().skip(position).take_while(|(at, _)| *at < *first + Duration::from_secs(60)).count();
+        let within = calls
+            .iter()
+            .skip(position)
+            .take_while(|(at, _)| *at < *first + Duration::from_secs(60))
+            .count();
         assert!(within <= 60, "{within} calls within a minute");
     }
     assert!(calls.len() >= 50 * 60 * 95 / 100, "{} calls in an hour", calls.len());
-    for (class, floor) in [(Class::Lookup, 50), (Class::Command, 45), (Class::Feed, 23), (Class::LatePass, 23), (Class::Backfill, 23)] {
-        assert!(count(&calls, class) * 1000 >= calls.len() * floor, "{class:?}: {} of {}", count(&calls, class), calls.len());
+    for (class, floor) in [
+        (Class::Lookup, 50),
+        (Class::Command, 45),
+        (Class::Feed, 23),
+        (Class::LatePass, 23),
+        (Class::Backfill, 23),
+    ] {
+        assert!(
+            count(&calls, class) * 1000 >= calls.len() * floor,
+            "{class:?}: {} of {}",
+            count(&calls, class),
+            calls.len()
+        );
     }
     assert!(count(&calls, Class::Lookup) * 2 > calls.len(), "the most urgent class gets most");
 }
@@ -105,7 +130,11 @@ async fn an_unused_permit_and_an_abandoned_place_cost_nothing() {
     assert!(start.elapsed() <= Duration::from_millis(1010), "{:?}", start.elapsed());
     quota.acquire(Call::CreateOrder, Class::Command).await.spend();
     // Gives up before its turn: whoever stands behind gets it.
-    let gone = tokio::time::timeout(Duration::from_millis(100), quota.acquire(Call::CreateOrder, Class::Lookup)).await;
+    let gone = tokio::time::timeout(
+        Duration::from_millis(100),
+        quota.acquire(Call::CreateOrder, Class::Lookup),
+    )
+    .await;
     assert!(gone.is_err());
     let now = Instant::now();
     quota.acquire(Call::CreateOrder, Class::Backfill).await.spend();
@@ -121,7 +150,8 @@ async fn no_more_calls_at_once_than_allowed_and_a_free_place_is_taken_at_once() 
     let tasks: Vec<_> = (0..12)
         .map(|position| {
             let (quota, now, most) = (quota.clone(), Arc::clone(&now), Arc::clone(&most));
-            let call = if position % 2 == 0 { Call::CreateOrder } else { Call::QueryPurchaseReturns };
+            let call =
+                if position % 2 == 0 { Call::CreateOrder } else { Call::QueryPurchaseReturns };
             tokio::spawn(async move {
                 let mut permit = quota.acquire(call, Class::Command).await;
                 permit.spend();
@@ -145,13 +175,22 @@ async fn refusals_cool_down_slow_down_and_are_made_good() {
     permit.spend();
     permit.refused(Limit::Frequency);
     drop(permit);
-    let status = |quota: &Quota| quota.status().into_iter().find(|status| status.call == "create_order").unwrap();
-    assert!((status(&quota).rate - 25.0).abs() < 0.01, "nothing had left before, so half of it goes");
+    let status = |quota: &Quota| {
+        quota.status().into_iter().find(|status| status.call == "create_order").unwrap()
+    };
+    assert!(
+        (status(&quota).rate - 25.0).abs() < 0.01,
+        "nothing had left before, so half of it goes"
+    );
     assert_eq!(status(&quota).refused, 1);
     assert!(status(&quota).cooling_until.is_some());
     let refused = Instant::now();
     quota.acquire(Call::CreateOrder, Class::Command).await.spend();
-    assert!(refused.elapsed() >= Duration::from_secs(10) && refused.elapsed() < Duration::from_secs(11), "{:?}", refused.elapsed());
+    assert!(
+        refused.elapsed() >= Duration::from_secs(10) && refused.elapsed() < Duration::from_secs(11),
+        "{:?}",
+        refused.elapsed()
+    );
     // Other calls go on.
     quota.acquire(Call::QueryOutbounds, Class::Lookup).await.spend();
     tokio::time::sleep(Duration::from_secs(130)).await;
@@ -180,7 +219,11 @@ async fn a_refusal_for_concurrency_narrows_and_widens() {
 async fn a_share_slows_only_its_call() {
     let quota = quota(60, 6, 8);
     quota.set_share(Call::QueryPurchaseReturns, Work::Feeds, 0.5);
-    let rates: BTreeMap<_, _> = quota.status().into_iter().map(|status| (status.call, (status.rate, status.burst))).collect();
+    let rates: BTreeMap<_, _> = quota
+        .status()
+        .into_iter()
+        .map(|status| (status.call, (status.rate, status.burst)))
+        .collect();
     assert_eq!(rates["query_purchase_returns"], (30.0, 3));
     assert_eq!(rates["create_order"], (60.0, 6));
 }
@@ -197,21 +240,34 @@ async fn an_account_wide_budget_pays_for_all_calls_of_its_account_and_no_other()
     quota.acquire(Call::QueryOutboundsEnterprise, Class::Feed).await.spend();
     assert!(other.elapsed() < Duration::from_millis(10), "{:?}", other.elapsed());
     let status = quota.status();
-    assert_eq!(status.iter().map(|budget| budget.call).collect::<Vec<_>>(), ["flagship", "enterprise"]);
+    assert_eq!(
+        status.iter().map(|budget| budget.call).collect::<Vec<_>>(),
+        ["flagship", "enterprise"]
+    );
     assert_eq!((status[0].used["feed"], status[1].used["feed"]), (3, 1));
 }
 
 #[tokio::test(start_paused = true)]
 async fn patient_classes_leave_the_burst_to_commands_where_both_pay_from_one_budget() {
     let quota = account_wide(50, 10);
-    for (call, work) in [(Call::CreateOrder, Work::Commands), (Call::QueryPurchaseReturns, Work::Feeds)] {
+    for (call, work) in
+        [(Call::CreateOrder, Work::Commands), (Call::QueryPurchaseReturns, Work::Feeds)]
+    {
         quota.set_share(call, work, 1.0);
     }
     let calls = Calls::default();
     for _ in 0..3 {
-        caller(&quota, Call::QueryPurchaseReturns, Class::Backfill, Duration::ZERO, Duration::ZERO, &calls);
+        caller(
+            &quota,
+            Call::QueryPurchaseReturns,
+            Class::Backfill,
+            Duration::ZERO,
+            Duration::ZERO,
+            &calls,
+        );
     }
-    // The backfill has run for ten minutes on all that would be lost otherwise, and yet the burst is there.
+    // The backfill has run for ten minutes on all that would be lost otherwise, and yet the burst
+    // is there.
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert!(calls.lock().unwrap().len() >= 480, "{}", calls.lock().unwrap().len());
     let start = Instant::now();
@@ -228,14 +284,21 @@ async fn shares_scale_rate_burst_and_concurrency_and_three_instances_stay_within
         for call in [Call::CreateOrder, Call::QueryOutbounds] {
             quota.set_share(call, Work::Commands, 1.0 / 3.0);
         }
-        quota.set_share(Call::QueryPurchaseReturns, Work::Feeds, if ordinal == 0 { 1.0 } else { 0.0 });
+        quota.set_share(
+            Call::QueryPurchaseReturns,
+            Work::Feeds,
+            if ordinal == 0 { 1.0 } else { 0.0 },
+        );
         quota.set_share(Call::QueryOutbounds, Work::Feeds, if ordinal == 1 { 1.0 } else { 0.0 });
     }
     let flagship = |quota: &Quota| quota.status().remove(0);
     let sum: f64 = instances.iter().map(|quota| flagship(quota).rate).sum();
     assert!((sum - 50.0).abs() < 0.05, "{sum}");
     assert_eq!(instances.iter().map(|quota| flagship(quota).burst).collect::<Vec<_>>(), [3, 3, 2]);
-    assert_eq!(instances.iter().map(|quota| flagship(quota).out_limit).collect::<Vec<_>>(), [24, 24, 16]);
+    assert_eq!(
+        instances.iter().map(|quota| flagship(quota).out_limit).collect::<Vec<_>>(),
+        [24, 24, 16]
+    );
     // One goes; what it had is the others' after the next assignment.
     for call in [Call::CreateOrder, Call::QueryOutbounds] {
         instances[0].set_share(call, Work::Commands, 0.5);
@@ -248,14 +311,26 @@ async fn shares_scale_rate_burst_and_concurrency_and_three_instances_stay_within
     tokio::time::sleep(Duration::from_secs(300)).await;
     for quota in &instances {
         for _ in 0..20 {
-            caller(quota, Call::CreateOrder, Class::Command, Duration::ZERO, Duration::ZERO, &calls);
+            caller(
+                quota,
+                Call::CreateOrder,
+                Class::Command,
+                Duration::ZERO,
+                Duration::ZERO,
+                &calls,
+            );
         }
     }
     tokio::time::sleep(Duration::from_secs(600)).await;
     let mut calls = calls.lock().unwrap().clone();
     calls.sort();
     let worst = (0..calls.len())
-        .map(|first| calls[first..].iter().take_while(|(at, _)| *at < calls[first].0 + Duration::from_secs(60)).count())
+        .map(|first| {
+            calls[first..]
+                .iter()
+                .take_while(|(at, _)| *at < calls[first].0 + Duration::from_secs(60))
+                .count()
+        })
         .max();
     assert!(worst <= Some(60), "{worst:?}");
     assert!(calls.len() >= 480, "{}", calls.len());
@@ -270,8 +345,12 @@ async fn who_waits_and_who_called_is_shown() {
         async move { quota.acquire(Call::QueryOutbounds, Class::Feed).await.spend() }
     });
     tokio::task::yield_now().await;
-    let status = quota.status().into_iter().find(|status| status.call == "query_outbounds").unwrap();
-    assert_eq!((status.used["lookup"], status.waiting["feed"], status.waiting["lookup"]), (1, 1, 0));
+    let status =
+        quota.status().into_iter().find(|status| status.call == "query_outbounds").unwrap();
+    assert_eq!(
+        (status.used["lookup"], status.waiting["feed"], status.waiting["lookup"]),
+        (1, 1, 0)
+    );
     assert_eq!((status.left, status.refused), (60, 0));
     assert!((status.waiting_needs_seconds - 1.0).abs() < 0.01, "{status:?}");
     waiting.await.unwrap();
@@ -285,5 +364,9 @@ async fn a_rate_for_benchmarks_holds_nobody_up() {
     for _ in 0..20_000 {
         quota.acquire(Call::CreateOrder, Class::Command).await.spend();
     }
-    assert!(start.elapsed() <= Duration::from_millis(300), "{:?} of virtual time for 20,000 permits", start.elapsed());
+    assert!(
+        start.elapsed() <= Duration::from_millis(300),
+        "{:?} of virtual time for 20,000 permits",
+        start.elapsed()
+    );
 }

@@ -51,7 +51,8 @@ pub enum DriftKind {
     Unknown,
     /// Another type than documented: null, its text in `extra`.
     Retyped,
-    /// Documented for this edition, and not sent: null. A field that is sent as null is not missing.
+    /// Documented for this edition, and not sent: null. A field that is sent as null is not
+    /// missing.
     Missing,
 }
 
@@ -72,8 +73,9 @@ pub fn id_field(feed: Feed) -> &'static str {
     Layout::of(feed).id
 }
 
-/// Decodes one record's JSON. Both editions share a schema per feed, and every form of a number, a time or a truth value
-/// is read from either, so the edition decides only which absent fields are missing ones.
+/// Decodes one record's JSON. Both editions share a schema per feed, and every form of a number, a
+/// time or a truth value is read from either, so the edition decides only which absent fields are
+/// missing ones.
 ///
 /// # Errors
 /// [`Misfit`] when the id, the number, `modified`, the lines or a decimal does not fit.
@@ -95,11 +97,17 @@ pub fn decode(feed: Feed, edition: Edition, json: &[u8]) -> Result<Record, Misfi
         Reading::Value(text) if !text.is_empty() => Some(text.into_owned()),
         Reading::Value(_) | Reading::Null | Reading::Retyped => None,
     };
-    let number = text(layout.number).ok_or_else(|| known(misfit(layout.number, "is missing or not a text")))?;
+    let number = text(layout.number)
+        .ok_or_else(|| known(misfit(layout.number, "is missing or not a text")))?;
     let modified = match field("modified").map_or(Reading::Null, value::instant) {
         Reading::Value(modified) => modified,
         Reading::Null => return Err(known(misfit("modified", "is missing"))),
-        Reading::Retyped => return Err(known(misfit("modified", "is neither epoch milliseconds nor yyyy-MM-dd HH:mm:ss"))),
+        Reading::Retyped => {
+            return Err(known(misfit(
+                "modified",
+                "is neither epoch milliseconds nor yyyy-MM-dd HH:mm:ss",
+            )));
+        }
     };
     let status = match field("status").map_or(Reading::Null, value::long) {
         Reading::Value(status) => Some(status),
@@ -110,7 +118,16 @@ pub fn decode(feed: Feed, edition: Edition, json: &[u8]) -> Result<Record, Misfi
 
     let mut writing = Writing { edition, datum: Vec::with_capacity(json.len()), drift: Vec::new() };
     writing.row(&layout.table, &row).map_err(known)?;
-    Ok(Record { id, number, modified, return_no, status, remark, datum: writing.datum, drift: writing.drift })
+    Ok(Record {
+        id,
+        number,
+        modified,
+        return_no,
+        status,
+        remark,
+        datum: writing.datum,
+        drift: writing.drift,
+    })
 }
 
 fn misfit(field: &str, reason: impl Into<String>) -> Misfit {
@@ -184,17 +201,24 @@ impl Writing {
         Ok(match &column.kind {
             Kind::Int => match value::long(value) {
                 // Avro's int has 32 bits.
-                Reading::Value(value) => self.put(i32::try_from(value).map_or(Reading::Retyped, Reading::Value), |out, value| {
-                    put_long(out, i64::from(value));
-                }),
+                Reading::Value(value) => self.put(
+                    i32::try_from(value).map_or(Reading::Retyped, Reading::Value),
+                    |out, value| {
+                        put_long(out, i64::from(value));
+                    },
+                ),
                 Reading::Null => Written::Null,
                 Reading::Retyped => Written::Retyped,
             },
             Kind::Long => self.put(value::long(value), put_long),
-            Kind::Instant => self.put(value::instant(value), |out, instant| put_long(out, instant.0)),
+            Kind::Instant => {
+                self.put(value::instant(value), |out, instant| put_long(out, instant.0))
+            }
             Kind::Boolean => self.put(value::boolean(value), put_bool),
             Kind::Text => self.put(value::text(value), |out, text| put_bytes(out, text.as_bytes())),
-            Kind::Decimal => match value::decimal(value).map_err(|fault| misfit(&column.path, fault.to_string()))? {
+            Kind::Decimal => match value::decimal(value)
+                .map_err(|fault| misfit(&column.path, fault.to_string()))?
+            {
                 Some(decimal) => self.put(Reading::Value(decimal), put_decimal),
                 None => Written::Null,
             },
@@ -241,7 +265,8 @@ impl Writing {
 
     /// A deviation counts once per record, in however many lines it stands.
     fn note(&mut self, prefix: &str, name: &str, kind: DriftKind) {
-        let known = |drift: &Drift| drift.kind == kind && drift.field.strip_prefix(prefix) == Some(name);
+        let known =
+            |drift: &Drift| drift.kind == kind && drift.field.strip_prefix(prefix) == Some(name);
         if self.drift.len() < MAX_DRIFT && !self.drift.iter().any(known) {
             self.drift.push(Drift { field: format!("{prefix}{name}"), kind });
         }

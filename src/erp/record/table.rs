@@ -1,4 +1,5 @@
-//! Which field of the ERP's JSON goes where in the datum: read from the schema itself, so that the two cannot differ.
+//! Which field of the ERP's JSON goes where in the datum: read from the schema itself, so that the
+//! two cannot differ.
 
 use std::{
     borrow::Cow,
@@ -55,8 +56,9 @@ pub(super) struct Table {
     pub(super) columns: Vec<Column>,
     /// Positions by name and by alias.
     positions: FxHashMap<String, usize>,
-    /// By position plus one, which field came behind it last time (the first stands for the beginning): the ERP keeps to an
-    /// order of its own, so that hardly any name has to be looked up.
+    /// By position plus one, which field came behind it last time (the first stands for the
+    /// beginning): the ERP keeps to an order of its own, so that hardly any name has to be looked
+    /// up.
     followers: Vec<AtomicUsize>,
     /// Empty, or the list the records stand in and a point.
     pub(super) prefix: String,
@@ -107,18 +109,32 @@ impl Table {
 
     /// `text` is the record's own schema: its words say which edition sends a field.
     fn new(shape: &shape::Shape, text: &Value, prefix: String) -> Self {
-        let mut table = Self { columns: Vec::new(), positions: FxHashMap::default(), followers: Vec::new(), prefix };
+        let mut table = Self {
+            columns: Vec::new(),
+            positions: FxHashMap::default(),
+            followers: Vec::new(),
+            prefix,
+        };
         let shape::Shape::Record(record) = shape else { return table };
         for field in &record.fields {
             let (nullable, inner) = match &field.shape {
-                shape::Shape::Union(branches) => (true, branches.iter().find(|branch| **branch != shape::Shape::Null)),
+                shape::Shape::Union(branches) => {
+                    (true, branches.iter().find(|branch| **branch != shape::Shape::Null))
+                }
                 plain => (false, Some(plain)),
             };
             let path = format!("{}{}", table.prefix, field.name);
-            // Every column must be there, or the datum is short of a field; the test below knows every kind of our schemas.
-            let written = text["fields"].as_array().into_iter().flatten().find(|written| written["name"] == field.name.as_str());
+            // Every column must be there, or the datum is short of a field; the test below knows
+            // every kind of our schemas.
+            let written = text["fields"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|written| written["name"] == field.name.as_str());
             let written = written.unwrap_or(&Value::Null);
-            let kind = inner.map_or(Kind::Text, |inner| Kind::of(&field.name, inner, items(&written["type"]), &path));
+            let kind = inner.map_or(Kind::Text, |inner| {
+                Kind::of(&field.name, inner, items(&written["type"]), &path)
+            });
             if !matches!(kind, Kind::Extra) {
                 for name in field.aliases.iter().chain([&field.name]) {
                     table.positions.insert(name.clone(), table.columns.len());
@@ -135,7 +151,11 @@ impl Table {
     fn position_after(&self, before: Option<usize>, name: &str) -> Option<usize> {
         let follower = self.followers.get(before.map_or(0, |before| before + 1))?;
         let guess = follower.load(Ordering::Relaxed);
-        if self.columns.get(guess).is_some_and(|column| column.name == name && !matches!(column.kind, Kind::Extra)) {
+        if self
+            .columns
+            .get(guess)
+            .is_some_and(|column| column.name == name && !matches!(column.kind, Kind::Extra))
+        {
             return Some(guess);
         }
         let found = self.position(name)?;
@@ -217,7 +237,8 @@ pub(super) enum Slot<'a> {
 #[derive(Debug)]
 pub(super) struct Row<'a> {
     slots: Vec<Option<Slot<'a>>>,
-    /// What the schema does not know, in the order of the names: the datum must not depend on the ERP's order.
+    /// What the schema does not know, in the order of the names: the datum must not depend on the
+    /// ERP's order.
     pub(super) unknown: BTreeMap<Cow<'a, str>, &'a RawValue>,
 }
 
@@ -294,9 +315,13 @@ pub(super) fn rows<'a>(table: &Table, json: &'a RawValue) -> Option<Vec<Row<'a>>
 
 type Text<'a> = serde_json::Deserializer<serde_json::de::StrRead<'a>>;
 
-/// Reads all of a text. Where something in it is no array of objects and should be, the arrays are left as they stand, to be
-/// read one by one.
-fn sorted<'a, T>(table: &Table, json: &'a str, read: impl Fn(Sort<'_>, &mut Text<'a>) -> serde_json::Result<T>) -> Option<T> {
+/// Reads all of a text. Where something in it is no array of objects and should be, the arrays are
+/// left as they stand, to be read one by one.
+fn sorted<'a, T>(
+    table: &Table,
+    json: &'a str,
+    read: impl Fn(Sort<'_>, &mut Text<'a>) -> serde_json::Result<T>,
+) -> Option<T> {
     [true, false].into_iter().find_map(|nested| {
         let mut deserializer = serde_json::Deserializer::from_str(json);
         let read = read(Sort { table, nested }, &mut deserializer).ok()?;
@@ -364,18 +389,34 @@ mod tests {
             let inner = match &field.shape {
                 shape::Shape::Union(branches) => {
                     assert_eq!(branches.len(), 2, "{}", column.path);
-                    assert_eq!(branches[0], shape::Shape::Null, "{}: null is the first branch", column.path);
+                    assert_eq!(
+                        branches[0],
+                        shape::Shape::Null,
+                        "{}: null is the first branch",
+                        column.path
+                    );
                     &branches[1]
                 }
                 plain => plain,
             };
             match &column.kind {
                 Kind::Lines(lines) => {
-                    let shape::Shape::Array(items) = inner else { panic!("{} is no array", column.path) };
+                    let shape::Shape::Array(items) = inner else {
+                        panic!("{} is no array", column.path)
+                    };
                     check(lines, items);
                 }
-                Kind::Extra => assert_eq!(at + 1, record.fields.len(), "what is retyped is known only after every other field"),
-                Kind::Text => assert_eq!(*inner, shape::Shape::String, "{}: a kind of field the decoder does not know", column.path),
+                Kind::Extra => assert_eq!(
+                    at + 1,
+                    record.fields.len(),
+                    "what is retyped is known only after every other field"
+                ),
+                Kind::Text => assert_eq!(
+                    *inner,
+                    shape::Shape::String,
+                    "{}: a kind of field the decoder does not know",
+                    column.path
+                ),
                 Kind::Int | Kind::Long | Kind::Instant | Kind::Decimal | Kind::Boolean => {}
             }
         }
@@ -389,8 +430,14 @@ mod tests {
         assert_eq!(edition("order_no"), None);
         assert_eq!(edition("seq_no"), Some(Edition::Flagship));
         assert_eq!(edition("order_type"), Some(Edition::Enterprise));
-        let Kind::Lines(lines) = &table.columns[table.position("details_list").unwrap()].kind else { panic!("lines") };
-        assert_eq!(lines.columns[lines.position("defect").unwrap()].edition, Some(Edition::Flagship));
+        let Kind::Lines(lines) = &table.columns[table.position("details_list").unwrap()].kind
+        else {
+            panic!("lines")
+        };
+        assert_eq!(
+            lines.columns[lines.position("defect").unwrap()].edition,
+            Some(Edition::Flagship)
+        );
     }
 
     #[test]
@@ -399,12 +446,19 @@ mod tests {
         check(&Layout::of(Feed::ReturnOutbounds).table, &catalog().return_outbound.shape);
         for feed in Feed::ALL {
             let layout = Layout::of(feed);
-            for name in [layout.id, layout.number, "modified", "status", layout.return_no].into_iter().chain(layout.remark) {
+            for name in [layout.id, layout.number, "modified", "status", layout.return_no]
+                .into_iter()
+                .chain(layout.remark)
+            {
                 assert!(layout.table.position(name).is_some(), "{name}");
             }
             assert!(layout.table.position("detail_list").is_some());
             assert_eq!(layout.table.position("detail_list"), layout.table.position("details_list"));
-            assert_eq!(layout.table.position(EXTRA), None, "a field of that name from the ERP is one it does not know");
+            assert_eq!(
+                layout.table.position(EXTRA),
+                None,
+                "a field of that name from the ERP is one it does not know"
+            );
         }
     }
 }

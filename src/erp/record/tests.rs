@@ -56,7 +56,8 @@ fn compare(sent: &Value, shown: &Value, path: &str) {
                 let same = *got == text
                     || Decimal::parse(&text).is_ok_and(|decimal| decimal.to_string() == *got)
                     || text.parse().is_ok_and(|ms| Timestamp(ms).to_string() == *got)
-                    || Timestamp::from_beijing(&text).is_some_and(|instant| instant.to_string() == *got);
+                    || Timestamp::from_beijing(&text)
+                        .is_some_and(|instant| instant.to_string() == *got);
                 assert!(same, "{path}: {text} became {got}");
             }
             (_, Value::Number(got)) => assert_eq!(text, got.to_string(), "{path}"),
@@ -93,8 +94,11 @@ fn the_erps_examples_arrive_whole() {
         let sent = answer.pointer(list).unwrap();
         let record = decode(feed, edition, sent.to_string().as_bytes()).unwrap();
         // The custom attributes, which its examples leave out, are documented all the same.
-        let drift: Vec<&Drift> =
-            record.drift.iter().filter(|drift| !drift.field.ends_with("prop1") && !drift.field.ends_with("prop2")).collect();
+        let drift: Vec<&Drift> = record
+            .drift
+            .iter()
+            .filter(|drift| !drift.field.ends_with("prop1") && !drift.field.ends_with("prop2"))
+            .collect();
         assert!(drift.is_empty(), "{drift:?}");
         compare(sent, &shown(feed, &record), "");
     }
@@ -102,24 +106,42 @@ fn the_erps_examples_arrive_whole() {
 
 #[test]
 fn the_head_is_what_the_route_needs() {
-    let record = outbound(&with(json!({"src_order_no": "CR1", "status": "110", "remark": "#ABC hello"}))).unwrap();
-    assert_eq!((record.id.as_str(), record.number.as_str(), record.modified), ("1", "CK1", Timestamp(1_660_117_751_000)));
-    assert_eq!((record.return_no.as_deref(), record.status, record.remark.as_deref()), (Some("CR1"), Some(110), Some("#ABC hello")));
+    let record =
+        outbound(&with(json!({"src_order_no": "CR1", "status": "110", "remark": "#ABC hello"})))
+            .unwrap();
+    assert_eq!(
+        (record.id.as_str(), record.number.as_str(), record.modified),
+        ("1", "CK1", Timestamp(1_660_117_751_000))
+    );
+    assert_eq!(
+        (record.return_no.as_deref(), record.status, record.remark.as_deref()),
+        (Some("CR1"), Some(110), Some("#ABC hello"))
+    );
     let bare = outbound(&with(json!({"src_order_no": "", "remark": null}))).unwrap();
     assert_eq!((bare.return_no, bare.status, bare.remark), (None, None, None));
     let json = json!({"return_id": "7", "return_no": "CR7", "modified": "2022-08-10 15:49:11", "detail_list": [], "remark": "x"});
-    let record = decode(Feed::PurchaseReturns, Edition::Flagship, json.to_string().as_bytes()).unwrap();
-    assert_eq!((record.id.as_str(), record.return_no.as_deref(), record.remark), ("7", Some("CR7"), None));
+    let record =
+        decode(Feed::PurchaseReturns, Edition::Flagship, json.to_string().as_bytes()).unwrap();
+    assert_eq!(
+        (record.id.as_str(), record.return_no.as_deref(), record.remark),
+        ("7", Some("CR7"), None)
+    );
     assert_eq!(record.modified, Timestamp(1_660_117_751_000));
 }
 
 #[test]
 fn both_spellings_of_the_lines_are_read() {
     for name in ["detail_list", "details_list"] {
-        let json = json!({"stockout_id": 1, "order_no": "CK1", "modified": 1, name: [{"rec_id": 5}]});
-        assert_eq!(shown(Feed::ReturnOutbounds, &outbound(&json).unwrap())["details_list"][0]["rec_id"], 5);
-        let json = json!({"return_id": 1, "return_no": "CR1", "modified": 1, name: [{"rec_id": 5}]});
-        let record = decode(Feed::PurchaseReturns, Edition::Flagship, json.to_string().as_bytes()).unwrap();
+        let json =
+            json!({"stockout_id": 1, "order_no": "CK1", "modified": 1, name: [{"rec_id": 5}]});
+        assert_eq!(
+            shown(Feed::ReturnOutbounds, &outbound(&json).unwrap())["details_list"][0]["rec_id"],
+            5
+        );
+        let json =
+            json!({"return_id": 1, "return_no": "CR1", "modified": 1, name: [{"rec_id": 5}]});
+        let record =
+            decode(Feed::PurchaseReturns, Edition::Flagship, json.to_string().as_bytes()).unwrap();
         assert_eq!(shown(Feed::PurchaseReturns, &record)["detail_list"][0]["rec_id"], 5);
     }
 }
@@ -127,16 +149,24 @@ fn both_spellings_of_the_lines_are_read() {
 #[test]
 fn unknown_fields_are_kept_and_retyped_ones_too() {
     let line = json!({"rec_id": [1], "colour": "red", "position_details_list": [{"position_no": 5, "new": 1.50}]});
-    let record =
-        outbound(&with(json!({"extra": {"a": 1}, "new": null, "status": {"code": 5}, "details_list": [line, {"colour": "blue"}]})));
+    let record = outbound(&with(
+        json!({"extra": {"a": 1}, "new": null, "status": {"code": 5}, "details_list": [line, {"colour": "blue"}]}),
+    ));
     let record = record.unwrap();
     let json = shown(Feed::ReturnOutbounds, &record);
     assert_eq!(json["status"], Value::Null);
-    assert_eq!(json["extra"], json!({"extra": r#"{"a":1}"#, "new": "null", "status": r#"{"code":5}"#}));
+    assert_eq!(
+        json["extra"],
+        json!({"extra": r#"{"a":1}"#, "new": "null", "status": r#"{"code":5}"#})
+    );
     assert_eq!(json["details_list"][0]["extra"], json!({"rec_id": "[1]", "colour": r#""red""#}));
-    assert_eq!(json["details_list"][0]["position_details_list"][0]["extra"], json!({"position_no": "5", "new": "1.5"}));
+    assert_eq!(
+        json["details_list"][0]["position_details_list"][0]["extra"],
+        json!({"position_no": "5", "new": "1.5"})
+    );
     let sent = record.drift.iter().filter(|drift| drift.kind != DriftKind::Missing);
-    let mut drift: Vec<(&str, DriftKind)> = sent.map(|drift| (drift.field.as_str(), drift.kind)).collect();
+    let mut drift: Vec<(&str, DriftKind)> =
+        sent.map(|drift| (drift.field.as_str(), drift.kind)).collect();
     drift.sort_by_key(|(field, _)| *field);
     assert_eq!(
         drift,
@@ -156,12 +186,21 @@ fn unknown_fields_are_kept_and_retyped_ones_too() {
 fn a_field_that_its_edition_should_send_and_does_not_is_missing() {
     let missing = |edition, json: &Value| -> Vec<String> {
         let record = decode(Feed::ReturnOutbounds, edition, json.to_string().as_bytes()).unwrap();
-        record.drift.into_iter().filter(|drift| drift.kind == DriftKind::Missing).map(|drift| drift.field).collect()
+        record
+            .drift
+            .into_iter()
+            .filter(|drift| drift.kind == DriftKind::Missing)
+            .map(|drift| drift.field)
+            .collect()
     };
     let sent = with(json!({"src_order_no": null, "details_list": [{"rec_id": null}]}));
-    let (flagship, enterprise) = (missing(Edition::Flagship, &sent), missing(Edition::Enterprise, &sent));
+    let (flagship, enterprise) =
+        (missing(Edition::Flagship, &sent), missing(Edition::Enterprise, &sent));
     let has = |fields: &[String], name: &str| fields.iter().any(|field| field == name);
-    assert!(!has(&flagship, "src_order_no") && !has(&flagship, "details_list.rec_id"), "null is sent");
+    assert!(
+        !has(&flagship, "src_order_no") && !has(&flagship, "details_list.rec_id"),
+        "null is sent"
+    );
     assert!(has(&flagship, "remark") && has(&enterprise, "remark"), "both editions have it");
     assert!(has(&flagship, "seq_no") && !has(&enterprise, "seq_no"));
     assert!(has(&enterprise, "outer_no") && !has(&flagship, "outer_no"));
@@ -171,7 +210,9 @@ fn a_field_that_its_edition_should_send_and_does_not_is_missing() {
 #[test]
 fn position_lines_of_another_type_are_kept_as_text() {
     for positions in [json!("none"), json!({}), json!([1])] {
-        let record = outbound(&with(json!({"details_list": [{"position_details_list": positions}]}))).unwrap();
+        let record =
+            outbound(&with(json!({"details_list": [{"position_details_list": positions}]})))
+                .unwrap();
         let line = &shown(Feed::ReturnOutbounds, &record)["details_list"][0];
         assert_eq!(line["position_details_list"], Value::Null);
         assert_eq!(line["extra"], json!({"position_details_list": positions.to_string()}));
@@ -192,7 +233,10 @@ fn what_may_be_missing_null_or_empty_becomes_null() {
         assert_eq!(json["details_list"][0]["defect"], Value::Null);
         assert_eq!(json["extra"], json!({}));
     }
-    let json = shown(Feed::ReturnOutbounds, &outbound(&with(json!({"remark": "", "consign_time": "0000-00-00 00:00:00"}))).unwrap());
+    let json = shown(
+        Feed::ReturnOutbounds,
+        &outbound(&with(json!({"remark": "", "consign_time": "0000-00-00 00:00:00"}))).unwrap(),
+    );
     assert_eq!((&json["remark"], &json["consign_time"]), (&json!(""), &Value::Null));
 }
 
@@ -200,7 +244,10 @@ fn what_may_be_missing_null_or_empty_becomes_null() {
 fn of_repeated_keys_the_last_one_counts() {
     let text = r#"{"stockout_id":1,"stockout_id":2,"order_no":"a","order_no":"b","modified":1,"modified":2,"details_list":5,"detail_list":[],"x":1,"x":2}"#;
     let record = decode(Feed::ReturnOutbounds, Edition::Enterprise, text.as_bytes()).unwrap();
-    assert_eq!((record.id.as_str(), record.number.as_str(), record.modified), ("2", "b", Timestamp(2)));
+    assert_eq!(
+        (record.id.as_str(), record.number.as_str(), record.modified),
+        ("2", "b", Timestamp(2))
+    );
     assert_eq!(shown(Feed::ReturnOutbounds, &record)["extra"], json!({"x": "2"}));
 }
 
@@ -213,14 +260,30 @@ fn only_what_must_fit_makes_a_misfit() {
         (json!({"order_no": 5}), Some("1"), "order_no is missing or not a text"),
         (json!({"modified": null}), Some("1"), "modified is missing"),
         (json!({"modified": "0000-00-00 00:00:00"}), Some("1"), "modified is missing"),
-        (json!({"modified": "yesterday"}), Some("1"), "modified is neither epoch milliseconds nor yyyy-MM-dd HH:mm:ss"),
+        (
+            json!({"modified": "yesterday"}),
+            Some("1"),
+            "modified is neither epoch milliseconds nor yyyy-MM-dd HH:mm:ss",
+        ),
         (json!({"details_list": null}), Some("1"), "details_list is missing"),
         (json!({"details_list": {}}), Some("1"), "details_list is not an array of objects"),
         (json!({"details_list": [[]]}), Some("1"), "details_list is not an array of objects"),
-        (json!({"goods_count": "1.00001"}), Some("1"), "goods_count has digits beyond the 4th decimal place"),
-        (json!({"goods_count": 1e15}), Some("1"), "goods_count has more than 15 digits before the decimal point"),
+        (
+            json!({"goods_count": "1.00001"}),
+            Some("1"),
+            "goods_count has digits beyond the 4th decimal place",
+        ),
+        (
+            json!({"goods_count": 1e15}),
+            Some("1"),
+            "goods_count has more than 15 digits before the decimal point",
+        ),
         (json!({"goods_count": true}), Some("1"), "goods_count is not a decimal number"),
-        (json!({"details_list": [{"weight": "heavy"}]}), Some("1"), "details_list.weight is not a decimal number"),
+        (
+            json!({"details_list": [{"weight": "heavy"}]}),
+            Some("1"),
+            "details_list.weight is not a decimal number",
+        ),
     ] {
         let misfit = outbound(&with(changes)).unwrap_err();
         assert_eq!((misfit.id.as_deref(), misfit.to_string().as_str()), (id, sentence));
@@ -243,7 +306,9 @@ fn numbers_never_pass_through_a_float() {
 fn the_order_of_the_erps_fields_does_not_matter() {
     let one = r#"{"stockout_id":1,"order_no":"a","modified":1,"details_list":[],"y":1,"z":2}"#;
     let two = r#"{"z":2,"y":1,"details_list":[],"modified":1,"order_no":"a","stockout_id":1}"#;
-    let decode = |text: &str| decode(Feed::ReturnOutbounds, Edition::Flagship, text.as_bytes()).unwrap().datum;
+    let decode = |text: &str| {
+        decode(Feed::ReturnOutbounds, Edition::Flagship, text.as_bytes()).unwrap().datum
+    };
     // Whichever order came before.
     let all: Vec<_> = [one, two, two, one, two, one, one].into_iter().map(decode).collect();
     assert!(all.iter().all(|datum| *datum == all[0]));
@@ -283,12 +348,21 @@ fn any_json() -> impl Strategy<Value = Value> {
         (-2_i64..200).prop_map(Value::from),
         (-2_i64..200).prop_map(|number| Value::from(number.to_string())),
         ".{0,8}".prop_map(Value::from),
-        proptest::sample::select(vec!["2023-02-07 14:23:27", "0000-00-00 00:00:00", "1.2345", "0.10", "", "1e4"]).prop_map(Value::from),
+        proptest::sample::select(vec![
+            "2023-02-07 14:23:27",
+            "0000-00-00 00:00:00",
+            "1.2345",
+            "0.10",
+            "",
+            "1e4"
+        ])
+        .prop_map(Value::from),
     ];
     leaf.prop_recursive(4, 60, 8, move |inner| {
         prop_oneof![
             proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-            proptest::collection::btree_map(key.clone(), inner, 0..8).prop_map(|map| Value::Object(map.into_iter().collect())),
+            proptest::collection::btree_map(key.clone(), inner, 0..8)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
         ]
     })
 }
@@ -308,7 +382,8 @@ proptest! {
             if let Ok(record) = decode(feed, edition, value.to_string().as_bytes()) {
                 let json = shown(feed, &record);
                 let fields = value.as_object().unwrap();
-                // Nothing is lost: what is neither null nor empty stands in its field or in `extra`.
+                // Nothing is lost: what is neither null nor empty stands in its field or in
+                // `extra`.
                 for (key, sent) in fields {
                     let kept = json["extra"].get(key).is_some_and(|text| text.as_str() == Some(&sent.to_string()));
                     let shown = json.get(key).is_some_and(|shown| !shown.is_null());

@@ -1,4 +1,5 @@
-//! One JSON value of the ERP as the schema's type: numbers as numbers or texts, times in two forms, nothing through a float.
+//! One JSON value of the ERP as the schema's type: numbers as numbers or texts, times in two forms,
+//! nothing through a float.
 
 use std::borrow::Cow;
 
@@ -35,10 +36,12 @@ fn scalar(raw: &RawValue) -> Scalar<'_> {
     match json.as_bytes() {
         [b'"', inner @ .., b'"'] => {
             if inner.contains(&b'\\') {
-                serde_json::from_str(json).map_or(Scalar::Other, |text| Scalar::Text(Cow::Owned(text)))
+                serde_json::from_str(json)
+                    .map_or(Scalar::Other, |text| Scalar::Text(Cow::Owned(text)))
             } else {
                 // Without escapes the text stands there as it is.
-                json.get(1..json.len() - 1).map_or(Scalar::Other, |text| Scalar::Text(Cow::Borrowed(text)))
+                json.get(1..json.len() - 1)
+                    .map_or(Scalar::Other, |text| Scalar::Text(Cow::Borrowed(text)))
             }
         }
         b"null" => Scalar::Null,
@@ -101,9 +104,9 @@ pub(super) fn decimal(raw: &RawValue) -> Result<Option<Decimal>, DecimalFault> {
 pub(super) fn instant(raw: &RawValue) -> Reading<Timestamp> {
     match numeral(&scalar(raw)) {
         Reading::Value("0000-00-00 00:00:00") | Reading::Null => Reading::Null,
-        Reading::Value(text) => {
-            Timestamp::from_beijing(text).or_else(|| integer(text).map(Timestamp)).map_or(Reading::Retyped, Reading::Value)
-        }
+        Reading::Value(text) => Timestamp::from_beijing(text)
+            .or_else(|| integer(text).map(Timestamp))
+            .map_or(Reading::Retyped, Reading::Value),
         Reading::Retyped => Reading::Retyped,
     }
 }
@@ -170,7 +173,11 @@ mod tests {
             (r#""x""#, Err(DecimalFault::NotANumber)),
             ("[]", Err(DecimalFault::NotANumber)),
         ] {
-            assert_eq!(decimal(&raw(json)), wanted.map(|text| text.map(|text| Decimal::parse(text).unwrap())), "{json}");
+            assert_eq!(
+                decimal(&raw(json)),
+                wanted.map(|text| text.map(|text| Decimal::parse(text).unwrap())),
+                "{json}"
+            );
         }
     }
 

@@ -7,7 +7,9 @@ use crate::{
     sink::{
         call::finding_of,
         commit::Carried,
-        journal::{Doubt, Ending, Finding, Life, Sight, Step, Verdict, Way, Written, judge, written},
+        journal::{
+            Doubt, Ending, Finding, Life, Sight, Step, Verdict, Way, Written, judge, written,
+        },
     },
 };
 
@@ -38,16 +40,27 @@ fn ablation(
     without: impl FnOnce(&mut Rules),
 ) -> Ablation {
     let of_the_world = name.starts_with("assumption");
-    Ablation { scenario: Scenario::new(name, log, left).with(setting).without(without), breaks, of_the_world }
+    Ablation {
+        scenario: Scenario::new(name, log, left).with(setting).without(without),
+        breaks,
+        of_the_world,
+    }
 }
 
 /// The rows of the table, in its order.
 pub fn all() -> Vec<Ablation> {
     let plain = |_: &mut Scenario| {};
     let mut rows = vec![
-        ablation("intent before call", ONE, Left { crashes: 1, ..NONE }, ONE_ORDER, plain, |rules| {
-            rules.released = |send_by, now| Some(send_by.unwrap_or(Moment(now.0 + 1)));
-        }),
+        ablation(
+            "intent before call",
+            ONE,
+            Left { crashes: 1, ..NONE },
+            ONE_ORDER,
+            plain,
+            |rules| {
+                rules.released = |send_by, now| Some(send_by.unwrap_or(Moment(now.0 + 1)));
+            },
+        ),
         ablation("send-by check", ONE, NONE, ONE_ORDER, plain, |rules| {
             rules.released = |send_by, _| send_by;
             rules.may_send = |owned, _, _| owned;
@@ -60,41 +73,93 @@ pub fn all() -> Vec<Ablation> {
         }),
         ablation("wait before look-up", ONE, NONE, ONE_ORDER, plain, |rules| {
             rules.looked_up = |life, finding, sight, timing| {
-                let Some(doubt) = life.doubt.take() else { return life.looked_up(finding, sight, timing) };
+                let Some(doubt) = life.doubt.take() else {
+                    return life.looked_up(finding, sight, timing);
+                };
                 life.doubt = Some(Doubt { bound: Moment(0), ..doubt });
                 life.looked_up(finding, sight, timing)
             };
         }),
-        ablation("failed look-up is not absent", ONE, Left { failures: 1, ..NONE }, ONE_ORDER, plain, |rules| {
-            rules.looked_up = |life, finding, sight, timing| {
-                let finding = match finding {
-                    Finding::Failed(_) => Finding::Absent { asked_at: sight.now },
-                    finding => finding,
+        ablation(
+            "failed look-up is not absent",
+            ONE,
+            Left { failures: 1, ..NONE },
+            ONE_ORDER,
+            plain,
+            |rules| {
+                rules.looked_up = |life, finding, sight, timing| {
+                    let finding = match finding {
+                        Finding::Failed(_) => Finding::Absent { asked_at: sight.now },
+                        finding => finding,
+                    };
+                    life.looked_up(finding, sight, timing)
                 };
-                life.looked_up(finding, sight, timing)
-            };
-        }),
-        ablation("offsets in the intent's transaction", ONE, Left { moves: 1, ..NONE }, ONE_ORDER, plain, |rules| {
-            rules.needs_offset = |carried| carried != Carried::Intent;
-        }),
-        // The guard of the call looks at ownership as well, so that it is the second result that shows it.
-        ablation("metadata and ownership under one lock", ONE, Left { moves: 1, ..NONE }, ONE_RESULT, plain, |rules| {
-            rules.fence = |standing, _| standing.fence(&[]).copied();
-        }),
-        ablation("records before offsets, and stable offsets", ONE, Left { moves: 1, ..NONE }, ONE_ORDER, plain, |rules| {
-            records_after_offsets(rules);
-            unstable(rules);
-        }),
-        ablation("barrier, and stable offsets", ONE, Left { moves: 1, ..NONE }, ONE_ORDER, plain, |rules| {
-            no_barrier(rules);
-            unstable(rules);
-        }),
-        ablation("settle in one transaction", ONE, Left { moves: 1, ..NONE }, ONE_RESULT, plain, |rules| {
-            rules.needs_offset = |carried| carried != Carried::Outcome;
-        }),
-        ablation("one after the other per key", &[(0, 0, 0), (0, 0, 0)], NONE, ONE_ORDER, plain, |rules| {
-            rules.its_turn = |_| true;
-        }),
+            },
+        ),
+        ablation(
+            "offsets in the intent's transaction",
+            ONE,
+            Left { moves: 1, ..NONE },
+            ONE_ORDER,
+            plain,
+            |rules| {
+                rules.needs_offset = |carried| carried != Carried::Intent;
+            },
+        ),
+        // The guard of the call looks at ownership as well, so that it is the second result that
+        // shows it.
+        ablation(
+            "metadata and ownership under one lock",
+            ONE,
+            Left { moves: 1, ..NONE },
+            ONE_RESULT,
+            plain,
+            |rules| {
+                rules.fence = |standing, _| standing.fence(&[]).copied();
+            },
+        ),
+        ablation(
+            "records before offsets, and stable offsets",
+            ONE,
+            Left { moves: 1, ..NONE },
+            ONE_ORDER,
+            plain,
+            |rules| {
+                records_after_offsets(rules);
+                unstable(rules);
+            },
+        ),
+        ablation(
+            "barrier, and stable offsets",
+            ONE,
+            Left { moves: 1, ..NONE },
+            ONE_ORDER,
+            plain,
+            |rules| {
+                no_barrier(rules);
+                unstable(rules);
+            },
+        ),
+        ablation(
+            "settle in one transaction",
+            ONE,
+            Left { moves: 1, ..NONE },
+            ONE_RESULT,
+            plain,
+            |rules| {
+                rules.needs_offset = |carried| carried != Carried::Outcome;
+            },
+        ),
+        ablation(
+            "one after the other per key",
+            &[(0, 0, 0), (0, 0, 0)],
+            NONE,
+            ONE_ORDER,
+            plain,
+            |rules| {
+                rules.its_turn = |_| true;
+            },
+        ),
         ablation("contiguous prefix", &[(0, 0, 0), (1, 0, 0)], NONE, OFFSETS, hurried, |rules| {
             rules.position = |prefix| {
                 let mut all = prefix.clone();
@@ -112,7 +177,9 @@ pub fn all() -> Vec<Ablation> {
                 rules.judge = |accepted, partition, offset, known, timing| {
                     let bound = known.entry.as_ref().map(|entry| bound_by_instant(entry, 3));
                     match (judge(accepted, partition, offset, known, timing), bound) {
-                        (Verdict::Resume(Life { doubt: Some(doubt), .. }), None) => unreachable!("no entry, yet in doubt: {doubt:?}"),
+                        (Verdict::Resume(Life { doubt: Some(doubt), .. }), None) => {
+                            unreachable!("no entry, yet in doubt: {doubt:?}")
+                        }
                         (Verdict::Resume(life), Some(bound)) => {
                             let doubt = life.doubt.clone().map(|doubt| Doubt { bound, ..doubt });
                             Verdict::Resume(Life { doubt, ..life })
@@ -129,50 +196,103 @@ pub fn all() -> Vec<Ablation> {
             ONE_ORDER,
             |scenario| scenario.doubtful = true,
             |rules| {
-                rules.finding_of = |heads, question, asked_at| match finding_of(heads, question, asked_at) {
-                    Finding::Suspects(_) => Finding::Absent { asked_at },
-                    finding => finding,
+                rules.finding_of =
+                    |heads, question, asked_at| match finding_of(heads, question, asked_at) {
+                        Finding::Suspects(_) => Finding::Absent { asked_at },
+                        finding => finding,
+                    };
+            },
+        ),
+        ablation(
+            "conflict leaves the entry alone",
+            &[(0, 0, 0), (0, 0, 1), (0, 0, 0)],
+            NONE,
+            GOOD,
+            hurried,
+            |rules| {
+                rules.written = |way| match way {
+                    Way::Plain { .. } => Written { entry: true, ..written(way) },
+                    Way::Life { .. } => written(way),
                 };
             },
         ),
-        ablation("conflict leaves the entry alone", &[(0, 0, 0), (0, 0, 1), (0, 0, 0)], NONE, GOOD, hurried, |rules| {
-            rules.written = |way| match way {
-                Way::Plain { .. } => Written { entry: true, ..written(way) },
-                Way::Life { .. } => written(way),
-            };
-        }),
-        ablation("settled-ahead set", &[(0, 0, 0), (1, 0, 0)], Left { moves: 1, ..NONE }, ONE_RESULT, hurried, |rules| {
-            rules.position = |prefix| prefix.position().map(|(next, _)| (next, String::new()));
-        }),
-        ablation("one journal per id", &[(0, 0, 0), (0, 0, 0)], NONE, ONE_ORDER, two_partitions, |rules| {
-            rules.placement = |_, _, _, _, _| Ok(());
-        }),
-        // Its record carries no time, or the rule below would catch it: either alone suffices otherwise.
-        ablation("open intents kept", ONE, Left { crashes: 1, ..NONE }, ONE_ORDER, untimed, |rules| {
-            rules.expired = |entry, now, horizon| entry.written_at < now.minus(horizon);
-        }),
-        ablation("old records look first", ONE, Left { crashes: 1, ..NONE }, ONE_ORDER, forgetful, |rules| {
-            rules.may_be_forgotten = |_, _, _, _| false;
-        }),
-        ablation("rejection of a later attempt looked up", ONE, NONE, REJECTED, very_late, |rules| {
-            rules.answered = |life, answer, send_by, counts, now, timing| match answer {
-                Answer::Rejected(refusal) => Step::Settle(Ending {
-                    outcome: crate::schema::Outcome::Rejected,
-                    outbound_no: None,
-                    refusal: Some(refusal),
-                    reason: None,
-                    candidates: Vec::new(),
-                    recovered: false,
-                }),
-                answer => life.answered(answer, send_by, counts, now, timing),
-            };
-        }),
+        ablation(
+            "settled-ahead set",
+            &[(0, 0, 0), (1, 0, 0)],
+            Left { moves: 1, ..NONE },
+            ONE_RESULT,
+            hurried,
+            |rules| {
+                rules.position = |prefix| prefix.position().map(|(next, _)| (next, String::new()));
+            },
+        ),
+        ablation(
+            "one journal per id",
+            &[(0, 0, 0), (0, 0, 0)],
+            NONE,
+            ONE_ORDER,
+            two_partitions,
+            |rules| {
+                rules.placement = |_, _, _, _, _| Ok(());
+            },
+        ),
+        // Its record carries no time, or the rule below would catch it: either alone suffices
+        // otherwise.
+        ablation(
+            "open intents kept",
+            ONE,
+            Left { crashes: 1, ..NONE },
+            ONE_ORDER,
+            untimed,
+            |rules| {
+                rules.expired = |entry, now, horizon| entry.written_at < now.minus(horizon);
+            },
+        ),
+        ablation(
+            "old records look first",
+            ONE,
+            Left { crashes: 1, ..NONE },
+            ONE_ORDER,
+            forgetful,
+            |rules| {
+                rules.may_be_forgotten = |_, _, _, _| false;
+            },
+        ),
+        ablation(
+            "rejection of a later attempt looked up",
+            ONE,
+            NONE,
+            REJECTED,
+            very_late,
+            |rules| {
+                rules.answered = |life, answer, send_by, counts, now, timing| match answer {
+                    Answer::Rejected(refusal) => Step::Settle(Ending {
+                        outcome: crate::schema::Outcome::Rejected,
+                        outbound_no: None,
+                        refusal: Some(refusal),
+                        reason: None,
+                        candidates: Vec::new(),
+                        recovered: false,
+                    }),
+                    answer => life.answered(answer, send_by, counts, now, timing),
+                };
+            },
+        ),
         ablation("assumption D", ONE, NONE, ONE_ORDER, |scenario| scenario.times.delay = 5, |_| {}),
-        ablation("assumption F", ONE, NONE, ONE_ORDER, |scenario| scenario.times.freeze = 5, |_| {}),
+        ablation(
+            "assumption F",
+            ONE,
+            NONE,
+            ONE_ORDER,
+            |scenario| scenario.times.freeze = 5,
+            |_| {},
+        ),
     ];
     // Not in the table, a rule of the design all the same.
     rows.push(ablation("absence needs a proof of sight", ONE, NONE, ONE_ORDER, blind, |rules| {
-        rules.looked_up = |life, finding, sight, timing| life.looked_up(finding, Sight { proven: true, ..sight }, timing);
+        rules.looked_up = |life, finding, sight, timing| {
+            life.looked_up(finding, Sight { proven: true, ..sight }, timing)
+        };
     }));
     rows
 }
@@ -182,7 +302,14 @@ pub fn redundant() -> Vec<Ablation> {
     let moved = Left { moves: 1, ..NONE };
     let plain = |_: &mut Scenario| {};
     vec![
-        ablation("records before offsets alone", ONE, moved, ONE_ORDER, plain, records_after_offsets),
+        ablation(
+            "records before offsets alone",
+            ONE,
+            moved,
+            ONE_ORDER,
+            plain,
+            records_after_offsets,
+        ),
         ablation("stable offsets alone", ONE, moved, ONE_ORDER, plain, unstable),
         ablation("barrier alone", ONE, moved, ONE_ORDER, plain, no_barrier),
         ablation(
@@ -237,7 +364,8 @@ pub fn forgetful(scenario: &mut Scenario) {
     scenario.resets = true;
 }
 
-/// The ERP carries a request out long after the bound, and refuses what comes after the first order of a return.
+/// The ERP carries a request out long after the bound, and refuses what comes after the first order
+/// of a return.
 pub fn very_late(scenario: &mut Scenario) {
     scenario.one_per_return = true;
     scenario.times.delay = 6;

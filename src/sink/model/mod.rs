@@ -1,12 +1,15 @@
-//! An exhaustive model of the command route: the product's own rules (see [`rules`]) against two processes, a partition
-//! that moves, a log with pending transactions, and an ERP that is slow, deaf or wrong (`protocol.md` §3).
+//! An exhaustive model of the command route: the product's own rules (see [`rules`]) against two
+//! processes, a partition that moves, a log with pending transactions, and an ERP that is slow,
+//! deaf or wrong (`protocol.md` §3).
 //!
-//! [`world`] is a state, [`scenario`] what may happen in one and what must hold in all of them, [`moves`] what an action
-//! does, [`ablations`] each rule taken out with what breaks then, [`reach`] whether an end stays possible. Bounds are
-//! small (two processes, one to three records, one of each fault), so "holds" is strong evidence and no proof.
+//! [`world`] is a state, [`scenario`] what may happen in one and what must hold in all of them,
+//! [`moves`] what an action does, [`ablations`] each rule taken out with what breaks then,
+//! [`reach`] whether an end stays possible. Bounds are small (two processes, one to three records,
+//! one of each fault), so "holds" is strong evidence and no proof.
 //!
-//! What is not modelled: permits and the quota, the breaker, decisions of a person, the one question about many open
-//! intents (a look-up still decides), and that attempts of a crashed owner count as unanswered in the journal.
+//! What is not modelled: permits and the quota, the breaker, decisions of a person, the one
+//! question about many open intents (a look-up still decides), and that attempts of a crashed owner
+//! count as unanswered in the journal.
 
 mod ablations;
 mod moves;
@@ -38,23 +41,41 @@ const SIBLINGS: &[(u8, u8, u8)] = &[(0, 0, 0), (0, 1, 0)];
 fn one_command() -> Vec<Scenario> {
     vec![
         Scenario::new("takeover and lost answer", ONE, Left { moves: 1, losses: 1, ..NONE }),
-        Scenario::new("crash, lost answer, failed look-up", ONE, Left { crashes: 1, losses: 1, failures: 1, ..NONE }),
+        Scenario::new(
+            "crash, lost answer, failed look-up",
+            ONE,
+            Left { crashes: 1, losses: 1, failures: 1, ..NONE },
+        ),
         Scenario::new("two crashes", ONE, Left { crashes: 2, ..NONE }),
         Scenario::new("drain and lost answer", ONE, Left { drains: 1, losses: 1, ..NONE }),
-        Scenario::new("refusals, crash, lost answer", ONE, Left { crashes: 1, losses: 1, ..NONE }).with(|scenario| {
-            scenario.refuses = true;
-            scenario.doubtful = true;
-        }),
-        Scenario::new("rewritten remark, crash, lost answer", ONE, Left { crashes: 1, losses: 1, strips: 1, ..NONE })
+        Scenario::new("refusals, crash, lost answer", ONE, Left { crashes: 1, losses: 1, ..NONE })
+            .with(|scenario| {
+                scenario.refuses = true;
+                scenario.doubtful = true;
+            }),
+        Scenario::new(
+            "rewritten remark, crash, lost answer",
+            ONE,
+            Left { crashes: 1, losses: 1, strips: 1, ..NONE },
+        )
+        .with(|scenario| scenario.doubtful = true),
+        Scenario::new("no answer ever", ONE, Left { losses: 3, ..NONE })
             .with(|scenario| scenario.doubtful = true),
-        Scenario::new("no answer ever", ONE, Left { losses: 3, ..NONE }).with(|scenario| scenario.doubtful = true),
-        Scenario::new("frozen between check and write", ONE, Left { crashes: 1, losses: 1, ..NONE }).with(|scenario| {
+        Scenario::new(
+            "frozen between check and write",
+            ONE,
+            Left { crashes: 1, losses: 1, ..NONE },
+        )
+        .with(|scenario| {
             scenario.times.freeze = 1;
             scenario.times.settle = 2;
         }),
-        Scenario::new("late request, later attempt refused", ONE, Left { crashes: 1, ..NONE }).with(very_late),
-        Scenario::new("look-ups never show an order", ONE, Left { crashes: 1, losses: 1, ..NONE }).with(blind),
-        Scenario::new("old record, lost offsets", ONE, Left { crashes: 1, losses: 1, ..NONE }).with(forgetful),
+        Scenario::new("late request, later attempt refused", ONE, Left { crashes: 1, ..NONE })
+            .with(very_late),
+        Scenario::new("look-ups never show an order", ONE, Left { crashes: 1, losses: 1, ..NONE })
+            .with(blind),
+        Scenario::new("old record, lost offsets", ONE, Left { crashes: 1, losses: 1, ..NONE })
+            .with(forgetful),
     ]
 }
 
@@ -66,15 +87,28 @@ fn several_records() -> Vec<Scenario> {
     vec![
         Scenario::new("copies, takeover", COPIES, Left { moves: 1, ..NONE }),
         Scenario::new("copies, crash, lost answer", COPIES, Left { crashes: 1, losses: 1, ..NONE }),
-        Scenario::new("copies in doubt", COPIES, Left { crashes: 1, strips: 1, ..NONE }).with(|scenario| scenario.doubtful = true),
-        Scenario::new("two keys, takeover, crash", KEYS, Left { moves: 1, crashes: 1, ..NONE }).with(hurried),
-        Scenario::new("two keys, drain, lost answer", KEYS, Left { drains: 1, losses: 1, ..NONE }).with(hurried),
-        Scenario::new("two commands of one return", SIBLINGS, Left { crashes: 1, losses: 1, ..NONE }),
-        Scenario::new("conflicting copy", &[(0, 0, 0), (0, 0, 1), (0, 0, 0)], Left { crashes: 1, ..NONE }).with(hurried),
+        Scenario::new("copies in doubt", COPIES, Left { crashes: 1, strips: 1, ..NONE })
+            .with(|scenario| scenario.doubtful = true),
+        Scenario::new("two keys, takeover, crash", KEYS, Left { moves: 1, crashes: 1, ..NONE })
+            .with(hurried),
+        Scenario::new("two keys, drain, lost answer", KEYS, Left { drains: 1, losses: 1, ..NONE })
+            .with(hurried),
+        Scenario::new(
+            "two commands of one return",
+            SIBLINGS,
+            Left { crashes: 1, losses: 1, ..NONE },
+        ),
+        Scenario::new(
+            "conflicting copy",
+            &[(0, 0, 0), (0, 0, 1), (0, 0, 0)],
+            Left { crashes: 1, ..NONE },
+        )
+        .with(hurried),
     ]
 }
 
-/// The scenarios of the ablations with every rule in place, each once: otherwise a broken property would prove nothing.
+/// The scenarios of the ablations with every rule in place, each once: otherwise a broken property
+/// would prove nothing.
 fn whole() -> Vec<Scenario> {
     let settings: BTreeMap<String, Scenario> = ablations::all()
         .into_iter()
@@ -88,8 +122,14 @@ fn whole() -> Vec<Scenario> {
 fn must_hold(scenarios: Vec<Scenario>) {
     for scenario in scenarios {
         let (name, begun) = (scenario.name, Instant::now());
-        let checker = scenario.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
-        println!("{name}: {} states, depth {}, {:?}", checker.unique_state_count(), checker.max_depth(), begun.elapsed());
+        let checker =
+            scenario.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+        println!(
+            "{name}: {} states, depth {}, {:?}",
+            checker.unique_state_count(),
+            checker.max_depth(),
+            begun.elapsed()
+        );
         let mut found = checker.discoveries();
         assert!(found.remove(FINISHED).is_some(), "{name}: never finished");
         if let Some((property, path)) = found.into_iter().next() {
@@ -127,8 +167,15 @@ fn without_any_one_rule_a_promise_is_broken() {
         let wanted = HasDiscoveries::AnyOf(BTreeSet::from([breaks]));
         let checker = scenario.checker().finish_when(wanted).spawn_bfs().join();
         match checker.discovery(breaks) {
-            None => useless.push(format!("without \"{name}\" nothing breaks \"{breaks}\" in {} states", checker.unique_state_count())),
-            Some(path) => println!("without {name}: not {breaks}, {:?}, {:?}", begun.elapsed(), path.into_actions()),
+            None => useless.push(format!(
+                "without \"{name}\" nothing breaks \"{breaks}\" in {} states",
+                checker.unique_state_count()
+            )),
+            Some(path) => println!(
+                "without {name}: not {breaks}, {:?}, {:?}",
+                begun.elapsed(),
+                path.into_actions()
+            ),
         }
     }
     assert!(useless.is_empty(), "{}", useless.join("\n"));
@@ -139,25 +186,35 @@ fn without_any_one_rule_a_promise_is_broken() {
 fn either_of_two_rules_alone_keeps_one_order() {
     for Ablation { scenario, .. } in ablations::redundant() {
         let name = scenario.name;
-        let checker = scenario.checker().finish_when(HasDiscoveries::AnyOf(BTreeSet::from([ONE_ORDER]))).spawn_bfs().join();
+        let checker = scenario
+            .checker()
+            .finish_when(HasDiscoveries::AnyOf(BTreeSet::from([ONE_ORDER])))
+            .spawn_bfs()
+            .join();
         println!("without {name}: {} states", checker.unique_state_count());
         let path = checker.discovery(ONE_ORDER).map(|path| path.into_actions());
         assert!(path.is_none(), "without \"{name}\": {path:?}");
     }
 }
 
-/// Safety alone is easy to keep by doing nothing: from every state everything can still be finished.
+/// Safety alone is easy to keep by doing nothing: from every state everything can still be
+/// finished.
 #[test]
 fn an_end_stays_in_reach_of_every_state() {
     for scenario in [
         Scenario::new("takeover", ONE, Left { moves: 1, ..NONE }),
-        Scenario::new("crash, lost answer, failed look-up", ONE, Left { crashes: 1, losses: 1, failures: 1, ..NONE }),
+        Scenario::new(
+            "crash, lost answer, failed look-up",
+            ONE,
+            Left { crashes: 1, losses: 1, failures: 1, ..NONE },
+        ),
         Scenario::new("drain and lost answer", ONE, Left { drains: 1, losses: 1, ..NONE }),
         Scenario::new("refusals", ONE, Left { crashes: 1, losses: 1, ..NONE }).with(|scenario| {
             scenario.refuses = true;
             scenario.doubtful = true;
         }),
-        Scenario::new("rewritten remark", ONE, Left { crashes: 1, strips: 1, ..NONE }).with(|scenario| scenario.doubtful = true),
+        Scenario::new("rewritten remark", ONE, Left { crashes: 1, strips: 1, ..NONE })
+            .with(|scenario| scenario.doubtful = true),
         Scenario::new("look-ups never show an order", ONE, Left { losses: 1, ..NONE }).with(blind),
         Scenario::new("two keys, takeover", KEYS, Left { moves: 1, ..NONE }).with(hurried),
         Scenario::new("copies, crash, lost answer", COPIES, Left { crashes: 1, losses: 1, ..NONE }),
@@ -166,6 +223,10 @@ fn an_end_stays_in_reach_of_every_state() {
         let (states, stuck) = reach::explore(&scenario);
         println!("{}: {states} states, {:?}", scenario.name, begun.elapsed());
         assert!(states > 100, "{}", scenario.name);
-        assert_eq!(stuck, 0, "{}: states from which nothing can be finished any more", scenario.name);
+        assert_eq!(
+            stuck, 0,
+            "{}: states from which nothing can be finished any more",
+            scenario.name
+        );
     }
 }

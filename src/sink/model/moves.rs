@@ -1,5 +1,5 @@
-//! What each action does. Every decision is one of the [`Rules`](super::rules::Rules); what is left here is what the
-//! engine does with them, and what Kafka and the ERP do by themselves.
+//! What each action does. Every decision is one of the [`Rules`](super::rules::Rules); what is left
+//! here is what the engine does with them, and what Kafka and the ERP do by themselves.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -20,7 +20,10 @@ use crate::{
 
 use super::{
     scenario::{Action, Scenario, Sent, partition_of},
-    world::{Command, End, Journal, NOW, Noted, Order, Phase, Process, Request, Running, Slot, TakingOver, Txn, World, wall},
+    world::{
+        Command, End, Journal, NOW, Noted, Order, Phase, Process, Request, Running, Slot,
+        TakingOver, Txn, World, wall,
+    },
 };
 
 const HORIZON: Duration = Duration::from_secs(1000);
@@ -42,7 +45,9 @@ impl World {
                 self.requests[request].frozen = false;
                 self.requests[request].age = 0;
             }
-            Action::Arrive { request, refused, lost } => self.arrive(scenario, request, refused, lost),
+            Action::Arrive { request, refused, lost } => {
+                self.arrive(scenario, request, refused, lost)
+            }
             Action::Vanish(request) => {
                 self.requests.remove(request);
                 self.left.losses -= 1;
@@ -51,7 +56,9 @@ impl World {
                 self.nobody_waits(process, Some(offset));
                 self.answered(scenario, process, offset, Answer::Unknown { reason: String::new() });
             }
-            Action::LookUp { process, offset, fresh, fails } => self.look_up(scenario, process, offset, fresh, fails),
+            Action::LookUp { process, offset, fresh, fails } => {
+                self.look_up(scenario, process, offset, fresh, fails)
+            }
             Action::TakeOver(process) => return self.take_over(scenario, process),
             Action::Move => {
                 self.left.moves -= 1;
@@ -72,7 +79,11 @@ impl World {
                     // Its transactional id is initialised anew first.
                     self.end_transaction(process);
                 }
-                let Some(partition) = self.partitions.iter().position(|partition| partition.owner.is_none()) else { return false };
+                let Some(partition) =
+                    self.partitions.iter().position(|partition| partition.owner.is_none())
+                else {
+                    return false;
+                };
                 self.assign(process, partition);
             }
             Action::Expire(process) => self.end_transaction(process),
@@ -110,8 +121,14 @@ impl World {
         if process.phase == Phase::Down {
             *process = Process::default();
         }
-        let leases = process.standing.assigned(&[i32::try_from(partition).unwrap()], Some(self.generation));
-        let taking = TakingOver { lease: leases[0], next: 0, committed: (0, String::new()), before: Journal::new() };
+        let leases =
+            process.standing.assigned(&[i32::try_from(partition).unwrap()], Some(self.generation));
+        let taking = TakingOver {
+            lease: leases[0],
+            next: 0,
+            committed: (0, String::new()),
+            before: Journal::new(),
+        };
         process.phase = Phase::TakingOver(taking);
     }
 
@@ -120,7 +137,9 @@ impl World {
         self.requests.retain(|request| !request.frozen || request.by != Some(process));
         self.nobody_waits(process, None);
         self.processes[process] = Process { phase: Phase::Down, ..Process::default() };
-        for partition in self.partitions.iter_mut().filter(|partition| partition.owner == Some(process)) {
+        for partition in
+            self.partitions.iter_mut().filter(|partition| partition.owner == Some(process))
+        {
             partition.owner = None;
         }
         let orphan = self.open[process].take().filter(|txn| txn.delivered || txn.accepted);
@@ -152,10 +171,14 @@ impl World {
     /// A graceful revocation begins: nothing new is begun, idle intents are taken back.
     fn revoke(&mut self, scenario: &Scenario, process: usize) {
         self.left.drains -= 1;
-        let intended: Vec<i64> = self.open[process].iter().flat_map(|txn| txn.intents.iter().map(|(offset, ..)| *offset)).collect();
+        let intended: Vec<i64> = self.open[process]
+            .iter()
+            .flat_map(|txn| txn.intents.iter().map(|(offset, ..)| *offset))
+            .collect();
         let Some(running) = self.running(process) else { return };
         running.draining = true;
-        let all: Vec<i64> = running.slots.keys().copied().filter(|offset| !intended.contains(offset)).collect();
+        let all: Vec<i64> =
+            running.slots.keys().copied().filter(|offset| !intended.contains(offset)).collect();
         for offset in all {
             running.withdraw(scenario, offset);
         }
@@ -173,12 +196,18 @@ impl World {
         match parts[taking.next] {
             TakeOverPart::Offsets => {
                 // Its own as well: one that was on its way when the partition went and came back.
-                let pending = self.open.iter().flatten().any(|txn| txn.accepted && txn.lease.partition == lease.partition);
-                // An unstable fetch answers with what was committed before; a stable one is asked again.
+                let pending = self
+                    .open
+                    .iter()
+                    .flatten()
+                    .any(|txn| txn.accepted && txn.lease.partition == lease.partition);
+                // An unstable fetch answers with what was committed before; a stable one is asked
+                // again.
                 if pending && scenario.rules.isolation == ISOLATION {
                     return false;
                 }
-                taking.committed = (self.partitions[at].offset, self.partitions[at].metadata.clone());
+                taking.committed =
+                    (self.partitions[at].offset, self.partitions[at].metadata.clone());
             }
             TakeOverPart::Memory => {}
             TakeOverPart::Barrier => {
@@ -186,10 +215,14 @@ impl World {
                 if self.open[process].is_some() || fenced != Ok(self.generation) {
                     return false;
                 }
-                (self.partitions[at].offset, self.partitions[at].metadata) = taking.committed.clone();
+                (self.partitions[at].offset, self.partitions[at].metadata) =
+                    taking.committed.clone();
                 taking.before = self.partitions[at].journal.clone();
                 for other in others {
-                    if let Some(txn) = self.open[other].as_mut().filter(|txn| txn.lease.partition == lease.partition) {
+                    if let Some(txn) = self.open[other]
+                        .as_mut()
+                        .filter(|txn| txn.lease.partition == lease.partition)
+                    {
                         txn.before_barrier = txn.delivered;
                     }
                 }
@@ -198,7 +231,10 @@ impl World {
                 if !parts.contains(&TakeOverPart::Barrier) {
                     taking.before = self.partitions[at].journal.clone();
                 }
-                if others.iter().any(|other| self.open[*other].as_ref().is_some_and(|txn| txn.before_barrier)) {
+                if others
+                    .iter()
+                    .any(|other| self.open[*other].as_ref().is_some_and(|txn| txn.before_barrier))
+                {
                     return false;
                 }
             }
@@ -251,28 +287,44 @@ impl World {
             carried.push(Carried::Outcome);
             let sent = scenario.record(partition_of(txn.lease), *offset);
             let (way, outcome) = match end {
-                End::Life { ending, copy } => (Some(Way::Life { outcome: ending.outcome, copy: *copy }), ending.outcome),
+                End::Life { ending, copy } => {
+                    (Some(Way::Life { outcome: ending.outcome, copy: *copy }), ending.outcome)
+                }
                 End::Copy(outcome) => (None, *outcome),
                 End::Plain(outcome) => (Some(Way::Plain { outcome: *outcome }), *outcome),
             };
             if way.is_some_and(|way| (rules.written)(way).entry) {
-                txn.entries.push((sent.command, Some(Arc::new(entry_of_end(running, sent, *offset, end, aged)))));
+                txn.entries.push((
+                    sent.command,
+                    Some(Arc::new(entry_of_end(running, sent, *offset, end, aged))),
+                ));
             }
             txn.results.push((*offset, outcome));
         }
-        let waiting = running.slots.iter().filter(|(_, slot)| slot.waits == Waits::Intent && !running.draining);
+        let waiting = running
+            .slots
+            .iter()
+            .filter(|(_, slot)| slot.waits == Waits::Intent && !running.draining);
         for (offset, slot) in waiting {
             carried.push(Carried::Intent);
             let sent = scenario.record(partition_of(txn.lease), *offset);
             let entry = intent_entry(&slot.life, pair(sent), "W", wall(aged), &scenario.timing);
             txn.entries.push((sent.command, Some(Arc::new(JournalEntry { version: 1, ..entry }))));
-            txn.intents.push((*offset, slot.life.next_attempt(), NOW.plus(scenario.timing.send_by)));
+            txn.intents.push((
+                *offset,
+                slot.life.next_attempt(),
+                NOW.plus(scenario.timing.send_by),
+            ));
         }
         for command in &txn.withdrawn {
             carried.push(Carried::Withdrawal);
             txn.entries.push((*command, None));
         }
-        txn.position = if carried.into_iter().any(rules.needs_offset) { (rules.position)(&running.prefix) } else { None };
+        txn.position = if carried.into_iter().any(rules.needs_offset) {
+            (rules.position)(&running.prefix)
+        } else {
+            None
+        };
         let lease = txn.lease;
         self.open[process] = Some(txn);
         // The transactor looks before it begins.
@@ -283,13 +335,16 @@ impl World {
         self.proceed(scenario, process);
     }
 
-    /// The metadata a transaction would send its offset with; a transaction without one is not fenced at all.
+    /// The metadata a transaction would send its offset with; a transaction without one is not
+    /// fenced at all.
     fn fenced(&self, scenario: &Scenario, process: usize, lease: Lease) -> Result<Option<u8>, ()> {
         let Some(txn) = &self.open[process] else { return Err(()) };
         if txn.position.is_none() {
             return Ok(None);
         }
-        (scenario.rules.fence)(&self.processes[process].standing, &[lease]).map(Some).map_err(|_| ())
+        (scenario.rules.fence)(&self.processes[process].standing, &[lease])
+            .map(Some)
+            .map_err(|_| ())
     }
 
     fn proceed(&mut self, scenario: &Scenario, process: usize) {
@@ -303,7 +358,9 @@ impl World {
             }
             Part::Offsets => match self.fenced(scenario, process, lease) {
                 Err(()) => return self.refuse(process),
-                Ok(Some(generation)) if generation != self.generation => return self.take_back(process),
+                Ok(Some(generation)) if generation != self.generation => {
+                    return self.take_back(process);
+                }
                 Ok(position) => {
                     if let Some(txn) = &mut self.open[process] {
                         txn.accepted = position.is_some();
@@ -317,7 +374,8 @@ impl World {
         }
     }
 
-    /// Not the owner: aborted, and the partition forgotten; not if it came back with another lease meanwhile.
+    /// Not the owner: aborted, and the partition forgotten; not if it came back with another lease
+    /// meanwhile.
     fn refuse(&mut self, process: usize) {
         let Some(txn) = self.open[process].take() else { return };
         if self.running(process).is_some_and(|running| running.lease == txn.lease) {
@@ -348,7 +406,9 @@ impl World {
         let note = |journal: &mut Journal| {
             for (command, entry) in &txn.entries {
                 match entry {
-                    Some(entry) => drop(journal.insert(*command, Noted { entry: Arc::clone(entry), age: 0 })),
+                    Some(entry) => {
+                        drop(journal.insert(*command, Noted { entry: Arc::clone(entry), age: 0 }))
+                    }
                     None => drop(journal.remove(command)),
                 }
             }
@@ -365,7 +425,8 @@ impl World {
             self.results.entry((at, *offset)).or_default().push(*outcome);
         }
         if let Some((offset, metadata)) = &txn.position {
-            (self.partitions[at].offset, self.partitions[at].metadata) = (*offset, metadata.clone());
+            (self.partitions[at].offset, self.partitions[at].metadata) =
+                (*offset, metadata.clone());
         }
         let aged = self.aged;
         if let Some(running) = self.running(process).filter(|running| running.lease == txn.lease) {
@@ -381,7 +442,10 @@ impl World {
             let Phase::Running(running) = &process.phase else { return };
             process.standing.ownership.owns(running.lease)
         };
-        let Some(slot) = self.running(process).and_then(|running| running.slots.get_mut(&offset)) else { return };
+        let Some(slot) = self.running(process).and_then(|running| running.slots.get_mut(&offset))
+        else {
+            return;
+        };
         let Some(send_by) = (scenario.rules.released)(slot.send_by, NOW) else {
             slot.send_by = None;
             slot.waits = Waits::Intent;
@@ -394,7 +458,13 @@ impl World {
         slot.waits = Waits::Answer;
         slot.at = NOW;
         let command = slot.command;
-        self.requests.push(Request { by: Some(process), offset, command, frozen: scenario.times.freeze > 0, age: 0 });
+        self.requests.push(Request {
+            by: Some(process),
+            offset,
+            command,
+            frozen: scenario.times.freeze > 0,
+            age: 0,
+        });
     }
 
     fn arrive(&mut self, scenario: &Scenario, request: usize, refused: bool, lost: bool) {
@@ -405,7 +475,12 @@ impl World {
         self.left.losses -= u8::from(lost);
         if let Some(process) = request.by.filter(|_| !lost) {
             let answer = if refused {
-                Answer::Rejected(Refusal { code: 1, message: String::new(), gloss: None, unapproved: false })
+                Answer::Rejected(Refusal {
+                    code: 1,
+                    message: String::new(),
+                    gloss: None,
+                    unapproved: false,
+                })
             } else {
                 Answer::Created { outbound_no: String::new() }
             };
@@ -418,14 +493,22 @@ impl World {
         let Some(slot) = running.slots.get_mut(&offset) else { return };
         let withheld = matches!(answer, Answer::NotExecuted(NotExecuted::Withheld));
         let send_by = slot.send_by.unwrap_or(NOW);
-        let step = (scenario.rules.answered)(&mut slot.life, answer, send_by, true, NOW, &scenario.timing);
+        let step =
+            (scenario.rules.answered)(&mut slot.life, answer, send_by, true, NOW, &scenario.timing);
         if withheld {
             slot.send_by = None;
         }
         running.step(scenario, offset, step);
     }
 
-    fn look_up(&mut self, scenario: &Scenario, process: usize, offset: i64, fresh: bool, fails: bool) {
+    fn look_up(
+        &mut self,
+        scenario: &Scenario,
+        process: usize,
+        offset: i64,
+        fresh: bool,
+        fails: bool,
+    ) {
         self.left.failures -= u8::from(fails);
         let orders = self.orders.clone();
         let Some(running) = self.running(process) else { return };
@@ -433,14 +516,18 @@ impl World {
         let heads: Vec<OutboundHead> = orders
             .iter()
             .zip(0..)
-            .filter(|(order, _)| !scenario.blind && (fresh || order.age >= scenario.times.visibility))
+            .filter(|(order, _)| {
+                !scenario.blind && (fresh || order.age >= scenario.times.visibility)
+            })
             .filter(|(order, _)| return_of(order.command) == sent.of_return)
             .map(|(order, at)| head(scenario, order, at))
             .collect();
         let claimed: HashSet<String> = running
             .known
             .iter()
-            .filter(|(command, _)| **command != sent.command && return_of(**command) == sent.of_return)
+            .filter(|(command, _)| {
+                **command != sent.command && return_of(**command) == sent.of_return
+            })
             .filter_map(|(_, noted)| noted.entry.outbound_no.clone())
             .collect();
         let Some(slot) = running.slots.get_mut(&offset) else { return };
@@ -450,7 +537,11 @@ impl World {
             first_intent_at: slot.life.first_intent_at,
             claimed,
         };
-        let finding = if fails { Finding::Failed(String::new()) } else { (scenario.rules.finding_of)(&heads, &question, NOW) };
+        let finding = if fails {
+            Finding::Failed(String::new())
+        } else {
+            (scenario.rules.finding_of)(&heads, &question, NOW)
+        };
         let sight = Sight { now: NOW, proven: !scenario.blind, circuit_closed: true };
         let step = (scenario.rules.looked_up)(&mut slot.life, finding, sight, &scenario.timing);
         running.step(scenario, offset, step);
@@ -459,7 +550,9 @@ impl World {
     /// The dedupe horizon passes: whatever has outlived it is forgotten.
     fn age(&mut self, scenario: &Scenario) {
         self.aged = true;
-        let forget = |journal: &mut Journal| journal.retain(|_, noted| !(scenario.rules.expired)(&noted.entry, wall(true), HORIZON));
+        let forget = |journal: &mut Journal| {
+            journal.retain(|_, noted| !(scenario.rules.expired)(&noted.entry, wall(true), HORIZON))
+        };
         for partition in &mut self.partitions {
             forget(&mut partition.journal);
         }
@@ -483,8 +576,13 @@ impl Running {
         }
         let return_no = &sent.accepted.command.return_no;
         let partitions = i32::try_from(scenario.partitions).unwrap();
-        let placed =
-            (scenario.rules.placement)(Some(return_no.as_bytes()), return_no, self.lease.partition, partitions, Partitioner::Murmur2);
+        let placed = (scenario.rules.placement)(
+            Some(return_no.as_bytes()),
+            return_no,
+            self.lease.partition,
+            partitions,
+            Partitioner::Murmur2,
+        );
         if placed.is_err() {
             self.ready.push((sent.offset, End::Plain(Outcome::Invalid)));
             return;
@@ -500,27 +598,52 @@ impl Running {
     fn begin(&mut self, scenario: &Scenario, offset: i64, aged: bool) {
         let sent = scenario.record(partition_of(self.lease), offset);
         let entry = self.known.get(&sent.command).map(|noted| JournalEntry {
-            // What a comparison of instants would compare: when it was written, by the clock of whoever reads it.
+            // What a comparison of instants would compare: when it was written, by the clock of
+            // whoever reads it.
             written_at: crate::clock::Timestamp(i64::try_from(NOW.0 - noted.age).unwrap()),
             ..JournalEntry::clone(&noted.entry)
         });
         let old = (scenario.rules.may_be_forgotten)(sent.stamped, wall(aged), HORIZON, None);
-        let known = Known { entry, restored_at: self.restored_at, old, replayed: false, now: NOW, now_wall: wall(aged) };
-        let verdict = (scenario.rules.judge)(&sent.accepted, self.lease.partition, offset, known, &scenario.timing);
+        let known = Known {
+            entry,
+            restored_at: self.restored_at,
+            old,
+            replayed: false,
+            now: NOW,
+            now_wall: wall(aged),
+        };
+        let verdict = (scenario.rules.judge)(
+            &sent.accepted,
+            self.lease.partition,
+            offset,
+            known,
+            &scenario.timing,
+        );
         let (life, waits, copy) = match verdict {
             Verdict::Fresh(life) => {
-                let waits = if (scenario.rules.released)(None, NOW).is_some() { Waits::Wire } else { Waits::Intent };
+                let waits = if (scenario.rules.released)(None, NOW).is_some() {
+                    Waits::Wire
+                } else {
+                    Waits::Intent
+                };
                 (life, waits, false)
             }
             Verdict::LookFirst(life) | Verdict::Resume(life) => (life, Waits::Ask, false),
             Verdict::Repeat(life, _) => (life, Waits::Ask, true),
-            Verdict::Duplicate(entry) => return self.ready.push((offset, End::Copy(entry.outcome.unwrap_or(Outcome::InDoubt)))),
+            Verdict::Duplicate(entry) => {
+                return self
+                    .ready
+                    .push((offset, End::Copy(entry.outcome.unwrap_or(Outcome::InDoubt))));
+            }
             Verdict::Conflict => return self.ready.push((offset, End::Plain(Outcome::Invalid))),
             Verdict::Expired => return self.ready.push((offset, End::Plain(Outcome::Expired))),
         };
         // What no rule turns on would only multiply the states.
         let life = Life { version: 0, source_offset: 0, ..life };
-        self.slots.insert(offset, Slot { command: sent.command, life, send_by: None, waits, at: NOW, copy });
+        self.slots.insert(
+            offset,
+            Slot { command: sent.command, life, send_by: None, waits, at: NOW, copy },
+        );
     }
 
     fn step(&mut self, scenario: &Scenario, offset: i64, step: Step) {
@@ -531,9 +654,15 @@ impl Running {
                 slot.send_by = None;
                 slot.waits = Waits::Intent;
             }
-            Step::Later { .. } => unreachable!("no refusal of the model says that a return is not approved"),
+            Step::Later { .. } => {
+                unreachable!("no refusal of the model says that a return is not approved")
+            }
             Step::Again => {
-                slot.waits = if (scenario.rules.released)(slot.send_by, NOW).is_some() { Waits::Wire } else { Waits::Intent };
+                slot.waits = if (scenario.rules.released)(slot.send_by, NOW).is_some() {
+                    Waits::Wire
+                } else {
+                    Waits::Intent
+                };
             }
             Step::Ask { at } => {
                 slot.waits = Waits::Ask;
@@ -578,7 +707,10 @@ impl Running {
             let Some(line) = self.lines.get_mut(&of_return) else { continue };
             line.retain(|waiting| *waiting != offset);
             let next = line.front().copied();
-            let begun = |offset: &i64| self.slots.contains_key(offset) || self.ready.iter().any(|(ready, _)| ready == offset);
+            let begun = |offset: &i64| {
+                self.slots.contains_key(offset)
+                    || self.ready.iter().any(|(ready, _)| ready == offset)
+            };
             if let Some(next) = next.filter(|next| !begun(next) && !self.draining) {
                 self.begin(scenario, next, aged);
             }
@@ -587,7 +719,9 @@ impl Running {
 
     fn withdraw(&mut self, scenario: &Scenario, offset: i64) {
         let Some(slot) = self.slots.get(&offset) else { return };
-        if matches!(slot.waits, Waits::Intent | Waits::Wire) && (scenario.rules.may_be_withdrawn)(&slot.life) {
+        if matches!(slot.waits, Waits::Intent | Waits::Wire)
+            && (scenario.rules.may_be_withdrawn)(&slot.life)
+        {
             self.withdrawn.push(slot.command);
             self.slots.remove(&offset);
         }
@@ -602,7 +736,13 @@ pub fn return_of(command: Command) -> u8 {
     command / 4
 }
 
-fn entry_of_end(running: &Running, sent: &Sent, offset: i64, end: &End, aged: bool) -> JournalEntry {
+fn entry_of_end(
+    running: &Running,
+    sent: &Sent,
+    offset: i64,
+    end: &End,
+    aged: bool,
+) -> JournalEntry {
     match (end, running.slots.get(&offset)) {
         (End::Life { ending, .. }, Some(slot)) => {
             let entry = outcome_entry(&slot.life, ending, pair(sent), "W", wall(aged));
@@ -618,7 +758,11 @@ fn entry_of_end(running: &Running, sent: &Sent, offset: i64, end: &End, aged: bo
 }
 
 fn head(scenario: &Scenario, order: &Order, at: u32) -> OutboundHead {
-    let marker = scenario.log.iter().find(|sent| sent.command == order.command).map(|sent| sent.accepted.marker.clone());
+    let marker = scenario
+        .log
+        .iter()
+        .find(|sent| sent.command == order.command)
+        .map(|sent| sent.accepted.marker.clone());
     OutboundHead {
         stockout_id: at.to_string(),
         order_no: format!("CK{at}"),
@@ -630,7 +774,8 @@ fn head(scenario: &Scenario, order: &Order, at: u32) -> OutboundHead {
     }
 }
 
-/// What a comparison of instants makes of an entry's bound: the writer's instant by the reader's clock, which is ahead.
+/// What a comparison of instants makes of an entry's bound: the writer's instant by the reader's
+/// clock, which is ahead.
 pub fn bound_by_instant(entry: &JournalEntry, skew: u64) -> Moment {
     let written = u64::try_from(entry.written_at.0).unwrap();
     Moment(written + u64::try_from(entry.bound_ms).unwrap() - skew)

@@ -1,4 +1,5 @@
-//! Whether an end stays in reach: the whole graph, searched backwards from the states in which everything is finished.
+//! Whether an end stays in reach: the whole graph, searched backwards from the states in which
+//! everything is finished.
 
 use std::{
     collections::{HashMap, VecDeque},

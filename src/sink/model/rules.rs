@@ -1,4 +1,5 @@
-//! The rules of the command route, each the function or constant the product itself uses; an ablation swaps one.
+//! The rules of the command route, each the function or constant the product itself uses; an
+//! ablation swaps one.
 
 use std::time::Duration;
 
@@ -11,7 +12,10 @@ use crate::{
     sink::{
         call::{Question, finding_of},
         commit::{Carried, needs_offset},
-        journal::{Finding, Known, Life, Sight, Step, Timing, Verdict, Way, Written, judge, may_be_forgotten, may_send, released, written},
+        journal::{
+            Finding, Known, Life, Sight, Step, Timing, Verdict, Way, Written, judge,
+            may_be_forgotten, may_send, released, written,
+        },
         partition::its_turn,
         sweep::expired,
         validate::{Accepted, check_placement},

@@ -1,4 +1,5 @@
-//! A scenario: which records were sent, which times hold, what may go wrong; explored by `stateright`.
+//! A scenario: which records were sent, which times hold, what may go wrong; explored by
+//! `stateright`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -68,7 +69,8 @@ pub struct Scenario {
     pub ages: bool,
     /// Group offsets may be lost after that.
     pub resets: bool,
-    /// How far the successor's clock runs ahead, where instants of different processes are compared.
+    /// How far the successor's clock runs ahead, where instants of different processes are
+    /// compared.
     pub skew: u64,
     /// Time passes only while nobody has anything to do: for scenarios about the order of things.
     pub hurried: bool,
@@ -172,7 +174,15 @@ impl Scenario {
             rules: Rules::ALL,
             log,
             partitions: 1,
-            times: Times { send_by: 1, call: 1, settle: 1, spacing: 1, freeze: 0, delay: 1, visibility: 1 },
+            times: Times {
+                send_by: 1,
+                call: 1,
+                settle: 1,
+                spacing: 1,
+                freeze: 0,
+                delay: 1,
+                visibility: 1,
+            },
             timing: Timing {
                 send_by: Duration::ZERO,
                 call_timeout: Duration::ZERO,
@@ -219,10 +229,26 @@ impl Scenario {
 
     /// Equal for scenarios that differ in nothing but their name and their rules.
     pub fn key(&self) -> String {
-        let log: Vec<_> =
-            self.log.iter().map(|sent| (sent.partition, sent.offset, sent.command, sent.accepted.fingerprint, sent.stamped)).collect();
-        let flags = (self.refuses, self.one_per_return, self.blind, self.ages, self.resets, self.hurried, self.doubtful);
-        format!("{log:?} {} {:?} {:?} {flags:?} {}", self.partitions, self.times, self.left, self.skew)
+        let log: Vec<_> = self
+            .log
+            .iter()
+            .map(|sent| {
+                (sent.partition, sent.offset, sent.command, sent.accepted.fingerprint, sent.stamped)
+            })
+            .collect();
+        let flags = (
+            self.refuses,
+            self.one_per_return,
+            self.blind,
+            self.ages,
+            self.resets,
+            self.hurried,
+            self.doubtful,
+        );
+        format!(
+            "{log:?} {} {:?} {:?} {flags:?} {}",
+            self.partitions, self.times, self.left, self.skew
+        )
     }
 
     /// Longer ago makes no difference to any rule.
@@ -241,27 +267,53 @@ impl Scenario {
 
     /// Every record has its result, and everything is committed.
     pub fn finished(&self, world: &World) -> bool {
-        self.log
-            .iter()
-            .all(|sent| world.results.contains_key(&(sent.partition, sent.offset)) && world.partitions[sent.partition].offset > sent.offset)
+        self.log.iter().all(|sent| {
+            world.results.contains_key(&(sent.partition, sent.offset))
+                && world.partitions[sent.partition].offset > sent.offset
+        })
     }
 
-    fn of_running(&self, world: &World, process: usize, running: &Running, found: &mut Vec<Action>) {
-        let intends = running.slots.values().any(|slot| slot.waits == Waits::Intent) && !running.draining;
-        if world.open[process].is_none() && (intends || !running.ready.is_empty() || !running.withdrawn.is_empty()) {
+    fn of_running(
+        &self,
+        world: &World,
+        process: usize,
+        running: &Running,
+        found: &mut Vec<Action>,
+    ) {
+        let intends =
+            running.slots.values().any(|slot| slot.waits == Waits::Intent) && !running.draining;
+        if world.open[process].is_none()
+            && (intends || !running.ready.is_empty() || !running.withdrawn.is_empty())
+        {
             found.push(Action::Begin(process));
         }
         for (offset, slot) in &running.slots {
             match slot.waits {
                 Waits::Wire if !running.draining => found.push(Action::Call(process, *offset)),
-                Waits::Answer if NOW.0 >= slot.at.0 + self.times.call => found.push(Action::TimeOut(process, *offset)),
+                Waits::Answer if NOW.0 >= slot.at.0 + self.times.call => {
+                    found.push(Action::TimeOut(process, *offset))
+                }
                 Waits::Ask | Waits::Proof if NOW >= slot.at && !running.draining => {
-                    let unsettled = world.orders.iter().any(|order| order.command == slot.command && order.age < self.times.visibility);
-                    for fresh in [true, false].into_iter().filter(|fresh| !fresh || unsettled && !self.blind) {
-                        found.push(Action::LookUp { process, offset: *offset, fresh, fails: false });
+                    let unsettled = world.orders.iter().any(|order| {
+                        order.command == slot.command && order.age < self.times.visibility
+                    });
+                    for fresh in
+                        [true, false].into_iter().filter(|fresh| !fresh || unsettled && !self.blind)
+                    {
+                        found.push(Action::LookUp {
+                            process,
+                            offset: *offset,
+                            fresh,
+                            fails: false,
+                        });
                     }
                     if world.left.failures > 0 {
-                        found.push(Action::LookUp { process, offset: *offset, fresh: false, fails: true });
+                        found.push(Action::LookUp {
+                            process,
+                            offset: *offset,
+                            fresh: false,
+                            fails: true,
+                        });
                     }
                 }
                 _ => {}
@@ -282,7 +334,8 @@ impl Scenario {
                 found.push(Action::Leave(at));
                 continue;
             }
-            let spent = self.one_per_return && world.orders.iter().any(|order| order.command == request.command);
+            let spent = self.one_per_return
+                && world.orders.iter().any(|order| order.command == request.command);
             for (refused, lost) in [(false, false), (false, true), (true, false), (true, true)] {
                 let may = if refused { self.refuses || spent } else { !spent };
                 if may && (!lost || world.left.losses > 0 && request.by.is_some()) {
@@ -298,7 +351,11 @@ impl Scenario {
     fn of_processes(&self, world: &World, found: &mut Vec<Action>) {
         for (at, process) in world.processes.iter().enumerate() {
             if world.open[at].is_some() {
-                found.push(if process.phase == Phase::Down { Action::Expire(at) } else { Action::Proceed(at) });
+                found.push(if process.phase == Phase::Down {
+                    Action::Expire(at)
+                } else {
+                    Action::Proceed(at)
+                });
             }
             let lease = match &process.phase {
                 Phase::Down | Phase::Idle => None,
@@ -314,19 +371,32 @@ impl Scenario {
             if let Some(lease) = lease
                 && world.partitions[partition_of(lease)].owner != Some(at)
             {
-                found.push(if process.standing.ownership.owns(lease) { Action::Learn(at) } else { Action::Drop(at) });
+                found.push(if process.standing.ownership.owns(lease) {
+                    Action::Learn(at)
+                } else {
+                    Action::Drop(at)
+                });
             }
-            if world.left.crashes > 0 && process.phase != Phase::Down && (lease.is_some() || world.open[at].is_some()) {
+            if world.left.crashes > 0
+                && process.phase != Phase::Down
+                && (lease.is_some() || world.open[at].is_some())
+            {
                 found.push(Action::Crash(at));
             }
         }
         for partition in &world.partitions {
             match partition.owner {
-                None => {
-                    found.extend((0..2).filter(|at| matches!(world.processes[*at].phase, Phase::Down | Phase::Idle)).map(Action::Assign))
-                }
+                None => found.extend(
+                    (0..2)
+                        .filter(|at| {
+                            matches!(world.processes[*at].phase, Phase::Down | Phase::Idle)
+                        })
+                        .map(Action::Assign),
+                ),
                 Some(owner) => {
-                    if world.left.moves > 0 && matches!(world.processes[1 - owner].phase, Phase::Idle) {
+                    if world.left.moves > 0
+                        && matches!(world.processes[1 - owner].phase, Phase::Idle)
+                    {
                         found.push(Action::Move);
                     }
                 }
@@ -365,29 +435,52 @@ impl Model for Scenario {
         for partition in 0..self.partitions {
             world.processes[partition].standing.rejoined(Some(1));
             while matches!(world.processes[partition].phase, Phase::TakingOver(_)) {
-                assert!(world.take_over(self, partition), "nothing stands in the way of the first take-over");
+                assert!(
+                    world.take_over(self, partition),
+                    "nothing stands in the way of the first take-over"
+                );
             }
         }
         vec![world]
     }
 
     fn actions(&self, world: &World, found: &mut Vec<Action>) {
-        let overdue = world.requests.iter().any(|request| request.age >= if request.frozen { self.times.freeze } else { self.times.delay });
+        let overdue = world.requests.iter().any(|request| {
+            request.age >= if request.frozen { self.times.freeze } else { self.times.delay }
+        });
         self.of_requests(world, found);
         self.of_processes(world, found);
         let busy = |action: &Action| {
-            matches!(action, Action::Begin(_) | Action::Proceed(_) | Action::Call(..) | Action::TakeOver(_) | Action::LookUp { .. })
+            matches!(
+                action,
+                Action::Begin(_)
+                    | Action::Proceed(_)
+                    | Action::Call(..)
+                    | Action::TakeOver(_)
+                    | Action::LookUp { .. }
+            )
         };
         if !overdue && (!self.hurried || !found.iter().any(busy)) {
             found.push(Action::Tick);
         }
         if world.left.strips > 0 {
-            found.extend(world.orders.iter().enumerate().filter(|(_, order)| order.marked).map(|(at, _)| Action::Strip(at)));
+            found.extend(
+                world
+                    .orders
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, order)| order.marked)
+                    .map(|(at, _)| Action::Strip(at)),
+            );
         }
         if self.ages && !world.aged && world.requests.is_empty() {
             found.push(Action::Age);
         }
-        if self.resets && world.aged && !world.reset && world.partitions.iter().all(|partition| partition.owner.is_none()) {
+        if self.resets
+            && world.aged
+            && !world.reset
+            && world.partitions.iter().all(|partition| partition.owner.is_none())
+        {
             found.push(Action::Reset);
         }
     }
@@ -400,48 +493,66 @@ impl Model for Scenario {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always(ONE_ORDER, |_, world: &World| {
-                world
-                    .orders
-                    .iter()
-                    .enumerate()
-                    .all(|(at, order)| world.orders.iter().skip(at + 1).all(|other| other.command != order.command))
+                world.orders.iter().enumerate().all(|(at, order)| {
+                    world.orders.iter().skip(at + 1).all(|other| other.command != order.command)
+                })
             }),
-            Property::always(ONE_RESULT, |_, world: &World| world.results.values().all(|results| results.len() < 2)),
+            Property::always(ONE_RESULT, |_, world: &World| {
+                world.results.values().all(|results| results.len() < 2)
+            }),
             Property::always(OFFSETS, |scenario: &Scenario, world: &World| {
                 scenario.log.iter().all(|sent| {
-                    world.partitions[sent.partition].offset <= sent.offset || world.results.contains_key(&(sent.partition, sent.offset))
+                    world.partitions[sent.partition].offset <= sent.offset
+                        || world.results.contains_key(&(sent.partition, sent.offset))
                 })
             }),
             Property::always(CREATED, |scenario: &Scenario, world: &World| {
-                told(scenario, world, Outcome::Created).all(|command| world.orders.iter().any(|order| order.command == command))
+                told(scenario, world, Outcome::Created)
+                    .all(|command| world.orders.iter().any(|order| order.command == command))
             }),
             Property::always(REJECTED, |scenario: &Scenario, world: &World| {
-                told(scenario, world, Outcome::Rejected).all(|command| world.orders.iter().all(|order| order.command != command))
+                told(scenario, world, Outcome::Rejected)
+                    .all(|command| world.orders.iter().all(|order| order.command != command))
             }),
             Property::always(IN_ORDER, |scenario: &Scenario, world: &World| {
                 let done = |sent: &Sent| world.results.contains_key(&(sent.partition, sent.offset));
                 scenario.log.iter().filter(|sent| done(sent)).all(|sent| {
                     let before = |other: &&Sent| {
-                        (other.partition, other.of_return) == (sent.partition, sent.of_return) && other.offset < sent.offset
+                        (other.partition, other.of_return) == (sent.partition, sent.of_return)
+                            && other.offset < sent.offset
                     };
                     world.reset || scenario.log.iter().filter(before).all(done)
                 })
             }),
             Property::always(GOOD, |scenario: &Scenario, world: &World| {
                 scenario.log.iter().filter(|sent| sent.good).all(|sent| {
-                    world.results.get(&(sent.partition, sent.offset)).is_none_or(|results| !results.contains(&Outcome::Invalid))
+                    world
+                        .results
+                        .get(&(sent.partition, sent.offset))
+                        .is_none_or(|results| !results.contains(&Outcome::Invalid))
                 })
             }),
             Property::always(DOUBT, |scenario: &Scenario, world: &World| {
                 scenario.doubtful || told(scenario, world, Outcome::InDoubt).next().is_none()
             }),
-            Property::sometimes(FINISHED, |scenario: &Scenario, world: &World| scenario.finished(world)),
+            Property::sometimes(FINISHED, |scenario: &Scenario, world: &World| {
+                scenario.finished(world)
+            }),
         ]
     }
 }
 
-fn told<'a>(scenario: &'a Scenario, world: &'a World, outcome: Outcome) -> impl Iterator<Item = Command> + 'a {
-    let has = move |sent: &&Sent| world.results.get(&(sent.partition, sent.offset)).is_some_and(|results| results.contains(&outcome));
+fn told<'a>(
+    scenario: &'a Scenario,
+    world: &'a World,
+    outcome: Outcome,
+) -> impl Iterator<Item = Command> + 'a {
+    let has = move |sent: &&Sent| {
+        world
+            .results
+            .get(&(sent.partition, sent.offset))
+            .is_some_and(|results| results.contains(&outcome))
+    };
     scenario.log.iter().filter(has).map(|sent| sent.command)
 }
 

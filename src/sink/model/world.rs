@@ -1,8 +1,9 @@
 //! What a state of the model is: two processes, the log, the ERP, and what may still go wrong.
 //!
-//! Moments are kept relative to [`NOW`]: a tick moves them one millisecond into the past instead of moving the clock, and
-//! what is so long past that no rule can tell the difference is forgotten. States that differ only in when they happen
-//! are one state, so the graph is finite without a last tick.
+//! Moments are kept relative to [`NOW`]: a tick moves them one millisecond into the past instead of
+//! moving the clock, and what is so long past that no rule can tell the difference is forgotten.
+//! States that differ only in when they happen are one state, so the graph is finite without a last
+//! tick.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -28,7 +29,8 @@ pub type Command = u8;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct World {
     pub processes: [Process; 2],
-    /// Each process's transaction that is begun and not over; a dead one's stays until the coordinator ends it.
+    /// Each process's transaction that is begun and not over; a dead one's stays until the
+    /// coordinator ends it.
     pub open: [Option<Txn>; 2],
     pub partitions: Vec<Partition>,
     /// The group's.
@@ -68,7 +70,8 @@ pub struct Partition {
 
 pub type Journal = BTreeMap<Command, Noted>;
 
-/// An entry and, where the scenario compares instants of different processes, how long ago it was written.
+/// An entry and, where the scenario compares instants of different processes, how long ago it was
+/// written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Noted {
     pub entry: Arc<JournalEntry>,
@@ -229,11 +232,19 @@ impl Running {
             match slot.waits {
                 Waits::Answer => pass(&mut slot.at, floor),
                 Waits::Ask | Waits::Proof => pass(&mut slot.at, 0),
-                Waits::Admission | Waits::Permit | Waits::Intent | Waits::Wire | Waits::Sighting | Waits::Finding | Waits::Settlement => {}
+                Waits::Admission
+                | Waits::Permit
+                | Waits::Intent
+                | Waits::Wire
+                | Waits::Sighting
+                | Waits::Finding
+                | Waits::Settlement => {}
             }
             if let Some(doubt) = &mut slot.life.doubt {
                 pass(&mut doubt.bound, floor);
-                for since in [&mut doubt.failing_since, &mut doubt.unproven_since].into_iter().flatten() {
+                for since in
+                    [&mut doubt.failing_since, &mut doubt.unproven_since].into_iter().flatten()
+                {
                     pass(since, floor);
                 }
             }

@@ -51,8 +51,17 @@ fn serve(stream: std::net::TcpStream, kept: &Mutex<Vec<u8>>) {
             }
         }
         let head = head.to_lowercase();
-        assert!(head.starts_with("post /v1/traces ") && head.contains("content-type: application/x-protobuf"), "{head}");
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap().parse().unwrap();
+        assert!(
+            head.starts_with("post /v1/traces ")
+                && head.contains("content-type: application/x-protobuf"),
+            "{head}"
+        );
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "))
+            .unwrap()
+            .parse()
+            .unwrap();
         let mut body = vec![0; length];
         if reader.read_exact(&mut body).is_err() {
             return;

@@ -47,7 +47,11 @@ pub fn avro(command: &CreateReturnOutbound) -> Vec<u8> {
 
 /// In JSON.
 pub fn json_bytes(command: &CreateReturnOutbound) -> Vec<u8> {
-    let details: Vec<_> = command.details.iter().map(|line| json!({"spec_no": line.spec_no, "num": line.num})).collect();
+    let details: Vec<_> = command
+        .details
+        .iter()
+        .map(|line| json!({"spec_no": line.spec_no, "num": line.num}))
+        .collect();
     json!({
         "command_id": command.command_id,
         "return_no": command.return_no,

@@ -11,7 +11,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Sets `[section] key`; an empty section is the top level. `json!("1s")`, `json!(5)`, `json!({"a": "b"})`…
+    /// Sets `[section] key`; an empty section is the top level. `json!("1s")`, `json!(5)`,
+    /// `json!({"a": "b"})`…
     pub fn set(&mut self, section: &str, key: &str, value: impl Into<Value>) -> &mut Self {
         self.sections.entry(section.to_owned()).or_default().insert(key.to_owned(), value.into());
         self
@@ -21,7 +22,10 @@ impl Config {
     pub fn kafka_property(&mut self, key: &str, value: &str) -> &mut Self {
         let kafka = self.sections.entry("kafka".to_owned()).or_default();
         let properties = kafka.entry("properties".to_owned()).or_insert_with(|| json!({}));
-        properties.as_object_mut().expect("properties are a table").insert(key.to_owned(), value.into());
+        properties
+            .as_object_mut()
+            .expect("properties are a table")
+            .insert(key.to_owned(), value.into());
         self
     }
 
@@ -53,10 +57,15 @@ impl Config {
 fn toml(value: &Value) -> String {
     match value {
         Value::Object(entries) => {
-            let entries: Vec<String> = entries.iter().map(|(key, value)| format!("{} = {}", json!(key), toml(value))).collect();
+            let entries: Vec<String> = entries
+                .iter()
+                .map(|(key, value)| format!("{} = {}", json!(key), toml(value)))
+                .collect();
             format!("{{ {} }}", entries.join(", "))
         }
-        Value::Array(items) => format!("[{}]", items.iter().map(toml).collect::<Vec<_>>().join(", ")),
+        Value::Array(items) => {
+            format!("[{}]", items.iter().map(toml).collect::<Vec<_>>().join(", "))
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.to_string(),
     }
 }
@@ -64,7 +73,10 @@ fn toml(value: &Value) -> String {
 #[test]
 fn written_as_toml() {
     let mut config = Config::default();
-    config.set("", "allow_unsafe_timing", true).set("commands", "call_timeout", "1s").kafka_property("session.timeout.ms", "6000");
+    config
+        .set("", "allow_unsafe_timing", true)
+        .set("commands", "call_timeout", "1s")
+        .kafka_property("session.timeout.ms", "6000");
     let table: toml::Table = config.text().parse().expect("TOML");
     assert_eq!(table["allow_unsafe_timing"].as_bool(), Some(true));
     assert_eq!(table["commands"]["call_timeout"].as_str(), Some("1s"));

@@ -1,4 +1,5 @@
-//! The real binary as a process: started on a configuration, watched through its listener, ended by signals.
+//! The real binary as a process: started on a configuration, watched through its listener, ended by
+//! signals.
 
 use std::{
     fs,
@@ -19,10 +20,13 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_wdt-connector");
 /// How long a start may take before the test fails: a loaded machine, not a promise.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
-/// A command line of the program with the configuration given and the caller's own `WDT__…` variables kept out.
+/// A command line of the program with the configuration given and the caller's own `WDT__…`
+/// variables kept out.
 pub fn command(config: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WDT__")) {
+    for (name, _) in
+        std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WDT__"))
+    {
         command.env_remove(name);
     }
     // As the image and the unit set it.
@@ -30,7 +34,8 @@ pub fn command(config: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs a verb to its end, at most `limit`, with `input` on stdin. Stdout and stderr are taken whole.
+/// Runs a verb to its end, at most `limit`, with `input` on stdin. Stdout and stderr are taken
+/// whole.
 pub fn verb(config: &Path, arguments: &[&str], input: &[u8], limit: Duration) -> Output {
     finish(&mut command(config, arguments), input, limit)
 }
@@ -80,7 +85,8 @@ pub fn sample(text: &str, name: &str, labels: &[&str]) -> f64 {
         .sum()
 }
 
-/// A running `wdt-connector run`. Killed when dropped; its log goes to stderr when the test is failing.
+/// A running `wdt-connector run`. Killed when dropped; its log goes to stderr when the test is
+/// failing.
 #[derive(Debug)]
 pub struct Connector {
     process: Guarded,
@@ -90,14 +96,16 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// Starts `run` with this configuration file, whose `http.listen` is `127.0.0.1:<port>`; output goes to `log`, appended.
+    /// Starts `run` with this configuration file, whose `http.listen` is `127.0.0.1:<port>`; output
+    /// goes to `log`, appended.
     pub fn spawn(config: &Path, port: u16, log: &Path) -> Self {
         Self::spawn_command(command(config, &["run"]), port, log)
     }
 
     /// The same for a prepared command line.
     pub fn spawn_command(mut command: Command, port: u16, log: &Path) -> Self {
-        let out = fs::OpenOptions::new().create(true).append(true).open(log).expect("a temporary file");
+        let out =
+            fs::OpenOptions::new().create(true).append(true).open(log).expect("a temporary file");
         let errors = out.try_clone().expect("a file descriptor");
         command.stdin(Stdio::null()).stdout(out).stderr(errors);
         let started = Instant::now();
@@ -156,7 +164,8 @@ impl Connector {
         http::get(&self.url("/metrics")).expect("the listener answers").body
     }
 
-    /// The sum of all samples of a metric whose labels contain every text of `labels`; 0 when there are none.
+    /// The sum of all samples of a metric whose labels contain every text of `labels`; 0 when there
+    /// are none.
     pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         sample(&self.metrics(), name, labels)
     }
@@ -204,7 +213,9 @@ impl Connector {
 
     /// Everything it has written so far (all processes on the same log file).
     pub fn log(&self) -> String {
-        fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        fs::read(&self.log)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
     }
 
     /// Waits until its log contains `text`.
@@ -214,18 +225,27 @@ impl Connector {
 
     /// `VmRSS`, `VmHWM`… of `/proc/<pid>/status`, in kilobytes (Linux).
     pub fn memory(&self, field: &str) -> u64 {
-        let text = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a running process on Linux");
-        let line = text.lines().find(|line| line.starts_with(field)).expect("a field of /proc/<pid>/status");
-        line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number of kB")
+        let text = fs::read_to_string(format!("/proc/{}/status", self.pid()))
+            .expect("a running process on Linux");
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(field))
+            .expect("a field of /proc/<pid>/status");
+        line.split_whitespace()
+            .nth(1)
+            .and_then(|number| number.parse().ok())
+            .expect("a number of kB")
     }
 
     /// User and system CPU seconds spent so far (Linux).
     pub fn cpu_seconds(&self) -> f64 {
-        let text = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("a running process on Linux");
+        let text = fs::read_to_string(format!("/proc/{}/stat", self.pid()))
+            .expect("a running process on Linux");
         // The second field is the name in brackets, which may hold spaces.
         let rest = text.rsplit_once(')').expect("a stat line").1;
         let fields: Vec<&str> = rest.split_whitespace().collect();
-        let ticks: f64 = [11, 12].iter().map(|at| fields[*at].parse::<f64>().expect("a number of ticks")).sum();
+        let ticks: f64 =
+            [11, 12].iter().map(|at| fields[*at].parse::<f64>().expect("a number of ticks")).sum();
         // Linux reports times to programs in hundredths of a second on every architecture.
         ticks / 100.0
     }
@@ -238,7 +258,10 @@ impl Drop for Connector {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
             let tail = lines[lines.len().saturating_sub(80)..].join("\n");
-            crate::parts::say(&format!("--- last lines of {} ---\n{tail}\n---", self.log.display()));
+            crate::parts::say(&format!(
+                "--- last lines of {} ---\n{tail}\n---",
+                self.log.display()
+            ));
         }
     }
 }

@@ -1,7 +1,8 @@
-//! The ERP of one test: a `wdt-connector simulate` process of its own, spoken to through its admin API.
+//! The ERP of one test: a `wdt-connector simulate` process of its own, spoken to through its admin
+//! API.
 //!
-//! A process costs a test some milliseconds and keeps apart what is measured: the connector's CPU and memory from the
-//! simulator's, and the ledger, read over HTTP, from the code under test.
+//! A process costs a test some milliseconds and keeps apart what is measured: the connector's CPU
+//! and memory from the simulator's, and the ledger, read over HTTP, from the code under test.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -79,12 +80,16 @@ impl Erp {
         let stdout = process.child().stdout.take().expect("stdout is piped");
         let mut said = String::new();
         BufReader::new(stdout).read_line(&mut said).expect("the simulator's stdout");
-        let line = serde_json::from_str(&said).unwrap_or_else(|fault| panic!("`simulate` did not say where it listens ({fault}): {said}"));
+        let line = serde_json::from_str(&said).unwrap_or_else(|fault| {
+            panic!("`simulate` did not say where it listens ({fault}): {said}")
+        });
         Self { line, process }
     }
 
     fn said(&self, section: &str, key: &str) -> &str {
-        self.line[section][key].as_str().unwrap_or_else(|| panic!("no {section}.{key} in {}", self.line))
+        self.line[section][key]
+            .as_str()
+            .unwrap_or_else(|| panic!("no {section}.{key} in {}", self.line))
     }
 
     /// The process id, to look at its CPU.
@@ -133,12 +138,15 @@ impl Erp {
     }
 
     fn admin(&self, path: &str) -> String {
-        let base = self.line["admin"].as_str().unwrap_or_else(|| panic!("no admin address in {}", self.line));
+        let base = self.line["admin"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no admin address in {}", self.line));
         format!("{base}/{path}")
     }
 
     fn ask(&self, path: &str) -> Value {
-        let answer = http::get(&self.admin(path)).unwrap_or_else(|fault| panic!("the simulator does not answer {path}: {fault}"));
+        let answer = http::get(&self.admin(path))
+            .unwrap_or_else(|fault| panic!("the simulator does not answer {path}: {fault}"));
         assert_eq!(answer.status, 200, "{path}: {}", answer.body);
         answer.json()
     }
@@ -148,23 +156,34 @@ impl Erp {
     }
 
     fn tell_text(&self, path: &str, body: &str) -> Value {
-        let answer =
-            http::post_text(&self.admin(path), body).unwrap_or_else(|fault| panic!("the simulator does not answer {path}: {fault}"));
-        assert!((200..300).contains(&answer.status), "{path} {body}: {} {}", answer.status, answer.body);
+        let answer = http::post_text(&self.admin(path), body)
+            .unwrap_or_else(|fault| panic!("the simulator does not answer {path}: {fault}"));
+        assert!(
+            (200..300).contains(&answer.status),
+            "{path} {body}: {} {}",
+            answer.status,
+            answer.body
+        );
         if answer.body.trim().is_empty() { Value::Null } else { answer.json() }
     }
 
-    /// Makes approved returns with these numbers in the tests' warehouse, so that orders can be made out of them.
+    /// Makes approved returns with these numbers in the tests' warehouse, so that orders can be
+    /// made out of them.
     pub fn approve(&self, return_nos: impl IntoIterator<Item = String>) {
         let numbers: std::collections::BTreeSet<String> = return_nos.into_iter().collect();
         for number in numbers {
-            self.tell("seed/purchase_returns", &json!({"count": 1, "return_no": number, "status": 40, "warehouse_no": WAREHOUSE}));
+            self.tell(
+                "seed/purchase_returns",
+                &json!({"count": 1, "return_no": number, "status": 40, "warehouse_no": WAREHOUSE}),
+            );
         }
     }
 
-    /// Makes up `count` records modified within the last seven days, at least a minute ago; returns their numbers.
+    /// Makes up `count` records modified within the last seven days, at least a minute ago; returns
+    /// their numbers.
     pub fn seed(&self, kind: Kind, count: usize) -> Vec<String> {
-        let minute_ago = wdt_connector::clock::Timestamp::now().minus(Duration::from_secs(60)).to_beijing();
+        let minute_ago =
+            wdt_connector::clock::Timestamp::now().minus(Duration::from_secs(60)).to_beijing();
         self.made(kind, &json!({"count": count, "edition": kind.edition(), "to": minute_ago}))
     }
 
@@ -176,11 +195,16 @@ impl Erp {
     /// Makes up records as the simulator's `Seeding` says; returns their numbers.
     pub fn made(&self, kind: Kind, seeding: &Value) -> Vec<String> {
         let answer = self.tell(&format!("seed/{}", kind.table()), seeding);
-        let numbers = answer["numbers"].as_array().unwrap_or_else(|| panic!("no numbers in {answer}"));
-        numbers.iter().map(|number| number.as_str().expect("a number is a text").to_owned()).collect()
+        let numbers =
+            answer["numbers"].as_array().unwrap_or_else(|| panic!("no numbers in {answer}"));
+        numbers
+            .iter()
+            .map(|number| number.as_str().expect("a number is a text").to_owned())
+            .collect()
     }
 
-    /// Changes one record now; the simulator's `Change`: `remark`, `status`, `set` (fields as JSON), `omit`, `restore`…
+    /// Changes one record now; the simulator's `Change`: `remark`, `status`, `set` (fields as
+    /// JSON), `omit`, `restore`…
     pub fn modify(&self, kind: Kind, number: &str, change: &Value) {
         self.tell(&format!("records/{}/{number}", kind.table()), change);
     }
@@ -202,18 +226,31 @@ impl Erp {
 
     /// Records as the ERP's query would answer them, by id, from `skip` on.
     pub fn page(&self, kind: Kind, skip: usize, limit: usize) -> Vec<Value> {
-        let answer = self.ask(&format!("records/{}?edition={}&skip={skip}&limit={limit}", kind.table(), kind.edition()));
+        let answer = self.ask(&format!(
+            "records/{}?edition={}&skip={skip}&limit={limit}",
+            kind.table(),
+            kind.edition()
+        ));
         answer.as_array().unwrap_or_else(|| panic!("no list of records: {answer}")).clone()
     }
 
-    /// Makes up `count` records modified between two instants, both included; returns their numbers.
-    pub fn seed_between(&self, kind: Kind, count: usize, from: Timestamp, to: Timestamp) -> Vec<String> {
+    /// Makes up `count` records modified between two instants, both included; returns their
+    /// numbers.
+    pub fn seed_between(
+        &self,
+        kind: Kind,
+        count: usize,
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Vec<String> {
         self.made(kind, &json!({"count": count, "edition": kind.edition(), "from": from.to_beijing(), "to": to.to_beijing()}))
     }
 
     /// Every order a call has made.
     pub fn orders(&self) -> Vec<Order> {
-        let text = |order: &Value, field: &str| order[field].as_str().unwrap_or_else(|| panic!("no {field} in {order}")).to_owned();
+        let text = |order: &Value, field: &str| {
+            order[field].as_str().unwrap_or_else(|| panic!("no {field} in {order}")).to_owned()
+        };
         let answer = self.ask("orders");
         let orders = answer.as_array().unwrap_or_else(|| panic!("no list of orders: {answer}"));
         let order = |order: &Value| Order {
@@ -243,7 +280,8 @@ impl Erp {
     /// The calls of `createOrder`.
     pub fn creates(&self) -> Calls {
         let counts = self.ask("counters")["create_order"].clone();
-        let count = |name: &str| counts[name].as_u64().unwrap_or_else(|| panic!("no {name} in {counts}"));
+        let count =
+            |name: &str| counts[name].as_u64().unwrap_or_else(|| panic!("no {name} in {counts}"));
         Calls {
             received: count("received"),
             applied: count("applied"),
@@ -267,7 +305,8 @@ impl Erp {
         self.tell("faults", &json!({"rules": rules, "replace": true}));
     }
 
-    /// Changes settings of the running simulator: `outage`, `visibility_ms`, `auto_returns`, `page_order`…
+    /// Changes settings of the running simulator: `outage`, `visibility_ms`, `auto_returns`,
+    /// `page_order`…
     pub fn adjust(&self, settings: &Value) {
         self.tell("settings", settings);
     }

@@ -1,4 +1,5 @@
-//! A blocking HTTP/1.1 client of a page: enough for the listener's probes, the registry and the simulator's admin.
+//! A blocking HTTP/1.1 client of a page: enough for the listener's probes, the registry and the
+//! simulator's admin.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -16,7 +17,9 @@ pub struct Answer {
 impl Answer {
     /// The body as JSON.
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|fault| panic!("no JSON ({fault}) in the answer {}: {}", self.status, self.body))
+        serde_json::from_str(&self.body).unwrap_or_else(|fault| {
+            panic!("no JSON ({fault}) in the answer {}: {}", self.status, self.body)
+        })
     }
 }
 
@@ -36,13 +39,23 @@ pub fn post_text(url: &str, body: &str) -> io::Result<Answer> {
 }
 
 /// Any request to `http://host:port/path`; each on a connection of its own, 30 s for everything.
-pub fn exchange(method: &str, url: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> io::Result<Answer> {
-    let rest = url.strip_prefix("http://").ok_or_else(|| io::Error::other(format!("not an http address: {url}")))?;
-    let (host, path) = rest.split_once('/').map_or((rest, String::from("/")), |(host, path)| (host, format!("/{path}")));
+pub fn exchange(
+    method: &str,
+    url: &str,
+    headers: &[(&str, &str)],
+    body: Option<&[u8]>,
+) -> io::Result<Answer> {
+    let rest = url
+        .strip_prefix("http://")
+        .ok_or_else(|| io::Error::other(format!("not an http address: {url}")))?;
+    let (host, path) = rest
+        .split_once('/')
+        .map_or((rest, String::from("/")), |(host, path)| (host, format!("/{path}")));
     let mut stream = TcpStream::connect(host)?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     stream.set_write_timeout(Some(Duration::from_secs(30)))?;
-    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nAccept: */*\r\n");
+    let mut head =
+        format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nAccept: */*\r\n");
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -51,7 +64,9 @@ pub fn exchange(method: &str, url: &str, headers: &[(&str, &str)], body: Option<
     stream.write_all(body.unwrap_or_default())?;
     let mut raw = Vec::new();
     stream.read_to_end(&mut raw)?;
-    parse(&raw).ok_or_else(|| io::Error::other(format!("not an HTTP answer: {}", String::from_utf8_lossy(&raw))))
+    parse(&raw).ok_or_else(|| {
+        io::Error::other(format!("not an HTTP answer: {}", String::from_utf8_lossy(&raw)))
+    })
 }
 
 fn parse(raw: &[u8]) -> Option<Answer> {
@@ -68,7 +83,11 @@ fn dechunk(mut rest: &[u8]) -> Option<Vec<u8>> {
     let mut whole = Vec::new();
     loop {
         let line = rest.windows(2).position(|two| two == b"\r\n")?;
-        let length = usize::from_str_radix(std::str::from_utf8(&rest[..line]).ok()?.split(';').next()?.trim(), 16).ok()?;
+        let length = usize::from_str_radix(
+            std::str::from_utf8(&rest[..line]).ok()?.split(';').next()?.trim(),
+            16,
+        )
+        .ok()?;
         if length == 0 {
             return Some(whole);
         }

@@ -21,7 +21,12 @@ pub fn key(command: &CreateReturnOutbound) -> Vec<u8> {
 }
 
 /// The entry that a command became this order.
-pub fn outcome(command: &CreateReturnOutbound, partition: i32, offset: i64, order: &str) -> JournalEntry {
+pub fn outcome(
+    command: &CreateReturnOutbound,
+    partition: i32,
+    offset: i64,
+    order: &str,
+) -> JournalEntry {
     let now = Timestamp::now();
     JournalEntry {
         kind: EntryKind::Outcome,
@@ -53,7 +58,12 @@ pub fn outcome(command: &CreateReturnOutbound, partition: i32, offset: i64, orde
 }
 
 /// The entry that nobody knows whether a command became an order; a person has to decide.
-pub fn in_doubt(command: &CreateReturnOutbound, partition: i32, offset: i64, order: &str) -> JournalEntry {
+pub fn in_doubt(
+    command: &CreateReturnOutbound,
+    partition: i32,
+    offset: i64,
+    order: &str,
+) -> JournalEntry {
     JournalEntry {
         outcome: Some(Outcome::InDoubt),
         outbound_no: None,
@@ -63,12 +73,20 @@ pub fn in_doubt(command: &CreateReturnOutbound, partition: i32, offset: i64, ord
     }
 }
 
-/// Writes an outcome for every command, in transactions of `batch` entries, as the connector itself writes them.
-pub fn write(broker: ClientConfig, topic: &str, partitions: i32, commands: impl Iterator<Item = CreateReturnOutbound>, batch: usize) {
+/// Writes an outcome for every command, in transactions of `batch` entries, as the connector itself
+/// writes them.
+pub fn write(
+    broker: ClientConfig,
+    topic: &str,
+    partitions: i32,
+    commands: impl Iterator<Item = CreateReturnOutbound>,
+    batch: usize,
+) {
     write_as(broker, topic, partitions, commands, batch, outcome);
 }
 
-/// The same with entries of one's own making: of a command, its partition, its offset and an order number.
+/// The same with entries of one's own making: of a command, its partition, its offset and an order
+/// number.
 pub fn write_as(
     broker: ClientConfig,
     topic: &str,
@@ -83,7 +101,8 @@ pub fn write_as(
         .set("transaction.timeout.ms", "60000")
         .set("compression.type", "lz4")
         .set("linger.ms", "1");
-    let producer: ThreadedProducer<rdkafka::producer::DefaultProducerContext> = config.create().expect("a producer");
+    let producer: ThreadedProducer<rdkafka::producer::DefaultProducerContext> =
+        config.create().expect("a producer");
     producer.init_transactions(LIMIT).expect("the broker answers");
     let codec = Codec::single_object();
     let commit = || {
@@ -96,10 +115,15 @@ pub fn write_as(
         if open == 0 {
             producer.begin_transaction().expect("a transaction");
         }
-        let partition = sink::partition_of(command.return_no.as_bytes(), partitions, Partitioner::Murmur2).expect("a partition");
+        let partition =
+            sink::partition_of(command.return_no.as_bytes(), partitions, Partitioner::Murmur2)
+                .expect("a partition");
         let entry = entry(&command, partition, number as i64, &format!("CK-OLD-{number}"));
-        let (key, value) = (key(&command), codec.encode_journal(&entry).expect("an entry fits its schema"));
-        producer.send(BaseRecord::to(topic).partition(partition).key(&key).payload(&value)).expect("the queue has room");
+        let (key, value) =
+            (key(&command), codec.encode_journal(&entry).expect("an entry fits its schema"));
+        producer
+            .send(BaseRecord::to(topic).partition(partition).key(&key).payload(&value))
+            .expect("the queue has room");
         open += 1;
         if open == batch {
             commit();

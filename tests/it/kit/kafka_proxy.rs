@@ -1,7 +1,8 @@
-//! A proxy between the connector and its broker that reads Kafka's framing: it can lose the answer of a chosen request
-//! after the broker has carried it out, and cut everything, as a network does.
+//! A proxy between the connector and its broker that reads Kafka's framing: it can lose the answer
+//! of a chosen request after the broker has carried it out, and cut everything, as a network does.
 //!
-//! The broker has to advertise the proxy's address to whoever comes through it (`PrivateBroker::behind`).
+//! The broker has to advertise the proxy's address to whoever comes through it
+//! (`PrivateBroker::behind`).
 
 use std::{
     collections::HashSet,
@@ -26,8 +27,14 @@ pub enum Request {
 }
 
 impl Request {
-    pub const ALL: [Self; 6] =
-        [Self::Produce, Self::InitProducerId, Self::AddPartitionsToTxn, Self::AddOffsetsToTxn, Self::EndTxn, Self::TxnOffsetCommit];
+    pub const ALL: [Self; 6] = [
+        Self::Produce,
+        Self::InitProducerId,
+        Self::AddPartitionsToTxn,
+        Self::AddOffsetsToTxn,
+        Self::EndTxn,
+        Self::TxnOffsetCommit,
+    ];
 }
 
 /// One answer that will be lost.
@@ -62,7 +69,12 @@ impl State {
     /// Whether the answer to this request is to be lost.
     fn caught(&self, api: i16, client: &str) -> bool {
         let mut traps = self.traps();
-        let Some(at) = traps.iter().position(|trap| trap.request as i16 == api && client.starts_with(&trap.client)) else { return false };
+        let Some(at) = traps
+            .iter()
+            .position(|trap| trap.request as i16 == api && client.starts_with(&trap.client))
+        else {
+            return false;
+        };
         if traps[at].after > 0 {
             traps[at].after -= 1;
             return false;
@@ -72,7 +84,8 @@ impl State {
     }
 }
 
-/// Listens on a port of its own; the target is told later, since the broker has to know this port first.
+/// Listens on a port of its own; the target is told later, since the broker has to know this port
+/// first.
 #[derive(Debug)]
 pub struct KafkaProxy {
     address: SocketAddr,
@@ -123,11 +136,17 @@ impl KafkaProxy {
         });
     }
 
-    /// Loses one answer: the request of a client whose id begins with `client` reaches the broker, the broker answers, and
-    /// the connection ends instead. `after` such requests pass before it. Says when it has happened.
+    /// Loses one answer: the request of a client whose id begins with `client` reaches the broker,
+    /// the broker answers, and the connection ends instead. `after` such requests pass before it.
+    /// Says when it has happened.
     pub fn lose_answer(&self, request: Request, client: &str, after: u32) -> Arc<AtomicBool> {
         let sprung = Arc::new(AtomicBool::new(false));
-        self.state.traps().push(Trap { request, client: client.to_owned(), after, sprung: Arc::clone(&sprung) });
+        self.state.traps().push(Trap {
+            request,
+            client: client.to_owned(),
+            after,
+            sprung: Arc::clone(&sprung),
+        });
         sprung
     }
 
@@ -159,7 +178,8 @@ fn pass_both_ways(state: &Arc<State>, client: &TcpStream, broker: &TcpStream) ->
     broker.set_nodelay(true)?;
     state.open().extend([client.try_clone()?, broker.try_clone()?]);
     let doomed: Arc<Mutex<HashSet<i32>>> = Arc::default();
-    let requests = (Arc::clone(state), Arc::clone(&doomed), client.try_clone()?, broker.try_clone()?);
+    let requests =
+        (Arc::clone(state), Arc::clone(&doomed), client.try_clone()?, broker.try_clone()?);
     let answers = (doomed, broker.try_clone()?, client.try_clone()?);
     thread::spawn(move || {
         let (state, doomed, mut from, mut to) = requests;
@@ -178,7 +198,9 @@ fn pass_both_ways(state: &Arc<State>, client: &TcpStream, broker: &TcpStream) ->
     thread::spawn(move || {
         let (doomed, mut from, mut to) = answers;
         while let Ok(frame) = read_frame(&mut from) {
-            let lost = correlation(&frame).is_some_and(|id| doomed.lock().unwrap_or_else(PoisonError::into_inner).contains(&id));
+            let lost = correlation(&frame).is_some_and(|id| {
+                doomed.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+            });
             if lost || write_frame(&mut to, &frame).is_err() {
                 break;
             }
@@ -196,7 +218,8 @@ fn end(one: &TcpStream, other: &TcpStream) {
 fn read_frame(from: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut size = [0_u8; 4];
     from.read_exact(&mut size)?;
-    let mut frame = vec![0_u8; usize::try_from(i32::from_be_bytes(size)).map_err(io::Error::other)?];
+    let mut frame =
+        vec![0_u8; usize::try_from(i32::from_be_bytes(size)).map_err(io::Error::other)?];
     from.read_exact(&mut frame)?;
     Ok(frame)
 }
@@ -208,7 +231,8 @@ fn write_frame(to: &mut TcpStream, frame: &[u8]) -> io::Result<()> {
     to.write_all(&bytes)
 }
 
-/// Request header: api key, api version, correlation id, client id (a 16-bit length in every version in use).
+/// Request header: api key, api version, correlation id, client id (a 16-bit length in every
+/// version in use).
 fn header(frame: &[u8]) -> Option<(i16, i32, String)> {
     let api = i16::from_be_bytes(frame.get(..2)?.try_into().ok()?);
     let correlation = i32::from_be_bytes(frame.get(4..8)?.try_into().ok()?);

@@ -29,9 +29,16 @@ impl Verdict {
         let mut orders: BTreeMap<(String, Option<String>), Vec<String>> = BTreeMap::new();
         for order in rig.erp.orders() {
             verdict.orders += 1;
-            orders.entry((order.return_no.clone(), order.marker.clone())).or_default().push(order.order_no);
+            orders
+                .entry((order.return_no.clone(), order.marker.clone()))
+                .or_default()
+                .push(order.order_no);
         }
-        verdict.duplicates = orders.iter().filter(|(_, all)| all.len() > 1).map(|(key, all)| format!("{key:?}: {all:?}")).collect();
+        verdict.duplicates = orders
+            .iter()
+            .filter(|(_, all)| all.len() > 1)
+            .map(|(key, all)| format!("{key:?}: {all:?}"))
+            .collect();
         let known: BTreeSet<&String> = orders.values().flatten().collect();
         let mut by_record: BTreeMap<(i32, i64), usize> = BTreeMap::new();
         let mut answered: BTreeSet<(&str, &str)> = BTreeSet::new();
@@ -46,16 +53,26 @@ impl Verdict {
                 verdict.losses.push(format!("created without an order: {result:?}"));
             }
         }
-        verdict.repeated =
-            by_record.iter().filter(|(_, count)| **count > 1).map(|(at, count)| format!("{at:?}: {count} results")).collect();
-        let unanswered = commands.iter().filter(|one| !answered.contains(&(one.return_no.as_str(), one.command_id.as_str())));
-        verdict.losses.extend(unanswered.map(|one| format!("no result: {} {}", one.return_no, one.command_id)));
+        verdict.repeated = by_record
+            .iter()
+            .filter(|(_, count)| **count > 1)
+            .map(|(at, count)| format!("{at:?}: {count} results"))
+            .collect();
+        let unanswered = commands
+            .iter()
+            .filter(|one| !answered.contains(&(one.return_no.as_str(), one.command_id.as_str())));
+        verdict.losses.extend(
+            unanswered.map(|one| format!("no result: {} {}", one.return_no, one.command_id)),
+        );
         verdict
     }
 
     /// Panics unless every command has exactly one order and one result, which names it.
     pub fn assert_each_once(&self, commands: usize, what: &str) {
-        let faults: Vec<&String> = [&self.duplicates, &self.losses, &self.repeated, &self.wrong].into_iter().flatten().collect();
+        let faults: Vec<&String> = [&self.duplicates, &self.losses, &self.repeated, &self.wrong]
+            .into_iter()
+            .flatten()
+            .collect();
         assert!(faults.is_empty(), "{what}: {faults:#?}");
         assert_eq!((self.orders, self.results), (commands, commands), "{what}: orders and results");
     }

@@ -74,7 +74,9 @@ impl Proxy {
 
     /// Holds every piece of data back this long, both ways.
     pub fn delay(&self, span: Duration) {
-        self.state.delay_ms.store(u64::try_from(span.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
+        self.state
+            .delay_ms
+            .store(u64::try_from(span.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
     }
 
     /// Keeps what clients send from now on.
@@ -104,7 +106,12 @@ impl Drop for Proxy {
 
 fn pass_both_ways(state: &Arc<State>, one: &TcpStream, other: &TcpStream) {
     let _ = (one.set_nodelay(true), other.set_nodelay(true));
-    let copies = (|| Ok::<_, std::io::Error>([(one.try_clone()?, other.try_clone()?), (other.try_clone()?, one.try_clone()?)]))();
+    let copies = (|| {
+        Ok::<_, std::io::Error>([
+            (one.try_clone()?, other.try_clone()?),
+            (other.try_clone()?, one.try_clone()?),
+        ])
+    })();
     let Ok(copies) = copies else { return };
     if let (Ok(one), Ok(other)) = (one.try_clone(), other.try_clone()) {
         state.open.lock().expect("no panic holds this lock").extend([one, other]);
@@ -119,7 +126,11 @@ fn pass(state: &State, mut from: TcpStream, mut to: TcpStream, of_client: bool) 
     let mut buffer = vec![0_u8; 16 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer) {
         if of_client && state.listening.load(Ordering::SeqCst) {
-            state.heard.lock().expect("no panic holds this lock").extend_from_slice(&buffer[..length]);
+            state
+                .heard
+                .lock()
+                .expect("no panic holds this lock")
+                .extend_from_slice(&buffer[..length]);
         }
         let delay = state.delay_ms.load(Ordering::SeqCst);
         if delay > 0 {

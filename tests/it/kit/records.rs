@@ -32,15 +32,22 @@ impl Record {
 
     /// A header as text.
     pub fn header(&self, name: &str) -> Option<String> {
-        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| String::from_utf8_lossy(value).into_owned())
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| String::from_utf8_lossy(value).into_owned())
     }
 
-    /// The value as JSON: one of our Avro values in single-object encoding through the product's codec.
+    /// The value as JSON: one of our Avro values in single-object encoding through the product's
+    /// codec.
     pub fn json(&self) -> serde_json::Value {
-        let bytes = self.value.as_deref().unwrap_or_else(|| panic!("a tombstone at {}/{}", self.partition, self.offset));
-        wdt_connector::schema::Codec::single_object()
-            .to_json(bytes)
-            .unwrap_or_else(|fault| panic!("the value at {}/{} is not ours: {fault}", self.partition, self.offset))
+        let bytes = self
+            .value
+            .as_deref()
+            .unwrap_or_else(|| panic!("a tombstone at {}/{}", self.partition, self.offset));
+        wdt_connector::schema::Codec::single_object().to_json(bytes).unwrap_or_else(|fault| {
+            panic!("the value at {}/{} is not ours: {fault}", self.partition, self.offset)
+        })
     }
 }
 
@@ -88,7 +95,13 @@ impl Sender {
     }
 
     /// Queues one record; [`Self::flush`] sees it through.
-    pub fn send(&self, topic: &str, key: Option<&[u8]>, value: Option<&[u8]>, headers: &[(&str, &str)]) {
+    pub fn send(
+        &self,
+        topic: &str,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[(&str, &str)],
+    ) {
         self.queue(topic, None, key, value, headers);
     }
 
@@ -97,19 +110,31 @@ impl Sender {
         self.queue(topic, Some(partition), key, value, &[]);
     }
 
-    fn queue(&self, topic: &str, partition: Option<i32>, key: Option<&[u8]>, value: Option<&[u8]>, headers: &[(&str, &str)]) {
+    fn queue(
+        &self,
+        topic: &str,
+        partition: Option<i32>,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[(&str, &str)],
+    ) {
         let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic);
         record.partition = partition;
         record.key = key;
         record.payload = value;
         if !headers.is_empty() {
-            let all = headers.iter().fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(*value) }));
+            let all = headers.iter().fold(OwnedHeaders::new(), |all, (key, value)| {
+                all.insert(Header { key, value: Some(*value) })
+            });
             record = record.headers(all);
         }
         let deadline = Instant::now() + LIMIT;
         while let Err((fault, again)) = self.producer.send(record) {
             let full = matches!(fault, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull));
-            assert!(full && Instant::now() < deadline, "a record for {topic} could not be queued: {fault}");
+            assert!(
+                full && Instant::now() < deadline,
+                "a record for {topic} could not be queued: {fault}"
+            );
             record = again;
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -152,7 +177,8 @@ impl Reader {
         watching.set("group.id", "wdt-tests-watcher").set("isolation.level", "read_uncommitted");
         let watcher: BaseConsumer = watching.create().expect("a consumer");
         let known = watcher.fetch_metadata(Some(topic), LIMIT).expect("the broker answers");
-        let partitions: Vec<i32> = known.topics().iter().flat_map(|one| one.partitions()).map(|one| one.id()).collect();
+        let partitions: Vec<i32> =
+            known.topics().iter().flat_map(|one| one.partitions()).map(|one| one.id()).collect();
         assert!(!partitions.is_empty(), "the topic {topic} does not exist");
         let mut list = TopicPartitionList::new();
         for partition in &partitions {
@@ -162,15 +188,26 @@ impl Reader {
         Self { topic: topic.to_owned(), consumer, watcher, partitions, seen: Vec::new() }
     }
 
-    /// Reads what arrives within `limit` or until `enough` says so of everything seen; panics with `what` otherwise.
-    pub fn until(&mut self, what: &str, limit: Duration, mut enough: impl FnMut(&[Record]) -> bool) -> &[Record] {
+    /// Reads what arrives within `limit` or until `enough` says so of everything seen; panics with
+    /// `what` otherwise.
+    pub fn until(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut enough: impl FnMut(&[Record]) -> bool,
+    ) -> &[Record] {
         let deadline = Instant::now() + limit;
         let mut changed = true;
         loop {
             if changed && enough(&self.seen) {
                 return &self.seen;
             }
-            assert!(Instant::now() < deadline, "waited {limit:?} for {what} in {}; {} records were seen", self.topic, self.seen.len());
+            assert!(
+                Instant::now() < deadline,
+                "waited {limit:?} for {what} in {}; {} records were seen",
+                self.topic,
+                self.seen.len()
+            );
             changed = self.poll(Duration::from_millis(100));
             // Whatever is fetched already is taken together: `enough` may look at all of it.
             while changed && self.poll(Duration::ZERO) {}
@@ -182,8 +219,8 @@ impl Reader {
         self.until(&format!("{count} records"), limit, |seen| seen.len() >= count)
     }
 
-    /// Reads to the end the log has now: until the position has passed the high watermark of every partition, which a
-    /// transaction that is still open holds back.
+    /// Reads to the end the log has now: until the position has passed the high watermark of every
+    /// partition, which a transaction that is still open holds back.
     pub fn finish(&mut self) -> &[Record] {
         let ends: Vec<(i32, i64)> = self
             .partitions
@@ -191,14 +228,21 @@ impl Reader {
             .map(|partition| {
                 // A broker that has just created the topic may not lead its partitions yet.
                 let end = super::until(&format!("the end of {}", self.topic), LIMIT, || {
-                    self.watcher.fetch_watermarks(&self.topic, *partition, LIMIT).ok().map(|(_, end)| end)
+                    self.watcher
+                        .fetch_watermarks(&self.topic, *partition, LIMIT)
+                        .ok()
+                        .map(|(_, end)| end)
                 });
                 (*partition, end)
             })
             .collect();
         let deadline = Instant::now() + LIMIT;
         while !self.passed(&ends) {
-            assert!(Instant::now() < deadline, "the end of {} was not reached: is a transaction left open?", self.topic);
+            assert!(
+                Instant::now() < deadline,
+                "the end of {} was not reached: is a transaction left open?",
+                self.topic
+            );
             self.poll(Duration::from_millis(50));
         }
         &self.seen
@@ -209,9 +253,9 @@ impl Reader {
         ends.iter().all(|(partition, end)| {
             // An empty partition never gets a position.
             *end == 0
-                || positions
-                    .find_partition(&self.topic, *partition)
-                    .is_some_and(|at| matches!(at.offset(), Offset::Offset(position) if position >= *end))
+                || positions.find_partition(&self.topic, *partition).is_some_and(
+                    |at| matches!(at.offset(), Offset::Offset(position) if position >= *end),
+                )
         })
     }
 
@@ -221,7 +265,9 @@ impl Reader {
             Some(Err(fault)) => panic!("{} cannot be read: {fault}", self.topic),
             Some(Ok(message)) => {
                 let headers = message.headers().map_or_else(Vec::new, |all| {
-                    all.iter().map(|one| (one.key.to_owned(), one.value.unwrap_or_default().to_vec())).collect()
+                    all.iter()
+                        .map(|one| (one.key.to_owned(), one.value.unwrap_or_default().to_vec()))
+                        .collect()
                 });
                 let record = Record {
                     partition: message.partition(),
@@ -251,7 +297,11 @@ pub fn committed(group: &str, topic: &str) -> Vec<(i32, i64)> {
 
 /// The same at another broker.
 pub fn committed_at(mut broker: ClientConfig, group: &str, topic: &str) -> Vec<(i32, i64)> {
-    let consumer: BaseConsumer = broker.set("group.id", group).set("isolation.level", "read_committed").create().expect("a consumer");
+    let consumer: BaseConsumer = broker
+        .set("group.id", group)
+        .set("isolation.level", "read_committed")
+        .create()
+        .expect("a consumer");
     let known = consumer.fetch_metadata(Some(topic), LIMIT).expect("the broker answers");
     let mut list = TopicPartitionList::new();
     for one in known.topics().iter().flat_map(|one| one.partitions()) {

@@ -30,7 +30,8 @@ use crate::parts::{broker, free_port, guard::Folder, registry};
 /// How long a scenario may take to come to what it waits for, on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Everything one test needs; nothing of it is shared with another test but the broker and the registry.
+/// Everything one test needs; nothing of it is shared with another test but the broker and the
+/// registry.
 pub struct Rig {
     /// Prefix of all names.
     pub application_id: String,
@@ -47,8 +48,8 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// Topics with four partitions, an ERP of its own, a configuration with neither route enabled, small times, and a
-    /// quota that does not matter.
+    /// Topics with four partitions, an ERP of its own, a configuration with neither route enabled,
+    /// small times, and a quota that does not matter.
     pub fn new(what: &str) -> Self {
         Self::with_partitions(what, 4)
     }
@@ -71,11 +72,20 @@ impl Rig {
         let topics = TopicNames::under(&application_id);
         let folder = Folder::new(what);
         let config = base(&application_id, broker().bootstrap(), &topics, &erp, &folder);
-        Self { application_id, topics, config, erp, broker: broker().client(), folder, framed: false, codec: OnceLock::new() }
+        Self {
+            application_id,
+            topics,
+            config,
+            erp,
+            broker: broker().client(),
+            folder,
+            framed: false,
+            codec: OnceLock::new(),
+        }
     }
 
-    /// The same on another broker than the shared one: the connector comes through `bootstrap`, the test's own clients
-    /// through `broker`; topics have `partitions` partitions.
+    /// The same on another broker than the shared one: the connector comes through `bootstrap`, the
+    /// test's own clients through `broker`; topics have `partitions` partitions.
     pub fn on(what: &str, bootstrap: &str, broker: ClientConfig, partitions: i32) -> Self {
         let application_id = unique(what);
         let topics = TopicNames::under(&application_id);
@@ -83,7 +93,16 @@ impl Rig {
         let erp = Erp::start();
         let config = base(&application_id, bootstrap, &topics, &erp, &folder);
         topics.create_at(&broker, partitions);
-        Self { application_id, topics, config, erp, broker, folder, framed: false, codec: OnceLock::new() }
+        Self {
+            application_id,
+            topics,
+            config,
+            erp,
+            broker,
+            folder,
+            framed: false,
+            codec: OnceLock::new(),
+        }
     }
 
     /// Enables the command route; `format` is `avro` or `json`.
@@ -125,7 +144,8 @@ impl Rig {
         let port = free_port();
         let mut config = self.config.clone();
         config.set("http", "listen", format!("127.0.0.1:{port}"));
-        // One file a start: a process that was started just before has perhaps not read its own yet.
+        // One file a start: a process that was started just before has perhaps not read its own
+        // yet.
         let file = self.path(&format!("connector-{port}.toml"));
         fs::write(&file, config.text()).expect("a temporary file");
         (file, port)
@@ -173,8 +193,14 @@ impl Rig {
             if !self.framed {
                 return Codec::single_object();
             }
-            let settings = config::RegistrySettings { url: registry().url().to_owned(), auth: None, register: true, ca_file: None };
-            wait(Codec::connect(Some(&settings), &self.settings_topics(), &[Subject::Command])).expect("the registry answers")
+            let settings = config::RegistrySettings {
+                url: registry().url().to_owned(),
+                auth: None,
+                register: true,
+                ca_file: None,
+            };
+            wait(Codec::connect(Some(&settings), &self.settings_topics(), &[Subject::Command]))
+                .expect("the registry answers")
         })
     }
 
@@ -194,9 +220,17 @@ impl Rig {
     }
 
     /// Reads with the codec; a schema id it meets for the first time is learnt.
-    fn decode<T>(&self, record: &Record, read: impl Fn(&Codec, &[u8]) -> Result<T, DecodeFault>) -> T {
+    fn decode<T>(
+        &self,
+        record: &Record,
+        read: impl Fn(&Codec, &[u8]) -> Result<T, DecodeFault>,
+    ) -> T {
         let bytes = record.value.as_deref().unwrap_or_else(|| panic!("a tombstone: {record:?}"));
-        assert_eq!(bytes.first(), Some(if self.framed { &0 } else { &0xc3 }), "the framing of {record:?}");
+        assert_eq!(
+            bytes.first(),
+            Some(if self.framed { &0 } else { &0xc3 }),
+            "the framing of {record:?}"
+        );
         let codec = self.codec();
         match read(codec, bytes) {
             Err(DecodeFault::UnknownSchemaId(id)) => {
@@ -223,7 +257,8 @@ impl Rig {
         self.decode(record, Codec::to_json)
     }
 
-    /// Sends the commands in Avro, keyed by their return's number, and waits until they are written.
+    /// Sends the commands in Avro, keyed by their return's number, and waits until they are
+    /// written.
     pub fn send(&self, all: &[wdt_connector::schema::CreateReturnOutbound]) {
         let sender = Sender::with(self.broker.clone());
         for one in all {
@@ -237,7 +272,12 @@ impl Rig {
     pub fn send_json(&self, all: &[wdt_connector::schema::CreateReturnOutbound]) {
         let sender = Sender::with(self.broker.clone());
         for one in all {
-            sender.send(&self.topics.commands, Some(one.return_no.as_bytes()), Some(&commands::json_bytes(one)), &[]);
+            sender.send(
+                &self.topics.commands,
+                Some(one.return_no.as_bytes()),
+                Some(&commands::json_bytes(one)),
+                &[],
+            );
         }
         sender.flush();
     }
@@ -258,17 +298,28 @@ impl Rig {
     /// The sum of the offsets that are committed for the commands topic.
     pub fn committed_sum(&self) -> i64 {
         let group = format!("{}.commands", self.application_id);
-        records::committed_at(self.broker.clone(), &group, &self.topics.commands).iter().map(|(_, offset)| offset).sum()
+        records::committed_at(self.broker.clone(), &group, &self.topics.commands)
+            .iter()
+            .map(|(_, offset)| offset)
+            .sum()
     }
 
     /// Waits until the offsets committed for the commands topic add up to `count`.
     pub fn wait_committed(&self, count: i64) {
-        super::until(&format!("committed offsets that add up to {count}"), PATIENCE, || (self.committed_sum() >= count).then_some(()));
+        super::until(&format!("committed offsets that add up to {count}"), PATIENCE, || {
+            (self.committed_sum() >= count).then_some(())
+        });
     }
 }
 
 /// What every test's configuration starts from.
-fn base(application_id: &str, bootstrap: &str, topics: &TopicNames, erp: &Erp, folder: &Folder) -> Config {
+fn base(
+    application_id: &str,
+    bootstrap: &str,
+    topics: &TopicNames,
+    erp: &Erp,
+    folder: &Folder,
+) -> Config {
     let mut config = Config::default();
     config
         .set("", "allow_unsafe_timing", true)
@@ -285,7 +336,8 @@ fn base(application_id: &str, bootstrap: &str, topics: &TopicNames, erp: &Erp, f
     for (key, name) in topics.entries() {
         config.set("topics", key, name);
     }
-    // Their sum 2 + 1 + 1 s still exceeds what this ERP and this machine are assumed to do: 1 + 1 + 1 s.
+    // Their sum 2 + 1 + 1 s still exceeds what this ERP and this machine are assumed to do: 1 + 1 +
+    // 1 s.
     for (key, span) in [
         ("call_timeout", "2s"),
         ("send_by", "2s"),
@@ -335,5 +387,6 @@ fn feed(config: &mut Config, section: &str) {
     }
 }
 
-/// How far back the feeds of the tests start reading; the simulator makes up records of the last seven days.
+/// How far back the feeds of the tests start reading; the simulator makes up records of the last
+/// seven days.
 const FEED_REACH: Duration = Duration::from_secs(8 * 24 * 3600);

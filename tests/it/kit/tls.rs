@@ -29,9 +29,13 @@ impl TlsFront {
     /// In front of `host:port`.
     pub fn to(target: &str, identity: &Identity) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let certificate = CertificateDer::from_pem_slice(identity.certificate.as_bytes()).expect("a certificate");
+        let certificate =
+            CertificateDer::from_pem_slice(identity.certificate.as_bytes()).expect("a certificate");
         let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).expect("a key");
-        let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key).expect("a pair");
+        let config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .expect("a pair");
         let config = Arc::new(config);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("an address");
@@ -62,7 +66,8 @@ impl Drop for TlsFront {
     }
 }
 
-/// Both directions on one thread, since a TLS stream cannot be split: each is read with a short time-out in turn.
+/// Both directions on one thread, since a TLS stream cannot be split: each is read with a short
+/// time-out in turn.
 fn pass(config: Arc<ServerConfig>, incoming: TcpStream, target: &str) {
     let Ok(mut plain) = TcpStream::connect(target) else { return };
     let Ok(connection) = ServerConnection::new(config) else { return };
@@ -82,13 +87,18 @@ fn pass(config: Arc<ServerConfig>, incoming: TcpStream, target: &str) {
         }
         match plain.read(&mut buffer) {
             Ok(0) => break,
-            Ok(length) if secure.write_all(&buffer[..length]).and_then(|()| secure.flush()).is_err() => break,
+            Ok(length)
+                if secure.write_all(&buffer[..length]).and_then(|()| secure.flush()).is_err() =>
+            {
+                break;
+            }
             Ok(_) => {}
             Err(fault) if matches!(fault.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
             Err(_) => break,
         }
     }
-    // The alert that closes the session: without it a client takes an answer without length for truncated.
+    // The alert that closes the session: without it a client takes an answer without length for
+    // truncated.
     secure.conn.send_close_notify();
     let _ = secure.flush();
 }

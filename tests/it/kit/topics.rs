@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use rdkafka::{
     ClientConfig,
-    admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication},
+    admin::{
+        AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+    },
     consumer::{BaseConsumer, Consumer as _},
 };
 
@@ -56,7 +58,8 @@ impl TopicNames {
         ]
     }
 
-    /// Creates all of them: `partitions` for commands, journal and what else is keyed; compaction where the design has it.
+    /// Creates all of them: `partitions` for commands, journal and what else is keyed; compaction
+    /// where the design has it.
     pub fn create(&self, partitions: i32) {
         self.create_at(&broker().client(), partitions);
     }
@@ -87,7 +90,8 @@ impl TopicNames {
 /// Name, partitions, configuration.
 pub type Wanted<'a> = (&'a str, i32, &'a [(&'a str, &'a str)]);
 
-/// Creates topics with one replica each on the shared broker and waits until its metadata show them all.
+/// Creates topics with one replica each on the shared broker and waits until its metadata show them
+/// all.
 pub fn create(wanted: &[Wanted<'_>]) {
     create_at(&broker().client(), wanted);
 }
@@ -98,7 +102,10 @@ pub fn create_at(broker: &ClientConfig, wanted: &[Wanted<'_>]) {
     let topics: Vec<NewTopic<'_>> = wanted
         .iter()
         .map(|(name, partitions, config)| {
-            config.iter().fold(NewTopic::new(name, *partitions, TopicReplication::Fixed(1)), |topic, (key, value)| topic.set(key, value))
+            config.iter().fold(
+                NewTopic::new(name, *partitions, TopicReplication::Fixed(1)),
+                |topic, (key, value)| topic.set(key, value),
+            )
         })
         .collect();
     let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
@@ -120,31 +127,44 @@ pub fn create_at(broker: &ClientConfig, wanted: &[Wanted<'_>]) {
 
 /// Gives a topic more partitions and waits until they are there.
 pub fn grow(topic: &str, count: usize) {
-    let grown = wait(broker().admin().create_partitions([&rdkafka::admin::NewPartitions::new(topic, count)], &AdminOptions::new()));
+    let grown = wait(broker().admin().create_partitions(
+        [&rdkafka::admin::NewPartitions::new(topic, count)],
+        &AdminOptions::new(),
+    ));
     assert!(grown.expect("the broker answers").iter().all(Result::is_ok));
     until(&format!("{count} partitions of {topic}"), Duration::from_secs(30), || {
-        (partitions(topic).and_then(|found| usize::try_from(found).ok()) == Some(count)).then_some(())
+        (partitions(topic).and_then(|found| usize::try_from(found).ok()) == Some(count))
+            .then_some(())
     });
 }
 
 /// Sets options of a topic that exists.
 pub fn alter(topic: &str, options: &[(&str, &str)]) {
-    let resource = options.iter().fold(AlterConfig::new(ResourceSpecifier::Topic(topic)), |config, (key, value)| config.set(key, value));
-    let altered = wait(broker().admin().alter_configs([&resource], &AdminOptions::new())).expect("the broker answers");
+    let resource = options
+        .iter()
+        .fold(AlterConfig::new(ResourceSpecifier::Topic(topic)), |config, (key, value)| {
+            config.set(key, value)
+        });
+    let altered = wait(broker().admin().alter_configs([&resource], &AdminOptions::new()))
+        .expect("the broker answers");
     assert!(altered.iter().all(Result::is_ok), "{altered:?}");
 }
 
 /// Deletes a topic and waits until it is gone.
 pub fn delete(topic: &str) {
-    let deleted = wait(broker().admin().delete_topics(&[topic], &AdminOptions::new())).expect("the broker answers");
+    let deleted = wait(broker().admin().delete_topics(&[topic], &AdminOptions::new()))
+        .expect("the broker answers");
     assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
-    until(&format!("the end of {topic}"), Duration::from_secs(30), || partitions(topic).is_none().then_some(()));
+    until(&format!("the end of {topic}"), Duration::from_secs(30), || {
+        partitions(topic).is_none().then_some(())
+    });
 }
 
 /// How many partitions a topic has; `None` when it does not exist.
 pub fn partitions(topic: &str) -> Option<i32> {
     let client: BaseConsumer = broker().client().create().expect("a client");
-    let known = client.fetch_metadata(Some(topic), Duration::from_secs(10)).expect("the broker answers");
+    let known =
+        client.fetch_metadata(Some(topic), Duration::from_secs(10)).expect("the broker answers");
     let found = known.topics().first()?;
     if found.error().is_some() || found.partitions().is_empty() {
         return None;
@@ -156,7 +176,8 @@ pub fn partitions(topic: &str) -> Option<i32> {
 pub fn config_of(topic: &str, key: &str) -> Option<String> {
     let admin = broker().admin();
     let asked = [ResourceSpecifier::Topic(topic)];
-    let answers = wait(admin.describe_configs(&asked, &AdminOptions::new())).expect("the broker answers");
+    let answers =
+        wait(admin.describe_configs(&asked, &AdminOptions::new())).expect("the broker answers");
     let resource = answers.into_iter().next()?.ok()?;
     resource.get(key).and_then(|entry| entry.value.clone())
 }

@@ -1,4 +1,5 @@
-//! Grants rights on a broker: Kafka's `CreateAcls` request, version 1, since the client library has none.
+//! Grants rights on a broker: Kafka's `CreateAcls` request, version 1, since the client library has
+//! none.
 
 use std::{
     io::{Read as _, Write as _},
@@ -22,7 +23,9 @@ impl Grant {
     /// The rights in one `kafka-acls --add` command, for `user` instead of its own principal.
     pub fn parse(command: &str, user: &str) -> Vec<Self> {
         let words: Vec<&str> = command.split(' ').collect();
-        let after = |flag: &str| words.iter().position(|word| *word == flag).and_then(|at| words.get(at + 1)).copied();
+        let after = |flag: &str| {
+            words.iter().position(|word| *word == flag).and_then(|at| words.get(at + 1)).copied()
+        };
         let (kind, name) = ["topic", "group", "transactional-id"]
             .iter()
             .find_map(|kind| Some((*kind, after(&format!("--{kind}"))?)))

@@ -47,10 +47,14 @@ impl Authority {
     /// For `localhost` and 127.0.0.1; `expired`: since 2021.
     pub fn sign(&self, expired: bool) -> Identity {
         let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("names");
+        let mut params =
+            CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])
+                .expect("names");
         params.distinguished_name.push(DnType::CommonName, "localhost");
-        (params.not_before, params.not_after) =
-            (date_time_ymd(2020, 1, 1), if expired { date_time_ymd(2021, 1, 1) } else { date_time_ymd(2090, 1, 1) });
+        (params.not_before, params.not_after) = (
+            date_time_ymd(2020, 1, 1),
+            if expired { date_time_ymd(2021, 1, 1) } else { date_time_ymd(2090, 1, 1) },
+        );
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate").pem();
         Identity { certificate, key: key.serialize_pem() }
     }

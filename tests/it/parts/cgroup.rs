@@ -1,4 +1,5 @@
-//! A memory cgroup of a test's own: what is in it is killed by the kernel's OOM killer when it needs more than its limit.
+//! A memory cgroup of a test's own: what is in it is killed by the kernel's OOM killer when it
+//! needs more than its limit.
 
 use std::{
     fs, io,
@@ -14,14 +15,16 @@ pub struct MemoryGroup {
 }
 
 impl MemoryGroup {
-    /// `None` where this machine lets nobody make one: it takes root and a hierarchy that can be written.
+    /// `None` where this machine lets nobody make one: it takes root and a hierarchy that can be
+    /// written.
     pub fn new(name: &str) -> Option<Self> {
         let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
         let hierarchies = mounts.lines().filter_map(|line| {
             let mut fields = line.split(' ').skip(1);
             let (at, kind, options) = (fields.next()?, fields.next()?, fields.next()?);
             let unified = kind == "cgroup2";
-            (unified || (kind == "cgroup" && options.split(',').any(|option| option == "memory"))).then_some((at, unified))
+            (unified || (kind == "cgroup" && options.split(',').any(|option| option == "memory")))
+                .then_some((at, unified))
         });
         hierarchies.filter_map(|(at, unified)| Self::below(Path::new(at), unified, name)).next()
     }
@@ -45,7 +48,8 @@ impl MemoryGroup {
 
     /// Whether a process is in it.
     pub fn holds(&self, pid: u32) -> bool {
-        fs::read_to_string(self.door()).is_ok_and(|text| text.lines().any(|line| line == pid.to_string()))
+        fs::read_to_string(self.door())
+            .is_ok_and(|text| text.lines().any(|line| line == pid.to_string()))
     }
 
     /// What its processes have allocated and touched, without files' pages, in bytes.
@@ -82,7 +86,9 @@ impl MemoryGroup {
     fn number(&self, file: &str, name: &str) -> u64 {
         let text = self.read(file);
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no {name} in {file}: {text}"))
+        value
+            .and_then(|number| number.parse().ok())
+            .unwrap_or_else(|| panic!("no {name} in {file}: {text}"))
     }
 }
 

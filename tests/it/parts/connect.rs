@@ -1,5 +1,5 @@
-//! A Kafka Connect worker with Debezium's transform and an Avro converter that speaks to the registry: what stands between
-//! our change topics and many of their readers.
+//! A Kafka Connect worker with Debezium's transform and an Avro converter that speaks to the
+//! registry: what stands between our change topics and many of their readers.
 
 use std::{fs, path::PathBuf, process::Stdio};
 
@@ -24,7 +24,11 @@ fn prepare() -> PathBuf {
             "-DoutputDirectory=libs".to_owned(),
             "-DincludeScope=runtime".to_owned(),
         ];
-        java::maven(folder, &format!("Kafka Connect {KAFKA} and Debezium {DEBEZIUM} (40 MB)"), &arguments);
+        java::maven(
+            folder,
+            &format!("Kafka Connect {KAFKA} and Debezium {DEBEZIUM} (40 MB)"),
+            &arguments,
+        );
     })
 }
 
@@ -52,7 +56,8 @@ fn pom() -> String {
     )
 }
 
-/// A worker with one sink: every record of the topics, through Debezium's `ExtractNewRecordState`, as one line of a file.
+/// A worker with one sink: every record of the topics, through Debezium's `ExtractNewRecordState`,
+/// as one line of a file.
 #[derive(Debug)]
 pub struct Worker {
     process: Guarded,
@@ -97,7 +102,11 @@ impl Worker {
         );
         let logging = "status=error\nappender.out.type=Console\nappender.out.name=out\nappender.out.layout.type=PatternLayout\n\
                        appender.out.layout.pattern=%d %-5p %m (%c{1})%n%throwable{12}\nrootLogger.level=warn\nrootLogger.appenderRef.out.ref=out\n";
-        for (name, text) in [("worker.properties", worker.as_str()), ("sink.properties", &sink), ("log4j2.properties", logging)] {
+        for (name, text) in [
+            ("worker.properties", worker.as_str()),
+            ("sink.properties", &sink),
+            ("log4j2.properties", logging),
+        ] {
             fs::write(folder.join(name), text).expect("a temporary file");
         }
         let log = fs::File::create(folder.join("worker.log")).expect("a temporary file");
@@ -105,7 +114,13 @@ impl Worker {
         let mut command = java::java();
         command
             .current_dir(folder.path())
-            .args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Duser.timezone=UTC", "-Duser.language=en"])
+            .args([
+                "-Xmx256m",
+                "-XX:+UseSerialGC",
+                "-XX:TieredStopAtLevel=1",
+                "-Duser.timezone=UTC",
+                "-Duser.language=en",
+            ])
             .arg(format!("-Dlog4j2.configurationFile={}", path("log4j2.properties")))
             .arg("-cp")
             .arg(libs.join("*"))
@@ -126,7 +141,11 @@ impl Worker {
         }
         let log = log();
         assert!(!log.contains("Task is being killed"), "the sink gave up:\n{log}");
-        fs::read_to_string(self.folder.join("lines")).unwrap_or_default().lines().map(str::to_owned).collect()
+        fs::read_to_string(self.folder.join("lines"))
+            .unwrap_or_default()
+            .lines()
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Its log, for failure output.

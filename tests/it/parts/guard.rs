@@ -1,7 +1,8 @@
 //! Child processes and folders that do not outlive the test run, however it ends.
 //!
-//! A small shell holds the read end of a pipe whose only writer is this process. When this process ends, even by
-//! `SIGKILL`, the shell reads the end of the file, kills every child that is still listed and removes the folders.
+//! A small shell holds the read end of a pipe whose only writer is this process. When this process
+//! ends, even by `SIGKILL`, the shell reads the end of the file, kills every child that is still
+//! listed and removes the folders.
 
 use std::{
     io::Write as _,
@@ -55,7 +56,8 @@ pub struct Guarded {
 
 /// Starts `command` under the guard.
 pub fn spawn(command: &mut Command) -> std::io::Result<Guarded> {
-    // The list is held while spawning: the shell never misses a child between its start and its line.
+    // The list is held while spawning: the shell never misses a child between its start and its
+    // line.
     let mut list = reaper();
     let child = command.spawn()?;
     writeln!(list, "pid {}", child.id())?;
@@ -76,8 +78,12 @@ impl Guarded {
     /// Sends a signal; harmless when the child has already ended.
     pub fn signal(&mut self, signal: Signal) {
         if self.exit().is_none() {
-            let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a child has a pid");
-            // It may end between the check and here; as we have not waited for it, the number is still its own.
+            let pid = i32::try_from(self.child.id())
+                .ok()
+                .and_then(Pid::from_raw)
+                .expect("a child has a pid");
+            // It may end between the check and here; as we have not waited for it, the number is
+            // still its own.
             let _ = kill_process(pid, signal);
         }
     }
@@ -127,7 +133,10 @@ pub struct Folder(tempfile::TempDir);
 impl Folder {
     /// A new folder whose name starts with `wdt-<what>-`.
     pub fn new(what: &str) -> Self {
-        let folder = tempfile::Builder::new().prefix(&format!("wdt-{what}-")).tempdir().expect("a temporary folder");
+        let folder = tempfile::Builder::new()
+            .prefix(&format!("wdt-{what}-"))
+            .tempdir()
+            .expect("a temporary folder");
         let _ = writeln!(reaper(), "dir {}", folder.path().display());
         Self(folder)
     }

@@ -33,8 +33,13 @@ fn find_java() -> Result<String, String> {
     let text = String::from_utf8_lossy(&said.stderr).into_owned();
     match major_version(&text) {
         Some(major) if major >= 17 => Ok(program),
-        Some(major) => Err(format!("the tests run a real Kafka and need Java 17 or later, but `{program}` is Java {major}: {WAY_OUT}")),
-        None => Err(format!("`{program} -version` does not say a version ({}); Java 17 or later is needed: {WAY_OUT}", text.trim())),
+        Some(major) => Err(format!(
+            "the tests run a real Kafka and need Java 17 or later, but `{program}` is Java {major}: {WAY_OUT}"
+        )),
+        None => Err(format!(
+            "`{program} -version` does not say a version ({}); Java 17 or later is needed: {WAY_OUT}",
+            text.trim()
+        )),
     }
 }
 
@@ -48,7 +53,8 @@ fn major_version(text: &str) -> Option<u32> {
     }
 }
 
-/// Runs Maven in `folder`; its progress goes to stderr as one line per 25 files, its whole output only when it fails.
+/// Runs Maven in `folder`; its progress goes to stderr as one line per 25 files, its whole output
+/// only when it fails.
 pub fn maven(folder: &Path, what: &str, arguments: &[String]) {
     let _ = java();
     say(&format!("fetching {what} through Maven into {} (once)", folder.display()));

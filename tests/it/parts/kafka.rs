@@ -83,8 +83,13 @@ fn pom() -> String {
 
 /// Whether a broker there answers a metadata request.
 fn answers(bootstrap: &str) -> bool {
-    let client: Result<BaseConsumer, _> = ClientConfig::new().set("bootstrap.servers", bootstrap).set("log_level", "0").create();
-    client.is_ok_and(|client| client.fetch_metadata(None, Duration::from_secs(10)).is_ok_and(|known| !known.brokers().is_empty()))
+    let client: Result<BaseConsumer, _> =
+        ClientConfig::new().set("bootstrap.servers", bootstrap).set("log_level", "0").create();
+    client.is_ok_and(|client| {
+        client
+            .fetch_metadata(None, Duration::from_secs(10))
+            .is_ok_and(|known| !known.brokers().is_empty())
+    })
 }
 
 /// The shared broker.
@@ -130,19 +135,25 @@ pub struct PrivateBroker {
 }
 
 impl PrivateBroker {
-    /// Starts one. `None`, after saying on stderr that `test` is not run, when `WDT_TEST_KAFKA` is set.
+    /// Starts one. `None`, after saying on stderr that `test` is not run, when `WDT_TEST_KAFKA` is
+    /// set.
     pub fn start(test: &str) -> Option<Self> {
         if external().is_some() {
-            say(&format!("not run with WDT_TEST_KAFKA, because it kills or secures a broker: {test}"));
+            say(&format!(
+                "not run with WDT_TEST_KAFKA, because it kills or secures a broker: {test}"
+            ));
             return None;
         }
         Some(Self { node: Node::start(None, None) })
     }
 
-    /// The same with a second listener that tells its clients to come through the proxy at this port.
+    /// The same with a second listener that tells its clients to come through the proxy at this
+    /// port.
     pub fn behind(proxy: u16, test: &str) -> Option<Self> {
         if external().is_some() {
-            say(&format!("not run with WDT_TEST_KAFKA, because it puts a proxy in front of a broker: {test}"));
+            say(&format!(
+                "not run with WDT_TEST_KAFKA, because it puts a proxy in front of a broker: {test}"
+            ));
             return None;
         }
         Some(Self { node: Node::start(Some(proxy), None) })
@@ -172,7 +183,12 @@ impl PrivateBroker {
     pub fn restart(&mut self) {
         self.kill();
         let ports = self.node.ports;
-        assert!(self.node.launch(), "the broker on port {} did not start again; its log:\n{}", ports.broker, self.node.log_tail());
+        assert!(
+            self.node.launch(),
+            "the broker on port {} did not start again; its log:\n{}",
+            ports.broker,
+            self.node.log_tail()
+        );
     }
 
     /// The broker's process, to stop (`SIGSTOP`) and continue it.
@@ -181,7 +197,8 @@ impl PrivateBroker {
     }
 }
 
-/// A broker with a second door that is locked: TLS, a password by SCRAM, and rights by ACL for everybody who comes through.
+/// A broker with a second door that is locked: TLS, a password by SCRAM, and rights by ACL for
+/// everybody who comes through.
 #[derive(Debug)]
 pub struct LockedBroker {
     node: Node,
@@ -191,13 +208,20 @@ pub struct LockedBroker {
 pub const PASSWORD: &str = "kafka-pass-4711";
 
 impl LockedBroker {
-    /// Starts one that knows `users`, none of whom may do anything yet. `None` as with [`PrivateBroker::start`].
+    /// Starts one that knows `users`, none of whom may do anything yet. `None` as with
+    /// [`PrivateBroker::start`].
     pub fn start(test: &str, authority: &Authority, users: &[String]) -> Option<Self> {
         if external().is_some() {
-            say(&format!("not run with WDT_TEST_KAFKA, because it kills or secures a broker: {test}"));
+            say(&format!(
+                "not run with WDT_TEST_KAFKA, because it kills or secures a broker: {test}"
+            ));
             return None;
         }
-        let lock = Lock { good: authority.sign(false), expired: authority.sign(true), users: users.to_vec() };
+        let lock = Lock {
+            good: authority.sign(false),
+            expired: authority.sign(true),
+            users: users.to_vec(),
+        };
         Some(Self { node: Node::start(None, Some(&lock)) })
     }
 
@@ -253,17 +277,29 @@ impl Node {
     fn start(proxy: Option<u16>, lock: Option<&Lock>) -> Self {
         let libs = prepare().join("libs");
         for _ in 0..STARTS {
-            let [broker, controller, proxied, secure, expired] = std::array::from_fn(|_| ports::free_port());
+            let [broker, controller, proxied, secure, expired] =
+                std::array::from_fn(|_| ports::free_port());
             let ports = Ports { broker, controller, proxied, secure, expired };
-            let mut node = Self { process: None, ports, libs: libs.clone(), folder: Folder::new("kafka"), proxy };
+            let mut node = Self {
+                process: None,
+                ports,
+                libs: libs.clone(),
+                folder: Folder::new("kafka"),
+                proxy,
+            };
             node.format(lock);
             if node.launch() {
                 return node;
             }
             let log = node.log_tail();
-            assert!(log.contains("Address already in use"), "the broker did not start; its log:\n{log}");
+            assert!(
+                log.contains("Address already in use"),
+                "the broker did not start; its log:\n{log}"
+            );
         }
-        panic!("the broker found its ports taken {STARTS} times running: is something else using up the ports of this machine?");
+        panic!(
+            "the broker found its ports taken {STARTS} times running: is something else using up the ports of this machine?"
+        );
     }
 
     fn bootstrap(&self) -> String {
@@ -277,7 +313,9 @@ impl Node {
         };
         fs::write(self.folder.join("server.properties"), properties).expect("a temporary file");
         let users = lock.map_or(&[][..], |lock| &lock.users);
-        let scram = users.iter().flat_map(|user| ["--add-scram".to_owned(), format!("SCRAM-SHA-512=[name={user},password={PASSWORD}]")]);
+        let scram = users.iter().flat_map(|user| {
+            ["--add-scram".to_owned(), format!("SCRAM-SHA-512=[name={user},password={PASSWORD}]")]
+        });
         fs::write(self.folder.join("log4j2.properties"), LOGGING).expect("a temporary file");
         let done = self
             .java(64)
@@ -301,7 +339,10 @@ impl Node {
             .current_dir(self.folder.path())
             .arg(format!("-Xmx{megabytes}m"))
             .args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"])
-            .arg(format!("-Dlog4j2.configurationFile={}", self.folder.join("log4j2.properties").display()))
+            .arg(format!(
+                "-Dlog4j2.configurationFile={}",
+                self.folder.join("log4j2.properties").display()
+            ))
             .arg("-cp")
             .arg(self.libs.join("*"));
         command
@@ -309,7 +350,11 @@ impl Node {
 
     /// Starts the process and waits until it answers; false when it ended first.
     fn launch(&mut self) -> bool {
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.log()).expect("a temporary file");
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log())
+            .expect("a temporary file");
         let errors = log.try_clone().expect("a file descriptor");
         let mut command = self.java(512);
         command.arg("kafka.Kafka").arg(self.folder.join("server.properties"));
@@ -318,14 +363,21 @@ impl Node {
         let deadline = Instant::now() + START_LIMIT;
         let address = SocketAddr::from(([127, 0, 0, 1], self.ports.broker));
         while process.exit().is_none() {
-            // A cheap knock first: a client that meets a closed port waits longer before it tries again.
-            if TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok() && answers(&self.bootstrap()) {
+            // A cheap knock first: a client that meets a closed port waits longer before it tries
+            // again.
+            if TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
+                && answers(&self.bootstrap())
+            {
                 // Somebody else's broker on this port would answer as well; ours has then ended.
                 let ours = process.exit().is_none();
                 self.process = Some(process);
                 return ours;
             }
-            assert!(Instant::now() < deadline, "the broker does not answer after {START_LIMIT:?}; its log:\n{}", self.log_tail());
+            assert!(
+                Instant::now() < deadline,
+                "the broker does not answer after {START_LIMIT:?}; its log:\n{}",
+                self.log_tail()
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
         false
@@ -412,7 +464,9 @@ log.cleaner.dedupe.buffer.size=8388608
 
 /// The last lines of a file, for failure output.
 fn tail(file: &Path, lines: usize) -> String {
-    let text = fs::read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let text = fs::read(file)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default();
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }

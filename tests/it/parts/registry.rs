@@ -25,16 +25,19 @@ const START_LIMIT: Duration = Duration::from_secs(90);
 /// `WDT_TEST_REGISTRY=url` (the base of the Confluent interface) makes it somebody else's.
 pub fn registry() -> &'static Registry {
     static SHARED: OnceLock<Option<Registry>> = OnceLock::new();
-    super::once(&SHARED, "the schema registry", || match std::env::var("WDT_TEST_REGISTRY").ok().filter(|value| !value.is_empty()) {
-        Some(url) => {
-            say(&format!("testing against the schema registry at {url} (WDT_TEST_REGISTRY)"));
-            Registry { url, _process: None, _folder: None }
+    super::once(&SHARED, "the schema registry", || {
+        match std::env::var("WDT_TEST_REGISTRY").ok().filter(|value| !value.is_empty()) {
+            Some(url) => {
+                say(&format!("testing against the schema registry at {url} (WDT_TEST_REGISTRY)"));
+                Registry { url, _process: None, _folder: None }
+            }
+            None => Registry::start(),
         }
-        None => Registry::start(),
     })
 }
 
-/// The shared registry. Subjects are named after topics, which are a test's own, so tests do not meet there.
+/// The shared registry. Subjects are named after topics, which are a test's own, so tests do not
+/// meet there.
 #[derive(Debug)]
 pub struct Registry {
     url: String,
@@ -44,7 +47,8 @@ pub struct Registry {
 
 fn prepare() -> PathBuf {
     cache::once(&format!("apicurio-{VERSION}"), |folder| {
-        // Apicurio's parent POM is not on Maven Central: later versions of the plugin insist on it, 2.8 does not.
+        // Apicurio's parent POM is not on Maven Central: later versions of the plugin insist on it,
+        // 2.8 does not.
         let plugin = "org.apache.maven.plugins:maven-dependency-plugin:2.8";
         let arguments = [
             format!("{plugin}:get"),
@@ -70,7 +74,10 @@ fn runner(app: &std::path::Path) -> PathBuf {
             }
         }
     }
-    panic!("no *-runner.jar in {}: remove the folder above it, the tests fetch it again", app.display());
+    panic!(
+        "no *-runner.jar in {}: remove the folder above it, the tests fetch it again",
+        app.display()
+    );
 }
 
 impl Registry {
@@ -104,7 +111,8 @@ impl Registry {
             let deadline = Instant::now() + START_LIMIT;
             while process.exit().is_none() {
                 if TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
-                    && http::get(&format!("{url}/subjects")).is_ok_and(|answer| answer.status == 200)
+                    && http::get(&format!("{url}/subjects"))
+                        .is_ok_and(|answer| answer.status == 200)
                     && process.exit().is_none()
                 {
                     return Self { url, _process: Some(process), _folder: Some(folder) };
@@ -117,7 +125,10 @@ impl Registry {
                 std::thread::sleep(Duration::from_millis(100));
             }
             let log = fs::read_to_string(&log).unwrap_or_default();
-            assert!(log.contains("already in use") || log.contains("Port"), "the schema registry did not start; its log:\n{log}");
+            assert!(
+                log.contains("already in use") || log.contains("Port"),
+                "the schema registry did not start; its log:\n{log}"
+            );
         }
         panic!("the schema registry found its port taken {STARTS} times running");
     }

@@ -1,4 +1,5 @@
-//! An hour of mixed load in virtual time, against the simulator's own model of how the ERP counts; no sockets.
+//! An hour of mixed load in virtual time, against the simulator's own model of how the ERP counts;
+//! no sockets.
 
 use std::{
     collections::BTreeMap,
@@ -44,7 +45,8 @@ impl Erp {
 
     fn roll(&self, below: u64) -> u64 {
         let mut dice = self.dice.lock().unwrap();
-        *dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        *dice =
+            dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (*dice >> 33) % below
     }
 
@@ -89,15 +91,19 @@ impl Erp {
 
     fn mean(&self, class: Class) -> f64 {
         let waits = self.waits.lock().unwrap();
-        waits.get(&class).map_or(0.0, |waits| waits.iter().map(Duration::as_secs_f64).sum::<f64>() / waits.len() as f64)
+        waits.get(&class).map_or(0.0, |waits| {
+            waits.iter().map(Duration::as_secs_f64).sum::<f64>() / waits.len() as f64
+        })
     }
 
     fn report(&self, what: &str) {
-        let (executed, refused) = (self.executed.load(Ordering::Relaxed), self.refused.load(Ordering::Relaxed));
+        let (executed, refused) =
+            (self.executed.load(Ordering::Relaxed), self.refused.load(Ordering::Relaxed));
         println!("{what}: {executed} calls executed, {refused} refused");
         for (class, waits) in self.waits.lock().unwrap().iter_mut() {
             waits.sort_unstable();
-            let (count, at) = (waits.len(), |part: usize| waits[(waits.len() - 1) * part / 100].as_secs_f64());
+            let (count, at) =
+                (waits.len(), |part: usize| waits[(waits.len() - 1) * part / 100].as_secs_f64());
             println!(
                 "  {:<9} {count:>5} permits, waited {:.1} s at the median, {:.1} s at 95 %, {:.1} s at most",
                 class.name(),
@@ -110,7 +116,12 @@ impl Erp {
 }
 
 fn quota() -> Quota {
-    let quota = Quota::new(&QuotaSettings { scope: QuotaScope::Account, calls_per_minute: 50, burst: 10, max_concurrent_calls: 64 });
+    let quota = Quota::new(&QuotaSettings {
+        scope: QuotaScope::Account,
+        calls_per_minute: 50,
+        burst: 10,
+        max_concurrent_calls: 64,
+    });
     for call in [Call::CreateOrder, Call::QueryOutbounds] {
         quota.set_share(call, Work::Commands, 1.0);
     }
@@ -129,10 +140,13 @@ impl Load {
         self.0.push(tokio::spawn(work).abort_handle());
     }
 
-    /// Two busy feeds, each with a live pass of four pages every ten seconds, a late pass, and a backfill that never ends.
+    /// Two busy feeds, each with a live pass of four pages every ten seconds, a late pass, and a
+    /// backfill that never ends.
     fn feeds(&mut self, erp: &Arc<Erp>, quota: &Quota) {
         for call in [Call::QueryPurchaseReturns, Call::QueryOutbounds] {
-            for (class, pages, pause) in [(Class::Feed, 4, 10), (Class::LatePass, 3, 300), (Class::Backfill, 20, 0)] {
+            for (class, pages, pause) in
+                [(Class::Feed, 4, 10), (Class::LatePass, 3, 300), (Class::Backfill, 20, 0)]
+            {
                 let (erp, quota) = (Arc::clone(erp), quota.clone());
                 self.start(async move {
                     loop {
@@ -147,7 +161,14 @@ impl Load {
     }
 
     /// `count` calls at once, as after a crash or a night without a sender.
-    fn wave(&mut self, erp: &Arc<Erp>, quota: &Quota, (call, class): (Call, Class), count: u32, after: Duration) {
+    fn wave(
+        &mut self,
+        erp: &Arc<Erp>,
+        quota: &Quota,
+        (call, class): (Call, Class),
+        count: u32,
+        after: Duration,
+    ) {
         let (erp, quota) = (Arc::clone(erp), quota.clone());
         self.start(async move {
             sleep(after).await;
@@ -228,24 +249,34 @@ async fn another_program_that_takes_half_costs_few_refusals_and_nothing_is_lost(
     }
     for (span, allowed) in [(3, 20), (57, 20)] {
         sleep(MINUTE * span).await;
-        let (executed, refused) = (erp.executed.load(Ordering::Relaxed), erp.refused.load(Ordering::Relaxed));
-        assert!(refused * 1000 <= (executed + refused) * allowed, "{refused} of {} refused", executed + refused);
+        let (executed, refused) =
+            (erp.executed.load(Ordering::Relaxed), erp.refused.load(Ordering::Relaxed));
+        assert!(
+            refused * 1000 <= (executed + refused) * allowed,
+            "{refused} of {} refused",
+            executed + refused
+        );
     }
     erp.report("the same beside a program that takes 30 of the 60 calls");
-    assert!(erp.executed.load(Ordering::Relaxed) >= 60 * 30 * 75 / 100, "most of what is left is used");
+    assert!(
+        erp.executed.load(Ordering::Relaxed) >= 60 * 30 * 75 / 100,
+        "most of what is left is used"
+    );
     // Every command is called until it is executed.
     sleep(HOUR).await;
     assert!(commands.0.iter().all(tokio::task::AbortHandle::is_finished), "nothing is lost");
 }
 
-/// Shares of the commands' partitions, of three instances; the feeds go with the first and the second.
+/// Shares of the commands' partitions, of three instances; the feeds go with the first and the
+/// second.
 fn share(instances: &[Quota; 3], commands: [f64; 3]) {
     for (quota, part) in instances.iter().zip(commands) {
         for call in [Call::CreateOrder, Call::QueryOutbounds] {
             quota.set_share(call, Work::Commands, part);
         }
     }
-    for (quota, (returns, outbounds)) in instances.iter().zip([(1.0, 0.0), (0.0, 1.0), (0.0, 0.0)]) {
+    for (quota, (returns, outbounds)) in instances.iter().zip([(1.0, 0.0), (0.0, 1.0), (0.0, 0.0)])
+    {
         quota.set_share(Call::QueryPurchaseReturns, Work::Feeds, returns);
         quota.set_share(Call::QueryOutbounds, Work::Feeds, outbounds);
     }
@@ -293,14 +324,16 @@ async fn an_owner_that_does_not_know_yet_costs_a_few_refusals_and_nothing_else()
     let (instances, _loads) = three_busy(&erp);
     sleep(MINUTE * 10).await;
     for _ in 0..6 {
-        // Cut off from the group, the first goes on as before while the others have its share already.
+        // Cut off from the group, the first goes on as before while the others have its share
+        // already.
         share(&instances, [1.0 / 3.0, 0.5, 0.5]);
         sleep(Duration::from_secs(45)).await;
         share(&instances, THIRDS);
         sleep(MINUTE * 10).await;
     }
     erp.report("three instances, one of which is replaced for 45 s without knowing");
-    let (executed, refused) = (erp.executed.load(Ordering::Relaxed), erp.refused.load(Ordering::Relaxed));
+    let (executed, refused) =
+        (erp.executed.load(Ordering::Relaxed), erp.refused.load(Ordering::Relaxed));
     assert!(refused > 0 && refused * 100 <= executed * 2, "{refused} beside {executed}");
     assert!(executed >= 50 * 75 * 85 / 100, "it settles again: {executed}");
 }
@@ -319,25 +352,36 @@ async fn commands_wait(beside: bool, arrivals: &[(u32, Duration)]) -> f64 {
     sleep(HOUR * 2).await;
     assert_eq!(erp.refused.load(Ordering::Relaxed), 0);
     let served = erp.waits.lock().unwrap()[&Class::Command].len();
-    assert_eq!(served, arrivals.iter().map(|(count, _)| *count as usize).sum::<usize>(), "every command was served");
+    assert_eq!(
+        served,
+        arrivals.iter().map(|(count, _)| *count as usize).sum::<usize>(),
+        "every command was served"
+    );
     erp.mean(Class::Command)
 }
 
 #[tokio::test(start_paused = true)]
 async fn commands_beside_two_busy_feeds_and_a_backfill_wait_as_long_as_alone() {
-    let minutes = |count: u32, every: u32| (0..60 / every).map(|turn| (count, MINUTE * (turn * every))).collect::<Vec<_>>();
+    let minutes = |count: u32, every: u32| {
+        (0..60 / every).map(|turn| (count, MINUTE * (turn * every))).collect::<Vec<_>>()
+    };
     for (what, arrivals) in [
         ("a backlog of 1500", vec![(1500, Duration::ZERO)]),
         ("40 at once every minute", minutes(40, 1)),
         ("100 at once every five minutes", minutes(100, 5)),
     ] {
-        let (alone, beside) = (commands_wait(false, &arrivals).await, commands_wait(true, &arrivals).await);
-        println!("{what}: {alone:.2} s alone, {beside:.2} s beside two feeds and a backfill ({:+.1} %)", (beside / alone - 1.0) * 100.0);
+        let (alone, beside) =
+            (commands_wait(false, &arrivals).await, commands_wait(true, &arrivals).await);
+        println!(
+            "{what}: {alone:.2} s alone, {beside:.2} s beside two feeds and a backfill ({:+.1} %)",
+            (beside / alone - 1.0) * 100.0
+        );
         assert!(beside <= alone * 1.1, "{what}: {beside} against {alone}");
     }
     // What never waits alone does not wait beside the others.
     let arrivals = minutes(5, 1);
-    let (alone, beside) = (commands_wait(false, &arrivals).await, commands_wait(true, &arrivals).await);
+    let (alone, beside) =
+        (commands_wait(false, &arrivals).await, commands_wait(true, &arrivals).await);
     println!("five at once every minute: {alone:.2} s alone, {beside:.2} s beside");
     assert!(beside < 0.01, "{beside}");
 }
