@@ -4,6 +4,7 @@
 //! `cargo bench --bench limits` (release) runs every case; `-- keys 100000`, `-- settled 10000`,
 //! `-- bomb 1048588` one of a size of one's own. `tests/it/limits.rs` has short forms of the same.
 
+#![allow(unreachable_pub, reason = "the kit's modules are written as a library's")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -31,7 +32,7 @@ use kit::{
     topics,
 };
 use serde_json::json;
-use wdt_connector::schema::{CreateReturnOutbound, Outcome};
+use wdt_connector::testing::schema::{CreateReturnOutbound, Outcome};
 
 const PARTITIONS: i32 = 4;
 /// The stated bound on a process.

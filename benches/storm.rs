@@ -4,6 +4,7 @@
 //! `cargo bench --bench storm -- --minutes 15 --seed 7`. Exit code 1 when a command has two orders,
 //! or none, or no result.
 
+#![allow(unreachable_pub, reason = "the kit's modules are written as a library's")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

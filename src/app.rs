@@ -35,7 +35,7 @@ const QUOTA_STATUS: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// What kept the process from starting, or ended it.
-pub async fn run(
+pub(crate) async fn run(
     settings: Settings,
     metrics: Arc<Metrics>,
     board: Board,
@@ -69,7 +69,7 @@ pub async fn run(
 ///
 /// # Errors
 /// When the address cannot be used.
-pub async fn bind(settings: &Settings) -> anyhow::Result<TcpListener> {
+pub(crate) async fn bind(settings: &Settings) -> anyhow::Result<TcpListener> {
     let listen = settings.http.listen;
     let listener = TcpListener::bind(listen)
         .await
@@ -82,7 +82,7 @@ pub async fn bind(settings: &Settings) -> anyhow::Result<TcpListener> {
 ///
 /// # Errors
 /// What kept it from starting, or ended a route.
-pub async fn serve(
+pub(crate) async fn serve(
     settings: Settings,
     metrics: Arc<Metrics>,
     board: Board,

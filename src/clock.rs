@@ -39,7 +39,7 @@ impl Moment {
 
 /// A span in whole milliseconds, saturating.
 #[must_use]
-pub fn millis(span: Duration) -> u64 {
+pub(crate) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 

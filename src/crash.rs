@@ -7,18 +7,19 @@
 //! has been through all of them.
 
 macro_rules! named {
-    ($(#[$about:meta])* $kind:ident { $($(#[$doc:meta])* $variant:ident = $name:literal,)* }) => {
+    ($(#[$about:meta])* $vis:vis $kind:ident { $($(#[$doc:meta])* $variant:ident = $name:literal,)* }) => {
         $(#[$about])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum $kind { $($(#[$doc])* $variant,)* }
+        $vis enum $kind { $($(#[$doc])* $variant,)* }
 
         impl $kind {
             /// Every one of them.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            #[allow(dead_code, reason = "of one of the two only tests want the list")]
+            $vis const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
             /// As the environment names it.
             #[must_use]
-            pub fn name(self) -> &'static str {
+            $vis fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
             }
         }
@@ -28,7 +29,7 @@ macro_rules! named {
 named! {
     /// A place in the life of a command, a change or a transaction; each is passed right after what
     /// it says has happened, or, where it ends in -ing, right before.
-    Point {
+    pub Point {
         /// The group assigned partitions; the route does not know yet.
         GroupAssigned = "group.assigned",
         /// Partitions are about to be taken away; the route drains.
@@ -93,7 +94,7 @@ named! {
 
 named! {
     /// Something done wrong on purpose.
-    Fault {
+    pub(crate) Fault {
         /// A command in doubt is sent again instead of being asked about: what every connector
         /// without look-ups does.
         Resend = "resend",
@@ -111,7 +112,7 @@ pub const COMPILED: bool = cfg!(debug_assertions);
 
 /// Kills the process if the environment names this point.
 #[cfg(debug_assertions)]
-pub fn point(at: Point) {
+pub(crate) fn point(at: Point) {
     use std::sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -142,12 +143,12 @@ pub fn point(at: Point) {
 /// Nothing: crash points are compiled out of release builds.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
-pub fn point(_at: Point) {}
+pub(crate) fn point(_at: Point) {}
 
 /// Whether the environment asks for this fault.
 #[cfg(debug_assertions)]
 #[must_use]
-pub fn fault(which: Fault) -> bool {
+pub(crate) fn fault(which: Fault) -> bool {
     static WANTED: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
     WANTED.get_or_init(|| std::env::var("WDT_FAULT").ok()).as_deref() == Some(which.name())
 }
@@ -156,7 +157,7 @@ pub fn fault(which: Fault) -> bool {
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 #[must_use]
-pub fn fault(_which: Fault) -> bool {
+pub(crate) fn fault(_which: Fault) -> bool {
     false
 }
 
@@ -164,7 +165,7 @@ pub fn fault(_which: Fault) -> bool {
 /// worst case.
 #[cfg(debug_assertions)]
 #[expect(clippy::panic, reason = "a test asks for it")]
-pub fn panic_with(at_hand: &dyn std::fmt::Debug) {
+pub(crate) fn panic_with(at_hand: &dyn std::fmt::Debug) {
     if fault(Fault::Panic) {
         panic!("on purpose, with {at_hand:?} at hand");
     }
@@ -173,7 +174,7 @@ pub fn panic_with(at_hand: &dyn std::fmt::Debug) {
 /// Nothing: faults are compiled out of release builds.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
-pub fn panic_with(_at_hand: &dyn std::fmt::Debug) {}
+pub(crate) fn panic_with(_at_hand: &dyn std::fmt::Debug) {}
 
 #[cfg(test)]
 mod tests {
@@ -181,8 +182,9 @@ mod tests {
 
     #[test]
     fn no_two_points_share_a_name() {
-        let names: std::collections::BTreeSet<&str> =
-            Point::ALL.iter().map(|point| point.name()).collect();
-        assert_eq!(names.len(), Point::ALL.len());
+        let names: std::collections::BTreeSet<&str> = (Point::ALL.iter().map(|point| point.name()))
+            .chain(Fault::ALL.iter().map(|fault| fault.name()))
+            .collect();
+        assert_eq!(names.len(), Point::ALL.len() + Fault::ALL.len());
     }
 }

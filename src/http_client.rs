@@ -13,7 +13,7 @@ use crate::fault::with_causes;
 ///
 /// # Errors
 /// One sentence about a file that cannot be used.
-pub fn trusting(
+pub(crate) fn trusting(
     builder: ClientBuilder,
     key: &str,
     ca_file: Option<&Path>,
@@ -45,12 +45,12 @@ fn install_crypto() {
 
 /// Whether certificates are checked on the way to an address.
 #[must_use]
-pub fn is_https(address: &str) -> bool {
+pub(crate) fn is_https(address: &str) -> bool {
     address.trim_start().get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"))
 }
 
 /// The whole chain of causes without the address, which may hold credentials or a signature.
 #[must_use]
-pub fn cause(error: reqwest::Error) -> String {
+pub(crate) fn cause(error: reqwest::Error) -> String {
     with_causes(&error.without_url())
 }

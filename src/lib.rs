@@ -9,27 +9,71 @@
 //! {config, board, metrics, http_client, fault, decimal, clock, text, crash}`. The two routes never
 //! import each other; the simulator imports nothing of the client.
 
-pub mod app;
-pub mod cli;
+mod app;
+mod cli;
 
-pub mod sink;
-pub mod source;
+mod sink;
+mod source;
 
-pub mod ops;
+mod ops;
 
-pub mod erp;
-pub mod kafka;
-pub mod schema;
-pub mod telemetry;
+mod erp;
+mod kafka;
+mod schema;
+mod telemetry;
 
-pub mod board;
-pub mod clock;
-pub mod config;
-pub mod crash;
-pub mod decimal;
-pub mod fault;
-pub(crate) mod http_client;
-pub mod metrics;
-pub(crate) mod text;
+mod board;
+mod clock;
+mod config;
+mod crash;
+mod decimal;
+mod fault;
+mod http_client;
+mod metrics;
+mod text;
 
-pub mod simulator;
+mod simulator;
+
+pub use cli::main;
+
+/// What the integration tests, fuzz targets and benchmarks use; not an interface for others.
+#[doc(hidden)]
+pub mod testing {
+    pub mod clock {
+        pub use crate::clock::Timestamp;
+    }
+    pub mod config {
+        pub use crate::config::{
+            CommandFormat, Edition, ErpConnection, Feed, FlagshipSettings, Partitioner,
+            RegistrySettings, Topics, from_toml,
+        };
+    }
+    pub mod crash {
+        pub use crate::crash::{COMPILED, Point};
+    }
+    pub mod decimal {
+        pub use crate::decimal::Decimal;
+    }
+    pub mod erp {
+        pub use crate::erp::{Call, fuzz, page, record};
+    }
+    pub mod kafka {
+        pub use crate::kafka::REST;
+    }
+    pub mod schema {
+        pub use crate::schema::{
+            Codec, CommandLine, CommandResult, CreateMode, CreateReturnOutbound, DecodeFault,
+            EntryKind, EnvelopeParts, FeedState, JournalEntry, Op, Outcome, Source, StateKind,
+            Subject, fuzz,
+        };
+    }
+    pub mod simulator {
+        pub use crate::simulator::fuzz;
+    }
+    pub mod sink {
+        pub use crate::sink::{decision, fingerprint, fuzz, marker, order_request, partition_of};
+    }
+    pub mod source {
+        pub use crate::source::{change, diff, fetch};
+    }
+}

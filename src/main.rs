@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    wdt_connector::cli::main()
+    wdt_connector::main()
 }

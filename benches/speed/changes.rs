@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use wdt_connector::clock::Timestamp;
+use wdt_connector::testing::clock::Timestamp;
 
 use crate::{
     PATIENCE, ceiling,

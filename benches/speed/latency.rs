@@ -9,7 +9,7 @@ use std::{
 
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::{Value, json};
-use wdt_connector::kafka::REST;
+use wdt_connector::testing::kafka::REST;
 
 use crate::{
     PATIENCE, ceiling,

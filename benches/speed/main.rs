@@ -9,6 +9,7 @@
 //! Measured is the program as `cargo build --release` links it, which is done first; with
 //! `--as-is`, whatever program stands in its place.
 
+#![allow(unreachable_pub, reason = "the kit's modules are written as a library's")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use wdt_connector::{
+use wdt_connector::testing::{
     clock::Timestamp,
     config::{CommandFormat, Edition, ErpConnection, Feed, FlagshipSettings},
     erp::{self, Call, page::RawRecord, record},

@@ -1,7 +1,7 @@
 //! A restart on a long memory: from exec to ready, and the memory it takes, as the memory grows.
 
 use serde_json::{Value, json};
-use wdt_connector::{
+use wdt_connector::testing::{
     config::{Edition, Feed},
     erp::record,
     schema::{Codec, CreateReturnOutbound, FeedState, StateKind, Subject},

@@ -14,12 +14,12 @@ use std::{
 
 use crate::clock::Moment;
 
-pub use stories::Story;
+pub(crate) use stories::Story;
 use stories::{Stories, Ways};
 
 /// Shared between the routes (who write) and the listener (who reads); cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Board(Arc<Mutex<Inner>>);
+pub(crate) struct Board(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -32,7 +32,7 @@ struct Inner {
 
 /// One loop's sign of life; nobody expects one any more once it is dropped, however the loop ended.
 #[derive(Debug)]
-pub struct Pulse {
+pub(crate) struct Pulse {
     name: &'static str,
     beat: Arc<AtomicU64>,
     board: Board,
@@ -40,7 +40,7 @@ pub struct Pulse {
 
 impl Pulse {
     /// Called once every turn of the loop.
-    pub fn beat(&self) {
+    pub(crate) fn beat(&self) {
         self.beat.store(Moment::now().0, Ordering::Relaxed);
     }
 }
@@ -62,43 +62,43 @@ impl Board {
 
     /// Announces a loop that turns at least once every `limit`; unhealthy when it does not.
     #[must_use]
-    pub fn pulse(&self, name: &'static str, limit: Duration) -> Pulse {
+    pub(crate) fn pulse(&self, name: &'static str, limit: Duration) -> Pulse {
         let beat = Arc::new(AtomicU64::new(Moment::now().0));
         self.lock().pulses.insert(name, (Arc::clone(&beat), limit));
         Pulse { name, beat, board: self.clone() }
     }
 
     /// Says whether a part is ready, or why not. A part that never spoke is not asked for.
-    pub fn ready(&self, part: &'static str, state: Result<(), String>) {
+    pub(crate) fn ready(&self, part: &'static str, state: Result<(), String>) {
         self.lock().ready.insert(part, state);
     }
 
     /// Replaces a section of `/status`.
-    pub fn set(&self, section: &'static str, value: serde_json::Value) {
+    pub(crate) fn set(&self, section: &'static str, value: serde_json::Value) {
         self.lock().sections.insert(section, value);
     }
 
     /// Tells what happened: an object, to which its time (unless it has one) and number are added.
     /// The last of each kind stay.
-    pub fn tell(&self, story: Story, value: serde_json::Value) {
+    pub(crate) fn tell(&self, story: Story, value: serde_json::Value) {
         self.lock().stories.tell(story, value);
     }
 
     /// The last stories by kind, newest first, and how many were told so far.
     #[must_use]
-    pub fn stories(&self) -> (u64, serde_json::Value) {
+    pub(crate) fn stories(&self) -> (u64, serde_json::Value) {
         let inner = self.lock();
         (inner.stories.told(), inner.stories.show())
     }
 
     /// How many stories were told so far.
     #[must_use]
-    pub fn told(&self) -> u64 {
+    pub(crate) fn told(&self) -> u64 {
         self.lock().stories.told()
     }
 
     /// Notes that a command (return number, command id) passed a hop; the last commands' ways stay.
-    pub fn step(
+    pub(crate) fn step(
         &self,
         pair: (&str, &str),
         hop: &'static str,
@@ -110,13 +110,13 @@ impl Board {
 
     /// The way of a command through this instance; `None` when it was not seen lately.
     #[must_use]
-    pub fn way(&self, return_no: &str, command_id: &str) -> Option<serde_json::Value> {
+    pub(crate) fn way(&self, return_no: &str, command_id: &str) -> Option<serde_json::Value> {
         self.lock().ways.show(return_no, command_id)
     }
 
     /// Every loop and how long it has been silent.
     #[must_use]
-    pub fn silences(&self) -> Vec<(&'static str, Duration)> {
+    pub(crate) fn silences(&self) -> Vec<(&'static str, Duration)> {
         let now = Moment::now();
         self.lock()
             .pulses
@@ -127,7 +127,7 @@ impl Board {
 
     /// Loops that are late, with how late.
     #[must_use]
-    pub fn stalled(&self) -> Vec<(&'static str, Duration)> {
+    pub(crate) fn stalled(&self) -> Vec<(&'static str, Duration)> {
         let now = Moment::now();
         self.lock()
             .pulses
@@ -141,7 +141,7 @@ impl Board {
 
     /// Parts that are not ready, with their reasons; empty when everything is.
     #[must_use]
-    pub fn unready(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn unready(&self) -> Vec<(&'static str, String)> {
         self.lock()
             .ready
             .iter()
@@ -151,7 +151,7 @@ impl Board {
 
     /// Every section, by name.
     #[must_use]
-    pub fn sections(&self) -> BTreeMap<&'static str, serde_json::Value> {
+    pub(crate) fn sections(&self) -> BTreeMap<&'static str, serde_json::Value> {
         self.lock().sections.clone()
     }
 }

@@ -15,7 +15,7 @@ const STEPS: usize = 40;
 
 /// What is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Story {
+pub(crate) enum Story {
     /// A command's committed result.
     Result,
     /// A committed change event.

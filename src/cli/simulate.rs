@@ -33,7 +33,7 @@ Fault rules are target:fault=chance, divided by commas.
 /// scripted mischief.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
-pub struct SimulateArgs {
+pub(super) struct SimulateArgs {
     /// Where the ERP listens; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
     pub listen: SocketAddr,
@@ -104,7 +104,7 @@ fn parse_order(text: &str) -> Result<PageOrder, String> {
 ///
 /// # Errors
 /// An address that cannot be used.
-pub async fn run(args: SimulateArgs) -> anyhow::Result<()> {
+pub(super) async fn run(args: SimulateArgs) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let simulator = Simulator::start(SimulatorConfig {

@@ -14,7 +14,7 @@ const MASK: &str = "***";
 
 /// The whole configuration for showing it.
 #[derive(Clone, Debug)]
-pub struct Effective {
+pub(crate) struct Effective {
     /// In the order of their keys.
     pub values: Vec<Shown>,
     /// One sentence each.
@@ -24,7 +24,7 @@ pub struct Effective {
 
 /// One value that is in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shown {
+pub(crate) struct Shown {
     /// Dotted; below `kafka.properties.` the option's own dots.
     pub key: String,
     /// `***` instead of a secret.

@@ -23,17 +23,17 @@ use secrecy::SecretString;
 
 use crate::clock::Timestamp;
 
-pub use document::Place;
-pub use effective::{Effective, Shown};
-pub use reader::{Mistake, read_secret};
-pub use reference::{markdown, schema};
-pub use timing::CLOCK_ERROR;
-pub use values::{duration_text, parse_duration, parse_instant};
+pub(crate) use document::Place;
+pub(crate) use effective::{Effective, Shown};
+pub(crate) use reader::{Mistake, read_secret};
+pub(crate) use reference::{markdown, schema};
+pub(crate) use timing::CLOCK_ERROR;
+pub(crate) use values::{duration_text, parse_duration, parse_instant};
 
 use document::Document;
 
 /// The defaults, every key documented: the text of `deploy/connector.default.toml`.
-pub const DEFAULTS: &str = include_str!("../../deploy/connector.default.toml");
+pub(crate) const DEFAULTS: &str = include_str!("../../deploy/connector.default.toml");
 
 /// What [`load`] gives: the settings, and what the operator should hear about them.
 #[derive(Clone, Debug)]
@@ -48,7 +48,7 @@ pub struct Loaded {
 ///
 /// # Errors
 /// Every mistake there is, in one sentence each; the caller prints them and exits with code 2.
-pub fn load(
+pub(crate) fn load(
     path: Option<&Path>,
     env: impl Iterator<Item = (String, String)>,
 ) -> Result<Loaded, Vec<Mistake>> {
@@ -59,7 +59,7 @@ pub fn load(
 ///
 /// # Errors
 /// Where the file cannot be read or is no TOML.
-pub fn inspect(
+pub(crate) fn inspect(
     path: Option<&Path>,
     env: impl Iterator<Item = (String, String)>,
 ) -> Result<Effective, Vec<Mistake>> {

@@ -473,7 +473,7 @@ fn shown(value: &Value) -> String {
 ///
 /// # Errors
 /// What is wrong with it, as the end of a sentence that begins with its name.
-pub fn read_secret(path: &Path) -> Result<SecretString, String> {
+pub(crate) fn read_secret(path: &Path) -> Result<SecretString, String> {
     let meta = std::fs::metadata(path).map_err(|error| format!("cannot be read: {error}"))?;
     if meta.is_dir() {
         return Err("is a folder".to_owned());

@@ -25,7 +25,7 @@ struct About {
 /// JSON Schema (2020-12) of the configuration file. Secrets are not in it: they may not stand in
 /// the file.
 #[must_use]
-pub fn schema() -> Value {
+pub(crate) fn schema() -> Value {
     let (comments, defaults) = (comments(), defaults());
     let mut root = object(
         "wdt-connector's configuration file; any key can be set by environment too (WDT__SECTION__KEY)",
@@ -56,7 +56,7 @@ pub fn schema() -> Value {
 
 /// The reference as Markdown: one table per section.
 #[must_use]
-pub fn markdown() -> String {
+pub(crate) fn markdown() -> String {
     let (comments, defaults) = (comments(), defaults());
     let mut text = String::from(
         "# Configuration\n\n\

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Feed, Settings, reader::Mistake, values::duration_text as show};
 
 /// The clock error that `safety_lag` and `late_to` cover without a measurement.
-pub const CLOCK_ERROR: Duration = Duration::from_secs(5);
+pub(crate) const CLOCK_ERROR: Duration = Duration::from_secs(5);
 
 /// librdkafka's default of `max.poll.interval.ms`.
 const POLL_INTERVAL: Duration = Duration::from_secs(300);

@@ -15,7 +15,7 @@ const LONGEST: Duration = Duration::from_secs(3650 * 86_400);
 /// Reads `"250ms"`, `"5s"`, `"10m"`, `"2h"`, `"30d"`, and several of them in a row (`"1m30s"`);
 /// `None` for anything else.
 #[must_use]
-pub fn parse_duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
     if rest == "0" {
         return Some(Duration::ZERO);
@@ -38,7 +38,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 
 /// A duration as an operator would write it, in one unit.
 #[must_use]
-pub fn duration_text(span: Duration) -> String {
+pub(crate) fn duration_text(span: Duration) -> String {
     let ms = crate::clock::millis(span);
     let (unit, scale) = UNITS
         .iter()
@@ -51,7 +51,7 @@ pub fn duration_text(span: Duration) -> String {
 
 /// Reads an RFC 3339 instant; `None` for anything else, a missing offset included.
 #[must_use]
-pub fn parse_instant(text: &str) -> Option<Timestamp> {
+pub(crate) fn parse_instant(text: &str) -> Option<Timestamp> {
     text.trim().parse::<jiff::Timestamp>().ok().map(|instant| Timestamp(instant.as_millisecond()))
 }
 

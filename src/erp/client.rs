@@ -1,10 +1,7 @@
 //! The ERP's calls, one attempt each.
 
 use std::{
-    sync::{
-        Arc, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -30,7 +27,7 @@ pub struct BuildFault(pub String);
 
 /// Both editions' clients and the quota they share; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Erp(Arc<Inner>);
+pub(crate) struct Erp(Arc<Inner>);
 
 /// The clients of one set of credentials.
 #[derive(Debug)]
@@ -53,7 +50,6 @@ struct Inner {
     accounts: RwLock<Arc<Accounts>>,
     quota: Quota,
     metrics: Arc<Metrics>,
-    unseen: AtomicU64,
 }
 
 impl Erp {
@@ -61,12 +57,11 @@ impl Erp {
     ///
     /// # Errors
     /// [`BuildFault`] for an address, CA file, proxy or secret that cannot be used.
-    pub fn new(settings: &Settings, metrics: Arc<Metrics>) -> Result<Self, BuildFault> {
+    pub(crate) fn new(settings: &Settings, metrics: Arc<Metrics>) -> Result<Self, BuildFault> {
         Ok(Self(Arc::new(Inner {
             accounts: RwLock::new(Arc::new(Accounts::new(settings)?)),
             quota: Quota::new(&settings.quota),
             metrics,
-            unseen: AtomicU64::new(0),
         })))
     }
 
@@ -75,7 +70,7 @@ impl Erp {
     ///
     /// # Errors
     /// [`BuildFault`]; then everything stays as it was.
-    pub fn replace_accounts(&self, settings: &Settings) -> Result<(), BuildFault> {
+    pub(crate) fn replace_accounts(&self, settings: &Settings) -> Result<(), BuildFault> {
         let accounts = Arc::new(Accounts::new(settings)?);
         *self.0.accounts.write().unwrap_or_else(PoisonError::into_inner) = accounts;
         Ok(())
@@ -87,24 +82,13 @@ impl Erp {
 
     /// The budgets.
     #[must_use]
-    pub fn quota(&self) -> &Quota {
+    pub(crate) fn quota(&self) -> &Quota {
         &self.0.quota
-    }
-
-    /// The calls whose account is configured.
-    #[must_use]
-    pub fn calls_configured(&self) -> Vec<Call> {
-        let accounts = self.accounts();
-        let configured = |edition| match edition {
-            Edition::Flagship => accounts.flagship.is_some(),
-            Edition::Enterprise => accounts.enterprise.is_some(),
-        };
-        Call::ALL.into_iter().filter(|call| configured(call.edition())).collect()
     }
 
     /// The account behind a call, for `source.sid`; empty when it is not configured.
     #[must_use]
-    pub fn sid(&self, call: Call) -> String {
+    pub(crate) fn sid(&self, call: Call) -> String {
         let accounts = self.accounts();
         let sid = match call.edition() {
             Edition::Flagship => accounts.flagship.as_ref().map(Flagship::sid),
@@ -117,7 +101,7 @@ impl Erp {
     /// the `Date` of its answers; good to half a second and half the fastest answer. `None` before
     /// the first answer that has one.
     #[must_use]
-    pub fn skew(&self, edition: Edition) -> Option<i64> {
+    pub(crate) fn skew(&self, edition: Edition) -> Option<i64> {
         match edition {
             Edition::Flagship => self.accounts().flagship.as_ref().and_then(Flagship::skew),
             Edition::Enterprise => self.accounts().enterprise.as_ref().and_then(Enterprise::skew),
@@ -128,7 +112,7 @@ impl Erp {
     /// this machine's suspend-proof clock, so that nobody changes it by setting ours. `None` before
     /// the first answer that has one.
     #[must_use]
-    pub fn clock_now(&self, edition: Edition) -> Option<ErpNow> {
+    pub(crate) fn clock_now(&self, edition: Edition) -> Option<ErpNow> {
         match edition {
             Edition::Flagship => self.accounts().flagship.as_ref().and_then(Flagship::clock_now),
             Edition::Enterprise => {
@@ -140,28 +124,22 @@ impl Erp {
     /// The earlier of our clock and the ERP's, as far as it is known: what must not come too early
     /// goes by it.
     #[must_use]
-    pub fn earlier_clock(&self, edition: Edition) -> Timestamp {
+    pub(crate) fn earlier_clock(&self, edition: Edition) -> Timestamp {
         let ours = Timestamp::now();
         self.clock_now(edition).map_or(ours, |erp| erp.at_most.min(ours))
     }
 
     /// The later of the two: what must not come too late goes by it.
     #[must_use]
-    pub fn later_clock(&self, edition: Edition) -> Timestamp {
+    pub(crate) fn later_clock(&self, edition: Edition) -> Timestamp {
         let ours = Timestamp::now();
         self.clock_now(edition).map_or(ours, |erp| erp.at_most.max(ours))
-    }
-
-    /// Answers since the start whose code or text the answer table does not hold; each was logged.
-    #[must_use]
-    pub fn unseen_answers(&self) -> u64 {
-        self.0.unseen.load(Ordering::Relaxed)
     }
 
     /// `wms.stockout.PurchaseReturn.createOrder`: one attempt, never repeated by the client. The
     /// guard is asked now and once more when the body is about to leave. Dropping the future leaves
     /// the effect unknown, as a time-out does.
-    pub async fn create_order(
+    pub(crate) async fn create_order(
         &self,
         mut permit: Permit,
         order: &OrderRequest,
@@ -191,7 +169,7 @@ impl Erp {
     ///
     /// # Errors
     /// [`QueryFault`].
-    pub async fn query(
+    pub(crate) async fn query(
         &self,
         mut permit: Permit,
         selection: &Selection,
@@ -241,7 +219,6 @@ impl Erp {
             None => {}
         }
         if judged.unseen {
-            self.0.unseen.fetch_add(1, Ordering::Relaxed);
             self.0.metrics.erp_unseen();
             tracing::warn!(
                 erp.call = permit.call.name(),

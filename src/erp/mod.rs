@@ -73,7 +73,7 @@ impl Call {
 
 /// Who wants a call made, most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Class {
+pub(crate) enum Class {
     Lookup,
     Command,
     Feed,
@@ -83,12 +83,12 @@ pub enum Class {
 
 impl Class {
     /// Every class, most urgent first.
-    pub const ALL: [Self; 5] =
+    pub(crate) const ALL: [Self; 5] =
         [Self::Lookup, Self::Command, Self::Feed, Self::LatePass, Self::Backfill];
 
     /// The word for metrics and the status page.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Lookup => "lookup",
             Self::Command => "command",
@@ -102,7 +102,7 @@ impl Class {
 /// Asked as late as the client allows whether a `createOrder` may still leave: once before sending
 /// and once when its body is first polled. `false` after a first `true` ends the request
 /// incomplete, so that nobody executes it.
-pub trait SendGuard: Send + Sync + 'static {
+pub(crate) trait SendGuard: Send + Sync + 'static {
     /// Whether the intent's send-by has not passed and its partition is still owned.
     fn may_send(&self) -> bool;
 }
@@ -135,7 +135,7 @@ pub struct OrderLine {
 
 /// What came of one `createOrder` (`erp/contract.md`, table of errors).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// The ERP made an outbound order with this number.
     Created { outbound_no: String },
     /// The ERP said no, for good.
@@ -151,7 +151,7 @@ pub enum Answer {
 impl Answer {
     /// The word for metrics and the status page.
     #[must_use]
-    pub fn word(&self) -> &'static str {
+    pub(crate) fn word(&self) -> &'static str {
         match self {
             Self::Created { .. } => "ok",
             Self::Rejected(_) => "rejected",
@@ -165,7 +165,7 @@ impl Answer {
 
     /// What a person wants to know beside the word: order number, the ERP's text, the reason.
     #[must_use]
-    pub fn detail(&self) -> Option<String> {
+    pub(crate) fn detail(&self) -> Option<String> {
         match self {
             Self::Created { outbound_no } => Some(outbound_no.clone()),
             Self::Rejected(refusal) | Self::Misconfigured(refusal) => {
@@ -195,7 +195,7 @@ pub struct Refusal {
 
 /// Why a call certainly had no effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotExecuted {
+pub(crate) enum NotExecuted {
     /// The ERP's quota refused it.
     Throttled { message: String },
     /// It never left: refused connection, DNS, TLS, time-out before the request left.
@@ -270,12 +270,12 @@ impl fmt::Debug for dyn SendGuard {
 }
 
 /// A guard shared between the route and the request body.
-pub type SharedGuard = Arc<dyn SendGuard>;
+pub(crate) type SharedGuard = Arc<dyn SendGuard>;
 
 mod answer;
 mod brackets;
 mod budget;
-pub mod client;
+pub(crate) mod client;
 mod edition;
 #[doc(hidden)]
 pub mod fuzz;
@@ -283,11 +283,10 @@ mod http;
 mod loose;
 mod outbound;
 pub mod page;
-pub mod quota;
+pub(crate) mod quota;
 pub mod record;
 mod sign;
 
-pub use client::{BuildFault, Erp};
-pub use edition::ErpNow;
-pub use outbound::OutboundHead;
-pub use quota::{BudgetStatus, Permit, Quota, Work};
+pub(crate) use client::{BuildFault, Erp};
+pub(crate) use outbound::OutboundHead;
+pub(crate) use quota::{BudgetStatus, Permit, Quota, Work};

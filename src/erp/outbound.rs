@@ -9,7 +9,7 @@ use super::loose;
 
 /// What a look-up needs of an outbound order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OutboundHead {
+pub(crate) struct OutboundHead {
     pub stockout_id: String,
     pub order_no: String,
     pub src_order_no: Option<String>,
@@ -44,7 +44,7 @@ impl OutboundHead {
     ///
     /// # Errors
     /// The field that does not fit, in one sentence; its value is not quoted.
-    pub fn read(json: &[u8]) -> Result<Self, String> {
+    pub(crate) fn read(json: &[u8]) -> Result<Self, String> {
         let sent: Sent<'_> = serde_json::from_slice(json)
             .map_err(|_| "an outbound order is not a JSON object".to_owned())?;
         let fault = |field: &'static str| {

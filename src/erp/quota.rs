@@ -26,7 +26,7 @@ use crate::{
 use super::{Call, Class};
 use account::Account;
 
-pub use share::Work;
+pub(crate) use share::Work;
 
 /// Which of the ERP's two quotas refused a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub(in crate::erp) enum Limit {
 
 /// Every budget of this process; shared.
 #[derive(Clone, Debug)]
-pub struct Quota {
+pub(crate) struct Quota {
     flagship: Arc<Account>,
     enterprise: Arc<Account>,
 }
@@ -45,7 +45,7 @@ pub struct Quota {
 impl Quota {
     /// Empty budgets for both accounts.
     #[must_use]
-    pub fn new(settings: &QuotaSettings) -> Self {
+    pub(crate) fn new(settings: &QuotaSettings) -> Self {
         Self {
             flagship: Arc::new(Account::new(settings, Edition::Flagship)),
             enterprise: Arc::new(Account::new(settings, Edition::Enterprise)),
@@ -61,7 +61,7 @@ impl Quota {
 
     /// Waits until a call of this kind may leave. Dropping the future gives the place in the line
     /// up.
-    pub async fn acquire(&self, call: Call, class: Class) -> Permit {
+    pub(crate) async fn acquire(&self, call: Call, class: Class) -> Permit {
         let account = self.account(call);
         let began = Instant::now();
         loop {
@@ -80,7 +80,7 @@ impl Quota {
     /// Which part of the work that makes this call is this instance's, 0 to 1. Budgets are scaled
     /// by it: rate, burst and concurrent calls, the last two to no less than 1. Work that was never
     /// named takes no part.
-    pub fn set_share(&self, call: Call, work: Work, share: f64) {
+    pub(crate) fn set_share(&self, call: Call, work: Work, share: f64) {
         let account = self.account(call);
         if account.lock().set_share(call, work, share, Instant::now()) {
             tracing::debug!(
@@ -95,13 +95,13 @@ impl Quota {
 
     /// Calls a minute that are in force for a call in this instance now.
     #[must_use]
-    pub fn rate(&self, call: Call) -> f64 {
+    pub(crate) fn rate(&self, call: Call) -> f64 {
         self.account(call).lock().budget(call).rate_at(Instant::now())
     }
 
     /// Every budget as it is now, for `/status`.
     #[must_use]
-    pub fn status(&self) -> Vec<BudgetStatus> {
+    pub(crate) fn status(&self) -> Vec<BudgetStatus> {
         let now = Instant::now();
         [&self.flagship, &self.enterprise]
             .into_iter()
@@ -112,7 +112,7 @@ impl Quota {
 
 /// One budget as `/status` shows it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct BudgetStatus {
+pub(crate) struct BudgetStatus {
     /// [`Call::name`], or the edition's where all calls of an account share one budget.
     pub call: &'static str,
     /// This instance's part of the budget, 0 to 1.
@@ -142,7 +142,7 @@ pub struct BudgetStatus {
 /// The right to make one call. Dropping it unused gives back what can be given back; dropping it at
 /// all frees its place among the concurrent calls, so it is kept until the answer is there.
 #[derive(Debug)]
-pub struct Permit {
+pub(crate) struct Permit {
     /// For which call.
     pub call: Call,
     /// On whose behalf.

@@ -38,18 +38,18 @@ const PROPAGATION_PAUSE: Duration = Duration::from_millis(100);
 /// Why the cluster could not be asked: one sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct AdminFault(pub String);
+pub(crate) struct AdminFault(pub String);
 
 /// The cluster as its metadata show it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Cluster {
+pub(crate) struct Cluster {
     pub brokers: usize,
     pub topics: BTreeMap<String, TopicShape>,
 }
 
 /// Size of a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TopicShape {
+pub(crate) struct TopicShape {
     pub partitions: i32,
     /// Of the partition that has the fewest.
     pub replicas: i32,
@@ -57,7 +57,7 @@ pub struct TopicShape {
 
 /// A topic to create.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TopicPlan {
+pub(crate) struct TopicPlan {
     pub name: String,
     pub partitions: i32,
     pub replicas: i32,
@@ -68,7 +68,7 @@ pub struct TopicPlan {
 /// Options of `[kafka] properties` that librdkafka does not know, or whose value it refuses, with
 /// its reason.
 #[must_use]
-pub fn unusable_properties(kafka: &KafkaSettings) -> Vec<(String, String)> {
+pub(crate) fn unusable_properties(kafka: &KafkaSettings) -> Vec<(String, String)> {
     kafka
         .properties
         .iter()
@@ -119,7 +119,7 @@ impl ConsumerContext for Complaints {}
 ///
 /// # Errors
 /// [`AdminFault`] with the client's own reason when no broker answers.
-pub fn look(kafka: &KafkaSettings, patience: Duration) -> Result<Cluster, AdminFault> {
+pub(crate) fn look(kafka: &KafkaSettings, patience: Duration) -> Result<Cluster, AdminFault> {
     let complaints = Complaints::default();
     let consumer: BaseConsumer<Complaints> =
         consumer_config(kafka, "check", &group_id(kafka, "check"))
@@ -182,7 +182,7 @@ fn size(count: usize) -> i32 {
 }
 
 /// Changes and describes topics.
-pub struct Admin {
+pub(crate) struct Admin {
     client: AdminClient<Complaints>,
     kafka: KafkaSettings,
 }
@@ -198,7 +198,7 @@ impl Admin {
     ///
     /// # Errors
     /// [`AdminFault`] for options librdkafka refuses.
-    pub fn connect(kafka: &KafkaSettings) -> Result<Self, AdminFault> {
+    pub(crate) fn connect(kafka: &KafkaSettings) -> Result<Self, AdminFault> {
         let client = client_config(kafka, "admin")
             .create_with_context(Complaints::default())
             .map_err(|error| AdminFault(format!("the Kafka client cannot be created: {error}")))?;
@@ -209,7 +209,7 @@ impl Admin {
     ///
     /// # Errors
     /// As [`look`].
-    pub async fn cluster(&self, patience: Duration) -> Result<Cluster, AdminFault> {
+    pub(crate) async fn cluster(&self, patience: Duration) -> Result<Cluster, AdminFault> {
         let kafka = self.kafka.clone();
         tokio::task::spawn_blocking(move || look(&kafka, patience))
             .await
@@ -221,7 +221,7 @@ impl Admin {
     ///
     /// # Errors
     /// [`AdminFault`] when the cluster refuses, naming what is missing.
-    pub async fn options(
+    pub(crate) async fn options(
         &self,
         topics: &[&str],
     ) -> Result<BTreeMap<String, BTreeMap<String, String>>, AdminFault> {
@@ -263,7 +263,7 @@ impl Admin {
     ///
     /// # Errors
     /// [`AdminFault`] naming every topic that could not be created and the broker's reason.
-    pub async fn create(&self, plans: &[TopicPlan]) -> Result<(), AdminFault> {
+    pub(crate) async fn create(&self, plans: &[TopicPlan]) -> Result<(), AdminFault> {
         if plans.is_empty() {
             return Ok(());
         }
@@ -304,7 +304,7 @@ impl Admin {
     ///
     /// # Errors
     /// [`AdminFault`] with the broker's reason; it never takes partitions away.
-    pub async fn grow(&self, topic: &str, partitions: i32) -> Result<(), AdminFault> {
+    pub(crate) async fn grow(&self, topic: &str, partitions: i32) -> Result<(), AdminFault> {
         let count = usize::try_from(partitions).unwrap_or(0);
         let options = AdminOptions::new()
             .request_timeout(Some(REQUEST_TIMEOUT))

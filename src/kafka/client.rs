@@ -72,7 +72,7 @@ pub(crate) fn consumer_config(kafka: &KafkaSettings, role: &str, group: &str) ->
 
 /// Bytes of the largest record a producer of ours takes: librdkafka's `message.max.bytes`.
 #[must_use]
-pub fn largest_record(kafka: &KafkaSettings) -> usize {
+pub(crate) fn largest_record(kafka: &KafkaSettings) -> usize {
     kafka
         .properties
         .get("message.max.bytes")

@@ -58,7 +58,7 @@ impl Delivered {
 
 /// What a group tells its route, in order.
 #[derive(Debug)]
-pub enum GroupEvent {
+pub(crate) enum GroupEvent {
     /// New partitions; nothing is fetched from them until [`Group::start`].
     Assigned(Vec<Lease>),
     /// Finish what can be finished and commit it, then send on `done` (or drop it). Ownership ends
@@ -75,11 +75,11 @@ pub enum GroupEvent {
 /// Why a membership ended or could not begin: one sentence.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct GroupFault(pub String);
+pub(crate) struct GroupFault(pub String);
 
 /// Which group to join and how.
 #[derive(Clone, Debug)]
-pub struct GroupOptions {
+pub(crate) struct GroupOptions {
     /// `application_id` + `.` + this is the group id and part of the client id: `commands`,
     /// `feeds`.
     pub role: String,
@@ -91,7 +91,7 @@ pub struct GroupOptions {
 
 /// A handle on the membership; cheap to clone.
 #[derive(Clone)]
-pub struct Group {
+pub(crate) struct Group {
     shared: Arc<Shared>,
     topic: Arc<str>,
     group_id: Arc<str>,
@@ -112,7 +112,7 @@ impl Group {
     ///
     /// # Errors
     /// [`GroupFault`] for options librdkafka refuses.
-    pub fn join(
+    pub(crate) fn join(
         kafka: &KafkaSettings,
         options: GroupOptions,
     ) -> Result<(Self, mpsc::UnboundedReceiver<GroupEvent>), GroupFault> {
@@ -139,13 +139,13 @@ impl Group {
 
     /// The topic of this membership.
     #[must_use]
-    pub fn topic(&self) -> &str {
+    pub(crate) fn topic(&self) -> &str {
         &self.topic
     }
 
     /// The group's id.
     #[must_use]
-    pub fn group_id(&self) -> &str {
+    pub(crate) fn group_id(&self) -> &str {
         &self.group_id
     }
 
@@ -156,13 +156,13 @@ impl Group {
 
     /// Whether this very assignment still holds.
     #[must_use]
-    pub fn owns(&self, lease: Lease) -> bool {
+    pub(crate) fn owns(&self, lease: Lease) -> bool {
         self.shared.lock().standing.ownership.owns(lease)
     }
 
     /// Those of `leases` that are over.
     #[must_use]
-    pub fn ended(&self, leases: &[Lease]) -> Vec<Lease> {
+    pub(crate) fn ended(&self, leases: &[Lease]) -> Vec<Lease> {
         self.shared.lock().standing.ownership.ended(leases.iter().copied())
     }
 
@@ -177,22 +177,22 @@ impl Group {
     }
 
     /// Begins fetching an assigned partition, from its committed offset.
-    pub fn start(&self, lease: Lease) {
+    pub(crate) fn start(&self, lease: Lease) {
         self.with_flow(lease, |flow| flow.started = true);
     }
 
     /// Holds back a partition; the consumer keeps polling.
-    pub fn pause(&self, lease: Lease) {
+    pub(crate) fn pause(&self, lease: Lease) {
         self.with_flow(lease, |flow| flow.held = true);
     }
 
     /// Ends [`Group::pause`].
-    pub fn resume(&self, lease: Lease) {
+    pub(crate) fn resume(&self, lease: Lease) {
         self.with_flow(lease, |flow| flow.held = false);
     }
 
     /// Gives back `count` records that were handed out: they are finished.
-    pub fn release(&self, lease: Lease, count: usize) {
+    pub(crate) fn release(&self, lease: Lease, count: usize) {
         self.with_flow(lease, |flow| {
             let held = flow.outstanding.load(Ordering::Relaxed);
             let given_back = count.min(held);
@@ -213,7 +213,7 @@ impl Group {
 
     /// Leaves: a last `Revoking` for everything owned, then the channel closes. A static member
     /// keeps its assignment reserved until the session times out.
-    pub async fn leave(&self) {
+    pub(crate) async fn leave(&self) {
         self.shared.leaving.store(true, Ordering::Release);
         let mut ended = self.ended.clone();
         // An error means that the thread is gone already.

@@ -34,7 +34,7 @@ use super::{
 };
 
 /// Everything that was decided, by key.
-pub type Decisions = BTreeMap<Vec<String>, Value>;
+pub(crate) type Decisions = BTreeMap<Vec<String>, Value>;
 
 /// The topic's only partition.
 const PARTITION: i32 = 0;
@@ -46,7 +46,7 @@ const MISSING_PAUSE: Duration = Duration::from_secs(30);
 
 /// Follows the control topic; cheap to clone. The reader ends with the last clone.
 #[derive(Clone, Debug)]
-pub struct Controls {
+pub(crate) struct Controls {
     known: watch::Receiver<Option<Arc<Decisions>>>,
     /// The reader's.
     client: Weak<BaseConsumer<Quiet>>,
@@ -83,7 +83,7 @@ impl Controls {
     ///
     /// # Errors
     /// One sentence when no Kafka client can be made from the configuration.
-    pub fn follow(kafka: &KafkaSettings, topic: &str) -> Result<Self, String> {
+    pub(crate) fn follow(kafka: &KafkaSettings, topic: &str) -> Result<Self, String> {
         let consumer: BaseConsumer<Quiet> =
             consumer_config(kafka, "control", &group_id(kafka, "control"))
                 .set("enable.partition.eof", "true")
@@ -107,13 +107,6 @@ impl Controls {
         Ok(Self { known, client, _reader: Arc::new(stop) })
     }
 
-    /// Nothing is decided, ever: for tests and for parts that run without Kafka.
-    #[must_use]
-    pub fn none() -> Self {
-        let (_, known) = watch::channel(Some(Arc::default()));
-        Self { known, client: Weak::new(), _reader: Arc::default() }
-    }
-
     /// The reader's client, for questions that need no partition assigned: a client costs some
     /// hundred kilobytes, three threads, and a connection to every broker.
     pub(super) fn client(&self) -> Weak<BaseConsumer<Quiet>> {
@@ -122,7 +115,7 @@ impl Controls {
 
     /// Waits until the topic was read to its end once, or is known to be missing; then what is
     /// decided now.
-    pub async fn settled(&self) -> Arc<Decisions> {
+    pub(crate) async fn settled(&self) -> Arc<Decisions> {
         let mut known = self.known.clone();
         match known.wait_for(Option::is_some).await {
             Ok(decisions) => decisions.clone().unwrap_or_default(),
@@ -133,12 +126,12 @@ impl Controls {
 
     /// What is decided as far as it was read.
     #[must_use]
-    pub fn now(&self) -> Arc<Decisions> {
+    pub(crate) fn now(&self) -> Arc<Decisions> {
         self.known.borrow().clone().unwrap_or_default()
     }
 
     /// Waits for the next change; never ends when there can be none.
-    pub async fn changed(&mut self) {
+    pub(crate) async fn changed(&mut self) {
         if self.known.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -147,7 +140,7 @@ impl Controls {
     /// The decision that pauses a route (`commands`, or a feed's name), if one does:
     /// `{"state":"paused","by":…,"at":…}`.
     #[must_use]
-    pub fn pause_of(&self, route: &str) -> Option<Value> {
+    pub(crate) fn pause_of(&self, route: &str) -> Option<Value> {
         let decisions = self.now();
         decisions
             .get(&route_key(route))
@@ -158,7 +151,7 @@ impl Controls {
 
 /// The key under which a route is paused and resumed.
 #[must_use]
-pub fn route_key(route: &str) -> Vec<String> {
+pub(crate) fn route_key(route: &str) -> Vec<String> {
     vec!["route".to_owned(), route.to_owned()]
 }
 
@@ -167,7 +160,7 @@ pub fn route_key(route: &str) -> Vec<String> {
 ///
 /// # Errors
 /// [`ToolFault`] when no broker answers, the topic is missing, or the record is refused.
-pub async fn decide(
+pub(crate) async fn decide(
     kafka: &KafkaSettings,
     topic: &str,
     key: &[String],

@@ -18,7 +18,7 @@ const EVERY: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A handle on the asking thread, which ends with it.
-pub struct EndOffsets(Arc<Shared>);
+pub(crate) struct EndOffsets(Arc<Shared>);
 
 impl fmt::Debug for EndOffsets {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -49,7 +49,7 @@ impl Shared {
 impl EndOffsets {
     /// Watches no partition yet. The client that follows the control topic asks.
     #[must_use]
-    pub fn of(controls: &Controls, topic: &str) -> Self {
+    pub(crate) fn of(controls: &Controls, topic: &str) -> Self {
         let shared = Arc::new(Shared::default());
         let (weak, client, topic) = (Arc::downgrade(&shared), controls.client(), topic.to_owned());
         let asking =
@@ -61,7 +61,7 @@ impl EndOffsets {
     }
 
     /// Which partitions to ask about from now on.
-    pub fn watch(&self, partitions: impl Iterator<Item = i32>) {
+    pub(crate) fn watch(&self, partitions: impl Iterator<Item = i32>) {
         let wanted: BTreeSet<i32> = partitions.collect();
         let mut state = self.0.lock();
         if state.watched != wanted {
@@ -74,7 +74,7 @@ impl EndOffsets {
     /// The offset after the last record of a partition, as of a few seconds ago; `None` before the
     /// first answer.
     #[must_use]
-    pub fn end(&self, partition: i32) -> Option<i64> {
+    pub(crate) fn end(&self, partition: i32) -> Option<i64> {
         self.0.lock().ends.get(&partition).copied()
     }
 }

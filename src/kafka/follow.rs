@@ -24,7 +24,7 @@ use super::client::{consumer_config, group_id};
 
 /// What is seen of the topic.
 #[derive(Clone, Copy, Debug)]
-pub enum Followed<'a> {
+pub(crate) enum Followed<'a> {
     /// One committed record; `None` is a tombstone.
     Record { partition: i32, key: &'a [u8], value: Option<&'a [u8]> },
     /// Nothing more for now: every partition was read to its end, or the topic does not exist.
@@ -33,7 +33,7 @@ pub enum Followed<'a> {
 
 /// Ends the reading when dropped.
 #[derive(Debug)]
-pub struct Follower(Arc<AtomicBool>);
+pub(crate) struct Follower(Arc<AtomicBool>);
 
 impl Drop for Follower {
     fn drop(&mut self) {
@@ -67,7 +67,7 @@ impl ConsumerContext for Silent {}
 ///
 /// # Errors
 /// One sentence when no client can be made or no thread be started.
-pub fn follow(
+pub(crate) fn follow(
     kafka: &KafkaSettings,
     role: &str,
     topic: &str,

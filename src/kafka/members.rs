@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// One member of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
+pub(crate) struct Member {
     /// `application_id-instance-role`.
     pub client_id: String,
     pub host: String,
@@ -31,7 +31,7 @@ pub struct Member {
 ///
 /// # Errors
 /// [`ToolFault`] when no broker answers.
-pub fn owners(
+pub(crate) fn owners(
     kafka: &KafkaSettings,
     role: &str,
     topic: &str,

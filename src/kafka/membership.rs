@@ -49,12 +49,12 @@ pub(super) struct Flow {
 }
 
 impl Shared {
-    pub fn lock(&self) -> MutexGuard<'_, Membership> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Membership> {
         self.membership.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends everything at once and says so: nothing can be finished any more.
-    pub fn lose(&self, events: &mpsc::UnboundedSender<GroupEvent>) {
+    pub(super) fn lose(&self, events: &mpsc::UnboundedSender<GroupEvent>) {
         let mut membership = self.lock();
         let leases = membership.standing.ownership.all();
         membership.standing.ownership.release(&leases);
@@ -79,7 +79,7 @@ pub(super) struct Callbacks {
 }
 
 impl Callbacks {
-    pub fn new(
+    pub(super) fn new(
         shared: Arc<Shared>,
         events: mpsc::UnboundedSender<GroupEvent>,
         topic: String,
@@ -88,7 +88,7 @@ impl Callbacks {
     }
 
     /// Nothing this consumer hears from now on changes the membership.
-    pub fn retire(&self) {
+    pub(super) fn retire(&self) {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
@@ -104,12 +104,12 @@ impl Callbacks {
     }
 
     /// What the statistics have said since the last question.
-    pub fn sight(&self) -> Option<Sight> {
+    pub(super) fn sight(&self) -> Option<Sight> {
         self.sight.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Hands the leases to the route to finish, waits, and only then ends them.
-    pub fn revoke(&self, leases: Vec<Lease>, lost: bool) {
+    pub(super) fn revoke(&self, leases: Vec<Lease>, lost: bool) {
         if leases.is_empty() {
             return;
         }

@@ -4,7 +4,7 @@
 use rdkafka::{mocking::MockCluster, producer::DefaultProducerContext};
 
 /// A broker inside this process; gone when it is dropped.
-pub struct MockBroker(MockCluster<'static, DefaultProducerContext>);
+pub(crate) struct MockBroker(MockCluster<'static, DefaultProducerContext>);
 
 impl std::fmt::Debug for MockBroker {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -17,7 +17,7 @@ impl MockBroker {
     ///
     /// # Errors
     /// librdkafka's reason as a sentence.
-    pub fn start(topics: &[(&str, i32)]) -> Result<Self, String> {
+    pub(crate) fn start(topics: &[(&str, i32)]) -> Result<Self, String> {
         let cluster = MockCluster::new(1)
             .map_err(|error| format!("the in-process broker cannot be started: {error}"))?;
         for (topic, partitions) in topics {
@@ -30,7 +30,7 @@ impl MockBroker {
 
     /// `host:port`
     #[must_use]
-    pub fn bootstrap_servers(&self) -> String {
+    pub(crate) fn bootstrap_servers(&self) -> String {
         self.0.bootstrap_servers()
     }
 }

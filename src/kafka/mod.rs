@@ -1,37 +1,40 @@
 //! The log as both routes see it: clients, group membership, ownership, transactions, compacted
 //! state.
 
-pub mod admin;
+pub(crate) mod admin;
 mod batch_size;
 mod client;
 mod consumer;
-pub mod control;
+pub(crate) mod control;
 mod ends;
-pub mod follow;
-pub mod members;
+pub(crate) mod follow;
+pub(crate) mod members;
 mod membership;
-pub mod mock;
+pub(crate) mod mock;
 mod offsets;
 mod order;
 mod ownership;
 mod poller;
-pub mod probe;
+pub(crate) mod probe;
 mod restore;
-pub mod rights;
-pub mod scan;
+pub(crate) mod rights;
+pub(crate) mod scan;
 mod store;
-pub mod tool;
+pub(crate) mod tool;
 mod topic;
 mod transaction;
 mod watchdog;
 
-pub use client::largest_record;
-pub use consumer::{Delivered, Group, GroupEvent, GroupFault, GroupOptions, Lease};
-pub use ends::EndOffsets;
-pub use offsets::Prefix;
-pub use order::{ISOLATION, Part, TAKE_OVER, TRANSACTION, TakeOverPart};
-pub use ownership::{Ownership, Standing};
-pub use restore::{Apply, Restored, TakeOver, TakeOverFault, commit_fenced, take_over};
-pub use store::{Change, Loader, Store, StoreFault, View, borrowed};
-pub use topic::{Backlog, partition_counts};
-pub use transaction::{Batch, CommitFault, Outgoing, Position, REST, Transactor};
+pub(crate) use client::largest_record;
+pub(crate) use consumer::{Delivered, Group, GroupEvent, GroupFault, GroupOptions, Lease};
+pub(crate) use ends::EndOffsets;
+pub(crate) use offsets::Prefix;
+#[cfg(test)]
+pub(crate) use order::{ISOLATION, Part, TAKE_OVER, TRANSACTION, TakeOverPart};
+#[cfg(test)]
+pub(crate) use ownership::{Ownership, Standing};
+pub(crate) use restore::{Apply, Restored, TakeOver, TakeOverFault, commit_fenced, take_over};
+pub(crate) use store::{Change, Loader, Store, StoreFault, borrowed};
+pub(crate) use topic::{Backlog, partition_counts};
+pub use transaction::REST;
+pub(crate) use transaction::{Batch, CommitFault, Outgoing, Position, Transactor};

@@ -11,7 +11,7 @@ const METADATA_LIMIT: usize = 4000;
 /// The finished offsets of one partition. Offsets need not be dense: transaction markers and
 /// compaction leave gaps, and an offset that was never delivered does not hold the prefix back.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Prefix {
+pub(crate) struct Prefix {
     /// Everything below is finished; the next offset to be committed.
     next: i64,
     /// Delivered offsets at or above `next`, in order: finished or not.
@@ -24,13 +24,13 @@ pub struct Prefix {
 impl Prefix {
     /// Begins at a committed offset with the metadata that was committed beside it.
     #[must_use]
-    pub fn restore(next: i64, metadata: &str) -> Self {
+    pub(crate) fn restore(next: i64, metadata: &str) -> Self {
         Self { next, pending: BTreeMap::new(), settled_before: decode(next, metadata) }
     }
 
     /// Notes a delivered offset. `false`: it is below the prefix, delivered already, or was settled
     /// by an earlier owner; there is nothing to do for it.
-    pub fn deliver(&mut self, offset: i64) -> bool {
+    pub(crate) fn deliver(&mut self, offset: i64) -> bool {
         if offset < self.next || self.pending.contains_key(&offset) {
             return false;
         }
@@ -40,7 +40,7 @@ impl Prefix {
     }
 
     /// Notes that a delivered offset is finished.
-    pub fn finish(&mut self, offset: i64) {
+    pub(crate) fn finish(&mut self, offset: i64) {
         if let Some(done) = self.pending.get_mut(&offset) {
             *done = true;
         }
@@ -48,7 +48,7 @@ impl Prefix {
     }
 
     /// Takes a finish back (the transaction that would have recorded it was aborted).
-    pub fn unfinish(&mut self, offset: i64) {
+    pub(crate) fn unfinish(&mut self, offset: i64) {
         if let Some(done) = self.pending.get_mut(&offset) {
             *done = false;
         }
@@ -57,7 +57,7 @@ impl Prefix {
     /// What to commit now: the next offset to be read, and the metadata that names what finished
     /// ahead of it. `None` when the metadata would not fit.
     #[must_use]
-    pub fn position(&self) -> Option<(i64, String)> {
+    pub(crate) fn position(&self) -> Option<(i64, String)> {
         let next = self.committable();
         let ahead = self.ahead(next);
         let text = encode(next, &ahead);
@@ -65,7 +65,7 @@ impl Prefix {
     }
 
     /// Drops what the committed prefix covers.
-    pub fn committed(&mut self, next: i64) {
+    pub(crate) fn committed(&mut self, next: i64) {
         self.pending = self.pending.split_off(&next);
         self.next = self.next.max(next);
         self.settled_before.retain(|(_, to)| *to >= next);
@@ -73,13 +73,13 @@ impl Prefix {
 
     /// The offset everything below which is finished.
     #[must_use]
-    pub fn next(&self) -> i64 {
+    pub(crate) fn next(&self) -> i64 {
         self.next
     }
 
     /// Delivered offsets that are not finished.
     #[must_use]
-    pub fn unfinished(&self) -> usize {
+    pub(crate) fn unfinished(&self) -> usize {
         self.pending.values().filter(|done| !**done).count()
     }
 

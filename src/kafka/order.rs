@@ -8,7 +8,7 @@
 
 /// What a transaction consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Part {
+pub(crate) enum Part {
     /// Every record, until the broker has confirmed the last one.
     Records,
     /// The input offsets with the group's metadata: the broker checks member and generation here
@@ -19,11 +19,11 @@ pub enum Part {
 }
 
 /// A transaction's parts as they are written.
-pub const TRANSACTION: [Part; 3] = [Part::Records, Part::Offsets, Part::End];
+pub(crate) const TRANSACTION: [Part; 3] = [Part::Records, Part::Offsets, Part::End];
 
 /// What a new owner does before it judges a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TakeOverPart {
+pub(crate) enum TakeOverPart {
     /// The stable committed offsets: asked for again while a transaction that carries some is
     /// pending.
     Offsets,
@@ -38,9 +38,9 @@ pub enum TakeOverPart {
 }
 
 /// A take-over's parts as they are done.
-pub const TAKE_OVER: [TakeOverPart; 4] =
+pub(crate) const TAKE_OVER: [TakeOverPart; 4] =
     [TakeOverPart::Offsets, TakeOverPart::Memory, TakeOverPart::Barrier, TakeOverPart::Read];
 
 /// Every consumer's `isolation.level`: offsets are stable ones, and records those of committed
 /// transactions.
-pub const ISOLATION: &str = "read_committed";
+pub(crate) const ISOLATION: &str = "read_committed";

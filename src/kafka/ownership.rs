@@ -7,14 +7,14 @@ use super::Lease;
 
 /// The partitions this member owns right now; see [`Standing`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Ownership {
+pub(crate) struct Ownership {
     owned: BTreeMap<i32, u64>,
     last_epoch: u64,
 }
 
 impl Ownership {
     /// Takes partitions; one that is owned already gets a new epoch, so that its old lease is over.
-    pub fn assign(&mut self, partitions: &[i32]) -> Vec<Lease> {
+    pub(crate) fn assign(&mut self, partitions: &[i32]) -> Vec<Lease> {
         self.last_epoch += 1;
         let epoch = self.last_epoch;
         partitions
@@ -28,7 +28,7 @@ impl Ownership {
 
     /// The leases on these partitions, still held.
     #[must_use]
-    pub fn leases(&self, partitions: &[i32]) -> Vec<Lease> {
+    pub(crate) fn leases(&self, partitions: &[i32]) -> Vec<Lease> {
         partitions
             .iter()
             .filter_map(|partition| {
@@ -41,7 +41,7 @@ impl Ownership {
 
     /// Every lease held.
     #[must_use]
-    pub fn all(&self) -> Vec<Lease> {
+    pub(crate) fn all(&self) -> Vec<Lease> {
         self.owned
             .iter()
             .map(|(partition, epoch)| Lease { partition: *partition, epoch: *epoch })
@@ -49,7 +49,7 @@ impl Ownership {
     }
 
     /// Ends these leases.
-    pub fn release(&mut self, leases: &[Lease]) {
+    pub(crate) fn release(&mut self, leases: &[Lease]) {
         for lease in leases {
             if self.owns(*lease) {
                 self.owned.remove(&lease.partition);
@@ -59,13 +59,13 @@ impl Ownership {
 
     /// Whether this very assignment still holds.
     #[must_use]
-    pub fn owns(&self, lease: Lease) -> bool {
+    pub(crate) fn owns(&self, lease: Lease) -> bool {
         self.owned.get(&lease.partition) == Some(&lease.epoch)
     }
 
     /// Those of `leases` that are over.
     #[must_use]
-    pub fn ended(&self, leases: impl IntoIterator<Item = Lease>) -> Vec<Lease> {
+    pub(crate) fn ended(&self, leases: impl IntoIterator<Item = Lease>) -> Vec<Lease> {
         leases.into_iter().filter(|lease| !self.owns(*lease)).collect()
     }
 }
@@ -74,7 +74,7 @@ impl Ownership {
 /// Both change under one lock only, so that no transaction can pair fresh metadata with a partition
 /// that was lost.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Standing<M> {
+pub(crate) struct Standing<M> {
     pub ownership: Ownership,
     metadata: Option<M>,
 }
@@ -88,13 +88,13 @@ impl<M> Default for Standing<M> {
 impl<M> Standing<M> {
     /// A rebalance gave these partitions (none is possible: the generation has changed all the
     /// same).
-    pub fn assigned(&mut self, partitions: &[i32], metadata: Option<M>) -> Vec<Lease> {
+    pub(crate) fn assigned(&mut self, partitions: &[i32], metadata: Option<M>) -> Vec<Lease> {
         self.metadata = metadata;
         self.ownership.assign(partitions)
     }
 
     /// A rebalance took partitions whose leases were released before it.
-    pub fn rejoined(&mut self, metadata: Option<M>) {
+    pub(crate) fn rejoined(&mut self, metadata: Option<M>) {
         self.metadata = metadata;
     }
 
@@ -103,7 +103,7 @@ impl<M> Standing<M> {
     /// # Errors
     /// The leases that are over; all of them while the group was never joined, since metadata from
     /// before the first join passes the broker unchecked.
-    pub fn fence(&self, leases: &[Lease]) -> Result<&M, Vec<Lease>> {
+    pub(crate) fn fence(&self, leases: &[Lease]) -> Result<&M, Vec<Lease>> {
         let ended = self.ownership.ended(leases.iter().copied());
         match &self.metadata {
             Some(metadata) if ended.is_empty() => Ok(metadata),

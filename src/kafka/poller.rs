@@ -79,7 +79,7 @@ impl Poller {
     ///
     /// # Errors
     /// [`GroupFault`] for options librdkafka refuses.
-    pub fn new(
+    pub(super) fn new(
         kafka: &KafkaSettings,
         options: GroupOptions,
         shared: Arc<Shared>,
@@ -102,7 +102,7 @@ impl Poller {
     }
 
     /// Until the membership is left, or cannot go on.
-    pub fn run(mut self) {
+    pub(super) fn run(mut self) {
         while !self.shared.leaving.load(Ordering::Acquire) {
             self.steer();
             if let Err(fault) = self.turn().and_then(|()| self.watch()) {

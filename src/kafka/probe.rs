@@ -33,7 +33,7 @@ const NO_PARTITION: i32 = i32::MAX - 1;
 
 /// What is known about a right.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub(crate) enum Found {
     Granted,
     /// The sentence that names it.
     Denied(String),
@@ -44,7 +44,7 @@ pub enum Found {
 /// Looks for one right; `largest` is the topic's `max.message.bytes` where it is known. Blocks:
 /// call it from a blocking task.
 #[must_use]
-pub fn right(
+pub(crate) fn right(
     kafka: &KafkaSettings,
     operation: Operation,
     resource: &Resource,
@@ -57,7 +57,7 @@ pub fn right(
         (Operation::Read, Resource::Group(group)) => read_group(kafka, group, topic),
         (Operation::Write, Resource::TransactionalIds(prefix)) => transactional_id(kafka, prefix),
         (Operation::Describe, Resource::Topic(name)) => see_topic(kafka, name),
-        (Operation::Describe | Operation::DescribeConfigs | Operation::Create, _)
+        (Operation::Describe | Operation::DescribeConfigs, _)
         | (Operation::Read, Resource::TransactionalIds(_))
         | (Operation::Write, Resource::Group(_)) => {
             return Found::Unknown(format!("{} cannot be tried", operation.name()));

@@ -29,7 +29,7 @@ use super::{
 
 /// One partition to take over.
 #[derive(Clone, Debug)]
-pub struct TakeOver {
+pub(crate) struct TakeOver {
     pub lease: Lease,
     /// Written to the compacted topic and read up to; recognised by key and value, so its value
     /// carries a nonce.
@@ -38,7 +38,7 @@ pub struct TakeOver {
 
 /// What a take-over found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Restored {
+pub(crate) struct Restored {
     pub lease: Lease,
     /// The stable committed offset of the group and its metadata; `None` when nothing was ever
     /// committed.
@@ -51,7 +51,7 @@ pub struct Restored {
 
 /// Why a take-over did not finish.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum TakeOverFault {
+pub(crate) enum TakeOverFault {
     /// These leases ended meanwhile; begin again with those that still hold.
     #[error("partitions {0:?} are no longer owned")]
     NotOwner(Vec<Lease>),
@@ -70,7 +70,7 @@ pub enum TakeOverFault {
 }
 
 /// Receives every entry of the compacted topic: partition, key, value (`None`: a tombstone).
-pub type Apply = Box<dyn FnMut(i32, &[u8], Option<&[u8]>) -> Result<(), String> + Send>;
+pub(crate) type Apply = Box<dyn FnMut(i32, &[u8], Option<&[u8]>) -> Result<(), String> + Send>;
 
 /// How long one request for offsets may take; pending transactions make it time out, and it is
 /// asked again.
@@ -88,7 +88,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// [`TakeOverFault`].
-pub async fn take_over(
+pub(crate) async fn take_over(
     kafka: &KafkaSettings,
     group: &Group,
     transactor: &Transactor,
@@ -180,7 +180,7 @@ impl Committed {
 ///
 /// # Errors
 /// [`TakeOverFault::NotOwner`], [`TakeOverFault::Fenced`].
-pub async fn commit_fenced(
+pub(crate) async fn commit_fenced(
     group: &Group,
     transactor: &Transactor,
     positions: Vec<Position>,

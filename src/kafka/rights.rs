@@ -22,7 +22,7 @@ const REMEMBERED: usize = 64;
 
 /// What a right is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Resource {
+pub(crate) enum Resource {
     Topic(String),
     Group(String),
     /// Every transactional id that begins so: one per instance.
@@ -43,31 +43,29 @@ impl fmt::Display for Resource {
 
 /// What is done with it. `Read` and `Write` imply `Describe`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Operation {
+pub(crate) enum Operation {
     Read,
     Write,
     Describe,
     DescribeConfigs,
-    Create,
 }
 
 impl Operation {
     /// As `kafka-acls --operation` wants it.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Read => "Read",
             Self::Write => "Write",
             Self::Describe => "Describe",
             Self::DescribeConfigs => "DescribeConfigs",
-            Self::Create => "Create",
         }
     }
 }
 
 /// The sentence for a right that is missing.
 #[must_use]
-pub fn denial(operation: Operation, resource: &Resource) -> String {
+pub(crate) fn denial(operation: Operation, resource: &Resource) -> String {
     format!(
         "Kafka denies {} on {resource}; grant it to the connector's account (`wdt-connector check --acls` prints every right it needs)",
         operation.name()

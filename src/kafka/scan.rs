@@ -21,7 +21,7 @@ const POLL: Duration = Duration::from_millis(200);
 
 /// Where a scan begins, in every partition it reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum From {
+pub(crate) enum From {
     Beginning,
     /// The first record written at or after this time, in milliseconds since 1970.
     Time(i64),
@@ -30,7 +30,7 @@ pub enum From {
 }
 
 /// A topic that can be scanned.
-pub struct Scan {
+pub(crate) struct Scan {
     consumer: BaseConsumer<Quiet>,
     topic: String,
     /// By partition: where it begins and ends.
@@ -52,7 +52,7 @@ impl Scan {
     /// # Errors
     /// [`ToolFault`] when no broker answers, the topic or a partition does not exist, or reading is
     /// refused.
-    pub fn open(
+    pub(crate) fn open(
         kafka: &KafkaSettings,
         topic: &str,
         only: Option<&[i32]>,
@@ -124,7 +124,10 @@ impl Scan {
     ///
     /// # Errors
     /// As [`Scan::open`].
-    pub fn ends(kafka: &KafkaSettings, topic: &str) -> Result<BTreeMap<i32, i64>, ToolFault> {
+    pub(crate) fn ends(
+        kafka: &KafkaSettings,
+        topic: &str,
+    ) -> Result<BTreeMap<i32, i64>, ToolFault> {
         let none = Self::open(kafka, topic, Some(&[]), &From::Beginning)?;
         let refused = |error: KafkaError| ToolFault(format!("{topic} cannot be read: {error}"));
         let metadata = none.consumer.fetch_metadata(None, REQUEST).map_err(refused)?;
@@ -147,7 +150,7 @@ impl Scan {
     ///
     /// # Errors
     /// [`ToolFault`] when no broker answers or a transaction is pending.
-    pub fn committed(
+    pub(crate) fn committed(
         kafka: &KafkaSettings,
         role: &str,
         topic: &str,
@@ -175,7 +178,7 @@ impl Scan {
     ///
     /// # Errors
     /// [`ToolFault`] when no broker answers.
-    pub fn members(kafka: &KafkaSettings, role: &str) -> Result<usize, ToolFault> {
+    pub(crate) fn members(kafka: &KafkaSettings, role: &str) -> Result<usize, ToolFault> {
         let group = group_id(kafka, role);
         let refused = |error: KafkaError| {
             ToolFault(format!("the members of the group {group} cannot be read: {error}"))
@@ -188,7 +191,7 @@ impl Scan {
 
     /// How many offsets there are to read; records may be fewer.
     #[must_use]
-    pub fn length(&self) -> u64 {
+    pub(crate) fn length(&self) -> u64 {
         self.ranges.values().map(|(begin, end)| u64::try_from(end - begin).unwrap_or(0)).sum()
     }
 
@@ -197,7 +200,7 @@ impl Scan {
     ///
     /// # Errors
     /// [`ToolFault`] when reading is refused.
-    pub fn run(self, mut visit: impl FnMut(Seen, u64) -> bool) -> Result<(), ToolFault> {
+    pub(crate) fn run(self, mut visit: impl FnMut(Seen, u64) -> bool) -> Result<(), ToolFault> {
         let refused =
             |error: KafkaError| ToolFault(format!("{} cannot be read: {error}", self.topic));
         let mut list = TopicPartitionList::new();

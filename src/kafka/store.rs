@@ -20,7 +20,7 @@ const MEMORY: usize = 8 * 1024 * 1024;
 
 /// A key-value store, one table per partition; cheap to clone. Deleted with its last handle.
 #[derive(Clone)]
-pub struct Store(Arc<File>);
+pub(crate) struct Store(Arc<File>);
 
 struct File {
     /// Always there until the drop.
@@ -43,10 +43,10 @@ impl Drop for File {
 }
 
 /// A key and its value.
-pub type Entry = (Vec<u8>, Vec<u8>);
+pub(super) type Entry = (Vec<u8>, Vec<u8>);
 
 /// A partition as it was at one moment.
-pub struct View {
+pub(crate) struct View {
     store: Store,
     /// `None` while nothing was ever put there.
     table: Option<ReadOnlyTable<&'static [u8], &'static [u8]>>,
@@ -63,7 +63,7 @@ impl View {
     ///
     /// # Errors
     /// [`StoreFault`].
-    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreFault> {
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreFault> {
         let Some(table) = &self.table else { return Ok(None) };
         Ok(table
             .get(key)
@@ -73,13 +73,13 @@ impl View {
 }
 
 /// One change: a key with its new value, or without one to delete it.
-pub type Change = (Vec<u8>, Option<Vec<u8>>);
+pub(crate) type Change = (Vec<u8>, Option<Vec<u8>>);
 
 /// The same, borrowed.
-pub type ChangeRef<'a> = (&'a [u8], Option<&'a [u8]>);
+pub(super) type ChangeRef<'a> = (&'a [u8], Option<&'a [u8]>);
 
 /// Changes as [`Store::apply`] takes them.
-pub fn borrowed(changes: &[Change]) -> impl Iterator<Item = ChangeRef<'_>> {
+pub(crate) fn borrowed(changes: &[Change]) -> impl Iterator<Item = ChangeRef<'_>> {
     changes.iter().map(|(key, value)| (key.as_slice(), value.as_deref()))
 }
 
@@ -88,7 +88,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreFault`].
-    pub fn create(cache_dir: &Path, name: &str) -> Result<Self, StoreFault> {
+    pub(crate) fn create(cache_dir: &Path, name: &str) -> Result<Self, StoreFault> {
         let path = cache_dir.join(format!("{name}.redb"));
         fs::create_dir_all(cache_dir).map_err(|error| fault(cache_dir, &error))?;
         if let Err(error) = fs::remove_file(&path)
@@ -115,7 +115,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreFault`].
-    pub fn get(&self, partition: i32, key: &[u8]) -> Result<Option<Vec<u8>>, StoreFault> {
+    pub(crate) fn get(&self, partition: i32, key: &[u8]) -> Result<Option<Vec<u8>>, StoreFault> {
         Ok(self.get_many(partition, &[key])?.pop().flatten())
     }
 
@@ -123,7 +123,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreFault`].
-    pub fn get_many(
+    pub(crate) fn get_many(
         &self,
         partition: i32,
         keys: &[&[u8]],
@@ -136,7 +136,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreFault`].
-    pub fn view(&self, partition: i32) -> Result<View, StoreFault> {
+    pub(crate) fn view(&self, partition: i32) -> Result<View, StoreFault> {
         let name = table(partition);
         let transaction = self.database()?.begin_read().map_err(|error| self.fault(error))?;
         let table = match transaction.open_table(TableDefinition::<&[u8], &[u8]>::new(&name)) {
@@ -151,7 +151,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreFault`].
-    pub fn apply<'a>(
+    pub(crate) fn apply<'a>(
         &self,
         partition: i32,
         changes: impl IntoIterator<Item = ChangeRef<'a>>,
@@ -163,7 +163,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreFault`].
-    pub fn apply_all<'a, C>(
+    pub(crate) fn apply_all<'a, C>(
         &self,
         partitions: impl IntoIterator<Item = (i32, C)>,
     ) -> Result<(), StoreFault>
@@ -192,7 +192,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreFault`].
-    pub fn clear(&self, partition: i32) -> Result<(), StoreFault> {
+    pub(crate) fn clear(&self, partition: i32) -> Result<(), StoreFault> {
         let name = table(partition);
         let mut transaction = self.database()?.begin_write().map_err(|error| self.fault(error))?;
         transaction.set_durability(Durability::None).map_err(|error| self.fault(error))?;
@@ -206,7 +206,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreFault`].
-    pub fn page(
+    pub(crate) fn page(
         &self,
         partition: i32,
         after: Option<&[u8]>,
@@ -236,7 +236,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreFault`].
-    pub fn scan(
+    pub(crate) fn scan(
         &self,
         partition: i32,
         prefix: &[u8],
@@ -273,7 +273,7 @@ fn fault(path: &Path, error: &dyn std::fmt::Display) -> StoreFault {
 /// Collects changes of several partitions and applies them in batches on a thread of its own, so
 /// that a long restore costs few write transactions and reads on while they are written.
 #[derive(Debug)]
-pub struct Loader {
+pub(crate) struct Loader {
     store: Store,
     changes: Collected,
     bytes: usize,
@@ -334,7 +334,7 @@ const LOAD: usize = 2 * 1024 * 1024;
 impl Loader {
     /// Into this store.
     #[must_use]
-    pub fn new(store: Store) -> Self {
+    pub(crate) fn new(store: Store) -> Self {
         Self { store, changes: Collected::new(), bytes: 0, writer: None }
     }
 
@@ -343,7 +343,7 @@ impl Loader {
     ///
     /// # Errors
     /// [`StoreFault`].
-    pub fn push(
+    pub(crate) fn push(
         &mut self,
         partition: i32,
         key: &[u8],
@@ -367,7 +367,7 @@ impl Loader {
     ///
     /// # Errors
     /// [`StoreFault`].
-    pub fn flush(&mut self) -> Result<(), StoreFault> {
+    pub(crate) fn flush(&mut self) -> Result<(), StoreFault> {
         if let Some(writer) = self.writer.take() {
             writer.end()?;
         }

@@ -28,7 +28,7 @@ const POLL: Duration = Duration::from_millis(100);
 /// Why the log could not be read or written: one sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct ToolFault(pub String);
+pub(crate) struct ToolFault(pub String);
 
 /// The commands print their own errors; librdkafka's log lines would stand between the JSON lines.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +48,7 @@ impl ConsumerContext for Quiet {}
 
 /// An idempotent producer for commands.
 #[derive(Clone)]
-pub struct Sender {
+pub(crate) struct Sender {
     producer: FutureProducer<Quiet>,
 }
 
@@ -63,7 +63,10 @@ impl Sender {
     ///
     /// # Errors
     /// [`ToolFault`] for options librdkafka refuses.
-    pub fn connect(kafka: &KafkaSettings, partitioner: Partitioner) -> Result<Self, ToolFault> {
+    pub(crate) fn connect(
+        kafka: &KafkaSettings,
+        partitioner: Partitioner,
+    ) -> Result<Self, ToolFault> {
         let partitioner = match partitioner {
             Partitioner::Murmur2 | Partitioner::Any => "murmur2_random",
             Partitioner::Crc32 => "consistent_random",
@@ -81,7 +84,7 @@ impl Sender {
     ///
     /// # Errors
     /// [`ToolFault`] when no broker answers or the topic does not exist.
-    pub fn verify(&self, topic: &str) -> Result<(), ToolFault> {
+    pub(crate) fn verify(&self, topic: &str) -> Result<(), ToolFault> {
         let metadata = self
             .producer
             .client()
@@ -101,7 +104,7 @@ impl Sender {
     /// # Errors
     /// [`ToolFault`], at once when the record cannot be queued (too large, queue full), later with
     /// the broker's reason.
-    pub fn queue(
+    pub(crate) fn queue(
         &self,
         topic: &str,
         key: &str,
@@ -114,7 +117,7 @@ impl Sender {
     ///
     /// # Errors
     /// As [`Sender::queue`].
-    pub fn queue_to(
+    pub(crate) fn queue_to(
         &self,
         topic: &str,
         partition: i32,
@@ -128,7 +131,7 @@ impl Sender {
     ///
     /// # Errors
     /// As [`Sender::queue`].
-    pub fn queue_change(
+    pub(crate) fn queue_change(
         &self,
         topic: &str,
         partition: i32,
@@ -147,7 +150,7 @@ impl Sender {
     ///
     /// # Errors
     /// As [`Sender::queue`].
-    pub fn queue_whole(
+    pub(crate) fn queue_whole(
         &self,
         record: &Outgoing,
     ) -> Result<impl Future<Output = Result<(i32, i64), ToolFault>> + use<>, ToolFault> {
@@ -183,7 +186,7 @@ impl Sender {
 
 /// Where a reader begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Begin {
+pub(crate) enum Begin {
     Beginning,
     /// So many records before the end of each partition.
     Last(u32),
@@ -193,7 +196,7 @@ pub enum Begin {
 
 /// One record as the log holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub(crate) struct Seen {
     pub topic: String,
     pub partition: i32,
     pub offset: i64,
@@ -210,7 +213,7 @@ pub struct Seen {
 ///
 /// # Errors
 /// [`ToolFault`] when no broker answers, the topic does not exist, or reading is refused.
-pub fn read(
+pub(crate) fn read(
     kafka: &KafkaSettings,
     topic: &str,
     begin: Begin,

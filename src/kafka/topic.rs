@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// One sentence when the broker does not answer, or denies the account a topic.
-pub async fn partition_counts(
+pub(crate) async fn partition_counts(
     kafka: &KafkaSettings,
     topics: &[&str],
 ) -> Result<Vec<Option<i32>>, String> {
@@ -56,7 +56,7 @@ pub async fn partition_counts(
 
 /// How many records of a topic a group has yet to settle; keeps one connection.
 #[derive(Clone)]
-pub struct Backlog {
+pub(crate) struct Backlog {
     consumer: Arc<BaseConsumer>,
     topic: String,
 }
@@ -72,7 +72,7 @@ impl Backlog {
     ///
     /// # Errors
     /// One sentence for options librdkafka refuses.
-    pub fn of(kafka: &KafkaSettings, role: &str, topic: &str) -> Result<Self, String> {
+    pub(crate) fn of(kafka: &KafkaSettings, role: &str, topic: &str) -> Result<Self, String> {
         let consumer: BaseConsumer = consumer_config(kafka, "backlog", &group_id(kafka, role))
             .create()
             .map_err(|error| format!("no Kafka client could be made from [kafka]: {error}"))?;
@@ -84,7 +84,7 @@ impl Backlog {
     ///
     /// # Errors
     /// One sentence when the broker does not answer or the topic does not exist.
-    pub async fn count(&self) -> Result<u64, String> {
+    pub(crate) async fn count(&self) -> Result<u64, String> {
         let this = self.clone();
         tokio::task::spawn_blocking(move || this.ask())
             .await

@@ -56,7 +56,7 @@ impl Outgoing {
 
 /// An input offset that is committed together with the records.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Position {
+pub(crate) struct Position {
     pub lease: Lease,
     /// The next offset to be read.
     pub offset: i64,
@@ -67,7 +67,7 @@ pub struct Position {
 /// What goes into one transaction. Every batch needs a position for each partition it speaks for:
 /// that is its fence.
 #[derive(Debug)]
-pub struct Batch {
+pub(crate) struct Batch {
     pub group: Group,
     pub positions: Vec<Position>,
     pub records: Vec<Arc<Outgoing>>,
@@ -75,7 +75,7 @@ pub struct Batch {
 
 /// What became of a batch that was not committed.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum CommitFault {
+pub(crate) enum CommitFault {
     /// These leases are over; nothing was written. The rest may be tried again without them.
     #[error("partitions {0:?} are no longer owned")]
     NotOwner(Vec<Lease>),
@@ -102,7 +102,7 @@ type Request = (Batch, oneshot::Sender<Result<(), CommitFault>>);
 /// A handle on the producer's thread; cheap to clone. Batches are committed one after the other;
 /// the thread ends when the last handle is dropped.
 #[derive(Clone, Debug)]
-pub struct Transactor {
+pub(crate) struct Transactor {
     requests: mpsc::UnboundedSender<Request>,
 }
 
@@ -111,7 +111,7 @@ impl Transactor {
     ///
     /// # Errors
     /// The reason as a sentence when the operating system gives no thread.
-    pub fn start(kafka: &KafkaSettings, role: &str) -> Result<Self, String> {
+    pub(crate) fn start(kafka: &KafkaSettings, role: &str) -> Result<Self, String> {
         let (requests, receiver) = mpsc::unbounded_channel();
         let batch_bytes = kafka
             .properties
@@ -138,7 +138,7 @@ impl Transactor {
     ///
     /// # Errors
     /// [`CommitFault`].
-    pub async fn commit(&self, batch: Batch) -> Result<(), CommitFault> {
+    pub(crate) async fn commit(&self, batch: Batch) -> Result<(), CommitFault> {
         let (reply, answer) = oneshot::channel();
         if self.requests.send((batch, reply)).is_err() {
             return Err(CommitFault::Fenced("the producer's thread has ended".into()));

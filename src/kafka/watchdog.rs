@@ -46,7 +46,7 @@ pub(super) struct Progress {
 
 impl Sight {
     /// What these statistics say about the membership of one topic.
-    pub fn of(statistics: &Statistics, topic: &str) -> Self {
+    pub(super) fn of(statistics: &Statistics, topic: &str) -> Self {
         let connected = statistics.brokers.values().any(|broker| broker.state == "UP");
         let join = match statistics.cgrp.as_ref().map(|group| group.join_state.as_str()) {
             Some("steady") => Join::Steady,
@@ -84,7 +84,7 @@ pub(super) struct Patience {
 
 impl Patience {
     /// From the group's own times, which the operator may have changed.
-    pub fn of(kafka: &KafkaSettings) -> Self {
+    pub(super) fn of(kafka: &KafkaSettings) -> Self {
         let millis = |key: &str, default: u64| {
             kafka.properties.get(key).and_then(|value| value.parse().ok()).unwrap_or(default)
         };
@@ -96,7 +96,7 @@ impl Patience {
     }
 
     /// How often the statistics are wanted.
-    pub fn interval(&self) -> Duration {
+    pub(super) fn interval(&self) -> Duration {
         (self.idle / 3).clamp(Duration::from_millis(500), Duration::from_secs(5))
     }
 }
@@ -132,7 +132,7 @@ pub(super) enum Look {
 }
 
 impl Watchdog {
-    pub fn new(patience: Patience) -> Self {
+    pub(super) fn new(patience: Patience) -> Self {
         Self {
             patience,
             out_since: None,
@@ -143,7 +143,7 @@ impl Watchdog {
     }
 
     /// Looks at one sight; `wanted` are the partitions that are to be fetched.
-    pub fn look(&mut self, sight: &Sight, wanted: &[i32], now: Moment) -> Look {
+    pub(super) fn look(&mut self, sight: &Sight, wanted: &[i32], now: Moment) -> Look {
         // A process that was frozen, or a broker that was away, has proven nothing in that time.
         let gap = self
             .looked
@@ -188,7 +188,7 @@ impl Watchdog {
     }
 
     /// The end of a quiet partition, as the broker tells it.
-    pub fn heard(&mut self, partition: i32, end: i64, now: Moment) {
+    pub(super) fn heard(&mut self, partition: i32, end: i64, now: Moment) {
         if let Some(still) = self.still.get_mut(&partition) {
             still.progress.end = still.progress.end.max(end);
             // Asked again only after the next quiet while.
@@ -216,7 +216,7 @@ impl Watchdog {
     }
 
     /// Begins to watch anew.
-    pub fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         self.out_since = None;
         self.between_since = None;
         self.still.clear();

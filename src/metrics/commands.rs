@@ -13,7 +13,7 @@ const CIRCUITS: [&str; 3] = ["closed", "open", "half_open"];
 
 /// Gauges of the command route, put together every time it reports.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct CommandsNow {
+pub(crate) struct CommandsNow {
     /// Commands delivered and not yet settled.
     pub pending: usize,
     /// Calls on the wire.
@@ -54,12 +54,12 @@ impl Commands {
 
 impl Metrics {
     /// One command record was delivered.
-    pub fn command_received(&self) {
+    pub(crate) fn command_received(&self) {
         self.commands.received.inc();
     }
 
     /// One result was committed: `CREATED`…, and whether it was a duplicate.
-    pub fn command_settled(&self, outcome: &'static str, duplicate: bool) {
+    pub(crate) fn command_settled(&self, outcome: &'static str, duplicate: bool) {
         let duplicate = if duplicate { "true" } else { "false" };
         self.commands
             .results
@@ -69,7 +69,7 @@ impl Metrics {
 
     /// How long a command took until its result was committed: from its delivery, and from its
     /// record's own time.
-    pub fn command_seconds(&self, since_delivery: Duration, since_record: Option<Duration>) {
+    pub(crate) fn command_seconds(&self, since_delivery: Duration, since_record: Option<Duration>) {
         self.commands.seconds.observe(since_delivery.as_secs_f64());
         if let Some(took) = since_record {
             self.commands.end_to_end.observe(took.as_secs_f64());
@@ -77,13 +77,13 @@ impl Metrics {
     }
 
     /// Gauges: commands in doubt that wait for a person, and how long the oldest has.
-    pub fn commands_undecided(&self, commands: usize, oldest: Duration) {
+    pub(crate) fn commands_undecided(&self, commands: usize, oldest: Duration) {
         self.commands.undecided.set(i64::try_from(commands).unwrap_or(i64::MAX));
         self.commands.undecided_age.set(oldest.as_secs_f64());
     }
 
     /// Gauges of the route as it is now.
-    pub fn commands_now(&self, now: CommandsNow) {
+    pub(crate) fn commands_now(&self, now: CommandsNow) {
         let all = &self.commands;
         for (gauge, value) in [
             (&all.pending, now.pending),

@@ -13,7 +13,7 @@ use super::{Metrics, float};
 impl Metrics {
     /// One call to the ERP ended: `ok`, `rejected`, `throttled`, `unreachable`, `unknown`,
     /// `misconfigured`, `withheld`.
-    pub fn erp_call(&self, call: Call, class: Class, result: &'static str, took: Duration) {
+    pub(crate) fn erp_call(&self, call: Call, class: Class, result: &'static str, took: Duration) {
         self.erp_calls
             .get_or_create(&[("call", call.name()), ("class", class.name()), ("result", result)])
             .inc();
@@ -21,19 +21,19 @@ impl Metrics {
     }
 
     /// One call had waited so long for its permit.
-    pub fn erp_permit(&self, call: Call, class: Class, waited: Duration) {
+    pub(crate) fn erp_permit(&self, call: Call, class: Class, waited: Duration) {
         self.erp_permit_seconds
             .get_or_create(&[("call", call.name()), ("class", class.name())])
             .observe(waited.as_secs_f64());
     }
 
     /// An answer that the table of known answers does not hold.
-    pub fn erp_unseen(&self) {
+    pub(crate) fn erp_unseen(&self) {
         self.erp_unseen.inc();
     }
 
     /// Gauge: how many milliseconds the ERP's clock is ahead of this machine's.
-    pub fn erp_skew(&self, edition: Edition, ahead_ms: i64) {
+    pub(crate) fn erp_skew(&self, edition: Edition, ahead_ms: i64) {
         #[expect(clippy::cast_precision_loss, reason = "milliseconds between two clocks")]
         let seconds = ahead_ms as f64 / 1000.0;
         let edition = match edition {
@@ -44,7 +44,7 @@ impl Metrics {
     }
 
     /// Gauges of the budgets, as they are now.
-    pub fn quota(&self, budgets: &[BudgetStatus]) {
+    pub(crate) fn quota(&self, budgets: &[BudgetStatus]) {
         for budget in budgets {
             let call = ("call", budget.call);
             self.quota.rate.get_or_create(&[call]).set(budget.rate);

@@ -40,13 +40,13 @@ impl Feeds {
 
 impl Metrics {
     /// One change event was committed; `op` is `r`, `c` or `u`.
-    pub fn feed_event(&self, feed: Feed, op: &'static str) {
+    pub(crate) fn feed_event(&self, feed: Feed, op: &'static str) {
         self.feeds.events.get_or_create(&[("feed", feed.name()), ("op", op)]).inc();
     }
 
     /// How long after its modified time a change was published, outside of a first read and a
     /// backfill.
-    pub fn feed_event_seconds(&self, feed: Feed, took: Duration) {
+    pub(crate) fn feed_event_seconds(&self, feed: Feed, took: Duration) {
         self.feeds
             .event_seconds
             .get_or_create(&[("feed", feed.name())])
@@ -54,7 +54,7 @@ impl Metrics {
     }
 
     /// Gauge: the state a feed is in.
-    pub fn feed_state(&self, feed: Feed, state: &'static str) {
+    pub(crate) fn feed_state(&self, feed: Feed, state: &'static str) {
         for known in STATES {
             self.feeds
                 .state
@@ -64,12 +64,12 @@ impl Metrics {
     }
 
     /// Gauge: how far the first read (`snapshot`) or a `backfill` is, 0 to 1; 1 when there is none.
-    pub fn feed_progress(&self, feed: Feed, what: &'static str, ratio: f64) {
+    pub(crate) fn feed_progress(&self, feed: Feed, what: &'static str, ratio: f64) {
         self.feeds.progress.get_or_create(&[("feed", feed.name()), ("what", what)]).set(ratio);
     }
 
     /// One window was read: rows seen, rows unchanged, pages asked for.
-    pub fn feed_window(
+    pub(crate) fn feed_window(
         &self,
         feed: Feed,
         pass: &'static str,
@@ -91,7 +91,7 @@ impl Metrics {
     }
 
     /// Gauge: how far the watermark of a pass (`live`, `late`) is behind now.
-    pub fn feed_lag(&self, feed: Feed, pass: &'static str, lag: Duration) {
+    pub(crate) fn feed_lag(&self, feed: Feed, pass: &'static str, lag: Duration) {
         self.feeds
             .lag
             .get_or_create(&[("feed", feed.name()), ("pass", pass)])
@@ -100,18 +100,18 @@ impl Metrics {
 
     /// The count alarm of a window: something entered a closed window (visibility is
     /// underestimated).
-    pub fn feed_entered(&self, feed: Feed) {
+    pub(crate) fn feed_entered(&self, feed: Feed) {
         self.feeds.entered.get_or_create(&[("feed", feed.name())]).inc();
     }
 
     /// A row the first pass missed and the late pass published, and how late it was.
-    pub fn feed_late_row(&self, feed: Feed, late: Duration) {
+    pub(crate) fn feed_late_row(&self, feed: Feed, late: Duration) {
         self.feeds.late_rows.get_or_create(&[("feed", feed.name())]).inc();
         self.feeds.late_seconds.get_or_create(&[("feed", feed.name())]).observe(late.as_secs_f64());
     }
 
     /// A modified time older than the state's was confirmed by number, or skipped.
-    pub fn feed_older(&self, feed: Feed, confirmed: bool) {
+    pub(crate) fn feed_older(&self, feed: Feed, confirmed: bool) {
         let result = if confirmed { "confirmed" } else { "skipped" };
         self.feeds.older.get_or_create(&[("feed", feed.name()), ("result", result)]).inc();
     }
@@ -120,7 +120,7 @@ impl Metrics {
     ///
     /// The field's name is the ERP's word: after the first 200 names the rest count as `other`, so
     /// that memory stays bounded.
-    pub fn drift(&self, feed: Feed, kind: &'static str, field: &str) {
+    pub(crate) fn drift(&self, feed: Feed, kind: &'static str, field: &str) {
         let field = {
             let mut known = self.feeds.drift_fields.lock().unwrap_or_else(PoisonError::into_inner);
             let short: String = field.chars().filter(|ch| !ch.is_control()).take(100).collect();

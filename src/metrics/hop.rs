@@ -4,7 +4,7 @@ use crate::config::Feed;
 
 /// One stage of a route; the words are those of the source tree, the spans and the status page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hop {
+pub(crate) enum Hop {
     Command,
     Validate,
     Journal,
@@ -21,7 +21,7 @@ pub enum Hop {
 impl Hop {
     /// `commands`, or the feed's name.
     #[must_use]
-    pub fn route(self) -> &'static str {
+    pub(crate) fn route(self) -> &'static str {
         match self {
             Self::Command
             | Self::Validate
@@ -39,7 +39,7 @@ impl Hop {
 
     /// The stage's word.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Command => "command",
             Self::Validate => "validate",

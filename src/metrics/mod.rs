@@ -27,8 +27,8 @@ use prometheus_client::{
 
 use crate::clock::Timestamp;
 
-pub use commands::CommandsNow;
-pub use hop::Hop;
+pub(crate) use commands::CommandsNow;
+pub(crate) use hop::Hop;
 use names::Name;
 
 /// Label names and values; all of them words of closed sets.
@@ -43,7 +43,7 @@ const MAX_DRIFT_FIELDS: usize = 200;
 
 /// All metric families; shared behind an `Arc`, every method is cheap.
 #[derive(Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     registry: Registry,
     process: Process,
     ready: Gauge,
@@ -175,7 +175,7 @@ fn histograms<const N: usize>(
 impl Metrics {
     /// All families, registered.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("wdt_connector");
         let r = &mut registry;
         let about = Name::Build.about();
@@ -225,7 +225,7 @@ impl Metrics {
 
     /// The text of `/metrics` (OpenMetrics).
     #[must_use]
-    pub fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let mut text = String::new();
         if encode(&mut text, &self.registry).is_err() {
             // Writing to a String does not fail; a scrape that did would have to look incomplete,
@@ -236,19 +236,19 @@ impl Metrics {
     }
 
     /// What came out of a hop: a word of the hop's own closed set.
-    pub fn hop(&self, hop: Hop, outcome: &'static str) {
+    pub(crate) fn hop(&self, hop: Hop, outcome: &'static str) {
         self.hops(hop, outcome, 1);
     }
 
     /// So many came out of a hop this way.
-    pub fn hops(&self, hop: Hop, outcome: &'static str, times: usize) {
+    pub(crate) fn hops(&self, hop: Hop, outcome: &'static str, times: usize) {
         self.hop_outcomes
             .get_or_create(&[("route", hop.route()), ("hop", hop.name()), ("outcome", outcome)])
             .inc_by(count(times));
     }
 
     /// How long a hop took, its waiting included.
-    pub fn hop_seconds(&self, hop: Hop, took: Duration) {
+    pub(crate) fn hop_seconds(&self, hop: Hop, took: Duration) {
         self.hop_seconds
             .get_or_create(&[("route", hop.route()), ("hop", hop.name())])
             .observe(took.as_secs_f64());
@@ -256,12 +256,12 @@ impl Metrics {
 
     /// One record went to the dead letters of `route` (`commands`, a feed's name) for `reason` (a
     /// closed set of words).
-    pub fn dead_letter(&self, route: &'static str, reason: &'static str) {
+    pub(crate) fn dead_letter(&self, route: &'static str, reason: &'static str) {
         self.dead_letters.get_or_create(&[("route", route), ("reason", reason)]).inc();
     }
 
     /// One transaction ended: `committed`, `aborted`, `unknown`, `refused`.
-    pub fn transaction(
+    pub(crate) fn transaction(
         &self,
         route: &'static str,
         result: &'static str,
@@ -277,37 +277,37 @@ impl Metrics {
 
     /// Gauge: partitions of `route` (`commands`, `feeds`) that were taken over, and that are being
     /// restored.
-    pub fn partitions(&self, route: &'static str, owned: usize, restoring: usize) {
+    pub(crate) fn partitions(&self, route: &'static str, owned: usize, restoring: usize) {
         self.partitions_owned.get_or_create(&[("route", route)]).set(float(owned));
         self.partitions_restoring.get_or_create(&[("route", route)]).set(float(restoring));
     }
 
     /// One record was read while restoring; called for each, so that progress shows.
-    pub fn restored(&self, route: &'static str) {
+    pub(crate) fn restored(&self, route: &'static str) {
         self.restored_records.get_or_create(&[("route", route)]).inc();
     }
 
     /// Gauge: whether an operator has paused `route` (`commands` or a feed's name).
-    pub fn paused(&self, route: &'static str, paused: bool) {
+    pub(crate) fn paused(&self, route: &'static str, paused: bool) {
         self.route_paused.get_or_create(&[("route", route)]).set(float(usize::from(paused)));
     }
 
     /// Secrets or certificates of a part (`erp`, `kafka`, `listener`, `registry`) were read anew:
     /// taken or refused.
-    pub fn reloaded(&self, part: &'static str, taken: bool) {
+    pub(crate) fn reloaded(&self, part: &'static str, taken: bool) {
         self.reloads
             .get_or_create(&[("part", part), ("result", if taken { "taken" } else { "refused" })])
             .inc();
     }
 
     /// Gauge: whether the last reload was refused.
-    pub fn reload_refused(&self, refused: bool) {
+    pub(crate) fn reload_refused(&self, refused: bool) {
         self.reload_refused.set(i64::from(refused));
     }
 
     /// Gauges of the probes, as of now: what they would say, and how long each loop has been
     /// silent.
-    pub fn health(&self, ready: bool, healthy: bool, loops: &[(&'static str, Duration)]) {
+    pub(crate) fn health(&self, ready: bool, healthy: bool, loops: &[(&'static str, Duration)]) {
         self.ready.set(i64::from(ready));
         self.healthy.set(i64::from(healthy));
         self.loop_silence.clear();
@@ -317,7 +317,7 @@ impl Metrics {
     }
 
     /// What the operating system says of this process: CPU seconds, resident bytes, open files.
-    pub fn process(&self, cpu_seconds: f64, memory_bytes: u64, files: usize) {
+    pub(crate) fn process(&self, cpu_seconds: f64, memory_bytes: u64, files: usize) {
         self.process.cpu.inner().store(cpu_seconds.to_bits(), Ordering::Relaxed);
         self.process.memory.set(i64::try_from(memory_bytes).unwrap_or(i64::MAX));
         self.process.files.set(i64::try_from(files).unwrap_or(i64::MAX));

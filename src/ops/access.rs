@@ -9,17 +9,17 @@ use subtle::ConstantTimeEq;
 
 /// The listener's token; it can be replaced while the listener runs.
 #[derive(Clone, Debug, Default)]
-pub struct Token(Arc<RwLock<Option<SecretString>>>);
+pub(crate) struct Token(Arc<RwLock<Option<SecretString>>>);
 
 impl Token {
     /// With a first token, or none.
     #[must_use]
-    pub fn new(token: Option<SecretString>) -> Self {
+    pub(crate) fn new(token: Option<SecretString>) -> Self {
         Self(Arc::new(RwLock::new(token)))
     }
 
     /// Replaces the token: from now on only this one is accepted.
-    pub fn replace(&self, token: Option<SecretString>) {
+    pub(crate) fn replace(&self, token: Option<SecretString>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = token;
     }
 

@@ -36,7 +36,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{board::Board, config::Settings, metrics::Metrics, telemetry::Levels};
 
 use access::Access;
-pub use access::Token;
+pub(crate) use access::Token;
 
 /// Enough for a scraper, an orchestrator's probes and a few people; further connections are closed
 /// at once.
@@ -57,7 +57,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the listener shows and changes; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Parts {
+pub(crate) struct Parts {
     pub board: Board,
     pub metrics: Arc<Metrics>,
     pub token: Token,
@@ -101,7 +101,7 @@ impl Lasting {
 /// On a loopback address everything may be read, and changed where there is no token. On any other,
 /// everything but the probes and `/metrics` needs the token, as `Authorization: Bearer …` or as the
 /// password of HTTP basic authentication (which a browser asks for).
-pub async fn serve(listener: TcpListener, parts: Parts, shutdown: CancellationToken) {
+pub(crate) async fn serve(listener: TcpListener, parts: Parts, shutdown: CancellationToken) {
     let loopback = listener.local_addr().is_ok_and(|address| is_loopback(address.ip()));
     let Parts { board, metrics, token, settings, levels } = parts;
     let instance = settings.borrow().kafka.instance_name().into();

@@ -23,7 +23,7 @@ pub(crate) struct Known {
 
 /// A schema as `schemas print` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SchemaInfo {
+pub(crate) struct SchemaInfo {
     /// What carries it; `None` for a record that only stands inside an envelope or in the state.
     pub subject: Option<Subject>,
     /// Name of the file in `schemas/`, without `.avsc`.
@@ -82,7 +82,7 @@ pub(crate) fn catalog() -> &'static Catalog {
 
 /// The schemas this version writes.
 #[must_use]
-pub fn schemas() -> Vec<SchemaInfo> {
+pub(crate) fn schemas() -> Vec<SchemaInfo> {
     let catalog = catalog();
     [
         (Some(Subject::Command), &catalog.command),

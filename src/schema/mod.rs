@@ -17,13 +17,15 @@ mod subject;
 mod translate;
 
 pub(crate) use catalog::{Known, catalog};
-pub use catalog::{SchemaInfo, schemas};
-pub use codec::{Codec, DecodeFault, LearnFault, SchemaFault};
+pub(crate) use catalog::{SchemaInfo, schemas};
+pub use codec::{Codec, DecodeFault};
+pub(crate) use codec::{LearnFault, SchemaFault};
+pub(crate) use model::Checkpoint;
 pub use model::{
-    Checkpoint, CommandLine, CommandResult, CreateMode, CreateReturnOutbound, EntryKind, FeedState,
+    CommandLine, CommandResult, CreateMode, CreateReturnOutbound, EntryKind, FeedState,
     JournalEntry, Outcome, Source, StateKind,
 };
-pub use standing::{Standing, register, standing};
+pub(crate) use standing::{Standing, register, standing};
 pub use subject::{EnvelopeParts, Op, Subject};
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::{
 
 /// How a subject of the registry stands to the schema of this version.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub(crate) enum Standing {
     /// It is there, with this id.
     Registered(u32),
     /// The subject does not exist.
@@ -27,7 +27,7 @@ pub enum Standing {
 ///
 /// # Errors
 /// [`SchemaFault`] when the registry cannot be asked.
-pub async fn standing(
+pub(crate) async fn standing(
     settings: &RegistrySettings,
     name: &str,
     subject: Subject,
@@ -56,7 +56,7 @@ pub async fn standing(
 ///
 /// # Errors
 /// [`SchemaFault`] with the registry's own reason.
-pub async fn register(
+pub(crate) async fn register(
     settings: &RegistrySettings,
     name: &str,
     subject: Subject,

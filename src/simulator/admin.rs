@@ -3,20 +3,20 @@
 //!
 //! | request | body or query | answer |
 //! |---|---|---|
-//! | `GET /admin/summary` | | [`Summary`](super::Summary): orders, markers, duplicates, calls, refusals |
-//! | `GET /admin/counters` | | [`Counts`](super::Counts) by call |
+//! | `GET /admin/summary` | | [`Summary`](super::ledger::Summary): orders, markers, duplicates, calls, refusals |
+//! | `GET /admin/counters` | | [`Counts`](super::ledger::Counts) by call |
 //! | `GET /admin/requests` | `?after=SEQ&limit=N` | the last requests: `seq, call, at_ms, applied, answered, end` |
-//! | `GET /admin/orders` | `?return_no=` | [`Order`](super::Order)s that requests made |
+//! | `GET /admin/orders` | `?return_no=` | [`Order`](super::ledger::Order)s that requests made |
 //! | `GET /admin/duplicates` | | markers with more than one order |
 //! | `GET /admin/records/{kind}` | `?edition=flagship\|enterprise&skip=N&limit=N` | records as a query answers them, digits untouched; 50 without a limit |
 //! | `GET /admin/records/{kind}/{number}` | `?edition=` | one of them |
-//! | `POST /admin/seed/{kind}` | [`Seeding`](super::Seeding): `count, from, to, status, edition, lines, return_no, warehouse_no` | `{"numbers":[…]}` |
-//! | `POST /admin/records/{kind}/{number}` | [`Change`](super::Change): `status, remark, …, modified, visible_after_ms, set, omit, restore` | the record |
+//! | `POST /admin/seed/{kind}` | [`Seeding`]: `count, from, to, status, edition, lines, return_no, warehouse_no` | `{"numbers":[…]}` |
+//! | `POST /admin/records/{kind}/{number}` | [`Change`]: `status, remark, …, modified, visible_after_ms, set, omit, restore` | the record |
 //! | `POST /admin/churn` | `{"count":N}` | modifies N records at random |
 //! | `GET /admin/faults` | | the rules and how often each struck |
 //! | `POST /admin/faults` | `{"rules":"createOrder:applied_timeout=3x","replace":false}` | the rules |
 //! | `DELETE /admin/faults` | | the (empty) rules |
-//! | `POST /admin/settings` | [`Adjust`](super::Adjust): `latency_ms, clock_offset_ms, quota_per_minute, quota_by_account, page_order, outage, …` | `{}` |
+//! | `POST /admin/settings` | [`Adjust`]: `latency_ms, clock_offset_ms, quota_per_minute, quota_by_account, page_order, outage, …` | `{}` |
 //!
 //! Anything wrong is answered with 400 and `{"error":"one sentence"}`, or 404.
 
@@ -42,7 +42,7 @@ use super::{
 };
 
 /// Serves until the simulator stops.
-pub async fn serve(listener: TcpListener, control: Control, stop: CancellationToken) {
+pub(super) async fn serve(listener: TcpListener, control: Control, stop: CancellationToken) {
     let router = router(control);
     tokio::select! {
         ended = axum::serve(listener, router) => if let Err(fault) = ended {
@@ -53,7 +53,7 @@ pub async fn serve(listener: TcpListener, control: Control, stop: CancellationTo
 }
 
 /// Every request of the table above.
-pub fn router(control: Control) -> Router {
+pub(super) fn router(control: Control) -> Router {
     Router::new()
         .route(
             "/admin/summary",

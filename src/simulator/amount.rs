@@ -3,19 +3,19 @@
 
 /// Ten-thousandths of one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Amount(pub i128);
+pub(super) struct Amount(pub i128);
 
 /// 15 digits before the point, 4 behind it.
 const LIMIT: i128 = 10_i128.pow(19);
 
 impl Amount {
-    pub const fn units(whole: i64) -> Self {
+    pub(super) const fn units(whole: i64) -> Self {
         Self(whole as i128 * 10_000)
     }
 
     /// Reads digits with at most 15 before and 4 behind the point; zeros beyond the fourth place
     /// are cut.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let (negative, digits) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
         let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
         let plain = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
@@ -36,19 +36,19 @@ impl Amount {
     }
 
     /// This amount times another, cut to four places.
-    pub fn times(self, other: Self) -> Self {
+    pub(super) fn times(self, other: Self) -> Self {
         Self(self.0.saturating_mul(other.0) / 10_000)
     }
 
     /// Exactly four places: the enterprise edition's form.
-    pub fn fixed(self) -> String {
+    pub(super) fn fixed(self) -> String {
         let sign = if self.0 < 0 { "-" } else { "" };
         let size = self.0.unsigned_abs();
         format!("{sign}{}.{:04}", size / 10_000, size % 10_000)
     }
 
     /// Without trailing zeros: the flagship's JSON numbers.
-    pub fn short(self) -> String {
+    pub(super) fn short(self) -> String {
         let fixed = self.fixed();
         fixed.trim_end_matches('0').trim_end_matches('.').to_owned()
     }

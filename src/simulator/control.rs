@@ -16,7 +16,7 @@ use super::{
 
 /// A handle on a running simulator; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Control(Arc<World>);
+pub(crate) struct Control(Arc<World>);
 
 impl Control {
     pub(super) fn new(world: Arc<World>) -> Self {
@@ -27,7 +27,7 @@ impl Control {
     ///
     /// # Errors
     /// One sentence: a time that is none, or a return number that exists.
-    pub fn seed(&self, kind: Kind, seeding: &Seeding) -> Result<Vec<String>, String> {
+    pub(crate) fn seed(&self, kind: Kind, seeding: &Seeding) -> Result<Vec<String>, String> {
         self.0.seed(kind, seeding)
     }
 
@@ -35,17 +35,17 @@ impl Control {
     ///
     /// # Errors
     /// One sentence: no such record, or a time that is none.
-    pub fn modify(&self, kind: Kind, number: &str, change: &Change) -> Result<(), String> {
+    pub(crate) fn modify(&self, kind: Kind, number: &str, change: &Change) -> Result<(), String> {
         self.0.modify(kind, number, change)
     }
 
     /// Modifies this many records at random, as somebody in the warehouse would.
-    pub fn churn(&self, count: u32) {
+    pub(crate) fn churn(&self, count: u32) {
         self.0.churn(count);
     }
 
     /// Changes settings.
-    pub fn adjust(&self, adjust: &Adjust) {
+    pub(crate) fn adjust(&self, adjust: &Adjust) {
         self.0.adjust(adjust);
     }
 
@@ -53,26 +53,26 @@ impl Control {
     ///
     /// # Errors
     /// One sentence naming the rule that cannot be read; then none is added.
-    pub fn add_faults(&self, rules: &str) -> Result<(), String> {
+    pub(crate) fn add_faults(&self, rules: &str) -> Result<(), String> {
         let rules = parse_rules(rules)?;
         self.0.lock().mischief.add(rules);
         Ok(())
     }
 
     /// Forgets the script.
-    pub fn clear_faults(&self) {
+    pub(crate) fn clear_faults(&self) {
         self.0.lock().mischief.clear();
     }
 
     /// The script and how often each rule has struck; spent rules are gone.
     #[must_use]
-    pub fn faults(&self) -> Vec<RuleState> {
+    pub(crate) fn faults(&self) -> Vec<RuleState> {
         self.0.lock().mischief.list()
     }
 
     /// The ledger in short.
     #[must_use]
-    pub fn summary(&self) -> Summary {
+    pub(crate) fn summary(&self) -> Summary {
         let at_ms = self.0.at_ms();
         let mut state = self.0.lock();
         state.returns.advance(at_ms);
@@ -89,19 +89,19 @@ impl Control {
 
     /// Requests by call and how they ended.
     #[must_use]
-    pub fn counters(&self) -> BTreeMap<&'static str, Counts> {
+    pub(crate) fn counters(&self) -> BTreeMap<&'static str, Counts> {
         self.0.lock().ledger.counts()
     }
 
     /// The kept requests with a number above `after`, oldest first.
     #[must_use]
-    pub fn requests(&self, after: u64, limit: usize) -> Vec<Request> {
+    pub(crate) fn requests(&self, after: u64, limit: usize) -> Vec<Request> {
         self.0.lock().ledger.requests(after, limit)
     }
 
     /// Orders that requests made, oldest first; of one return when it is given.
     #[must_use]
-    pub fn orders(&self, return_no: Option<&str>) -> Vec<Order> {
+    pub(crate) fn orders(&self, return_no: Option<&str>) -> Vec<Order> {
         let state = self.0.lock();
         let made = state
             .ledger
@@ -117,7 +117,7 @@ impl Control {
 
     /// Markers that more than one order carries.
     #[must_use]
-    pub fn duplicates(&self) -> Vec<Duplicate> {
+    pub(crate) fn duplicates(&self) -> Vec<Duplicate> {
         let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for order in self.orders(None) {
             if let Some(marker) = order.marker {
@@ -131,7 +131,13 @@ impl Control {
     /// Records as the ERP holds them now, visible or not, by id, each as the JSON its query
     /// answers. (Purchase returns exist in the flagship's form only.)
     #[must_use]
-    pub fn records(&self, kind: Kind, edition: Edition, skip: usize, limit: usize) -> Vec<String> {
+    pub(crate) fn records(
+        &self,
+        kind: Kind,
+        edition: Edition,
+        skip: usize,
+        limit: usize,
+    ) -> Vec<String> {
         let state = self.0.lock();
         let written = |write: &dyn Fn(&mut String)| {
             let mut json = String::with_capacity(2048);
@@ -156,7 +162,7 @@ impl Control {
 
     /// One record as the ERP holds it now, by its number.
     #[must_use]
-    pub fn record(&self, kind: Kind, edition: Edition, number: &str) -> Option<String> {
+    pub(crate) fn record(&self, kind: Kind, edition: Edition, number: &str) -> Option<String> {
         let state = self.0.lock();
         let mut json = String::new();
         match kind {
@@ -173,7 +179,7 @@ impl Control {
 
 /// Modifies records in the background at the rate that is set, at most some tens of thousands a
 /// second.
-pub async fn churn(world: Arc<World>, stop: CancellationToken) {
+pub(super) async fn churn(world: Arc<World>, stop: CancellationToken) {
     const TICKS_PER_SECOND: f64 = 50.0;
     let mut rate = world.churn.subscribe();
     let mut ticks = interval(Duration::from_millis(20));

@@ -47,7 +47,7 @@ struct Detail<'a> {
 
 /// A request whose form is right.
 #[derive(Debug)]
-pub struct OrderRequest {
+pub(super) struct OrderRequest {
     return_no: String,
     warehouse_no: String,
     logistics_code: String,
@@ -80,7 +80,7 @@ fn optional(name: &str, value: Option<String>, most: usize) -> Result<Box<str>, 
 
 /// Reads the body's two positional arguments and checks what can be checked without looking
 /// anything up.
-pub fn read(body: &[u8]) -> Result<OrderRequest, Refused> {
+pub(super) fn read(body: &[u8]) -> Result<OrderRequest, Refused> {
     let arguments: Vec<&RawValue> = serde_json::from_slice(body)
         .map_err(|fault| Refused::new(1, format!("参数不是合法的JSON数组: {fault}")))?;
     let [info, details] = arguments.as_slice() else {
@@ -176,7 +176,7 @@ impl OrderRequest {
     }
 
     /// Checks and makes the order; its number.
-    pub fn apply(self, state: &mut State, doing: &Doing) -> Result<String, Refused> {
+    pub(super) fn apply(self, state: &mut State, doing: &Doing) -> Result<String, Refused> {
         self.check(state)?;
         let id = state.outbounds.next_id();
         let order_no =
@@ -225,7 +225,7 @@ impl OrderRequest {
 
 /// The circumstances of one execution.
 #[derive(Debug)]
-pub struct Doing {
+pub(super) struct Doing {
     pub now: i64,
     pub at_ms: u64,
     pub request: u64,

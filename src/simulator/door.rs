@@ -13,7 +13,7 @@ const ENTERPRISE_SKEW: u64 = 300;
 
 /// What came through the door.
 #[derive(Debug)]
-pub enum Visitor {
+pub(super) enum Visitor {
     /// A known call with a good signature.
     Known(Call, Parameters),
     /// A known call that is refused.
@@ -23,7 +23,7 @@ pub enum Visitor {
 }
 
 /// Judges one complete request by its address, query string and body. `now` is the ERP's clock.
-pub fn judge(
+pub(super) fn judge(
     account: &Account,
     method: &str,
     path: &str,

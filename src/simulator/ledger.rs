@@ -8,7 +8,7 @@ use super::{Call, record::Outbound, time::beijing};
 
 /// Requests of one call, by how they ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// Complete requests that arrived.
     pub received: u64,
     /// Executed: an order made, a query run.
@@ -31,7 +31,7 @@ pub struct Counts {
 
 /// One request, for the log.
 #[derive(Clone, Debug, Serialize)]
-pub struct Request {
+pub(crate) struct Request {
     pub seq: u64,
     pub call: Call,
     /// Milliseconds since the simulator started.
@@ -43,7 +43,7 @@ pub struct Request {
 
 /// One outbound order that a request made.
 #[derive(Clone, Debug)]
-pub struct Made {
+pub(super) struct Made {
     pub outbound_id: u32,
     pub request: u64,
     pub at_ms: u64,
@@ -53,7 +53,7 @@ pub struct Made {
 
 /// An order as the ledger tells it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Order {
+pub(crate) struct Order {
     pub order_no: String,
     pub return_no: String,
     pub warehouse_no: String,
@@ -74,14 +74,14 @@ pub struct Order {
 
 /// Orders that carry the same marker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Duplicate {
+pub(crate) struct Duplicate {
     pub marker: String,
     pub orders: Vec<String>,
 }
 
 /// The short form of the ledger.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// Orders made by requests.
     pub orders: u64,
     pub distinct_markers: u64,
@@ -100,7 +100,7 @@ pub struct Summary {
 }
 
 #[derive(Debug)]
-pub struct Ledger {
+pub(super) struct Ledger {
     pub made: Vec<Made>,
     counts: [Counts; 4],
     log: VecDeque<Request>,
@@ -109,14 +109,14 @@ pub struct Ledger {
 }
 
 /// The marker a remark starts with.
-pub fn marker(remark: &str) -> Option<&str> {
+pub(super) fn marker(remark: &str) -> Option<&str> {
     let end = remark.char_indices().nth(14).map_or(remark.len(), |(at, _)| at);
     remark.get(..end).filter(|marker| marker.starts_with('#'))
 }
 
 impl Ledger {
     /// Keeps the last `keep` requests one by one, and all of them as counts.
-    pub fn new(keep: usize) -> Self {
+    pub(super) fn new(keep: usize) -> Self {
         Self {
             made: Vec::new(),
             counts: [Counts::default(); 4],
@@ -126,7 +126,7 @@ impl Ledger {
         }
     }
 
-    pub fn count(&mut self, call: Call) -> &mut Counts {
+    pub(super) fn count(&mut self, call: Call) -> &mut Counts {
         let [create, returns, outbounds, enterprise] = &mut self.counts;
         match call {
             Call::CreateOrder => create,
@@ -136,12 +136,12 @@ impl Ledger {
         }
     }
 
-    pub fn counts(&self) -> BTreeMap<&'static str, Counts> {
+    pub(super) fn counts(&self) -> BTreeMap<&'static str, Counts> {
         Call::ALL.into_iter().zip(self.counts).map(|(call, counts)| (call.name(), counts)).collect()
     }
 
     /// Notes a request; its number.
-    pub fn receive(&mut self, call: Call, at_ms: u64) -> u64 {
+    pub(super) fn receive(&mut self, call: Call, at_ms: u64) -> u64 {
         self.count(call).received += 1;
         let seq = self.next;
         self.next += 1;
@@ -162,18 +162,18 @@ impl Ledger {
     }
 
     /// The log's line of a request, while it is kept.
-    pub fn line(&mut self, seq: u64) -> Option<&mut Request> {
+    pub(super) fn line(&mut self, seq: u64) -> Option<&mut Request> {
         let first = self.log.front()?.seq;
         self.log.get_mut(usize::try_from(seq.checked_sub(first)?).ok()?)
     }
 
     /// The kept requests after `seq`, oldest first.
-    pub fn requests(&self, after: u64, limit: usize) -> Vec<Request> {
+    pub(super) fn requests(&self, after: u64, limit: usize) -> Vec<Request> {
         self.log.iter().filter(|request| request.seq > after).take(limit).cloned().collect()
     }
 
     /// An order as the ledger tells it.
-    pub fn order(made: &Made, outbound: &Outbound) -> Order {
+    pub(super) fn order(made: &Made, outbound: &Outbound) -> Order {
         Order {
             order_no: outbound.order_no.to_string(),
             return_no: outbound.src_order_no.to_string(),
@@ -190,7 +190,7 @@ impl Ledger {
     }
 
     /// Fills in what the orders say.
-    pub fn sum_up(&self, summary: &mut Summary) {
+    pub(super) fn sum_up(&self, summary: &mut Summary) {
         let mut markers = HashSet::new();
         for made in &self.made {
             summary.orders += 1;

@@ -36,7 +36,7 @@ use super::{
 
 /// Which requests a rule is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
+pub(crate) enum Target {
     One(Call),
     Queries,
     All,
@@ -72,7 +72,7 @@ impl FromStr for Target {
 
 /// How a request ends when nothing better is scripted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     /// The ERP's own answer.
     Answer,
     /// No answer until the client gives up.
@@ -96,7 +96,7 @@ pub enum End {
 
 /// Refusals that are scripted rather than earned; `wire` knows each edition's code and text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     Throttle,
     Concurrency,
     Inner,
@@ -115,7 +115,7 @@ pub enum Refusal {
 
 /// What becomes of an order's remark.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RemarkFate {
+pub(crate) enum RemarkFate {
     #[default]
     Kept,
     Stripped,
@@ -124,7 +124,7 @@ pub enum RemarkFate {
 
 /// One kind of mischief.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Ends the request in this way, executed before or not at all.
     End {
         end: End,
@@ -219,7 +219,7 @@ impl FromStr for Fault {
 
 /// How often a rule strikes.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Chance {
+pub(crate) enum Chance {
     Probability(f64),
     /// The next so many matching requests.
     Next(u32),
@@ -229,7 +229,7 @@ pub enum Chance {
 
 /// One line of the script.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Rule {
+pub(crate) struct Rule {
     /// As it was written.
     pub text: String,
     pub target: Target,
@@ -274,13 +274,13 @@ impl FromStr for Rule {
 ///
 /// # Errors
 /// One sentence naming the rule that cannot be read.
-pub fn parse_rules(text: &str) -> Result<Vec<Rule>, String> {
+pub(crate) fn parse_rules(text: &str) -> Result<Vec<Rule>, String> {
     text.split(',').filter(|rule| !rule.trim().is_empty()).map(str::parse).collect()
 }
 
 /// What one request will meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
+pub(super) struct Plan {
     pub end: End,
     pub applied: bool,
     pub slow: Duration,
@@ -316,7 +316,7 @@ struct Armed {
 /// The script and its chance; each rule draws from a stream of its own, so that one does not shift
 /// another's.
 #[derive(Debug)]
-pub struct Mischief {
+pub(super) struct Mischief {
     seed: u64,
     armed: Vec<Armed>,
     added: u64,
@@ -324,7 +324,7 @@ pub struct Mischief {
 
 /// A rule as the admin API lists it.
 #[derive(Clone, Debug, Serialize)]
-pub struct RuleState {
+pub(crate) struct RuleState {
     pub rule: String,
     /// Requests it has met.
     pub struck: u64,
@@ -335,7 +335,7 @@ pub struct RuleState {
 /// The body of `POST /admin/faults`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Script {
+pub(super) struct Script {
     pub rules: String,
     /// Forget the rules there are.
     #[serde(default)]
@@ -343,22 +343,22 @@ pub struct Script {
 }
 
 impl Mischief {
-    pub fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self { seed, armed: Vec::new(), added: 0 }
     }
 
-    pub fn add(&mut self, rules: Vec<Rule>) {
+    pub(super) fn add(&mut self, rules: Vec<Rule>) {
         for rule in rules {
             self.added += 1;
             self.armed.push(Armed { rule, rng: Rng::new(self.seed ^ mix(self.added)), struck: 0 });
         }
     }
 
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.armed.clear();
     }
 
-    pub fn list(&self) -> Vec<RuleState> {
+    pub(super) fn list(&self) -> Vec<RuleState> {
         let left = |chance| match chance {
             Chance::Probability(_) => None,
             Chance::Next(left) => Some(left),
@@ -376,7 +376,7 @@ impl Mischief {
 
     /// What the next request of this call meets. The first rule that ends a request wins; the
     /// others add up.
-    pub fn draw(&mut self, call: Call) -> Plan {
+    pub(super) fn draw(&mut self, call: Call) -> Plan {
         let mut plan = Plan::default();
         let mut ended = false;
         for armed in self.armed.iter_mut().filter(|armed| armed.rule.target.meets(call)) {

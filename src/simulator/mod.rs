@@ -42,20 +42,20 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use control::Control;
-pub use ledger::{Counts, Duplicate, Order, Request, Summary};
-pub use mischief::{Chance, End, Fault, Refusal, RemarkFate, Rule, RuleState, Target, parse_rules};
-pub use quota::MinuteQuota;
-pub use record::{Change, Edition, Kind};
-pub use seed::{Seeding, WAREHOUSES, spec_no};
-pub use table::PageOrder;
-pub use time::parse_span;
-pub use world::{Adjust, Outage};
+pub(crate) use control::Control;
+pub(crate) use mischief::{Rule, parse_rules};
+#[cfg(test)]
+pub(crate) use quota::MinuteQuota;
+pub(crate) use record::{Edition, Kind};
+pub(crate) use seed::{Seeding, WAREHOUSES, spec_no};
+pub(crate) use table::PageOrder;
+pub(crate) use time::parse_span;
+pub(crate) use world::Adjust;
 
 /// The calls it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Call {
+pub(crate) enum Call {
     /// `wms.stockout.PurchaseReturn.createOrder`
     CreateOrder,
     /// `purchase.PurchaseReturn.queryWithDetail`
@@ -67,12 +67,12 @@ pub enum Call {
 }
 
 impl Call {
-    pub const ALL: [Self; 4] =
+    pub(crate) const ALL: [Self; 4] =
         [Self::CreateOrder, Self::PurchaseReturns, Self::Outbounds, Self::EnterpriseOutbounds];
 
     /// The ERP's name of the call.
     #[must_use]
-    pub fn method(self) -> &'static str {
+    pub(crate) fn method(self) -> &'static str {
         match self {
             Self::CreateOrder => "wms.stockout.PurchaseReturn.createOrder",
             Self::PurchaseReturns => "purchase.PurchaseReturn.queryWithDetail",
@@ -83,7 +83,7 @@ impl Call {
 
     /// The word for it in counters and the admin API.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::CreateOrder => "create_order",
             Self::PurchaseReturns => "purchase_returns",
@@ -94,7 +94,7 @@ impl Call {
 
     /// The product line it belongs to.
     #[must_use]
-    pub fn edition(self) -> Edition {
+    pub(crate) fn edition(self) -> Edition {
         match self {
             Self::CreateOrder | Self::PurchaseReturns | Self::Outbounds => Edition::Flagship,
             Self::EnterpriseOutbounds => Edition::Enterprise,
@@ -104,7 +104,7 @@ impl Call {
 
 /// The accounts it accepts; made up, so nothing about them is secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Account {
+pub(crate) struct Account {
     pub flagship_sid: String,
     pub flagship_key: String,
     pub flagship_secret: String,
@@ -131,7 +131,7 @@ impl Default for Account {
 /// How a simulator starts; all of it but account, addresses and seed can be changed while it runs
 /// ([`Adjust`]).
 #[derive(Clone, Debug)]
-pub struct SimulatorConfig {
+pub(crate) struct SimulatorConfig {
     /// Where the ERP listens; port 0 takes a free one.
     pub listen: SocketAddr,
     /// Where the admin API listens: apart from the ERP, so that it answers during an outage.
@@ -185,14 +185,14 @@ impl Default for SimulatorConfig {
 
 /// Why a simulator did not start.
 #[derive(Debug, thiserror::Error)]
-pub enum StartFault {
+pub(crate) enum StartFault {
     #[error("the simulator cannot listen on {address}: {fault}; choose a free address")]
     Listen { address: SocketAddr, fault: std::io::Error },
 }
 
 /// A running simulator; [`Simulator::stop`] ends it in order, dropping it ends it at once.
 #[derive(Debug)]
-pub struct Simulator {
+pub(crate) struct Simulator {
     address: SocketAddr,
     admin_address: SocketAddr,
     account: Account,
@@ -206,7 +206,7 @@ impl Simulator {
     ///
     /// # Errors
     /// [`StartFault::Listen`] when an address cannot be used.
-    pub async fn start(config: SimulatorConfig) -> Result<Self, StartFault> {
+    pub(crate) async fn start(config: SimulatorConfig) -> Result<Self, StartFault> {
         let listen = |address| async move {
             let listener = TcpListener::bind(address).await?;
             let bound = listener.local_addr()?;
@@ -236,35 +236,35 @@ impl Simulator {
 
     /// The flagship's one endpoint.
     #[must_use]
-    pub fn url_flagship(&self) -> String {
+    pub(crate) fn url_flagship(&self) -> String {
         format!("http://{}/openapi", self.address)
     }
 
     /// The base under which the enterprise edition's calls are files; ends in a slash.
     #[must_use]
-    pub fn url_enterprise(&self) -> String {
+    pub(crate) fn url_enterprise(&self) -> String {
         format!("http://{}/openapi2/", self.address)
     }
 
     /// The admin API's base, without a slash behind it.
     #[must_use]
-    pub fn url_admin(&self) -> String {
+    pub(crate) fn url_admin(&self) -> String {
         format!("http://{}/admin", self.admin_address)
     }
 
     #[must_use]
-    pub fn account(&self) -> &Account {
+    pub(crate) fn account(&self) -> &Account {
         &self.account
     }
 
     /// What the admin API offers, in process; cheap to clone.
     #[must_use]
-    pub fn control(&self) -> &Control {
+    pub(crate) fn control(&self) -> &Control {
         &self.control
     }
 
     /// Cuts every connection and waits until all is at rest.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;

@@ -17,7 +17,7 @@ const THIRTY_DAYS: i64 = 30 * 86_400;
 
 /// A query whose form is right.
 #[derive(Clone, Debug)]
-pub struct Query {
+pub(super) struct Query {
     pub call: Call,
     pub selection: Selection,
     pub page_no: u64,
@@ -80,7 +80,7 @@ fn window(start: Option<&str>, end: Option<&str>, edition: Edition) -> Result<(i
 }
 
 /// Reads a flagship query: paging from the address, the rest from the one positional argument.
-pub fn read_flagship(
+pub(super) fn read_flagship(
     call: Call,
     parameters: &Parameters,
     body: &[u8],
@@ -179,7 +179,7 @@ fn outbounds(argument: OutboundsArgument) -> Result<Selection, Refused> {
 }
 
 /// Reads an enterprise query: everything is in the form.
-pub fn read_enterprise(parameters: &Parameters) -> Result<Query, Refused> {
+pub(super) fn read_enterprise(parameters: &Parameters) -> Result<Query, Refused> {
     let filled = |name: &str| parameters.get(name).filter(|value| !value.is_empty());
     let number = |name: &str, default: u64| {
         filled(name).map_or(Some(default), |text| text.parse::<u64>().ok())
@@ -217,7 +217,7 @@ pub fn read_enterprise(parameters: &Parameters) -> Result<Query, Refused> {
 
 impl Query {
     /// The answer's body.
-    pub fn run(&self, state: &mut State) -> String {
+    pub(super) fn run(&self, state: &mut State) -> String {
         let mut rows = String::with_capacity(64 * 1024);
         let mut count = 0;
         let separate = |rows: &mut String| {

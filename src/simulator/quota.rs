@@ -9,22 +9,21 @@ const MINUTE_MS: u64 = 60_000;
 ///
 /// Only executed calls count: a refused one has no effect, not even on the count.
 #[derive(Clone, Debug, Default)]
-pub struct MinuteQuota {
+pub(crate) struct MinuteQuota {
     limit: Option<u32>,
     taken_ms: VecDeque<u64>,
-    refused: u64,
 }
 
 impl MinuteQuota {
     /// `None` admits everything.
     #[must_use]
-    pub fn new(limit: Option<u32>) -> Self {
+    pub(crate) fn new(limit: Option<u32>) -> Self {
         Self { limit, ..Self::default() }
     }
 
     /// Whether one more call is executed at `now_ms` (any clock that never goes back). The 61st
     /// within sixty seconds is not.
-    pub fn admit(&mut self, now_ms: u64) -> bool {
+    pub(crate) fn admit(&mut self, now_ms: u64) -> bool {
         let Some(limit) = self.limit else { return true };
         while self.taken_ms.front().is_some_and(|taken| now_ms.saturating_sub(*taken) >= MINUTE_MS)
         {
@@ -33,20 +32,12 @@ impl MinuteQuota {
         let admitted = self.taken_ms.len() < limit as usize;
         if admitted {
             self.taken_ms.push_back(now_ms);
-        } else {
-            self.refused += 1;
         }
         admitted
     }
 
-    /// Refusals so far.
-    #[must_use]
-    pub fn refused(&self) -> u64 {
-        self.refused
-    }
-
     /// From now on another limit; what was already counted stays counted.
-    pub fn set_limit(&mut self, limit: Option<u32>) {
+    pub(crate) fn set_limit(&mut self, limit: Option<u32>) {
         self.limit = limit;
     }
 }
@@ -67,7 +58,6 @@ mod tests {
         assert!(quota.admit(90_000), "the first call has left the window");
         assert!(!quota.admit(90_001), "a refused call took nothing, an admitted one did");
         assert!(quota.admit(90_500));
-        assert_eq!(quota.refused(), 3);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::amount::Amount;
 /// The product line a record or request belongs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Edition {
+pub(crate) enum Edition {
     #[default]
     Flagship,
     Enterprise,
@@ -22,7 +22,7 @@ pub enum Edition {
 /// The two kinds of records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub(crate) enum Kind {
     PurchaseReturns,
     Outbounds,
 }
@@ -31,14 +31,14 @@ pub enum Kind {
 /// field out.
 ///
 /// They change what queries answer, never by what they filter.
-pub type Overrides = BTreeMap<String, Option<Box<RawValue>>>;
+pub(super) type Overrides = BTreeMap<String, Option<Box<RawValue>>>;
 
 /// Return status 40: approved, the only one out of which outbound orders are made.
-pub const APPROVED: i32 = 40;
+pub(super) const APPROVED: i32 = 40;
 
 /// A purchase return (采购退货单).
 #[derive(Clone, Debug)]
-pub struct PurchaseReturn {
+pub(super) struct PurchaseReturn {
     pub id: u32,
     pub revision: u32,
     pub return_no: Box<str>,
@@ -56,7 +56,7 @@ pub struct PurchaseReturn {
 
 /// One line of a [`PurchaseReturn`].
 #[derive(Clone, Debug)]
-pub struct ReturnLine {
+pub(super) struct ReturnLine {
     pub rec_id: u64,
     pub spec_no: Box<str>,
     pub num: Amount,
@@ -66,7 +66,7 @@ pub struct ReturnLine {
 
 /// An outbound order (采购退货出库单).
 #[derive(Clone, Debug)]
-pub struct Outbound {
+pub(super) struct Outbound {
     pub id: u32,
     pub revision: u32,
     pub edition: Edition,
@@ -90,7 +90,7 @@ pub struct Outbound {
 
 /// One line of an [`Outbound`].
 #[derive(Clone, Debug)]
-pub struct OutboundLine {
+pub(super) struct OutboundLine {
     pub rec_id: u64,
     pub spec_no: Box<str>,
     pub count: Amount,
@@ -106,7 +106,7 @@ pub struct OutboundLine {
 /// A change made to a record through the admin API or the in-process handle. What is absent stays.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Change {
+pub(crate) struct Change {
     /// New status; shipping statuses (95, 110) set the shipping time.
     pub status: Option<i32>,
     pub remark: Option<String>,
@@ -127,7 +127,7 @@ pub struct Change {
 
 impl Change {
     /// Carries the overrides of this change into a record's.
-    pub fn override_fields(&self, overrides: &mut Option<Box<Overrides>>) {
+    pub(crate) fn override_fields(&self, overrides: &mut Option<Box<Overrides>>) {
         if self.set.is_empty() && self.omit.is_empty() && self.restore.is_empty() {
             return;
         }
@@ -142,7 +142,7 @@ impl Change {
 }
 
 /// What a [`super::table::Table`] must know of a record.
-pub trait Row: Clone {
+pub(super) trait Row: Clone {
     fn id(&self) -> u32;
     fn revision(&self) -> u32;
     fn number(&self) -> &str;

@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Writes `text` as a JSON string.
-pub fn quote(out: &mut String, text: &str) {
+pub(super) fn quote(out: &mut String, text: &str) {
     out.push('"');
     for c in text.chars() {
         match c {
@@ -142,7 +142,7 @@ impl<'a> Object<'a> {
 }
 
 /// A purchase return as `purchase.PurchaseReturn.queryWithDetail` answers it.
-pub fn purchase_return(out: &mut String, record: &PurchaseReturn) {
+pub(super) fn purchase_return(out: &mut String, record: &PurchaseReturn) {
     let people = seed::people(record.flavour);
     let checked = record.status >= 40;
     let count: Amount = record.lines.iter().map(|line| line.num).sum();
@@ -223,7 +223,7 @@ fn return_line(out: &mut String, record: &PurchaseReturn, line: &ReturnLine) {
 }
 
 /// An outbound order in an edition's form.
-pub fn outbound(out: &mut String, record: &Outbound, edition: Edition) {
+pub(super) fn outbound(out: &mut String, record: &Outbound, edition: Edition) {
     match edition {
         Edition::Flagship => flagship_outbound(out, record),
         Edition::Enterprise => enterprise_outbound(out, record),

@@ -4,18 +4,18 @@ use super::{Call, mischief::Refusal, record::Edition, render::quote};
 
 /// The outer code and text of a refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub(super) struct Refused {
     pub code: i64,
     pub text: String,
 }
 
 impl Refused {
-    pub fn new(code: i64, text: impl Into<String>) -> Self {
+    pub(super) fn new(code: i64, text: impl Into<String>) -> Self {
         Self { code, text: text.into() }
     }
 
     /// The answer's body.
-    pub fn body(&self, edition: Edition) -> String {
+    pub(super) fn body(&self, edition: Edition) -> String {
         let code_name = match edition {
             Edition::Flagship => "status",
             Edition::Enterprise => "code",
@@ -26,14 +26,14 @@ impl Refused {
         out
     }
 
-    pub fn frequency(edition: Edition) -> Self {
+    pub(super) fn frequency(edition: Edition) -> Self {
         match edition {
             Edition::Flagship => Self::new(100, "超过每分钟最大调用频率限制,请稍后重试"),
             Edition::Enterprise => Self::new(1012, "接口调用频率超过限制,请稍后重试"),
         }
     }
 
-    pub fn concurrency(edition: Edition) -> Self {
+    pub(super) fn concurrency(edition: Edition) -> Self {
         match edition {
             Edition::Flagship => Self::new(100, "超过每分钟最大并发次数限制，请稍后重试"),
             Edition::Enterprise => Self::new(1012, "接口调用并发超过限制,请稍后重试"),
@@ -45,7 +45,7 @@ impl Refused {
 ///
 /// The enterprise edition's codes other than 1012 and 2104 are not documented; these are made up
 /// and mean "any other".
-pub fn scripted(refusal: Refusal, call: Call) -> String {
+pub(super) fn scripted(refusal: Refusal, call: Call) -> String {
     let edition = call.edition();
     let by_edition = |flagship: i64, enterprise: i64, text: &str| {
         let code = match edition {

@@ -10,7 +10,7 @@ use super::{
 };
 
 /// Warehouses that exist from the start, number and name.
-pub const WAREHOUSES: [(&str, &str); 5] = [
+pub(crate) const WAREHOUSES: [(&str, &str); 5] = [
     ("WH-SH-01", "上海一号仓"),
     ("WH-HZ-01", "杭州残次品仓"),
     ("WH-GZ-02", "广州二仓"),
@@ -43,10 +43,10 @@ const BRANDS: [(&str, &str, &str, &str); 4] = [
 const UNITS: [&str; 4] = ["件", "台", "盒", "条"];
 
 /// How many SKUs exist from the start: `SKU-00001` and on.
-pub const SPECS: u32 = 500;
+pub(super) const SPECS: u32 = 500;
 
 /// The number of the n-th SKU.
-pub fn spec_no(n: u32) -> String {
+pub(crate) fn spec_no(n: u32) -> String {
     format!("SKU-{:05}", n % SPECS + 1)
 }
 
@@ -63,7 +63,7 @@ fn fold(text: &str) -> u64 {
 }
 
 /// Who is behind a record, and where.
-pub struct People {
+pub(super) struct People {
     pub name: &'static str,
     pub phone: String,
     pub province: &'static str,
@@ -75,7 +75,7 @@ pub struct People {
     pub carrier: &'static str,
 }
 
-pub fn people(flavour: u64) -> People {
+pub(super) fn people(flavour: u64) -> People {
     let (province, city, district) = of(&PLACES, flavour >> 3);
     People {
         name: of(&NAMES, flavour >> 5),
@@ -90,7 +90,7 @@ pub fn people(flavour: u64) -> People {
     }
 }
 
-pub fn purchase_no(flavour: u64) -> String {
+pub(super) fn purchase_no(flavour: u64) -> String {
     if flavour.is_multiple_of(3) {
         String::new()
     } else {
@@ -98,7 +98,7 @@ pub fn purchase_no(flavour: u64) -> String {
     }
 }
 
-pub fn outer_no(flavour: u64) -> String {
+pub(super) fn outer_no(flavour: u64) -> String {
     if flavour.is_multiple_of(4) {
         String::new()
     } else {
@@ -106,20 +106,20 @@ pub fn outer_no(flavour: u64) -> String {
     }
 }
 
-pub fn provider_name(provider_no: &str) -> &'static str {
+pub(super) fn provider_name(provider_no: &str) -> &'static str {
     PROVIDERS.iter().find(|(no, _)| *no == provider_no).map_or("其他供应商", |(_, name)| name)
 }
 
-pub fn warehouse_name(warehouse_no: &str) -> &str {
+pub(super) fn warehouse_name(warehouse_no: &str) -> &str {
     WAREHOUSES.iter().find(|(no, _)| *no == warehouse_no).map_or(warehouse_no, |(_, name)| name)
 }
 
-pub fn warehouse_id(warehouse_no: &str) -> u64 {
+pub(super) fn warehouse_id(warehouse_no: &str) -> u64 {
     fold(warehouse_no) % 1000 + 1
 }
 
 /// What is behind a SKU.
-pub struct Goods {
+pub(super) struct Goods {
     pub spec_id: u64,
     pub goods_no: String,
     pub brand_no: &'static str,
@@ -130,7 +130,7 @@ pub struct Goods {
     pub unit: &'static str,
 }
 
-pub fn goods(spec_no: &str) -> Goods {
+pub(super) fn goods(spec_no: &str) -> Goods {
     let seed = fold(spec_no);
     let (brand_no, brand, name, spec_name) = of(&BRANDS, seed >> 8);
     Goods {
@@ -146,17 +146,17 @@ pub fn goods(spec_no: &str) -> Goods {
 }
 
 /// Between 1.0000 and 200.9999, fixed for a SKU.
-pub fn price(spec_no: &str) -> Amount {
+pub(super) fn price(spec_no: &str) -> Amount {
     Amount(10_000 + i128::from(fold(spec_no) % 2_000_000))
 }
 
 /// Where in its warehouse a line lies.
-pub struct Position {
+pub(super) struct Position {
     pub id: u64,
     pub no: String,
 }
 
-pub fn position(line: &OutboundLine) -> Position {
+pub(super) fn position(line: &OutboundLine) -> Position {
     let id = mix(line.rec_id ^ 7) % 100_000;
     let no = if line.position_no.is_empty() {
         format!("A-{:02}-{:02}", id % 40, id % 9)
@@ -169,7 +169,7 @@ pub fn position(line: &OutboundLine) -> Position {
 /// What to make up, and over which modified times it is spread evenly.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Seeding {
+pub(crate) struct Seeding {
     pub count: u32,
     /// Beijing time, `yyyy-MM-dd HH:mm:ss`; without it seven days before now.
     #[serde(default)]
@@ -196,7 +196,7 @@ pub struct Seeding {
 impl Seeding {
     /// `count` records over the last seven days.
     #[must_use]
-    pub fn of(count: u32) -> Self {
+    pub(crate) fn of(count: u32) -> Self {
         Self {
             count,
             from: None,
@@ -211,7 +211,7 @@ impl Seeding {
 }
 
 /// The modified time of the n-th of `count` records.
-pub fn spread(n: u32, count: u32, from: i64, to: i64) -> i64 {
+pub(super) fn spread(n: u32, count: u32, from: i64, to: i64) -> i64 {
     if count < 2 {
         return to;
     }
@@ -229,7 +229,12 @@ fn line_specs(rng: &mut Rng, lines: u32) -> impl Iterator<Item = String> + use<>
     (0..lines).map(move |line| spec_no(first + line * 7))
 }
 
-pub fn purchase_return(seed: u64, id: u32, seeding: &Seeding, modified: i64) -> PurchaseReturn {
+pub(super) fn purchase_return(
+    seed: u64,
+    id: u32,
+    seeding: &Seeding,
+    modified: i64,
+) -> PurchaseReturn {
     let mut rng = Rng::new(seed ^ mix(u64::from(id)));
     let status =
         seeding.status.unwrap_or_else(|| rng.pick(&[40, 40, 40, 40, 40, 40, 30, 20, 60, 10]));
@@ -269,7 +274,7 @@ pub fn purchase_return(seed: u64, id: u32, seeding: &Seeding, modified: i64) -> 
     }
 }
 
-pub fn outbound(seed: u64, id: u32, seeding: &Seeding, modified: i64) -> Outbound {
+pub(super) fn outbound(seed: u64, id: u32, seeding: &Seeding, modified: i64) -> Outbound {
     let mut rng = Rng::new(seed ^ mix(u64::from(id) | 1 << 40));
     let statuses: &[i32] = match seeding.edition {
         Edition::Flagship => &[48, 50, 65, 77, 110, 110, 110, 5],
@@ -322,7 +327,7 @@ pub fn outbound(seed: u64, id: u32, seeding: &Seeding, modified: i64) -> Outboun
 }
 
 /// What somebody in the warehouse might do next to a return.
-pub fn next_change_of_return(record: &PurchaseReturn, rng: &mut Rng, now: i64) -> Change {
+pub(super) fn next_change_of_return(record: &PurchaseReturn, rng: &mut Rng, now: i64) -> Change {
     let status = match record.status {
         20 => Some(30),
         30 => Some(40),
@@ -337,7 +342,7 @@ pub fn next_change_of_return(record: &PurchaseReturn, rng: &mut Rng, now: i64) -
 }
 
 /// What somebody in the warehouse might do next to an outbound order.
-pub fn next_change_of_outbound(record: &Outbound, rng: &mut Rng, now: i64) -> Change {
+pub(super) fn next_change_of_outbound(record: &Outbound, rng: &mut Rng, now: i64) -> Change {
     let status = match (record.edition, record.status) {
         (_, 48) => Some(50),
         (Edition::Flagship, 50) => Some(65),

@@ -23,12 +23,12 @@ fn decode(text: &str) -> Option<String> {
 
 /// Parameters as they came, sorted by name.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Parameters(Vec<(String, String)>);
+pub(super) struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
     /// Reads `a=b&c=d`; `None` when it cannot be decoded or a name comes twice (which value was
     /// signed, nobody could say).
-    pub fn read(text: &str) -> Option<Self> {
+    pub(super) fn read(text: &str) -> Option<Self> {
         let mut pairs = Vec::with_capacity(12);
         for pair in text.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -39,7 +39,7 @@ impl Parameters {
         (!twice).then_some(Self(pairs))
     }
 
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
@@ -60,7 +60,7 @@ fn hex(digest: &[u8]) -> String {
 }
 
 /// The flagship's signature over the query parameters and the body that came.
-pub fn flagship(parameters: &Parameters, body: &[u8], secret: &str) -> String {
+pub(super) fn flagship(parameters: &Parameters, body: &[u8], secret: &str) -> String {
     let mut md5 = Md5::new();
     md5.update(secret);
     let mut body_left = true;
@@ -82,7 +82,7 @@ pub fn flagship(parameters: &Parameters, body: &[u8], secret: &str) -> String {
 }
 
 /// The enterprise edition's signature over the form's parameters.
-pub fn enterprise(parameters: &Parameters, appsecret: &str) -> String {
+pub(super) fn enterprise(parameters: &Parameters, appsecret: &str) -> String {
     let text: Vec<String> = parameters
         .signed()
         .map(|(name, value)| {

@@ -15,7 +15,7 @@ const MOST_LINES: u32 = 1000;
 
 impl World {
     /// Modifies `count` records at random, returns and outbound orders alike.
-    pub fn churn(&self, count: u32) {
+    pub(super) fn churn(&self, count: u32) {
         let (now, at_ms) = (self.clock.now(), self.at_ms());
         let mut state = self.lock();
         for _ in 0..count {
@@ -32,7 +32,7 @@ impl World {
     }
 
     /// Makes up records.
-    pub fn seed(&self, kind: Kind, seeding: &Seeding) -> Result<Vec<String>, String> {
+    pub(super) fn seed(&self, kind: Kind, seeding: &Seeding) -> Result<Vec<String>, String> {
         let now = self.clock.now();
         let read = |text: &Option<String>, default| {
             text.as_deref().map_or(Ok(default), |text| {
@@ -81,7 +81,7 @@ impl World {
     }
 
     /// Changes one record by its number.
-    pub fn modify(&self, kind: Kind, number: &str, change: &Change) -> Result<(), String> {
+    pub(super) fn modify(&self, kind: Kind, number: &str, change: &Change) -> Result<(), String> {
         if let Some(text) = change.modified.as_deref().filter(|text| parse_beijing(text).is_none())
         {
             return Err(format!(
@@ -100,7 +100,7 @@ impl World {
     }
 
     /// Changes settings.
-    pub fn adjust(&self, adjust: &Adjust) {
+    pub(super) fn adjust(&self, adjust: &Adjust) {
         if let Some(offset_ms) = adjust.clock_offset_ms {
             self.clock.set_offset_ms(offset_ms);
         }

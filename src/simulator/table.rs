@@ -10,7 +10,7 @@ use super::{record::Row, rng::mix};
 /// In which order a query's pages run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum PageOrder {
+pub(crate) enum PageOrder {
     #[default]
     IdAsc,
     IdDesc,
@@ -22,7 +22,7 @@ pub enum PageOrder {
 
 /// What a query is over; windows are closed, in seconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Over {
+pub(super) enum Over {
     Modified(i64, i64),
     Created(i64, i64),
     Shipped(i64, i64),
@@ -34,7 +34,7 @@ pub enum Over {
 
 /// A query less its paging.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Selection {
+pub(super) struct Selection {
     pub over: Over,
     /// Empty: every status.
     pub statuses: Vec<i32>,
@@ -46,7 +46,7 @@ pub struct Selection {
 const KEPT_RESULTS: usize = 8;
 
 #[derive(Debug)]
-pub struct Table<R> {
+pub(super) struct Table<R> {
     first_id: u32,
     truth: Vec<Arc<R>>,
     visible: Vec<Option<Arc<R>>>,
@@ -66,7 +66,7 @@ pub struct Table<R> {
 }
 
 impl<R: Row> Table<R> {
-    pub fn new(first_id: u32, order: PageOrder, seed: u64) -> Self {
+    pub(super) fn new(first_id: u32, order: PageOrder, seed: u64) -> Self {
         Self {
             first_id,
             truth: Vec::new(),
@@ -86,28 +86,28 @@ impl<R: Row> Table<R> {
         }
     }
 
-    pub fn next_id(&self) -> u32 {
+    pub(super) fn next_id(&self) -> u32 {
         self.first_id.saturating_add(u32::try_from(self.truth.len()).unwrap_or(u32::MAX))
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.truth.len()
     }
 
-    pub fn pending(&self) -> usize {
+    pub(super) fn pending(&self) -> usize {
         self.pending.len()
     }
 
     /// Every record as the ERP holds it, by id.
-    pub fn all(&self) -> &[Arc<R>] {
+    pub(super) fn all(&self) -> &[Arc<R>] {
         &self.truth
     }
 
-    pub fn by_number(&self, number: &str) -> Option<&Arc<R>> {
+    pub(super) fn by_number(&self, number: &str) -> Option<&Arc<R>> {
         self.truth.get(self.slot(*self.by_number.get(number)?))
     }
 
-    pub fn by_id(&self, id: u32) -> Option<&Arc<R>> {
+    pub(super) fn by_id(&self, id: u32) -> Option<&Arc<R>> {
         self.truth.get(self.slot(id))
     }
 
@@ -115,21 +115,21 @@ impl<R: Row> Table<R> {
         id.checked_sub(self.first_id).map_or(usize::MAX, |slot| slot as usize)
     }
 
-    pub fn set_order(&mut self, order: PageOrder) {
+    pub(super) fn set_order(&mut self, order: PageOrder) {
         self.order = order;
         self.version += 1;
     }
 
     /// Records of these warehouses are left out of every answer, as the ERP does for an appkey
     /// without rights to them.
-    pub fn hide_warehouses(&mut self, hidden: HashSet<String>) {
+    pub(super) fn hide_warehouses(&mut self, hidden: HashSet<String>) {
         self.hidden_warehouses = hidden;
         self.version += 1;
     }
 
     /// Stores a new record (its id is [`Self::next_id`]) or a later revision; queries see it from
     /// `visible_at_ms` on, or at once.
-    pub fn put(&mut self, record: R, visible_at_ms: Option<u64>) {
+    pub(super) fn put(&mut self, record: R, visible_at_ms: Option<u64>) {
         let record = Arc::new(record);
         let slot = self.slot(record.id());
         if let Some(known) = self.truth.get_mut(slot) {
@@ -152,7 +152,7 @@ impl<R: Row> Table<R> {
     }
 
     /// Lets queries see what has become visible by now.
-    pub fn advance(&mut self, now_ms: u64) {
+    pub(super) fn advance(&mut self, now_ms: u64) {
         while let Some(due) = self.pending.first_entry().filter(|due| due.key().0 <= now_ms) {
             let record = due.remove();
             self.show(record);
@@ -187,7 +187,7 @@ impl<R: Row> Table<R> {
     }
 
     /// Whether a record is in a selection.
-    pub fn fits(selection: &Selection, record: &R) -> bool {
+    pub(super) fn fits(selection: &Selection, record: &R) -> bool {
         (selection.statuses.is_empty() || selection.statuses.contains(&record.status()))
             && selection
                 .warehouse_no
@@ -250,7 +250,7 @@ impl<R: Row> Table<R> {
     }
 
     /// The ids a query finds, in page order.
-    pub fn select(&mut self, selection: &Selection) -> Arc<[u32]> {
+    pub(super) fn select(&mut self, selection: &Selection) -> Arc<[u32]> {
         if let Some((.., ids)) = self
             .results
             .iter()
@@ -271,7 +271,7 @@ impl<R: Row> Table<R> {
     }
 
     /// One page of a query and how many records it finds in all.
-    pub fn page(
+    pub(super) fn page(
         &mut self,
         selection: &Selection,
         page_no: u64,

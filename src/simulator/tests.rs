@@ -10,8 +10,11 @@ use tokio::{
 };
 
 use super::{
+    ledger::Counts,
+    record::Change,
     sign::{self, Parameters},
     time::{FLAGSHIP_EPOCH, beijing, parse_beijing},
+    world::Outage,
     *,
 };
 

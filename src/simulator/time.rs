@@ -10,30 +10,30 @@ const BEIJING_SECONDS: i64 = 28_800;
 /// Julian day number of 1970-01-01.
 const EPOCH_JULIAN_DAY: i64 = 2_440_588;
 /// 2012-01-01 00:00:00 in Beijing, from which flagship timestamps count.
-pub const FLAGSHIP_EPOCH: i64 = 1_325_347_200;
+pub(super) const FLAGSHIP_EPOCH: i64 = 1_325_347_200;
 
 /// The ERP's wall clock: this machine's, shifted by a settable offset.
 #[derive(Debug, Default)]
-pub struct Clock {
+pub(super) struct Clock {
     offset_ms: AtomicI64,
 }
 
 impl Clock {
     /// A clock that runs `offset_ms` ahead of this machine's.
-    pub fn new(offset_ms: i64) -> Self {
+    pub(super) fn new(offset_ms: i64) -> Self {
         Self { offset_ms: AtomicI64::new(offset_ms) }
     }
 
-    pub fn set_offset_ms(&self, offset_ms: i64) {
+    pub(super) fn set_offset_ms(&self, offset_ms: i64) {
         self.offset_ms.store(offset_ms, Ordering::Relaxed);
     }
 
-    pub fn offset_ms(&self) -> i64 {
+    pub(super) fn offset_ms(&self) -> i64 {
         self.offset_ms.load(Ordering::Relaxed)
     }
 
     /// Whole seconds since 1970: the resolution of everything the ERP stores.
-    pub fn now(&self) -> i64 {
+    pub(super) fn now(&self) -> i64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let now_ms = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
         now_ms.saturating_add(self.offset_ms()).div_euclid(1000)
@@ -64,7 +64,7 @@ fn days_of(year: i64, month: i64, day: i64) -> i64 {
 }
 
 /// `yyyy-MM-dd HH:mm:ss` in Beijing time.
-pub fn beijing(second: i64) -> String {
+pub(super) fn beijing(second: i64) -> String {
     let local = second + BEIJING_SECONDS;
     let (year, month, day) = date_of(local.div_euclid(86_400));
     let rest = local.rem_euclid(86_400);
@@ -77,14 +77,14 @@ pub fn beijing(second: i64) -> String {
 }
 
 /// `yyyyMMdd` in Beijing time, as document numbers carry it.
-pub fn beijing_day(second: i64) -> String {
+pub(super) fn beijing_day(second: i64) -> String {
     let (year, month, day) = date_of((second + BEIJING_SECONDS).div_euclid(86_400));
     format!("{year:04}{month:02}{day:02}")
 }
 
 /// Reads what [`beijing`] writes; `None` for any other text and for dates the calendar does not
 /// have.
-pub fn parse_beijing(text: &str) -> Option<i64> {
+pub(super) fn parse_beijing(text: &str) -> Option<i64> {
     let shape = text.len() == 19
         && text.bytes().enumerate().all(|(at, byte)| match at {
             4 | 7 => byte == b'-',
@@ -109,7 +109,7 @@ pub fn parse_beijing(text: &str) -> Option<i64> {
 }
 
 /// The form of an HTTP `Date` header.
-pub fn http_date(second: i64) -> String {
+pub(super) fn http_date(second: i64) -> String {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
@@ -133,7 +133,7 @@ pub fn http_date(second: i64) -> String {
 ///
 /// # Errors
 /// One sentence naming the text.
-pub fn parse_span(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_span(text: &str) -> Result<Duration, String> {
     let refuse = || format!("\"{text}\" is not a duration; write for example 50ms, 2s or 10m");
     let unit_at = text.find(|c: char| c.is_ascii_alphabetic()).ok_or_else(refuse)?;
     let (amount, unit) = text.split_at(unit_at);
@@ -150,7 +150,7 @@ pub fn parse_span(text: &str) -> Result<Duration, String> {
 }
 
 /// A span in whole milliseconds.
-pub fn span_ms(span: Duration) -> u64 {
+pub(super) fn span_ms(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 

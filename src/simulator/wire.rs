@@ -48,7 +48,7 @@ const LARGEST_REQUEST: usize = 4 << 20;
 
 /// What each connection needs.
 #[derive(Clone, Debug)]
-pub struct Server {
+pub(super) struct Server {
     pub world: Arc<World>,
     pub account: Arc<Account>,
     pub stop: CancellationToken,
@@ -179,7 +179,7 @@ struct Cut;
 impl Server {
     /// Accepts connections until the simulator stops. During an outage of the refusing kind nothing
     /// listens.
-    pub async fn accept(self, mut listener: TcpListener, address: SocketAddr) {
+    pub(super) async fn accept(self, mut listener: TcpListener, address: SocketAddr) {
         let mut outage = self.world.outage.subscribe();
         loop {
             let now = *outage.borrow_and_update();

@@ -25,14 +25,14 @@ use super::{
     time::{Clock, span_ms},
 };
 
-pub const FIRST_RETURN: u32 = 1_000;
-pub const FIRST_OUTBOUND: u32 = 1_600_000;
-pub const SEVEN_DAYS: i64 = 7 * 86_400;
+pub(super) const FIRST_RETURN: u32 = 1_000;
+pub(super) const FIRST_OUTBOUND: u32 = 1_600_000;
+pub(super) const SEVEN_DAYS: i64 = 7 * 86_400;
 
 /// How the ERP is down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outage {
+pub(crate) enum Outage {
     #[default]
     None,
     /// Connections are accepted and reset at once; those that stand are reset too.
@@ -44,7 +44,7 @@ pub enum Outage {
 /// Settings that can be changed while it runs; what is absent stays.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Adjust {
+pub(crate) struct Adjust {
     pub latency_ms: Option<u64>,
     /// How far the ERP's clock runs ahead of this machine's; negative: behind.
     pub clock_offset_ms: Option<i64>,
@@ -72,7 +72,7 @@ pub struct Adjust {
 
 /// Everything behind one lock.
 #[derive(Debug)]
-pub struct State {
+pub(super) struct State {
     pub returns: Table<PurchaseReturn>,
     pub outbounds: Table<Outbound>,
     pub auto_returns: bool,
@@ -94,7 +94,7 @@ pub struct State {
 
 /// The simulated ERP.
 #[derive(Debug)]
-pub struct World {
+pub(super) struct World {
     pub clock: Clock,
     pub outage: watch::Sender<Outage>,
     pub churn: watch::Sender<f64>,
@@ -104,7 +104,7 @@ pub struct World {
 
 /// A request that may run; counts it as answered or not when it goes.
 #[derive(Debug)]
-pub struct Open {
+pub(super) struct Open {
     world: Arc<World>,
     call: Call,
     pub seq: u64,
@@ -117,12 +117,12 @@ pub struct Open {
 
 impl Open {
     /// What leaves for the client; `usable` when it is the ERP's own answer.
-    pub fn answered(mut self, end: &'static str, usable: bool) {
+    pub(super) fn answered(mut self, end: &'static str, usable: bool) {
         (self.end, self.answered, self.usable) = (end, true, usable);
     }
 
     /// Nothing will leave for the client.
-    pub fn unanswered(&mut self, end: &'static str) {
+    pub(super) fn unanswered(&mut self, end: &'static str) {
         self.end = end;
     }
 }
@@ -185,7 +185,14 @@ impl State {
         }
     }
 
-    pub fn change(&mut self, kind: Kind, id: u32, change: &Change, now: i64, at_ms: u64) -> bool {
+    pub(super) fn change(
+        &mut self,
+        kind: Kind,
+        id: u32,
+        change: &Change,
+        now: i64,
+        at_ms: u64,
+    ) -> bool {
         let late = change
             .visible_after_ms
             .or(self.visibility_ms)
@@ -211,7 +218,7 @@ impl State {
     }
 
     /// Modifies one record as somebody in the warehouse would.
-    pub fn touch(&mut self, kind: Kind, id: u32, now: i64, at_ms: u64) -> bool {
+    pub(super) fn touch(&mut self, kind: Kind, id: u32, now: i64, at_ms: u64) -> bool {
         let change = match kind {
             Kind::PurchaseReturns => self
                 .returns
@@ -244,7 +251,7 @@ impl State {
 }
 
 impl World {
-    pub fn new(config: &SimulatorConfig) -> Self {
+    pub(super) fn new(config: &SimulatorConfig) -> Self {
         Self {
             clock: Clock::new(config.clock_offset_ms),
             outage: watch::Sender::new(Outage::None),
@@ -255,17 +262,17 @@ impl World {
     }
 
     /// A panic elsewhere must not take the ledger with it: the lock is used as it was left.
-    pub fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Milliseconds since the simulator started.
-    pub fn at_ms(&self) -> u64 {
+    pub(super) fn at_ms(&self) -> u64 {
         span_ms(self.started.elapsed())
     }
 
     /// Counts a request that is refused for its account, signature or timestamp.
-    pub fn refuse_account(&self, call: Call) {
+    pub(super) fn refuse_account(&self, call: Call) {
         let at_ms = self.at_ms();
         let mut state = self.lock();
         let seq = state.ledger.receive(call, at_ms);
@@ -281,7 +288,7 @@ impl World {
     ///
     /// # Errors
     /// The refusal's body.
-    pub fn admit(self: &Arc<Self>, call: Call) -> Result<(Open, Plan), Refused> {
+    pub(super) fn admit(self: &Arc<Self>, call: Call) -> Result<(Open, Plan), Refused> {
         let at_ms = self.at_ms();
         let edition = call.edition();
         let mut state = self.lock();
@@ -321,7 +328,7 @@ impl World {
     }
 
     /// Executes a request; the ERP's answer to it.
-    pub fn execute(
+    pub(super) fn execute(
         &self,
         open: &mut Open,
         plan: &Plan,

@@ -12,7 +12,7 @@ const FAILURES: u32 = 5;
 
 /// Whether calls may leave.
 #[derive(Debug)]
-pub enum Circuit {
+pub(super) enum Circuit {
     /// As many as the configuration allows.
     Closed { failures: u32 },
     /// None but probes: a signed read, or a look-up that is due.
@@ -23,7 +23,7 @@ pub enum Circuit {
 
 /// The breaker of one account's `createOrder`.
 #[derive(Debug)]
-pub struct Breaker {
+pub(super) struct Breaker {
     circuit: Circuit,
     pauses: Pauses,
     /// Grows whenever the circuit opens: an answer counts as an attempt only if this has not
@@ -44,31 +44,31 @@ impl Default for Breaker {
 impl Breaker {
     /// The circuit, for the status.
     #[must_use]
-    pub fn circuit(&self) -> &Circuit {
+    pub(super) fn circuit(&self) -> &Circuit {
         &self.circuit
     }
 
     /// Whether it is closed.
     #[must_use]
-    pub fn closed(&self) -> bool {
+    pub(super) fn closed(&self) -> bool {
         matches!(self.circuit, Circuit::Closed { .. })
     }
 
     /// Of the current closed stretch; `None` while not closed.
     #[must_use]
-    pub fn epoch(&self) -> Option<u64> {
+    pub(super) fn epoch(&self) -> Option<u64> {
         self.closed().then_some(self.epoch)
     }
 
     /// Grows whenever the circuit opens.
     #[must_use]
-    pub fn stretch(&self) -> u64 {
+    pub(super) fn stretch(&self) -> u64 {
         self.epoch
     }
 
     /// How many more calls may leave now, of `most` with `flying` on the wire already.
     #[must_use]
-    pub fn room(&self, flying: usize, most: usize) -> usize {
+    pub(super) fn room(&self, flying: usize, most: usize) -> usize {
         match &self.circuit {
             Circuit::Closed { .. } => most.saturating_sub(flying),
             Circuit::Open { .. } => 0,
@@ -77,20 +77,20 @@ impl Breaker {
     }
 
     /// A call left.
-    pub fn left(&mut self) {
+    pub(super) fn left(&mut self) {
         if let Circuit::Half { trying, .. } = &mut self.circuit {
             *trying = true;
         }
     }
 
     /// The ERP gave a usable answer to a `createOrder`: created or rejected.
-    pub fn success(&mut self) {
+    pub(super) fn success(&mut self) {
         self.pauses.reset();
         self.circuit = Circuit::Closed { failures: 0 };
     }
 
     /// A call got no usable answer.
-    pub fn failure(&mut self, reason: &str, now: Moment) {
+    pub(super) fn failure(&mut self, reason: &str, now: Moment) {
         match &mut self.circuit {
             Circuit::Closed { failures } => {
                 *failures += 1;
@@ -104,14 +104,14 @@ impl Breaker {
     }
 
     /// Account, signature, clock, address or permission: at once.
-    pub fn misconfigured(&mut self, reason: &str, now: Moment) {
+    pub(super) fn misconfigured(&mut self, reason: &str, now: Moment) {
         if !matches!(self.circuit, Circuit::Open { .. }) {
             self.open(reason, now);
         }
     }
 
     /// A call was not executed for a reason of no meaning here (throttled, withheld).
-    pub fn neutral(&mut self) {
+    pub(super) fn neutral(&mut self) {
         if let Circuit::Half { trying, .. } = &mut self.circuit {
             *trying = false;
         }
@@ -119,7 +119,7 @@ impl Breaker {
 
     /// Whether a probe is due.
     #[must_use]
-    pub fn probe_at(&self) -> Option<Moment> {
+    pub(super) fn probe_at(&self) -> Option<Moment> {
         match &self.circuit {
             Circuit::Open { probe_at, .. } => Some(*probe_at),
             Circuit::Closed { .. } | Circuit::Half { .. } => None,
@@ -127,7 +127,7 @@ impl Breaker {
     }
 
     /// A read was answered, or not.
-    pub fn probed(&mut self, answered: Result<(), String>, now: Moment) {
+    pub(super) fn probed(&mut self, answered: Result<(), String>, now: Moment) {
         if let Circuit::Open { probe_at, reason } = &mut self.circuit {
             match answered {
                 Ok(()) => {

@@ -30,7 +30,7 @@ pub(super) const SUSPECT_MARGIN: Duration = Duration::from_secs(300);
 
 /// Holds a call back when its intent ran out or its partition went to another owner.
 #[derive(Debug)]
-pub struct Guard {
+pub(super) struct Guard {
     pub group: Group,
     pub lease: Lease,
     pub send_by: Moment,
@@ -70,7 +70,7 @@ pub fn order_request(command: &CreateReturnOutbound, marker: &str) -> OrderReque
 
 /// What a look-up is about.
 #[derive(Clone, Debug)]
-pub struct Question {
+pub(super) struct Question {
     pub return_no: String,
     pub marker: String,
     /// When the first intent was written; `None` when there never was one.
@@ -81,7 +81,7 @@ pub struct Question {
 
 /// Looks for the marker among the outbound orders of the return: in the listed statuses, and on
 /// absence once more without `status`. Answers `Absent` only when both were answered completely.
-pub async fn ask(erp: &Erp, question: &Question, settings: &CommandSettings) -> Finding {
+pub(super) async fn ask(erp: &Erp, question: &Question, settings: &CommandSettings) -> Finding {
     let mut seen = Vec::new();
     let mut first_asked: Option<Moment> = None;
     for status in [Some(STATUSES), None] {
@@ -109,7 +109,7 @@ pub async fn ask(erp: &Erp, question: &Question, settings: &CommandSettings) -> 
 /// What complete answers say about a command: our marker, else orders that may be ours with the
 /// marker stripped, else nothing since the first was asked for.
 #[must_use]
-pub fn finding_of(seen: &[OutboundHead], question: &Question, asked_at: Moment) -> Finding {
+pub(super) fn finding_of(seen: &[OutboundHead], question: &Question, asked_at: Moment) -> Finding {
     let numbers = |wanted: &dyn Fn(&OutboundHead) -> bool| -> Vec<String> {
         let found: BTreeSet<&String> =
             seen.iter().filter(|head| wanted(head)).map(|head| &head.order_no).collect();
@@ -137,7 +137,7 @@ fn suspicious(head: &OutboundHead, question: &Question) -> bool {
 ///
 /// # Errors
 /// Why the ERP could not be asked, as a sentence.
-pub async fn orders_of(
+pub(crate) async fn orders_of(
     erp: &Erp,
     return_no: &str,
     timeout: Duration,
@@ -217,7 +217,7 @@ pub(super) async fn orders(
 ///
 /// # Errors
 /// The reason as a sentence. A throttled answer is an answer.
-pub async fn probe(erp: &Erp, timeout: Duration) -> Result<(), String> {
+pub(super) async fn probe(erp: &Erp, timeout: Duration) -> Result<(), String> {
     let now = Timestamp::now().floor_second();
     let selection = Selection {
         window: Some((now.minus(Duration::from_secs(1)), now)),

@@ -15,7 +15,7 @@ use crate::{
 
 /// What a record turned out to be.
 #[derive(Debug)]
-pub enum Parsed {
+pub(super) enum Parsed {
     /// A command whose fields have the right types; nothing else is known of it yet.
     Command(Box<CreateReturnOutbound>),
     /// Readable enough to answer, not to be a command.
@@ -28,7 +28,7 @@ pub enum Parsed {
 
 /// Reads the value of a record.
 #[must_use]
-pub fn parse(record: &Delivered, format: CommandFormat, codec: &Codec) -> Parsed {
+pub(super) fn parse(record: &Delivered, format: CommandFormat, codec: &Codec) -> Parsed {
     if let Some(size) = record.left_out {
         return Parsed::Poison(format!(
             "the value has {size} bytes, more than any command; it is left out here and stands in the commands topic, partition {}, offset {}",
@@ -51,7 +51,7 @@ pub fn parse(record: &Delivered, format: CommandFormat, codec: &Codec) -> Parsed
 /// Which command a value is about, as far as it can be read: (`return_no`, `command_id`). A schema
 /// that is met for the first time is learnt; blocks then.
 #[must_use]
-pub fn identify(
+pub(crate) fn identify(
     value: &[u8],
     format: CommandFormat,
     codec: &Codec,

@@ -46,15 +46,15 @@ pub(super) struct Commit {
 }
 
 impl Commit {
-    pub fn concerns(&self, lease: Lease) -> bool {
+    pub(super) fn concerns(&self, lease: Lease) -> bool {
         self.positions.iter().any(|(of, _)| *of == lease)
     }
 
-    pub fn intends(&self, id: SlotId) -> bool {
+    pub(super) fn intends(&self, id: SlotId) -> bool {
         self.intents.iter().any(|(of, ..)| *of == id)
     }
 
-    pub fn intents(&self) -> usize {
+    pub(super) fn intents(&self) -> usize {
         self.intents.len()
     }
 }

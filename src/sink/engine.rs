@@ -137,11 +137,11 @@ pub(super) struct Word {
 }
 
 impl Word {
-    pub fn new(happened: &mpsc::UnboundedSender<Happened>, otherwise: Happened) -> Self {
+    pub(super) fn new(happened: &mpsc::UnboundedSender<Happened>, otherwise: Happened) -> Self {
         Self { happened: happened.clone(), otherwise: Some(otherwise) }
     }
 
-    pub fn tell(mut self, what: Happened) {
+    pub(super) fn tell(mut self, what: Happened) {
         self.otherwise = Some(what);
     }
 }
@@ -279,7 +279,7 @@ pub(super) struct Counts {
 }
 
 impl<'a> Engine<'a> {
-    pub fn new(
+    pub(super) fn new(
         parts: &'a Parts,
         timing: Timing,
         partition_count: i32,
@@ -340,7 +340,7 @@ impl<'a> Engine<'a> {
     }
 
     /// Runs until the membership ends.
-    pub async fn run(
+    pub(super) async fn run(
         mut self,
         mut events: mpsc::UnboundedReceiver<GroupEvent>,
         mut happened: mpsc::UnboundedReceiver<Happened>,
@@ -676,7 +676,7 @@ impl<'a> Engine<'a> {
     }
 
     /// Partitions that are being taken over.
-    pub fn restoring(&self) -> usize {
+    pub(super) fn restoring(&self) -> usize {
         self.restoring.len()
     }
 
@@ -702,12 +702,12 @@ impl<'a> Engine<'a> {
     }
 
     /// Why nothing is begun, apart from the ERP.
-    pub fn standstill(&self) -> Option<&str> {
+    pub(super) fn standstill(&self) -> Option<&str> {
         self.placement.misfit().or(self.paused.as_deref())
     }
 
     /// Whether every assigned partition is restored; owning none is fine.
-    pub fn readiness(&self) -> Result<(), String> {
+    pub(super) fn readiness(&self) -> Result<(), String> {
         if !self.joined {
             return Err("the group has not been joined yet".into());
         }

@@ -21,7 +21,7 @@ use super::validate::Accepted;
 
 /// The times the rules turn on (`protocol.md` §1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timing {
+pub(super) struct Timing {
     pub send_by: Duration,
     pub call_timeout: Duration,
     pub settle_time: Duration,
@@ -40,13 +40,13 @@ impl Timing {
     /// From an intent's writing to the last moment its call can still take effect unseen: send-by +
     /// call time-out + settle time.
     #[must_use]
-    pub fn bound(&self) -> Duration {
+    pub(super) fn bound(&self) -> Duration {
         self.send_by + self.call_timeout + self.settle_time
     }
 
     /// The bound of a call of our own: everything is known but what happens after send-by.
     #[must_use]
-    pub fn bound_after(&self, send_by: Moment) -> Moment {
+    pub(super) fn bound_after(&self, send_by: Moment) -> Moment {
         send_by.plus(self.call_timeout).plus(self.settle_time)
     }
 
@@ -54,20 +54,20 @@ impl Timing {
     /// since instants of another process are never compared; the longer of the writer's
     /// configuration and ours.
     #[must_use]
-    pub fn bound_restored(&self, restored_at: Moment, written_bound: Duration) -> Moment {
+    pub(super) fn bound_restored(&self, restored_at: Moment, written_bound: Duration) -> Moment {
         restored_at.plus(self.bound().max(written_bound))
     }
 
     /// Whether an "absent" that was asked for at this moment decides.
     #[must_use]
-    pub fn decides(&self, asked_at: Moment, bound: Moment) -> bool {
+    pub(super) fn decides(&self, asked_at: Moment, bound: Moment) -> bool {
         asked_at >= bound.plus(self.lookup_spacing)
     }
 
     /// Between two tries of a command whose return is not approved yet: twenty tries at most,
     /// unless the time is short.
     #[must_use]
-    pub fn unapproved_pause(&self) -> Duration {
+    pub(super) fn unapproved_pause(&self) -> Duration {
         let (least, most) = UNAPPROVED_PAUSE;
         (self.retry_unapproved_for / 20).clamp(least, most)
     }
@@ -76,13 +76,13 @@ impl Timing {
 /// Whether a call may leave on this intent: only a committed one releases a call, and only before
 /// its send-by. One that ran out is renewed, not used.
 #[must_use]
-pub fn released(send_by: Option<Moment>, now: Moment) -> Option<Moment> {
+pub(super) fn released(send_by: Option<Moment>, now: Moment) -> Option<Moment> {
     send_by.filter(|send_by| now < *send_by)
 }
 
 /// The last look before the body goes out, asked as late as the client allows.
 #[must_use]
-pub fn may_send(owned: bool, send_by: Moment, now: Moment) -> bool {
+pub(super) fn may_send(owned: bool, send_by: Moment, now: Moment) -> bool {
     owned && released(Some(send_by), now).is_some()
 }
 
@@ -90,7 +90,7 @@ pub fn may_send(owned: bool, send_by: Moment, now: Moment) -> bool {
 /// less a tenth, and what was sent before the journal was declared lost. Clocks of senders differ:
 /// what was sent shortly after that as well.
 #[must_use]
-pub fn may_be_forgotten(
+pub(super) fn may_be_forgotten(
     stamped: Option<Timestamp>,
     now_wall: Timestamp,
     horizon: Duration,
@@ -107,7 +107,7 @@ const LOSS_MARGIN: Duration = Duration::from_secs(600);
 
 /// How a command's life begins, given what the journal knows.
 #[derive(Debug)]
-pub enum Verdict {
+pub(super) enum Verdict {
     /// Nothing is known of it: intent, then call.
     Fresh(Life),
     /// Too old for the journal to know it for certain: look before the first call.
@@ -126,7 +126,7 @@ pub enum Verdict {
 
 /// What is known when a command is judged.
 #[derive(Debug)]
-pub struct Known {
+pub(super) struct Known {
     /// The open intent or the outcome recorded for (`return_no`, `command_id`).
     pub entry: Option<JournalEntry>,
     /// When this owner finished restoring the partition.
@@ -142,7 +142,7 @@ pub struct Known {
 
 /// Judges an accepted command that stands at (`partition`, `offset`).
 #[must_use]
-pub fn judge(
+pub(super) fn judge(
     accepted: &Accepted,
     partition: i32,
     offset: i64,
@@ -200,7 +200,7 @@ pub fn judge(
 
 /// One command between its acceptance and its outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Life {
+pub(super) struct Life {
     pub marker: String,
     pub fingerprint: [u8; 32],
     /// Version of the last entry written.
@@ -226,7 +226,7 @@ pub struct Life {
 
 /// Called, but nobody knows with what effect.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Doubt {
+pub(super) struct Doubt {
     /// The last moment the call can still take effect unseen.
     pub bound: Moment,
     /// Since when look-ups have been impossible with the circuit closed.
@@ -247,7 +247,7 @@ impl Doubt {
 
 /// What a look-up found (`call.rs` asks).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Finding {
+pub(super) enum Finding {
     /// Orders that carry our marker, by number; never empty.
     Found(Vec<String>),
     /// No marker, but orders that may be ours with the marker stripped, by number.
@@ -260,7 +260,7 @@ pub enum Finding {
 
 /// What to do next with a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub(super) enum Step {
     /// Write an intent for the next attempt (quota first), then call.
     Intend,
     /// As [`Step::Intend`] or [`Step::Again`], after a pause: the return is not approved yet.
@@ -279,7 +279,7 @@ pub enum Step {
 
 /// How a command ends.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Ending {
+pub(super) struct Ending {
     pub outcome: Outcome,
     pub outbound_no: Option<String>,
     pub refusal: Option<Refusal>,
@@ -326,7 +326,7 @@ impl Ending {
 
 /// How a record ends, as far as it decides what is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Way {
+pub(super) enum Way {
     /// The end of a life; `copy`: of a copy of a command in doubt, whose look-ups were repeated.
     Life { outcome: Outcome, copy: bool },
     /// `INVALID` or `EXPIRED`.
@@ -335,7 +335,7 @@ pub enum Way {
 
 /// What the one transaction of a record's end carries besides its result and its offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Written {
+pub(super) struct Written {
     pub entry: bool,
     pub letter: bool,
 }
@@ -344,7 +344,7 @@ pub struct Written {
 /// is judged afresh and a good copy stays good; a copy that found nothing new leaves the recorded
 /// outcome as it is.
 #[must_use]
-pub fn written(way: Way) -> Written {
+pub(super) fn written(way: Way) -> Written {
     match way {
         Way::Life { outcome, copy } => {
             let in_doubt = outcome == Outcome::InDoubt;
@@ -356,7 +356,7 @@ pub fn written(way: Way) -> Written {
 
 /// What the world looks like to a look-up's verdict.
 #[derive(Clone, Copy, Debug)]
-pub struct Sight {
+pub(super) struct Sight {
     pub now: Moment,
     /// This pair of queries has shown one of our markers for the warehouse before.
     pub proven: bool,
@@ -421,7 +421,7 @@ impl Life {
     }
 
     /// An intent was committed for this attempt.
-    pub fn intended(&mut self, attempt: u32, written_at: Timestamp) {
+    pub(super) fn intended(&mut self, attempt: u32, written_at: Timestamp) {
         self.attempt = attempt;
         self.version += 1;
         self.first_intent_at.get_or_insert(written_at);
@@ -431,7 +431,7 @@ impl Life {
     /// The attempt the next intent stands for: a renewed intent keeps its number, a decided absence
     /// begins a new one.
     #[must_use]
-    pub fn next_attempt(&self) -> u32 {
+    pub(super) fn next_attempt(&self) -> u32 {
         if self.attempt == 0 || self.doubt.is_some() { self.attempt + 1 } else { self.attempt }
     }
 
@@ -439,13 +439,13 @@ impl Life {
     /// or certainly had no effect: of a later attempt, or of an intent that was found, an earlier
     /// call is still in doubt.
     #[must_use]
-    pub fn may_be_withdrawn(&self) -> bool {
+    pub(super) fn may_be_withdrawn(&self) -> bool {
         self.attempt == 1 && self.doubt.is_none()
     }
 
     /// The ERP answered, or did not. `counts`: the breaker was and stayed closed.
     #[must_use]
-    pub fn answered(
+    pub(super) fn answered(
         &mut self,
         answer: Answer,
         send_by: Moment,
@@ -483,13 +483,13 @@ impl Life {
 
     /// The circuit opened after the unknown answer that counted last: it was the outage's, not the
     /// command's.
-    pub fn uncount(&mut self) {
+    pub(super) fn uncount(&mut self) {
         self.counted = self.counted.saturating_sub(1);
     }
 
     /// A look-up came back.
     #[must_use]
-    pub fn looked_up(&mut self, finding: Finding, sight: Sight, timing: &Timing) -> Step {
+    pub(super) fn looked_up(&mut self, finding: Finding, sight: Sight, timing: &Timing) -> Step {
         let Some(mut doubt) = self.doubt.take() else { return Step::Ask { at: sight.now } };
         let step = match finding {
             Finding::Found(mut orders) => match (orders.len(), orders.pop()) {

@@ -13,19 +13,19 @@ use crate::{
 use super::settle::Names;
 
 /// What Kafka Connect's error headers begin with (KIP-298; values are UTF-8).
-pub const PREFIX: &str = "__connect.errors.";
+pub(crate) const PREFIX: &str = "__connect.errors.";
 /// When the record was first sent, in milliseconds since 1970: a replay must not make it younger.
-pub const FIRST_SENT: &str = "wdt-first-sent";
+pub(crate) const FIRST_SENT: &str = "wdt-first-sent";
 /// How often the record was replayed from the dead letters or from an offset.
-pub const REPLAY: &str = "wdt-replay";
+pub(crate) const REPLAY: &str = "wdt-replay";
 /// What a person needs to decide about a command in doubt, as JSON.
-pub const DOUBT: &str = "wdt-in-doubt";
+pub(crate) const DOUBT: &str = "wdt-in-doubt";
 /// What of the record a dead letter leaves out ([`Spared`]): such a letter cannot be sent again.
-pub const LEFT_OUT: &str = "wdt-left-out";
+pub(crate) const LEFT_OUT: &str = "wdt-left-out";
 
 /// Why a record is a dead letter; a closed set, also the metric's label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Death {
+pub(crate) enum Death {
     Undecodable,
     Invalid,
     InDoubt,
@@ -34,12 +34,9 @@ pub enum Death {
 }
 
 impl Death {
-    /// Every reason there is.
-    pub const ALL: [Self; 4] = [Self::Undecodable, Self::Invalid, Self::InDoubt, Self::Refused];
-
     /// The metric's label, and the header `__connect.errors.exception.class.name`.
     #[must_use]
-    pub fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Undecodable => "undecodable",
             Self::Invalid => "invalid",
@@ -62,13 +59,13 @@ impl Death {
 /// to exist is created then. 0 for a mere copy (`commands replay`), `None` for what came from its
 /// sender.
 #[must_use]
-pub fn replays(record: &Delivered) -> Option<u32> {
+pub(crate) fn replays(record: &Delivered) -> Option<u32> {
     number(&record.headers, REPLAY)
 }
 
 /// When the record was first sent: what a replay says, or else the record's own time.
 #[must_use]
-pub fn first_sent(record: &Delivered) -> Option<Timestamp> {
+pub(crate) fn first_sent(record: &Delivered) -> Option<Timestamp> {
     let own = record.timestamp.map(Timestamp);
     // Never younger than the log says: a header is anybody's.
     match (number(&record.headers, FIRST_SENT).map(Timestamp), own) {
@@ -78,7 +75,7 @@ pub fn first_sent(record: &Delivered) -> Option<Timestamp> {
 }
 
 /// A header that holds a number, the last of its name.
-pub fn number<T: std::str::FromStr>(
+pub(crate) fn number<T: std::str::FromStr>(
     headers: &[(String, Option<Vec<u8>>)],
     name: &str,
 ) -> Option<T> {
@@ -89,7 +86,7 @@ pub fn number<T: std::str::FromStr>(
 /// What a dead letter leaves out, because its topic or the producer does not take it whole; the
 /// record itself stands in the commands topic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Spared {
+pub(crate) enum Spared {
     #[default]
     Nothing,
     Value,
@@ -100,7 +97,7 @@ pub enum Spared {
 impl Spared {
     /// The next smaller letter; `None` where nothing is left to be left out.
     #[must_use]
-    pub fn more(self) -> Option<Self> {
+    pub(crate) fn more(self) -> Option<Self> {
         match self {
             Self::Nothing => Some(Self::Value),
             Self::Value => Some(Self::Everything),
@@ -124,7 +121,7 @@ const MOST_REASON: usize = 4000;
 
 /// The same letter with less in it: `reason` says why.
 #[must_use]
-pub fn spare(
+pub(crate) fn spare(
     mut letter: Outgoing,
     record: &Delivered,
     spared: Spared,
@@ -162,7 +159,7 @@ pub fn spare(
 
 /// A dead letter: key, value and headers byte for byte, Kafka Connect's error headers besides.
 #[must_use]
-pub fn dead_letter(
+pub(crate) fn dead_letter(
     names: &Names,
     record: &Delivered,
     death: Death,
@@ -204,7 +201,7 @@ pub fn dead_letter(
 
 /// Why a person has to decide, in one line.
 #[must_use]
-pub fn doubt_reason(entry: &JournalEntry) -> String {
+pub(crate) fn doubt_reason(entry: &JournalEntry) -> String {
     let orders =
         if entry.candidates.is_empty() { "none".to_owned() } else { entry.candidates.join(", ") };
     format!(
@@ -217,7 +214,7 @@ pub fn doubt_reason(entry: &JournalEntry) -> String {
 /// The dead letter of a command in doubt: `entry` is what the journal says of it, `remark` what was
 /// sent to the ERP.
 #[must_use]
-pub fn doubt_letter(
+pub(crate) fn doubt_letter(
     names: &Names,
     record: &Delivered,
     entry: &JournalEntry,
@@ -244,7 +241,7 @@ pub fn doubt_letter(
 /// A record of a dead letter topic as the operator's commands see it; also any record that may be
 /// sent again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Letter {
+pub(crate) struct Letter {
     pub partition: i32,
     pub offset: i64,
     /// When the letter was written, in milliseconds since 1970.
@@ -270,7 +267,7 @@ pub struct Letter {
 
 /// A record to be sent again, or why not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Replay {
+pub(crate) enum Replay {
     Of(Outgoing),
     /// It was sent again often enough.
     Capped,
@@ -279,7 +276,7 @@ pub enum Replay {
 impl Letter {
     /// Reads the headers of a record.
     #[must_use]
-    pub fn read(record: Seen) -> Self {
+    pub(crate) fn read(record: Seen) -> Self {
         let text = |name: &str| {
             let (_, value) =
                 record.headers.iter().rfind(|(key, _)| key.strip_prefix(PREFIX) == Some(name))?;
@@ -311,7 +308,7 @@ impl Letter {
     /// The same key and value once more: its own headers kept, the count of replays grown, the age
     /// of the first sending.
     #[must_use]
-    pub fn replay(&self, topic: &str, partition: Option<i32>, most: u32) -> Replay {
+    pub(crate) fn replay(&self, topic: &str, partition: Option<i32>, most: u32) -> Replay {
         let times = self.replays.unwrap_or(0);
         if times >= most {
             Replay::Capped
@@ -322,7 +319,7 @@ impl Letter {
 
     /// A copy, which is answered with what is known.
     #[must_use]
-    pub fn copy(&self, topic: &str, partition: i32) -> Outgoing {
+    pub(crate) fn copy(&self, topic: &str, partition: i32) -> Outgoing {
         self.once_more(topic, Some(partition), 0)
     }
 
@@ -347,7 +344,7 @@ impl Letter {
 
     /// Without its value, for people and programs.
     #[must_use]
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         let doubt = self.headers.iter().rfind(|(name, _)| name == DOUBT).and_then(|(_, value)| {
             serde_json::from_slice::<serde_json::Value>(value.as_deref()?).ok()
         });

@@ -23,7 +23,7 @@ mod flow;
 pub mod fuzz;
 mod intake;
 mod journal;
-pub mod letter;
+pub(crate) mod letter;
 mod partition;
 mod placement;
 mod retry;
@@ -51,15 +51,16 @@ use command::Parsed;
 use engine::{Ended, Engine};
 use journal::Timing;
 
-pub use call::{order_request, orders_of};
-pub use command::identify;
-pub use partition::{count_entry, declares_lost, lost_entry};
-pub use settle::journal_key;
-pub use validate::{fingerprint, marker, marker_of, partition_of};
+pub use call::order_request;
+pub(crate) use call::orders_of;
+pub(crate) use command::identify;
+pub(crate) use partition::{count_entry, declares_lost, lost_entry};
+pub(crate) use settle::journal_key;
+pub use validate::{fingerprint, marker, partition_of};
 
 /// What the route needs from the outside.
 #[derive(Clone, Debug)]
-pub struct Parts {
+pub(crate) struct Parts {
     pub settings: Arc<Settings>,
     pub erp: Erp,
     pub codec: Arc<Codec>,
@@ -75,7 +76,7 @@ pub struct Parts {
 ///
 /// # Errors
 /// Everything that is wrong with it, one sentence each, naming the field.
-pub fn read_json(bytes: &[u8]) -> Result<CreateReturnOutbound, Vec<String>> {
+pub(crate) fn read_json(bytes: &[u8]) -> Result<CreateReturnOutbound, Vec<String>> {
     match command::parse_json(bytes) {
         Parsed::Command(command) => Ok(*command),
         Parsed::Invalid { violations, .. } => Err(violations),
@@ -87,10 +88,10 @@ pub fn read_json(bytes: &[u8]) -> Result<CreateReturnOutbound, Vec<String>> {
 /// Why the route ended by itself: one sentence.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct RouteFault(pub String);
+pub(crate) struct RouteFault(pub String);
 
 /// The role of this route in group, client and transactional ids.
-pub const ROLE: &str = "commands";
+pub(crate) const ROLE: &str = "commands";
 
 /// Records of one partition that are delivered and not settled; what settles ahead of the first of
 /// them has to fit into the offset's metadata.
@@ -102,7 +103,7 @@ const PENDING: usize = 1000;
 /// # Errors
 /// [`RouteFault`] when it cannot go on: fenced by another process, a journal that was lost, topics
 /// that do not fit.
-pub async fn run(parts: Parts) -> Result<(), RouteFault> {
+pub(crate) async fn run(parts: Parts) -> Result<(), RouteFault> {
     let pulse = parts.board.pulse(ROLE, Duration::from_secs(30));
     parts.board.ready(ROLE, Err("starting".into()));
     loop {

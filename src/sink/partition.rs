@@ -30,7 +30,7 @@ use super::{
 
 /// What waits for what came before it with the same key.
 #[derive(Debug)]
-pub struct Queued {
+pub(super) struct Queued {
     pub record: Arc<Delivered>,
     pub received: Moment,
     pub work: Work,
@@ -39,7 +39,7 @@ pub struct Queued {
 
 /// What a record asks for.
 #[derive(Clone, Debug)]
-pub enum Work {
+pub(super) enum Work {
     Command(Accepted),
     /// A person's decision about a command in doubt.
     Decision(Decision),
@@ -47,7 +47,7 @@ pub enum Work {
 
 impl Work {
     /// The key in whose order it is done.
-    pub fn key(&self) -> &str {
+    pub(super) fn key(&self) -> &str {
         match self {
             Self::Command(accepted) => &accepted.command.return_no,
             Self::Decision(decision) => &decision.return_no,
@@ -57,20 +57,20 @@ impl Work {
 
 /// Whether a command begins with so many of its key before it: they run one after the other, so
 /// that two copies of one command never both find nothing in the journal.
-pub const fn its_turn(ahead: usize) -> bool {
+pub(super) const fn its_turn(ahead: usize) -> bool {
     ahead == 0
 }
 
 /// An order of ours that exists for certain: look-ups must be able to show its marker.
 #[derive(Clone, Debug)]
-pub struct Confirmed {
+pub(super) struct Confirmed {
     pub return_no: String,
     pub marker: String,
 }
 
 /// What one owned partition holds in memory.
 #[derive(Debug)]
-pub struct Partition {
+pub(super) struct Partition {
     pub lease: Lease,
     pub prefix: Prefix,
     /// Records below were finished by an earlier owner.
@@ -98,7 +98,7 @@ pub struct Partition {
 }
 
 impl Partition {
-    pub fn new(restored: &Restored, journal: Remembered, restored_at: Moment) -> Self {
+    pub(super) fn new(restored: &Restored, journal: Remembered, restored_at: Moment) -> Self {
         let (start, metadata) = restored.committed.clone().unwrap_or((0, String::new()));
         Self {
             lease: restored.lease,
@@ -118,7 +118,7 @@ impl Partition {
     }
 
     /// An outcome was committed.
-    pub fn settled(&mut self, key: &[u8], entry: &JournalEntry) {
+    pub(super) fn settled(&mut self, key: &[u8], entry: &JournalEntry) {
         self.open.remove(key);
         if entry.outcome == Some(Outcome::InDoubt) {
             self.in_doubt.insert(key.to_vec(), entry.written_at);
@@ -129,14 +129,14 @@ impl Partition {
 }
 
 /// Whether nothing new is begun for a lease: its partition is being given back, or is gone.
-pub fn given_back(partitions: &BTreeMap<i32, Partition>, lease: Lease) -> bool {
+pub(super) fn given_back(partitions: &BTreeMap<i32, Partition>, lease: Lease) -> bool {
     partitions.get(&lease.partition).is_none_or(|partition| partition.draining)
 }
 
 /// What a partition's journal said, as far as it has to be in memory; outcomes are in the
 /// [`Store`].
 #[derive(Debug, Default)]
-pub struct Remembered {
+pub(super) struct Remembered {
     pub open: HashMap<Vec<u8>, JournalEntry>,
     /// Outcomes a person has to decide about, and since when.
     pub in_doubt: BTreeMap<Vec<u8>, Timestamp>,
@@ -167,7 +167,7 @@ const LOST: &str = "lost";
 
 /// The record that declares a partition of the journal lost: key and entry.
 #[must_use]
-pub fn lost_entry(partition: i32, at: Timestamp) -> (Vec<u8>, JournalEntry) {
+pub(crate) fn lost_entry(partition: i32, at: Timestamp) -> (Vec<u8>, JournalEntry) {
     let key = serde_json::json!(["#lost", partition]).to_string().into_bytes();
     (
         key,
@@ -180,7 +180,7 @@ pub fn lost_entry(partition: i32, at: Timestamp) -> (Vec<u8>, JournalEntry) {
 
 /// Whether a barrier declares everything before it lost.
 #[must_use]
-pub fn declares_lost(entry: &JournalEntry) -> bool {
+pub(crate) fn declares_lost(entry: &JournalEntry) -> bool {
     entry.kind == EntryKind::Barrier && entry.nonce.as_deref() == Some(LOST)
 }
 
@@ -190,7 +190,11 @@ const COUNT: &[u8] = br##"["#count""##;
 /// The record that says how many partitions commands and journal have from now on: key and entry.
 /// No topic has 0 of them: that says that entries are being moved, and no instance runs.
 #[must_use]
-pub fn count_entry(partition: i32, partitions: i32, at: Timestamp) -> (Vec<u8>, JournalEntry) {
+pub(crate) fn count_entry(
+    partition: i32,
+    partitions: i32,
+    at: Timestamp,
+) -> (Vec<u8>, JournalEntry) {
     let nonce = Some(format!("counted-{}", at.0));
     let key = serde_json::json!(["#count", partition]).to_string().into_bytes();
     (
@@ -208,7 +212,7 @@ fn barrier_key(partition: i32) -> Vec<u8> {
 }
 
 /// Everything a take-over of the journal needs; owned, since it runs as a task of its own.
-pub struct Restoring {
+pub(super) struct Restoring {
     pub settings: Arc<Settings>,
     pub codec: Arc<Codec>,
     pub names: Names,
@@ -224,7 +228,7 @@ impl Restoring {
     ///
     /// # Errors
     /// [`TakeOverFault`].
-    pub async fn run(
+    pub(super) async fn run(
         self,
         leases: Vec<Lease>,
     ) -> Result<Vec<(Restored, Remembered)>, TakeOverFault> {

@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is known of the senders.
 #[derive(Debug, Default)]
-pub enum Placement {
+pub(super) enum Placement {
     /// Nothing has shown yet that the configured partitioner is the senders'; what it does not
     /// explain is held back.
     #[default]
@@ -33,7 +33,7 @@ pub enum Placement {
 
 /// What to do with a misplaced record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Treatment {
+pub(super) enum Treatment {
     /// Not settled yet: the senders are being judged.
     Hold,
     /// It is invalid.
@@ -43,7 +43,7 @@ pub enum Treatment {
 /// Whether a key in this partition tells the configured partitioner from the other: both would put
 /// many keys there.
 #[must_use]
-pub fn tells(key: &str, partition: i32, partitions: i32, configured: Partitioner) -> bool {
+pub(super) fn tells(key: &str, partition: i32, partitions: i32, configured: Partitioner) -> bool {
     let chooses = |partitioner| partition_of(key.as_bytes(), partitions, partitioner);
     match configured {
         Partitioner::Any => true,
@@ -60,14 +60,14 @@ pub fn tells(key: &str, partition: i32, partitions: i32, configured: Partitioner
 impl Placement {
     /// Some command stands where only the configured partitioner puts it ([`tells`]), now or in the
     /// journal.
-    pub fn fits(&mut self) {
+    pub(super) fn fits(&mut self) {
         if matches!(self, Self::Unknown | Self::Doubtful { .. }) {
             *self = Self::Fits;
         }
     }
 
     /// A record with the right key stands in the wrong partition.
-    pub fn misplaced(
+    pub(super) fn misplaced(
         &mut self,
         key: &str,
         partition: i32,
@@ -100,7 +100,7 @@ impl Placement {
 
     /// Judges few keys once they have waited long enough: several that another partitioner explains
     /// are a misconfiguration, anything else is the senders' mistake.
-    pub fn due(&mut self, partitions: i32, configured: Partitioner, now: Moment) {
+    pub(super) fn due(&mut self, partitions: i32, configured: Partitioner, now: Moment) {
         if let Self::Doubtful { misplaced, since } = self
             && now >= since.plus(PATIENCE)
         {
@@ -114,7 +114,7 @@ impl Placement {
 
     /// Why the route pauses.
     #[must_use]
-    pub fn misfit(&self) -> Option<&str> {
+    pub(super) fn misfit(&self) -> Option<&str> {
         match self {
             Self::Misfit(reason) => Some(reason),
             Self::Unknown | Self::Doubtful { .. } | Self::Fits => None,

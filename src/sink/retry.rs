@@ -7,7 +7,7 @@ use backoff::{ExponentialBackoff, ExponentialBackoffBuilder, backoff::Backoff};
 
 /// Growing pauses with jitter, without an end: giving up is decided elsewhere.
 #[derive(Debug)]
-pub struct Pauses(ExponentialBackoff);
+pub(super) struct Pauses(ExponentialBackoff);
 
 /// Longest pause.
 const MOST: Duration = Duration::from_secs(30);
@@ -15,7 +15,7 @@ const MOST: Duration = Duration::from_secs(30);
 impl Pauses {
     /// From `first`, doubling, up to half a minute.
     #[must_use]
-    pub fn from(first: Duration) -> Self {
+    pub(super) fn from(first: Duration) -> Self {
         Self(
             ExponentialBackoffBuilder::new()
                 .with_initial_interval(first)
@@ -28,12 +28,12 @@ impl Pauses {
     }
 
     /// The next pause.
-    pub fn next_pause(&mut self) -> Duration {
+    pub(super) fn next_pause(&mut self) -> Duration {
         self.0.next_backoff().unwrap_or(MOST)
     }
 
     /// Begins again at the first pause.
-    pub fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.0.reset();
     }
 }

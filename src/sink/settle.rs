@@ -13,7 +13,7 @@ use super::journal::{Ending, Life, Timing};
 
 /// The names of the topics the route writes, shared by every record.
 #[derive(Clone, Debug)]
-pub struct Names {
+pub(crate) struct Names {
     pub commands: Arc<str>,
     pub results: Arc<str>,
     pub dead_letters: Arc<str>,
@@ -33,13 +33,13 @@ impl From<&Topics> for Names {
 
 /// The journal's key of a command: a JSON array, so that no two pairs are the same text.
 #[must_use]
-pub fn journal_key(return_no: &str, command_id: &str) -> Vec<u8> {
+pub(crate) fn journal_key(return_no: &str, command_id: &str) -> Vec<u8> {
     serde_json::json!([return_no, command_id]).to_string().into_bytes()
 }
 
 /// What every journal key of a return begins with.
 #[must_use]
-pub fn journal_prefix(return_no: &str) -> Vec<u8> {
+pub(super) fn journal_prefix(return_no: &str) -> Vec<u8> {
     let mut key = serde_json::json!([return_no]).to_string();
     key.pop();
     key.push(',');
@@ -48,7 +48,7 @@ pub fn journal_prefix(return_no: &str) -> Vec<u8> {
 
 /// The entry an intent is.
 #[must_use]
-pub fn intent_entry(
+pub(super) fn intent_entry(
     life: &Life,
     key: (&str, &str),
     warehouse_no: &str,
@@ -68,7 +68,7 @@ pub fn intent_entry(
 
 /// The entry an outcome is.
 #[must_use]
-pub fn outcome_entry(
+pub(super) fn outcome_entry(
     life: &Life,
     ending: &Ending,
     key: (&str, &str),
@@ -133,7 +133,7 @@ fn entry(
 
 /// A journal entry that belongs to no command: a barrier or a proof.
 #[must_use]
-pub fn bare_entry(
+pub(super) fn bare_entry(
     kind: EntryKind,
     partition: i32,
     warehouse_no: &str,
@@ -170,7 +170,7 @@ pub fn bare_entry(
 
 /// A result's fields that do not come from the journal.
 #[derive(Clone, Copy, Debug)]
-pub struct Origin<'a> {
+pub(super) struct Origin<'a> {
     pub topic: &'a str,
     pub record: &'a Delivered,
     pub settled_at: Timestamp,
@@ -179,7 +179,11 @@ pub struct Origin<'a> {
 /// The result of a command that has a journal entry: its own settlement, or its recorded outcome
 /// again.
 #[must_use]
-pub fn result_of(entry: &JournalEntry, duplicate: bool, origin: Origin<'_>) -> CommandResult {
+pub(super) fn result_of(
+    entry: &JournalEntry,
+    duplicate: bool,
+    origin: Origin<'_>,
+) -> CommandResult {
     CommandResult {
         command_id: entry.command_id.clone(),
         return_no: entry.return_no.clone(),
@@ -205,7 +209,7 @@ pub fn result_of(entry: &JournalEntry, duplicate: bool, origin: Origin<'_>) -> C
 
 /// The result of a command that never touches the journal: `INVALID` or `EXPIRED`.
 #[must_use]
-pub fn result_without_entry(
+pub(super) fn result_without_entry(
     outcome: Outcome,
     (return_no, command_id): (&str, &str),
     violations: Vec<String>,
@@ -243,7 +247,7 @@ const TRACE_HEADERS: usize = 2;
 ///
 /// # Errors
 /// [`SchemaFault`] when the value does not fit its schema.
-pub fn result_record(
+pub(super) fn result_record(
     codec: &Codec,
     names: &Names,
     result: &CommandResult,
@@ -267,7 +271,7 @@ pub fn result_record(
 ///
 /// # Errors
 /// [`SchemaFault`] when the value does not fit its schema.
-pub fn journal_record(
+pub(super) fn journal_record(
     codec: &Codec,
     names: &Names,
     partition: i32,

@@ -10,7 +10,7 @@ use crate::{
 
 /// A command that may be sent, with what identifies it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Accepted {
+pub(super) struct Accepted {
     pub command: CreateReturnOutbound,
     /// SHA-256 of the business content: equal for copies, different when anything that reaches the
     /// ERP differs.
@@ -27,7 +27,7 @@ const MARKER_COST: usize = 15;
 ///
 /// # Errors
 /// Every violation, one sentence each, naming the field.
-pub fn validate(command: CreateReturnOutbound) -> Result<Accepted, Vec<String>> {
+pub(super) fn validate(command: CreateReturnOutbound) -> Result<Accepted, Vec<String>> {
     let mut found = Vec::new();
     text(&mut found, "command_id", &command.command_id, 1, 64);
     text(&mut found, "return_no", &command.return_no, 1, 40);
@@ -91,7 +91,7 @@ fn text(found: &mut Vec<String>, name: &str, value: &str, least: usize, most: us
 ///
 /// # Errors
 /// The violation as a sentence.
-pub fn check_placement(
+pub(super) fn check_placement(
     key: Option<&[u8]>,
     return_no: &str,
     partition: i32,
@@ -167,7 +167,7 @@ pub fn marker(return_no: &str, command_id: &str) -> String {
 
 /// Whether a remark begins with some marker of ours.
 #[must_use]
-pub fn marker_of(remark: &str) -> Option<&str> {
+pub(crate) fn marker_of(remark: &str) -> Option<&str> {
     let candidate = remark.get(..14)?;
     let (hash, code) = candidate.split_at(1);
     let ends = remark.get(14..).is_none_or(|rest| rest.is_empty() || rest.starts_with(' '));
@@ -180,7 +180,7 @@ pub fn marker_of(remark: &str) -> Option<&str> {
 /// The remark as sent: marker, space, the sender's remark. In front it survives truncation and
 /// appended notes.
 #[must_use]
-pub fn remark_as_sent(marker: &str, remark: Option<&str>) -> String {
+pub(super) fn remark_as_sent(marker: &str, remark: Option<&str>) -> String {
     match remark {
         Some(remark) if !remark.is_empty() => format!("{marker} {remark}"),
         Some(_) | None => marker.to_owned(),

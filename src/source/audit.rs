@@ -29,7 +29,7 @@ use super::{
 
 /// Why an audit ended early.
 #[derive(Debug, thiserror::Error)]
-pub enum AuditFault {
+pub(crate) enum AuditFault {
     #[error(transparent)]
     Fetch(#[from] FetchFault),
     #[error(transparent)]
@@ -44,7 +44,7 @@ pub enum AuditFault {
 
 /// What a period holds and what reading it costs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Survey {
+pub(crate) struct Survey {
     pub records: u64,
     /// Calls that were made to find out.
     pub asked: u64,
@@ -53,12 +53,12 @@ pub struct Survey {
 }
 
 /// Differences that are kept; a state that has more is better rebuilt than listed.
-pub const MOST: usize = 10_000;
+pub(crate) const MOST: usize = 10_000;
 
 /// In what way record and state differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub(crate) enum Kind {
     /// The ERP holds it, and it was never published.
     Unpublished,
     /// The ERP holds other content than was published last.
@@ -71,7 +71,7 @@ pub enum Kind {
 
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Difference {
+pub(crate) struct Difference {
     pub difference: Kind,
     pub id: Option<String>,
     pub number: Option<String>,
@@ -89,7 +89,7 @@ pub struct Difference {
 
 /// One feed's ERP and state.
 #[derive(Debug)]
-pub struct Audit {
+pub(crate) struct Audit {
     feed: Feed,
     settings: FeedSettings,
     codec: Arc<Codec>,
@@ -100,7 +100,7 @@ pub struct Audit {
 impl Audit {
     /// Reads with the lowest priority; `store` holds the feed's state as the topic has it.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         erp: Erp,
         feed: Feed,
         settings: &FeedSettings,
@@ -121,7 +121,7 @@ impl Audit {
 
     /// Calls made so far.
     #[must_use]
-    pub fn calls(&self) -> u64 {
+    pub(crate) fn calls(&self) -> u64 {
         self.reader.calls()
     }
 
@@ -129,7 +129,11 @@ impl Audit {
     ///
     /// # Errors
     /// [`AuditFault`].
-    pub async fn survey(&mut self, from: Timestamp, to: Timestamp) -> Result<Survey, AuditFault> {
+    pub(crate) async fn survey(
+        &mut self,
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<Survey, AuditFault> {
         let before = self.reader.calls();
         let page_size = query::page_size(self.feed, &self.settings);
         let (mut records, mut pages) = (0, 0);
@@ -154,7 +158,7 @@ impl Audit {
     ///
     /// # Errors
     /// [`AuditFault`].
-    pub async fn checkpoint(&self) -> Result<Option<Checkpoint>, AuditFault> {
+    pub(crate) async fn checkpoint(&self) -> Result<Option<Checkpoint>, AuditFault> {
         Ok(self.state(&StateKey::checkpoint(self.feed)).await?.and_then(|state| state.checkpoint))
     }
 
@@ -163,7 +167,7 @@ impl Audit {
     ///
     /// # Errors
     /// [`AuditFault`].
-    pub async fn compare(
+    pub(crate) async fn compare(
         &mut self,
         from: Timestamp,
         to: Timestamp,
@@ -362,7 +366,10 @@ impl Audit {
     ///
     /// # Errors
     /// [`AuditFault`].
-    pub async fn confirm(&mut self, found: Vec<Difference>) -> Result<Vec<Difference>, AuditFault> {
+    pub(crate) async fn confirm(
+        &mut self,
+        found: Vec<Difference>,
+    ) -> Result<Vec<Difference>, AuditFault> {
         let mut confirmed = Vec::new();
         let mut asked: BTreeMap<String, Option<Timestamp>> = BTreeMap::new();
         for mut difference in found {

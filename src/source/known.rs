@@ -13,7 +13,7 @@ const GENERATION: usize = 57_344;
 /// The content hash of the version published last, by the hash of its record's id; the older of two
 /// generations is forgotten.
 #[derive(Debug)]
-pub struct Known {
+pub(super) struct Known {
     most: usize,
     young: FxHashMap<u64, [u8; 16]>,
     old: FxHashMap<u64, [u8; 16]>,
@@ -28,13 +28,13 @@ impl Default for Known {
 impl Known {
     /// For `most` to twice as many records.
     #[must_use]
-    pub fn of(most: usize) -> Self {
+    pub(super) fn of(most: usize) -> Self {
         Self { most, young: FxHashMap::default(), old: FxHashMap::default() }
     }
 
     /// The version published last of record `id` has this content. To be called for whatever is
     /// published.
-    pub fn keep(&mut self, id: &str, hash: [u8; 16]) {
+    pub(super) fn keep(&mut self, id: &str, hash: [u8; 16]) {
         if self.young.len() >= self.most {
             self.old = std::mem::take(&mut self.young);
         }
@@ -44,7 +44,7 @@ impl Known {
     /// Whether the version published last of record `id` is known to have this content. Two ids of
     /// one hash push each other out: their contents differ, since a record's content holds its id.
     #[must_use]
-    pub fn holds(&self, id: &str, hash: &[u8; 16]) -> bool {
+    pub(super) fn holds(&self, id: &str, hash: &[u8; 16]) -> bool {
         let key = xxh3_64(id.as_bytes());
         self.young.get(&key).or_else(|| self.old.get(&key)) == Some(hash)
     }

@@ -40,7 +40,7 @@ impl std::fmt::Debug for dyn MarkerIndex {
 
 /// Knows no command: `source.command_id` and `source.marker` stay null.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct NoMarkers;
+pub(crate) struct NoMarkers;
 
 impl MarkerIndex for NoMarkers {
     fn lookup(&self, _return_no: &str, _remark: &str) -> Option<(String, String)> {
@@ -56,11 +56,11 @@ const BATCH: usize = 1_000;
 const TABLE: i32 = 0;
 
 /// The marker of a command, from its return and its id.
-pub type MarkerOf = fn(&str, &str) -> String;
+pub(crate) type MarkerOf = fn(&str, &str) -> String;
 
 /// The index over the journal.
 #[derive(Debug)]
-pub struct JournalMarkers {
+pub(crate) struct JournalMarkers {
     store: Store,
     kafka: KafkaSettings,
     topic: String,
@@ -74,7 +74,7 @@ impl JournalMarkers {
     ///
     /// # Errors
     /// [`StoreFault`] when the cache cannot be written.
-    pub fn new(settings: &Settings, marker: MarkerOf) -> Result<Self, StoreFault> {
+    pub(crate) fn new(settings: &Settings, marker: MarkerOf) -> Result<Self, StoreFault> {
         Ok(Self {
             store: Store::create(&settings.cache_dir, "markers")?,
             kafka: settings.kafka.clone(),

@@ -17,24 +17,24 @@
 //! comes twice; a version that stays current longer than poll interval + safety lag + the whole
 //! fetch is not missed. What was there only between two polls is not seen.
 
-pub mod audit;
+pub(crate) mod audit;
 pub mod change;
 pub mod diff;
 mod feed;
 pub mod fetch;
 mod known;
-pub mod markers;
+pub(crate) mod markers;
 mod obey;
-pub mod order;
+pub(crate) mod order;
 mod pass;
-pub mod publish;
-pub mod query;
-pub mod reader;
-pub mod status;
+pub(crate) mod publish;
+pub(crate) mod query;
+pub(crate) mod reader;
+pub(crate) mod status;
 mod story;
-pub mod stretch;
+pub(crate) mod stretch;
 mod tenure;
-pub mod window;
+pub(crate) mod window;
 
 #[cfg(test)]
 mod simulation;
@@ -62,12 +62,12 @@ use crate::{
 };
 
 use feed::FeedTask;
-pub use markers::{JournalMarkers, MarkerIndex, NoMarkers};
+pub(crate) use markers::{JournalMarkers, MarkerIndex, NoMarkers};
 use status::{FeedPhase, StatusBoard};
 
 /// What the change route is made of.
 #[derive(Clone, Debug)]
-pub struct Parts {
+pub(crate) struct Parts {
     pub settings: Arc<Settings>,
     pub erp: Erp,
     pub codec: Arc<Codec>,
@@ -81,7 +81,7 @@ pub struct Parts {
 
 /// Why the change route ended although nobody asked it to.
 #[derive(Debug, thiserror::Error)]
-pub enum RouteFault {
+pub(crate) enum RouteFault {
     #[error("the feeds' membership of their consumer group ended: {0}")]
     Group(#[from] GroupFault),
     #[error("the feeds have no producer: {0}")]
@@ -107,7 +107,7 @@ const DRAIN: Duration = Duration::from_secs(20);
 
 /// The settings of a feed.
 #[must_use]
-pub fn settings_of(settings: &Settings, feed: Feed) -> &FeedSettings {
+pub(crate) fn settings_of(settings: &Settings, feed: Feed) -> &FeedSettings {
     match feed {
         Feed::PurchaseReturns => &settings.purchase_returns,
         Feed::ReturnOutbounds => &settings.return_outbounds,
@@ -119,7 +119,7 @@ pub fn settings_of(settings: &Settings, feed: Feed) -> &FeedSettings {
 /// # Errors
 /// [`RouteFault`]: the process must stop or a person must act. An ERP or a broker that is away is
 /// no error.
-pub async fn run(parts: Parts) -> Result<(), RouteFault> {
+pub(crate) async fn run(parts: Parts) -> Result<(), RouteFault> {
     let enabled: Vec<Feed> =
         Feed::ALL.into_iter().filter(|feed| settings_of(&parts.settings, *feed).enabled).collect();
     // Nothing is ever fetched through the membership, so the limit is never met.

@@ -12,7 +12,7 @@ use crate::{
 
 /// Read a period again beside the live feed and publish what the state lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BackfillOrder {
+pub(crate) struct BackfillOrder {
     /// Carried out once by this id.
     pub id: String,
     pub from: Timestamp,
@@ -23,7 +23,7 @@ pub struct BackfillOrder {
 
 /// Go on from another watermark.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WatermarkOrder {
+pub(crate) struct WatermarkOrder {
     /// Carried out once by this id.
     pub id: String,
     pub watermark: Timestamp,
@@ -47,20 +47,20 @@ struct WrittenWatermark {
 
 /// The control record's key of a feed's backfill.
 #[must_use]
-pub fn backfill_key(feed: Feed) -> Vec<String> {
+pub(crate) fn backfill_key(feed: Feed) -> Vec<String> {
     vec!["backfill".to_owned(), feed.name().to_owned()]
 }
 
 /// The control record's key of a feed's watermark.
 #[must_use]
-pub fn watermark_key(feed: Feed) -> Vec<String> {
+pub(crate) fn watermark_key(feed: Feed) -> Vec<String> {
     vec!["watermark".to_owned(), feed.name().to_owned()]
 }
 
 impl BackfillOrder {
     /// The order that stands for a feed, if one does that can be read.
     #[must_use]
-    pub fn of(decisions: &Decisions, feed: Feed) -> Option<Self> {
+    pub(crate) fn of(decisions: &Decisions, feed: Feed) -> Option<Self> {
         let written: WrittenBackfill =
             serde_json::from_value(decisions.get(&backfill_key(feed))?.clone()).ok()?;
         Some(Self {
@@ -73,7 +73,7 @@ impl BackfillOrder {
 
     /// As it is written.
     #[must_use]
-    pub fn value(&self) -> Value {
+    pub(crate) fn value(&self) -> Value {
         serde_json::json!({ "id": self.id, "from": self.from.to_string(), "to": self.to.to_string(), "cancelled": self.cancelled })
     }
 }
@@ -81,7 +81,7 @@ impl BackfillOrder {
 impl WatermarkOrder {
     /// The order that stands for a feed, if one does that can be read.
     #[must_use]
-    pub fn of(decisions: &Decisions, feed: Feed) -> Option<Self> {
+    pub(crate) fn of(decisions: &Decisions, feed: Feed) -> Option<Self> {
         let written: WrittenWatermark =
             serde_json::from_value(decisions.get(&watermark_key(feed))?.clone()).ok()?;
         Some(Self { id: written.id, watermark: parse_instant(&written.watermark)? })
@@ -89,7 +89,7 @@ impl WatermarkOrder {
 
     /// As it is written.
     #[must_use]
-    pub fn value(&self) -> Value {
+    pub(crate) fn value(&self) -> Value {
         serde_json::json!({ "id": self.id, "watermark": self.watermark.to_string() })
     }
 }

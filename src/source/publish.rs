@@ -20,14 +20,14 @@ use super::change::{Piece, Told};
 
 /// Events a transaction carries at most: enough to make its cost negligible (perf.md), few enough
 /// to stay far below the transaction time-out and librdkafka's queue.
-pub const BATCH: usize = 500;
+pub(crate) const BATCH: usize = 500;
 
-pub const PAUSE: Duration = Duration::from_millis(200);
+pub(crate) const PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Why nothing more can be published under this lease.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum PublishFault {
+pub(crate) enum PublishFault {
     #[error("the feed's partition is no longer owned")]
     NotOwner,
     /// The feed must be taken over again from the log.
@@ -44,7 +44,7 @@ pub enum PublishFault {
 
 /// A piece, by its place, with a record that its topic does not take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Excess {
+pub(crate) enum Excess {
     Event(usize),
     State(usize),
 }
@@ -52,7 +52,7 @@ pub enum Excess {
 impl Excess {
     /// The piece's place.
     #[must_use]
-    pub fn at(self) -> usize {
+    pub(crate) fn at(self) -> usize {
         match self {
             Self::Event(at) | Self::State(at) => at,
         }
@@ -61,7 +61,7 @@ impl Excess {
 
 /// Commits what a feed publishes and brings the local store to the same point.
 #[derive(Clone, Debug)]
-pub struct Publisher {
+pub(crate) struct Publisher {
     pub feed: Feed,
     pub group: Group,
     pub transactor: Transactor,
@@ -77,7 +77,7 @@ impl Publisher {
     ///
     /// # Errors
     /// [`PublishFault`].
-    pub async fn publish(
+    pub(crate) async fn publish(
         &self,
         pieces: &[Piece],
         checkpoint: Option<&Arc<Outgoing>>,
@@ -166,7 +166,11 @@ impl Publisher {
     ///
     /// # Errors
     /// The feed is given up meanwhile.
-    pub async fn rest(&self, pause: &mut Duration, reason: &str) -> Result<(), PublishFault> {
+    pub(crate) async fn rest(
+        &self,
+        pause: &mut Duration,
+        reason: &str,
+    ) -> Result<(), PublishFault> {
         tracing::warn!(feed.name = self.feed.name(), error = %reason, pause_ms = pause.as_millis(), "transaction aborted, the same batch again");
         self.cancel
             .run_until_cancelled(tokio::time::sleep(*pause))

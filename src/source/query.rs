@@ -21,7 +21,7 @@ const ENTERPRISE_PAGE: u32 = 30;
 
 /// The queries that together show everything modified in `window`, in the order they are asked.
 #[must_use]
-pub fn of_window(feed: Feed, settings: &FeedSettings, window: Window) -> Vec<Selection> {
+pub(crate) fn of_window(feed: Feed, settings: &FeedSettings, window: Window) -> Vec<Selection> {
     let filters = &settings.filters;
     let base = Selection {
         window: Some((window.start, window.end)),
@@ -54,7 +54,7 @@ pub fn of_window(feed: Feed, settings: &FeedSettings, window: Window) -> Vec<Sel
 /// The question about one record: by its return's number, or by the second it was modified in where
 /// it has none.
 #[must_use]
-pub fn of_record(feed: Feed, settings: &FeedSettings, record: &Record) -> Vec<Selection> {
+pub(crate) fn of_record(feed: Feed, settings: &FeedSettings, record: &Record) -> Vec<Selection> {
     let number = match feed {
         Feed::PurchaseReturns => Some(record.number.clone()),
         Feed::ReturnOutbounds => record.return_no.clone().filter(|number| !number.is_empty()),
@@ -87,7 +87,11 @@ pub fn of_record(feed: Feed, settings: &FeedSettings, record: &Record) -> Vec<Se
 /// The question about one record whose status is not known: every status where the query takes one
 /// at a time.
 #[must_use]
-pub fn of_record_anywhere(feed: Feed, settings: &FeedSettings, record: &Record) -> Vec<Selection> {
+pub(crate) fn of_record_anywhere(
+    feed: Feed,
+    settings: &FeedSettings,
+    record: &Record,
+) -> Vec<Selection> {
     match (feed, settings.edition) {
         (Feed::ReturnOutbounds, Edition::Enterprise) => ENTERPRISE_STATUSES
             .iter()
@@ -108,7 +112,7 @@ pub fn of_record_anywhere(feed: Feed, settings: &FeedSettings, record: &Record) 
 
 /// Rows a page may hold.
 #[must_use]
-pub fn page_size(feed: Feed, settings: &FeedSettings) -> u32 {
+pub(crate) fn page_size(feed: Feed, settings: &FeedSettings) -> u32 {
     match (feed, settings.edition) {
         (Feed::ReturnOutbounds, Edition::Enterprise) => {
             settings.page_size.clamp(1, ENTERPRISE_PAGE)
@@ -122,7 +126,7 @@ pub fn page_size(feed: Feed, settings: &FeedSettings) -> u32 {
 
 /// Names what the state was built with: when it changes, everything is read again.
 #[must_use]
-pub fn filters_hash(feed: Feed, settings: &FeedSettings) -> String {
+pub(crate) fn filters_hash(feed: Feed, settings: &FeedSettings) -> String {
     let filters = &settings.filters;
     let edition = match settings.edition {
         Edition::Flagship => "flagship",

@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// One pass's access to the ERP.
 #[derive(Debug)]
-pub struct Reader {
+pub(crate) struct Reader {
     erp: Erp,
     metrics: Arc<Metrics>,
     feed: Feed,
@@ -37,7 +37,7 @@ pub struct Reader {
 impl Reader {
     /// Reads `feed` with the priority of `class`, going on from what is known of the ERP's clock.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         erp: Erp,
         metrics: Arc<Metrics>,
         feed: Feed,
@@ -50,19 +50,19 @@ impl Reader {
 
     /// The ERP's clock as last seen.
     #[must_use]
-    pub fn clock(&self) -> ErpClock {
+    pub(crate) fn clock(&self) -> ErpClock {
         self.clock
     }
 
     /// Calls made.
     #[must_use]
-    pub fn calls(&self) -> u64 {
+    pub(crate) fn calls(&self) -> u64 {
         self.calls
     }
 
     /// How long the quota let it wait, all calls together.
     #[must_use]
-    pub fn waited(&self) -> Duration {
+    pub(crate) fn waited(&self) -> Duration {
         self.waited
     }
 

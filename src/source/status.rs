@@ -15,7 +15,7 @@ use super::window::{Cursor, Limits, Pass, Window};
 /// What a feed is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum FeedPhase {
+pub(crate) enum FeedPhase {
     /// Not enabled here, or owned by another instance.
     Elsewhere,
     Restoring,
@@ -32,7 +32,7 @@ pub enum FeedPhase {
 impl FeedPhase {
     /// The word for metrics and the status.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Elsewhere => "elsewhere",
             Self::Restoring => "restoring",
@@ -47,7 +47,7 @@ impl FeedPhase {
 
 /// How far the first read is.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Progress {
+pub(crate) struct Progress {
     pub from: String,
     pub to: String,
     pub position: String,
@@ -59,7 +59,7 @@ pub struct Progress {
 
 /// One feed's part of the section; instants are RFC 3339.
 #[derive(Clone, Debug, Serialize)]
-pub struct FeedStatus {
+pub(crate) struct FeedStatus {
     pub state: FeedPhase,
     pub watermark: Option<String>,
     pub late_watermark: Option<String>,
@@ -114,7 +114,7 @@ impl FeedStatus {
     }
 
     /// Notes where the passes stand.
-    pub fn stand(&mut self, cursor: &Cursor, limits: Limits) {
+    pub(crate) fn stand(&mut self, cursor: &Cursor, limits: Limits) {
         let at = cursor.checkpoint();
         self.watermark = Some(at.watermark.to_string());
         self.late_watermark = Some(at.late_watermark.to_string());
@@ -123,7 +123,7 @@ impl FeedStatus {
     }
 
     /// Notes a window that was published.
-    pub fn window(&mut self, window: Window) {
+    pub(crate) fn window(&mut self, window: Window) {
         self.windows += 1;
         self.last_window = Some([window.start.to_string(), window.end.to_string()]);
         self.error = None;
@@ -132,7 +132,7 @@ impl FeedStatus {
 
 /// What to do when the late pass found what the first one had missed.
 #[must_use]
-pub fn late_advice(feed: Feed, late: Duration) -> String {
+pub(crate) fn late_advice(feed: Feed, late: Duration) -> String {
     format!(
         "the ERP showed a record up to {} s after its modified time: raise feeds.{}.safety_lag to that, and keep late_to well above it",
         late.as_secs(),
@@ -142,7 +142,7 @@ pub fn late_advice(feed: Feed, late: Duration) -> String {
 
 /// What to do when a backfill found what both passes had missed.
 #[must_use]
-pub fn missed_advice(feed: Feed, missed: usize) -> String {
+pub(crate) fn missed_advice(feed: Feed, missed: usize) -> String {
     format!(
         "a backfill found {missed} records that both passes had missed: the ERP shows records later than the late pass looks, so raise feeds.{}.late_to",
         feed.name()
@@ -151,7 +151,7 @@ pub fn missed_advice(feed: Feed, missed: usize) -> String {
 
 /// How far from `from` to `to`, after `rows` rows in `spent`, begun at `began`.
 #[must_use]
-pub fn progress(
+pub(crate) fn progress(
     from: Timestamp,
     to: Timestamp,
     position: Timestamp,
@@ -176,7 +176,7 @@ pub fn progress(
 
 /// Every feed's status and what follows from them for the board; shared by the route and its feeds.
 #[derive(Clone, Debug)]
-pub struct StatusBoard {
+pub(crate) struct StatusBoard {
     board: Board,
     metrics: Arc<Metrics>,
     feeds: Arc<Mutex<BTreeMap<&'static str, FeedStatus>>>,
@@ -185,7 +185,7 @@ pub struct StatusBoard {
 impl StatusBoard {
     /// A section with every enabled feed, none of them owned.
     #[must_use]
-    pub fn new(board: Board, metrics: Arc<Metrics>, feeds: &[Feed]) -> Self {
+    pub(crate) fn new(board: Board, metrics: Arc<Metrics>, feeds: &[Feed]) -> Self {
         let feeds = feeds.iter().map(|feed| (feed.name(), FeedStatus::new())).collect();
         let this = Self { board, metrics, feeds: Arc::new(Mutex::new(feeds)) };
         this.board
@@ -195,7 +195,7 @@ impl StatusBoard {
     }
 
     /// Changes one feed's status.
-    pub fn feed(&self, feed: Feed, change: impl FnOnce(&mut FeedStatus)) {
+    pub(crate) fn feed(&self, feed: Feed, change: impl FnOnce(&mut FeedStatus)) {
         self.update(|feeds| {
             if let Some(status) = feeds.get_mut(feed.name()) {
                 change(status);
@@ -215,7 +215,7 @@ impl StatusBoard {
 
     /// Called when the set of owned feeds or what is restored of it changes: ready unless one is
     /// being restored. An ERP that is down leaves a feed ready.
-    pub fn ready(&self) {
+    pub(crate) fn ready(&self) {
         let (restoring, owned): (Vec<&str>, usize) = {
             let feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
             let restoring = feeds

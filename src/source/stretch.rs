@@ -8,14 +8,14 @@ const LONGEST: Duration = Duration::from_secs(900);
 
 /// How often a feed polls, given what the quota lets it wait.
 #[derive(Clone, Copy, Debug)]
-pub struct Stretch {
+pub(crate) struct Stretch {
     configured: Duration,
     now: Duration,
 }
 
 /// What a read changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turned {
+pub(crate) enum Turned {
     Short,
     Relaxed,
     Nothing,
@@ -24,25 +24,25 @@ pub enum Turned {
 impl Stretch {
     /// Not stretched.
     #[must_use]
-    pub fn new(configured: Duration) -> Self {
+    pub(crate) fn new(configured: Duration) -> Self {
         Self { configured, now: configured }
     }
 
     /// The interval in force.
     #[must_use]
-    pub fn interval(&self) -> Duration {
+    pub(crate) fn interval(&self) -> Duration {
         self.now
     }
 
     /// Whether it is longer than configured.
     #[must_use]
-    pub fn is_stretched(&self) -> bool {
+    pub(crate) fn is_stretched(&self) -> bool {
         self.now > self.configured
     }
 
     /// After a read for whose permits the feed waited so long in all: it may stand in line for half
     /// of the time.
-    pub fn after(&mut self, waited: Duration) -> Turned {
+    pub(crate) fn after(&mut self, waited: Duration) -> Turned {
         let before = self.is_stretched();
         self.now = (waited * 2).min(LONGEST).max(self.configured);
         match (before, self.is_stretched()) {

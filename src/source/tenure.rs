@@ -143,7 +143,7 @@ pub(super) struct Tenure<'a> {
 
 impl<'a> Tenure<'a> {
     /// Begins where `cursor` stands; `unsaved` when that is more than the stored checkpoint says.
-    pub fn new(
+    pub(super) fn new(
         task: &'a FeedTask,
         pulse: &'a Pulse,
         scribe: Scribe,
@@ -215,7 +215,7 @@ impl<'a> Tenure<'a> {
     }
 
     /// One window of the most urgent pass that is due, or a sleep until one is.
-    pub async fn turn(&mut self) -> Result<(), Stop> {
+    pub(super) async fn turn(&mut self) -> Result<(), Stop> {
         self.pulse.beat();
         self.obey().await?;
         if self.held().await? {

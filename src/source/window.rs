@@ -32,7 +32,7 @@ const FURTHEST_BACK: Duration = Duration::from_secs(86_400);
 
 /// The ERP's clock lies this far behind the watermark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooFar(pub Duration);
+pub(crate) struct TooFar(pub Duration);
 
 /// A closed interval of modified-time in whole seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl Window {
 
 /// Who reads: decides the position, the priority of the calls and what an unseen record is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Pass {
+pub(crate) enum Pass {
     Live,
     Late,
     Backfill,
@@ -67,7 +67,7 @@ pub enum Pass {
 impl Pass {
     /// Label of metrics and logs.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Live => "live",
             Self::Late => "late",
@@ -78,7 +78,7 @@ impl Pass {
 
 /// How the ERP's clock stands to ours, from the `Date` of its latest answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ErpClock {
+pub(crate) struct ErpClock {
     /// Lower bound and best guess of (ERP's clock − ours), in milliseconds.
     sample: Option<(i64, i64)>,
 }
@@ -86,7 +86,7 @@ pub struct ErpClock {
 impl ErpClock {
     /// Notes an answer's `Date`. It is cut to a second and was written between `asked` and
     /// `received`.
-    pub fn observe(&mut self, date: Timestamp, asked: Timestamp, received: Timestamp) {
+    pub(crate) fn observe(&mut self, date: Timestamp, asked: Timestamp, received: Timestamp) {
         let low = date.0 - received.0;
         let high = date.0 + 1000 - asked.0;
         self.sample = Some((low, low.midpoint(high)));
@@ -95,14 +95,14 @@ impl ErpClock {
     /// The earlier of our clock and the ERP's; a window that ends before it (less the lag) is
     /// closed for both.
     #[must_use]
-    pub fn now(&self, ours: Timestamp) -> Timestamp {
+    pub(crate) fn now(&self, ours: Timestamp) -> Timestamp {
         self.sample.map_or(ours, |(low, _)| Timestamp(ours.0.min(ours.0.saturating_add(low))))
     }
 
     /// (ERP's clock − ours) in milliseconds, as far as one can tell; `None` before the first
     /// answer.
     #[must_use]
-    pub fn skew_ms(&self) -> Option<i64> {
+    pub(crate) fn skew_ms(&self) -> Option<i64> {
         self.sample.map(|(_, guess)| guess)
     }
 
@@ -113,7 +113,7 @@ impl ErpClock {
     /// `span` (a lag behind now), widened where the measured clock error is more than it allows
     /// for, so that lag ≥ clock error + visibility goes on holding (protocol.md, inequality 10).
     #[must_use]
-    pub fn widen(&self, span: Duration, max_visibility: Duration) -> Duration {
+    pub(crate) fn widen(&self, span: Duration, max_visibility: Duration) -> Duration {
         let error = self.error();
         if error <= TOLERATED_ERROR {
             span
@@ -125,7 +125,7 @@ impl ErpClock {
 
 /// How far back the passes stay, at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// The earlier of both clocks.
     pub now: Timestamp,
     /// Live windows end here at the latest.
@@ -137,7 +137,7 @@ pub struct Limits {
 impl Limits {
     /// The limits at our clock's `ours`.
     #[must_use]
-    pub fn at(ours: Timestamp, clock: &ErpClock, settings: &FeedSettings) -> Self {
+    pub(crate) fn at(ours: Timestamp, clock: &ErpClock, settings: &FeedSettings) -> Self {
         let now = clock.now(ours);
         let behind = |span| now.minus(clock.widen(span, settings.max_visibility)).floor_second();
         Self { now, live: behind(settings.safety_lag), late: behind(settings.late_to) }
@@ -146,7 +146,7 @@ impl Limits {
 
 /// How long a pass's next window should be, so that it stays within the page budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pace {
+pub(crate) struct Pace {
     seconds: i64,
     budget: u32,
 }
@@ -154,19 +154,19 @@ pub struct Pace {
 impl Pace {
     /// `budget` pages a window.
     #[must_use]
-    pub fn new(budget: u32) -> Self {
+    pub(crate) fn new(budget: u32) -> Self {
         Self { seconds: FIRST_AIM, budget: budget.max(1) }
     }
 
     /// The longest windows the ERP accepts, for asking what they hold.
     #[must_use]
-    pub fn longest() -> Self {
+    pub(crate) fn longest() -> Self {
         Self { seconds: LONGEST, budget: u32::MAX }
     }
 
     /// Pages a window may have.
     #[must_use]
-    pub fn budget(&self) -> u32 {
+    pub(crate) fn budget(&self) -> u32 {
         self.budget
     }
 
@@ -178,7 +178,7 @@ impl Pace {
 
     /// A window was read within the budget: grow, at most twofold, where it was as long as aimed
     /// at.
-    pub fn read(&mut self, window: Window, pages: u32) {
+    pub(crate) fn read(&mut self, window: Window, pages: u32) {
         if window.seconds() >= self.seconds {
             let grown = self.seconds.saturating_mul(2);
             self.seconds = self.fitting(window, pages).clamp(self.seconds, grown).min(LONGEST);
@@ -186,18 +186,18 @@ impl Pace {
     }
 
     /// A window turned out to hold `pages` pages, more than the budget: shrink by as much.
-    pub fn too_large(&mut self, window: Window, pages: u32) {
+    pub(crate) fn too_large(&mut self, window: Window, pages: u32) {
         self.seconds = self.fitting(window, pages).clamp(1, (window.seconds() / 2).max(1));
     }
 
     /// Something entered a window twice while it was read: halve it.
-    pub fn split(&mut self, window: Window) {
+    pub(crate) fn split(&mut self, window: Window) {
         self.seconds = (window.seconds() / 2).max(1);
     }
 
     /// The window from `position` towards `limit`; `None` when there is nothing to gain.
     #[must_use]
-    pub fn window(&self, position: Timestamp, limit: Timestamp) -> Option<Window> {
+    pub(crate) fn window(&self, position: Timestamp, limit: Timestamp) -> Option<Window> {
         let length = self.seconds.clamp(1, LONGEST);
         let end = Timestamp(position.0.saturating_add(length.saturating_mul(1000))).min(limit);
         (end > position).then_some(Window { start: position, end })
@@ -206,7 +206,7 @@ impl Pace {
 
 /// What [`Cursor::resume`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resumed {
+pub(crate) enum Resumed {
     /// Nothing was ever read.
     First,
     AsLeft,
@@ -216,14 +216,14 @@ pub enum Resumed {
 
 /// Where the three passes stand; what a checkpoint record holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cursor {
+pub(crate) struct Cursor {
     checkpoint: Checkpoint,
 }
 
 impl Cursor {
     /// Goes on from a stored checkpoint, or begins at `start`.
     #[must_use]
-    pub fn resume(
+    pub(crate) fn resume(
         stored: Option<Checkpoint>,
         start: Timestamp,
         filters_hash: &str,
@@ -306,14 +306,14 @@ impl Cursor {
     /// The same for a feed that begins although an order about its watermark stands: that was about
     /// a state which is gone.
     #[must_use]
-    pub fn begun_after(mut self, order: Option<WatermarkOrder>) -> Self {
+    pub(crate) fn begun_after(mut self, order: Option<WatermarkOrder>) -> Self {
         self.checkpoint.watermark_id = order.map(|order| order.id).or(self.checkpoint.watermark_id);
         self
     }
 
     /// As it is written.
     #[must_use]
-    pub fn checkpoint(&self) -> &Checkpoint {
+    pub(crate) fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
     }
 
@@ -321,7 +321,7 @@ impl Cursor {
     ///
     /// The late pass never passes the live one, and waits for the end of the snapshot.
     #[must_use]
-    pub fn next(&self, pass: Pass, limits: Limits, pace: &Pace) -> Option<Window> {
+    pub(crate) fn next(&self, pass: Pass, limits: Limits, pace: &Pace) -> Option<Window> {
         let at = &self.checkpoint;
         match pass {
             Pass::Live => pace.window(at.watermark, limits.live),
@@ -339,7 +339,7 @@ impl Cursor {
     /// begins where the first window began that reached further. That window doesn't count in part:
     /// what enters its end while its pages are read can hide a record at its beginning.
     #[must_use]
-    pub fn after(&self, pass: Pass, window: Window, limits: Limits) -> Self {
+    pub(crate) fn after(&self, pass: Pass, window: Window, limits: Limits) -> Self {
         let mut at = self.checkpoint.clone();
         match pass {
             Pass::Live => {
@@ -362,7 +362,7 @@ impl Cursor {
 
     /// The same with what a window of the backfill held, for whoever follows it.
     #[must_use]
-    pub fn counted(mut self, rows: usize, events: usize) -> Self {
+    pub(crate) fn counted(mut self, rows: usize, events: usize) -> Self {
         let at = &mut self.checkpoint;
         let add = |sum: Option<i64>, more: usize| {
             Some(sum.unwrap_or(0).saturating_add_unsigned(more as u64))
@@ -378,7 +378,7 @@ impl Cursor {
     /// A backfill that changed filters started is finished first: without it records would stay
     /// unpublished.
     #[must_use]
-    pub fn ordered(&self, order: &BackfillOrder) -> Option<Self> {
+    pub(crate) fn ordered(&self, order: &BackfillOrder) -> Option<Self> {
         let mut at = self.checkpoint.clone();
         let done = at.backfill_last.as_ref() == Some(&order.id);
         let running = at.backfill_position.is_some();
@@ -406,7 +406,7 @@ impl Cursor {
     /// Carries an order to set the watermark out, once by its id; it never comes closer to now than
     /// a window may end. Both passes go on from there.
     #[must_use]
-    pub fn set(&self, order: &WatermarkOrder, limits: Limits) -> Option<Self> {
+    pub(crate) fn set(&self, order: &WatermarkOrder, limits: Limits) -> Option<Self> {
         if self.checkpoint.watermark_id.as_ref() == Some(&order.id) {
             return None;
         }
@@ -424,7 +424,7 @@ impl Cursor {
     /// somebody has set one back: the last second a window could hold. It tells what the ERP's
     /// clock shows, or why the ERP refuses ours.
     #[must_use]
-    pub fn glance(&self, limits: Limits, start: Timestamp) -> Option<Window> {
+    pub(crate) fn glance(&self, limits: Limits, start: Timestamp) -> Option<Window> {
         let second = Window { start: limits.live.minus(Duration::from_secs(1)), end: limits.live };
         (self.checkpoint.watermark > limits.now && second.start >= start).then_some(second)
     }
@@ -435,7 +435,7 @@ impl Cursor {
     /// right. `None` where nothing has to be done, `Some(Err)` where it is more than
     /// [`FURTHEST_BACK`]: that is read again on a person's word only.
     #[must_use]
-    pub fn behind(
+    pub(crate) fn behind(
         &self,
         erp: Timestamp,
         unseen: Duration,
@@ -463,7 +463,7 @@ impl Cursor {
 
     /// How far a pass is behind `now`; a backfill has an end of its own instead.
     #[must_use]
-    pub fn lag(&self, pass: Pass, now: Timestamp) -> Option<Duration> {
+    pub(crate) fn lag(&self, pass: Pass, now: Timestamp) -> Option<Duration> {
         let position = match pass {
             Pass::Live => self.checkpoint.watermark,
             Pass::Late => self.checkpoint.late_watermark,
@@ -482,7 +482,7 @@ fn end_backfill(at: &mut Checkpoint, how: &str) {
 
 /// `span` added to `from` as whole milliseconds, for the check of an answer against its window.
 #[must_use]
-pub fn closes_at(window: Window, max_visibility: Duration) -> Timestamp {
+pub(crate) fn closes_at(window: Window, max_visibility: Duration) -> Timestamp {
     Timestamp(window.end.0.saturating_add_unsigned(millis(max_visibility)))
 }
 

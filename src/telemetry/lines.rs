@@ -10,7 +10,7 @@ use super::terminal::aside;
 
 /// Control characters, line separators and marks that turn the reading direction, written out.
 #[must_use]
-pub fn one_line(text: &str) -> Cow<'_, str> {
+pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     if !text.contains(is_forging) {
         return Cow::Borrowed(text);
     }

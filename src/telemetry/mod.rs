@@ -28,10 +28,10 @@ use crate::config::{LogFormat, LogSettings};
 
 use lines::LogLines;
 
-pub use lines::one_line;
-pub use otlp::Collector;
-pub use terminal::bar;
-pub use trace::{Trace, trace_id};
+pub(crate) use lines::one_line;
+pub(crate) use otlp::Collector;
+pub(crate) use terminal::bar;
+pub(crate) use trace::Trace;
 
 /// A filter longer than this is a mistake.
 const LONGEST_FILTER: usize = 2000;
@@ -40,7 +40,7 @@ type SetFilter = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
 
 /// The log's filter while the process runs; cheap to clone.
 #[derive(Clone)]
-pub struct Levels(Arc<Inner>);
+pub(crate) struct Levels(Arc<Inner>);
 
 struct Inner {
     configured: String,
@@ -57,7 +57,7 @@ impl fmt::Debug for Levels {
 impl Levels {
     /// A log that stays as it is.
     #[must_use]
-    pub fn fixed() -> Self {
+    pub(crate) fn fixed() -> Self {
         let set: SetFilter =
             Box::new(|_| Err("the log of this process cannot be changed while it runs".to_owned()));
         Self(Arc::new(Inner { configured: String::new(), current: Mutex::default(), set }))
@@ -65,7 +65,7 @@ impl Levels {
 
     /// The filter in force.
     #[must_use]
-    pub fn filter(&self) -> String {
+    pub(crate) fn filter(&self) -> String {
         self.0.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -74,7 +74,7 @@ impl Levels {
     ///
     /// # Errors
     /// One sentence for a text that is no filter.
-    pub fn set(&self, text: &str) -> Result<String, String> {
+    pub(crate) fn set(&self, text: &str) -> Result<String, String> {
         let text = if text.is_empty() { &self.0.configured } else { text };
         if text.len() > LONGEST_FILTER {
             return Err(format!("a log filter has at most {LONGEST_FILTER} characters"));
@@ -94,7 +94,7 @@ fn parse(text: &str) -> Result<EnvFilter, String> {
 
 /// What was started; traces under way are sent when it ends.
 #[derive(Debug)]
-pub struct Telemetry {
+pub(crate) struct Telemetry {
     pub levels: Levels,
     collector: Option<Collector>,
 }
@@ -103,7 +103,7 @@ pub struct Telemetry {
 ///
 /// # Errors
 /// One sentence when logging was started before.
-pub fn start(log: &LogSettings, collector: Option<Collector>) -> Result<Telemetry, String> {
+pub(crate) fn start(log: &LogSettings, collector: Option<Collector>) -> Result<Telemetry, String> {
     let (filter, handle) = reload::Layer::<EnvFilter, Registry>::new(parse(&log.level)?);
     // Without internal errors: a closed standard error must not end the process.
     let colours = log.format == LogFormat::Human
@@ -141,7 +141,7 @@ pub fn start(log: &LogSettings, collector: Option<Collector>) -> Result<Telemetr
 
 impl Telemetry {
     /// Sends the traces that are left, within `limit`. Blocks: not to be called from a task.
-    pub fn end(self, limit: Duration) {
+    pub(crate) fn end(self, limit: Duration) {
         if let Some(collector) = self.collector {
             collector.end(limit);
         }

@@ -31,7 +31,7 @@ const LARGEST_ANSWER: usize = 64 * 1024;
 
 /// The export of traces; spans wait in a bounded queue and are dropped, not waited for, when the
 /// collector is away.
-pub struct Collector(SdkTracerProvider);
+pub(crate) struct Collector(SdkTracerProvider);
 
 impl fmt::Debug for Collector {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -45,7 +45,11 @@ impl Collector {
     ///
     /// # Errors
     /// One sentence for an address or a `ca_file` that cannot be used.
-    pub fn at(settings: &TraceSettings, instance: &str, runtime: Handle) -> Result<Self, String> {
+    pub(crate) fn at(
+        settings: &TraceSettings,
+        instance: &str,
+        runtime: Handle,
+    ) -> Result<Self, String> {
         let endpoint = &settings.endpoint;
         let base = endpoint.trim_end_matches('/');
         let address = if base.ends_with("/v1/traces") {

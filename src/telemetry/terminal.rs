@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
 /// The bar that is drawn below the log, if one is; whoever holds it must not log.
-pub fn bar() -> MutexGuard<'static, Option<ProgressBar>> {
+pub(crate) fn bar() -> MutexGuard<'static, Option<ProgressBar>> {
     BAR.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -18,7 +18,7 @@ type Headers = [(String, Option<Vec<u8>>)];
 
 /// A command's spans; they end when the last clone is dropped.
 #[derive(Clone, Debug)]
-pub struct Trace {
+pub(crate) struct Trace {
     root: Span,
     hop: Span,
     id: Option<Arc<str>>,
@@ -37,20 +37,10 @@ impl Extractor for Carrier<'_> {
     }
 }
 
-/// The trace id in a record's `traceparent` header, 32 hexadecimal digits; `None` without a valid
-/// one.
-#[must_use]
-pub fn trace_id(headers: &Headers) -> Option<String> {
-    let context = TraceContextPropagator::new().extract(&Carrier(headers));
-    let span = context.span();
-    let sent = span.span_context();
-    sent.is_valid().then(|| sent.trace_id().to_string())
-}
-
 impl Trace {
     /// Begins where the sender's trace left off, if the record names one.
     #[must_use]
-    pub fn begin((return_no, command_id): (&str, &str), headers: &Headers) -> Self {
+    pub(crate) fn begin((return_no, command_id): (&str, &str), headers: &Headers) -> Self {
         let root = tracing::info_span!(
             "command",
             command.return_no = return_no,
@@ -74,7 +64,7 @@ impl Trace {
     }
 
     /// Ends the hop before and begins this one.
-    pub fn enter(&mut self, hop: Hop) {
+    pub(crate) fn enter(&mut self, hop: Hop) {
         let root = &self.root;
         self.hop = match hop {
             Hop::Command | Hop::Window(_) => Span::none(),
@@ -94,18 +84,18 @@ impl Trace {
 
     /// The span of the hop it is in.
     #[must_use]
-    pub fn hop(&self) -> Span {
+    pub(crate) fn hop(&self) -> Span {
         self.hop.clone()
     }
 
     /// How the command ended.
-    pub fn ended(&self, outcome: &'static str) {
+    pub(crate) fn ended(&self, outcome: &'static str) {
         self.root.record("command.outcome", outcome);
     }
 
     /// The sender's trace id, for log lines.
     #[must_use]
-    pub fn id(&self) -> Option<&str> {
+    pub(crate) fn id(&self) -> Option<&str> {
         self.id.as_deref()
     }
 }
@@ -119,16 +109,13 @@ mod tests {
         let headers =
             |value: &str| vec![("traceparent".to_owned(), Some(value.as_bytes().to_vec()))];
         let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        assert_eq!(trace_id(&headers(good)).as_deref(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+        let id = |headers: &Headers| Trace::begin(("R", "c"), headers).id().map(str::to_owned);
+        assert_eq!(id(&headers(good)).as_deref(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
         for bad in
             ["", "00-00000000000000000000000000000000-00f067aa0ba902b7-01", "ff-4bf92f35", "x\r\ny"]
         {
-            assert_eq!(trace_id(&headers(bad)), None, "{bad}");
+            assert_eq!(id(&headers(bad)), None, "{bad}");
         }
-        assert_eq!(trace_id(&[("traceparent".to_owned(), None)]), None);
-        assert_eq!(
-            Trace::begin(("R", "c"), &headers(good)).id(),
-            Some("4bf92f3577b34da6a3ce929d0e0e4736")
-        );
+        assert_eq!(id(&[("traceparent".to_owned(), None)]), None);
     }
 }

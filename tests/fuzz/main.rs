@@ -9,6 +9,7 @@
 //! `cargo test --release --test fuzz -- --inputs 15000000 [--target NAME] [--seed N]`.
 //! A run is decided by its seed: an input that fails is printed and fails again.
 
+#![allow(unreachable_pub, reason = "the kit's modules are written as a library's")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

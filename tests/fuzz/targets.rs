@@ -1,6 +1,6 @@
 //! Everything that reads bytes from outside, with the words it may come to.
 
-use wdt_connector::{
+use wdt_connector::testing::{
     config::{self, CommandFormat},
     erp::{self, Call},
     schema, simulator, sink,

@@ -1,6 +1,6 @@
 //! The table of bad input, row by row; after each the stream goes on.
 
-use wdt_connector::schema::{CommandResult, CreateReturnOutbound, Outcome};
+use wdt_connector::testing::schema::{CommandResult, CreateReturnOutbound, Outcome};
 
 use crate::kit::{
     commands::{avro, command, json_bytes, line},
@@ -250,7 +250,7 @@ fn a_result() -> CommandResult {
         resolved: false,
         first_attempt_at: None,
         last_attempt_at: None,
-        settled_at: wdt_connector::clock::Timestamp::now(),
+        settled_at: wdt_connector::testing::clock::Timestamp::now(),
         source_topic: "t".to_owned(),
         source_partition: 0,
         source_offset: 0,

@@ -15,7 +15,7 @@ use crate::kit::{
     rig::{PATIENCE, Rig},
     until,
 };
-use wdt_connector::schema::CreateReturnOutbound;
+use wdt_connector::testing::schema::CreateReturnOutbound;
 
 const HOUR: i64 = 3_600_000;
 

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use wdt_connector::schema::{CommandResult, CreateReturnOutbound, EntryKind, Outcome};
+use wdt_connector::testing::schema::{CommandResult, CreateReturnOutbound, EntryKind, Outcome};
 
 use crate::kit::{
     commands::command,

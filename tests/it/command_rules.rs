@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::json;
-use wdt_connector::{
+use wdt_connector::testing::{
     clock::Timestamp,
     config::Partitioner,
     schema::{CommandResult, CreateReturnOutbound, EntryKind, Outcome},

@@ -9,7 +9,7 @@ use std::{
 };
 
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
-use wdt_connector::{crash::Point, schema::CreateReturnOutbound};
+use wdt_connector::testing::{crash::Point, schema::CreateReturnOutbound};
 
 use crate::{
     kit::{
@@ -285,7 +285,7 @@ fn every_answer_of_a_transactions_broker_lost_after_it_was_carried_out() {
 fn the_process_of_a_release_build_has_no_such_points() {
     // Whatever builds the tests says which it is; `benches/storm.rs` looks into the release binary
     // itself.
-    assert_eq!(wdt_connector::crash::COMPILED, cfg!(debug_assertions));
+    assert_eq!(wdt_connector::testing::crash::COMPILED, cfg!(debug_assertions));
     let source = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/crash.rs"))
         .expect("the source");
     for variable in ["WDT_CRASH_AT", "WDT_FAULT"] {

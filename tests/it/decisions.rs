@@ -2,7 +2,7 @@
 //! program's own verbs.
 
 use serde_json::Value;
-use wdt_connector::{
+use wdt_connector::testing::{
     schema::{CommandResult, Outcome},
     sink::decision::{Decision, Verdict},
 };

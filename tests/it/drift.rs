@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use wdt_connector::{clock::Timestamp, crash::Point};
+use wdt_connector::testing::{clock::Timestamp, crash::Point};
 
 use crate::{
     kit::{

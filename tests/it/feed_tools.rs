@@ -4,7 +4,7 @@
 use std::{process::Output, time::Duration};
 
 use serde_json::{Value, json};
-use wdt_connector::clock::Timestamp;
+use wdt_connector::testing::clock::Timestamp;
 
 use crate::kit::{
     erp::Kind,

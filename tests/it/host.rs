@@ -26,7 +26,7 @@ use crate::{
 
 const END: Duration = Duration::from_secs(60);
 
-fn commands(from: usize, to: usize) -> Vec<wdt_connector::schema::CreateReturnOutbound> {
+fn commands(from: usize, to: usize) -> Vec<wdt_connector::testing::schema::CreateReturnOutbound> {
     (from..to).map(|number| command(&format!("CT-{number}"), "c")).collect()
 }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use wdt_connector::{clock::Timestamp, schema::Outcome};
+use wdt_connector::testing::{clock::Timestamp, schema::Outcome};
 
 use crate::kit::{
     commands::{command, json_bytes},

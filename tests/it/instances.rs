@@ -12,7 +12,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use wdt_connector::schema::{CommandResult, CreateReturnOutbound, Outcome};
+use wdt_connector::testing::schema::{CommandResult, CreateReturnOutbound, Outcome};
 
 use crate::{
     kit::{

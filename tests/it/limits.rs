@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use wdt_connector::schema::Outcome;
+use wdt_connector::testing::schema::Outcome;
 
 use crate::{
     kit::{

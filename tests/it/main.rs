@@ -3,6 +3,7 @@
 //! One test: `cargo test --test it -- <part of its name>`. The parts are fetched through Maven on
 //! first use; with `WDT_TEST_KAFKA=host:port` (and `WDT_TEST_REGISTRY=url`) yours are used instead.
 
+#![allow(unreachable_pub, reason = "the kit's modules are written as a library's")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -10,7 +10,7 @@ use crate::kit::{
     until,
 };
 
-fn some(what: &str, count: usize) -> Vec<wdt_connector::schema::CreateReturnOutbound> {
+fn some(what: &str, count: usize) -> Vec<wdt_connector::testing::schema::CreateReturnOutbound> {
     (0..count)
         .map(|number| command(&format!("{what}{number:04}"), &format!("cmd-{number}")))
         .collect()

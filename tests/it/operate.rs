@@ -16,7 +16,7 @@ use crate::kit::{
 };
 
 /// `count` commands whose returns the ERP accepts.
-fn prepared(rig: &Rig, count: usize) -> Vec<wdt_connector::schema::CreateReturnOutbound> {
+fn prepared(rig: &Rig, count: usize) -> Vec<wdt_connector::testing::schema::CreateReturnOutbound> {
     let all: Vec<_> = (0..count)
         .map(|number| commands::command(&format!("TH{number}"), &format!("c-{number}")))
         .collect();

@@ -13,7 +13,7 @@ use std::{
 
 use md5::{Digest as _, Md5};
 use serde_json::json;
-use wdt_connector::{
+use wdt_connector::testing::{
     clock::Timestamp,
     schema::{EntryKind, Outcome},
 };

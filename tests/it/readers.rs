@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use serde_json::{Value, json};
-use wdt_connector::{clock::Timestamp, schema::CreateReturnOutbound};
+use wdt_connector::testing::{clock::Timestamp, schema::CreateReturnOutbound};
 
 use crate::{
     kit::{

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::json;
-use wdt_connector::{
+use wdt_connector::testing::{
     config::Partitioner,
     schema::{CommandResult, Outcome},
     sink::partition_of,

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, os::unix::process::ExitStatusExt as _, time::Duration};
 
-use wdt_connector::{
+use wdt_connector::testing::{
     crash::Point,
     schema::{CommandResult, CreateReturnOutbound, Outcome},
 };

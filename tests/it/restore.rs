@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use wdt_connector::{
+use wdt_connector::testing::{
     clock::Timestamp,
     schema::{CreateReturnOutbound, EntryKind, JournalEntry},
 };

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, process::Output, sync::Mutex, thread, time:
 
 use data_encoding::BASE64;
 use serde_json::json;
-use wdt_connector::clock::Timestamp;
+use wdt_connector::testing::clock::Timestamp;
 
 use crate::{
     kit::{

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wdt_connector::schema::EntryKind;
+use wdt_connector::testing::schema::EntryKind;
 
 use crate::{
     kit::{

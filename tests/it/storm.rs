@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use wdt_connector::schema::CreateReturnOutbound;
+use wdt_connector::testing::schema::CreateReturnOutbound;
 
 use crate::{
     kit::{

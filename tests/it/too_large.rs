@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use serde_json::json;
-use wdt_connector::schema::Outcome;
+use wdt_connector::testing::schema::Outcome;
 
 use crate::{
     kit::{

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use wdt_connector::schema::Outcome;
+use wdt_connector::testing::schema::Outcome;
 
 use crate::kit::{
     commands::command,

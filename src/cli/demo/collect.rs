@@ -49,7 +49,7 @@ struct State {
 
 impl Collector {
     /// Reads results, dead letters and both change topics from their beginnings until `stop`.
-    pub fn start(settings: &Settings, stop: &CancellationToken) -> Self {
+    pub(super) fn start(settings: &Settings, stop: &CancellationToken) -> Self {
         let collector = Self {
             state: Arc::default(),
             readers: Arc::default(),
@@ -91,7 +91,7 @@ impl Collector {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn sent(&self, sort: Sort) {
+    pub(super) fn sent(&self, sort: Sort) {
         let mut state = self.lock();
         match sort {
             Sort::Command | Sort::Copy => state.evidence.commands += 1,
@@ -174,7 +174,7 @@ impl Collector {
     }
 
     /// One line of progress; on a terminal it replaces itself.
-    pub fn speak(&self, doing: &str) {
+    pub(super) fn speak(&self, doing: &str) {
         let state = self.lock();
         let evidence = &state.evidence;
         let created = evidence
@@ -200,7 +200,7 @@ impl Collector {
     }
 
     /// Clears the line that replaces itself.
-    pub fn end_of_line(&self) {
+    pub(super) fn end_of_line(&self) {
         if self.terminal {
             let mut out = io::stdout().lock();
             let _ = write!(out, "\r\u{1b}[K").and_then(|()| out.flush());
@@ -208,7 +208,7 @@ impl Collector {
     }
 
     /// Whether every record was answered and the last event of every record is what the ERP holds.
-    pub fn complete(&self, simulator: &Simulator) -> bool {
+    pub(super) fn complete(&self, simulator: &Simulator) -> bool {
         let mut evidence = self.lock().evidence.clone();
         fill(&mut evidence, simulator);
         let answered = evidence.results.len() >= evidence.commands + evidence.invalid;
@@ -216,7 +216,7 @@ impl Collector {
     }
 
     /// Waits for the readers and adds what the ERP holds.
-    pub async fn finish(self, simulator: &Simulator) -> Evidence {
+    pub(super) async fn finish(self, simulator: &Simulator) -> Evidence {
         let mut readers = self.readers.lock().await;
         while readers.join_next().await.is_some() {}
         let state = self.lock();

@@ -114,7 +114,7 @@ fn no_filter(call: Call, name: &str) -> QueryFault {
 
 /// What the ERP's clock shows now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ErpNow {
+pub(crate) struct ErpNow {
     /// At the latest.
     pub at_most: Timestamp,
     /// When the question was asked whose answer told.

@@ -43,7 +43,7 @@ pub(super) enum Key {
 }
 
 impl Key {
-    pub fn pays_for(self, call: Call) -> bool {
+    pub(super) fn pays_for(self, call: Call) -> bool {
         match self {
             Self::Call(own) => own == call,
             Self::Account(edition) => call.edition() == edition,
@@ -134,7 +134,7 @@ impl Line {
 }
 
 impl Account {
-    pub fn new(settings: &QuotaSettings, edition: Edition) -> Self {
+    pub(super) fn new(settings: &QuotaSettings, edition: Edition) -> Self {
         let now = Instant::now();
         let out_most = settings.max_concurrent_calls.max(1);
         let mut state = State {
@@ -156,12 +156,12 @@ impl Account {
         Self { state: Mutex::new(state), changed: Notify::new() }
     }
 
-    pub fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A permit at once, or a place in the line.
-    pub fn enter(
+    pub(super) fn enter(
         self: &Arc<Self>,
         call: Call,
         class: Class,
@@ -279,7 +279,7 @@ impl State {
     }
 
     /// The budget that pays for a call.
-    pub fn budget(&mut self, call: Call) -> &mut Budget {
+    pub(super) fn budget(&mut self, call: Call) -> &mut Budget {
         let (key, settings) = (self.key(call), &self.settings);
         self.budgets.entry(key).or_insert_with(|| {
             Budget::new(settings.calls_per_minute, settings.burst, Instant::now())
@@ -346,7 +346,7 @@ impl State {
 
     /// Fewer calls at once, after a refusal for concurrency; a burst refused as a whole counts
     /// once.
-    pub fn narrow(&mut self, sent: Instant, now: Instant) {
+    pub(super) fn narrow(&mut self, sent: Instant, now: Instant) {
         if self.out_limit == self.out_most || sent > self.narrowed_at {
             self.out_limit = (self.out_limit * 7 / 10).max(1);
             self.narrowed_at = now;
@@ -364,7 +364,7 @@ impl State {
     }
 
     /// See [`super::Quota::set_share`]; whether that was something new.
-    pub fn set_share(&mut self, call: Call, work: Work, share: f64, now: Instant) -> bool {
+    pub(super) fn set_share(&mut self, call: Call, work: Work, share: f64, now: Instant) -> bool {
         if !self.shares.set(call, work, share) {
             return false;
         }
@@ -386,7 +386,7 @@ impl State {
         true
     }
 
-    pub fn status(&mut self, now: Instant) -> Vec<BudgetStatus> {
+    pub(super) fn status(&mut self, now: Instant) -> Vec<BudgetStatus> {
         let (lines, out, out_limit) = (&self.lines, self.out, self.out_limit);
         let waits = |key: Key, class: Class| {
             let line = lines.get(&(key, class)).into_iter().flat_map(|line| &line.waiting);

@@ -13,7 +13,7 @@ use super::account::Key;
 
 /// Who makes calls, as instances divide it: each kind of work has a consumer group of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Work {
+pub(crate) enum Work {
     /// Commands and look-ups, by partitions of the commands topic.
     Commands,
     /// Live feeds, late passes and backfills, by partitions of `feeds.state`.
@@ -25,7 +25,7 @@ impl Work {
 
     /// The word for logs.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Commands => "commands",
             Self::Feeds => "feeds",
@@ -39,7 +39,7 @@ pub(super) struct Shares(BTreeMap<(Call, Work), f64>);
 
 impl Shares {
     /// Whether that is something new.
-    pub fn set(&mut self, call: Call, work: Work, share: f64) -> bool {
+    pub(super) fn set(&mut self, call: Call, work: Work, share: f64) -> bool {
         let share = if share.is_finite() { share.clamp(0.0, 1.0) } else { 1.0 };
         self.0.insert((call, work), share).is_none_or(|before| before.to_bits() != share.to_bits())
     }
@@ -57,7 +57,7 @@ impl Shares {
     }
 
     /// This instance's part of a budget; the whole where nobody was told anything.
-    pub fn whole(&self, key: Key) -> f64 {
+    pub(super) fn whole(&self, key: Key) -> f64 {
         let parts: Vec<(f64, f64)> = Work::ALL
             .into_iter()
             .filter_map(|work| Some((weight(key, work), self.of(key, work)?)))
@@ -71,7 +71,7 @@ impl Shares {
     }
 
     /// Whether urgent and patient work pay from this budget.
-    pub fn mixed(&self, key: Key) -> bool {
+    pub(super) fn mixed(&self, key: Key) -> bool {
         Work::ALL.into_iter().all(|work| self.of(key, work).is_some())
     }
 }

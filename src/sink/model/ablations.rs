@@ -21,15 +21,16 @@ use super::{
 };
 
 /// A rule taken out of a scenario, and what breaks.
-pub struct Ablation {
+pub(super) struct Ablation {
     pub scenario: Scenario,
     pub breaks: &'static str,
     /// The rules are whole; the world is not as it is assumed to be.
     pub of_the_world: bool,
 }
 
-pub const NONE: Left = Left { crashes: 0, moves: 0, drains: 0, losses: 0, failures: 0, strips: 0 };
-pub const ONE: &[(u8, u8, u8)] = &[(0, 0, 0)];
+pub(super) const NONE: Left =
+    Left { crashes: 0, moves: 0, drains: 0, losses: 0, failures: 0, strips: 0 };
+pub(super) const ONE: &[(u8, u8, u8)] = &[(0, 0, 0)];
 
 fn ablation(
     name: &'static str,
@@ -48,7 +49,7 @@ fn ablation(
 }
 
 /// The rows of the table, in its order.
-pub fn all() -> Vec<Ablation> {
+pub(super) fn all() -> Vec<Ablation> {
     let plain = |_: &mut Scenario| {};
     let mut rows = vec![
         ablation(
@@ -298,7 +299,7 @@ pub fn all() -> Vec<Ablation> {
 }
 
 /// Rules of which either alone keeps a command to one order: each taken out by itself.
-pub fn redundant() -> Vec<Ablation> {
+pub(super) fn redundant() -> Vec<Ablation> {
     let moved = Left { moves: 1, ..NONE };
     let plain = |_: &mut Scenario| {};
     vec![
@@ -337,12 +338,12 @@ fn no_barrier(rules: &mut Rules) {
     rules.take_over = &[TakeOverPart::Offsets, TakeOverPart::Memory, TakeOverPart::Read];
 }
 
-pub fn hurried(scenario: &mut Scenario) {
+pub(super) fn hurried(scenario: &mut Scenario) {
     scenario.hurried = true;
     scenario.times = Times { delay: 0, visibility: 0, ..scenario.times };
 }
 
-pub fn two_partitions(scenario: &mut Scenario) {
+pub(super) fn two_partitions(scenario: &mut Scenario) {
     scenario.partitions = 2;
     // The copy was sent with another partitioner.
     if let Some(copy) = scenario.log.last_mut() {
@@ -352,26 +353,26 @@ pub fn two_partitions(scenario: &mut Scenario) {
     }
 }
 
-pub fn untimed(scenario: &mut Scenario) {
+pub(super) fn untimed(scenario: &mut Scenario) {
     scenario.ages = true;
     for sent in &mut scenario.log {
         sent.stamped = None;
     }
 }
 
-pub fn forgetful(scenario: &mut Scenario) {
+pub(super) fn forgetful(scenario: &mut Scenario) {
     scenario.ages = true;
     scenario.resets = true;
 }
 
 /// The ERP carries a request out long after the bound, and refuses what comes after the first order
 /// of a return.
-pub fn very_late(scenario: &mut Scenario) {
+pub(super) fn very_late(scenario: &mut Scenario) {
     scenario.one_per_return = true;
     scenario.times.delay = 6;
 }
 
-pub fn blind(scenario: &mut Scenario) {
+pub(super) fn blind(scenario: &mut Scenario) {
     scenario.blind = true;
     scenario.doubtful = true;
 }

@@ -30,7 +30,7 @@ const HORIZON: Duration = Duration::from_secs(1000);
 
 impl World {
     /// `false`: the action cannot be carried out now.
-    pub fn carry_out(&mut self, scenario: &Scenario, action: Action) -> bool {
+    pub(super) fn carry_out(&mut self, scenario: &Scenario, action: Action) -> bool {
         match action {
             Action::Tick => {
                 self.tick(scenario.floor(), scenario.skew > 0);
@@ -114,7 +114,7 @@ impl World {
     // ---- the group
 
     /// A rebalance: a new generation in which `process` owns the partition.
-    pub fn assign(&mut self, process: usize, partition: usize) {
+    pub(super) fn assign(&mut self, process: usize, partition: usize) {
         self.generation += 1;
         self.partitions[partition].owner = Some(process);
         let process = &mut self.processes[process];
@@ -187,7 +187,7 @@ impl World {
     // ---- the take-over
 
     /// The next part; `false` while it has to wait.
-    pub fn take_over(&mut self, scenario: &Scenario, process: usize) -> bool {
+    pub(super) fn take_over(&mut self, scenario: &Scenario, process: usize) -> bool {
         let Phase::TakingOver(taking) = &self.processes[process].phase else { return false };
         let mut taking = taking.clone();
         let (at, lease) = (partition_of(taking.lease), taking.lease);
@@ -732,7 +732,7 @@ fn pair(sent: &Sent) -> (&str, &str) {
     (&sent.accepted.command.return_no, &sent.accepted.command.command_id)
 }
 
-pub fn return_of(command: Command) -> u8 {
+pub(super) fn return_of(command: Command) -> u8 {
     command / 4
 }
 
@@ -776,7 +776,7 @@ fn head(scenario: &Scenario, order: &Order, at: u32) -> OutboundHead {
 
 /// What a comparison of instants makes of an entry's bound: the writer's instant by the reader's
 /// clock, which is ahead.
-pub fn bound_by_instant(entry: &JournalEntry, skew: u64) -> Moment {
+pub(super) fn bound_by_instant(entry: &JournalEntry, skew: u64) -> Moment {
     let written = u64::try_from(entry.written_at.0).unwrap();
     Moment(written + u64::try_from(entry.bound_ms).unwrap() - skew)
 }

@@ -11,7 +11,7 @@ use stateright::Model;
 use super::scenario::Scenario;
 
 /// How many states there are, and how many of them cannot reach a finished one any more.
-pub fn explore(scenario: &Scenario) -> (usize, usize) {
+pub(super) fn explore(scenario: &Scenario) -> (usize, usize) {
     // 64 bits of a hash name a state, as stateright itself does it.
     let hasher = RandomState::new();
     let mut names: HashMap<u64, u32> = HashMap::new();

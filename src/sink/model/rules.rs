@@ -30,7 +30,7 @@ type Forgotten = fn(Option<Timestamp>, Timestamp, Duration, Option<Timestamp>) -
 type Fence = fn(&Standing<u8>, &[Lease]) -> Result<u8, Vec<Lease>>;
 
 #[derive(Clone, Copy)]
-pub struct Rules {
+pub(super) struct Rules {
     pub judge: Judge,
     pub released: fn(Option<Moment>, Moment) -> Option<Moment>,
     pub may_send: fn(bool, Moment, Moment) -> bool,
@@ -53,7 +53,7 @@ pub struct Rules {
 
 impl Rules {
     /// The product's.
-    pub const ALL: Self = Self {
+    pub(super) const ALL: Self = Self {
         judge,
         released,
         may_send,

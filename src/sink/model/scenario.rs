@@ -24,7 +24,7 @@ use super::{
 
 /// One record of the commands topic.
 #[derive(Clone, Debug)]
-pub struct Sent {
+pub(super) struct Sent {
     pub partition: usize,
     pub offset: i64,
     pub command: Command,
@@ -39,7 +39,7 @@ pub struct Sent {
 
 /// Times in milliseconds; see `protocol.md` §1 for the letters.
 #[derive(Clone, Copy, Debug)]
-pub struct Times {
+pub(super) struct Times {
     pub send_by: u64,
     pub call: u64,
     pub settle: u64,
@@ -51,7 +51,7 @@ pub struct Times {
 }
 
 #[derive(Clone)]
-pub struct Scenario {
+pub(super) struct Scenario {
     pub name: &'static str,
     pub rules: Rules,
     pub log: Vec<Sent>,
@@ -80,7 +80,7 @@ pub struct Scenario {
 
 /// What may happen next.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Action {
+pub(super) enum Action {
     Tick,
     /// A process puts a transaction together and begins it with its first part.
     Begin(usize),
@@ -155,7 +155,7 @@ fn accepted(of_return: u8, id: u8, content: u8) -> Arc<Accepted> {
 
 impl Scenario {
     /// `log`: per record the return, the command id and the content, at offsets from 0.
-    pub fn new(name: &'static str, log: &[(u8, u8, u8)], left: Left) -> Self {
+    pub(super) fn new(name: &'static str, log: &[(u8, u8, u8)], left: Left) -> Self {
         let log = log
             .iter()
             .zip(0..)
@@ -206,7 +206,7 @@ impl Scenario {
     }
 
     /// The scenario with something changed; the rules' times follow.
-    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+    pub(super) fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
         change(&mut self);
         let Times { send_by, call, settle, spacing, .. } = self.times;
         let ms = Duration::from_millis;
@@ -222,13 +222,13 @@ impl Scenario {
     }
 
     /// With one rule (or more, where either alone suffices) taken out.
-    pub fn without(mut self, change: impl FnOnce(&mut Rules)) -> Self {
+    pub(super) fn without(mut self, change: impl FnOnce(&mut Rules)) -> Self {
         change(&mut self.rules);
         self
     }
 
     /// Equal for scenarios that differ in nothing but their name and their rules.
-    pub fn key(&self) -> String {
+    pub(super) fn key(&self) -> String {
         let log: Vec<_> = self
             .log
             .iter()
@@ -252,21 +252,21 @@ impl Scenario {
     }
 
     /// Longer ago makes no difference to any rule.
-    pub fn floor(&self) -> u64 {
+    pub(super) fn floor(&self) -> u64 {
         let Times { send_by, call, settle, spacing, .. } = self.times;
         send_by + call + settle + spacing + 1
     }
 
-    pub fn sent(&self, partition: usize) -> impl Iterator<Item = &Sent> {
+    pub(super) fn sent(&self, partition: usize) -> impl Iterator<Item = &Sent> {
         self.log.iter().filter(move |sent| sent.partition == partition)
     }
 
-    pub fn record(&self, partition: usize, offset: i64) -> &Sent {
+    pub(super) fn record(&self, partition: usize, offset: i64) -> &Sent {
         self.sent(partition).find(|sent| sent.offset == offset).unwrap()
     }
 
     /// Every record has its result, and everything is committed.
-    pub fn finished(&self, world: &World) -> bool {
+    pub(super) fn finished(&self, world: &World) -> bool {
         self.log.iter().all(|sent| {
             world.results.contains_key(&(sent.partition, sent.offset))
                 && world.partitions[sent.partition].offset > sent.offset
@@ -406,7 +406,7 @@ impl Scenario {
 }
 
 /// The partition of a lease, as an index.
-pub fn partition_of(lease: Lease) -> usize {
+pub(super) fn partition_of(lease: Lease) -> usize {
     usize::try_from(lease.partition).unwrap()
 }
 
@@ -556,12 +556,12 @@ fn told<'a>(
     scenario.log.iter().filter(has).map(|sent| sent.command)
 }
 
-pub const ONE_ORDER: &str = "at most one order per command";
-pub const ONE_RESULT: &str = "one result per delivered record";
-pub const OFFSETS: &str = "offsets never past an unfinished command";
-pub const CREATED: &str = "CREATED never without an order";
-pub const REJECTED: &str = "no REJECTED with an order";
-pub const IN_ORDER: &str = "results of one key in offset order";
-pub const GOOD: &str = "a good copy stays good";
-pub const DOUBT: &str = "IN_DOUBT only where a person must decide";
-pub const FINISHED: &str = "everything finished";
+pub(super) const ONE_ORDER: &str = "at most one order per command";
+pub(super) const ONE_RESULT: &str = "one result per delivered record";
+pub(super) const OFFSETS: &str = "offsets never past an unfinished command";
+pub(super) const CREATED: &str = "CREATED never without an order";
+pub(super) const REJECTED: &str = "no REJECTED with an order";
+pub(super) const IN_ORDER: &str = "results of one key in offset order";
+pub(super) const GOOD: &str = "a good copy stays good";
+pub(super) const DOUBT: &str = "IN_DOUBT only where a person must decide";
+pub(super) const FINISHED: &str = "everything finished";

@@ -21,13 +21,13 @@ use crate::{
 };
 
 /// Every process's clock, always.
-pub const NOW: Moment = Moment(1_000);
+pub(super) const NOW: Moment = Moment(1_000);
 
 /// Names one command, whoever sent how many copies of it.
-pub type Command = u8;
+pub(super) type Command = u8;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct World {
+pub(super) struct World {
     pub processes: [Process; 2],
     /// Each process's transaction that is begun and not over; a dead one's stays until the
     /// coordinator ends it.
@@ -47,7 +47,7 @@ pub struct World {
 
 /// How often each thing may still happen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Left {
+pub(super) struct Left {
     pub crashes: u8,
     pub moves: u8,
     pub drains: u8,
@@ -61,31 +61,31 @@ pub struct Left {
 
 /// What Kafka holds of one partition number: offsets of the commands, entries of the journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Partition {
+pub(super) struct Partition {
     pub owner: Option<usize>,
     pub journal: Journal,
     pub offset: i64,
     pub metadata: String,
 }
 
-pub type Journal = BTreeMap<Command, Noted>;
+pub(super) type Journal = BTreeMap<Command, Noted>;
 
 /// An entry and, where the scenario compares instants of different processes, how long ago it was
 /// written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Noted {
+pub(super) struct Noted {
     pub entry: Arc<JournalEntry>,
     pub age: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Process {
+pub(super) struct Process {
     pub standing: Standing<u8>,
     pub phase: Phase,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Phase {
+pub(super) enum Phase {
     Down,
     #[default]
     Idle,
@@ -94,7 +94,7 @@ pub enum Phase {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct TakingOver {
+pub(super) struct TakingOver {
     pub lease: Lease,
     /// The next part of the take-over.
     pub next: usize,
@@ -104,7 +104,7 @@ pub struct TakingOver {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Running {
+pub(super) struct Running {
     pub lease: Lease,
     pub prefix: Prefix,
     pub known: Journal,
@@ -118,7 +118,7 @@ pub struct Running {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Slot {
+pub(super) struct Slot {
     pub command: Command,
     pub life: Life,
     pub send_by: Option<Moment>,
@@ -130,14 +130,14 @@ pub struct Slot {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum End {
+pub(super) enum End {
     Life { ending: Ending, copy: bool },
     Copy(Outcome),
     Plain(Outcome),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Txn {
+pub(super) struct Txn {
     pub lease: Lease,
     /// The next part.
     pub next: usize,
@@ -155,7 +155,7 @@ pub struct Txn {
 
 /// A call of `createOrder` on its way.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Request {
+pub(super) struct Request {
     /// Who waits for the answer; nobody after a time-out or a crash.
     pub by: Option<usize>,
     pub offset: i64,
@@ -167,14 +167,14 @@ pub struct Request {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Order {
+pub(super) struct Order {
     pub command: Command,
     pub age: u64,
     pub marked: bool,
 }
 
 impl World {
-    pub fn running(&mut self, process: usize) -> Option<&mut Running> {
+    pub(super) fn running(&mut self, process: usize) -> Option<&mut Running> {
         match &mut self.processes[process].phase {
             Phase::Running(running) => Some(running),
             Phase::Down | Phase::Idle | Phase::TakingOver(_) => None,
@@ -182,7 +182,7 @@ impl World {
     }
 
     /// One millisecond passes. `floor`: what is longer ago makes no difference to any rule.
-    pub fn tick(&mut self, floor: u64, skewed: bool) {
+    pub(super) fn tick(&mut self, floor: u64, skewed: bool) {
         for process in &mut self.processes {
             if let Phase::Running(running) = &mut process.phase {
                 running.tick(floor);
@@ -253,6 +253,6 @@ impl Running {
 }
 
 /// The wall clock: only entries' and records' ages are told by it.
-pub fn wall(aged: bool) -> Timestamp {
+pub(super) fn wall(aged: bool) -> Timestamp {
     Timestamp(if aged { i64::from(u32::MAX) } else { 0 })
 }

@@ -1,7 +1,7 @@
 //! Commands as senders write them.
 
 use serde_json::json;
-use wdt_connector::{
+use wdt_connector::testing::{
     decimal::Decimal,
     schema::{Codec, CommandLine, CreateMode, CreateReturnOutbound},
 };

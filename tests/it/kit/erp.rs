@@ -11,7 +11,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use wdt_connector::clock::Timestamp;
+use wdt_connector::testing::clock::Timestamp;
 
 use super::{commands::WAREHOUSE, connector::PROGRAM, http};
 use crate::parts::guard::{self, Guarded};
@@ -182,8 +182,9 @@ impl Erp {
     /// Makes up `count` records modified within the last seven days, at least a minute ago; returns
     /// their numbers.
     pub fn seed(&self, kind: Kind, count: usize) -> Vec<String> {
-        let minute_ago =
-            wdt_connector::clock::Timestamp::now().minus(Duration::from_secs(60)).to_beijing();
+        let minute_ago = wdt_connector::testing::clock::Timestamp::now()
+            .minus(Duration::from_secs(60))
+            .to_beijing();
         self.made(kind, &json!({"count": count, "edition": kind.edition(), "to": minute_ago}))
     }
 

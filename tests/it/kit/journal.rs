@@ -6,7 +6,7 @@ use rdkafka::{
     ClientConfig,
     producer::{BaseRecord, Producer as _, ThreadedProducer},
 };
-use wdt_connector::{
+use wdt_connector::testing::{
     clock::Timestamp,
     config::Partitioner,
     schema::{Codec, CreateReturnOutbound, EntryKind, JournalEntry, Outcome},

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use wdt_connector::schema::{CommandResult, CreateReturnOutbound, Outcome};
+use wdt_connector::testing::schema::{CommandResult, CreateReturnOutbound, Outcome};
 
 use super::rig::Rig;
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use wdt_connector::{clock::Timestamp, decimal::Decimal};
+use wdt_connector::testing::{clock::Timestamp, decimal::Decimal};
 
 use super::{
     erp::{Erp, Kind},

@@ -45,9 +45,9 @@ impl Record {
             .value
             .as_deref()
             .unwrap_or_else(|| panic!("a tombstone at {}/{}", self.partition, self.offset));
-        wdt_connector::schema::Codec::single_object().to_json(bytes).unwrap_or_else(|fault| {
-            panic!("the value at {}/{} is not ours: {fault}", self.partition, self.offset)
-        })
+        wdt_connector::testing::schema::Codec::single_object().to_json(bytes).unwrap_or_else(
+            |fault| panic!("the value at {}/{} is not ours: {fault}", self.partition, self.offset),
+        )
     }
 }
 

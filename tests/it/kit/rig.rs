@@ -10,7 +10,7 @@ use std::{
 
 use rdkafka::ClientConfig;
 use serde_json::json;
-use wdt_connector::{
+use wdt_connector::testing::{
     clock::Timestamp,
     config,
     schema::{Codec, CommandResult, DecodeFault, JournalEntry, Subject},
@@ -259,7 +259,7 @@ impl Rig {
 
     /// Sends the commands in Avro, keyed by their return's number, and waits until they are
     /// written.
-    pub fn send(&self, all: &[wdt_connector::schema::CreateReturnOutbound]) {
+    pub fn send(&self, all: &[wdt_connector::testing::schema::CreateReturnOutbound]) {
         let sender = Sender::with(self.broker.clone());
         for one in all {
             let bytes = self.codec().encode_command(one).expect("a command fits its schema");
@@ -269,7 +269,7 @@ impl Rig {
     }
 
     /// Sends them in JSON.
-    pub fn send_json(&self, all: &[wdt_connector::schema::CreateReturnOutbound]) {
+    pub fn send_json(&self, all: &[wdt_connector::testing::schema::CreateReturnOutbound]) {
         let sender = Sender::with(self.broker.clone());
         for one in all {
             sender.send(
