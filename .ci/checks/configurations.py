@@ -38,6 +38,6 @@ for name, text in texts.items():
         sys.exit(f"{name}: {run.stdout}{run.stderr}")
     print(f"{name} holds")
 # A schema that lets everything pass would check nothing.
-for wrong in ({"comands": {}}, {"commands": {"enabled": "yes"}}, {"commands": {"send_by": "15"}}, {"erp": {"flagship": {"secret": "x"}}}):
+for wrong in ({"comands": {}}, {"commands": {"enabled": "yes"}}, {"commands": {"intent_ttl": "15"}}, {"erp": {"flagship": {"secret": "x"}}}):
     if judge.is_valid(wrong):
         sys.exit(f"the JSON Schema lets {wrong} pass")

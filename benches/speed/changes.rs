@@ -25,7 +25,7 @@ struct Read {
 fn read(count: usize, beside: bool) -> Read {
     let mut rig = rig("speed-read").purchase_returns();
     rig.config.set("feeds.purchase_returns", "poll_interval", "60s");
-    rig.config.set("feeds.purchase_returns", "late_interval", "600s");
+    rig.config.set("feeds.purchase_returns.late_pass", "interval", "600s");
     rig.erp.seed(Kind::Returns, count);
     let mut events = Reader::new(&rig.topics.purchase_returns);
     let began = Instant::now();
@@ -78,9 +78,9 @@ fn again(count: usize) -> Value {
         now.minus(Duration::from_secs(60)).floor_second(),
     );
     rig.config
-        .set("feeds.purchase_returns", "start", from.to_string())
+        .set("feeds.purchase_returns", "start_at", from.to_string())
         .set("feeds.purchase_returns", "poll_interval", "60s")
-        .set("feeds.purchase_returns", "late_interval", "600s");
+        .set("feeds.purchase_returns.late_pass", "interval", "600s");
     rig.erp.seed_between(Kind::Returns, count, from, to);
     let mut events = Reader::new(&rig.topics.purchase_returns);
     let connector = rig.start();

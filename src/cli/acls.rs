@@ -83,7 +83,7 @@ pub(super) fn needed(settings: &Settings) -> Vec<Right> {
             ],
         );
         wanted.topic(&topics.results, &[(Write, "results are written")]);
-        wanted.topic(&topics.dead_letters, &[(Write, "what cannot be carried out is written")]);
+        wanted.topic(&topics.commands_dlq, &[(Write, "what cannot be carried out is written")]);
         wanted.role(
             &settings.kafka,
             sink::ROLE,
@@ -103,7 +103,7 @@ pub(super) fn needed(settings: &Settings) -> Vec<Right> {
             };
             wanted.topic(name, &[(Write, "change events are written")]);
         }
-        wanted.topic(&topics.feed_dead_letters, &[(Write, "records that do not fit are written")]);
+        wanted.topic(&topics.feeds_dlq, &[(Write, "records that do not fit are written")]);
         wanted.role(
             &settings.kafka,
             FEEDS,
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn a_feed_alone_needs_nothing_of_the_command_route() {
         let rights = needed(&settings(
-            "[feeds.return_outbounds]\nenabled = true\nstart = \"2026-01-01T00:00:00Z\"\n",
+            "[feeds.return_outbounds]\nenabled = true\nstart_at = \"2026-01-01T00:00:00Z\"\n",
         ));
         let names: Vec<String> = rights
             .iter()

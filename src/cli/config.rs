@@ -195,7 +195,12 @@ mod tests {
         let values = [
             one("cache_dir", "/a \"b\"\n", false, &Place::Default),
             one("commands.enabled", "true", true, &file),
-            one("commands.send_by", "15s", false, &Place::Env("WDT__COMMANDS__SEND_BY".to_owned())),
+            one(
+                "commands.intent_ttl",
+                "15s",
+                false,
+                &Place::Env("WDT__COMMANDS__INTENT_TTL".to_owned()),
+            ),
             one("kafka.properties.ssl.ca.location", "/ca", false, &file),
         ];
         let text = toml(&values.iter().collect::<Vec<_>>());
@@ -206,7 +211,7 @@ mod tests {
         assert_eq!(read["commands"]["enabled"].as_bool(), Some(true));
         assert!(
             text.contains("# c.toml, line 7, column 1")
-                && text.contains("# environment WDT__COMMANDS__SEND_BY"),
+                && text.contains("# environment WDT__COMMANDS__INTENT_TTL"),
             "{text}"
         );
     }

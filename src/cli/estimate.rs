@@ -92,7 +92,7 @@ fn idle(section: &FeedSettings) -> (u64, u64) {
     };
     let per_day =
         |interval: std::time::Duration| DAY_MS / crate::clock::millis(interval).max(1) * queries;
-    (per_day(section.poll_interval), per_day(section.late_interval))
+    (per_day(section.poll_interval), per_day(section.late_pass.interval))
 }
 
 fn feed_row(feed: Feed, section: &FeedSettings, budget: u64) -> Finding {
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_poll_a_minute_is_1440_calls_a_day_and_status() {
-        let text = "[erp.enterprise]\nurl = \"http://e/\"\nsid = \"s\"\nappkey = \"k\"\n[feeds.return_outbounds]\nenabled = true\nedition = \"enterprise\"\nstart = \"2026-01-01T00:00:00Z\"\n";
+        let text = "[erp.enterprise]\nurl = \"http://e/\"\nsid = \"s\"\nappkey = \"k\"\n[feeds.return_outbounds]\nenabled = true\nedition = \"enterprise\"\nstart_at = \"2026-01-01T00:00:00Z\"\n";
         let rows = findings(&settings(text));
         assert!(
             rows[0].says.starts_with("8640 while nothing changes (7200 every 1m + 1440"),
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn an_account_wide_budget_is_summed_up() {
-        let feeds = "[feeds.purchase_returns]\nenabled = true\nstart = \"2026-01-01T00:00:00Z\"\n[feeds.return_outbounds]\nenabled = true\nstart = \"2026-01-01T00:00:00Z\"\n";
+        let feeds = "[feeds.purchase_returns]\nenabled = true\nstart_at = \"2026-01-01T00:00:00Z\"\n[feeds.return_outbounds]\nenabled = true\nstart_at = \"2026-01-01T00:00:00Z\"\n";
         let text = format!(
             "[quota]\nscope = \"account\"\n[commands]\nenabled = true\n[erp.flagship]\nurl = \"http://e/\"\nsid = \"s\"\nkey = \"k\"\n{feeds}"
         );

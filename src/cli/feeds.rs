@@ -114,7 +114,7 @@ async fn set_watermark(
     let codec = state::codec(settings).await?;
     let Some(at) = state::checkpoint(settings, &codec, feed).await? else {
         anyhow::bail!(
-            "{} has no checkpoint yet; set feeds.{}.start instead",
+            "{} has no checkpoint yet; set feeds.{}.start_at instead",
             feed.name(),
             feed.name()
         );

@@ -85,7 +85,7 @@ fn topics(settings: &Settings, args: &Args) -> Topics {
     if args.dead_letters {
         let feeds = settings.purchase_returns.enabled || settings.return_outbounds.enabled;
         for (enabled, name) in
-            [(settings.commands.enabled, &names.dead_letters), (feeds, &names.feed_dead_letters)]
+            [(settings.commands.enabled, &names.commands_dlq), (feeds, &names.feeds_dlq)]
         {
             if enabled || !(settings.commands.enabled || feeds) {
                 topics.insert(name.clone(), true);
@@ -249,7 +249,8 @@ mod tests {
             names(&["--dead-letters"], "[commands]\nenabled = true\n"),
             ["wdt.purchase-return.commands.dlq"]
         );
-        let feed = "[feeds.return_outbounds]\nenabled = true\nstart = \"2026-01-01T00:00:00Z\"\n";
+        let feed =
+            "[feeds.return_outbounds]\nenabled = true\nstart_at = \"2026-01-01T00:00:00Z\"\n";
         assert_eq!(
             names(&["--changes", "--results"], feed),
             ["wdt.purchase-return.results", "wdt.return-outbound.changes"]

@@ -86,12 +86,12 @@ impl Role {
         match self {
             Self::Commands => &topics.commands,
             Self::Results => &topics.results,
-            Self::DeadLetters => &topics.dead_letters,
+            Self::DeadLetters => &topics.commands_dlq,
             Self::Journal => &topics.journal,
             Self::Changes(Feed::PurchaseReturns) => &topics.purchase_returns,
             Self::Changes(Feed::ReturnOutbounds) => &topics.return_outbounds,
             Self::FeedsState => &topics.feeds_state,
-            Self::FeedDeadLetters => &topics.feed_dead_letters,
+            Self::FeedDeadLetters => &topics.feeds_dlq,
             Self::Control => &topics.control,
         }
     }
@@ -508,7 +508,7 @@ mod tests {
 
     const COMMANDS: &str = "[commands]\nenabled = true\n";
     const FEED: &str =
-        "[feeds.return_outbounds]\nenabled = true\nstart = \"2026-01-01T00:00:00Z\"\n";
+        "[feeds.return_outbounds]\nenabled = true\nstart_at = \"2026-01-01T00:00:00Z\"\n";
 
     #[test]
     fn everything_but_the_commands_topic_is_created() {

@@ -144,7 +144,7 @@ mod tests {
         let enabled = find(&all, "commands.enabled");
         assert_eq!((enabled.value.as_str(), enabled.bare), ("true", true));
         assert_eq!(enabled.place, Place::Env("WDT__COMMANDS__ENABLED".to_owned()));
-        assert_eq!(find(&all, "commands.send_by").place, Place::Default);
+        assert_eq!(find(&all, "commands.intent_ttl").place, Place::Default);
         assert_eq!(find(&all, "cache_dir").value, "/c");
         assert!(
             all.mistakes.iter().any(|mistake| mistake.key == "erp.flagship.url"),

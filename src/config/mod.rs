@@ -120,7 +120,7 @@ pub struct Settings {
     /// Time relations that do not hold are warnings instead of errors.
     pub allow_unsafe_timing: bool,
     /// Folder of this instance's disposable caches: the configured one, then
-    /// `application_id.instance`.
+    /// `application_id.instance_ordinal`.
     pub cache_dir: PathBuf,
     /// `[kafka]`
     pub kafka: KafkaSettings,
@@ -128,6 +128,8 @@ pub struct Settings {
     pub schema_registry: Option<RegistrySettings>,
     /// `[topics]`
     pub topics: Topics,
+    /// `erp.max_visibility_lag`; a feed may have its own.
+    pub max_visibility_lag: Duration,
     /// `[erp.flagship]`; `None` when no `url` is given.
     pub flagship: Option<FlagshipSettings>,
     /// `[erp.enterprise]`; `None` when no `url` is given.
@@ -159,7 +161,7 @@ pub struct KafkaSettings {
     /// Prefix of group ids, transactional ids and client ids.
     pub application_id: String,
     /// Stable ordinal of this instance (a StatefulSet's pod number).
-    pub instance: u32,
+    pub instance_ordinal: u32,
     /// Any other librdkafka option; those that correctness rests on were refused.
     pub properties: BTreeMap<String, String>,
     /// `sasl.password`, from `sasl_password_file` or the environment.
@@ -169,10 +171,10 @@ pub struct KafkaSettings {
 }
 
 impl KafkaSettings {
-    /// What this process is called: `application_id.instance`.
+    /// What this process is called: `application_id.instance_ordinal`.
     #[must_use]
     pub fn instance_name(&self) -> String {
-        format!("{}.{}", self.application_id, self.instance)
+        format!("{}.{}", self.application_id, self.instance_ordinal)
     }
 }
 
@@ -182,7 +184,7 @@ impl fmt::Debug for KafkaSettings {
         out.debug_struct("KafkaSettings")
             .field("bootstrap_servers", &self.bootstrap_servers)
             .field("application_id", &self.application_id)
-            .field("instance", &self.instance)
+            .field("instance_ordinal", &self.instance_ordinal)
             .field("properties", &self.properties.keys().collect::<Vec<_>>())
             .finish_non_exhaustive()
     }
@@ -215,12 +217,12 @@ pub struct TraceSettings {
 pub struct Topics {
     pub commands: String,
     pub results: String,
-    pub dead_letters: String,
+    pub commands_dlq: String,
     pub journal: String,
     pub purchase_returns: String,
     pub return_outbounds: String,
     pub feeds_state: String,
-    pub feed_dead_letters: String,
+    pub feeds_dlq: String,
     /// What an operator decided for all instances.
     pub control: String,
 }
@@ -316,19 +318,18 @@ pub struct CommandSettings {
     /// Calls on the wire at once.
     pub max_in_flight: usize,
     pub call_timeout: Duration,
-    pub send_by: Duration,
-    pub settle_time: Duration,
-    pub lookup_spacing: Duration,
-    pub lookup_limit: Duration,
+    pub intent_ttl: Duration,
+    pub apply_grace: Duration,
+    pub lookup_interval: Duration,
+    pub lookup_timeout: Duration,
     pub max_attempts: u32,
-    pub max_freeze: Duration,
-    pub max_delay: Duration,
-    pub max_visibility: Duration,
-    pub dedupe_horizon: Duration,
+    pub max_process_pause: Duration,
+    pub max_apply_delay: Duration,
+    pub dedup_window: Duration,
     pub drain_timeout: Duration,
     /// How long a command whose return is not approved yet is sent again; zero: it is `REJECTED` at
     /// once.
-    pub retry_unapproved_for: Duration,
+    pub unapproved_retry_timeout: Duration,
 }
 
 /// Which product line answers a feed's query.
@@ -375,16 +376,25 @@ pub struct FeedSettings {
     /// Always flagship for `purchase_returns`.
     pub edition: Edition,
     /// Records modified before this instant are not read. Required where the feed is enabled.
-    pub start: Timestamp,
+    pub start_at: Timestamp,
     pub poll_interval: Duration,
     pub safety_lag: Duration,
     pub page_size: u32,
     /// A window aims at no more pages than this.
-    pub window_pages: u32,
-    pub max_visibility: Duration,
-    pub late_interval: Duration,
-    pub late_to: Duration,
+    pub max_pages_per_window: u32,
+    /// The feed's own, or `erp.max_visibility_lag`.
+    pub max_visibility_lag: Duration,
+    pub late_pass: LatePass,
     pub filters: Filters,
+}
+
+/// `late_pass = { interval, lag }`
+#[derive(Clone, Copy, Debug)]
+pub struct LatePass {
+    /// Time between two late passes.
+    pub interval: Duration,
+    /// How far behind now a window of the late pass ends.
+    pub lag: Duration,
 }
 
 /// `filters = { warehouse_no, provider_no, status }`

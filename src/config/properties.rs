@@ -89,7 +89,7 @@ pub(super) fn read(reader: &mut Reader) -> Properties {
             let instead = match name.as_str() {
                 "bootstrap.servers" | "metadata.broker.list" => "use kafka.bootstrap_servers",
                 "group.id" | "transactional.id" => "it follows from kafka.application_id",
-                "group.instance.id" => "it follows from kafka.instance",
+                "group.instance.id" => "it follows from kafka.instance_ordinal",
                 _ => "the connector sets it, because exactly-once rests on it",
             };
             reader.mistake(&key, format!("{key} ({place}) may not be set; {instead}"));

@@ -180,6 +180,13 @@ impl Reader {
         })
     }
 
+    /// A duration that may be zero or absent.
+    pub(super) fn duration_if_any(&mut self, key: &str) -> Option<Duration> {
+        self.optional(key, &Kind::DurationOrZero, |value| {
+            text_of(value).and_then(values::parse_duration)
+        })
+    }
+
     pub(super) fn instant(&mut self, key: &str) -> Option<Timestamp> {
         self.optional(key, &Kind::Instant, |value| text_of(value).and_then(values::parse_instant))
     }

@@ -62,7 +62,7 @@ pub(crate) fn markdown() -> String {
         "# Configuration\n\n\
          One TOML file (`--config` or `WDT_CONFIG`), every key also by environment: `WDT__SECTION__KEY`. Written from the keys that the\n\
          program reads and the comments of `connector.default.toml`; the test `the_configuration_reference_is_up_to_date` fails when\n\
-         they differ, and writes this file and `connector.schema.json` anew with `WDT_BLESS=1`.\n\n\
+         they differ, and writes this file and `connector.schema.json` anew with `UPDATE_EXPECT=1`.\n\n\
          `wdt-connector config print` shows what is in force and where it comes from, `config check` every mistake with line and\n\
          column, `config schema` the JSON Schema of the file.\n",
     );
@@ -197,8 +197,9 @@ fn borrow(found: &mut BTreeMap<String, About>, from: &str, to: &str) {
 fn key_of(line: &str) -> Option<(&str, bool)> {
     let (line, example) = line.strip_prefix('#').map_or((line, false), |line| (line, true));
     let (name, _) = line.split_once(" = ")?;
-    (!name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
-        .then_some((name, example))
+    (!name.is_empty()
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || matches!(byte, b'_' | b'.')))
+    .then_some((name, example))
 }
 
 #[cfg(test)]
@@ -209,13 +210,13 @@ mod tests {
 
     fn compare(name: &str, wanted: &str) {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name);
-        if std::env::var_os("WDT_BLESS").is_some() {
+        if std::env::var_os("UPDATE_EXPECT").is_some() {
             std::fs::write(&path, wanted).unwrap();
         }
         let written = std::fs::read_to_string(&path).unwrap_or_default();
         assert_eq!(
             written, wanted,
-            "deploy/{name} is not what the program reads; run this test with WDT_BLESS=1"
+            "deploy/{name} is not what the program reads; run this test with UPDATE_EXPECT=1"
         );
     }
 
@@ -257,9 +258,9 @@ mod tests {
             "secrets may not stand in the file"
         );
         assert!(
-            at("/properties/commands/properties/send_by/description")
+            at("/properties/commands/properties/intent_ttl/description")
                 .as_str()
-                .is_some_and(|text| text.contains("renewed"))
+                .is_some_and(|text| text.contains("replaced"))
         );
     }
 }

@@ -1,6 +1,6 @@
 //! Section by section: keys → checked settings.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -8,10 +8,10 @@ use crate::clock::Timestamp;
 
 use super::{
     CommandFormat, CommandSettings, Edition, Effective, EnterpriseSettings, ErpConnection, Feed,
-    FeedSettings, Filters, FlagshipSettings, HttpSettings, KafkaSettings, Loaded, LogFormat,
-    LogSettings, Mistake, Partitioner, QuotaScope, QuotaSettings, RegistrySettings, Settings,
-    Topics, TraceSettings, document::Document, effective, keys::Kind, properties, reader::Reader,
-    timing, values,
+    FeedSettings, Filters, FlagshipSettings, HttpSettings, KafkaSettings, LatePass, Loaded,
+    LogFormat, LogSettings, Mistake, Partitioner, QuotaScope, QuotaSettings, RegistrySettings,
+    Settings, Topics, TraceSettings, document::Document, effective, keys::Kind, properties,
+    reader::Reader, timing, values,
 };
 
 /// The enterprise edition's largest page.
@@ -68,7 +68,7 @@ fn conclude(mut reader: Reader, mut settings: Settings) -> Result<Loaded, Vec<Mi
             .mistakes
             .extend(unsafe_times.into_iter().filter(|mistake| !touches(&mistake.sentence, &wrong)));
     }
-    let instance = format!("{}.{}", settings.kafka.application_id, settings.kafka.instance);
+    let instance = format!("{}.{}", settings.kafka.application_id, settings.kafka.instance_ordinal);
     settings.cache_dir.push(instance);
     let mistakes = reader.finish();
     if mistakes.is_empty() { Ok(Loaded { settings, warnings }) } else { Err(mistakes) }
@@ -95,6 +95,7 @@ fn quota_warnings(settings: &Settings) -> Vec<String> {
 
 fn read(reader: &mut Reader) -> Settings {
     let kafka = kafka(reader);
+    let max_visibility_lag = reader.duration_or_zero("erp.max_visibility_lag");
     let settings = Settings {
         allow_unsafe_timing: reader.flag("allow_unsafe_timing"),
         cache_dir: cache_dir(reader),
@@ -113,8 +114,9 @@ fn read(reader: &mut Reader) -> Settings {
             max_concurrent_calls: reader.number("quota.max_concurrent_calls", 1..=10_000),
         },
         commands: commands(reader),
-        purchase_returns: feed(reader, Feed::PurchaseReturns),
-        return_outbounds: feed(reader, Feed::ReturnOutbounds),
+        purchase_returns: feed(reader, Feed::PurchaseReturns, max_visibility_lag),
+        return_outbounds: feed(reader, Feed::ReturnOutbounds, max_visibility_lag),
+        max_visibility_lag,
         http: http(reader),
         log: log(reader),
         traces: traces(reader),
@@ -138,7 +140,7 @@ fn kafka(reader: &mut Reader) -> KafkaSettings {
             "allowed are 1 to 200 letters, digits, dots, hyphens and underscores",
             |text| values::is_kafka_name(text) && text.len() <= 200,
         ),
-        instance: reader.number("kafka.instance", 0..=9999),
+        instance_ordinal: reader.number("kafka.instance_ordinal", 0..=9999),
         properties: properties.free,
         sasl_password: reader.secret("kafka.sasl_password").or(properties.sasl_password),
         ssl_key_password: reader.secret("kafka.ssl_key_password").or(properties.ssl_key_password),
@@ -202,12 +204,12 @@ fn topics(reader: &mut Reader) -> Topics {
     Topics {
         commands: name("commands"),
         results: name("results"),
-        dead_letters: name("dead_letters"),
+        commands_dlq: name("commands_dlq"),
         journal: name("journal"),
         purchase_returns: name("purchase_returns"),
         return_outbounds: name("return_outbounds"),
         feeds_state: name("feeds_state"),
-        feed_dead_letters: name("feed_dead_letters"),
+        feeds_dlq: name("feeds_dlq"),
         control: name("control"),
     }
 }
@@ -299,21 +301,20 @@ fn commands(reader: &mut Reader) -> CommandSettings {
         max_in_flight: usize::try_from(reader.number("commands.max_in_flight", 1..=10_000))
             .unwrap_or(1),
         call_timeout: reader.duration("commands.call_timeout"),
-        send_by: reader.duration("commands.send_by"),
-        settle_time: reader.duration_or_zero("commands.settle_time"),
-        lookup_spacing: reader.duration("commands.lookup_spacing"),
-        lookup_limit: reader.duration("commands.lookup_limit"),
+        intent_ttl: reader.duration("commands.intent_ttl"),
+        apply_grace: reader.duration_or_zero("commands.apply_grace"),
+        lookup_interval: reader.duration("commands.lookup_interval"),
+        lookup_timeout: reader.duration("commands.lookup_timeout"),
         max_attempts: reader.number("commands.max_attempts", 1..=1000),
-        max_freeze: reader.duration_or_zero("commands.max_freeze"),
-        max_delay: reader.duration_or_zero("commands.max_delay"),
-        max_visibility: reader.duration_or_zero("commands.max_visibility"),
-        dedupe_horizon: reader.duration("commands.dedupe_horizon"),
+        max_process_pause: reader.duration_or_zero("commands.max_process_pause"),
+        max_apply_delay: reader.duration_or_zero("commands.max_apply_delay"),
+        dedup_window: reader.duration("commands.dedup_window"),
         drain_timeout: reader.duration_or_zero("commands.drain_timeout"),
-        retry_unapproved_for: reader.duration_or_zero("commands.retry_unapproved_for"),
+        unapproved_retry_timeout: reader.duration_or_zero("commands.unapproved_retry_timeout"),
     }
 }
 
-fn feed(reader: &mut Reader, feed: Feed) -> FeedSettings {
+fn feed(reader: &mut Reader, feed: Feed, max_visibility_lag: Duration) -> FeedSettings {
     let section = format!("feeds.{}", feed.name());
     let key = |name: &str| format!("{section}.{name}");
     let enabled = reader.flag(&key("enabled"));
@@ -325,25 +326,29 @@ fn feed(reader: &mut Reader, feed: Feed) -> FeedSettings {
             Edition::Flagship,
         ),
     };
-    let start = reader.instant(&key("start"));
-    if enabled && start.is_none() && !reader.is_set(&key("start")) {
+    let start_at = reader.instant(&key("start_at"));
+    if enabled && start_at.is_none() && !reader.is_set(&key("start_at")) {
         let sentence = format!(
             "{} is missing; the feed needs the instant from which on changes are read, such as \"2026-01-01T00:00:00+08:00\"",
-            key("start")
+            key("start_at")
         );
-        reader.mistake(&key("start"), sentence);
+        reader.mistake(&key("start_at"), sentence);
     }
     FeedSettings {
         enabled,
         edition,
-        start: start.unwrap_or(Timestamp(0)),
+        start_at: start_at.unwrap_or(Timestamp(0)),
         poll_interval: reader.duration(&key("poll_interval")),
         safety_lag: reader.duration_or_zero(&key("safety_lag")),
         page_size: page_size(reader, &key("page_size"), edition),
-        window_pages: reader.number(&key("window_pages"), 1..=10_000),
-        max_visibility: reader.duration_or_zero(&key("max_visibility")),
-        late_interval: reader.duration(&key("late_interval")),
-        late_to: reader.duration(&key("late_to")),
+        max_pages_per_window: reader.number(&key("max_pages_per_window"), 1..=10_000),
+        max_visibility_lag: reader
+            .duration_if_any(&key("max_visibility_lag"))
+            .unwrap_or(max_visibility_lag),
+        late_pass: LatePass {
+            interval: reader.duration(&key("late_pass.interval")),
+            lag: reader.duration(&key("late_pass.lag")),
+        },
         filters: filters(reader, &key("filters"), feed),
     }
 }
@@ -481,7 +486,10 @@ mod tests {
             .map(|line| line.strip_prefix('#').unwrap_or(line))
             .collect::<Vec<_>>();
         for key in reader.known().keys() {
-            if BY_ENVIRONMENT.contains(&key.as_str()) || key.contains(".filters.") {
+            if BY_ENVIRONMENT.contains(&key.as_str())
+                || key.contains(".filters.")
+                || key.contains(".late_pass.")
+            {
                 continue;
             }
             let name = key.rsplit('.').next().unwrap();

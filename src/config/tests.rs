@@ -43,9 +43,9 @@ fn the_defaults_are_the_design_s() {
             && !settings.return_outbounds.enabled
     );
     assert_eq!(settings.commands.call_timeout, Duration::from_secs(30));
-    assert_eq!(settings.commands.dedupe_horizon, Duration::from_secs(30 * 86_400));
+    assert_eq!(settings.commands.dedup_window, Duration::from_secs(30 * 86_400));
     assert_eq!(settings.purchase_returns.safety_lag, Duration::from_secs(65));
-    assert_eq!(settings.topics.dead_letters, "wdt.purchase-return.commands.dlq");
+    assert_eq!(settings.topics.commands_dlq, "wdt.purchase-return.commands.dlq");
     assert_eq!(settings.http.listen.to_string(), "127.0.0.1:9600");
     assert!(
         settings.schema_registry.is_none()
@@ -59,14 +59,14 @@ fn the_defaults_are_the_design_s() {
 #[test]
 fn a_whole_configuration_is_read() {
     let text = format!(
-        "cache_dir = \"/c\"\n[commands]\nenabled = true\nformat = \"json\"\n{ACCOUNT}[feeds.return_outbounds]\nenabled = true\nstart = 2026-01-01T00:00:00+08:00\n\
-         filters = {{ warehouse_no = \"W1\", status = \"50,110\" }}\n[kafka]\ninstance = 3\nproperties = {{ \"security.protocol\" = \"SASL_SSL\", session.timeout.ms = 6000 }}\n"
+        "cache_dir = \"/c\"\n[commands]\nenabled = true\nformat = \"json\"\n{ACCOUNT}[feeds.return_outbounds]\nenabled = true\nstart_at = 2026-01-01T00:00:00+08:00\n\
+         filters = {{ warehouse_no = \"W1\", status = \"50,110\" }}\n[kafka]\ninstance_ordinal = 3\nproperties = {{ \"security.protocol\" = \"SASL_SSL\", session.timeout.ms = 6000 }}\n"
     );
     let settings = ok(&text, &[SECRET]).settings;
     assert!(settings.require_route().is_ok());
     assert_eq!(settings.commands.format, CommandFormat::Json);
     assert_eq!(settings.flagship.unwrap().secret.expose_secret(), "hush:salt");
-    assert_eq!(settings.return_outbounds.start, Timestamp(1_767_196_800_000));
+    assert_eq!(settings.return_outbounds.start_at, Timestamp(1_767_196_800_000));
     assert_eq!(settings.return_outbounds.filters.status.as_deref(), Some("50,110"));
     assert_eq!(settings.kafka.properties["security.protocol"], "SASL_SSL");
     assert_eq!(settings.kafka.properties["session.timeout.ms"], "6000");
@@ -81,7 +81,7 @@ fn the_environment_overrides_every_kind_of_key() {
             ("WDT__KAFKA__BOOTSTRAP_SERVERS", "a:1,b:2"),
             ("WDT__KAFKA__PROPERTIES__SSL_CA_LOCATION", "/ca.pem"),
             ("WDT__COMMANDS__MAX_IN_FLIGHT", "7"),
-            ("WDT__FEEDS__PURCHASE_RETURNS__START", "2026-01-01T00:00:00Z"),
+            ("WDT__FEEDS__PURCHASE_RETURNS__START_AT", "2026-01-01T00:00:00Z"),
             ("WDT__FEEDS__PURCHASE_RETURNS__FILTERS__PROVIDER_NO", "P1"),
             ("WDT__SCHEMA_REGISTRY__REGISTER", "false"),
             ("WDT__SCHEMA_REGISTRY__URL", ""),
@@ -94,7 +94,7 @@ fn the_environment_overrides_every_kind_of_key() {
     assert_eq!(settings.kafka.bootstrap_servers, "a:1,b:2");
     assert_eq!(settings.kafka.properties["ssl.ca.location"], "/ca.pem");
     assert_eq!(settings.commands.max_in_flight, 7);
-    assert_eq!(settings.purchase_returns.start, Timestamp(1_767_225_600_000));
+    assert_eq!(settings.purchase_returns.start_at, Timestamp(1_767_225_600_000));
     assert_eq!(settings.purchase_returns.filters.provider_no.as_deref(), Some("P1"));
     assert_eq!(settings.kafka.sasl_password.unwrap().expose_secret(), "hush");
 }
@@ -125,20 +125,20 @@ fn unknown_keys_are_mistakes_with_a_place_and_a_guess() {
 #[test]
 fn all_mistakes_come_at_once() {
     let found = wrong(
-        "alow_unsafe_timing = true\n[kafka]\nbootstrap_servers = \"nohost\"\ninstance = -1\n[commands]\nformat = \"xml\"\nenabled = \"yes\"\ncall_timeout = 30\nmax_in_flight = 0\n\
+        "alow_unsafe_timing = true\n[kafka]\nbootstrap_servers = \"nohost\"\ninstance_ordinal = -1\n[commands]\nformat = \"xml\"\nenabled = \"yes\"\ncall_timeout = 30\nmax_in_flight = 0\n\
          [quota]\nburst = 1.5\n[feeds.purchase_returns]\nenabled = true\n[topics]\nresults = \"a b\"\n[http]\nlisten = \"0.0.0.0:1\"\n[log]\nlevel = \"a=b=c\"\n",
         &[],
     );
     for part in [
         "alow_unsafe_timing",
         "\"nohost\"",
-        "instance = -1",
+        "instance_ordinal = -1",
         "\"xml\"",
         "enabled = \"yes\"",
         "call_timeout = 30 ",
         "max_in_flight = 0",
         "quota.burst",
-        "feeds.purchase_returns.start",
+        "feeds.purchase_returns.start_at",
         "\"a b\"",
         "needs a token",
         "log.level",
@@ -156,7 +156,7 @@ fn all_mistakes_come_at_once() {
 
 #[test]
 fn broken_toml_is_told_by_line() {
-    let found = wrong("[kafka]\ninstance = \n", &[]);
+    let found = wrong("[kafka]\ninstance_ordinal = \n", &[]);
     assert!(found[0].contains("line 2") && found[0].contains("no TOML"), "{found:?}");
     let found = load(Some(Path::new("/nowhere/at/all.toml")), env(&[])).unwrap_err();
     assert!(found[0].sentence.contains("/nowhere/at/all.toml"));
@@ -244,23 +244,37 @@ fn properties_that_correctness_rests_on_are_refused() {
     }
 }
 
+/// Commands and the feed of purchase returns, by environment.
+const EVERYTHING_RUNS: [(&str, &str); 7] = [
+    SECRET,
+    ("WDT__ERP__FLAGSHIP__URL", "http://erp/openapi"),
+    ("WDT__ERP__FLAGSHIP__SID", "s"),
+    ("WDT__ERP__FLAGSHIP__KEY", "k"),
+    ("WDT__COMMANDS__ENABLED", "true"),
+    ("WDT__FEEDS__PURCHASE_RETURNS__ENABLED", "true"),
+    ("WDT__FEEDS__PURCHASE_RETURNS__START_AT", "2026-01-01T00:00:00Z"),
+];
+
 #[test]
 fn unsafe_times_are_refused_or_warned_about() {
     for (text, part) in [
-        ("[commands]\nmax_freeze = \"9s\"\n", "commands.max_freeze = 9s must be at least 10s"),
-        ("[commands]\nmax_delay = \"59s\"\n", "commands.max_delay = 59s"),
-        ("[commands]\nmax_visibility = \"59999ms\"\n", "commands.max_visibility = 59999ms"),
         (
-            "[feeds.return_outbounds]\nmax_visibility = \"59s\"\n",
-            "feeds.return_outbounds.max_visibility = 59s",
+            "[commands]\nmax_process_pause = \"9s\"\n",
+            "commands.max_process_pause = 9s must be at least 10s",
+        ),
+        ("[commands]\nmax_apply_delay = \"59s\"\n", "commands.max_apply_delay = 59s"),
+        ("[erp]\nmax_visibility_lag = \"59999ms\"\n", "erp.max_visibility_lag = 59999ms"),
+        (
+            "[feeds.return_outbounds]\nmax_visibility_lag = \"59s\"\n",
+            "feeds.return_outbounds.max_visibility_lag = 59s",
         ),
         (
-            "[commands]\nsettle_time = \"70s\"\n",
-            "must be more than max_freeze + max_delay + max_visibility = 130s",
+            "[commands]\napply_grace = \"70s\"\n",
+            "must be more than max_process_pause + max_apply_delay + erp.max_visibility_lag = 130s",
         ),
         (
-            "[commands]\nlookup_limit = \"165s\"\n",
-            "must be more than send_by + call_timeout + settle_time + lookup_spacing = 165s",
+            "[commands]\nlookup_timeout = \"165s\"\n",
+            "must be more than intent_ttl + call_timeout + apply_grace + lookup_interval = 165s",
         ),
         ("[commands]\ndrain_timeout = \"300s\"\n", "max.poll.interval.ms = 5m"),
         ("[kafka.properties]\nmax.poll.interval.ms = 20000\n", "max.poll.interval.ms = 20s"),
@@ -268,32 +282,46 @@ fn unsafe_times_are_refused_or_warned_about() {
             "[feeds.purchase_returns]\nsafety_lag = \"64s\"\n",
             "feeds.purchase_returns.safety_lag = 64s",
         ),
-        ("[feeds.purchase_returns]\nlate_to = \"64s\"\n", "feeds.purchase_returns.late_to = 64s"),
+        (
+            "[feeds.purchase_returns.late_pass]\nlag = \"64s\"\n",
+            "feeds.purchase_returns.late_pass.lag = 64s",
+        ),
     ] {
-        one(text, &[], &[part, "allow_unsafe_timing"]);
-        let allowed = ok(text, &[("WDT__ALLOW_UNSAFE_TIMING", "true")]);
+        one(text, &EVERYTHING_RUNS, &[part, "allow_unsafe_timing"]);
+        let mut env = EVERYTHING_RUNS.to_vec();
+        env.push(("WDT__ALLOW_UNSAFE_TIMING", "true"));
+        let allowed = ok(text, &env);
         assert!(
             allowed.warnings.len() == 1 && allowed.warnings[0].contains(part),
             "{:?}",
             allowed.warnings
         );
     }
-    let text = format!("[commands]\nenabled = true\n{ACCOUNT}connect_timeout = \"10s\"\n");
     one(
-        &text,
-        &[SECRET],
-        &["erp.flagship.connect_timeout = 10s must be less than commands.max_freeze"],
+        "[erp.flagship]\nconnect_timeout = \"10s\"\n",
+        &EVERYTHING_RUNS,
+        &["erp.flagship.connect_timeout = 10s must be less than commands.max_process_pause"],
     );
-    assert!(
-        from_toml("[commands]\nsettle_time = \"71s\"\nlookup_limit = \"166s\"\n", env(&[])).is_ok()
-    );
+    let longer = "[commands]\napply_grace = \"71s\"\nlookup_timeout = \"166s\"\n";
+    assert!(from_toml(longer, env(&EVERYTHING_RUNS)).is_ok());
+}
+
+#[test]
+fn a_feed_may_have_its_own_visibility_lag() {
+    let text = "[erp]\nmax_visibility_lag = \"2m\"\n[feeds.return_outbounds]\nmax_visibility_lag = \"70s\"\n";
+    let Loaded { settings, .. } = ok(text, &[]);
+    assert_eq!(settings.max_visibility_lag, Duration::from_secs(120));
+    assert_eq!(settings.purchase_returns.max_visibility_lag, Duration::from_secs(120));
+    assert_eq!(settings.return_outbounds.max_visibility_lag, Duration::from_secs(70));
+    // What runs is held to it: commands.apply_grace and the first feed's safety_lag are too short.
+    assert_eq!(wrong(text, &EVERYTHING_RUNS).len(), 2, "{:?}", wrong(text, &EVERYTHING_RUNS));
 }
 
 #[test]
 fn feeds_and_commands_need_their_accounts() {
     one("[commands]\nenabled = true\n", &[], &["erp.flagship.url is missing", "commands"]);
     one(
-        "[feeds.return_outbounds]\nenabled = true\nedition = \"enterprise\"\nstart = \"2026-01-01T00:00:00Z\"\n",
+        "[feeds.return_outbounds]\nenabled = true\nedition = \"enterprise\"\nstart_at = \"2026-01-01T00:00:00Z\"\n",
         &[],
         &["erp.enterprise.url is missing", "feeds.return_outbounds"],
     );
@@ -301,7 +329,7 @@ fn feeds_and_commands_need_their_accounts() {
     one(
         &format!("{ACCOUNT}[feeds.purchase_returns]\nenabled = true\n"),
         &[SECRET],
-        &["feeds.purchase_returns.start is missing"],
+        &["feeds.purchase_returns.start_at is missing"],
     );
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Feed, Settings, reader::Mistake, values::duration_text as show};
 
-/// The clock error that `safety_lag` and `late_to` cover without a measurement.
+/// The clock error that `safety_lag` and `late_pass.lag` cover without a measurement.
 pub(crate) const CLOCK_ERROR: Duration = Duration::from_secs(5);
 
 /// librdkafka's default of `max.poll.interval.ms`.
@@ -15,8 +15,11 @@ const POLL_INTERVAL: Duration = Duration::from_secs(300);
 pub(super) fn violations(settings: &Settings) -> Vec<Mistake> {
     let mut found = Found::default();
     assumptions(settings, &mut found);
-    command_relations(settings, &mut found);
-    for feed in Feed::ALL {
+    // What does not run has no times to relate: feeds alone do not have to fit the commands' keys.
+    if settings.commands.enabled {
+        command_relations(settings, &mut found);
+    }
+    for feed in Feed::ALL.into_iter().filter(|feed| settings.feed(*feed).enabled) {
         feed_relations(settings, feed, &mut found);
     }
     found.0
@@ -44,49 +47,59 @@ fn assumptions(settings: &Settings, found: &mut Found) {
     let minute = Duration::from_secs(60);
     let why =
         "it is an assumption about the world, and a smaller one can make two orders of one command";
-    found.at_least("commands.max_freeze", commands.max_freeze, Duration::from_secs(10), why);
-    found.at_least("commands.max_delay", commands.max_delay, minute, why);
-    found.at_least("commands.max_visibility", commands.max_visibility, minute, why);
+    found.at_least(
+        "commands.max_process_pause",
+        commands.max_process_pause,
+        Duration::from_secs(10),
+        why,
+    );
+    found.at_least("commands.max_apply_delay", commands.max_apply_delay, minute, why);
+    let shared = settings.max_visibility_lag;
+    found.at_least("erp.max_visibility_lag", shared, minute, why);
     for feed in Feed::ALL {
-        let key = format!("feeds.{}.max_visibility", feed.name());
-        found.at_least(
-            &key,
-            settings.feed(feed).max_visibility,
-            minute,
-            "it is an assumption about the world, and a smaller one can miss changes",
-        );
+        let own = settings.feed(feed).max_visibility_lag;
+        // One that is the shared one has been judged.
+        if own != shared {
+            found.at_least(
+                &format!("feeds.{}.max_visibility_lag", feed.name()),
+                own,
+                minute,
+                "it is an assumption about the world, and a smaller one can miss changes",
+            );
+        }
     }
 }
 
 fn command_relations(settings: &Settings, found: &mut Found) {
     let commands = &settings.commands;
-    let waited = commands.call_timeout + commands.settle_time + commands.lookup_spacing;
-    let needed = commands.max_freeze + commands.max_delay + commands.max_visibility;
-    found.unless(waited > needed, "commands.settle_time", || {
+    let waited = commands.call_timeout + commands.apply_grace + commands.lookup_interval;
+    let needed =
+        commands.max_process_pause + commands.max_apply_delay + settings.max_visibility_lag;
+    found.unless(waited > needed, "commands.apply_grace", || {
         format!(
-            "commands.call_timeout + settle_time + lookup_spacing = {} + {} + {} = {} must be more than max_freeze + max_delay + max_visibility = {}; raise settle_time",
+            "commands.call_timeout + apply_grace + lookup_interval = {} + {} + {} = {} must be more than max_process_pause + max_apply_delay + erp.max_visibility_lag = {}; raise apply_grace",
             show(commands.call_timeout),
-            show(commands.settle_time),
-            show(commands.lookup_spacing),
+            show(commands.apply_grace),
+            show(commands.lookup_interval),
             show(waited),
             show(needed)
         )
     });
-    let deciding = commands.send_by + waited;
-    found.unless(commands.lookup_limit > deciding, "commands.lookup_limit", || {
+    let deciding = commands.intent_ttl + waited;
+    found.unless(commands.lookup_timeout > deciding, "commands.lookup_timeout", || {
         format!(
-            "commands.lookup_limit = {} must be more than send_by + call_timeout + settle_time + lookup_spacing = {}; raise it",
-            show(commands.lookup_limit),
+            "commands.lookup_timeout = {} must be more than intent_ttl + call_timeout + apply_grace + lookup_interval = {}; raise it",
+            show(commands.lookup_timeout),
             show(deciding)
         )
     });
-    if let Some(flagship) = settings.flagship.as_ref().filter(|_| commands.enabled) {
+    if let Some(flagship) = settings.flagship.as_ref() {
         let connect = flagship.connection.connect_timeout;
-        found.unless(connect < commands.max_freeze, "erp.flagship.connect_timeout", || {
+        found.unless(connect < commands.max_process_pause, "erp.flagship.connect_timeout", || {
             format!(
-                "erp.flagship.connect_timeout = {} must be less than commands.max_freeze = {}; lower it",
+                "erp.flagship.connect_timeout = {} must be less than commands.max_process_pause = {}; lower it",
                 show(connect),
-                show(commands.max_freeze)
+                show(commands.max_process_pause)
             )
         });
     }
@@ -107,12 +120,14 @@ fn command_relations(settings: &Settings, found: &mut Found) {
 
 fn feed_relations(settings: &Settings, feed: Feed, found: &mut Found) {
     let section = settings.feed(feed);
-    let least = CLOCK_ERROR + section.max_visibility;
-    for (key, value) in [("safety_lag", section.safety_lag), ("late_to", section.late_to)] {
+    let least = CLOCK_ERROR + section.max_visibility_lag;
+    for (key, value) in
+        [("safety_lag", section.safety_lag), ("late_pass.lag", section.late_pass.lag)]
+    {
         let key = format!("feeds.{}.{key}", feed.name());
         found.unless(value >= least, &key, || {
             format!(
-                "{key} = {} must be at least the clock error of {} + max_visibility = {}; raise it, or changes can be missed",
+                "{key} = {} must be at least the clock error of {} + max_visibility_lag = {}; raise it, or changes can be missed",
                 show(value),
                 show(CLOCK_ERROR),
                 show(least)

@@ -19,7 +19,7 @@ pub(crate) fn client_config(kafka: &KafkaSettings, role: &str) -> ClientConfig {
         config.set(key, value);
     }
     config.set("bootstrap.servers", &kafka.bootstrap_servers);
-    config.set("client.id", format!("{}-{}-{role}", kafka.application_id, kafka.instance));
+    config.set("client.id", format!("{}-{}-{role}", kafka.application_id, kafka.instance_ordinal));
     if let Some(password) = &kafka.sasl_password {
         config.set("sasl.password", password.expose_secret());
     }
@@ -88,7 +88,7 @@ pub(crate) fn group_id(kafka: &KafkaSettings, role: &str) -> String {
 /// The stable name of this instance within a role: `application_id.role.instance`; static member
 /// and transactional id.
 pub(crate) fn instance_id(kafka: &KafkaSettings, role: &str) -> String {
-    format!("{}.{role}.{}", kafka.application_id, kafka.instance)
+    format!("{}.{role}.{}", kafka.application_id, kafka.instance_ordinal)
 }
 
 #[cfg(test)]

@@ -149,7 +149,7 @@ impl Group {
         &self.group_id
     }
 
-    /// Whether a younger process has joined with the same `kafka.instance`.
+    /// Whether a younger process has joined with the same `kafka.instance_ordinal`.
     pub(super) fn fenced(&self) -> bool {
         self.shared.fenced.load(Ordering::Acquire)
     }

@@ -156,7 +156,7 @@ impl Poller {
                     Some((RDKafkaErrorCode::FencedInstanceId, _)) => {
                         self.shared.fenced.store(true, Ordering::Release);
                         Err(GroupFault(
-                        "another process joined the group with the same kafka.instance; every instance needs an ordinal of its own, so this one stops"
+                        "another process joined the group with the same kafka.instance_ordinal; every instance needs an ordinal of its own, so this one stops"
                             .into(),
                     ))
                     }

@@ -55,7 +55,7 @@ pub(crate) enum TakeOverFault {
     /// These leases ended meanwhile; begin again with those that still hold.
     #[error("partitions {0:?} are no longer owned")]
     NotOwner(Vec<Lease>),
-    /// Another process uses the same `kafka.instance`.
+    /// Another process uses the same `kafka.instance_ordinal`.
     #[error("{0}")]
     Fenced(String),
     /// The caller's `apply` refused an entry.

@@ -92,7 +92,7 @@ pub(crate) enum CommitFault {
     /// over again from the log.
     #[error("the outcome of the transaction is unknown: {0}")]
     Unknown(String),
-    /// Another process uses the same `kafka.instance`: stop.
+    /// Another process uses the same `kafka.instance_ordinal`: stop.
     #[error("{0}")]
     Fenced(String),
 }
@@ -418,7 +418,7 @@ impl Writer {
                 }
                 Step::Fenced(reason) if self.replaced(&batch.group) => {
                     CommitFault::Fenced(format!(
-                        "another process uses the same kafka.instance ({reason}); every instance needs an ordinal of its own, so this one stops"
+                        "another process uses the same kafka.instance_ordinal ({reason}); every instance needs an ordinal of its own, so this one stops"
                     ))
                 }
                 // A coordinator that ends a transaction by itself bumps the epoch as well: then

@@ -105,7 +105,7 @@ names! {
     FeedRows: Counter "feed_rows" ["feed", "pass", "content"] "Rows read, by feed, pass and whether their content had changed";
     FeedPages: Counter "feed_pages" ["feed", "pass"] "Pages asked for, by feed and pass";
     FeedLagSeconds: Gauge "feed_lag_seconds" ["feed", "pass"] "How far the watermark of a pass is behind now";
-    FeedEnteredWindows: Counter "feed_entered_windows" ["feed"] "Closed windows that something entered: max_visibility is underestimated";
+    FeedEnteredWindows: Counter "feed_entered_windows" ["feed"] "Closed windows that something entered: max_visibility_lag is underestimated";
     FeedLateRows: Counter "feed_late_rows" ["feed"] "Rows the first pass missed and the late pass published";
     FeedLateSeconds: Histogram "feed_late_seconds" ["feed"] "How late such rows were";
     FeedOlderRows: Counter "feed_older_rows" ["feed", "result"] "Rows older than the state, asked for by number: confirmed or skipped";

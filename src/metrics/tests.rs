@@ -194,7 +194,7 @@ fn reference() -> String {
     let mut text = String::from(
         "# Metrics\n\n\
          Served at `/metrics` (OpenMetrics). Written from the list in `src/metrics/names.rs`; the test\n\
-         `the_reference_is_up_to_date` fails when the two differ and writes this file anew with `WDT_BLESS=1`.\n\n\
+         `the_reference_is_up_to_date` fails when the two differ and writes this file anew with `UPDATE_EXPECT=1`.\n\n\
          | metric | kind | labels | what it says |\n|---|---|---|---|\n",
     );
     for name in Name::ALL {
@@ -224,13 +224,13 @@ fn reference() -> String {
 #[test]
 fn the_reference_is_up_to_date() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/metrics.md");
-    if std::env::var_os("WDT_BLESS").is_some() {
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
         std::fs::write(&path, reference()).unwrap();
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(
         written,
         reference(),
-        "deploy/metrics.md is not what the list of metrics says; run this test with WDT_BLESS=1"
+        "deploy/metrics.md is not what the list of metrics says; run this test with UPDATE_EXPECT=1"
     );
 }

@@ -685,7 +685,7 @@ fn only_envelopes_carry_changes() {
 
 /// The kept files: what was written once is still written so, and still read.
 /// `tests/schemas/read_golden.py` reads them with another implementation. Run with
-/// `UPDATE_GOLDEN=1` to add files for new values; never to change old ones.
+/// `UPDATE_EXPECT=1` to add files for new values; never to change old ones.
 #[test]
 fn golden_files_are_still_written_and_read() {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/schemas/golden");
@@ -806,7 +806,7 @@ fn golden_files_of_earlier_releases_are_still_read() {
 }
 
 fn updating() -> bool {
-    std::env::var_os("UPDATE_GOLDEN").is_some()
+    std::env::var_os("UPDATE_EXPECT").is_some()
 }
 
 fn read(folder: &std::path::Path, file: &str, framing: &str) -> Vec<u8> {

@@ -84,12 +84,12 @@ pub(crate) fn topics() -> Topics {
     Topics {
         commands: name("commands/ä"),
         results: name("results"),
-        dead_letters: name("dlq"),
+        commands_dlq: name("dlq"),
         journal: name("journal"),
         purchase_returns: name("returns"),
         return_outbounds: name("outbounds"),
         feeds_state: name("state"),
-        feed_dead_letters: name("feeds.dlq"),
+        feeds_dlq: name("feeds.dlq"),
         control: name("control"),
     }
 }

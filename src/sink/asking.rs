@@ -170,12 +170,12 @@ impl Engine<'_> {
             Happened::ProofSought { warehouse_no: warehouse_no.clone(), seen: false },
         );
         tokio::spawn(async move {
-            // It becomes visible within max_visibility, or the next created order is tried.
+            // It becomes visible within max_visibility_lag, or the next created order is tried.
             let question =
                 Question { return_no, marker, first_intent_at: None, claimed: HashSet::new() };
             let deadline = Moment::now()
-                .plus(settings.commands.max_visibility)
-                .plus(settings.commands.lookup_spacing);
+                .plus(settings.max_visibility_lag)
+                .plus(settings.commands.lookup_interval);
             let seen = loop {
                 if matches!(ask(&erp, &question, &settings.commands).await, Finding::Found(_)) {
                     break true;
@@ -183,7 +183,7 @@ impl Engine<'_> {
                 if Moment::now() >= deadline {
                     break false;
                 }
-                tokio::time::sleep(settings.commands.lookup_spacing).await;
+                tokio::time::sleep(settings.commands.lookup_interval).await;
             };
             word.tell(Happened::ProofSought { warehouse_no, seen });
         });

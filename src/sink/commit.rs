@@ -390,7 +390,7 @@ impl Engine<'_> {
         draft.carries(Carried::Intent, slot.lease);
         draft.commit.intents.push((
             id,
-            now.plus(self.timing.send_by),
+            now.plus(self.timing.intent_ttl),
             written_at,
             slot.life.next_attempt(),
         ));

@@ -729,7 +729,7 @@ impl<'a> Engine<'a> {
         may_be_forgotten(
             first_sent(record),
             now,
-            self.parts.settings.commands.dedupe_horizon,
+            self.parts.settings.commands.dedup_window,
             lost_at,
         )
     }

@@ -22,14 +22,14 @@ use super::validate::Accepted;
 /// The times the rules turn on (`protocol.md` §1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Timing {
-    pub send_by: Duration,
+    pub intent_ttl: Duration,
     pub call_timeout: Duration,
-    pub settle_time: Duration,
-    pub lookup_spacing: Duration,
-    pub lookup_limit: Duration,
+    pub apply_grace: Duration,
+    pub lookup_interval: Duration,
+    pub lookup_timeout: Duration,
     pub max_attempts: u32,
     /// How long a command whose return is not approved yet is sent again; zero: never.
-    pub retry_unapproved_for: Duration,
+    pub unapproved_retry_timeout: Duration,
 }
 
 /// The pauses between the tries of a command whose return is not approved yet stay within these:
@@ -41,13 +41,13 @@ impl Timing {
     /// call time-out + settle time.
     #[must_use]
     pub(super) fn bound(&self) -> Duration {
-        self.send_by + self.call_timeout + self.settle_time
+        self.intent_ttl + self.call_timeout + self.apply_grace
     }
 
     /// The bound of a call of our own: everything is known but what happens after send-by.
     #[must_use]
     pub(super) fn bound_after(&self, send_by: Moment) -> Moment {
-        send_by.plus(self.call_timeout).plus(self.settle_time)
+        send_by.plus(self.call_timeout).plus(self.apply_grace)
     }
 
     /// The bound of an intent somebody else wrote: the whole duration from the end of our restore,
@@ -61,7 +61,7 @@ impl Timing {
     /// Whether an "absent" that was asked for at this moment decides.
     #[must_use]
     pub(super) fn decides(&self, asked_at: Moment, bound: Moment) -> bool {
-        asked_at >= bound.plus(self.lookup_spacing)
+        asked_at >= bound.plus(self.lookup_interval)
     }
 
     /// Between two tries of a command whose return is not approved yet: twenty tries at most,
@@ -69,7 +69,7 @@ impl Timing {
     #[must_use]
     pub(super) fn unapproved_pause(&self) -> Duration {
         let (least, most) = UNAPPROVED_PAUSE;
-        (self.retry_unapproved_for / 20).clamp(least, most)
+        (self.unapproved_retry_timeout / 20).clamp(least, most)
     }
 }
 
@@ -413,11 +413,11 @@ impl Life {
 
     /// Whether a refusal is waited out: the return may be approved yet.
     fn waits_for_approval(&mut self, refusal: &Refusal, now: Moment, timing: &Timing) -> bool {
-        if !refusal.unapproved || timing.retry_unapproved_for.is_zero() {
+        if !refusal.unapproved || timing.unapproved_retry_timeout.is_zero() {
             return false;
         }
         let since = *self.unapproved_since.get_or_insert(now);
-        now < since.plus(timing.retry_unapproved_for)
+        now < since.plus(timing.unapproved_retry_timeout)
     }
 
     /// An intent was committed for this attempt.
@@ -532,12 +532,12 @@ impl Life {
             ));
         }
         if !timing.decides(asked_at, doubt.bound) {
-            return Step::Ask { at: doubt.bound.plus(timing.lookup_spacing).max(sight.now) };
+            return Step::Ask { at: doubt.bound.plus(timing.lookup_interval).max(sight.now) };
         }
         if !sight.proven && !doubt.decided {
             // A permission filter would make every look-up blind.
             let since = *doubt.unproven_since.get_or_insert(sight.now);
-            let until = since.plus(timing.lookup_limit);
+            let until = since.plus(timing.lookup_timeout);
             if sight.now >= until {
                 return Step::Settle(Ending::in_doubt(
                     "look-ups have never shown one of our markers in this warehouse, so absence proves nothing; check the appkey's warehouse permission and resolve the command".into(),
@@ -569,10 +569,10 @@ fn failed(doubt: &mut Doubt, reason: &str, sight: Sight, timing: &Timing) -> Ste
     if !sight.circuit_closed {
         // An outage alone never makes a command in doubt.
         doubt.failing_since = None;
-        return Step::Ask { at: sight.now.plus(timing.lookup_spacing) };
+        return Step::Ask { at: sight.now.plus(timing.lookup_interval) };
     }
     let since = *doubt.failing_since.get_or_insert(sight.now);
-    if sight.now >= since.plus(timing.lookup_limit) {
+    if sight.now >= since.plus(timing.lookup_timeout) {
         return Step::Settle(Ending::in_doubt(
             format!(
                 "the ERP could not be asked about this command for too long ({reason}); check the ERP and resolve the command"
@@ -580,7 +580,7 @@ fn failed(doubt: &mut Doubt, reason: &str, sight: Sight, timing: &Timing) -> Ste
             Vec::new(),
         ));
     }
-    Step::Ask { at: sight.now.plus(timing.lookup_spacing) }
+    Step::Ask { at: sight.now.plus(timing.lookup_interval) }
 }
 
 #[cfg(test)]
@@ -593,13 +593,13 @@ mod tests {
     };
 
     const TIMING: Timing = Timing {
-        send_by: Duration::from_secs(15),
+        intent_ttl: Duration::from_secs(15),
         call_timeout: Duration::from_secs(30),
-        settle_time: Duration::from_secs(90),
-        lookup_spacing: Duration::from_secs(30),
-        lookup_limit: Duration::from_secs(1800),
+        apply_grace: Duration::from_secs(90),
+        lookup_interval: Duration::from_secs(30),
+        lookup_timeout: Duration::from_secs(1800),
         max_attempts: 2,
-        retry_unapproved_for: Duration::ZERO,
+        unapproved_retry_timeout: Duration::ZERO,
     };
     const SIGHT: Sight = Sight { now: Moment(1_000_000), proven: true, circuit_closed: true };
 
@@ -713,7 +713,7 @@ mod tests {
         let mut life = called();
         let _ = life.answered(unknown(), Moment(0), true, Moment(0), &TIMING);
         let blind = Sight { proven: false, ..SIGHT };
-        let until = SIGHT.now.plus(TIMING.lookup_limit);
+        let until = SIGHT.now.plus(TIMING.lookup_timeout);
         assert_eq!(
             life.looked_up(Finding::Absent { asked_at: SIGHT.now }, blind, &TIMING),
             Step::AwaitProof { until }
@@ -748,7 +748,7 @@ mod tests {
             panic!("settles")
         };
         assert_eq!(ending.outcome, Outcome::Created);
-        let later = SIGHT.now.plus(TIMING.bound()).plus(TIMING.lookup_spacing);
+        let later = SIGHT.now.plus(TIMING.bound()).plus(TIMING.lookup_interval);
         let Step::Settle(ending) = life.looked_up(
             Finding::Absent { asked_at: later },
             Sight { now: later, ..SIGHT },
@@ -785,7 +785,7 @@ mod tests {
         let mut life = called();
         let _ = life.answered(unknown(), Moment(0), true, Moment(0), &TIMING);
         let open = Sight { circuit_closed: false, ..SIGHT };
-        let far = SIGHT.now.plus(TIMING.lookup_limit * 10);
+        let far = SIGHT.now.plus(TIMING.lookup_timeout * 10);
         assert!(matches!(
             life.looked_up(Finding::Failed("x".into()), open, &TIMING),
             Step::Ask { .. }
@@ -855,7 +855,7 @@ mod tests {
         // Absence decides no earlier than the bound from now on, but needs no proof: a person has
         // looked.
         let blind = |at| Sight { now: at, proven: false, circuit_closed: true };
-        let deciding = Moment(2000).plus(TIMING.bound()).plus(TIMING.lookup_spacing);
+        let deciding = Moment(2000).plus(TIMING.bound()).plus(TIMING.lookup_interval);
         assert_eq!(
             life.looked_up(
                 Finding::Absent { asked_at: Moment(2000) },
@@ -873,7 +873,7 @@ mod tests {
 
     #[test]
     fn an_unapproved_return_is_waited_for_as_long_as_configured() {
-        let timing = Timing { retry_unapproved_for: Duration::from_secs(100), ..TIMING };
+        let timing = Timing { unapproved_retry_timeout: Duration::from_secs(100), ..TIMING };
         let unapproved = || Answer::Rejected(Refusal { unapproved: true, ..refusal() });
         let pause = timing.unapproved_pause();
         assert_eq!(pause, Duration::from_secs(5));
@@ -902,7 +902,7 @@ mod tests {
 
     #[test]
     fn a_later_attempt_that_is_unapproved_is_asked_about_before_it_is_sent_again() {
-        let timing = Timing { retry_unapproved_for: Duration::from_secs(10_000), ..TIMING };
+        let timing = Timing { unapproved_retry_timeout: Duration::from_secs(10_000), ..TIMING };
         let mut life = called();
         let _ = life.answered(unknown(), Moment(0), true, Moment(0), &timing);
         let _ = life.looked_up(Finding::Absent { asked_at: SIGHT.now }, SIGHT, &timing);
@@ -912,7 +912,7 @@ mod tests {
             life.answered(unapproved, SIGHT.now, true, SIGHT.now, &timing),
             Step::Ask { at: SIGHT.now }
         );
-        let later = SIGHT.now.plus(timing.bound()).plus(timing.lookup_spacing);
+        let later = SIGHT.now.plus(timing.bound()).plus(timing.lookup_interval);
         let step = life.looked_up(
             Finding::Absent { asked_at: later },
             Sight { now: later, ..SIGHT },

@@ -191,7 +191,7 @@ pub(crate) fn dead_letter(
         headers.push((format!("{PREFIX}{name}"), Some(value.as_bytes().to_vec())));
     }
     Outgoing {
-        topic: Arc::clone(&names.dead_letters),
+        topic: Arc::clone(&names.commands_dlq),
         partition: None,
         key: record.key.clone(),
         value: record.value.clone(),
@@ -389,7 +389,7 @@ mod tests {
         Names {
             commands: "c".into(),
             results: "r".into(),
-            dead_letters: "d".into(),
+            commands_dlq: "d".into(),
             journal: "j".into(),
         }
     }

@@ -131,8 +131,9 @@ async fn session(parts: &Parts, pulse: &crate::board::Pulse) -> Result<Ended, Ro
             return Ok(Ended::Shutdown);
         }
     }
-    let store = Store::create(&settings.cache_dir, &format!("journal-{}", settings.kafka.instance))
-        .map_err(|fault| RouteFault(fault.to_string()))?;
+    let store =
+        Store::create(&settings.cache_dir, &format!("journal-{}", settings.kafka.instance_ordinal))
+            .map_err(|fault| RouteFault(fault.to_string()))?;
     let transactor = Transactor::start(&settings.kafka, ROLE).map_err(RouteFault)?;
     let options = GroupOptions {
         role: ROLE.into(),
@@ -144,13 +145,13 @@ async fn session(parts: &Parts, pulse: &crate::board::Pulse) -> Result<Ended, Ro
     let (happened, receiver) = mpsc::unbounded_channel();
     let commands = &settings.commands;
     let timing = Timing {
-        send_by: commands.send_by,
+        intent_ttl: commands.intent_ttl,
         call_timeout: commands.call_timeout,
-        settle_time: commands.settle_time,
-        lookup_spacing: commands.lookup_spacing,
-        lookup_limit: commands.lookup_limit,
+        apply_grace: commands.apply_grace,
+        lookup_interval: commands.lookup_interval,
+        lookup_timeout: commands.lookup_timeout,
         max_attempts: commands.max_attempts,
-        retry_unapproved_for: commands.retry_unapproved_for,
+        unapproved_retry_timeout: commands.unapproved_retry_timeout,
     };
     let engine =
         Engine::new(parts, timing, partition_count, group.clone(), transactor, store, happened);
@@ -170,7 +171,7 @@ async fn wait_for_topics(
         pulse.beat();
         let reason = match partition_counts(
             &parts.settings.kafka,
-            &[&topics.commands, &topics.journal, &topics.results, &topics.dead_letters],
+            &[&topics.commands, &topics.journal, &topics.results, &topics.commands_dlq],
         )
         .await
         {

@@ -397,7 +397,7 @@ impl Restoring {
         let mut entry = bare_entry(EntryKind::Barrier, lease.partition, "", Timestamp::now());
         entry.nonce = Some(format!(
             "{}-{}-{}-{:x}",
-            self.settings.kafka.instance,
+            self.settings.kafka.instance_ordinal,
             std::process::id(),
             lease.epoch,
             Moment::now().0

@@ -20,13 +20,13 @@ use crate::{
 };
 
 const TIMING: Timing = Timing {
-    send_by: Duration::from_secs(15),
+    intent_ttl: Duration::from_secs(15),
     call_timeout: Duration::from_secs(30),
-    settle_time: Duration::from_secs(90),
-    lookup_spacing: Duration::from_secs(30),
-    lookup_limit: Duration::from_secs(1800),
+    apply_grace: Duration::from_secs(90),
+    lookup_interval: Duration::from_secs(30),
+    lookup_timeout: Duration::from_secs(1800),
     max_attempts: 2,
-    retry_unapproved_for: Duration::ZERO,
+    unapproved_retry_timeout: Duration::ZERO,
 };
 const NOW: Moment = Moment(10_000_000);
 
@@ -195,7 +195,7 @@ fn every_pure_effect_twice_in_a_row_changes_nothing() {
     let names = Names {
         commands: "c".into(),
         results: "r".into(),
-        dead_letters: "d".into(),
+        commands_dlq: "d".into(),
         journal: "j".into(),
     };
     let letter =

@@ -16,7 +16,7 @@ use super::journal::{Ending, Life, Timing};
 pub(crate) struct Names {
     pub commands: Arc<str>,
     pub results: Arc<str>,
-    pub dead_letters: Arc<str>,
+    pub commands_dlq: Arc<str>,
     pub journal: Arc<str>,
 }
 
@@ -25,7 +25,7 @@ impl From<&Topics> for Names {
         Self {
             commands: topics.commands.as_str().into(),
             results: topics.results.as_str().into(),
-            dead_letters: topics.dead_letters.as_str().into(),
+            commands_dlq: topics.commands_dlq.as_str().into(),
             journal: topics.journal.as_str().into(),
         }
     }

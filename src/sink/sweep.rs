@@ -62,7 +62,7 @@ impl Engine<'_> {
         if now < self.sweep.due || self.expired.len() >= MOST {
             return;
         }
-        let horizon = self.parts.settings.commands.dedupe_horizon;
+        let horizon = self.parts.settings.commands.dedup_window;
         let (from, after) = self.sweep.place.take().unwrap_or((i32::MIN, None));
         let Some((number, partition)) =
             self.partitions.range(from..).find(|(_, partition)| !partition.draining)
@@ -128,7 +128,7 @@ impl Engine<'_> {
             serde_json::from_slice::<(String, String)>(key)
                 .is_ok_and(|(return_no, _)| partition.keys.contains_key(&return_no))
         };
-        let (now, horizon) = (Timestamp::now(), self.parts.settings.commands.dedupe_horizon);
+        let (now, horizon) = (Timestamp::now(), self.parts.settings.commands.dedup_window);
         let next = self.expired.split_off(self.expired.len().saturating_sub(MOST));
         let kept = next.into_iter().filter(|(lease, key)| {
             let partition =

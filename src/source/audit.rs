@@ -150,7 +150,8 @@ impl Audit {
         }
         let queries = query::of_window(self.feed, &self.settings, Window { start: from, end: to })
             .len() as u64;
-        let calls = estimate(pages, queries, quiet_windows(from, to), self.settings.window_pages);
+        let calls =
+            estimate(pages, queries, quiet_windows(from, to), self.settings.max_pages_per_window);
         Ok(Survey { records, asked: self.reader.calls() - before, calls })
     }
 
@@ -176,7 +177,7 @@ impl Audit {
         let mut found = Vec::new();
         let mut shown = HashSet::new();
         let mut rows_seen = 0_u64;
-        let mut pace = Pace::new(self.settings.window_pages);
+        let mut pace = Pace::new(self.settings.max_pages_per_window);
         let mut position = from;
         while let Some(window) = pace.window(position, to) {
             let Some((rows, pages)) = self.read(window, &mut pace).await? else { continue };
@@ -209,7 +210,7 @@ impl Audit {
             splittable: window.splittable(),
             closes_at: Some(closes_at(
                 window,
-                self.settings.max_visibility.min(self.settings.safety_lag),
+                self.settings.max_visibility_lag.min(self.settings.safety_lag),
             )),
         };
         let queries = query::of_window(self.feed, &self.settings, window);
@@ -488,8 +489,8 @@ fn quiet_windows(from: Timestamp, to: Timestamp) -> u64 {
 }
 
 /// Every page once, the first page of every window and query once more.
-fn estimate(pages: u64, queries: u64, quiet_windows: u64, window_pages: u32) -> u64 {
-    let full = pages.div_ceil(u64::from(window_pages.max(1)) * 4 / 5 + 1);
+fn estimate(pages: u64, queries: u64, quiet_windows: u64, max_pages_per_window: u32) -> u64 {
+    let full = pages.div_ceil(u64::from(max_pages_per_window.max(1)) * 4 / 5 + 1);
     pages + queries * quiet_windows.max(full)
 }
 

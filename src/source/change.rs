@@ -176,7 +176,7 @@ impl Scribe {
             markers,
             changes: changes.as_str().into(),
             state: topics.feeds_state.as_str().into(),
-            dead_letters: topics.feed_dead_letters.as_str().into(),
+            dead_letters: topics.feeds_dlq.as_str().into(),
             application: application.to_owned(),
             sid: sid.to_owned(),
             room: largest.saturating_sub(AROUND),

@@ -137,7 +137,7 @@ impl FeedTask {
             .ok_or(Stop::Over)?;
         self.wait_for_markers(pulse).await?;
         let (mut cursor, resumed) =
-            Cursor::resume(stored, settings.start, &query::filters_hash(self.feed, settings));
+            Cursor::resume(stored, settings.start_at, &query::filters_hash(self.feed, settings));
         if resumed == Resumed::First {
             cursor = cursor.begun_after(WatermarkOrder::of(&parts.controls.now(), self.feed));
         }
@@ -151,7 +151,7 @@ impl FeedTask {
             }
             Resumed::FiltersChanged => tracing::info!(
                 feed.name = self.feed.name(),
-                feed.start = %settings.start,
+                feed.start = %settings.start_at,
                 feed.watermark = %at.watermark,
                 "the filters changed, so everything since the start is read again beside the live feed"
             ),

@@ -105,7 +105,7 @@ impl Ask for Reader {
             feed.name = self.feed.name(),
             rows.distinct = distinct,
             rows.count = count,
-            "fewer records than the ERP counted: something entered a window that was closed; the window is read again. If this repeats, raise max_visibility and safety_lag"
+            "fewer records than the ERP counted: something entered a window that was closed; the window is read again. If this repeats, raise max_visibility_lag and safety_lag"
         );
     }
 }

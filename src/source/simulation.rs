@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     clock::{Moment, Timestamp},
-    config::{Edition, Feed, FeedSettings},
+    config::{Edition, Feed, FeedSettings, LatePass},
     erp::{Call, Page, PageRequest, QueryFault, Selection, page::RawRecord, record::Record},
     schema::Checkpoint,
 };
@@ -207,12 +207,12 @@ impl Connector {
         let lag = if without == Without::Lag { 0 } else { VISIBILITY + 1 };
         let settings = FeedSettings {
             edition,
-            start: Timestamp(0),
+            start_at: Timestamp(0),
             safety_lag: seconds(lag),
-            max_visibility: seconds(VISIBILITY.min(lag)),
-            late_to: seconds(LATE_TO),
+            max_visibility_lag: seconds(VISIBILITY.min(lag)),
+            late_pass: LatePass { lag: seconds(LATE_TO), ..super::tests::settings().late_pass },
             page_size: 2,
-            window_pages: 3,
+            max_pages_per_window: 3,
             ..super::tests::settings()
         };
         let (rows, known) = (BTreeMap::new(), Known::of(2));
@@ -226,8 +226,8 @@ impl Connector {
             calls: 0,
             known,
         };
-        let cursor = Cursor::resume(None, settings.start, "").0;
-        let pace = Pace::new(settings.window_pages);
+        let cursor = Cursor::resume(None, settings.start_at, "").0;
+        let pace = Pace::new(settings.max_pages_per_window);
         let (state, events) = (BTreeMap::new(), Vec::new());
         Self {
             erp,
@@ -253,7 +253,7 @@ impl Connector {
     fn restart(&mut self) {
         self.erp.crashed = false;
         self.erp.known = Known::of(2);
-        self.cursor = Cursor::resume(self.durable.clone(), self.settings.start, "").0;
+        self.cursor = Cursor::resume(self.durable.clone(), self.settings.start_at, "").0;
     }
 
     fn limits(&self) -> Limits {
@@ -282,7 +282,7 @@ impl Connector {
                 page_size: self.settings.page_size,
                 budget: Some(pace.budget()),
                 splittable: window.splittable() && !rolling,
-                closes_at: (!rolling).then(|| closes_at(window, self.settings.max_visibility)),
+                closes_at: (!rolling).then(|| closes_at(window, self.settings.max_visibility_lag)),
             };
             let queries = query::of_window(FEED, &self.settings, window);
             match gather(&mut self.erp, &queries, rules).now_or_never().unwrap().unwrap() {

@@ -134,7 +134,7 @@ impl FeedStatus {
 #[must_use]
 pub(crate) fn late_advice(feed: Feed, late: Duration) -> String {
     format!(
-        "the ERP showed a record up to {} s after its modified time: raise feeds.{}.safety_lag to that, and keep late_to well above it",
+        "the ERP showed a record up to {} s after its modified time: raise feeds.{}.safety_lag to that, and keep late_pass.lag well above it",
         late.as_secs(),
         feed.name()
     )
@@ -144,7 +144,7 @@ pub(crate) fn late_advice(feed: Feed, late: Duration) -> String {
 #[must_use]
 pub(crate) fn missed_advice(feed: Feed, missed: usize) -> String {
     format!(
-        "a backfill found {missed} records that both passes had missed: the ERP shows records later than the late pass looks, so raise feeds.{}.late_to",
+        "a backfill found {missed} records that both passes had missed: the ERP shows records later than the late pass looks, so raise feeds.{}.late_pass.lag",
         feed.name()
     )
 }

@@ -103,7 +103,7 @@ struct Schedule {
 
 impl Schedule {
     fn new(settings: &FeedSettings) -> Self {
-        Self { due: Instant::now(), pace: Pace::new(settings.window_pages), failures: 0 }
+        Self { due: Instant::now(), pace: Pace::new(settings.max_pages_per_window), failures: 0 }
     }
 }
 
@@ -210,7 +210,7 @@ impl<'a> Tenure<'a> {
         match pass {
             Pass::Live => self.stretch.interval(),
             Pass::Backfill => self.settings.poll_interval,
-            Pass::Late => self.settings.late_interval,
+            Pass::Late => self.settings.late_pass.interval,
         }
     }
 
@@ -233,8 +233,9 @@ impl<'a> Tenure<'a> {
             if let Some(lag) = self.cursor.lag(pass, limits.now) {
                 self.task.parts.metrics.feed_lag(self.task.feed, pass.name(), lag);
             }
-            let glance =
-                || self.cursor.glance(limits, self.settings.start).filter(|_| pass == Pass::Live);
+            let glance = || {
+                self.cursor.glance(limits, self.settings.start_at).filter(|_| pass == Pass::Live)
+            };
             let Some(window) = self.cursor.next(pass, limits, &pace).or_else(glance) else {
                 self.schedule(pass).due = began + interval;
                 continue;
@@ -270,7 +271,7 @@ impl<'a> Tenure<'a> {
         let limits = self.limits();
         let Some(erp) = self.task.parts.erp.clock_now(edition) else { return Ok(()) };
         let unseen = self.clock_seen.map_or(Duration::ZERO, |seen| seen.until(Moment::now()));
-        match self.cursor.behind(erp.at_most, unseen, limits, self.settings.start) {
+        match self.cursor.behind(erp.at_most, unseen, limits, self.settings.start_at) {
             None => (self.clock_seen, self.too_far) = (Some(erp.asked), false),
             Some(Ok(next)) => {
                 self.too_far = false;
@@ -330,9 +331,9 @@ impl<'a> Tenure<'a> {
             closes_at: Some(closes_at(
                 window,
                 self.settings
-                    .max_visibility
+                    .max_visibility_lag
                     .min(self.settings.safety_lag)
-                    .min(self.settings.late_to),
+                    .min(self.settings.late_pass.lag),
             )),
         };
         let queries = query::of_window(feed, self.settings, window);
@@ -515,7 +516,7 @@ impl<'a> Tenure<'a> {
         self.cursor = next;
         let at = self.cursor.checkpoint().clone();
         let feed = self.task.feed;
-        let start = self.settings.start;
+        let start = self.settings.start_at;
         match pass {
             Pass::Live => self.first_read.rows += rows as u64,
             Pass::Late => {}

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    config::{Edition, Feed, FeedSettings, Filters, Topics},
+    config::{Edition, Feed, FeedSettings, Filters, LatePass, Topics},
     erp::page::RawRecord,
     schema::{Codec, Op, StateKind},
 };
@@ -20,14 +20,13 @@ pub(super) fn settings() -> FeedSettings {
     FeedSettings {
         enabled: true,
         edition: Edition::Flagship,
-        start: Timestamp(0),
+        start_at: Timestamp(0),
         poll_interval: Duration::from_secs(60),
         safety_lag: Duration::from_secs(65),
         page_size: 100,
-        window_pages: 10,
-        max_visibility: Duration::from_secs(60),
-        late_interval: Duration::from_secs(300),
-        late_to: Duration::from_secs(600),
+        max_pages_per_window: 10,
+        max_visibility_lag: Duration::from_secs(60),
+        late_pass: LatePass { interval: Duration::from_secs(300), lag: Duration::from_secs(600) },
         filters: Filters::default(),
     }
 }
@@ -48,12 +47,12 @@ impl Bench {
         let topics = Topics {
             commands: "commands".into(),
             results: "results".into(),
-            dead_letters: "dead".into(),
+            commands_dlq: "dead".into(),
             journal: "journal".into(),
             purchase_returns: "returns".into(),
             return_outbounds: "outbounds".into(),
             feeds_state: "state".into(),
-            feed_dead_letters: "feed-dead".into(),
+            feeds_dlq: "feed-dead".into(),
             control: "control".into(),
         };
         let codec = Arc::new(Codec::single_object());

@@ -113,12 +113,12 @@ impl ErpClock {
     /// `span` (a lag behind now), widened where the measured clock error is more than it allows
     /// for, so that lag ≥ clock error + visibility goes on holding (protocol.md, inequality 10).
     #[must_use]
-    pub(crate) fn widen(&self, span: Duration, max_visibility: Duration) -> Duration {
+    pub(crate) fn widen(&self, span: Duration, max_visibility_lag: Duration) -> Duration {
         let error = self.error();
         if error <= TOLERATED_ERROR {
             span
         } else {
-            (span + (error - TOLERATED_ERROR)).max(error + max_visibility)
+            (span + (error - TOLERATED_ERROR)).max(error + max_visibility_lag)
         }
     }
 }
@@ -139,8 +139,9 @@ impl Limits {
     #[must_use]
     pub(crate) fn at(ours: Timestamp, clock: &ErpClock, settings: &FeedSettings) -> Self {
         let now = clock.now(ours);
-        let behind = |span| now.minus(clock.widen(span, settings.max_visibility)).floor_second();
-        Self { now, live: behind(settings.safety_lag), late: behind(settings.late_to) }
+        let behind =
+            |span| now.minus(clock.widen(span, settings.max_visibility_lag)).floor_second();
+        Self { now, live: behind(settings.safety_lag), late: behind(settings.late_pass.lag) }
     }
 }
 
@@ -482,8 +483,8 @@ fn end_backfill(at: &mut Checkpoint, how: &str) {
 
 /// `span` added to `from` as whole milliseconds, for the check of an answer against its window.
 #[must_use]
-pub(crate) fn closes_at(window: Window, max_visibility: Duration) -> Timestamp {
-    Timestamp(window.end.0.saturating_add_unsigned(millis(max_visibility)))
+pub(crate) fn closes_at(window: Window, max_visibility_lag: Duration) -> Timestamp {
+    Timestamp(window.end.0.saturating_add_unsigned(millis(max_visibility_lag)))
 }
 
 #[cfg(test)]

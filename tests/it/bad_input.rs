@@ -35,7 +35,7 @@ fn through(
         [Outcome::Created],
         "the stream goes on"
     );
-    (others, read_all(&rig.topics.dead_letters))
+    (others, read_all(&rig.topics.commands_dlq))
 }
 
 fn rig(what: &str, format: &str) -> Rig {

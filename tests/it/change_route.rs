@@ -81,7 +81,7 @@ fn five_thousand(rig: &Rig, kind: Kind, topic: &str) {
     fence(rig, kind, &mut reader);
     assert_eq!(reader.seen.len(), before + 1, "a restart publishes nothing again");
     assert_eq!(connector.terminate(Duration::from_secs(20)).code(), Some(0));
-    assert!(read_all(&rig.topics.feed_dead_letters).is_empty());
+    assert!(read_all(&rig.topics.feeds_dlq).is_empty());
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn a_record_that_does_not_fit_goes_to_the_feeds_dead_letters_once() {
     reader.at_least(19, PATIENCE);
     fence(&rig, Kind::Returns, &mut reader);
     assert_eq!(reader.seen.len(), 20, "19 and the fence");
-    let letters = read_all(&rig.topics.feed_dead_letters);
+    let letters = read_all(&rig.topics.feeds_dlq);
     assert_eq!(letters.len(), 1, "once per content, though every poll may see it");
     let raw: Value = serde_json::from_slice(letters[0].value.as_deref().unwrap()).unwrap();
     assert_eq!(raw["return_no"], numbers[3].as_str(), "the ERP's JSON as it came");

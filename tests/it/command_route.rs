@@ -85,7 +85,7 @@ fn two_hundred_commands(rig: &Rig, send: impl Fn(&[CreateReturnOutbound])) {
         topics::config_of(&rig.topics.journal, "cleanup.policy").as_deref(),
         Some("compact")
     );
-    assert!(read_all(&rig.topics.dead_letters).is_empty());
+    assert!(read_all(&rig.topics.commands_dlq).is_empty());
     assert!(connector.terminate(Duration::from_secs(20)).success());
 }
 
@@ -233,11 +233,11 @@ fn a_misconfigured_account_pauses_the_route_and_nothing_is_lost() {
     });
     assert!(rig.erp.orders().is_empty());
     assert!(read_all(&rig.topics.results).is_empty());
-    assert!(read_all(&rig.topics.dead_letters).is_empty());
+    assert!(read_all(&rig.topics.commands_dlq).is_empty());
     rig.erp.only_faults("");
     let results = rig.results(30);
     assert_each_once(&rig, &commands, &results);
-    assert!(read_all(&rig.topics.dead_letters).is_empty());
+    assert!(read_all(&rig.topics.commands_dlq).is_empty());
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn an_outage_of_the_erp_loses_nothing_and_dead_letters_nothing() {
     rig.erp.adjust(&serde_json::json!({"outage": "none"}));
     let results = rig.results(30);
     assert_each_once(&rig, &commands, &results);
-    assert!(read_all(&rig.topics.dead_letters).is_empty());
+    assert!(read_all(&rig.topics.commands_dlq).is_empty());
 }
 
 #[test]
@@ -320,7 +320,7 @@ fn killed_three_times_every_command_has_one_order_and_one_result() {
         results.iter().any(|result| result.recovered),
         "what was applied and unanswered is found by its marker"
     );
-    assert!(read_all(&rig.topics.dead_letters).is_empty());
+    assert!(read_all(&rig.topics.commands_dlq).is_empty());
     drop(connector);
 }
 

@@ -103,7 +103,7 @@ fn every_kind_of_outage_pauses_and_nothing_is_given_up() {
             "{faults}: {results:?}"
         );
     }
-    assert!(read_all(&rig.topics.dead_letters).is_empty());
+    assert!(read_all(&rig.topics.commands_dlq).is_empty());
     assert_eq!(
         connector.log().matches("partition taken over").count(),
         2,
@@ -114,7 +114,7 @@ fn every_kind_of_outage_pauses_and_nothing_is_given_up() {
 #[test]
 fn an_unapproved_return_is_tried_again_and_holds_back_only_itself() {
     let mut rig = Rig::with_partitions("unapproved", 1).commands("avro");
-    rig.config.set("commands", "retry_unapproved_for", "10m");
+    rig.config.set("commands", "unapproved_retry_timeout", "10m");
     rig.erp.approve(["CT-READY".to_owned(), "CT-WAITS".to_owned()]);
     rig.erp.modify(Kind::Returns, "CT-WAITS", &json!({"status": 30}));
     let connector = rig.start();
@@ -129,7 +129,7 @@ fn an_unapproved_return_is_tried_again_and_holds_back_only_itself() {
     // The pause between two tries is a twentieth of the time: a restart with a shorter one sees
     // several.
     assert!(connector.terminate(Duration::from_secs(20)).success());
-    rig.config.set("commands", "retry_unapproved_for", "90s");
+    rig.config.set("commands", "unapproved_retry_timeout", "90s");
     let before = rig.erp.creates().received;
     let _connector = rig.start();
     until("a second try", PATIENCE, || (rig.erp.creates().received >= before + 2).then_some(()));
@@ -144,7 +144,7 @@ fn an_unapproved_return_is_tried_again_and_holds_back_only_itself() {
         [("c-1", Outcome::Created, 1), ("c-2", Outcome::Created, 1)],
         "in order, and no attempt is counted"
     );
-    assert!(read_all(&rig.topics.dead_letters).is_empty());
+    assert!(read_all(&rig.topics.commands_dlq).is_empty());
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn an_unapproved_return_is_rejected_when_the_time_is_over_or_none_is_given() {
     assert_eq!(rig.results(1)[0].outcome, Outcome::Rejected);
     assert_eq!(rig.erp.creates().received, 1);
     assert!(connector.terminate(Duration::from_secs(20)).success());
-    rig.config.set("commands", "retry_unapproved_for", "2s");
+    rig.config.set("commands", "unapproved_retry_timeout", "2s");
     let _connector = rig.start();
     rig.send(&[command("CT-1", "c-2")]);
     assert_eq!(rig.results(2)[1].outcome, Outcome::Rejected);
@@ -211,9 +211,9 @@ fn look_ups_go_on_while_the_route_is_paused() {
 fn a_command_that_waited_for_a_proof_is_called_once_however_long_it_is_held_up_then() {
     let mut rig = Rig::with_partitions("proven", 1).commands("avro");
     let limit = Duration::from_secs(12);
-    rig.config.set("commands", "lookup_limit", format!("{}s", limit.as_secs())).set(
-        "commands",
-        "max_visibility",
+    rig.config.set("commands", "lookup_timeout", format!("{}s", limit.as_secs())).set(
+        "erp",
+        "max_visibility_lag",
         "10s",
     );
     let commands = approved(&rig, "CT", 2);
@@ -275,7 +275,7 @@ fn senders_with_another_partitioner_pause_the_route_which_names_it() {
     assert_eq!(http::get(&connector.url("/readyz")).unwrap().status, 503);
     let results = read_all(&rig.topics.results).len();
     assert!(
-        results < 20 && read_all(&rig.topics.dead_letters).is_empty(),
+        results < 20 && read_all(&rig.topics.commands_dlq).is_empty(),
         "nothing is declared invalid"
     );
     assert!(connector.terminate(Duration::from_secs(20)).success());
@@ -283,7 +283,7 @@ fn senders_with_another_partitioner_pause_the_route_which_names_it() {
     let _connector = rig.start();
     let results = rig.results(20);
     assert_once(&rig, &commands, &results);
-    assert!(read_all(&rig.topics.dead_letters).is_empty());
+    assert!(read_all(&rig.topics.commands_dlq).is_empty());
 }
 
 #[test]
@@ -306,7 +306,7 @@ fn a_copy_in_another_partition_is_invalid_and_creates_nothing() {
     let result =
         results.iter().find(|result| result.outcome == Outcome::Invalid).expect("an invalid copy");
     assert!(result.violations[0].contains("partition"), "{result:?}");
-    assert_eq!((rig.erp.order_count(), read_all(&rig.topics.dead_letters).len()), (12, 1));
+    assert_eq!((rig.erp.order_count(), read_all(&rig.topics.commands_dlq).len()), (12, 1));
 }
 
 #[test]
@@ -345,7 +345,7 @@ fn outcomes_are_forgotten_after_the_horizon_but_open_intents_never_and_old_recor
     rig.send(&commands[5..]);
     until("an order nobody was told of", PATIENCE, || (rig.erp.order_count() == 6).then_some(()));
     connector.kill();
-    rig.config.set("commands", "dedupe_horizon", "1s");
+    rig.config.set("commands", "dedup_window", "1s");
     let connector = rig.start();
     let mut reader = Reader::new(&rig.topics.journal);
     reader.until("five tombstones", PATIENCE, |seen| {
@@ -398,7 +398,7 @@ fn a_deadline_ends_what_was_not_begun_and_never_what_was() {
     rig.send(&commands[..1]);
     let result = rig.results(1).remove(0);
     assert_eq!((result.outcome, rig.erp.creates().received), (Outcome::Expired, 0));
-    assert!(read_all(&rig.topics.dead_letters).is_empty());
+    assert!(read_all(&rig.topics.commands_dlq).is_empty());
     // Called before its deadline, answered by a look-up after it.
     rig.erp.only_faults("query:5xx=1,createOrder:applied_timeout=1x");
     let deadline = Timestamp::now().plus(Duration::from_secs(8));
@@ -435,7 +435,7 @@ fn a_second_signal_ends_at_once_and_loses_nothing() {
     let mut rig = Rig::with_partitions("second", 1).commands("avro");
     rig.config.set("commands", "drain_timeout", "60s").set("commands", "call_timeout", "50s").set(
         "commands",
-        "lookup_limit",
+        "lookup_timeout",
         "5m",
     );
     let commands = approved(&rig, "CT", 3);
@@ -464,7 +464,7 @@ fn a_drain_that_runs_out_of_time_leaves_its_calls_to_the_next_owner() {
     rig.config
         .set("commands", "drain_timeout", "500ms")
         .set("commands", "call_timeout", "30s")
-        .set("commands", "lookup_limit", "5m");
+        .set("commands", "lookup_timeout", "5m");
     let commands = approved(&rig, "CT", 4);
     rig.erp.only_faults("createOrder:slow(20s)=1");
     let connector = rig.start();
@@ -494,7 +494,7 @@ fn partitions_given_back_during_an_outage_leave_nobody_without_probes() {
     rig.config.kafka_property("partition.assignment.strategy", "range");
     rig.config.set("commands", "call_timeout", "12s").set("commands", "drain_timeout", "8s").set(
         "commands",
-        "lookup_limit",
+        "lookup_timeout",
         "5m",
     );
     let (held, failing) = (approved(&rig, "HELD", 4), approved(&rig, "RESET", 40));
@@ -511,7 +511,7 @@ fn partitions_given_back_during_an_outage_leave_nobody_without_probes() {
     rig.erp.only_faults("createOrder:reset=1,query:5xx=1");
     rig.send(&failing);
     until("an open circuit", PATIENCE, || (route(&first)["circuit"] == "open").then_some(()));
-    rig.config.set("kafka", "instance", 1);
+    rig.config.set("kafka", "instance_ordinal", 1);
     let second = rig.start();
     until("the second's partitions", PATIENCE, || {
         route(&second)["partitions"].as_array().is_some_and(|all| all.len() == 2).then_some(())
@@ -558,7 +558,7 @@ fn an_instance_that_lost_its_partitions_while_frozen_adds_nothing() {
     rig.send(&commands[..20]);
     until("the stream", PATIENCE, || (rig.erp.order_count() >= 5).then_some(()));
     frozen.freeze();
-    rig.config.set("kafka", "instance", 1);
+    rig.config.set("kafka", "instance_ordinal", 1);
     let second = rig.start();
     rig.send(&commands[20..]);
     // The second one gets everything once the first one's session is over.
@@ -589,7 +589,7 @@ fn an_eager_assignor_moves_partitions_without_a_second_order_or_result() {
     let first = rig.start();
     rig.send(&commands[..60]);
     until("the stream", PATIENCE, || (rig.erp.order_count() >= 20).then_some(()));
-    rig.config.set("kafka", "instance", 1);
+    rig.config.set("kafka", "instance_ordinal", 1);
     // Everything is revoked from the first while the second joins.
     let second = rig.start();
     rig.send(&commands[60..]);

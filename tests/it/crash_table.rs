@@ -119,7 +119,7 @@ fn small_rig(result_limit: &str) -> Rig {
     topics::create(&[
         (&names.commands, 1, &[]),
         (&names.results, 1, &[("max.message.bytes", result_limit)]),
-        (&names.dead_letters, 1, &[]),
+        (&names.commands_dlq, 1, &[]),
         (&names.journal, 1, &[("cleanup.policy", "compact")]),
     ]);
     rig.erp.take_anything();

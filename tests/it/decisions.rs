@@ -71,7 +71,7 @@ fn a_person_decides_about_a_command_in_doubt_once_and_for_all() {
 
     // Everything a person needs stands in the dead letter, in the lists, in /status and in the
     // metrics.
-    let letters = read_all(&rig.topics.dead_letters);
+    let letters = read_all(&rig.topics.commands_dlq);
     assert_eq!(letters.len(), 1);
     let facts = header(&letters[0], "wdt-in-doubt");
     assert_eq!(facts["candidates"], serde_json::json!([order]));
@@ -157,7 +157,7 @@ fn a_decision_about_something_else_is_refused_with_the_reason() {
     sender.send(&rig.topics.commands, Some(b"CT-1"), Some(&stale.bytes()), &[]);
     sender.flush();
     rig.wait_committed(6);
-    let letters = read_all(&rig.topics.dead_letters);
+    let letters = read_all(&rig.topics.commands_dlq);
     let reasons: Vec<String> = letters
         .iter()
         .filter_map(|letter| letter.header("__connect.errors.exception.message"))
@@ -272,7 +272,7 @@ fn a_copy_of_a_command_in_doubt_asks_again_and_never_calls() {
         (Outcome::InDoubt, true, &vec![order.clone()])
     );
     // Somebody puts the marker back: the next copy finds it.
-    let marker = header(&read_all(&rig.topics.dead_letters)[0], "wdt-in-doubt")["marker"]
+    let marker = header(&read_all(&rig.topics.commands_dlq)[0], "wdt-in-doubt")["marker"]
         .as_str()
         .unwrap()
         .to_owned();
@@ -415,9 +415,7 @@ fn a_feeds_dead_letter_is_read_again_by_the_backfill_that_is_named() {
         &serde_json::json!({"set": {"modified": "not a time"}}),
     );
     let _connector = rig.start();
-    until("the letter", PATIENCE, || {
-        (read_all(&rig.topics.feed_dead_letters).len() == 1).then_some(())
-    });
+    until("the letter", PATIENCE, || (read_all(&rig.topics.feeds_dlq).len() == 1).then_some(()));
     let listed = lines(&rig, &["dlq", "list", "--feeds", "--json"]);
     assert!(
         listed.len() == 1

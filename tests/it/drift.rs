@@ -58,9 +58,9 @@ fn settle(connector: &Connector, kind: Kind) {
 /// Small pages and a small budget, so that every second of the drift is paged.
 fn small_pages(rig: &mut Rig, kind: Kind) {
     let section = format!("feeds.{}", feed_name(kind));
-    rig.config.set(&section, "page_size", 5).set(&section, "window_pages", 4).set(
-        &section,
-        "late_interval",
+    rig.config.set(&section, "page_size", 5).set(&section, "max_pages_per_window", 4).set(
+        &format!("{section}.late_pass"),
+        "interval",
         "1s",
     );
 }
@@ -94,7 +94,7 @@ fn drifting(mut rig: Rig, kind: Kind) {
         kind,
         drift().as_secs() as f64 * CHURN
     ));
-    assert!(read_all(&rig.topics.feed_dead_letters).is_empty());
+    assert!(read_all(&rig.topics.feeds_dlq).is_empty());
 }
 
 #[test]
@@ -128,9 +128,9 @@ fn what_the_erp_shows_late_is_published_by_the_late_pass_and_counted() {
     let kind = Kind::FlagshipOutbounds;
     let mut rig = Rig::new("late").return_outbounds("flagship");
     // The late pass stays 6 s behind, so it sees what the first one, 1 s behind, cannot.
-    rig.config.set("feeds.return_outbounds", "late_to", "6s").set(
-        "feeds.return_outbounds",
-        "late_interval",
+    rig.config.set("feeds.return_outbounds.late_pass", "lag", "6s").set(
+        "feeds.return_outbounds.late_pass",
+        "interval",
         "1s",
     );
     let numbers = rig.erp.seed(kind, 20);
@@ -163,7 +163,7 @@ fn a_window_costs_its_pages_and_one_call_and_an_idle_poll_one() {
     let mut rig = Rig::new("calls").purchase_returns();
     let now = Timestamp::now();
     let from = now.minus(Duration::from_secs(7_200)).floor_second();
-    rig.config.set("feeds.purchase_returns", "start", from.to_string());
+    rig.config.set("feeds.purchase_returns", "start_at", from.to_string());
     rig.erp.seed_between(kind, ROWS, from, now.minus(Duration::from_secs(60)));
     let connector = rig.start();
     let mut reader = Reader::new(topic(&rig, kind));
@@ -224,7 +224,7 @@ fn killed_at_every_hop_it_publishes_everything_once() {
     let now = Timestamp::now();
     rig.config.set(
         "feeds.purchase_returns",
-        "start",
+        "start_at",
         now.minus(Duration::from_secs(7_200)).floor_second().to_string(),
     );
     // More than two batches in one window, so that there is a batch before the last.
@@ -311,7 +311,7 @@ fn two_instances_killed_in_turn_lose_and_repeat_nothing() {
     churn(&rig, 20.0);
     let mut running: Vec<(u32, Connector)> = Vec::new();
     for instance in [0, 1] {
-        rig.config.set("kafka", "instance", instance);
+        rig.config.set("kafka", "instance_ordinal", instance);
         running.push((instance, rig.start()));
     }
     let owner = |running: &[(u32, Connector)]| {
@@ -343,7 +343,7 @@ fn two_instances_killed_in_turn_lose_and_repeat_nothing() {
             let _ = std::fs::remove_dir_all(rig.path("cache"));
         }
         until("another owner", PATIENCE, || owner(&running));
-        rig.config.set("kafka", "instance", instance);
+        rig.config.set("kafka", "instance_ordinal", instance);
         running.push((instance, rig.start()));
     }
     churn(&rig, 0.0);

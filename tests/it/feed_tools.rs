@@ -22,7 +22,7 @@ fn since_an_hour(what: &str) -> Rig {
     let mut rig = Rig::new(what).purchase_returns();
     rig.config.set(
         "feeds.purchase_returns",
-        "start",
+        "start_at",
         Timestamp::now().minus(HOUR).floor_second().to_string(),
     );
     rig
@@ -119,7 +119,7 @@ fn a_backfill_publishes_what_the_state_lacks_and_verify_says_when_all_is_there()
     assert_eq!((&last["op"], &last["after"]["remark"]), (&json!("u"), &json!("behind our back")));
     run(&rig, 0, &[&["verify"], &period[..]].concat());
     let advice = connector.status()["sections"]["feeds"]["purchase_returns"]["advice"].clone();
-    assert!(advice.as_str().is_some_and(|advice| advice.contains("late_to")), "{advice}");
+    assert!(advice.as_str().is_some_and(|advice| advice.contains("late_pass.lag")), "{advice}");
     assert!(connector.running());
 }
 
@@ -169,7 +169,7 @@ fn a_backfill_goes_on_after_a_kill_and_can_be_called_off() {
     let mut rig = since_an_hour("fillkill");
     rig.config.set("feeds.purchase_returns", "page_size", 10).set(
         "feeds.purchase_returns",
-        "window_pages",
+        "max_pages_per_window",
         2,
     );
     rig.erp.seed_between(

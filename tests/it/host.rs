@@ -197,8 +197,8 @@ fn ends_in_the_middle_and_nothing_is_lost(
     assert!(rig.erp.order_count() < all.len() as u64, "it died in the middle");
     let _connector = rig.start();
     nothing_lost(rig, all.len());
-    Reader::new(&rig.topics.dead_letters).at_least(LETTERS, PATIENCE);
-    assert_eq!(read_all(&rig.topics.dead_letters).len(), LETTERS, "one dead letter each");
+    Reader::new(&rig.topics.commands_dlq).at_least(LETTERS, PATIENCE);
+    assert_eq!(read_all(&rig.topics.commands_dlq).len(), LETTERS, "one dead letter each");
     status
 }
 
@@ -279,7 +279,7 @@ fn feeds_frozen_beyond_their_session_add_nothing_when_they_come_back() {
     };
     more(80);
     frozen.freeze();
-    rig.config.set("kafka", "instance", 1);
+    rig.config.set("kafka", "instance_ordinal", 1);
     let second = rig.spawn_logged(&[], "second.log").ready();
     until("the feeds' next owner", PATIENCE, || {
         let status = second.status();

@@ -59,7 +59,7 @@ impl Fleet {
         let mut started = Vec::new();
         for ordinal in ordinals {
             // A file for each: another one may be written before it is read.
-            self.rig.config.set("kafka", "instance", ordinal);
+            self.rig.config.set("kafka", "instance_ordinal", ordinal);
             let (written, port) = self.rig.write_config();
             let own = self.rig.path(&format!("connector-{ordinal}.toml"));
             std::fs::rename(written, &own).unwrap();

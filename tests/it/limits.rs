@@ -74,7 +74,7 @@ fn a_gigabyte_of_lz4_bombs_fits_into_memory_and_the_stream_goes_on() {
     sender.flush();
     let results = rig.results(10);
     assert!(results.iter().all(|result| result.outcome == Outcome::Created), "{results:?}");
-    let letters = read_all(&rig.topics.dead_letters);
+    let letters = read_all(&rig.topics.commands_dlq);
     assert_eq!(letters.len(), BOMBS);
     let reason = letters[0].header("__connect.errors.exception.message").unwrap();
     assert!(reason.contains("30000000 bytes") && reason.contains("offset 0"), "{reason}");
@@ -85,7 +85,7 @@ fn a_gigabyte_of_lz4_bombs_fits_into_memory_and_the_stream_goes_on() {
 #[test]
 fn answers_without_end_cost_no_memory_and_others_go_on() {
     let mut rig = Rig::new("flood").commands("json").purchase_returns();
-    rig.config.set("commands", "call_timeout", "4s").set("commands", "settle_time", "4s");
+    rig.config.set("commands", "call_timeout", "4s").set("commands", "apply_grace", "4s");
     rig.erp.take_anything();
     rig.erp.seed(crate::kit::erp::Kind::Returns, 5);
     // As many as a page is asked for at most, before the window counts as not read.
@@ -222,7 +222,7 @@ fn a_schema_of_100_megabytes_is_refused_by_its_id_and_the_stream_goes_on() {
     );
     sender.flush();
     rig.wait_committed(2);
-    let letters = read_all(&rig.topics.dead_letters);
+    let letters = read_all(&rig.topics.commands_dlq);
     assert_eq!((letters.len(), letters[0].value.as_deref()), (1, Some(&unknown[..])));
     let reason = letters[0].header("__connect.errors.exception.message").unwrap();
     assert!(

@@ -143,7 +143,7 @@ fn both_routes_run_with_the_rights_that_check_prints() {
     sender.send(&rig.topics.commands, Some(b"CT-2"), Some(b"not a command"), &[]);
     sender.flush();
     for (topic, count) in
-        [(&rig.topics.results, 1), (&rig.topics.dead_letters, 1), (&rig.topics.purchase_returns, 6)]
+        [(&rig.topics.results, 1), (&rig.topics.commands_dlq, 1), (&rig.topics.purchase_returns, 6)]
     {
         Reader::with(locked.broker.admin(), topic).at_least(count, PATIENCE);
     }

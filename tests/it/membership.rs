@@ -30,7 +30,7 @@ fn of_two_processes_with_one_ordinal_the_elder_stops_and_says_so() {
     let mut younger = rig.spawn();
     let status = elder.wait_end(PATIENCE).expect("the elder stops");
     assert!(!status.success(), "{status}");
-    younger.wait_log("same kafka.instance", PATIENCE);
+    younger.wait_log("same kafka.instance_ordinal", PATIENCE);
     // The stream goes on in the younger, also with intents the elder left open.
     let results = rig.results(commands.len());
     Verdict::of(&rig, &commands, &results).assert_each_once(commands.len(), "two processes");

@@ -58,7 +58,7 @@ fn unsafe_timing_is_refused_unless_allowed() {
     let output = rig.verb(&["run"], b"");
     let text = said(&output);
     assert_eq!(output.status.code(), Some(2), "{text}");
-    assert!(text.contains("max_freeze") && text.contains("allow_unsafe_timing"), "{text}");
+    assert!(text.contains("max_process_pause") && text.contains("allow_unsafe_timing"), "{text}");
 }
 
 #[test]

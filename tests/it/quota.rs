@@ -44,11 +44,15 @@ fn short_of_quota(what: &str) -> Rig {
         .set("quota", "calls_per_minute", 50)
         .set("quota", "burst", 10);
     for feed in ["feeds.purchase_returns", "feeds.return_outbounds"] {
-        rig.config.set(feed, "poll_interval", "5s").set(feed, "late_interval", "60s");
+        rig.config.set(feed, "poll_interval", "5s").set(
+            &format!("{feed}.late_pass"),
+            "interval",
+            "60s",
+        );
     }
     // As in production: a permit may have to wait for its transaction without running out.
     rig.config
-        .set("commands", "send_by", "15s")
+        .set("commands", "intent_ttl", "15s")
         .set("commands", "call_timeout", "10s")
         .set("log", "level", "info");
     rig.erp.take_anything();
@@ -259,7 +263,7 @@ fn an_intent_that_ran_out_is_renewed_and_called() {
         let now = connector.status()["sections"]["commands"]["now"].clone();
         (now["calls_in_flight"] == 1 && now["open_intents"] == 2).then_some(())
     });
-    // Frozen for longer than send_by (2 s): the span itself is what is tested.
+    // Frozen for longer than intent_ttl (2 s): the span itself is what is tested.
     connector.freeze();
     thread::sleep(Duration::from_secs(4));
     connector.thaw();
@@ -316,11 +320,10 @@ fn calls_per_result_are_what_they_have_to_be() {
     let mut rig =
         Rig::new("calls").commands("avro").purchase_returns().return_outbounds("enterprise");
     for feed in ["feeds.purchase_returns", "feeds.return_outbounds"] {
-        rig.config.set(feed, "late_interval", "1h").set(feed, "late_to", "1h").set(
-            feed,
-            "poll_interval",
-            "5s",
-        );
+        rig.config
+            .set(&format!("{feed}.late_pass"), "interval", "1h")
+            .set(&format!("{feed}.late_pass"), "lag", "1h")
+            .set(feed, "poll_interval", "5s");
     }
     rig.erp.take_anything();
     rig.erp.seed(Kind::Returns, CHANGED);

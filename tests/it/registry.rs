@@ -235,7 +235,7 @@ fn with_the_registry_gone_a_new_schema_waits_and_other_partitions_go_on() {
         settled, expected,
         "what stands behind the new schema waits, other partitions go on"
     );
-    assert!(read_all(&rig.topics.dead_letters).is_empty(), "the record is not to blame");
+    assert!(read_all(&rig.topics.commands_dlq).is_empty(), "the record is not to blame");
     let of_partition_0 =
         committed(&format!("{}.commands", rig.application_id), &rig.topics.commands);
     assert_eq!(
@@ -256,5 +256,5 @@ fn with_the_registry_gone_a_new_schema_waits_and_other_partitions_go_on() {
         "{results:?}"
     );
     assert_eq!(rig.erp.orders().len(), 7);
-    assert!(read_all(&rig.topics.dead_letters).is_empty());
+    assert!(read_all(&rig.topics.commands_dlq).is_empty());
 }

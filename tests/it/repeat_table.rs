@@ -94,7 +94,7 @@ impl Stage {
         journal.retain(|key, _| !key.starts_with("[\"#barrier\"") && !key.contains(HERALD));
         let results =
             read_all(&rig.topics.results).into_iter().filter(|record| record.key_text() != HERALD);
-        let letters = read_all(&rig.topics.dead_letters).into_iter();
+        let letters = read_all(&rig.topics.commands_dlq).into_iter();
         let group = format!("{}.commands", rig.application_id);
         let committed: i64 =
             records::committed(&group, &rig.topics.commands).iter().map(|(_, offset)| offset).sum();

@@ -85,7 +85,7 @@ fn outcomes_and_open_intents_survive_compaction() {
     topics::create(&[
         (&names.commands, 1, &[]),
         (&names.results, 1, &[]),
-        (&names.dead_letters, 1, &[]),
+        (&names.commands_dlq, 1, &[]),
         (&names.journal, 1, &eager),
     ]);
     rig.erp.take_anything();

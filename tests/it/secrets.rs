@@ -256,7 +256,7 @@ fn no_secret_is_said_by_any_verb() {
     // One for a person.
     ears.rig.erp.faults("createOrder:strip_remark=1x,createOrder:applied_reset=1x");
     ears.send(&["CT-DOUBT".to_owned()]);
-    let mut letters = Reader::new(&ears.rig.topics.dead_letters);
+    let mut letters = Reader::new(&ears.rig.topics.commands_dlq);
     letters.at_least(2, PATIENCE);
     let letter = format!("{}:{}", letters.seen[0].partition, letters.seen[0].offset);
 

@@ -125,7 +125,7 @@ struct Fleet {
 impl Fleet {
     fn start(&mut self, ordinal: usize) {
         let cache = self.rig.path(&format!("cache-{ordinal}")).display().to_string();
-        self.rig.config.set("kafka", "instance", ordinal).set("", "cache_dir", cache);
+        self.rig.config.set("kafka", "instance_ordinal", ordinal).set("", "cache_dir", cache);
         let faults: &[(&str, &str)] = if self.unsound { &[("WDT_FAULT", "resend")] } else { &[] };
         self.members[ordinal] =
             Some(self.rig.spawn_logged(faults, &format!("connector-{ordinal}.log")));
@@ -237,7 +237,7 @@ fn fleet(plan: &Plan) -> Option<Fleet> {
         .kafka_property("heartbeat.interval.ms", "300");
     // The machine is shared: what the ERP may take to apply and to show an order is more than on
     // one of its own.
-    rig.config.set("commands", "max_in_flight", 16).set("commands", "settle_time", "3s");
+    rig.config.set("commands", "max_in_flight", 16).set("commands", "apply_grace", "3s");
     rig.erp.take_anything();
     rig.erp.latency(Duration::from_millis(60));
     rig.erp.faults(MISCHIEF);

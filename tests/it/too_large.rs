@@ -125,7 +125,7 @@ fn what_is_too_large_to_be_answered_whole_is_answered_in_short() {
         nameless.return_no.len()
     );
 
-    let letters = read_all(&rig.topics.dead_letters);
+    let letters = read_all(&rig.topics.commands_dlq);
     let letter = |offset: usize| {
         let found = letters
             .iter()
@@ -166,7 +166,7 @@ fn what_is_too_large_to_be_answered_whole_is_answered_in_short() {
 fn topics_that_take_less_cost_a_dead_letters_value_or_make_the_route_wait_with_a_reason() {
     let rig = Rig::with_partitions("smalltopics", 1).commands("json");
     rig.erp.take_anything();
-    topics::alter(&rig.topics.dead_letters, &[("max.message.bytes", "3000")]);
+    topics::alter(&rig.topics.commands_dlq, &[("max.message.bytes", "3000")]);
     let connector = rig.start();
     let sender = Sender::new();
     for number in 0..3 {
@@ -182,12 +182,12 @@ fn topics_that_take_less_cost_a_dead_letters_value_or_make_the_route_wait_with_a
     rig.send_json(&[command("CT-1", "c")]);
     assert_eq!(rig.results(1)[0].outcome, Outcome::Created, "the stream goes on");
     rig.wait_committed(5);
-    let letters = read_all(&rig.topics.dead_letters);
+    let letters = read_all(&rig.topics.commands_dlq);
     let sizes: Vec<_> = letters.iter().map(|letter| letter.value.as_ref().map(Vec::len)).collect();
     assert_eq!(sizes, [None, None, None, Some(5)]);
     let reason = letters[0].header("__connect.errors.exception.message").unwrap();
     assert!(
-        reason.contains(&rig.topics.dead_letters) && reason.contains("max.message.bytes"),
+        reason.contains(&rig.topics.commands_dlq) && reason.contains("max.message.bytes"),
         "{reason}"
     );
     // What is not in the letter cannot be sent again from there: each is told by its place, and no
@@ -238,13 +238,13 @@ fn a_change_that_its_topic_does_not_take_goes_to_the_dead_letters_and_the_feed_g
         );
     }
     events.until("every modification", PATIENCE, |seen| seen.len() >= 400);
-    assert!(read_all(&rig.topics.feed_dead_letters).is_empty());
+    assert!(read_all(&rig.topics.feeds_dlq).is_empty());
     connector.wait_log("batches are smaller from now on", PATIENCE);
     // A record of its own that is too large, then together with its `before` only.
     let (large, larger) = (&numbers[0], &numbers[1]);
     rig.erp.modify(Kind::Returns, larger, &json!({"remark": noise(12_000, 5)}));
     rig.erp.modify(Kind::Returns, large, &json!({"remark": noise(4_500, 3)}));
-    let mut dead = Reader::new(&rig.topics.feed_dead_letters);
+    let mut dead = Reader::new(&rig.topics.feeds_dlq);
     dead.at_least(1, PATIENCE);
     let reason = dead.seen[0].header("__connect.errors.exception.message").unwrap();
     assert!(

@@ -58,7 +58,7 @@ fn a_journal_with_other_partitions_is_refused_with_the_way_out() {
     topics::create(&[
         (&rig.topics.commands, 4, &[]),
         (&rig.topics.results, 4, &[]),
-        (&rig.topics.dead_letters, 4, &[]),
+        (&rig.topics.commands_dlq, 4, &[]),
         (&rig.topics.journal, 3, &[("cleanup.policy", "compact")]),
     ]);
     let output = rig.verb(&["run"], b"");

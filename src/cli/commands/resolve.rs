@@ -193,7 +193,7 @@ impl Ends {
         let ends = move || {
             anyhow::Ok(Self {
                 results: Scan::ends(&kafka, &topics.results)?,
-                letters: Scan::ends(&kafka, &topics.dead_letters)?,
+                letters: Scan::ends(&kafka, &topics.commands_dlq)?,
             })
         };
         tokio::task::spawn_blocking(ends).await?
@@ -244,7 +244,7 @@ async fn wait(
         }
         let letters: Vec<Letter> = memory::collect(
             settings,
-            &settings.topics.dead_letters,
+            &settings.topics.commands_dlq,
             None,
             From::Offsets(before.letters.clone()),
             move |record: Seen| {

@@ -83,7 +83,7 @@ async fn find(args: &Args, settings: &Arc<Settings>) -> anyhow::Result<Found> {
         (Arc::clone(&codec), Handle::current(), settings.commands.format);
     let letters = memory::collect(
         settings,
-        &settings.topics.dead_letters,
+        &settings.topics.commands_dlq,
         None,
         From::Beginning,
         move |record: Seen| {

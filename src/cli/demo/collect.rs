@@ -59,7 +59,7 @@ impl Collector {
         let topics = &settings.topics;
         for (topic, what) in [
             (&topics.results, "results"),
-            (&topics.dead_letters, "dead_letters"),
+            (&topics.commands_dlq, "commands_dlq"),
             (&topics.purchase_returns, "purchase_returns"),
             (&topics.return_outbounds, "return_outbounds"),
         ] {
@@ -107,7 +107,7 @@ impl Collector {
                 Ok(result) => self.result(result),
                 Err(fault) => self.lock().faults.push(format!("a result cannot be read: {fault}")),
             },
-            "dead_letters" => self.lock().evidence.dead_letters += 1,
+            "commands_dlq" => self.lock().evidence.dead_letters += 1,
             feed => match codec.to_json(bytes) {
                 Ok(json) => {
                     if let Some((name, number, _)) = FEEDS.iter().find(|(name, ..)| *name == feed)

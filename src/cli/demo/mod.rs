@@ -66,12 +66,12 @@ const PARTITIONS: i32 = 4;
 const TOPICS: [&str; 9] = [
     "commands",
     "results",
-    "dead_letters",
+    "commands_dlq",
     "journal",
     "purchase_returns",
     "return_outbounds",
     "feeds_state",
-    "feed_dead_letters",
+    "feeds_dlq",
     "control",
 ];
 
@@ -295,17 +295,17 @@ fn settings(
     let topics: Vec<String> =
         TOPICS.iter().zip(names).map(|(topic, name)| format!("{topic} = {name:?}")).collect();
     let feed = format!(
-        "enabled = true\nstart = \"{start}\"\npoll_interval = \"1s\"\nsafety_lag = \"1s\"\nmax_visibility = \"500ms\"\nlate_interval = \"5s\"\nlate_to = \"3s\"\n"
+        "enabled = true\nstart_at = \"{start}\"\npoll_interval = \"1s\"\nsafety_lag = \"1s\"\nmax_visibility_lag = \"500ms\"\nlate_pass = {{ interval = \"5s\", lag = \"3s\" }}\n"
     );
     let text = format!(
         "allow_unsafe_timing = true\ncache_dir = {cache:?}\n\
          [kafka]\nbootstrap_servers = {bootstrap:?}\napplication_id = {unique:?}\n\
          [kafka.properties]\n\"session.timeout.ms\" = 10000\n\"heartbeat.interval.ms\" = 1000\n\
          [topics]\n{}\n\
-         [erp.flagship]\nurl = {:?}\nsid = {:?}\nkey = {:?}\nconnect_timeout = \"900ms\"\n\
+         [erp]\nmax_visibility_lag = \"1s\"\n[erp.flagship]\nurl = {:?}\nsid = {:?}\nkey = {:?}\nconnect_timeout = \"900ms\"\n\
          [quota]\ncalls_per_minute = 60000\nburst = 1000\nmax_concurrent_calls = 128\n\
-         [commands]\nenabled = true\nmax_in_flight = 32\ncall_timeout = \"1s\"\nsend_by = \"2s\"\nsettle_time = \"1500ms\"\nlookup_spacing = \"1s\"\n\
-         lookup_limit = \"60s\"\nmax_freeze = \"1s\"\nmax_delay = \"1s\"\nmax_visibility = \"1s\"\ndrain_timeout = \"10s\"\n\
+         [commands]\nenabled = true\nmax_in_flight = 32\ncall_timeout = \"1s\"\nintent_ttl = \"2s\"\napply_grace = \"1500ms\"\nlookup_interval = \"1s\"\n\
+         lookup_timeout = \"60s\"\nmax_process_pause = \"1s\"\nmax_apply_delay = \"1s\"\ndrain_timeout = \"10s\"\n\
          [feeds.purchase_returns]\n{feed}[feeds.return_outbounds]\n{feed}edition = \"flagship\"\n",
         topics.join("\n"),
         simulator.url_flagship(),

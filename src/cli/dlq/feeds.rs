@@ -52,7 +52,7 @@ fn spans(letters: &[Letter]) -> BTreeMap<String, Span> {
 }
 
 pub(super) async fn execute(settings: &Settings, filter: &Filter) -> anyhow::Result<End> {
-    let found = letters(settings, &settings.topics.feed_dead_letters, filter).await?;
+    let found = letters(settings, &settings.topics.feeds_dlq, filter).await?;
     let spans = spans(&found);
     if spans.is_empty() {
         let _ = output::say("no such dead letter");

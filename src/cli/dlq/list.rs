@@ -29,14 +29,12 @@ pub(super) struct Args {
 
 pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Result<End> {
     let topics = &settings.topics;
-    let counts = crate::kafka::partition_counts(
-        &settings.kafka,
-        &[&topics.dead_letters, &topics.feed_dead_letters],
-    )
-    .await
-    .map_err(anyhow::Error::msg)?;
+    let counts =
+        crate::kafka::partition_counts(&settings.kafka, &[&topics.commands_dlq, &topics.feeds_dlq])
+            .await
+            .map_err(anyhow::Error::msg)?;
     let both = args.commands == args.feeds;
-    let wanted = [(args.commands, &topics.dead_letters), (args.feeds, &topics.feed_dead_letters)];
+    let wanted = [(args.commands, &topics.commands_dlq), (args.feeds, &topics.feeds_dlq)];
     let mut any = false;
     for ((asked, topic), count) in wanted.into_iter().zip(counts) {
         if !(asked || both) {

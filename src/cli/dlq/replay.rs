@@ -57,7 +57,7 @@ pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Res
     }
     let codec = memory::codec(settings).await?;
     let found =
-        newest_of_each(letters(settings, &settings.topics.dead_letters, &Filter::default()).await?);
+        newest_of_each(letters(settings, &settings.topics.commands_dlq, &Filter::default()).await?);
     let chosen: Vec<Letter> = found
         .into_iter()
         .filter(|letter| {
@@ -187,7 +187,7 @@ struct Judging<'a> {
 
 impl Judging<'_> {
     async fn rule(&mut self, letter: &Letter, pair: Option<&Pair>) -> Ruling {
-        let horizon = self.settings.commands.dedupe_horizon;
+        let horizon = self.settings.commands.dedup_window;
         let old = letter
             .first_sent
             .is_none_or(|sent| sent < Timestamp::now().minus(horizon - horizon / 10));

@@ -23,8 +23,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Result<End> {
-    let topic =
-        if args.feeds { &settings.topics.feed_dead_letters } else { &settings.topics.dead_letters };
+    let topic = if args.feeds { &settings.topics.feeds_dlq } else { &settings.topics.commands_dlq };
     let (partition, offset) = args.place;
     let from = From::Offsets(BTreeMap::from([(partition, offset)]));
     let mut taken = false;

@@ -313,7 +313,7 @@ impl World {
             txn.intents.push((
                 *offset,
                 slot.life.next_attempt(),
-                NOW.plus(scenario.timing.send_by),
+                NOW.plus(scenario.timing.intent_ttl),
             ));
         }
         for command in &txn.withdrawn {

@@ -184,13 +184,13 @@ impl Scenario {
                 visibility: 1,
             },
             timing: Timing {
-                send_by: Duration::ZERO,
+                intent_ttl: Duration::ZERO,
                 call_timeout: Duration::ZERO,
-                settle_time: Duration::ZERO,
-                lookup_spacing: Duration::ZERO,
-                lookup_limit: Duration::ZERO,
+                apply_grace: Duration::ZERO,
+                lookup_interval: Duration::ZERO,
+                lookup_timeout: Duration::ZERO,
                 max_attempts: 2,
-                retry_unapproved_for: Duration::ZERO,
+                unapproved_retry_timeout: Duration::ZERO,
             },
             left,
             refuses: false,
@@ -211,11 +211,11 @@ impl Scenario {
         let Times { send_by, call, settle, spacing, .. } = self.times;
         let ms = Duration::from_millis;
         self.timing = Timing {
-            send_by: ms(send_by),
+            intent_ttl: ms(send_by),
             call_timeout: ms(call),
-            settle_time: ms(settle),
-            lookup_spacing: ms(spacing),
-            lookup_limit: ms(send_by + call + settle + spacing + 1),
+            apply_grace: ms(settle),
+            lookup_interval: ms(spacing),
+            lookup_timeout: ms(send_by + call + settle + spacing + 1),
             ..self.timing
         };
         self

@@ -209,12 +209,12 @@ impl Rig {
         config::Topics {
             commands: names.commands,
             results: names.results,
-            dead_letters: names.dead_letters,
+            commands_dlq: names.commands_dlq,
             journal: names.journal,
             purchase_returns: names.purchase_returns,
             return_outbounds: names.return_outbounds,
             feeds_state: names.feeds_state,
-            feed_dead_letters: names.feed_dead_letters,
+            feeds_dlq: names.feeds_dlq,
             control: names.control,
         }
     }
@@ -326,7 +326,7 @@ fn base(
         .set("", "cache_dir", folder.join("cache").display().to_string())
         .set("kafka", "bootstrap_servers", bootstrap)
         .set("kafka", "application_id", application_id)
-        .set("kafka", "instance", 0)
+        .set("kafka", "instance_ordinal", 0)
         .kafka_property("session.timeout.ms", "6000")
         .kafka_property("heartbeat.interval.ms", "500")
         .set("quota", "calls_per_minute", 600_000)
@@ -338,15 +338,15 @@ fn base(
     }
     // Their sum 2 + 1 + 1 s still exceeds what this ERP and this machine are assumed to do: 1 + 1 +
     // 1 s.
+    config.set("erp", "max_visibility_lag", "1s");
     for (key, span) in [
         ("call_timeout", "2s"),
-        ("send_by", "2s"),
-        ("settle_time", "1s"),
-        ("lookup_spacing", "1s"),
-        ("lookup_limit", "60s"),
-        ("max_freeze", "1s"),
-        ("max_delay", "1s"),
-        ("max_visibility", "1s"),
+        ("intent_ttl", "2s"),
+        ("apply_grace", "1s"),
+        ("lookup_interval", "1s"),
+        ("lookup_timeout", "60s"),
+        ("max_process_pause", "1s"),
+        ("max_apply_delay", "1s"),
         ("drain_timeout", "5s"),
     ] {
         config.set("commands", key, span);
@@ -375,12 +375,11 @@ fn feed(config: &mut Config, section: &str) {
     let start = Timestamp::now().minus(FEED_REACH).floor_second();
     for (key, value) in [
         ("enabled", json!(true)),
-        ("start", json!(start.to_string())),
+        ("start_at", json!(start.to_string())),
         ("poll_interval", json!("300ms")),
         ("safety_lag", json!("1s")),
-        ("max_visibility", json!("500ms")),
-        ("late_interval", json!("5s")),
-        ("late_to", json!("3s")),
+        ("max_visibility_lag", json!("500ms")),
+        ("late_pass", json!({ "interval": "5s", "lag": "3s" })),
         ("page_size", json!(100)),
     ] {
         config.set(section, key, value);

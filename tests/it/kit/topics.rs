@@ -18,12 +18,12 @@ use crate::parts::broker;
 pub struct TopicNames {
     pub commands: String,
     pub results: String,
-    pub dead_letters: String,
+    pub commands_dlq: String,
     pub journal: String,
     pub purchase_returns: String,
     pub return_outbounds: String,
     pub feeds_state: String,
-    pub feed_dead_letters: String,
+    pub feeds_dlq: String,
     pub control: String,
 }
 
@@ -33,12 +33,12 @@ impl TopicNames {
         Self {
             commands: format!("{prefix}.commands"),
             results: format!("{prefix}.results"),
-            dead_letters: format!("{prefix}.commands.dlq"),
+            commands_dlq: format!("{prefix}.commands.dlq"),
             journal: format!("{prefix}.journal"),
             purchase_returns: format!("{prefix}.purchase-return.changes"),
             return_outbounds: format!("{prefix}.return-outbound.changes"),
             feeds_state: format!("{prefix}.feeds.state"),
-            feed_dead_letters: format!("{prefix}.feeds.dlq"),
+            feeds_dlq: format!("{prefix}.feeds.dlq"),
             control: format!("{prefix}.control"),
         }
     }
@@ -48,12 +48,12 @@ impl TopicNames {
         [
             ("commands", &self.commands),
             ("results", &self.results),
-            ("dead_letters", &self.dead_letters),
+            ("commands_dlq", &self.commands_dlq),
             ("journal", &self.journal),
             ("purchase_returns", &self.purchase_returns),
             ("return_outbounds", &self.return_outbounds),
             ("feeds_state", &self.feeds_state),
-            ("feed_dead_letters", &self.feed_dead_letters),
+            ("feeds_dlq", &self.feeds_dlq),
             ("control", &self.control),
         ]
     }
@@ -76,12 +76,12 @@ impl TopicNames {
         vec![
             (&self.commands, partitions, delete),
             (&self.results, partitions, delete),
-            (&self.dead_letters, partitions, delete),
+            (&self.commands_dlq, partitions, delete),
             (&self.journal, partitions, compact),
             (&self.purchase_returns, partitions, delete),
             (&self.return_outbounds, partitions, delete),
             (&self.feeds_state, 2, compact),
-            (&self.feed_dead_letters, 2, delete),
+            (&self.feeds_dlq, 2, delete),
             (&self.control, 1, compact),
         ]
     }
