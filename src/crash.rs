@@ -1,10 +1,10 @@
-//! Places where a test kills the process, and faults a test provokes inside it. Nothing of it is in
-//! a release build.
+//! Failpoints: places where a test kills the process, and faults that a test injects. Release builds
+//! have none of it.
 //!
-//! `WDT_CRASH_AT=<name>` ends the process by SIGKILL at the first passage of that point, `<name>:3`
-//! at the third. `WDT_FAULT=<name>` makes the process do something wrong, so that a test can show
-//! that somebody notices. The points are an enumeration, so that the crash table can prove that it
-//! has been through all of them.
+//! `FAILPOINTS=<point>=kill` ends the process by SIGKILL at the first passage of that point,
+//! `<point>=2*off->kill` at the third. `FAILPOINTS=<fault>=inject` makes the process do something
+//! wrong, so that a test can show that it is noticed. The syntax is that of the `fail` crate.
+//! The points are an enumeration, so that the crash table can prove that it covers all of them.
 
 macro_rules! named {
     ($(#[$about:meta])* $vis:vis $kind:ident { $($(#[$doc:meta])* $variant:ident = $name:literal,)* }) => {
@@ -14,7 +14,6 @@ macro_rules! named {
 
         impl $kind {
             /// Every one of them.
-            #[allow(dead_code, reason = "of one of the two only tests want the list")]
             $vis const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
             /// As the environment names it.
@@ -107,29 +106,54 @@ named! {
     }
 }
 
-/// Whether this build has any of it.
+/// Whether this build has failpoints.
 pub const COMPILED: bool = cfg!(debug_assertions);
 
-/// Kills the process if the environment names this point.
+/// What `FAILPOINTS` asks for.
+#[cfg(debug_assertions)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    /// SIGKILL at this passage of the point, counted from 1.
+    Kill(Point, u32),
+    Inject(Fault),
+}
+
+/// The action of this process; `None` without the variable.
+#[cfg(debug_assertions)]
+#[expect(clippy::panic, reason = "a test that injects nothing would pass for the wrong reason")]
+fn action() -> Option<Action> {
+    static ACTION: std::sync::OnceLock<Option<Action>> = std::sync::OnceLock::new();
+    *ACTION.get_or_init(|| {
+        let text = std::env::var("FAILPOINTS").ok()?;
+        let Some(action) = parse(&text) else { panic!("FAILPOINTS={text} names no failpoint") };
+        Some(action)
+    })
+}
+
+#[cfg(debug_assertions)]
+fn parse(text: &str) -> Option<Action> {
+    let (name, action) = text.split_once('=')?;
+    if action == "inject" {
+        return Some(Action::Inject(*Fault::ALL.iter().find(|fault| fault.name() == name)?));
+    }
+    let point = *Point::ALL.iter().find(|point| point.name() == name)?;
+    let passed = match action.split_once("*off->") {
+        Some((passed, "kill")) => passed.parse().ok()?,
+        None if action == "kill" => 0,
+        Some(_) | None => return None,
+    };
+    Some(Action::Kill(point, passed + 1))
+}
+
+/// Kills the process if `FAILPOINTS` names this point.
 #[cfg(debug_assertions)]
 pub(crate) fn point(at: Point) {
-    use std::sync::{
-        OnceLock,
-        atomic::{AtomicU32, Ordering},
-    };
+    use std::sync::atomic::{AtomicU32, Ordering};
 
-    static WANTED: OnceLock<Option<(String, u32)>> = OnceLock::new();
     static PASSED: AtomicU32 = AtomicU32::new(0);
-    let wanted = WANTED.get_or_init(|| {
-        let text = std::env::var("WDT_CRASH_AT").ok()?;
-        Some(match text.split_once(':') {
-            Some((name, count)) => (name.to_owned(), count.parse().unwrap_or(1)),
-            None => (text, 1),
-        })
-    });
-    if let Some((wanted, count)) = wanted
-        && wanted == at.name()
-        && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == *count
+    if let Some(Action::Kill(wanted, passage)) = action()
+        && wanted == at
+        && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == passage
     {
         let _ =
             rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
@@ -140,20 +164,19 @@ pub(crate) fn point(at: Point) {
     }
 }
 
-/// Nothing: crash points are compiled out of release builds.
+/// Nothing: failpoints are compiled out of release builds.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub(crate) fn point(_at: Point) {}
 
-/// Whether the environment asks for this fault.
+/// Whether `FAILPOINTS` asks for this fault.
 #[cfg(debug_assertions)]
 #[must_use]
 pub(crate) fn fault(which: Fault) -> bool {
-    static WANTED: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
-    WANTED.get_or_init(|| std::env::var("WDT_FAULT").ok()).as_deref() == Some(which.name())
+    action() == Some(Action::Inject(which))
 }
 
-/// Never: faults are compiled out of release builds.
+/// Never: failpoints are compiled out of release builds.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 #[must_use]
@@ -171,7 +194,7 @@ pub(crate) fn panic_with(at_hand: &dyn std::fmt::Debug) {
     }
 }
 
-/// Nothing: faults are compiled out of release builds.
+/// Nothing: failpoints are compiled out of release builds.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub(crate) fn panic_with(_at_hand: &dyn std::fmt::Debug) {}
@@ -186,5 +209,22 @@ mod tests {
             .chain(Fault::ALL.iter().map(|fault| fault.name()))
             .collect();
         assert_eq!(names.len(), Point::ALL.len() + Fault::ALL.len());
+    }
+
+    #[test]
+    fn failpoints_are_read_or_refused() {
+        assert_eq!(parse("txn.begun=kill"), Some(Action::Kill(Point::TxnBegun, 1)));
+        assert_eq!(parse("txn.begun=2*off->kill"), Some(Action::Kill(Point::TxnBegun, 3)));
+        assert_eq!(parse("resend=inject"), Some(Action::Inject(Fault::Resend)));
+        for text in [
+            "txn.begun",
+            "txn.begun=inject",
+            "resend=kill",
+            "txn.gone=kill",
+            "=kill",
+            "txn.begun=off->kill",
+        ] {
+            assert_eq!(parse(text), None, "{text}");
+        }
     }
 }

@@ -14,7 +14,7 @@ reference = open("deploy/metrics.md", encoding="utf-8").read()
 metrics, words = {}, {}
 for row in reference.splitlines():
     cells = [cell.strip() for cell in row.strip().strip("|").split("|")]
-    if len(cells) == 4 and cells[0].startswith("`wdt_connector_"):
+    if len(cells) == 4 and re.match(r"`(wdt_connector|process)_", cells[0]):
         name, kind, labels = cells[0].strip("`"), cells[1], set(re.findall(r"`(\w+)`", cells[2]))
         names = [name + suffix for suffix in ("_bucket", "_sum", "_count")] if kind == "histogram" else [name]
         for one in names:
@@ -24,22 +24,23 @@ for row in reference.splitlines():
 if len(metrics) < 20:
     sys.exit("deploy/metrics.md names hardly any metric; has its form changed?")
 
+NAME = r"\b(?:wdt_connector|process)_\w+"
 # Given by Prometheus when it scrapes.
 SCRAPE = {"instance", "job"}
 problems = []
 
 
 def check(where, query):
-    for name in re.findall(r"\bwdt_connector_\w+", query):
+    for name in re.findall(NAME, query):
         if name not in metrics:
             problems.append(f"{where}: there is no metric {name}")
-    for name, matchers in re.findall(r"\b(wdt_connector_\w+)\{([^}]*)\}", query):
+    for name, matchers in re.findall(rf"({NAME})\{{([^}}]*)\}}", query):
         for label, operator, value in re.findall(r"(\w+)\s*(=~|!~|!=|=)\s*\"([^\"]*)\"", matchers):
             if label in SCRAPE:
                 continue
             if label not in metrics.get(name, {label}):
                 problems.append(f"{where}: {name} has no label {label}")
-            elif label not in {"le", "field", "version"}:
+            elif label not in {"le", "field", "version", "group"}:
                 values = value.split("|") if operator in ("=~", "!~") else [value]
                 # Of two words the reference explains the one that needs it.
                 known = words.get(label, set()) | ({"false"} if "true" in words.get(label, set()) else set())
@@ -47,7 +48,7 @@ def check(where, query):
                     if one not in known:
                         problems.append(f"{where}: {label} never is {one!r}")
     # One query speaks of several metrics, so a label need only be known to one of them.
-    known = set().union(*(metrics.get(name, set()) for name in re.findall(r"\bwdt_connector_\w+", query))) | SCRAPE
+    known = set().union(*(metrics.get(name, set()) for name in re.findall(NAME, query))) | SCRAPE
     for group in re.findall(r"\b(?:by|without|on|ignoring)\s*\(([^)]*)\)", query):
         for label in filter(None, (label.strip() for label in group.split(","))):
             if label not in known:

@@ -193,7 +193,7 @@ impl Reload {
                 format!("{name}: refused, those before stay in force: {reason}")
             }
         };
-        self.metrics.reload_refused(!state.refused.is_empty());
+        self.metrics.last_reload_successful(state.refused.is_empty());
         self.board.tell(Story::Notice, json!({ "kind": "reload", "text": text }));
         let refused: BTreeMap<&str, &str> = state
             .refused
@@ -429,14 +429,14 @@ mod tests {
             reload
                 .metrics
                 .render()
-                .contains("wdt_connector_reloads_total{part=\"erp\",result=\"refused\"} 3\n")
+                .contains("wdt_connector_reloads_total{part=\"erp\",result=\"failure\"} 3\n")
         );
-        assert!(reload.metrics.render().contains("wdt_connector_reload_refused 1\n"));
+        assert!(reload.metrics.render().contains("wdt_connector_last_reload_successful 0\n"));
 
         std::fs::write(folder.path().join("flagship"), "two:salt").unwrap();
         assert!(reload.look(&mut state, &files, Part::Erp).await);
         assert_eq!(state.settings.flagship.as_ref().unwrap().secret.expose_secret(), "two:salt");
-        assert!(reload.metrics.render().contains("wdt_connector_reload_refused 0\n"));
+        assert!(reload.metrics.render().contains("wdt_connector_last_reload_successful 1\n"));
         std::fs::write(folder.path().join("token"), "psst").unwrap();
         assert!(reload.look(&mut state, &files, Part::Listener).await);
         assert_eq!(state.settings.http.token.as_ref().unwrap().expose_secret(), "psst");

@@ -125,7 +125,7 @@ impl Ways {
         let steps = self.by_pair.get(&(return_no.to_owned(), command_id.to_owned()))?;
         let steps: Vec<Value> = steps
             .iter()
-            .map(|step| json!({ "at": step.at.to_string(), "hop": step.hop, "outcome": step.outcome, "detail": step.detail }))
+            .map(|step| json!({ "at": step.at.to_string(), "stage": step.hop, "result": step.outcome, "detail": step.detail }))
             .collect();
         Some(json!({ "return_no": return_no, "command_id": command_id, "steps": steps }))
     }
@@ -165,7 +165,7 @@ mod tests {
         let shown = ways.show("7", "c").unwrap();
         let steps = shown["steps"].as_array().unwrap();
         assert_eq!(
-            (steps.len(), &steps[0]["hop"], &steps[STEPS - 1]["outcome"]),
+            (steps.len(), &steps[0]["stage"], &steps[STEPS - 1]["result"]),
             (STEPS, &json!("command"), &json!("CREATED"))
         );
     }

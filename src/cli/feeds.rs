@@ -70,7 +70,7 @@ enum Verb {
         /// Needed for a later watermark: what was modified in between and not since is then never
         /// published
         #[arg(long)]
-        skip: bool,
+        allow_skip: bool,
     },
 }
 
@@ -80,7 +80,9 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
         Verb::Show { feed, json } => show(&settings, feed, json).await,
         Verb::Pause { feed } => turn(&settings, feed, "paused").await,
         Verb::Resume { feed } => turn(&settings, feed, "running").await,
-        Verb::SetWatermark { feed, to, skip } => set_watermark(&settings, feed, to, skip).await,
+        Verb::SetWatermark { feed, to, allow_skip } => {
+            set_watermark(&settings, feed, to, allow_skip).await
+        }
     }
 }
 
@@ -109,7 +111,7 @@ async fn set_watermark(
     settings: &Settings,
     feed: Feed,
     to: Timestamp,
-    skip: bool,
+    allow_skip: bool,
 ) -> anyhow::Result<End> {
     let codec = state::codec(settings).await?;
     let Some(at) = state::checkpoint(settings, &codec, feed).await? else {
@@ -119,9 +121,9 @@ async fn set_watermark(
             feed.name()
         );
     };
-    if to > at.watermark && !skip {
+    if to > at.watermark && !allow_skip {
         output::complain(&format!(
-            "error: {to} is later than the watermark {}; what was modified in between would never be published: say so with --skip",
+            "error: {to} is later than the watermark {}; what was modified in between would never be published: allow that with --allow-skip",
             at.watermark
         ));
         return Ok(End::Misconfigured);

@@ -22,7 +22,7 @@ pub(super) struct CompletionArgs {
 pub(super) struct ManArgs {
     /// Write wdt-connector.1 and one page for every verb into this folder
     #[arg(long, value_name = "FOLDER")]
-    into: Option<PathBuf>,
+    out_dir: Option<PathBuf>,
 }
 
 const NAME: &str = "wdt-connector";
@@ -37,7 +37,7 @@ pub(super) fn completions(args: &CompletionArgs) -> End {
 
 /// Prints the manual page, or writes all of them.
 pub(super) fn man(args: &ManArgs) -> anyhow::Result<End> {
-    let Some(folder) = &args.into else {
+    let Some(folder) = &args.out_dir else {
         let _ = output::write(&page()?);
         return Ok(End::Done);
     };
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn every_verb_gets_a_page() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(man(&ManArgs { into: Some(folder.path().to_owned()) }).unwrap(), End::Done);
+        assert_eq!(man(&ManArgs { out_dir: Some(folder.path().to_owned()) }).unwrap(), End::Done);
         let pages: Vec<String> = std::fs::read_dir(folder.path())
             .unwrap()
             .map(|page| page.unwrap().file_name().into_string().unwrap())

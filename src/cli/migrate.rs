@@ -1,4 +1,4 @@
-//! `topics migrate`: another number of partitions for commands and journal.
+//! `topics repartition`: another number of partitions for commands and journal.
 //!
 //! An entry of the journal stands in the partition of its command, so more partitions mean that
 //! entries move. The order makes it safe to be interrupted at any point and run again: the journal
@@ -30,10 +30,10 @@ use crate::{
 
 use super::{End, memory, output, topics::PATIENCE};
 
-pub(super) const HELP: &str = "Example: wdt-connector topics migrate --partitions 12 --config connector.toml\n\
+pub(super) const HELP: &str = "Example: wdt-connector topics repartition --partitions 12 --config connector.toml\n\
 Every instance must be stopped, and every command read and settled. Safe to interrupt and to run again.\n\
 Kafka takes no partitions away. For fewer, name new topics in [topics], create them with `topics --with-commands --partitions N`, and run\n\
-`topics migrate --from-journal OLD --from-commands OLD`; the old topics stay as they are.";
+`topics repartition --from-journal OLD --from-commands OLD`; the old topics stay as they are.";
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {
@@ -86,7 +86,7 @@ pub(super) async fn execute(args: Args, settings: &Settings) -> anyhow::Result<E
         (Some(partitions), ..) => {
             if partitions < commands.max(journal) {
                 bail!(
-                    "Kafka takes no partitions away: {} has {commands} and {} has {journal}; `wdt-connector topics migrate --help` says how to go to fewer",
+                    "Kafka takes no partitions away: {} has {commands} and {} has {journal}; `wdt-connector topics repartition --help` says how to go to fewer",
                     topics.commands,
                     topics.journal
                 );
@@ -141,7 +141,7 @@ pub(super) async fn execute(args: Args, settings: &Settings) -> anyhow::Result<E
     }
     if open > 0 {
         output::complain(&format!(
-            "{open} commands are still open; where their partition changes they will be INVALID, and `wdt-connector dlq replay` sends them to the right one, where the ERP is asked about them before anything is called"
+            "{open} commands are still open; where their partition changes they will be INVALID, and `wdt-connector dlq redrive` sends them to the right one, where the ERP is asked about them before anything is called"
         ));
     }
     if !plan.in_place {
@@ -212,7 +212,7 @@ async fn drained(settings: &Settings, plan: &Move, refused: bool) -> anyhow::Res
         (0, _) => Ok(()),
         (_, true) => {
             output::complain(&format!(
-                "{unread} commands of {} are not read yet; those whose partition changes will be INVALID, and `wdt-connector dlq replay` sends them to the right one",
+                "{unread} commands of {} are not read yet; those whose partition changes will be INVALID, and `wdt-connector dlq redrive` sends them to the right one",
                 plan.commands
             ));
             Ok(())

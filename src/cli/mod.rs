@@ -9,6 +9,7 @@ mod demo;
 mod dlq;
 mod estimate;
 mod feeds;
+mod journal;
 mod manual;
 mod memory;
 mod migrate;
@@ -84,9 +85,9 @@ enum Verb {
     /// Run the routes that are enabled until SIGTERM
     #[command(after_help = "Example: wdt-connector run --config connector.toml")]
     Run,
-    /// Run everything on simulated parts, with some mischief, and prove that the promises hold
+    /// Run both pipelines against a simulated ERP with injected faults and verify the delivery guarantees
     #[command(
-        after_help = "Example: wdt-connector demo --for 20s --commands 300 --seed 7\nExits 1 when a promise does not hold."
+        after_help = "Example: wdt-connector demo --for 20s --commands 300 --seed 7\nExits 1 when a guarantee is violated."
     )]
     Demo(demo::Args),
     /// Run the ERP simulator alone, until SIGTERM
@@ -135,9 +136,14 @@ enum Verb {
     Completions(manual::CompletionArgs),
     /// Print the manual page, or write all of them into a folder
     #[command(
-        after_help = "Examples:\n  wdt-connector man | man -l -\n  wdt-connector man --into /usr/local/share/man/man1"
+        after_help = "Examples:\n  wdt-connector man | man -l -\n  wdt-connector man --out-dir /usr/local/share/man/man1"
     )]
     Man(manual::ManArgs),
+    /// Declare the journal lost
+    #[command(
+        after_help = "Example: wdt-connector journal declare-lost --yes --config connector.toml"
+    )]
+    Journal(journal::Args),
     /// Show feeds, pause and resume them, set their watermark
     Feeds(feeds::Args),
     /// Read a period again beside the live feed and publish what the state lacks
@@ -206,6 +212,9 @@ pub fn main() -> ExitCode {
         Verb::Man(args) => manual::man(&args),
         Verb::Topics(args) => with_settings(arguments.config.as_deref(), |loaded| {
             on_runtime(topics::execute(args, loaded))
+        }),
+        Verb::Journal(args) => with_settings(arguments.config.as_deref(), |loaded| {
+            on_runtime(journal::execute(args, loaded))
         }),
         Verb::Commands(args) => with_settings(arguments.config.as_deref(), |loaded| {
             on_runtime(commands::execute(args, loaded))

@@ -40,9 +40,9 @@ pub(super) struct Args {
     /// Read and judge everything, send nothing; needs no broker
     #[arg(long)]
     dry_run: bool,
-    /// So long between two commands
+    /// Time between two commands
     #[arg(long, value_name = "DURATION", value_parser = span)]
-    pace: Option<Duration>,
+    interval: Option<Duration>,
 }
 
 fn delimiter(text: &str) -> Result<u8, String> {
@@ -90,7 +90,7 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
     let bar = progress::bar(None, if args.dry_run { "read" } else { "sent" });
     let tally = if args.dry_run {
         let codec = Codec::single_object();
-        pump(items, args.pace, &bar, |item| {
+        pump(items, args.interval, &bar, |item| {
             prepare(item, format, &codec).map(|ready| ready.map(|_| std::future::ready(Ok(()))))
         })
         .await
@@ -109,7 +109,7 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
         let sender = Sender::connect(&settings.kafka, settings.commands.partitioner)?;
         let (asked, of) = (sender.clone(), topic.clone());
         tokio::task::spawn_blocking(move || asked.verify(&of)).await??;
-        pump(items, args.pace, &bar, |item| {
+        pump(items, args.interval, &bar, |item| {
             let line = item.line;
             let Some(ready) = prepare(item, format, &codec)? else { return Ok(None) };
             let delivery = sender
@@ -181,7 +181,7 @@ struct Tally {
 
 async fn pump<D: Future<Output = Result<(), String>>>(
     mut items: mpsc::Receiver<Result<Item, String>>,
-    pace: Option<Duration>,
+    interval: Option<Duration>,
     bar: &ProgressBar,
     queue: impl Fn(Item) -> Result<Option<D>, Vec<Refusal>>,
 ) -> Tally {
@@ -213,7 +213,7 @@ async fn pump<D: Future<Output = Result<(), String>>>(
                     }
                     None => { open = false; continue }
                 };
-                next = pace.map_or(next, |pace| Instant::now() + pace);
+                next = interval.map_or(next, |interval| Instant::now() + interval);
                 let line = item.line;
                 // Handed over at once, so that commands with one key keep their order.
                 match queue(item) {

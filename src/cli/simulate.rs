@@ -30,7 +30,7 @@ Fault rules are target:fault=chance, divided by commas.
            data: strip_remark rewrite_remark modify(2) ignore_page";
 
 /// Runs a stand-in for the ERP: both editions over HTTP, with its checks and quota, a ledger, and
-/// scripted mischief.
+/// scripted faults.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(super) struct SimulateArgs {
@@ -40,7 +40,7 @@ pub(super) struct SimulateArgs {
     /// Where the admin API listens; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
     pub admin_listen: SocketAddr,
-    /// Seed of the data, the shuffled page order and the mischief
+    /// Seed of the data, the shuffled page order and the injected faults
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Purchase returns to make up, over the last seven days
@@ -67,7 +67,7 @@ pub(super) struct SimulateArgs {
     /// Let createOrder accept returns, warehouses and SKUs that do not exist
     #[arg(long)]
     pub auto_returns: bool,
-    /// Scripted mischief, see below
+    /// Faults to inject, see below
     #[arg(long, value_name = "RULES", value_delimiter = ',')]
     pub faults: Vec<Rule>,
     /// Records modified a second by somebody in the background

@@ -58,7 +58,7 @@ pub(super) struct Args {
     count: Option<u64>,
     /// Print topic, partition, offset, time, key and headers around each value
     #[arg(long)]
-    with_position: bool,
+    print_offsets: bool,
 }
 
 /// Whether a topic's records are printed with everything around them: without its headers a dead
@@ -75,12 +75,12 @@ fn topics(settings: &Settings, args: &Args) -> Topics {
         ] {
             if enabled || !(settings.purchase_returns.enabled || settings.return_outbounds.enabled)
             {
-                topics.insert(name.clone(), args.with_position);
+                topics.insert(name.clone(), args.print_offsets);
             }
         }
     }
     if args.results {
-        topics.insert(names.results.clone(), args.with_position);
+        topics.insert(names.results.clone(), args.print_offsets);
     }
     if args.dead_letters {
         let feeds = settings.purchase_returns.enabled || settings.return_outbounds.enabled;

@@ -3,21 +3,17 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
-    clock::Timestamp,
     config::{Feed, Loaded, Settings},
     kafka::{
         admin::{Admin, Cluster, TopicPlan},
         largest_record,
         probe::{self, Found},
         rights::{Operation, Resource, denial},
-        tool::Sender,
     },
-    schema::{Codec, Subject},
-    sink,
 };
 
 use super::{
-    End, migrate, output,
+    End, migrate,
     report::{Finding, Report},
 };
 
@@ -50,21 +46,10 @@ pub(super) struct Args {
 
 #[derive(Clone, Debug, clap::Subcommand)]
 enum Verb {
-    /// Declare the journal lost: commands sent until now are looked for in the ERP before they are
-    /// called
-    #[command(
-        after_help = "Example: wdt-connector topics journal-lost --yes --config connector.toml\n\
-        Only for a journal that is really gone. Every command sent until now, and ten minutes more, costs a look-up before its call."
-    )]
-    JournalLost {
-        /// Yes, it is gone and cannot be restored
-        #[arg(long)]
-        yes: bool,
-    },
     /// Give commands and journal another number of partitions: every entry moves to the partition
     /// of its command
     #[command(after_help = migrate::HELP)]
-    Migrate(migrate::Args),
+    Repartition(migrate::Args),
 }
 
 /// What a topic is for.
@@ -157,8 +142,7 @@ fn roles(settings: &Settings) -> Vec<Role> {
 pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
     let settings = loaded.settings;
     match args.verb {
-        Some(Verb::JournalLost { yes }) => return journal_lost(&settings, yes).await,
-        Some(Verb::Migrate(args)) => return migrate::execute(args, &settings).await,
+        Some(Verb::Repartition(args)) => return migrate::execute(args, &settings).await,
         None => {}
     }
     let admin = Admin::connect(&settings.kafka)?;
@@ -176,36 +160,6 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
     let cluster = if plans.is_empty() { cluster } else { admin.cluster(PATIENCE).await? };
     report.add_all(&verify(&settings, &admin, &cluster, Absence::OthersDuty).await?);
     Ok(report.end())
-}
-
-/// Writes into every partition of the journal that everything before was lost.
-async fn journal_lost(settings: &Settings, yes: bool) -> anyhow::Result<End> {
-    let topic = &settings.topics.journal;
-    if !yes {
-        output::complain(&format!(
-            "nothing was changed: --yes declares {topic} lost, and every command sent until now is then looked for in the ERP before it is called"
-        ));
-        return Ok(End::Misconfigured);
-    }
-    let admin = Admin::connect(&settings.kafka)?;
-    let cluster = admin.cluster(PATIENCE).await?;
-    let Some(shape) = cluster.topics.get(topic) else {
-        anyhow::bail!("{topic} does not exist; create it with `wdt-connector topics` first");
-    };
-    let codec =
-        Codec::connect(settings.schema_registry.as_ref(), &settings.topics, &[Subject::Journal])
-            .await?;
-    let sender = Sender::connect(&settings.kafka, settings.commands.partitioner)?;
-    let at = Timestamp::now();
-    for partition in 0..shape.partitions {
-        let (key, entry) = sink::lost_entry(partition, at);
-        sender.queue_to(topic, partition, &key, &codec.encode_journal(&entry)?)?.await?;
-    }
-    let _ = output::say(&format!(
-        "{topic} is declared lost in {} partitions as of {at}; start the connector again",
-        shape.partitions
-    ));
-    Ok(End::Done)
 }
 
 /// What is missing and ours to create.
@@ -447,7 +401,7 @@ fn wrong_partitions(
                         "{partitions} partitions, but {} has {commands}; the two must be equal",
                         settings.topics.commands
                     ),
-                    "stop every instance and run: wdt-connector topics migrate",
+                    "stop every instance and run: wdt-connector topics repartition",
                 )
             })
         }

@@ -79,7 +79,7 @@ struct Budget {
     left: u64,
     refused: u64,
     waiting: BTreeMap<String, u64>,
-    waiting_needs_seconds: f64,
+    waiting_for_seconds: f64,
 }
 
 impl Budget {
@@ -108,7 +108,7 @@ impl Budget {
             self.rate,
             self.left,
             self.refused,
-            about(self.waiting_needs_seconds),
+            about(self.waiting_for_seconds),
         );
         let subject = format!("quota: {}", self.call);
         Some(if self.refused == 0 {
@@ -155,7 +155,7 @@ mod tests {
     fn a_budget_in_use_is_a_sentence_and_refusals_are_a_warning() {
         let read = |refused: u64, used: u64| -> Budget {
             serde_json::from_value(serde_json::json!({
-                "call": "create_order", "share": 0.5, "rate": 25.0, "left": 9, "refused": refused, "waiting_needs_seconds": 144.0,
+                "call": "create_order", "share": 0.5, "rate": 25.0, "left": 9, "refused": refused, "waiting_for_seconds": 144.0,
                 "used": {"command": used, "lookup": 0}, "waiting": {"command": used},
             }))
             .unwrap()

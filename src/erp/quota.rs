@@ -129,14 +129,14 @@ pub(crate) struct BudgetStatus {
     /// How long those who wait have waited at most, by class.
     pub waiting_ms: BTreeMap<&'static str, u64>,
     /// Until all who wait now have their permits, at this rate.
-    pub waiting_needs_seconds: f64,
+    pub waiting_for_seconds: f64,
     /// Calls the ERP's quota has refused since the start.
     pub refused: u64,
     /// Nothing leaves before this instant, because of a refusal.
-    pub cooling_until: Option<Timestamp>,
+    pub cooldown_until: Option<Timestamp>,
     /// Permits of the whole account that are out, and how many may be.
     pub out: u32,
-    pub out_limit: u32,
+    pub max_in_flight_calls: u32,
 }
 
 /// The right to make one call. Dropping it unused gives back what can be given back; dropping it at

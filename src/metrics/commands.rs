@@ -19,13 +19,11 @@ pub(crate) struct CommandsNow {
     /// Calls on the wire.
     pub calls: usize,
     pub open_intents: usize,
-    /// Keys held back by a command in doubt, and the age of the oldest.
-    pub in_doubt: usize,
-    pub in_doubt_age: Duration,
+    /// Commands whose outcome is unknown and is looked up, and the age of the oldest.
+    pub unverified: usize,
+    pub unverified_age: Duration,
     /// `closed`, `open`, `half_open`.
     pub circuit: &'static str,
-    /// Records behind the committed offsets; `None` while no broker has said.
-    pub lag: Option<u64>,
 }
 
 impl Commands {
@@ -37,15 +35,15 @@ impl Commands {
         Self {
             received: add(r, Name::CommandsReceived, Counter::default()),
             results,
-            seconds: add(r, Name::CommandSeconds, command_seconds()),
+            seconds: add(r, Name::CommandDuration, command_seconds()),
             end_to_end: add(r, Name::CommandEndToEnd, command_seconds()),
-            lag: add(r, Name::CommandsLag, Gauge::default()),
+            lag: add(r, Name::ConsumerLag, Family::default()),
             pending: add(r, Name::CommandsPending, Gauge::default()),
-            in_doubt: add(r, Name::CommandsInDoubt, Gauge::default()),
-            in_doubt_age: add(r, Name::CommandsInDoubtAge, Float::default()),
-            undecided: add(r, Name::CommandsUndecided, Gauge::default()),
-            undecided_age: add(r, Name::CommandsUndecidedAge, Float::default()),
-            circuit: add(r, Name::CommandsCircuit, Family::default()),
+            in_doubt: add(r, Name::CommandsUnverified, Gauge::default()),
+            in_doubt_age: add(r, Name::CommandsUnverifiedAge, Float::default()),
+            undecided: add(r, Name::CommandsAwaitingResolution, Gauge::default()),
+            undecided_age: add(r, Name::CommandsAwaitingResolutionAge, Float::default()),
+            circuit: add(r, Name::CommandsCircuitBreaker, Family::default()),
             intents_open: add(r, Name::IntentsOpen, Gauge::default()),
             calls_in_flight: add(r, Name::ErpCallsInFlight, Gauge::default()),
         }
@@ -89,14 +87,11 @@ impl Metrics {
             (&all.pending, now.pending),
             (&all.calls_in_flight, now.calls),
             (&all.intents_open, now.open_intents),
-            (&all.in_doubt, now.in_doubt),
+            (&all.in_doubt, now.unverified),
         ] {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         }
-        all.in_doubt_age.set(now.in_doubt_age.as_secs_f64());
-        if let Some(lag) = now.lag {
-            all.lag.set(i64::try_from(lag).unwrap_or(i64::MAX));
-        }
+        all.in_doubt_age.set(now.unverified_age.as_secs_f64());
         for state in CIRCUITS {
             all.circuit.get_or_create(&[("state", state)]).set(if state == now.circuit {
                 1.0
@@ -104,5 +99,14 @@ impl Metrics {
                 0.0
             });
         }
+    }
+
+    /// Gauge: records behind the committed offsets of a consumer group, over the partitions this
+    /// instance owns; not set before a broker has answered.
+    pub(crate) fn consumer_lag(&self, group: &str, records: u64) {
+        self.commands
+            .lag
+            .get_or_create(&vec![("group", group.to_owned())])
+            .set(i64::try_from(records).unwrap_or(i64::MAX));
     }
 }

@@ -15,7 +15,7 @@ impl Metrics {
     /// `misconfigured`, `withheld`.
     pub(crate) fn erp_call(&self, call: Call, class: Class, result: &'static str, took: Duration) {
         self.erp_calls
-            .get_or_create(&[("call", call.name()), ("class", class.name()), ("result", result)])
+            .get_or_create(&[("call", call.name()), ("priority", class.name()), ("result", result)])
             .inc();
         self.erp_call_seconds.get_or_create(&[("call", call.name())]).observe(took.as_secs_f64());
     }
@@ -23,7 +23,7 @@ impl Metrics {
     /// One call had waited so long for its permit.
     pub(crate) fn erp_permit(&self, call: Call, class: Class, waited: Duration) {
         self.erp_permit_seconds
-            .get_or_create(&[("call", call.name()), ("class", class.name())])
+            .get_or_create(&[("call", call.name()), ("priority", class.name())])
             .observe(waited.as_secs_f64());
     }
 
@@ -49,7 +49,7 @@ impl Metrics {
             let call = ("call", budget.call);
             self.quota.rate.get_or_create(&[call]).set(budget.rate);
             for class in Class::ALL.map(Class::name) {
-                let labels = [call, ("class", class)];
+                let labels = [call, ("priority", class)];
                 self.quota
                     .used
                     .get_or_create(&labels)
@@ -66,7 +66,7 @@ impl Metrics {
                 .inner()
                 .store(budget.refused, Ordering::Relaxed);
             let left =
-                budget.cooling_until.map_or(0, |until| (until.0 - Timestamp::now().0).max(0));
+                budget.cooldown_until.map_or(0, |until| (until.0 - Timestamp::now().0).max(0));
             self.quota
                 .resting
                 .get_or_create(&[call])

@@ -15,24 +15,24 @@ use super::{
 
 /// What a feed may be doing.
 const STATES: [&str; 7] =
-    ["elsewhere", "restoring", "snapshot", "live", "waiting", "paused", "held"];
+    ["elsewhere", "restoring", "snapshot", "live", "waiting", "blocked", "paused"];
 
 impl Feeds {
     pub(super) fn new(r: &mut Registry) -> Self {
         Self {
             events: add(r, Name::FeedEvents, Family::default()),
-            event_seconds: histograms(r, Name::FeedEventSeconds, event_seconds),
+            event_seconds: histograms(r, Name::FeedEventLatency, event_seconds),
             state: add(r, Name::FeedState, Family::default()),
             progress: add(r, Name::FeedProgress, Family::default()),
             windows: add(r, Name::FeedWindows, Family::default()),
             rows: add(r, Name::FeedRows, Family::default()),
             pages: add(r, Name::FeedPages, Family::default()),
             lag: add(r, Name::FeedLagSeconds, Family::default()),
-            entered: add(r, Name::FeedEnteredWindows, Family::default()),
+            entered: add(r, Name::FeedClosedWindowChanges, Family::default()),
             late_rows: add(r, Name::FeedLateRows, Family::default()),
-            late_seconds: histograms(r, Name::FeedLateSeconds, late_seconds),
-            older: add(r, Name::FeedOlderRows, Family::default()),
-            drift: add(r, Name::FeedDriftFields, Family::default()),
+            late_seconds: histograms(r, Name::FeedLateRowDelay, late_seconds),
+            older: add(r, Name::FeedOutOfOrderRows, Family::default()),
+            drift: add(r, Name::FeedSchemaDrift, Family::default()),
             drift_fields: Mutex::default(),
         }
     }

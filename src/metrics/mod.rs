@@ -51,7 +51,7 @@ pub(crate) struct Metrics {
     loop_silence: Gauges<1>,
     route_paused: Gauges<1>,
     reloads: Counters<2>,
-    reload_refused: Gauge,
+    last_reload_successful: Gauge,
     hop_outcomes: Counters<3>,
     hop_seconds: Histograms<2>,
     dead_letters: Counters<2>,
@@ -84,7 +84,7 @@ struct Commands {
     results: Counters<2>,
     seconds: Histogram,
     end_to_end: Histogram,
-    lag: Gauge,
+    lag: Family<Vec<(&'static str, String)>, Gauge>,
     pending: Gauge,
     in_doubt: Gauge,
     in_doubt_age: Float,
@@ -160,7 +160,7 @@ fn event_seconds() -> Histogram {
 
 fn add<M: Metric + Clone>(registry: &mut Registry, name: Name, metric: M) -> M {
     let about = name.about();
-    registry.register(about.name, about.help, metric.clone());
+    registry.register(about.full_name(), about.help, metric.clone());
     metric
 }
 
@@ -176,10 +176,14 @@ impl Metrics {
     /// All families, registered.
     #[must_use]
     pub(crate) fn new() -> Self {
-        let mut registry = Registry::with_prefix("wdt_connector");
+        let mut registry = Registry::default();
         let r = &mut registry;
         let about = Name::Build.about();
-        r.register(about.name, about.help, Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        r.register(
+            about.full_name(),
+            about.help,
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
         let start = add(r, Name::ProcessStart, Float::default());
         start.set(
             Duration::from_millis(u64::try_from(Timestamp::now().0).unwrap_or(0)).as_secs_f64(),
@@ -192,31 +196,35 @@ impl Metrics {
             },
             ready: add(r, Name::Ready, Gauge::default()),
             healthy: add(r, Name::Healthy, Gauge::default()),
-            loop_silence: add(r, Name::LoopSilence, Family::default()),
-            route_paused: add(r, Name::RoutePaused, Family::default()),
+            loop_silence: add(r, Name::LoopHeartbeatAge, Family::default()),
+            route_paused: add(r, Name::PipelinePaused, Family::default()),
             reloads: add(r, Name::Reloads, Family::default()),
-            reload_refused: add(r, Name::ReloadRefused, Gauge::default()),
-            hop_outcomes: add(r, Name::HopOutcomes, Family::default()),
-            hop_seconds: histograms(r, Name::HopSeconds, command_seconds),
+            last_reload_successful: {
+                let gauge: Gauge = add(r, Name::LastReloadSuccessful, Gauge::default());
+                gauge.set(1);
+                gauge
+            },
+            hop_outcomes: add(r, Name::StageResults, Family::default()),
+            hop_seconds: histograms(r, Name::StageDuration, command_seconds),
             dead_letters: add(r, Name::DeadLetterRecords, Family::default()),
             transactions: add(r, Name::Transactions, Family::default()),
             transaction_records: add(r, Name::TransactionRecords, Family::default()),
-            transaction_seconds: histograms(r, Name::TransactionSeconds, call_seconds),
+            transaction_seconds: histograms(r, Name::TransactionDuration, call_seconds),
             partitions_owned: add(r, Name::PartitionsOwned, Family::default()),
             partitions_restoring: add(r, Name::PartitionsRestoring, Family::default()),
             restored_records: add(r, Name::RestoredRecords, Family::default()),
             commands: Commands::new(r),
             erp_calls: add(r, Name::ErpCalls, Family::default()),
-            erp_call_seconds: histograms(r, Name::ErpCallSeconds, call_seconds),
-            erp_permit_seconds: histograms(r, Name::ErpPermitSeconds, permit_seconds),
-            erp_unseen: add(r, Name::ErpUnseenAnswers, Counter::default()),
+            erp_call_seconds: histograms(r, Name::ErpCallDuration, call_seconds),
+            erp_permit_seconds: histograms(r, Name::QuotaWait, permit_seconds),
+            erp_unseen: add(r, Name::ErpUnknownResponses, Counter::default()),
             erp_skew: add(r, Name::ErpClockSkew, Family::default()),
             quota: Quota {
-                rate: add(r, Name::QuotaRate, Family::default()),
+                rate: add(r, Name::QuotaCallsPerMinute, Family::default()),
                 used: add(r, Name::QuotaUsed, Family::default()),
                 waiting: add(r, Name::QuotaWaiting, Family::default()),
                 refusals: add(r, Name::QuotaRefusals, Family::default()),
-                resting: add(r, Name::QuotaResting, Family::default()),
+                resting: add(r, Name::QuotaCooldown, Family::default()),
             },
             feeds: Feeds::new(r),
             registry,
@@ -243,21 +251,21 @@ impl Metrics {
     /// So many came out of a hop this way.
     pub(crate) fn hops(&self, hop: Hop, outcome: &'static str, times: usize) {
         self.hop_outcomes
-            .get_or_create(&[("route", hop.route()), ("hop", hop.name()), ("outcome", outcome)])
+            .get_or_create(&[("pipeline", hop.route()), ("stage", hop.name()), ("result", outcome)])
             .inc_by(count(times));
     }
 
     /// How long a hop took, its waiting included.
     pub(crate) fn hop_seconds(&self, hop: Hop, took: Duration) {
         self.hop_seconds
-            .get_or_create(&[("route", hop.route()), ("hop", hop.name())])
+            .get_or_create(&[("pipeline", hop.route()), ("stage", hop.name())])
             .observe(took.as_secs_f64());
     }
 
     /// One record went to the dead letters of `route` (`commands`, a feed's name) for `reason` (a
     /// closed set of words).
     pub(crate) fn dead_letter(&self, route: &'static str, reason: &'static str) {
-        self.dead_letters.get_or_create(&[("route", route), ("reason", reason)]).inc();
+        self.dead_letters.get_or_create(&[("pipeline", route), ("reason", reason)]).inc();
     }
 
     /// One transaction ended: `committed`, `aborted`, `unknown`, `refused`.
@@ -268,41 +276,41 @@ impl Metrics {
         records: usize,
         took: Duration,
     ) {
-        self.transactions.get_or_create(&[("route", route), ("result", result)]).inc();
-        self.transaction_seconds.get_or_create(&[("route", route)]).observe(took.as_secs_f64());
+        self.transactions.get_or_create(&[("pipeline", route), ("result", result)]).inc();
+        self.transaction_seconds.get_or_create(&[("pipeline", route)]).observe(took.as_secs_f64());
         if result == "committed" {
-            self.transaction_records.get_or_create(&[("route", route)]).inc_by(count(records));
+            self.transaction_records.get_or_create(&[("pipeline", route)]).inc_by(count(records));
         }
     }
 
     /// Gauge: partitions of `route` (`commands`, `feeds`) that were taken over, and that are being
     /// restored.
     pub(crate) fn partitions(&self, route: &'static str, owned: usize, restoring: usize) {
-        self.partitions_owned.get_or_create(&[("route", route)]).set(float(owned));
-        self.partitions_restoring.get_or_create(&[("route", route)]).set(float(restoring));
+        self.partitions_owned.get_or_create(&[("pipeline", route)]).set(float(owned));
+        self.partitions_restoring.get_or_create(&[("pipeline", route)]).set(float(restoring));
     }
 
     /// One record was read while restoring; called for each, so that progress shows.
     pub(crate) fn restored(&self, route: &'static str) {
-        self.restored_records.get_or_create(&[("route", route)]).inc();
+        self.restored_records.get_or_create(&[("pipeline", route)]).inc();
     }
 
     /// Gauge: whether an operator has paused `route` (`commands` or a feed's name).
     pub(crate) fn paused(&self, route: &'static str, paused: bool) {
-        self.route_paused.get_or_create(&[("route", route)]).set(float(usize::from(paused)));
+        self.route_paused.get_or_create(&[("pipeline", route)]).set(float(usize::from(paused)));
     }
 
     /// Secrets or certificates of a part (`erp`, `kafka`, `listener`, `registry`) were read anew:
     /// taken or refused.
     pub(crate) fn reloaded(&self, part: &'static str, taken: bool) {
         self.reloads
-            .get_or_create(&[("part", part), ("result", if taken { "taken" } else { "refused" })])
+            .get_or_create(&[("part", part), ("result", if taken { "success" } else { "failure" })])
             .inc();
     }
 
-    /// Gauge: whether the last reload was refused.
-    pub(crate) fn reload_refused(&self, refused: bool) {
-        self.reload_refused.set(i64::from(refused));
+    /// Gauge: whether the last reload of every part succeeded; true before the first.
+    pub(crate) fn last_reload_successful(&self, successful: bool) {
+        self.last_reload_successful.set(i64::from(successful));
     }
 
     /// Gauges of the probes, as of now: what they would say, and how long each loop has been

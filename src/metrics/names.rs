@@ -21,11 +21,23 @@ pub(super) enum Kind {
 )]
 pub(super) struct About {
     pub kind: Kind,
-    /// Without the prefix `wdt_connector_` and without a counter's `_total`.
+    /// Without the prefix `wdt_connector_` and without a counter's `_total`; the names of
+    /// `process_*` have no prefix, as Prometheus' client libraries export them.
     pub name: &'static str,
     pub labels: &'static [&'static str],
     /// One sentence without its full stop, as OpenMetrics text ends it.
     pub help: &'static str,
+}
+
+impl About {
+    /// As it is exported, but for a counter's `_total`.
+    pub(super) fn full_name(&self) -> String {
+        if self.name.starts_with("process_") {
+            self.name.to_owned()
+        } else {
+            format!("wdt_connector_{}", self.name)
+        }
+    }
 }
 
 macro_rules! names {
@@ -55,61 +67,61 @@ names! {
     ProcessCpu: Counter "process_cpu_seconds" [] "User and system CPU time spent so far";
     ProcessMemory: Gauge "process_resident_memory_bytes" [] "Memory in use";
     ProcessFiles: Gauge "process_open_fds" [] "Open file descriptors";
-    Ready: Gauge "ready" [] "1 while /readyz says so: partitions assigned and restored";
-    Healthy: Gauge "healthy" [] "1 while /healthz says so: every loop makes progress";
-    LoopSilence: Gauge "loop_silence_seconds" ["loop"] "Time since a loop last turned";
-    RoutePaused: Gauge "route_paused" ["route"] "1 while an operator has paused the route";
-    Reloads: Counter "reloads" ["part", "result"] "Reloads of secrets and certificates, by part and whether the new ones were taken or refused";
-    ReloadRefused: Gauge "reload_refused" [] "1 while the last reload was refused and the configuration before it is in force";
+    Ready: Gauge "ready" [] "1 while /readyz answers 200: partitions assigned and restored";
+    Healthy: Gauge "healthy" [] "1 while /healthz answers 200: every loop makes progress";
+    LoopHeartbeatAge: Gauge "loop_heartbeat_age_seconds" ["loop"] "Time since a loop last made progress";
+    PipelinePaused: Gauge "pipeline_paused" ["pipeline"] "1 while an operator has paused the pipeline";
+    Reloads: Counter "reloads" ["part", "result"] "Reloads of secrets and certificates, by part and result";
+    LastReloadSuccessful: Gauge "last_reload_successful" [] "1 while the last reload of every part succeeded; 0 while what was before a refused reload is in force";
 
-    HopOutcomes: Counter "hop_outcomes" ["route", "hop", "outcome"] "What came out of a hop, counted once per record, window or transaction";
-    HopSeconds: Histogram "hop_seconds" ["route", "hop"] "How long a hop took, its waiting included";
-    DeadLetterRecords: Counter "dead_letter_records" ["route", "reason"] "Records that went to the dead letters, by route and reason";
-    Transactions: Counter "transactions" ["route", "result"] "Kafka transactions, by route and result";
-    TransactionRecords: Counter "transaction_records" ["route"] "Records written in committed transactions";
-    TransactionSeconds: Histogram "transaction_seconds" ["route"] "Duration of one Kafka transaction";
-    PartitionsOwned: Gauge "partitions_owned" ["route"] "Partitions this instance has taken over";
-    PartitionsRestoring: Gauge "partitions_restoring" ["route"] "Partitions that are being restored: nothing is read from them meanwhile";
-    RestoredRecords: Counter "restored_records" ["route"] "Records read while restoring, counted as they are read";
+    StageResults: Counter "stage_results" ["pipeline", "stage", "result"] "Results of a stage, counted once per record, window or transaction";
+    StageDuration: Histogram "stage_duration_seconds" ["pipeline", "stage"] "Duration of a stage, including the time it waited";
+    DeadLetterRecords: Counter "dead_letter_records" ["pipeline", "reason"] "Records written to a dead letter topic, by pipeline and reason";
+    Transactions: Counter "transactions" ["pipeline", "result"] "Kafka transactions, by pipeline and result";
+    TransactionRecords: Counter "transaction_records" ["pipeline"] "Records written in committed transactions";
+    TransactionDuration: Histogram "transaction_duration_seconds" ["pipeline"] "Duration of one Kafka transaction";
+    PartitionsOwned: Gauge "partitions_owned" ["pipeline"] "Partitions this instance owns";
+    PartitionsRestoring: Gauge "partitions_restoring" ["pipeline"] "Partitions whose state is being restored; nothing is consumed from them meanwhile";
+    RestoredRecords: Counter "restored_records" ["pipeline"] "Records read while restoring, counted as they are read";
 
     CommandsReceived: Counter "commands_received" [] "Command records delivered by Kafka";
     CommandResults: Counter "command_results" ["outcome", "duplicate"] "Results committed, by outcome and whether the command was a duplicate";
-    CommandSeconds: Histogram "command_seconds" [] "From a command's delivery to its committed result";
-    CommandEndToEnd: Histogram "command_end_to_end_seconds" [] "From the command record's own time to its committed result";
-    CommandsLag: Gauge "commands_lag_records" [] "Records behind the committed offsets, over the partitions this instance owns";
+    CommandDuration: Histogram "command_duration_seconds" [] "From a command's delivery to its committed result";
+    CommandEndToEnd: Histogram "command_end_to_end_latency_seconds" [] "From the command record's own time to its committed result";
+    ConsumerLag: Gauge "consumer_lag_records" ["group"] "Records behind the committed offsets, over the partitions this instance owns";
     CommandsPending: Gauge "commands_pending" [] "Commands delivered and not yet settled";
-    CommandsInDoubt: Gauge "commands_in_doubt" [] "Keys held back by a command in doubt";
-    CommandsInDoubtAge: Gauge "commands_in_doubt_age_seconds" [] "Age of the oldest command in doubt, 0 without one";
-    CommandsUndecided: Gauge "commands_undecided" [] "Commands that ended in doubt and wait for a person's decision";
-    CommandsUndecidedAge: Gauge "commands_undecided_age_seconds" [] "How long the oldest of them has waited, 0 without one";
-    CommandsCircuit: Gauge "commands_circuit" ["state"] "1 for the state the circuit breaker is in";
+    CommandsUnverified: Gauge "commands_unverified" [] "Commands whose outcome is unknown and is being looked up; they hold back their keys";
+    CommandsUnverifiedAge: Gauge "commands_unverified_age_seconds" [] "Age of the oldest of them, 0 without one";
+    CommandsAwaitingResolution: Gauge "commands_awaiting_resolution" [] "Commands that ended IN_DOUBT and await an operator's resolution";
+    CommandsAwaitingResolutionAge: Gauge "commands_awaiting_resolution_age_seconds" [] "How long the oldest of them has waited, 0 without one";
+    CommandsCircuitBreaker: Gauge "commands_circuit_breaker" ["state"] "1 for the state the circuit breaker is in";
     IntentsOpen: Gauge "intents_open" [] "Intents without outcome";
 
-    ErpCalls: Counter "erp_calls" ["call", "class", "result"] "Calls to the ERP, by call, class and result";
-    ErpCallSeconds: Histogram "erp_call_seconds" ["call"] "Duration of one call to the ERP";
-    ErpPermitSeconds: Histogram "erp_permit_seconds" ["call", "class"] "How long the quota let a call wait, by the class of who made it";
-    ErpCallsInFlight: Gauge "erp_calls_in_flight" [] "Calls of the command route on the wire";
-    ErpUnseenAnswers: Counter "erp_unseen_answers" [] "Answers whose code or text the table of known answers does not hold";
+    ErpCalls: Counter "erp_calls" ["call", "priority", "result"] "Calls to the ERP, by call, priority and result";
+    ErpCallDuration: Histogram "erp_call_duration_seconds" ["call"] "Duration of one call to the ERP";
+    QuotaWait: Histogram "quota_wait_seconds" ["call", "priority"] "Time a call waited for the quota, by call and priority";
+    ErpCallsInFlight: Gauge "erp_calls_in_flight" [] "Calls of the command pipeline in flight";
+    ErpUnknownResponses: Counter "erp_unknown_responses" [] "Responses whose code or text is not in the table of known responses";
     ErpClockSkew: Gauge "erp_clock_skew_seconds" ["edition"] "How far the ERP's clock is ahead of this machine's";
-    QuotaRate: Gauge "quota_rate_per_minute" ["call"] "Calls a minute in force now, what refusals took away deducted";
-    QuotaUsed: Gauge "quota_used_calls" ["call", "class"] "Calls of the last minute";
-    QuotaWaiting: Gauge "quota_waiting_calls" ["call", "class"] "Who waits for a permit";
-    QuotaRefusals: Counter "quota_refusals" ["call"] "Calls the ERP's quota has refused";
-    QuotaResting: Gauge "quota_resting_seconds" ["call"] "How long the budget still rests after a refusal";
+    QuotaCallsPerMinute: Gauge "quota_calls_per_minute" ["call"] "Calls per minute in force now, after reductions for refused calls";
+    QuotaUsed: Gauge "quota_used_calls" ["call", "priority"] "Calls made in the last minute";
+    QuotaWaiting: Gauge "quota_waiting_calls" ["call", "priority"] "Calls waiting for the quota";
+    QuotaRefusals: Counter "quota_refusals" ["call"] "Calls that the ERP refused because of its quota";
+    QuotaCooldown: Gauge "quota_cooldown_seconds" ["call"] "Remaining cooldown after a refused call";
 
     FeedEvents: Counter "feed_events" ["feed", "op"] "Change events committed, by feed and operation";
-    FeedEventSeconds: Histogram "feed_event_seconds" ["feed"] "From a record's modified time to its committed event, first read and backfill left out";
+    FeedEventLatency: Histogram "feed_event_latency_seconds" ["feed"] "From a record's modified time to its committed event, first read and backfill left out";
     FeedState: Gauge "feed_state" ["feed", "state"] "1 for the state the feed is in";
     FeedProgress: Gauge "feed_progress_ratio" ["feed", "what"] "How far the first read or a backfill is, 0 to 1; 1 when there is none";
     FeedWindows: Counter "feed_windows" ["feed", "pass"] "Windows read, by feed and pass";
     FeedRows: Counter "feed_rows" ["feed", "pass", "content"] "Rows read, by feed, pass and whether their content had changed";
-    FeedPages: Counter "feed_pages" ["feed", "pass"] "Pages asked for, by feed and pass";
-    FeedLagSeconds: Gauge "feed_lag_seconds" ["feed", "pass"] "How far the watermark of a pass is behind now";
-    FeedEnteredWindows: Counter "feed_entered_windows" ["feed"] "Closed windows that something entered: max_visibility_lag is underestimated";
-    FeedLateRows: Counter "feed_late_rows" ["feed"] "Rows the first pass missed and the late pass published";
-    FeedLateSeconds: Histogram "feed_late_seconds" ["feed"] "How late such rows were";
-    FeedOlderRows: Counter "feed_older_rows" ["feed", "result"] "Rows older than the state, asked for by number: confirmed or skipped";
-    FeedDriftFields: Counter "feed_drift_fields" ["feed", "kind", "field"] "Fields of ERP records that deviate from the schema";
+    FeedPages: Counter "feed_pages" ["feed", "pass"] "Pages queried, by feed and pass";
+    FeedLagSeconds: Gauge "feed_lag_seconds" ["feed", "pass"] "Time between now and the watermark of a pass";
+    FeedClosedWindowChanges: Counter "feed_closed_window_changes" ["feed"] "Closed windows in which a record appeared later: max_visibility_lag is too small";
+    FeedLateRows: Counter "feed_late_rows" ["feed"] "Rows that the live pass missed and the late pass published";
+    FeedLateRowDelay: Histogram "feed_late_row_delay_seconds" ["feed"] "Delay of such rows";
+    FeedOutOfOrderRows: Counter "feed_out_of_order_rows" ["feed", "result"] "Rows older than the published version, queried again by number: confirmed or skipped";
+    FeedSchemaDrift: Counter "feed_schema_drift" ["feed", "kind", "field"] "Fields of ERP records that deviate from the schema";
 }
 
 /// Every label and the words it takes, for the reference.
@@ -119,37 +131,38 @@ pub(super) const LABELS: &[(&str, &str)] = &[
         "call",
         "`create_order`, `query_purchase_returns`, `query_outbounds`, `query_outbounds_enterprise`; of budgets that pay for a whole account: `flagship`, `enterprise`",
     ),
-    ("class", "`lookup` (commands in doubt), `command`, `feed`, `late_pass`, `backfill`"),
     ("content", "`changed`, `unchanged`"),
     ("duplicate", "`true` for a copy of a command, whose outcome is repeated"),
     ("edition", "`flagship`, `enterprise`"),
     ("feed", "`purchase_returns`, `return_outbounds`"),
     ("field", "the ERP's own field name; after 200 names `other`"),
-    (
-        "hop",
-        "commands: `command`, `validate`, `journal`, `call`, `outcome`, `settle`; feeds: `window`, `fetch`, `diff`, `change`, `publish`",
-    ),
+    ("group", "the consumer group's id, `kafka.application_id` followed by `.commands`"),
     ("kind", "`unknown` (not in the schema), `retyped` (another type than documented)"),
     ("loop", "`commands`, `feeds`, `feeds.purchase_returns`, `feeds.return_outbounds`"),
     ("op", "`r` first read or backfill, `c` new, `u` changed"),
-    (
-        "outcome",
-        "results: `CREATED`, `REJECTED`, `INVALID`, `IN_DOUBT`, `EXPIRED`; hops: their own words",
-    ),
+    ("outcome", "`CREATED`, `REJECTED`, `INVALID`, `IN_DOUBT`, `EXPIRED`"),
     ("part", "`erp`, `kafka`, `listener`, `registry`"),
     ("pass", "`live`, `late`, `backfill`"),
-    ("reason", "commands: `undecodable`, `invalid`, `in_doubt`, `refused`; feeds: `misfit`"),
     (
-        "result",
-        "calls: `ok`, `rejected`, `throttled`, `unreachable`, `unknown`, `misconfigured`, `withheld`; transactions: `committed`, `aborted`, `unknown`, `refused`; reloads: `taken`, `refused`; older rows: `confirmed`, `skipped`",
+        "pipeline",
+        "`commands`, `purchase_returns`, `return_outbounds`; of transactions and partitions `commands`, `feeds`",
+    ),
+    ("priority", "`lookup` (commands in doubt), `command`, `feed`, `late_pass`, `backfill`"),
+    (
+        "reason",
+        "commands: `undecodable`, `invalid`, `in_doubt`, `resolution_rejected`; feeds: `record_error`",
     ),
     (
-        "route",
-        "`commands`, `purchase_returns`, `return_outbounds`; of transactions and partitions `commands`, `feeds`",
+        "result",
+        "stages: their own words; calls: `ok`, `rejected`, `throttled`, `unreachable`, `unknown`, `misconfigured`, `withheld`; transactions: `committed`, `aborted`, `unknown`, `refused`; reloads: `success`, `failure`; out-of-order rows: `confirmed`, `skipped`",
+    ),
+    (
+        "stage",
+        "commands: `command`, `validate`, `journal`, `call`, `outcome`, `settle`; feeds: `window`, `fetch`, `diff`, `change`, `publish`",
     ),
     (
         "state",
-        "circuit: `closed`, `open`, `half_open`; feed: `elsewhere`, `restoring`, `snapshot`, `live`, `waiting`, `paused`, `held`",
+        "circuit: `closed`, `open`, `half_open`; feed: `elsewhere`, `restoring`, `snapshot`, `live`, `waiting` (the ERP does not answer), `blocked` (the ERP refuses the account or the query), `paused` (by an operator)",
     ),
     ("version", "of the program"),
     ("what", "`snapshot` (the first read), `backfill`"),

@@ -23,12 +23,12 @@ fn touch_everything(metrics: &Metrics) {
         pending: 1,
         calls: 2,
         open_intents: 3,
-        in_doubt: 4,
-        in_doubt_age: second,
+        unverified: 4,
+        unverified_age: second,
         circuit: "open",
-        lag: Some(9),
     };
     metrics.commands_now(now);
+    metrics.consumer_lag("wdt-connector.commands", 9);
     metrics.commands_undecided(5, second);
     metrics.hop(Hop::Journal, "fresh");
     metrics.hop_seconds(Hop::Publish(Feed::PurchaseReturns), second);
@@ -36,7 +36,7 @@ fn touch_everything(metrics: &Metrics) {
     metrics.restored("commands");
     metrics.paused("commands", true);
     metrics.reloaded("erp", false);
-    metrics.reload_refused(true);
+    metrics.last_reload_successful(false);
     metrics.health(true, false, &[("commands", second)]);
     metrics.process(1.5, 20 << 20, 30);
     metrics.erp_unseen();
@@ -45,16 +45,16 @@ fn touch_everything(metrics: &Metrics) {
         share: 1.0,
         left: 0,
         waiting_ms: [("lookup", 1500)].into(),
-        waiting_needs_seconds: 0.0,
+        waiting_for_seconds: 0.0,
         call: "create_order",
         rate: 50.0,
         burst: 10,
         used: [("command", 7)].into(),
         waiting: [("lookup", 3)].into(),
         refused: 2,
-        cooling_until: Some(Timestamp::now().plus(second)),
+        cooldown_until: Some(Timestamp::now().plus(second)),
         out: 1,
-        out_limit: 64,
+        max_in_flight_calls: 64,
     }]);
     metrics.feed_state(Feed::PurchaseReturns, "live");
     metrics.feed_progress(Feed::PurchaseReturns, "snapshot", 0.5);
@@ -77,23 +77,23 @@ fn every_family_is_rendered_under_its_name() {
         "wdt_connector_commands_received_total 1",
         "wdt_connector_command_results_total{outcome=\"CREATED\",duplicate=\"true\"} 1",
         "wdt_connector_command_results_total{outcome=\"IN_DOUBT\",duplicate=\"false\"} 0",
-        "wdt_connector_erp_calls_total{call=\"create_order\",class=\"command\",result=\"ok\"} 1",
-        "wdt_connector_transaction_records_total{route=\"commands\"} 7",
-        "wdt_connector_commands_in_doubt 4",
-        "wdt_connector_commands_undecided 5",
-        "wdt_connector_commands_undecided_age_seconds 1.0",
-        "wdt_connector_commands_lag_records 9",
-        "wdt_connector_commands_circuit{state=\"open\"} 1.0",
-        "wdt_connector_commands_circuit{state=\"closed\"} 0.0",
-        "wdt_connector_hop_outcomes_total{route=\"commands\",hop=\"journal\",outcome=\"fresh\"} 1",
-        "wdt_connector_quota_used_calls{call=\"create_order\",class=\"command\"} 7.0",
+        "wdt_connector_erp_calls_total{call=\"create_order\",priority=\"command\",result=\"ok\"} 1",
+        "wdt_connector_transaction_records_total{pipeline=\"commands\"} 7",
+        "wdt_connector_commands_unverified 4",
+        "wdt_connector_commands_awaiting_resolution 5",
+        "wdt_connector_commands_awaiting_resolution_age_seconds 1.0",
+        "wdt_connector_consumer_lag_records{group=\"wdt-connector.commands\"} 9",
+        "wdt_connector_commands_circuit_breaker{state=\"open\"} 1.0",
+        "wdt_connector_commands_circuit_breaker{state=\"closed\"} 0.0",
+        "wdt_connector_stage_results_total{pipeline=\"commands\",stage=\"journal\",result=\"fresh\"} 1",
+        "wdt_connector_quota_used_calls{call=\"create_order\",priority=\"command\"} 7.0",
         "wdt_connector_quota_refusals_total{call=\"create_order\"} 2",
-        "wdt_connector_process_cpu_seconds_total 1.5",
+        "process_cpu_seconds_total 1.5",
         "wdt_connector_feed_state{feed=\"purchase_returns\",state=\"live\"} 1.0",
         "wdt_connector_erp_clock_skew_seconds{edition=\"enterprise\"} -1.5",
         "wdt_connector_feed_rows_total{feed=\"purchase_returns\",pass=\"live\",content=\"changed\"} 6",
         "wdt_connector_feed_lag_seconds{feed=\"purchase_returns\",pass=\"live\"} 1.5",
-        "wdt_connector_feed_drift_fields_total{feed=\"return_outbounds\",kind=\"unknown\",field=\"detail_list.\\\"new\"} 1",
+        "wdt_connector_feed_schema_drift_total{feed=\"return_outbounds\",kind=\"unknown\",field=\"detail_list.\\\"new\"} 1",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
@@ -114,7 +114,10 @@ fn the_text_is_shaped_like_open_metrics() {
     for line in text.lines().filter(|line| *line != "# EOF") {
         if let Some(rest) = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE ")) {
             family = rest.split(' ').next().unwrap().to_owned();
-            assert!(family.starts_with("wdt_connector_"), "{line}");
+            assert!(
+                family.starts_with("wdt_connector_") || family.starts_with("process_"),
+                "{line}"
+            );
             continue;
         }
         let (sample, value) = line.rsplit_once(' ').unwrap();
@@ -131,7 +134,7 @@ fn invented_fields_do_not_grow_the_labels_without_bound() {
     }
     let text = metrics.render();
     assert_eq!(
-        text.matches("wdt_connector_feed_drift_fields_total{").count(),
+        text.matches("wdt_connector_feed_schema_drift_total{").count(),
         MAX_DRIFT_FIELDS + 1
     );
     assert!(text.contains("field=\"other\"} 800"));
@@ -157,7 +160,7 @@ fn every_name_of_the_list_is_registered_with_its_kind_and_its_labels() {
     let text = metrics.render();
     for name in Name::ALL {
         let about = name.about();
-        let full = format!("wdt_connector_{}", about.name);
+        let full = about.full_name();
         let (kind, suffixes): (_, &[&str]) = match about.kind {
             Kind::Info => ("info", &["_info"]),
             Kind::Counter => ("counter", &["_total"]),
@@ -208,8 +211,8 @@ fn reference() -> String {
         let labels: Vec<String> = about.labels.iter().map(|label| format!("`{label}`")).collect();
         let _ = writeln!(
             text,
-            "| `wdt_connector_{}{suffix}` | {kind} | {} | {} |",
-            about.name,
+            "| `{}{suffix}` | {kind} | {} | {} |",
+            about.full_name(),
             labels.join(", "),
             about.help
         );

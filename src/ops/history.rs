@@ -89,9 +89,9 @@ fn sample(sections: &Value) -> Value {
         "settled": settled,
         "dead_letters": at("/commands/dead_letters"),
         "pending": at("/commands/now/pending"),
-        "lag": at("/commands/now/lag_records"),
+        "lag": at("/commands/now/consumer_lag_records"),
         "in_flight": at("/commands/now/calls_in_flight"),
-        "in_doubt": at("/commands/now/in_doubt"),
+        "unverified": at("/commands/now/unverified"),
         "feeds": feeds,
         "quota": quota,
     })

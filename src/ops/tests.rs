@@ -365,7 +365,7 @@ async fn a_command_is_followed_by_its_id() {
     let (code, _, body) = running.get("/commands?return_no=TH%2F1%20%C3%BC&command_id=c", "").await;
     let way: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(
-        (code, &way["steps"][0]["outcome"], &way["steps"][0]["detail"]),
+        (code, &way["steps"][0]["result"], &way["steps"][0]["detail"]),
         (200, &json!("unknown"), &json!("reset"))
     );
     let (code, _, body) = running.get("/commands?return_no=TH1&command_id=d", "").await;

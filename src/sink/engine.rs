@@ -587,7 +587,7 @@ impl<'a> Engine<'a> {
                 Err(Ended::Failed(reason))
             }
             Err(fault @ TakeOverFault::Emptied { .. }) => Err(Ended::Failed(format!(
-                "{fault}: the journal was lost, so orders could be created twice; restore the topic, or declare it lost with `wdt-connector topics journal-lost --yes`"
+                "{fault}: the journal was lost, so orders could be created twice; restore the topic, or declare it lost with `wdt-connector journal declare-lost --yes`"
             ))),
         }
     }

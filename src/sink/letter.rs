@@ -15,13 +15,14 @@ use super::settle::Names;
 /// What Kafka Connect's error headers begin with (KIP-298; values are UTF-8).
 pub(crate) const PREFIX: &str = "__connect.errors.";
 /// When the record was first sent, in milliseconds since 1970: a replay must not make it younger.
-pub(crate) const FIRST_SENT: &str = "wdt-first-sent";
-/// How often the record was replayed from the dead letters or from an offset.
-pub(crate) const REPLAY: &str = "wdt-replay";
+pub(crate) const FIRST_SENT: &str = "wdt-original-timestamp";
+/// How often the record was redriven from the dead letters; 0 for a copy that `commands replay`
+/// sent.
+pub(crate) const REPLAY: &str = "wdt-redrive-count";
 /// What a person needs to decide about a command in doubt, as JSON.
 pub(crate) const DOUBT: &str = "wdt-in-doubt";
 /// What of the record a dead letter leaves out ([`Spared`]): such a letter cannot be sent again.
-pub(crate) const LEFT_OUT: &str = "wdt-left-out";
+pub(crate) const LEFT_OUT: &str = "wdt-omitted";
 
 /// Why a record is a dead letter; a closed set, also the metric's label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,7 +42,7 @@ impl Death {
             Self::Undecodable => "undecodable",
             Self::Invalid => "invalid",
             Self::InDoubt => "in_doubt",
-            Self::Refused => "refused",
+            Self::Refused => "resolution_rejected",
         }
     }
 
@@ -359,7 +360,7 @@ impl Letter {
             "source_offset": self.source.map(|(_, offset)| offset),
             "left_out": self.left_out,
             "first_sent": self.first_sent.map(|at| at.to_string()),
-            "replays": self.replays.unwrap_or(0),
+            "redrives": self.replays.unwrap_or(0),
             "in_doubt": doubt,
         })
     }

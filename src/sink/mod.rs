@@ -180,7 +180,7 @@ async fn wait_for_topics(
                 [Some(commands), Some(journal), Some(_), Some(_)] if commands == journal => return Ok(Some(*commands)),
                 [Some(commands), Some(journal), ..] if commands != journal => {
                     return Err(RouteFault(format!(
-                        "{} has {commands} partitions and {} has {journal}; they must be equal: stop every instance and run `wdt-connector topics migrate --partitions {}`",
+                        "{} has {commands} partitions and {} has {journal}; they must be equal: stop every instance and run `wdt-connector topics repartition --partitions {}`",
                         topics.commands,
                         topics.journal,
                         commands.max(journal)

@@ -289,12 +289,12 @@ impl Restoring {
         }
         if counted == 0 {
             return Err(TakeOverFault::Refused(format!(
-                "{} was being migrated and is not whole; run `wdt-connector topics migrate` again with the same arguments",
+                "{} was being migrated and is not whole; run `wdt-connector topics repartition` again with the same arguments",
                 self.names.journal
             )));
         }
         Err(TakeOverFault::Refused(format!(
-            "{} had {counted} partitions when its journal was written and has {} now, so copies of a command could be judged by two owners; stop every instance and run `wdt-connector topics migrate --partitions {}`",
+            "{} had {counted} partitions when its journal was written and has {} now, so copies of a command could be judged by two owners; stop every instance and run `wdt-connector topics repartition --partitions {}`",
             self.names.commands, self.partitions, self.partitions
         )))
     }

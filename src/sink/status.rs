@@ -78,13 +78,15 @@ impl Engine<'_> {
             pending,
             calls: self.flying,
             open_intents,
-            in_doubt,
-            in_doubt_age: Duration::from_millis(
+            unverified: in_doubt,
+            unverified_age: Duration::from_millis(
                 oldest.map_or(0, |at| u64::try_from(now.0 - at.0).unwrap_or(0)),
             ),
             circuit,
-            lag,
         });
+        if let Some(records) = lag {
+            self.parts.metrics.consumer_lag(self.group.id(), records);
+        }
         let undecided = self.partitions.values().flat_map(|partition| partition.in_doubt.values());
         let waits_since = undecided.clone().copied().min();
         let waiting_for = Duration::from_millis(
@@ -123,22 +125,22 @@ impl Engine<'_> {
                 "calls": self.counts.calls,
                 "lookups": self.counts.lookups,
                 "restored_entries": self.counts.restored_entries,
-                "bundled_lookups": self.counts.bundles,
-                "settled_by_bundle": self.counts.sighted,
-                "forgotten_outcomes": self.counts.forgotten,
+                "bulk_lookups": self.counts.bundles,
+                "settled_by_bulk_lookup": self.counts.sighted,
+                "expired_outcomes": self.counts.forgotten,
                 "now": {
                     "pending": pending,
-                    "lag_records": lag,
-                    "lag_needs_seconds": lag.map(|lag| (lag as f64 * 60.0 / self.parts.erp.quota().rate(Call::CreateOrder)).ceil()),
+                    "consumer_lag_records": lag,
+                    "consumer_lag_seconds": lag.map(|lag| (lag as f64 * 60.0 / self.parts.erp.quota().rate(Call::CreateOrder)).ceil()),
                     "waiting_for_quota": waiting(Waits::Permit) + waiting(Waits::Admission),
                     "waiting_for_commit": waiting(Waits::Intent) + waiting(Waits::Settlement),
                     "calls_in_flight": self.flying,
                     "open_intents": open_intents,
-                    "in_doubt": in_doubt,
+                    "unverified": in_doubt,
                 },
-                "in_doubt_commands": doubts,
-                "awaiting_decision": awaiting,
-                "decisions": decisions,
+                "unverified_commands": doubts,
+                "awaiting_resolution": awaiting,
+                "resolutions": decisions,
                 "partitions": partitions,
             }),
         );

@@ -82,7 +82,7 @@ impl Tenure<'_> {
                     let sentence = paused_sentence(&decision);
                     tracing::info!(feed.name = feed.name(), reason = %sentence, "the feed is paused");
                     self.task.status.feed(feed, |status| {
-                        status.state = FeedPhase::Held;
+                        status.state = FeedPhase::Paused;
                         status.error = Some(sentence);
                     });
                 }

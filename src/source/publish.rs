@@ -95,7 +95,7 @@ impl Publisher {
         for piece in pieces {
             match piece.told {
                 Told::Event(op) => self.metrics.feed_event(self.feed, op),
-                Told::DeadLetter => self.metrics.dead_letter(self.feed.name(), "misfit"),
+                Told::DeadLetter => self.metrics.dead_letter(self.feed.name(), "record_error"),
             }
         }
         Ok(())

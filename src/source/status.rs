@@ -24,9 +24,9 @@ pub(crate) enum FeedPhase {
     /// The ERP does not answer; the window is tried again.
     Waiting,
     /// The ERP refuses the account or the query: a person must act.
-    Paused,
+    Blocked,
     /// An operator paused it for all instances.
-    Held,
+    Paused,
 }
 
 impl FeedPhase {
@@ -39,8 +39,8 @@ impl FeedPhase {
             Self::Snapshot => "snapshot",
             Self::Live => "live",
             Self::Waiting => "waiting",
+            Self::Blocked => "blocked",
             Self::Paused => "paused",
-            Self::Held => "held",
         }
     }
 }
@@ -76,11 +76,11 @@ pub(crate) struct FeedStatus {
     /// In force now; more than configured while the quota is short.
     pub poll_interval_ms: Option<u64>,
     /// Why the feed polls less often than configured.
-    pub stretched: Option<String>,
+    pub poll_interval_reason: Option<String>,
     pub progress: Option<Progress>,
     pub backfill: Option<Progress>,
     /// (ERP's clock − ours).
-    pub skew_ms: Option<i64>,
+    pub clock_skew_ms: Option<i64>,
     /// The latest a row was found that the first pass had missed.
     pub latest_late_row_ms: Option<u64>,
     pub advice: Option<String>,
@@ -103,10 +103,10 @@ impl FeedStatus {
             dead_letters: 0,
             calls: 0,
             poll_interval_ms: None,
-            stretched: None,
+            poll_interval_reason: None,
             progress: None,
             backfill: None,
-            skew_ms: None,
+            clock_skew_ms: None,
             latest_late_row_ms: None,
             advice: None,
             error: None,

@@ -29,7 +29,7 @@ impl Finding {
             Self::Same(_) | Self::Told => SAME,
             Self::Change(_) => "changed",
             Self::AskAgain { .. } => "ask_again",
-            Self::Misfit { .. } => "misfit",
+            Self::Misfit { .. } => "record_error",
         }
     }
 }
@@ -70,7 +70,7 @@ impl Tales {
     pub(super) fn dead_letter(&mut self, feed: Feed, row: &Row, misfit: &Misfit) {
         self.push(Story::DeadLetter, || {
             json!({
-                "route": feed.name(), "reason": "misfit", "detail": format!("{}: {}", misfit.field, misfit.reason),
+                "route": feed.name(), "reason": "record_error", "detail": format!("{}: {}", misfit.field, misfit.reason),
                 "key": misfit.id.as_deref().or(row.id.as_deref()),
             })
         });

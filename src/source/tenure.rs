@@ -438,7 +438,7 @@ impl<'a> Tenure<'a> {
         let (calls, skew) = (reader.calls(), self.clock.skew_ms());
         self.task.status.feed(self.task.feed, |status| {
             status.calls += calls;
-            status.skew_ms = skew;
+            status.clock_skew_ms = skew;
         });
     }
 
@@ -467,7 +467,7 @@ impl<'a> Tenure<'a> {
         }
         self.task.status.feed(feed, |status| {
             status.poll_interval_ms = Some(crate::clock::millis(now));
-            status.stretched = why;
+            status.poll_interval_reason = why;
         });
     }
 
@@ -582,9 +582,9 @@ impl<'a> Tenure<'a> {
                 | QueryFault::Unreachable { .. }
                 | QueryFault::Unusable { .. },
             ) => (FeedPhase::Waiting, growing),
-            FetchFault::Query(QueryFault::Misconfigured { .. }) => (FeedPhase::Paused, poll),
+            FetchFault::Query(QueryFault::Misconfigured { .. }) => (FeedPhase::Blocked, poll),
             FetchFault::Query(QueryFault::Rejected { .. }) | FetchFault::PagingIgnored { .. } => {
-                (FeedPhase::Paused, poll * 5)
+                (FeedPhase::Blocked, poll * 5)
             }
         };
         tracing::warn!(

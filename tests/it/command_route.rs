@@ -340,14 +340,14 @@ fn a_lost_journal_is_refused_until_it_is_declared_and_then_nothing_is_created_tw
     for _ in 0..2 {
         let refused = rig.verb(&["run"], b"");
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-        assert!(!refused.status.success() && said.contains("journal-lost"), "{said}");
+        assert!(!refused.status.success() && said.contains("declare-lost"), "{said}");
     }
     assert_eq!(
-        rig.verb(&["topics", "journal-lost"], b"").status.code(),
+        rig.verb(&["journal", "declare-lost"], b"").status.code(),
         Some(2),
         "not without --yes"
     );
-    assert!(rig.verb(&["topics", "journal-lost", "--yes"], b"").status.success());
+    assert!(rig.verb(&["journal", "declare-lost", "--yes"], b"").status.success());
 
     // Copies of everything: no journal knows them, so the ERP is asked first, and nothing is
     // created again.

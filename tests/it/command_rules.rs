@@ -176,7 +176,7 @@ fn a_paused_route_begins_nothing_through_a_restart_and_goes_on_when_resumed() {
             .is_some_and(|said| said.contains("night shift"))
             .then_some(())
     });
-    assert!(connector.metric("wdt_connector_route_paused", &["commands"]) >= 1.0);
+    assert!(connector.metric("wdt_connector_pipeline_paused", &["commands"]) >= 1.0);
     rig.send(&commands);
     connector.kill();
     let connector = rig.start();
@@ -329,7 +329,7 @@ fn many_open_intents_after_a_crash_cost_one_question() {
     let asked = rig.erp.queries() - asked;
     assert!(asked < 10, "{asked} questions for 20 open intents");
     until("how they were settled in /status", PATIENCE, || {
-        (route(&connector)["settled_by_bundle"].as_u64()? >= 15).then_some(())
+        (route(&connector)["settled_by_bulk_lookup"].as_u64()? >= 15).then_some(())
     });
 }
 
@@ -365,7 +365,7 @@ fn outcomes_are_forgotten_after_the_horizon_but_open_intents_never_and_old_recor
         .clone();
     assert_eq!(rig.journal(&last).kind, EntryKind::Intent, "an open intent is never forgotten");
     until("their number in /status", PATIENCE, || {
-        (route(&connector)["forgotten_outcomes"] == 5).then_some(())
+        (route(&connector)["expired_outcomes"] == 5).then_some(())
     });
 
     // Copies of what is forgotten: as old as they say they are, so the ERP is asked before anything
@@ -377,7 +377,7 @@ fn outcomes_are_forgotten_after_the_horizon_but_open_intents_never_and_old_recor
             &rig.topics.commands,
             Some(one.return_no.as_bytes()),
             Some(&avro(one)),
-            &[("wdt-first-sent", "1000")],
+            &[("wdt-original-timestamp", "1000")],
         );
     }
     sender.flush();
@@ -577,7 +577,7 @@ fn partitions_added_while_it_runs_stop_the_route_with_what_to_do() {
     let mut connector = rig.start();
     topics::grow(&rig.topics.commands, 4);
     until("its end", PATIENCE, || (!connector.running()).then_some(()));
-    assert!(connector.log().contains("topics migrate --partitions 4"), "{}", connector.log());
+    assert!(connector.log().contains("topics repartition --partitions 4"), "{}", connector.log());
 }
 
 #[test]
@@ -641,7 +641,7 @@ fn more_partitions_are_refused_until_the_journal_has_migrated() {
     assert!(connector.terminate(Duration::from_secs(20)).success());
     let late = approved(&rig, "LATE", 1);
     rig.send(&late);
-    let (code, text) = said(&["topics", "migrate", "--partitions", "5"]);
+    let (code, text) = said(&["topics", "repartition", "--partitions", "5"]);
     assert!(
         code == Some(1) && text.contains("1 commands") && text.contains("not settled"),
         "{text}"
@@ -655,25 +655,25 @@ fn more_partitions_are_refused_until_the_journal_has_migrated() {
     // believed.
     topics::grow(&rig.topics.commands, 5);
     let (code, text) = said(&["run"]);
-    assert!(code == Some(1) && text.contains("topics migrate --partitions 5"), "{text}");
+    assert!(code == Some(1) && text.contains("topics repartition --partitions 5"), "{text}");
     topics::grow(&rig.topics.journal, 5);
     // However often it is tried: a supervisor starts it again and again.
     for _ in 0..3 {
         let (code, text) = said(&["run"]);
-        assert!(code == Some(1) && text.contains("topics migrate --partitions 5"), "{text}");
+        assert!(code == Some(1) && text.contains("topics repartition --partitions 5"), "{text}");
     }
     // Nothing can be settled any more, so what has come meanwhile does not keep the way out closed.
     let stray = approved(&rig, "STRAY", 1);
     rig.send(&stray);
-    let (code, text) = said(&["topics", "migrate", "--partitions", "4"]);
+    let (code, text) = said(&["topics", "repartition", "--partitions", "4"]);
     assert!(code == Some(1) && text.contains("no partitions away"), "{text}");
-    let (code, text) = said(&["topics", "migrate", "--partitions", "5"]);
+    let (code, text) = said(&["topics", "repartition", "--partitions", "5"]);
     assert!(
         code == Some(0) && text.contains("5 partitions") && text.contains("1 commands"),
         "{text}"
     );
     // Now that instances run again, they settle what is left.
-    let (code, text) = said(&["topics", "migrate", "--partitions", "5"]);
+    let (code, text) = said(&["topics", "repartition", "--partitions", "5"]);
     assert!(code == Some(1) && text.contains("not settled"), "{text}");
     for (key, places) in journal_places(&rig) {
         let pair: Vec<String> = serde_json::from_str(&key).expect("a key of ours");
@@ -710,7 +710,7 @@ fn more_partitions_are_refused_until_the_journal_has_migrated() {
     assert!(commands.iter().all(|one| text.contains(&one.return_no)), "{text}");
     rig.wait_committed(50);
     assert!(connector.terminate(Duration::from_secs(20)).success());
-    let (code, text) = said(&["topics", "migrate", "--partitions", "5"]);
+    let (code, text) = said(&["topics", "repartition", "--partitions", "5"]);
     assert!(code == Some(0) && text.contains("0 entries moved"), "again: {text}");
 }
 
@@ -735,7 +735,14 @@ fn fewer_partitions_are_new_topics_filled_from_the_old() {
         rig.verb(&["topics", "--with-commands", "--partitions", "2"], b"").status.code() == Some(0)
     );
     let output = rig.verb(
-        &["topics", "migrate", "--from-journal", &old_journal, "--from-commands", &old_commands],
+        &[
+            "topics",
+            "repartition",
+            "--from-journal",
+            &old_journal,
+            "--from-commands",
+            &old_commands,
+        ],
         b"",
     );
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

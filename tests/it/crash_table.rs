@@ -137,7 +137,7 @@ fn killed(connector: &mut Connector, row: &str) {
 }
 
 fn crash(&(point, passage, way): &(Point, u32, Way)) {
-    let row = format!("{}:{passage}", point.name());
+    let row = format!("{}={}*off->kill", point.name(), passage - 1);
     let rig = small_rig(if way == Way::Refused { "100" } else { "1048588" });
     let mut commands = pair();
     match way {
@@ -164,7 +164,7 @@ fn crash(&(point, passage, way): &(Point, u32, Way)) {
     if way != Way::Heir {
         rig.send(&commands);
     }
-    let mut doomed = rig.spawn_with(&[("WDT_CRASH_AT", &row)]);
+    let mut doomed = rig.spawn_with(&[("FAILPOINTS", &row)]);
     if way == Way::Ended {
         until("a call on the wire", PATIENCE, || (rig.erp.creates().received >= 1).then_some(()));
         doomed.ask_to_end();
@@ -288,14 +288,11 @@ fn the_process_of_a_release_build_has_no_such_points() {
     assert_eq!(wdt_connector::testing::crash::COMPILED, cfg!(debug_assertions));
     let source = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/crash.rs"))
         .expect("the source");
-    for variable in ["WDT_CRASH_AT", "WDT_FAULT"] {
-        let uses: Vec<usize> =
-            source.match_indices(&format!("\"{variable}\"")).map(|(at, _)| at).collect();
-        assert_eq!(uses.len(), 1, "{variable} is read in one place");
-        let function = source[..uses[0]].rfind("\n#[cfg(debug_assertions)]").expect("a guard");
-        assert!(
-            !source[function + 1..uses[0]].contains("\n}\n"),
-            "the function that reads {variable} is compiled out of release builds"
-        );
-    }
+    let uses: Vec<usize> = source.match_indices("\"FAILPOINTS\"").map(|(at, _)| at).collect();
+    assert_eq!(uses.len(), 1, "FAILPOINTS is read in one place");
+    let function = source[..uses[0]].rfind("\n#[cfg(debug_assertions)]").expect("a guard");
+    assert!(
+        !source[function + 1..uses[0]].contains("\n}\n"),
+        "the function that reads FAILPOINTS is compiled out of release builds"
+    );
 }

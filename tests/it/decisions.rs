@@ -88,18 +88,16 @@ fn a_person_decides_about_a_command_in_doubt_once_and_for_all() {
     );
     until("the command in /status and the metrics", PATIENCE, || {
         let route = connector.status()["sections"]["commands"].clone();
-        (route["awaiting_decision"] == 1
-            && route["decisions"][0]["candidates"] == serde_json::json!([order])
-            && connector.metric("wdt_connector_commands_undecided", &[]) >= 1.0)
+        (route["awaiting_resolution"] == 1
+            && route["resolutions"][0]["candidates"] == serde_json::json!([order])
+            && connector.metric("wdt_connector_commands_awaiting_resolution", &[]) >= 1.0)
             .then_some(())
     });
 
     // A typing error is noticed before it becomes an outcome.
-    let (code, text) =
-        said(&rig, &["commands", "resolve", "CT-1", "c-1", "--as", "created:CK-TYPO"]);
+    let (code, text) = said(&rig, &["commands", "resolve", "CT-1", "c-1", "--order", "CK-TYPO"]);
     assert!(code == Some(1) && text.contains(&order), "{text}");
-    let (code, text) =
-        said(&rig, &["commands", "resolve", "CT-1", "c-1", "--as", &format!("created:{order}")]);
+    let (code, text) = said(&rig, &["commands", "resolve", "CT-1", "c-1", "--order", &order]);
     assert!(code == Some(0) && text.contains("CREATED"), "{text}");
     let results = rig.results(2);
     assert_eq!(
@@ -110,7 +108,7 @@ fn a_person_decides_about_a_command_in_doubt_once_and_for_all() {
 
     // Decided once: a second decision is refused, a copy yields the decision, and nothing is ever
     // called.
-    let (code, text) = said(&rig, &["commands", "resolve", "CT-1", "c-1", "--as", "not-created"]);
+    let (code, text) = said(&rig, &["commands", "resolve", "CT-1", "c-1", "--no-order"]);
     assert!(code == Some(1) && text.contains("CREATED"), "{text}");
     rig.send(&[command("CT-1", "c-1")]);
     let results = rig.results(3);
@@ -130,7 +128,7 @@ fn a_person_decides_about_a_command_in_doubt_once_and_for_all() {
     let (code, text) = said(&rig, &["commands", "show", "CT-1", "c-1"]);
     assert!(code == Some(0) && text.contains(&order) && text.contains("resolved"), "{text}");
     until("nothing left to decide", PATIENCE, || {
-        (connector.metric("wdt_connector_commands_undecided", &[]) == 0.0).then_some(())
+        (connector.metric("wdt_connector_commands_awaiting_resolution", &[]) == 0.0).then_some(())
     });
 }
 
@@ -168,7 +166,7 @@ fn a_decision_about_something_else_is_refused_with_the_reason() {
     }
     assert_eq!(rig.results(1).len(), 1, "a refused decision is no result");
     let route = connector.status()["sections"]["commands"].clone();
-    assert_eq!(route["awaiting_decision"], 1, "{route}");
+    assert_eq!(route["awaiting_resolution"], 1, "{route}");
 }
 
 #[test]
@@ -216,10 +214,10 @@ fn what_a_person_found_not_to_exist_is_created_by_a_replay_and_only_by_one() {
     let _connector = rig.start();
     let (_, suspect) = in_doubt(&rig);
     // In doubt and nothing found: a replay would only repeat the look-ups, so it is left out.
-    let (code, text) = said(&rig, &["dlq", "replay"]);
+    let (code, text) = said(&rig, &["dlq", "redrive"]);
     assert!(code == Some(0) && text.contains("resolve") && text.contains("0 sent again"), "{text}");
 
-    let (code, text) = said(&rig, &["commands", "resolve", "CT-1", "c-1", "--as", "not-created"]);
+    let (code, text) = said(&rig, &["commands", "resolve", "CT-1", "c-1", "--no-order"]);
     assert!(code == Some(0) && text.contains("REJECTED"), "{text}");
     rig.send(&[command("CT-1", "c-1")]);
     let results = rig.results(3);
@@ -237,9 +235,9 @@ fn what_a_person_found_not_to_exist_is_created_by_a_replay_and_only_by_one() {
     assert_eq!(copies, [(Outcome::Rejected, true); 2], "nor does a replay of what was read before");
     assert_eq!(rig.erp.orders().len(), 1);
 
-    let (code, text) = said(&rig, &["dlq", "replay", "--dry-run"]);
+    let (code, text) = said(&rig, &["dlq", "redrive", "--dry-run"]);
     assert!(code == Some(0) && text.contains("1 would be sent"), "{text}");
-    let (code, text) = said(&rig, &["dlq", "replay"]);
+    let (code, text) = said(&rig, &["dlq", "redrive"]);
     assert!(code == Some(0) && text.contains("1 sent again"), "{text}");
     let result = rig.results(6).remove(5);
     assert_eq!(
@@ -254,7 +252,7 @@ fn what_a_person_found_not_to_exist_is_created_by_a_replay_and_only_by_one() {
             && order.order_no != suspect)
     );
     // Again: the journal knows the outcome now.
-    let (code, text) = said(&rig, &["dlq", "replay"]);
+    let (code, text) = said(&rig, &["dlq", "redrive"]);
     assert!(code == Some(0) && text.contains("0 sent again") && text.contains("CREATED"), "{text}");
     assert_eq!(rig.erp.orders().len(), 2);
 }
@@ -366,7 +364,7 @@ fn dead_letters_are_listed_shown_and_sent_again_byte_for_byte_until_the_cap() {
     );
     assert_eq!(said(&rig, &["dlq", "show", "0:999"]).0, Some(1));
     assert_eq!(
-        said(&rig, &["dlq", "replay", "--reason", "invalid"]).1.matches("0 sent again").count(),
+        said(&rig, &["dlq", "redrive", "--reason", "invalid"]).1.matches("0 sent again").count(),
         1
     );
 
@@ -374,13 +372,13 @@ fn dead_letters_are_listed_shown_and_sent_again_byte_for_byte_until_the_cap() {
     rig.config.set("commands", "format", "json");
     let _connector = rig.start();
     let (code, text) =
-        said(&rig, &["dlq", "replay", "--reason", "undecodable", "--max-replays", "2"]);
+        said(&rig, &["dlq", "redrive", "--reason", "undecodable", "--max-redrives", "2"]);
     assert!(code == Some(0) && text.contains("2 sent again"), "{text}");
     let result = rig.results(1).remove(0);
     assert_eq!((result.outcome, result.duplicate), (Outcome::Created, false), "{result:?}");
     let again: Vec<Record> = read_all(&rig.topics.commands)
         .into_iter()
-        .filter(|record| record.header("wdt-replay").is_some())
+        .filter(|record| record.header("wdt-redrive-count").is_some())
         .collect();
     let command = again
         .iter()
@@ -397,11 +395,11 @@ fn dead_letters_are_listed_shown_and_sent_again_byte_for_byte_until_the_cap() {
     );
     rig.wait_committed(4);
     // What has an outcome is left out; what died again has a count, and the cap ends it.
-    let (_, text) = said(&rig, &["dlq", "replay", "--max-replays", "2"]);
+    let (_, text) = said(&rig, &["dlq", "redrive", "--max-redrives", "2"]);
     assert!(text.contains("1 sent again") && text.contains("CREATED"), "{text}");
     rig.wait_committed(5);
-    let (_, text) = said(&rig, &["dlq", "replay", "--max-replays", "2"]);
-    assert!(text.contains("0 sent again") && text.contains("replayed 2 times"), "{text}");
+    let (_, text) = said(&rig, &["dlq", "redrive", "--max-redrives", "2"]);
+    assert!(text.contains("0 sent again") && text.contains("redriven 2 times"), "{text}");
     assert_eq!(rig.erp.orders().len(), 1);
 }
 
@@ -425,7 +423,7 @@ fn a_feeds_dead_letter_is_read_again_by_the_backfill_that_is_named() {
     let place = format!("{}:{}", listed[0]["partition"], listed[0]["offset"]);
     let (code, text) = said(&rig, &["dlq", "show", "--feeds", &place]);
     assert!(code == Some(0) && text.contains(&numbers[1]), "{text}");
-    let (code, text) = said(&rig, &["dlq", "replay", "--feeds"]);
+    let (code, text) = said(&rig, &["dlq", "redrive", "--feeds"]);
     assert!(
         code == Some(0)
             && text.contains("purchase_returns: 1 records")

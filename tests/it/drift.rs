@@ -82,7 +82,7 @@ fn drifting(mut rig: Rig, kind: Kind) {
     reader.finish();
     let tally = judge(&rig, kind, &reader);
     let confirmed =
-        connector.metric("wdt_connector_feed_older_rows_total", &["result=\"confirmed\""]);
+        connector.metric("wdt_connector_feed_out_of_order_rows_total", &["result=\"confirmed\""]);
     assert!(
         tally.went_back as f64 <= confirmed,
         "{tally:?} with {confirmed} versions confirmed by number"
@@ -212,7 +212,7 @@ fn rows() -> Vec<String> {
             name if name.starts_with("txn.") => &[2],
             _ => &[1],
         };
-        rows.extend(passages.iter().map(|passage| format!("{point}:{passage}")));
+        rows.extend(passages.iter().map(|passage| format!("{point}={}*off->kill", passage - 1)));
     }
     rows
 }
@@ -239,10 +239,10 @@ fn killed_at_every_hop_it_publishes_everything_once() {
     for point in &rows {
         // Where a second passage is wanted there must be two batches, whatever the kills before
         // have let through.
-        if point == "changes.published:2" {
+        if point == "changes.published=1*off->kill" {
             rig.erp.churn(1_300);
         }
-        let mut connector = rig.spawn_with(&[("WDT_CRASH_AT", point)]);
+        let mut connector = rig.spawn_with(&[("FAILPOINTS", point)]);
         until(&format!("the kill at {point}"), PATIENCE, || (!connector.running()).then_some(()));
         // Something new for the next one.
         rig.erp.churn(10);

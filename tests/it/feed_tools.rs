@@ -237,12 +237,14 @@ fn a_paused_feed_stays_paused_through_restarts_and_goes_on_where_it_stood() {
         connector.status()["sections"]["feeds"]["purchase_returns"]["state"].clone()
     };
     assert!(run(&rig, 0, &["feeds", "pause", "--feed", "purchase_returns"]).contains("paused"));
-    until("the feed to pause", PATIENCE, || (phase(&connector) == "held").then_some(()));
+    until("the feed to pause", PATIENCE, || (phase(&connector) == "paused").then_some(()));
     let calls = connector.metric("wdt_connector_erp_calls_total", &[]);
     rig.erp.add_one(KIND);
     assert_eq!(connector.terminate(Duration::from_secs(20)).code(), Some(0));
     let connector = rig.start();
-    until("the feed to be paused again", PATIENCE, || (phase(&connector) == "held").then_some(()));
+    until("the feed to be paused again", PATIENCE, || {
+        (phase(&connector) == "paused").then_some(())
+    });
     assert_eq!(
         connector.metric("wdt_connector_erp_calls_total", &[]),
         0.0,
@@ -298,7 +300,7 @@ fn a_watermark_is_set_once_and_reading_again_publishes_nothing_twice() {
     let ahead = Timestamp::now().plus(HOUR).to_string();
     assert!(
         run(&rig, 2, &["feeds", "set-watermark", "--feed", "purchase_returns", "--to", &ahead])
-            .contains("--skip")
+            .contains("--allow-skip")
     );
     // Once by its id: a restart goes on where it stood.
     assert_eq!(connector.terminate(Duration::from_secs(20)).code(), Some(0));

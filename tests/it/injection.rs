@@ -155,7 +155,7 @@ fn numbers_of_enterprise_records_are_signed_and_sent_unharmed() {
         );
     }
     let confirmed =
-        connector.metric("wdt_connector_feed_older_rows_total", &["result=\"confirmed\""]);
+        connector.metric("wdt_connector_feed_out_of_order_rows_total", &["result=\"confirmed\""]);
     assert_eq!(
         confirmed,
         orders.len() as f64,

@@ -78,7 +78,7 @@ fn a_gigabyte_of_lz4_bombs_fits_into_memory_and_the_stream_goes_on() {
     assert_eq!(letters.len(), BOMBS);
     let reason = letters[0].header("__connect.errors.exception.message").unwrap();
     assert!(reason.contains("30000000 bytes") && reason.contains("offset 0"), "{reason}");
-    assert_eq!(letters[0].header("wdt-left-out").as_deref(), Some("value"));
+    assert_eq!(letters[0].header("wdt-omitted").as_deref(), Some("value"));
     assert_small(&connector);
 }
 

@@ -70,7 +70,7 @@ fn sabotaged(fault: &str) {
     rig.erp.take_anything();
     let commands = some("SA", 30);
     rig.send(&commands[..10]);
-    let connector = rig.spawn_with(&[("WDT_FAULT", fault)]).ready();
+    let connector = rig.spawn_with(&[("FAILPOINTS", &format!("{fault}=inject"))]).ready();
     rig.send(&commands[10..]);
     let results = rig.results(commands.len());
     Verdict::of(&rig, &commands, &results).assert_each_once(commands.len(), fault);
@@ -87,7 +87,7 @@ fn a_consumer_that_stands_still_is_replaced() {
     let rig = Rig::with_partitions("stand-still", 1).commands("avro");
     rig.erp.take_anything();
     let commands = some("ST", 30);
-    let connector = rig.spawn_with(&[("WDT_FAULT", "stop-fetching")]).ready();
+    let connector = rig.spawn_with(&[("FAILPOINTS", "stop-fetching=inject")]).ready();
     connector.wait_log("stops fetching on purpose", PATIENCE);
     rig.send(&commands);
     let results = rig.results(commands.len());

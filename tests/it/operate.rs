@@ -55,7 +55,7 @@ fn a_secret_replaced_in_its_file_is_used_without_a_restart() {
         section(&connector, "reload/refused/erp").as_str().map(str::to_owned)
     });
     assert!(refused.contains("secret:salt"), "{refused}");
-    assert_eq!(connector.metric("wdt_connector_reload_refused", &[]), 1.0);
+    assert_eq!(connector.metric("wdt_connector_last_reload_successful", &[]), 0.0);
     connector.wait_log("new secrets or certificates are refused", PATIENCE);
     assert_probes(&connector);
 
@@ -63,7 +63,7 @@ fn a_secret_replaced_in_its_file_is_used_without_a_restart() {
     let results = rig.results(commands.len());
     assert!(results.iter().all(|result| result.outcome.name() == "CREATED"), "{results:?}");
     assert_eq!(rig.erp.order_count(), 5);
-    assert_eq!(connector.metric("wdt_connector_reload_refused", &[]), 0.0);
+    assert_eq!(connector.metric("wdt_connector_last_reload_successful", &[]), 1.0);
     assert!(connector.running() && connector.pid() == pid);
     assert!(!connector.log().contains(rig.erp.flagship_secret()), "a secret is never logged");
 }
@@ -89,7 +89,10 @@ fn replaced_kafka_credentials_build_the_clients_anew_and_nothing_is_done_twice()
     created.sort();
     created.dedup();
     assert_eq!((created.len(), rig.erp.order_count()), (60, 60));
-    assert_eq!(connector.metric("wdt_connector_reloads_total", &["part=\"kafka\"", "taken"]), 1.0);
+    assert_eq!(
+        connector.metric("wdt_connector_reloads_total", &["part=\"kafka\"", "success"]),
+        1.0
+    );
     until("both routes again", PATIENCE, || {
         (http::get(&connector.url("/readyz")).unwrap().status == 200).then_some(())
     });
@@ -146,13 +149,13 @@ fn one_command_is_followed_by_its_id_through_log_status_metrics_and_traces() {
             .ok()
             .filter(|way| way.status == 200)?
             .json();
-        way["steps"].as_array()?.iter().any(|step| step["hop"] == "settle").then_some(way)
+        way["steps"].as_array()?.iter().any(|step| step["stage"] == "settle").then_some(way)
     });
     let hops: Vec<_> = way["steps"]
         .as_array()
         .unwrap()
         .iter()
-        .map(|step| (step["hop"].as_str().unwrap(), step["outcome"].as_str().unwrap()))
+        .map(|step| (step["stage"].as_str().unwrap(), step["result"].as_str().unwrap()))
         .collect();
     assert_eq!(
         hops,
@@ -166,15 +169,20 @@ fn one_command_is_followed_by_its_id_through_log_status_metrics_and_traces() {
     );
     assert_eq!(connector.status()["recent"]["results"][0]["command_id"], "c-0");
     assert_eq!(
-        connector.metric("wdt_connector_hop_outcomes_total", &["hop=\"call\"", "outcome=\"ok\""]),
+        connector.metric("wdt_connector_stage_results_total", &["stage=\"call\"", "result=\"ok\""]),
         1.0
     );
-    assert_eq!(connector.metric("wdt_connector_command_end_to_end_seconds_count", &[]), 1.0);
+    assert_eq!(
+        connector.metric("wdt_connector_command_end_to_end_latency_seconds_count", &[]),
+        1.0
+    );
     until("a lag the broker has told", PATIENCE, || {
         connector
             .metrics()
             .lines()
-            .any(|line| line == "wdt_connector_commands_lag_records 0")
+            .any(|line| {
+                line.starts_with("wdt_connector_consumer_lag_records{") && line.ends_with("} 0")
+            })
             .then_some(())
     });
     assert_eq!(

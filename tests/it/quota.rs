@@ -80,8 +80,8 @@ fn print_waits(what: &str, connector: &Connector) {
     for class in ["lookup", "command", "feed", "late_pass", "backfill"] {
         let of = |part: &str| {
             connector.metric(
-                &format!("wdt_connector_erp_permit_seconds_{part}"),
-                &[&format!("class=\"{class}\"")],
+                &format!("wdt_connector_quota_wait_seconds_{part}"),
+                &[&format!("priority=\"{class}\"")],
             )
         };
         if of("count") > 0.0 {
@@ -181,7 +181,7 @@ fn three_real_minutes_are_never_refused_alone_and_hardly_beside_a_thief() {
         let feed = &status["sections"]["feeds"][feed];
         assert!(feed["calls"].as_u64() > Some(0), "{feed}");
         assert!(
-            feed["stretched"].as_str().is_some_and(|why| why.contains("instead of 5s")),
+            feed["poll_interval_reason"].as_str().is_some_and(|why| why.contains("instead of 5s")),
             "{feed}"
         );
         assert!(feed["poll_interval_ms"].as_u64() > Some(5000), "{feed}");
@@ -195,7 +195,8 @@ fn three_real_minutes_are_never_refused_alone_and_hardly_beside_a_thief() {
     );
     let now = &status["sections"]["commands"]["now"];
     assert!(
-        now["lag_records"].as_u64() > Some(100) && now["lag_needs_seconds"].as_f64() > Some(100.0),
+        now["consumer_lag_records"].as_u64() > Some(100)
+            && now["consumer_lag_seconds"].as_f64() > Some(100.0),
         "{now}"
     );
     // `check` says the same to whoever asks from outside.
@@ -244,7 +245,7 @@ fn no_more_calls_at_once_than_allowed_and_a_narrower_erp_is_found_out() {
     assert!(results.iter().all(|result| result.outcome == Outcome::Created));
     assert_eq!((results.len(), rig.erp.order_count()), (COMMANDS * 2, 400));
     let budget = connector.status()["sections"]["quota"][0].clone();
-    assert!(budget["out_limit"].as_u64() <= Some(4), "{budget}");
+    assert!(budget["max_in_flight_calls"].as_u64() <= Some(4), "{budget}");
     say(&format!("{} refusals for concurrency until the limit of 4 was found", refused(&rig)));
 }
 
@@ -364,7 +365,7 @@ fn calls_per_result_are_what_they_have_to_be() {
         &(0..COMMANDS).map(|number| command(&format!("CC{number:05}"), "cmd")).collect::<Vec<_>>(),
     );
     rig.results(COMMANDS);
-    let lookups = connector.metric("wdt_connector_erp_calls_total", &["class=\"lookup\""]);
+    let lookups = connector.metric("wdt_connector_erp_calls_total", &["priority=\"lookup\""]);
     let per_command = (rig.erp.creates().received as f64 + lookups) / COMMANDS as f64;
     say(&format!(
         "calls per result: command {per_command:.2}; idle poll flagship {flagship:.2}, enterprise {enterprise:.2}; a window of {CHANGED} changes in pages of 100: {busy}"

@@ -62,7 +62,7 @@ impl Stage {
 
     /// Runs the route until it passes the point for the first time, and is killed there.
     fn run_until(&self, point: Point) {
-        let mut doomed = self.rig.spawn_with(&[("WDT_CRASH_AT", point.name())]);
+        let mut doomed = self.rig.spawn_with(&[("FAILPOINTS", &format!("{}=kill", point.name()))]);
         let status = doomed
             .wait_end(PATIENCE)
             .unwrap_or_else(|| panic!("{} was never reached", point.name()));

@@ -225,7 +225,7 @@ fn no_secret_is_said_by_any_fault_or_panic() {
 
     // A defect that says all it has at hand: settings, clients, an answer.
     let mut connector =
-        ears.rig.spawn_with(&[("WDT_FAULT", "panic"), ("RUST_BACKTRACE", "full")]).ready();
+        ears.rig.spawn_with(&[("FAILPOINTS", "panic=inject"), ("RUST_BACKTRACE", "full")]).ready();
     ears.send(&["CT-PANIC".to_owned()]);
     let ended = connector.wait_end(PATIENCE).expect("a route that panicked ends the process");
     assert_eq!(ended.code(), Some(1), "{ended}");
@@ -266,7 +266,7 @@ fn no_secret_is_said_by_any_verb() {
         ears.rig.erp.only_faults(fault);
         for arguments in [
             &["check"][..],
-            &["dlq", "replay", "--only", &letter],
+            &["dlq", "redrive", "--only", &letter],
             &[
                 "verify",
                 "--feed",
@@ -386,18 +386,18 @@ fn good_verbs(rig: &Rig, said: &mut Said, letter: &str) {
         (words("schemas check"), b"", Some(0)),
         (words("schemas register"), b"", Some(0)),
         (words("topics"), b"", Some(0)),
-        (words("topics journal-lost"), b"", Some(2)),
+        (words("journal declare-lost"), b"", Some(2)),
         (words("commands list --json"), b"", Some(0)),
         (words("commands list --outcome CREATED"), b"", Some(0)),
         (words("commands show CT-0 c"), b"", Some(0)),
         (words("commands show CT-DOUBT c --json"), b"", Some(0)),
-        (words("commands resolve CT-DOUBT c --as created:CK-THAT-IS-NONE"), b"", Some(1)),
+        (words("commands resolve CT-DOUBT c --order CK-THAT-IS-NONE"), b"", Some(1)),
         (words("commands replay --from-time 1h --dry-run"), b"", Some(0)),
         (words("dlq list"), b"", Some(0)),
         (words("dlq list --json"), b"", Some(0)),
         (vec!["dlq".to_owned(), "show".to_owned(), letter.to_owned()], b"", Some(0)),
-        (words("dlq replay --dry-run"), b"", None),
-        (words("dlq replay --feeds"), b"", None),
+        (words("dlq redrive --dry-run"), b"", None),
+        (words("dlq redrive --feeds"), b"", None),
         (words("feeds show"), b"", Some(0)),
         (words("feeds show --json"), b"", Some(0)),
         (period(&["backfill", "--dry-run"], "return_outbounds"), b"", Some(0)),

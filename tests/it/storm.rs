@@ -126,7 +126,8 @@ impl Fleet {
     fn start(&mut self, ordinal: usize) {
         let cache = self.rig.path(&format!("cache-{ordinal}")).display().to_string();
         self.rig.config.set("kafka", "instance_ordinal", ordinal).set("", "cache_dir", cache);
-        let faults: &[(&str, &str)] = if self.unsound { &[("WDT_FAULT", "resend")] } else { &[] };
+        let faults: &[(&str, &str)] =
+            if self.unsound { &[("FAILPOINTS", "resend=inject")] } else { &[] };
         self.members[ordinal] =
             Some(self.rig.spawn_logged(faults, &format!("connector-{ordinal}.log")));
     }

@@ -155,7 +155,7 @@ fn what_is_too_large_to_be_answered_whole_is_answered_in_short() {
         "{}",
         reason(5)
     );
-    let left_out = [0, 1, 5].map(|offset| letter(offset).header("wdt-left-out"));
+    let left_out = [0, 1, 5].map(|offset| letter(offset).header("wdt-omitted"));
     assert_eq!(left_out, [Some("value".to_owned()), None, Some("everything".to_owned())]);
     assert!(reason(5).contains("left out") && reason(5).contains("offset 5"), "{}", reason(5));
     assert_eq!(rig.erp.orders().len(), 2);
@@ -192,7 +192,7 @@ fn topics_that_take_less_cost_a_dead_letters_value_or_make_the_route_wait_with_a
     );
     // What is not in the letter cannot be sent again from there: each is told by its place, and no
     // tombstone goes out.
-    let output = rig.verb(&["dlq", "replay"], b"");
+    let output = rig.verb(&["dlq", "redrive"], b"");
     let (out, told) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(

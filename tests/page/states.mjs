@@ -3,7 +3,7 @@ export const HOSTILE = '<img src=x onerror="window.broken=1"><script>window.brok
 
 const feed = (more) => ({
   state: "live", watermark: "2026-11-24T08:00:00.000Z", late_watermark: "2026-11-24T07:50:00.000Z", lag_ms: 65000, last_window: ["2026-11-24T07:59:00.000Z", "2026-11-24T08:00:00.000Z"],
-  windows: 12, rows: 3456, unchanged: 3000, events: 456, dead_letters: 0, calls: 34, progress: null, backfill: null, skew_ms: -120, latest_late_row_ms: null, advice: null, error: null, ...more,
+  windows: 12, rows: 3456, unchanged: 3000, events: 456, dead_letters: 0, calls: 34, progress: null, backfill: null, clock_skew_ms: -120, latest_late_row_ms: null, advice: null, error: null, ...more,
 });
 const result = (seq, more) => ({
   seq, at: "2026-11-24T08:00:01.000Z", return_no: `TH${seq}`, command_id: `c-${seq}`, outcome: "CREATED", outbound_no: `CK${seq}`, erp_code: null, erp_message: null, gloss: null,
@@ -16,8 +16,8 @@ export const troubled = {
   sections: {
     commands: {
       circuit: "open", circuit_reason: HOSTILE, received: 1234, results: { CREATED: 1200, IN_DOUBT: 2 }, duplicates: 3, recovered: 1, dead_letters: 4, transactions: 99, calls: 1210, lookups: 7, restored_entries: 5,
-      now: { pending: 30, lag_records: 4321, waiting_for_quota: 20, waiting_for_commit: 2, calls_in_flight: 0, open_intents: 6, in_doubt: 1 },
-      in_doubt_commands: [{ return_no: "TH9", command_id: "c-9", attempt: 2, since: "2026-11-24T08:00:30.000Z" }],
+      now: { pending: 30, consumer_lag_records: 4321, waiting_for_quota: 20, waiting_for_commit: 2, calls_in_flight: 0, open_intents: 6, unverified: 1 },
+      unverified_commands: [{ return_no: "TH9", command_id: "c-9", attempt: 2, since: "2026-11-24T08:00:30.000Z" }],
       partitions: [{ partition: 0, committed_offset: 5, pending: 30, draining: false }],
     },
     feeds: {
@@ -41,11 +41,11 @@ export const troubled = {
 
 export const calm = {
   ...troubled, healthy: true, ready: true, stalled: [], unready: [],
-  sections: { ...troubled.sections, commands: { ...troubled.sections.commands, circuit: "closed", circuit_reason: null, in_doubt_commands: [] }, feeds: { purchase_returns: feed({}), return_outbounds: feed({}) }, reload: { refused: {} } },
+  sections: { ...troubled.sections, commands: { ...troubled.sections.commands, circuit: "closed", circuit_reason: null, unverified_commands: [] }, feeds: { purchase_returns: feed({}), return_outbounds: feed({}) }, reload: { refused: {} } },
 };
 
 export const samples = Array.from({ length: 60 }, (_, at) => ({
-  at: 1764000000000 + at * 2000, received: at * 10, settled: at * 9, dead_letters: 0, pending: at % 20, lag: 4000 + at, in_flight: at % 5, in_doubt: 1,
+  at: 1764000000000 + at * 2000, received: at * 10, settled: at * 9, dead_letters: 0, pending: at % 20, lag: 4000 + at, in_flight: at % 5, unverified: 1,
   feeds: { purchase_returns: { events: at * 2, rows: at * 20, lag_ms: 65000 }, return_outbounds: { events: at, rows: at * 10, lag_ms: 70000 } },
   quota: { create_order: { used: { command: 30 + at % 20, lookup: 5 }, rate: 50, burst: 10 }, query_outbounds: { used: { feed: 3, late_pass: 1, lookup: 4 }, rate: 50, burst: 10 } },
 }));

@@ -36,10 +36,10 @@ enum Verb {
     Show(show::Args),
     /// Decide about a command in doubt
     #[command(
-        after_help = "Examples:\n  wdt-connector commands resolve TH202601010001 c-1 --as created:CK202601010001\n  \
-        wdt-connector commands resolve TH202601010001 c-1 --as not-created\n\
+        after_help = "Examples:\n  wdt-connector commands resolve TH202601010001 c-1 --order CK202601010001\n  \
+        wdt-connector commands resolve TH202601010001 c-1 --no-order\n\
         The owner of the command carries the decision out, in order with the other commands of the return, and writes one more result.\n\
-        not-created ends it as REJECTED; `dlq replay` then has it created after looking for it once more. Exits 1 when it was refused."
+        --no-order ends it as REJECTED; `dlq redrive` then has it created after looking for it once more. Exits 1 when it was refused."
     )]
     Resolve(resolve::Args),
     /// Begin no new command in any instance until `resume`; look-ups of commands in doubt go on

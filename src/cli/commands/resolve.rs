@@ -34,12 +34,11 @@ pub(super) struct Args {
     return_no: String,
     /// The sender's id of the command
     command_id: String,
-    /// What was found in the ERP: created:ORDER_NO or not-created
-    #[arg(long = "as", value_name = "DECISION", value_parser = verdict)]
-    verdict: Verdict,
-    /// Do not ask the ERP whether the decision can be right
+    #[command(flatten)]
+    found: Found,
+    /// Do not check the resolution against the ERP
     #[arg(long)]
-    unchecked: bool,
+    skip_erp_check: bool,
     /// Who decides, for the record [default: $USER]
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
@@ -48,31 +47,49 @@ pub(super) struct Args {
     wait: Duration,
 }
 
-fn span(text: &str) -> Result<Duration, String> {
-    parse_duration(text).ok_or_else(|| format!("{text:?} is no duration such as 30s"))
+/// What was found in the ERP; exactly one.
+#[derive(Clone, Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Found {
+    /// The command created this outbound order
+    #[arg(long, value_name = "ORDER_NO", value_parser = order_no)]
+    order: Option<String>,
+    /// The command created no order
+    #[arg(long)]
+    no_order: bool,
 }
 
-fn verdict(text: &str) -> Result<Verdict, String> {
-    match text.split_once(':') {
-        Some(("created", order)) if !order.trim().is_empty() => {
-            Ok(Verdict::Created(order.trim().to_owned()))
-        }
-        None if text == "not-created" => Ok(Verdict::NotCreated),
-        Some(_) | None => Err("allowed are created:ORDER_NO and not-created".to_owned()),
+impl Found {
+    fn verdict(&self) -> Verdict {
+        // Without an order clap has seen to it that --no-order is there.
+        self.order.clone().map_or(Verdict::NotCreated, Verdict::Created)
     }
+}
+
+fn order_no(text: &str) -> Result<String, String> {
+    let order = text.trim();
+    if order.is_empty() {
+        Err("it is the number of an outbound order".to_owned())
+    } else {
+        Ok(order.to_owned())
+    }
+}
+
+fn span(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| format!("{text:?} is no duration such as 30s"))
 }
 
 pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Result<End> {
     let codec = memory::codec(settings).await?;
     let entry = entry_of(&args, settings, &codec).await?;
-    if !args.unchecked {
+    if !args.skip_erp_check {
         check(&args, &entry, settings).await?;
     }
     let decision = Decision {
         return_no: args.return_no.clone(),
         command_id: args.command_id.clone(),
         version: entry.0.version,
-        verdict: args.verdict.clone(),
+        verdict: args.found.verdict(),
         by: args.by.clone().unwrap_or_else(operator),
     };
     let before = Ends::now(settings).await?;
@@ -154,15 +171,15 @@ async fn check(
         .await
         .map_err(|reason| {
             anyhow::anyhow!(
-                "the ERP could not be asked ({reason}); try again, or decide with --unchecked"
+                "the ERP could not be asked ({reason}); try again, or resolve with --skip-erp-check"
             )
         })?;
     let known: Vec<&str> = orders.iter().map(|(order, _)| order.as_str()).collect();
     let list = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-    match &args.verdict {
+    match &args.found.verdict() {
         Verdict::Created(order) if !known.contains(&order.as_str()) => {
             bail!(
-                "the ERP shows no outbound order {order} for {}; it shows: {list}. Decide with --unchecked if it exists all the same",
+                "the ERP shows no outbound order {order} for {}; it shows: {list}. Resolve with --skip-erp-check if it exists all the same",
                 args.return_no
             )
         }
@@ -170,7 +187,7 @@ async fn check(
             match orders.iter().find(|(_, marker)| marker.as_deref() == Some(&entry.marker)) {
                 Some((order, _)) => {
                     bail!(
-                        "the outbound order {order} carries this command's marker {}: decide --as created:{order}",
+                        "the outbound order {order} carries this command's marker {}: resolve with --order {order}",
                         entry.marker
                     )
                 }
@@ -272,14 +289,29 @@ async fn wait(
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
 
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        found: Found,
+    }
+
+    fn read(words: &[&str]) -> Option<Verdict> {
+        let line = Line::try_parse_from(std::iter::once(&"resolve").chain(words)).ok()?;
+        Some(line.found.verdict())
+    }
+
     #[test]
-    fn decisions_are_read_or_refused() {
-        assert_eq!(verdict("created:CK1"), Ok(Verdict::Created("CK1".into())));
-        assert_eq!(verdict("not-created"), Ok(Verdict::NotCreated));
-        for text in ["created", "created:", "not-created:CK1", "yes"] {
-            assert!(verdict(text).is_err(), "{text}");
+    fn resolutions_are_read_or_refused() {
+        assert_eq!(read(&["--order", " CK1 "]), Some(Verdict::Created("CK1".into())));
+        assert_eq!(read(&["--no-order"]), Some(Verdict::NotCreated));
+        for words in
+            [&[][..], &["--order"], &["--order", " "], &["--order", "CK1", "--no-order"], &["CK1"]]
+        {
+            assert_eq!(read(words), None, "{words:?}");
         }
     }
 }

@@ -147,7 +147,7 @@ fn print(args: &Args, found: &Found) {
                 row(
                     "decide",
                     &format!(
-                        "wdt-connector commands resolve {} {} --as created:<order_no> | --as not-created",
+                        "wdt-connector commands resolve {} {} --order <order_no> | --no-order",
                         args.return_no, args.command_id
                     ),
                 );

@@ -1,4 +1,4 @@
-//! `demo`: both routes on simulated parts, with some mischief, and a closing summary that proves
+//! `demo`: both pipelines against a simulated ERP with injected faults, and a closing summary that verifies
 //! the promises or fails.
 
 mod collect;
@@ -42,7 +42,7 @@ pub(super) struct Args {
     /// How many records are sent meanwhile; some are copies, some are wrong on purpose
     #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     commands: u32,
-    /// Of the data, the script and the mischief
+    /// Seed of the data, the commands and the injected faults
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// A real broker instead of the in-process one; topics of its own are created there and stay
@@ -151,7 +151,9 @@ async fn play(
     }
     control.clear_faults();
     control.adjust(&Adjust { modifications_per_second: Some(0.0), ..Adjust::default() });
-    tell("everything is sent, the mischief has stopped; waiting until all of it has settled");
+    tell(
+        "everything is sent, no more faults are injected; waiting until every command has settled",
+    );
     let deadline = Instant::now() + PATIENCE;
     while !collector.complete(&stage.simulator) && Instant::now() < deadline {
         tokio::select! {
@@ -185,7 +187,7 @@ fn early(ended: Result<anyhow::Result<()>, tokio::task::JoinError>) -> anyhow::E
 
 fn announce(args: &Args, stage: &Stage) {
     tell(
-        "wdt-connector demo: commands become orders of a simulated ERP, its changes become events, with mischief in between.",
+        "wdt-connector demo: commands become orders of a simulated ERP, its changes become events, with injected faults in between.",
     );
     tell(
         "Times are short (time-outs of seconds instead of minutes), so that it is over soon; unsafe outside a demo.",

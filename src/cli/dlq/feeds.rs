@@ -1,4 +1,4 @@
-//! `dlq replay --feeds`: a feed's record is not sent again but read again from the ERP, so what is
+//! `dlq redrive --feeds`: a feed's record is not sent again but read again from the ERP, so what is
 //! said is the backfill that does it.
 
 use std::collections::BTreeMap;

@@ -30,7 +30,7 @@ pub(super) enum IfAbsent {
 pub(super) fn judge(letter: &Letter, entry: Option<&JournalEntry>, old: bool) -> Ruling {
     if letter.control || letter.label == Death::Refused.label() {
         return Ruling::Leave(
-            "a decision is made anew with `commands resolve`, not replayed".into(),
+            "a decision is made anew with `commands resolve`, not redriven".into(),
         );
     }
     if letter.left_out {
@@ -51,7 +51,7 @@ pub(super) fn judge(letter: &Letter, entry: Option<&JournalEntry>, old: bool) ->
     let leave = |what: &str| Ruling::Leave(what.to_owned());
     match (entry.kind, entry.outcome) {
         (EntryKind::Outcome, Some(Outcome::InDoubt)) => Ruling::Ask(IfAbsent::Leave),
-        // The letter that `commands resolve --as not-created` speaks of. Another letter of the same
+        // The letter that `commands resolve --no-order` speaks of. Another letter of the same
         // command was judged before.
         (EntryKind::Outcome, Some(Outcome::Rejected)) if entry.resolved => {
             Ruling::Ask(IfAbsent::Send)
@@ -116,7 +116,7 @@ mod tests {
     fn only_what_cannot_happen_twice_is_sent_without_asking() {
         assert_eq!(judge(&letter("invalid"), None, false), Ruling::Send);
         assert_eq!(judge(&letter("invalid"), None, true), Ruling::Ask(IfAbsent::Send));
-        assert!(matches!(judge(&letter("refused"), None, false), Ruling::Leave(_)));
+        assert!(matches!(judge(&letter("resolution_rejected"), None, false), Ruling::Leave(_)));
         let doubt = entry(EntryKind::Outcome, Some(Outcome::InDoubt), false);
         assert_eq!(judge(&letter("in_doubt"), Some(&doubt), false), Ruling::Ask(IfAbsent::Leave));
         let decided = entry(EntryKind::Outcome, Some(Outcome::Rejected), true);
@@ -149,7 +149,7 @@ mod tests {
             })
         };
         let spared = bare(vec![
-            header("wdt-left-out", "value"),
+            header("wdt-omitted", "value"),
             header("__connect.errors.topic", "c"),
             header("__connect.errors.partition", "3"),
             header("__connect.errors.offset", "42"),

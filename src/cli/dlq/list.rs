@@ -80,7 +80,7 @@ fn print(topic: &str, found: &[Letter], args: &Args) {
     let kinds: Vec<String> =
         kinds.into_iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     let _ = output::say(&format!("{topic}: {}", kinds.join(", ")));
-    let mut table = memory::table(&["WHERE", "WRITTEN", "KEY", "KIND", "REPLAYS", "WHY"]);
+    let mut table = memory::table(&["WHERE", "WRITTEN", "KEY", "KIND", "REDRIVES", "WHY"]);
     for letter in newest {
         table.add_row([
             format!("{}:{}", letter.partition, letter.offset),

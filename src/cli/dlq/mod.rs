@@ -33,19 +33,19 @@ enum Verb {
     /// Show one dead letter: value, headers, reason
     #[command(after_help = "Example: wdt-connector dlq show 3:120 --config connector.toml")]
     Show(show::Args),
-    /// Send commands from the dead letters again, byte for byte, after asking journal and ERP
+    /// Redrive commands from the dead letter topic, byte for byte, after asking journal and ERP
     #[command(
-        after_help = "Example: wdt-connector dlq replay --reason invalid --since 1d --dry-run --config connector.toml\n\
+        after_help = "Example: wdt-connector dlq redrive --reason invalid --since 1d --dry-run --config connector.toml\n\
         Left out, each with its reason: what has an outcome meanwhile, what is still being worked on, what a person has to decide,\n\
-        what was replayed --max-replays times, older letters of the same content, letters whose value was left out as too large. Exits 1 when something could not be asked or sent."
+        what was redriven --max-redrives times, older letters of the same content, letters whose value was left out as too large. Exits 1 when something could not be asked or sent."
     )]
-    Replay(replay::Args),
+    Redrive(replay::Args),
 }
 
 /// Which letters.
 #[derive(Clone, Debug, Default, clap::Args)]
 struct Filter {
-    /// The kind (undecodable, invalid, in_doubt, refused), or any part of the reason's text
+    /// The kind (undecodable, invalid, in_doubt, resolution_rejected), or any part of the reason's text
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     /// Written since an instant (RFC 3339) or so long ago (2h)
@@ -80,7 +80,7 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
     match args.verb {
         Verb::List(args) => list::execute(args, &settings).await,
         Verb::Show(args) => show::execute(args, &settings).await,
-        Verb::Replay(args) => replay::execute(args, &settings).await,
+        Verb::Redrive(args) => replay::execute(args, &settings).await,
     }
 }
 

@@ -1,4 +1,4 @@
-//! `dlq replay`: chosen letters go back into the commands topic, byte for byte, once nothing can be
+//! `dlq redrive`: chosen letters go back into the commands topic, byte for byte, once nothing can be
 //! created twice by it.
 
 use std::{
@@ -36,9 +36,9 @@ pub(super) struct Args {
     /// Only this letter, as `dlq list` shows it (repeatable)
     #[arg(long, value_name = "PARTITION:OFFSET", value_parser = memory::place)]
     only: Vec<(i32, i64)>,
-    /// Leave out what was replayed so often already
+    /// Leave out what was redriven so often already
     #[arg(long, value_name = "N", default_value_t = 3)]
-    max_replays: u32,
+    max_redrives: u32,
     /// Say what would be sent, and send nothing
     #[arg(long)]
     dry_run: bool,
@@ -100,11 +100,11 @@ pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Res
                 match letter.replay(
                     &settings.topics.commands,
                     place(letter, settings, partitions),
-                    args.max_replays,
+                    args.max_redrives,
                 ) {
                     Replay::Of(record) => Ok(record),
                     Replay::Capped => Err(format!(
-                        "replayed {} times already; --max-replays allows more",
+                        "redriven {} times already; --max-redrives allows more",
                         letter.replays.unwrap_or(0)
                     )),
                 }
@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn of_the_same_content_only_the_newest_letter_counts() {
         let letter = |offset, value: &str, replays: &str| {
-            let headers = vec![("wdt-replay".to_owned(), Some(replays.as_bytes().to_vec()))];
+            let headers = vec![("wdt-redrive-count".to_owned(), Some(replays.as_bytes().to_vec()))];
             Letter::read(Seen {
                 topic: "d".into(),
                 partition: 0,

@@ -436,11 +436,11 @@ async fn a_refusal_by_the_quota_slows_the_budget_and_the_unseen_is_counted() {
     ));
     let budget =
         erp.quota().status().into_iter().find(|budget| budget.call == "create_order").unwrap();
-    assert_eq!((budget.refused, budget.cooling_until.is_some()), (1, true));
+    assert_eq!((budget.refused, budget.cooldown_until.is_some()), (1, true));
     let (url, _requests) = server(answer("200 OK", "", r#"{"status":4711,"message":"?"}"#)).await;
     let erp = erp_at(&url);
     assert!(matches!(create(&erp, LONG, yes(2)).await, Answer::Unknown { .. }));
-    assert!(erp.0.metrics.render().contains("wdt_connector_erp_unseen_answers_total 1\n"));
+    assert!(erp.0.metrics.render().contains("wdt_connector_erp_unknown_responses_total 1\n"));
 }
 
 #[tokio::test]

@@ -95,7 +95,7 @@ pub(super) struct State {
     lines: BTreeMap<(Key, Class), Line>,
     /// Permits that are out.
     pub out: u32,
-    out_limit: u32,
+    max_in_flight_calls: u32,
     /// As configured, this instance's part of it.
     out_most: u32,
     narrowed_at: Instant,
@@ -145,7 +145,7 @@ impl Account {
             shares: Shares::default(),
             lines: BTreeMap::new(),
             out: 0,
-            out_limit: out_most,
+            max_in_flight_calls: out_most,
             out_most,
             narrowed_at: now,
             serving: false,
@@ -173,7 +173,7 @@ impl Account {
         let key = state.key(call);
         let keep = if is_patient(class) { state.kept(key) } else { 0 };
         if nobody_waits
-            && state.out < state.out_limit
+            && state.out < state.max_in_flight_calls
             && state.budget(call).ready(now, keep) == Ready::Now
         {
             state.take(key, now);
@@ -308,9 +308,9 @@ impl State {
         if self.lines.values().all(|line| line.waiting.is_empty()) {
             return Turn::Empty;
         }
-        if self.out >= self.out_limit {
+        if self.out >= self.max_in_flight_calls {
             return Turn::Wait(
-                (self.out_limit < self.out_most).then(|| self.narrowed_at + WIDEN_EVERY),
+                (self.max_in_flight_calls < self.out_most).then(|| self.narrowed_at + WIDEN_EVERY),
             );
         }
         let mut next: Option<Instant> = None;
@@ -347,18 +347,18 @@ impl State {
     /// Fewer calls at once, after a refusal for concurrency; a burst refused as a whole counts
     /// once.
     pub(super) fn narrow(&mut self, sent: Instant, now: Instant) {
-        if self.out_limit == self.out_most || sent > self.narrowed_at {
-            self.out_limit = (self.out_limit * 7 / 10).max(1);
+        if self.max_in_flight_calls == self.out_most || sent > self.narrowed_at {
+            self.max_in_flight_calls = (self.max_in_flight_calls * 7 / 10).max(1);
             self.narrowed_at = now;
         }
     }
 
     /// One more call at once for every quiet minute.
     fn widen(&mut self, now: Instant) {
-        while self.out_limit < self.out_most
+        while self.max_in_flight_calls < self.out_most
             && now.saturating_duration_since(self.narrowed_at) >= WIDEN_EVERY
         {
-            self.out_limit += 1;
+            self.max_in_flight_calls += 1;
             self.narrowed_at += WIDEN_EVERY;
         }
     }
@@ -380,14 +380,14 @@ impl State {
             reason = "a share of a u32, between 0 and the whole"
         )]
         let most = (part.floor() as u32).max(1);
-        let narrowed = self.out_limit < self.out_most;
-        self.out_limit = if narrowed { self.out_limit.min(most) } else { most };
+        let narrowed = self.max_in_flight_calls < self.out_most;
+        self.max_in_flight_calls = if narrowed { self.max_in_flight_calls.min(most) } else { most };
         self.out_most = most;
         true
     }
 
     pub(super) fn status(&mut self, now: Instant) -> Vec<BudgetStatus> {
-        let (lines, out, out_limit) = (&self.lines, self.out, self.out_limit);
+        let (lines, out, max_in_flight_calls) = (&self.lines, self.out, self.max_in_flight_calls);
         let waits = |key: Key, class: Class| {
             let line = lines.get(&(key, class)).into_iter().flat_map(|line| &line.waiting);
             line.filter(|waiting| !waiting.sender.is_closed())
@@ -415,15 +415,15 @@ impl State {
                         .zip(budget.used(now))
                         .collect(),
                     left: budget.left(now),
-                    waiting_needs_seconds: rounded(
+                    waiting_for_seconds: rounded(
                         waiting.values().sum::<usize>() as f64 * 60.0 / rate,
                     ),
                     waiting,
                     waiting_ms: Class::ALL.iter().map(longest).collect(),
                     refused: budget.refusals(),
-                    cooling_until: budget.resting(now).map(|left| Timestamp::now().plus(left)),
+                    cooldown_until: budget.resting(now).map(|left| Timestamp::now().plus(left)),
                     out,
-                    out_limit,
+                    max_in_flight_calls,
                 }
             })
             .collect()

@@ -183,7 +183,7 @@ async fn refusals_cool_down_slow_down_and_are_made_good() {
         "nothing had left before, so half of it goes"
     );
     assert_eq!(status(&quota).refused, 1);
-    assert!(status(&quota).cooling_until.is_some());
+    assert!(status(&quota).cooldown_until.is_some());
     let refused = Instant::now();
     quota.acquire(Call::CreateOrder, Class::Command).await.spend();
     assert!(
@@ -197,22 +197,22 @@ async fn refusals_cool_down_slow_down_and_are_made_good() {
     assert!((status(&quota).rate - 26.5).abs() < 0.01, "{}", status(&quota).rate);
     tokio::time::sleep(HOUR).await;
     assert!((status(&quota).rate - 50.0).abs() < 0.01);
-    assert_eq!(status(&quota).cooling_until, None);
+    assert_eq!(status(&quota).cooldown_until, None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_for_concurrency_narrows_and_widens() {
     let quota = quota(600, 10, 10);
-    let out_limit = |quota: &Quota| quota.status()[0].out_limit;
+    let max_in_flight_calls = |quota: &Quota| quota.status()[0].max_in_flight_calls;
     let mut permit = quota.acquire(Call::CreateOrder, Class::Command).await;
     permit.spend();
     permit.refused(Limit::Concurrency);
     permit.refused(Limit::Concurrency);
     drop(permit);
-    assert_eq!(out_limit(&quota), 7);
+    assert_eq!(max_in_flight_calls(&quota), 7);
     tokio::time::sleep(Duration::from_secs(200)).await;
     drop(quota.acquire(Call::CreateOrder, Class::Command).await);
-    assert_eq!(out_limit(&quota), 10);
+    assert_eq!(max_in_flight_calls(&quota), 10);
 }
 
 #[tokio::test(start_paused = true)]
@@ -296,7 +296,7 @@ async fn shares_scale_rate_burst_and_concurrency_and_three_instances_stay_within
     assert!((sum - 50.0).abs() < 0.05, "{sum}");
     assert_eq!(instances.iter().map(|quota| flagship(quota).burst).collect::<Vec<_>>(), [3, 3, 2]);
     assert_eq!(
-        instances.iter().map(|quota| flagship(quota).out_limit).collect::<Vec<_>>(),
+        instances.iter().map(|quota| flagship(quota).max_in_flight_calls).collect::<Vec<_>>(),
         [24, 24, 16]
     );
     // One goes; what it had is the others' after the next assignment.
@@ -352,7 +352,7 @@ async fn who_waits_and_who_called_is_shown() {
         (1, 1, 0)
     );
     assert_eq!((status.left, status.refused), (60, 0));
-    assert!((status.waiting_needs_seconds - 1.0).abs() < 0.01, "{status:?}");
+    assert!((status.waiting_for_seconds - 1.0).abs() < 0.01, "{status:?}");
     waiting.await.unwrap();
     assert!(serde_json::to_string(&quota.status()).unwrap().contains("\"query_outbounds\""));
 }

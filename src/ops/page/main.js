@@ -44,12 +44,12 @@ const commandsCard = (route) => {
   const results = Object.entries(route.results ?? {}).map(([name, count]) => `${name} ${whole(count)}`).join(" · ");
   return [
     flow([
-      ["commands topic", now.lag_records, "records behind", "topic"],
+      ["commands topic", now.consumer_lag_records, "records behind", "topic"],
       ["command", rate((sample) => sample.received), "per minute"],
       ["validate", route.dead_letters, "dead letters"],
       ["journal", now.waiting_for_quota, "wait for quota"],
       ["call", now.calls_in_flight, "on the wire", open ? "stopped" : ""],
-      ["outcome", now.in_doubt, "in doubt", now.in_doubt ? "stopped" : ""],
+      ["outcome", now.unverified, "in doubt", now.unverified ? "stopped" : ""],
       ["settle", now.waiting_for_commit, "wait for a commit"],
       ["results topic", rate((sample) => sample.settled), "per minute", "topic"],
     ]),
@@ -63,14 +63,14 @@ const feedCard = (feed, name) => {
     flow([
       ["ERP query", feed.calls, "pages asked", "topic"],
       ["window", feed.windows, "windows"],
-      ["fetch", feed.rows, "rows read", ["waiting", "paused"].includes(feed.state) ? "stopped" : ""],
+      ["fetch", feed.rows, "rows read", ["waiting", "blocked"].includes(feed.state) ? "stopped" : ""],
       ["diff", feed.unchanged, "unchanged"],
       ["change", feed.dead_letters, "dead letters"],
       ["publish", feed.events, "events"],
       ["change topic", rate((sample) => sample.feeds?.[name]?.events), "per minute", "topic"],
     ]),
     facts([["behind now", span(lag)], ["watermark", feed.watermark], ["late pass", feed.late_watermark], ["last window", feed.last_window?.join(" … ")],
-      ["clock of the ERP", feed.skew_ms === null || feed.skew_ms === undefined ? null : `${whole(feed.skew_ms)} ms`]]),
+      ["clock of the ERP", feed.clock_skew_ms === null || feed.clock_skew_ms === undefined ? null : `${whole(feed.clock_skew_ms)} ms`]]),
   ];
   for (const [what, progress] of [["first read", feed.progress], ["backfill", feed.backfill]]) {
     if (!progress) continue;
@@ -89,7 +89,7 @@ const stateOf = (key, route) => {
   if (!route) return null;
   if (told(key) || route.paused) return ["paused", "warn"];
   if (key === "commands") return route.circuit === "closed" ? ["circuit closed", "good"] : [`circuit ${route.circuit.replace("_", " ")}`, "bad"];
-  return [route.state, { live: "good", snapshot: "good", paused: "bad", waiting: "bad", held: "warn" }[route.state] || "plain"];
+  return [route.state, { live: "good", snapshot: "good", blocked: "bad", waiting: "bad", paused: "warn" }[route.state] || "plain"];
 };
 const ask = async (key, action) => {
   const question = action === "pause" ? "Pause this route on all instances?" : "Resume this route on all instances?";
@@ -190,7 +190,7 @@ const paintCharts = () => {
   }
   if (status?.sections.commands) {
     charts.push(chart(say("Commands per minute"), [{ name: "received", values: growth((sample) => sample.received) }, { name: "settled", values: growth((sample) => sample.settled) }]));
-    charts.push(chart(say("Waiting commands"), ["lag", "pending", "in_flight", "in_doubt"].map((name) => ({ name, values: all((sample) => sample[name]) }))));
+    charts.push(chart(say("Waiting commands"), ["lag", "pending", "in_flight", "unverified"].map((name) => ({ name, values: all((sample) => sample[name]) }))));
   }
   const feeds = Object.keys(samples.at(-1).feeds ?? {});
   if (feeds.length) {
@@ -228,7 +228,7 @@ const whatToDo = (item) => {
   return node;
 };
 const paintLists = () => {
-  const asked = (status.sections.commands?.in_doubt_commands ?? []).map((item) => ({ ...item, asked: true }));
+  const asked = (status.sections.commands?.unverified_commands ?? []).map((item) => ({ ...item, asked: true }));
   const ended = (recent.results ?? []).filter((item) => item.outcome === "IN_DOUBT");
   if (changed("doubts", [asked, ended])) {
     place("doubts").replaceChildren(table("Commands in doubt", [...asked, ...ended], [
@@ -269,8 +269,8 @@ place("follow").addEventListener("submit", async (event) => {
   }
   const list = make("ol", null, "way");
   for (const step of (await answer.json()).steps) {
-    const item = make("li", `${clock(step.at)} · ${say(step.hop)} · `);
-    item.append(make("strong", step.outcome), step.detail ? ` · ${step.detail}` : "");
+    const item = make("li", `${clock(step.at)} · ${say(step.stage)} · `);
+    item.append(make("strong", step.result), step.detail ? ` · ${step.detail}` : "");
     list.append(item);
   }
   place("way").replaceChildren(list);

@@ -379,11 +379,12 @@ fn feed(config: &mut Config, section: &str) {
         ("poll_interval", json!("300ms")),
         ("safety_lag", json!("1s")),
         ("max_visibility_lag", json!("500ms")),
-        ("late_pass", json!({ "interval": "5s", "lag": "3s" })),
         ("page_size", json!(100)),
     ] {
         config.set(section, key, value);
     }
+    let late_pass = format!("{section}.late_pass");
+    config.set(&late_pass, "interval", "5s").set(&late_pass, "lag", "3s");
 }
 
 /// How far back the feeds of the tests start reading; the simulator makes up records of the last
