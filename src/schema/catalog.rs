@@ -268,4 +268,48 @@ mod tests {
             check(&json(info.text), info.name);
         }
     }
+
+    /// The lines of a schema's text on which the fields of its records begin.
+    fn lines_of_fields(text: &str) -> Vec<usize> {
+        let (mut lines, mut line, mut key) = (Vec::new(), 1, String::new());
+        // For every open bracket: whether it is that of a list of fields.
+        let mut open: Vec<bool> = Vec::new();
+        let mut rest = text.chars();
+        while let Some(char) = rest.next() {
+            match char {
+                '\n' => line += 1,
+                '"' => {
+                    key.clear();
+                    while let Some(char) = rest.next().filter(|char| *char != '"') {
+                        key.push(char);
+                        key.extend((char == '\\').then(|| rest.next()).flatten());
+                    }
+                }
+                '[' => open.push(key == "fields"),
+                '{' => {
+                    lines.extend((open.last() == Some(&true)).then_some(line));
+                    open.push(false);
+                }
+                ']' | '}' => {
+                    open.pop();
+                }
+                _ => {}
+            }
+        }
+        lines
+    }
+
+    /// A line of a diff is then one field, and readers see a record's fields one below the other.
+    #[test]
+    fn every_field_stands_on_a_line_of_its_own() {
+        assert_eq!(lines_of_fields("{\"fields\": [{\"a\": 1}, {\"b\":\n[{}]}]}"), [1, 1]);
+        let texts = schemas().into_iter().map(|info| (info.name, info.text)).chain(RELEASED);
+        for (name, text) in texts {
+            let lines = lines_of_fields(text);
+            assert!(lines.len() > 1, "{name}");
+            for pair in lines.windows(2) {
+                assert!(pair[0] < pair[1], "{name}.avsc puts two fields on line {}", pair[0]);
+            }
+        }
+    }
 }
