@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Imports point one way: `cli → app → {sink, source, ops} → {erp, kafka, schema, telemetry} →
-//! {config, board, metrics, http_client, fault, decimal, clock, text, crash}`. The two routes never
+//! {config, board, metrics, http_client, fault, decimal, clock, text, explanation, crash}`. The two routes never
 //! import each other; the simulator imports nothing of the client.
 
 mod app;
@@ -27,6 +27,7 @@ mod clock;
 mod config;
 mod crash;
 mod decimal;
+mod explanation;
 mod fault;
 mod http_client;
 mod metrics;
@@ -54,6 +55,9 @@ pub mod testing {
     pub mod decimal {
         pub use crate::decimal::Decimal;
     }
+    pub mod explanation {
+        pub use crate::explanation::Explanation;
+    }
     pub mod erp {
         pub use crate::erp::{Call, fuzz, page, record};
     }
@@ -63,8 +67,8 @@ pub mod testing {
     pub mod schema {
         pub use crate::schema::{
             Codec, CommandLine, CommandResult, CreateMode, CreateReturnOutbound, DecodeFault,
-            EntryKind, EnvelopeParts, FeedState, JournalEntry, Op, Outcome, Source, StateKind,
-            Subject, fuzz,
+            EntryKind, EnvelopeParts, ExplanationFields, FeedState, JournalEntry, Op, Outcome,
+            Source, StateKind, Subject, fuzz,
         };
     }
     pub mod simulator {

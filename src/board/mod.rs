@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use crate::clock::Moment;
+use crate::{clock::Moment, explanation::Explanation};
 
 pub(crate) use stories::Story;
 use stories::{Stories, Ways};
@@ -105,7 +105,19 @@ impl Board {
         outcome: &'static str,
         detail: Option<String>,
     ) {
-        self.lock().ways.step(pair, hop, outcome, detail);
+        self.lock().ways.step(pair, hop, outcome, detail, None);
+    }
+
+    /// As [`Board::step`], with what the outcome means.
+    pub(crate) fn explained_step(
+        &self,
+        pair: (&str, &str),
+        hop: &'static str,
+        outcome: &'static str,
+        explanation: &Explanation,
+    ) {
+        let [en, zh] = [explanation.en(), explanation.zh()].map(|text| Some(text.to_owned()));
+        self.lock().ways.step(pair, hop, outcome, en, zh);
     }
 
     /// The way of a command through this instance; `None` when it was not seen lately.

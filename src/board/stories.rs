@@ -84,6 +84,8 @@ struct Step {
     hop: &'static str,
     outcome: &'static str,
     detail: Option<String>,
+    /// The detail in Chinese, where it is an explanation of ours.
+    detail_zh: Option<String>,
 }
 
 /// The way of the last commands through the hops.
@@ -101,9 +103,10 @@ impl Ways {
         hop: &'static str,
         outcome: &'static str,
         detail: Option<String>,
+        detail_zh: Option<String>,
     ) {
         let pair = (pair.0.to_owned(), pair.1.to_owned());
-        let step = Step { at: Timestamp::now(), hop, outcome, detail };
+        let step = Step { at: Timestamp::now(), hop, outcome, detail, detail_zh };
         if let Some(steps) = self.by_pair.get_mut(&pair) {
             if steps.len() >= STEPS {
                 // The beginning says more than the middle.
@@ -125,7 +128,7 @@ impl Ways {
         let steps = self.by_pair.get(&(return_no.to_owned(), command_id.to_owned()))?;
         let steps: Vec<Value> = steps
             .iter()
-            .map(|step| json!({ "at": step.at.to_string(), "stage": step.hop, "result": step.outcome, "detail": step.detail }))
+            .map(|step| json!({ "at": step.at.to_string(), "stage": step.hop, "result": step.outcome, "detail": step.detail, "detail_zh": step.detail_zh }))
             .collect();
         Some(json!({ "return_no": return_no, "command_id": command_id, "steps": steps }))
     }
@@ -153,12 +156,12 @@ mod tests {
 
         let mut ways = Ways::default();
         for number in 0..=WAYS {
-            ways.step((&number.to_string(), "c"), "command", "command", None);
+            ways.step((&number.to_string(), "c"), "command", "command", None, None);
         }
         for _ in 0..100 {
-            ways.step(("7", "c"), "call", "unknown", Some("lost".into()));
+            ways.step(("7", "c"), "call", "unknown", Some("lost".into()), None);
         }
-        ways.step(("7", "c"), "settle", "CREATED", None);
+        ways.step(("7", "c"), "settle", "CREATED", None, None);
         assert!(
             ways.show("0", "c").is_none() && ways.by_pair.len() == WAYS && ways.order.len() == WAYS
         );

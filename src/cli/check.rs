@@ -406,7 +406,7 @@ fn fault_finding(call: Call, fault: &QueryFault) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cli::report::Level, erp::Refusal};
+    use crate::{cli::report::Level, erp::Refusal, explanation::Explanation};
 
     #[test]
     fn a_clock_that_is_off_is_a_warning_with_a_direction() {
@@ -426,7 +426,7 @@ mod tests {
         let refusal = Refusal {
             code: 1,
             message: "验证失败".to_owned(),
-            gloss: Some("wrong signature"),
+            explanation: Some(Explanation::new("wrong signature", "签名错误")),
             unapproved: false,
         };
         let finding = fault_finding(call, &QueryFault::Misconfigured { call, refusal });

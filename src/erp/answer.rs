@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::text::shortened;
+use crate::{explanation::Explanation, text::shortened};
 
 use super::{
     Answer, Call, NotExecuted, QueryFault, Refusal,
@@ -73,7 +73,7 @@ impl Context<'_> {
     }
 
     fn refusal(&self, row: Row, code: Option<i64>, mut message: String) -> (Meaning, Refusal) {
-        let (meaning, gloss) = judge(row);
+        let (meaning, explanation) = judge(row);
         if let (Row::Clock, Some(skew)) = (row, self.skew) {
             // The answer's own skew: the time it took is not in it by more than a second or so.
             let direction = if skew < 0 { "ahead of" } else { "behind" };
@@ -87,7 +87,7 @@ impl Context<'_> {
             Refusal {
                 code: code.unwrap_or(-1),
                 message,
-                gloss,
+                explanation,
                 unapproved: meaning == Meaning::Unapproved,
             },
         )
@@ -214,8 +214,9 @@ fn refused(
 /// A refusal in one clause.
 fn said(code: Option<i64>, refusal: &Refusal) -> String {
     let code = code.map_or_else(|| "no code".to_owned(), |code| format!("code {code}"));
-    let gloss = refusal.gloss.unwrap_or("not in the table of known answers");
-    format!("it answered with {code}: {} ({gloss})", refusal.message)
+    let explanation =
+        refusal.explanation.as_ref().map_or("not in the table of known answers", Explanation::en);
+    format!("it answered with {code}: {} ({explanation})", refusal.message)
 }
 
 /// A query's rows and count, before the client adds the times.
@@ -341,11 +342,11 @@ fn query_refused(
 /// What a query's HTTP status alone says; `None` for a success. (`createOrder` believes no status:
 /// see [`created`].)
 fn http_fault(call: Call, status: u16) -> Option<QueryFault> {
-    let misconfigured = |gloss| {
+    let misconfigured = |en: &'static str, zh: &'static str| {
         let refusal = Refusal {
             code: i64::from(status),
             message: format!("HTTP {status}"),
-            gloss: Some(gloss),
+            explanation: Some(Explanation::new(en, zh)),
             unapproved: false,
         };
         Some(QueryFault::Misconfigured { call, refusal })
@@ -354,14 +355,20 @@ fn http_fault(call: Call, status: u16) -> Option<QueryFault> {
         200..=299 => None,
         300..=399 => misconfigured(
             "a redirect, which is not followed: check the address in the configuration",
+            "服务器返回重定向，连接器不予跟随：请检查配置中的接口地址",
         ),
-        404 | 405 | 410 => {
-            misconfigured("nothing answers there: check the address in the configuration")
-        }
-        401 | 403 => misconfigured("access is denied before the ERP: check address and network"),
-        407 => {
-            misconfigured("the proxy asks for credentials: check the proxy in the configuration")
-        }
+        404 | 405 | 410 => misconfigured(
+            "nothing answers there: check the address in the configuration",
+            "该地址上没有接口：请检查配置中的接口地址",
+        ),
+        401 | 403 => misconfigured(
+            "access is denied before the ERP: check address and network",
+            "请求在到达旺店通之前就被拒绝：请检查接口地址和网络",
+        ),
+        407 => misconfigured(
+            "the proxy asks for credentials: check the proxy in the configuration",
+            "代理服务器要求身份验证：请检查配置中的代理",
+        ),
         429 => Some(QueryFault::Throttled { call, message: "HTTP 429".to_owned() }),
         _ => Some(QueryFault::Unusable { call, reason: format!("it answered HTTP {status}") }),
     }

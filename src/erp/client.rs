@@ -243,7 +243,7 @@ fn not_configured(call: Call) -> Refusal {
         "{section} is not configured, and {} needs it: give its url, account and secret",
         call.method()
     );
-    Refusal { code: -1, message, gloss: None, unapproved: false }
+    Refusal { code: -1, message, explanation: None, unapproved: false }
 }
 
 fn query_result(outcome: &Result<Page, QueryFault>) -> &'static str {

@@ -12,6 +12,7 @@ use crate::{
     clock::{Moment, Timestamp},
     config::Edition,
     decimal::Decimal,
+    explanation::Explanation,
 };
 
 /// The calls the connector makes; the quota counts each on its own.
@@ -187,8 +188,8 @@ pub struct Refusal {
     pub code: i64,
     /// The ERP's own text.
     pub message: String,
-    /// What it means, in English; `None` for a text the table does not know.
-    pub gloss: Option<&'static str>,
+    /// What it means; `None` for a text the table does not know.
+    pub explanation: Option<Explanation>,
     /// The return is not approved yet: the same command may succeed later.
     pub unapproved: bool,
 }
@@ -215,7 +216,7 @@ pub enum QueryFault {
     #[error("the ERP gave no usable answer to {call:?}: {reason}")]
     Unusable { call: Call, reason: String },
     /// Account, signature, clock, address or permission.
-    #[error("the ERP refuses {call:?} with {}: {}{}", .refusal.code, .refusal.message, .refusal.gloss.map(|gloss| format!(" ({gloss})")).unwrap_or_default())]
+    #[error("the ERP refuses {call:?} with {}: {}{}", .refusal.code, .refusal.message, .refusal.explanation.as_ref().map(|explanation| format!(" ({})", explanation.en())).unwrap_or_default())]
     Misconfigured { call: Call, refusal: Refusal },
     /// The query itself is wrong (window, paging, filter): a defect of the connector or of the
     /// filters.

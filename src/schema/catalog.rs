@@ -201,8 +201,8 @@ mod tests {
             fingerprints,
             [
                 ("CreateReturnOutbound", 0x283e_6f2f_4abc_fab2),
-                ("CommandResult", 0xf713_27f9_ceab_6b2e),
-                ("JournalEntry", 0x18b8_b94f_94ad_fa5c),
+                ("CommandResult", 0x8fba_6812_68a3_1a1f),
+                ("JournalEntry", 0x7c56_4ae8_d242_a5ec),
                 ("FeedState", 0xa70f_31be_fc96_0670),
                 ("PurchaseReturn", 0xf852_08df_dbe7_3f77),
                 ("ReturnOutbound", 0x4502_259c_12fd_894d),

@@ -23,9 +23,10 @@ use crate::{
     config::{Edition, Feed},
     decimal::Decimal,
     erp::record,
+    explanation::Explanation,
     schema::{
-        Checkpoint, CommandLine, CreateMode, EntryKind, Op, Outcome, Source, StateKind,
-        datum::put_long, learnt::MAX_LEARNT, schemas,
+        Checkpoint, CommandLine, CreateMode, EntryKind, ExplanationFields, Op, Outcome, Source,
+        StateKind, datum::put_long, learnt::MAX_LEARNT, schemas,
     },
 };
 
@@ -50,6 +51,9 @@ impl Dice {
     }
     fn option(&mut self) -> Option<String> {
         self.maybe(Self::text)
+    }
+    fn explanation(&mut self) -> ExplanationFields {
+        self.maybe(|dice| Explanation::new(dice.text(), dice.text())).into()
     }
     fn texts(&mut self) -> Vec<String> {
         (0..self.roll() % 4).map(|_| self.text()).collect()
@@ -113,7 +117,8 @@ impl Dice {
             outbound_no: self.option(),
             erp_code: self.maybe(Self::long),
             erp_message: self.option(),
-            gloss: self.option(),
+            explanation: self.explanation(),
+            warning: self.option(),
             violations: self.texts(),
             candidates: self.texts(),
             attempts: self.int(),
@@ -148,7 +153,8 @@ impl Dice {
             outbound_no: self.option(),
             erp_code: self.maybe(Self::long),
             erp_message: self.option(),
-            gloss: self.option(),
+            explanation: self.explanation(),
+            warning: self.option(),
             candidates: self.texts(),
             recovered: self.flag(),
             resolved: self.flag(),
@@ -156,6 +162,7 @@ impl Dice {
             last_attempt_at: self.when(),
             nonce: self.option(),
             partitions: self.maybe(Self::int),
+            refusals: self.int(),
         }
     }
     fn feed_state(&mut self) -> FeedState {

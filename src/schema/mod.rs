@@ -22,8 +22,8 @@ pub use codec::{Codec, DecodeFault};
 pub(crate) use codec::{LearnFault, SchemaFault};
 pub(crate) use model::Checkpoint;
 pub use model::{
-    CommandLine, CommandResult, CreateMode, CreateReturnOutbound, EntryKind, FeedState,
-    JournalEntry, Outcome, Source, StateKind,
+    CommandLine, CommandResult, CreateMode, CreateReturnOutbound, EntryKind, ExplanationFields,
+    FeedState, JournalEntry, Outcome, Source, StateKind,
 };
 pub(crate) use standing::{Standing, register, standing};
 pub use subject::{EnvelopeParts, Op, Subject};

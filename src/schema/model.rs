@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{clock::Timestamp, decimal::Decimal};
+use crate::{clock::Timestamp, decimal::Decimal, explanation::Explanation};
 
 use super::datum::{avro_enum, avro_record};
 
@@ -97,6 +97,46 @@ impl Outcome {
     }
 }
 
+/// The fields `explanation` and `explanation_zh` of a value: what the ERP's text, or our reason,
+/// means. Both are filled or neither is, unless another program wrote the value.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ExplanationFields {
+    explanation: Option<String>,
+    explanation_zh: Option<String>,
+}
+
+impl ExplanationFields {
+    /// In English.
+    #[must_use]
+    pub fn en(&self) -> Option<&str> {
+        self.explanation.as_deref()
+    }
+
+    /// In Chinese.
+    #[must_use]
+    pub fn zh(&self) -> Option<&str> {
+        self.explanation_zh.as_deref()
+    }
+
+    /// Both languages, where both are there.
+    #[must_use]
+    pub fn both(&self) -> Option<Explanation> {
+        Some(Explanation::new(self.en()?.to_owned(), self.zh()?.to_owned()))
+    }
+}
+
+impl From<Explanation> for ExplanationFields {
+    fn from(both: Explanation) -> Self {
+        Self { explanation: Some(both.en().to_owned()), explanation_zh: Some(both.zh().to_owned()) }
+    }
+}
+
+impl From<Option<Explanation>> for ExplanationFields {
+    fn from(both: Option<Explanation>) -> Self {
+        both.map(Self::from).unwrap_or_default()
+    }
+}
+
 /// `schemas/CommandResult.avsc`: one per delivered record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandResult {
@@ -106,8 +146,9 @@ pub struct CommandResult {
     pub outbound_no: Option<String>,
     pub erp_code: Option<i64>,
     pub erp_message: Option<String>,
-    /// What the ERP's text, or our reason, means, in English.
-    pub gloss: Option<String>,
+    #[serde(flatten)]
+    pub explanation: ExplanationFields,
+    pub warning: Option<String>,
     pub violations: Vec<String>,
     /// Order numbers a person has to look at: several found, or suspects without marker.
     pub candidates: Vec<String>,
@@ -154,6 +195,8 @@ pub struct JournalEntry {
     pub marker: String,
     /// Number of the attempt this intent allows, from 1.
     pub attempt: i32,
+    /// Unlisted refusals the ERP has answered for this command so far.
+    pub refusals: i32,
     /// send-by + call time-out + settle time as the writer was configured, in milliseconds.
     pub bound_ms: i64,
     /// When the first intent of this command was written.
@@ -168,7 +211,9 @@ pub struct JournalEntry {
     pub outbound_no: Option<String>,
     pub erp_code: Option<i64>,
     pub erp_message: Option<String>,
-    pub gloss: Option<String>,
+    #[serde(flatten)]
+    pub explanation: ExplanationFields,
+    pub warning: Option<String>,
     pub candidates: Vec<String>,
     pub recovered: bool,
     pub resolved: bool,
@@ -302,6 +347,8 @@ avro_record!(CommandLine {
     defect,
     remark
 });
+// Not a record of its own: a record's datum is that of its fields, one behind the other.
+avro_record!(ExplanationFields { explanation, explanation_zh });
 avro_record!(CommandResult {
     command_id,
     return_no,
@@ -309,7 +356,8 @@ avro_record!(CommandResult {
     outbound_no,
     erp_code,
     erp_message,
-    gloss,
+    explanation,
+    warning,
     violations,
     candidates,
     attempts,
@@ -332,6 +380,7 @@ avro_record!(JournalEntry {
     fingerprint,
     marker,
     attempt,
+    refusals,
     bound_ms,
     first_intent_at,
     written_at,
@@ -341,7 +390,8 @@ avro_record!(JournalEntry {
     outbound_no,
     erp_code,
     erp_message,
-    gloss,
+    explanation,
+    warning,
     candidates,
     recovered,
     resolved,

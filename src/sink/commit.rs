@@ -312,7 +312,9 @@ impl Engine<'_> {
                     let remark = remark_as_sent(&slot.life.marker, command.remark.as_deref());
                     let settled = recorded.unwrap_or(&entry);
                     letter = Some(doubt_letter(names, &ready.record, settled, &remark, connector));
-                    tale.death = Some((Death::InDoubt, doubt_reason(settled)));
+                    let reason = doubt_reason(settled);
+                    tale.death = Some((Death::InDoubt, reason.en().to_owned()));
+                    tale.death_zh = Some(reason.zh().to_owned());
                 }
                 tale.result = Some(result);
             }

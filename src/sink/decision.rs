@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::Timestamp,
+    explanation::Explanation,
     kafka::Delivered,
     schema::{EntryKind, JournalEntry, Outcome},
 };
@@ -138,21 +139,27 @@ impl Decision {
                 self.version, entry.version
             ));
         }
-        let (outcome, outbound_no, candidates, gloss) = match &self.verdict {
+        let (outcome, outbound_no, candidates, explanation) = match &self.verdict {
             Verdict::Created(order) => (
                 Outcome::Created,
                 Some(order.clone()),
                 Vec::new(),
-                format!("{} decided that this order is the command's", self.by),
+                Explanation::new(
+                    format!("{} decided that this order is the command's", self.by),
+                    format!("{} 判定此出库单属于该指令", self.by),
+                ),
             ),
             // The candidates stay: a replay must not suspect again what the person has looked at.
             Verdict::NotCreated => (
                 Outcome::Rejected,
                 None,
                 entry.candidates.clone(),
-                format!(
-                    "{} decided that no order was created; replay the dead letter to have it created",
-                    self.by
+                Explanation::new(
+                    format!(
+                        "{} decided that no order was created; replay the dead letter to have it created",
+                        self.by
+                    ),
+                    format!("{} 判定未创建出库单；如需创建，请重新发送其死信", self.by),
                 ),
             ),
         };
@@ -161,7 +168,7 @@ impl Decision {
             outcome: Some(outcome),
             outbound_no,
             candidates,
-            gloss: Some(gloss),
+            explanation: explanation.into(),
             recovered: false,
             resolved: true,
             written_at: decided_at,

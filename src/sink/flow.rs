@@ -337,7 +337,11 @@ impl Engine<'_> {
                     "the ERP refuses createOrder with {}: {}{}",
                     refusal.code,
                     refusal.message,
-                    refusal.gloss.map(|gloss| format!(" ({gloss})")).unwrap_or_default()
+                    refusal
+                        .explanation
+                        .as_ref()
+                        .map(|explanation| format!(" ({})", explanation.en()))
+                        .unwrap_or_default()
                 );
                 self.breaker.misconfigured(&reason, now);
             }

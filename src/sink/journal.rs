@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::{
     clock::{Moment, Timestamp},
     erp::{Answer, NotExecuted, Refusal},
+    explanation::Explanation,
     schema::{EntryKind, JournalEntry, Outcome},
 };
 
@@ -209,6 +210,8 @@ pub(super) struct Life {
     pub attempt: u32,
     /// Unknown answers that count against `max_attempts`.
     pub counted: u32,
+    /// Unlisted refusals so far, as the journal has them.
+    pub refusals: i32,
     pub first_intent_at: Option<Timestamp>,
     pub first_attempt_at: Option<Timestamp>,
     pub last_attempt_at: Option<Timestamp>,
@@ -284,7 +287,7 @@ pub(super) struct Ending {
     pub outbound_no: Option<String>,
     pub refusal: Option<Refusal>,
     /// Why a person must decide.
-    pub reason: Option<String>,
+    pub reason: Option<Explanation>,
     pub candidates: Vec<String>,
     pub recovered: bool,
 }
@@ -312,7 +315,7 @@ impl Ending {
         }
     }
 
-    fn in_doubt(reason: String, candidates: Vec<String>) -> Self {
+    fn in_doubt(reason: Explanation, candidates: Vec<String>) -> Self {
         Self {
             outcome: Outcome::InDoubt,
             outbound_no: None,
@@ -372,6 +375,7 @@ impl Life {
             version: 0,
             attempt: 0,
             counted: 0,
+            refusals: 0,
             first_intent_at: None,
             first_attempt_at: None,
             last_attempt_at: None,
@@ -393,6 +397,7 @@ impl Life {
             attempt,
             // A crash is no unknown answer; the attempts before this one were.
             counted: attempt.saturating_sub(1),
+            refusals: entry.refusals,
             first_intent_at: entry.first_intent_at,
             first_attempt_at: entry.first_attempt_at,
             last_attempt_at: entry.last_attempt_at,
@@ -497,14 +502,19 @@ impl Life {
                 (_, last) => {
                     orders.extend(last);
                     Step::Settle(Ending::in_doubt(
-                        "several outbound orders carry this command's marker; keep one and cancel the others in the ERP".into(),
+                        Explanation::new(
+                            "several outbound orders carry this command's marker; keep one and cancel the others in the ERP",
+                            "多张出库单带有此指令的标记；请在旺店通中保留一张，取消其余",
+                        ),
                         orders,
                     ))
                 }
             },
             Finding::Suspects(orders) => Step::Settle(Ending::in_doubt(
-                "an outbound order without marker was created after this command's intent; compare it in the ERP and resolve the command"
-                    .into(),
+                Explanation::new(
+                    "an outbound order without marker was created after this command's intent; compare it in the ERP and resolve the command",
+                    "此指令写入意图之后，出现了一张不带标记的出库单；请在旺店通中核对后裁决此指令",
+                ),
                 orders,
             )),
             Finding::Failed(reason) => failed(&mut doubt, &reason, sight, timing),
@@ -526,8 +536,10 @@ impl Life {
     ) -> Step {
         if doubt.repeated {
             return Step::Settle(Ending::in_doubt(
-                "still no outbound order carries this command's marker; a person must decide"
-                    .into(),
+                Explanation::new(
+                    "still no outbound order carries this command's marker; a person must decide",
+                    "仍未找到带有此指令标记的出库单；需要人工裁决",
+                ),
                 Vec::new(),
             ));
         }
@@ -540,7 +552,10 @@ impl Life {
             let until = since.plus(timing.lookup_timeout);
             if sight.now >= until {
                 return Step::Settle(Ending::in_doubt(
-                    "look-ups have never shown one of our markers in this warehouse, so absence proves nothing; check the appkey's warehouse permission and resolve the command".into(),
+                    Explanation::new(
+                        "look-ups have never shown one of our markers in this warehouse, so absence proves nothing; check the appkey's warehouse permission and resolve the command",
+                        "在此仓库从未查到过带有本连接器标记的出库单，所以查不到并不说明没有创建；请检查 appkey 的仓库权限，然后裁决此指令",
+                    ),
                     Vec::new(),
                 ));
             }
@@ -554,9 +569,15 @@ impl Life {
         }
         if self.counted >= timing.max_attempts {
             return Step::Settle(Ending::in_doubt(
-                format!(
-                    "{} attempts ended without an answer and no outbound order is found; check the ERP and resolve the command",
-                    self.counted
+                Explanation::new(
+                    format!(
+                        "{} attempts ended without an answer and no outbound order is found; check the ERP and resolve the command",
+                        self.counted
+                    ),
+                    format!(
+                        "{} 次调用均未得到明确答复，也未找到出库单；请在旺店通中核对后裁决此指令",
+                        self.counted
+                    ),
                 ),
                 Vec::new(),
             ));
@@ -574,8 +595,11 @@ fn failed(doubt: &mut Doubt, reason: &str, sight: Sight, timing: &Timing) -> Ste
     let since = *doubt.failing_since.get_or_insert(sight.now);
     if sight.now >= since.plus(timing.lookup_timeout) {
         return Step::Settle(Ending::in_doubt(
-            format!(
-                "the ERP could not be asked about this command for too long ({reason}); check the ERP and resolve the command"
+            Explanation::new(
+                format!(
+                    "the ERP could not be asked about this command for too long ({reason}); check the ERP and resolve the command"
+                ),
+                format!("长时间无法向旺店通查询此指令（{reason}）；请在旺店通中核对后裁决此指令"),
             ),
             Vec::new(),
         ));
@@ -652,7 +676,7 @@ mod tests {
     }
 
     fn refusal() -> Refusal {
-        Refusal { code: 100, message: "no".into(), gloss: None, unapproved: false }
+        Refusal { code: 100, message: "no".into(), explanation: None, unapproved: false }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::{
     clock::Timestamp,
+    explanation::Explanation,
     kafka::{Delivered, Outgoing, tool::Seen},
     schema::JournalEntry,
     text::shortened,
@@ -202,13 +203,18 @@ pub(crate) fn dead_letter(
 
 /// Why a person has to decide, in one line.
 #[must_use]
-pub(crate) fn doubt_reason(entry: &JournalEntry) -> String {
-    let orders =
-        if entry.candidates.is_empty() { "none".to_owned() } else { entry.candidates.join(", ") };
-    format!(
-        "{} [marker {}, orders {orders}]",
-        entry.gloss.as_deref().unwrap_or("in doubt"),
-        entry.marker
+pub(crate) fn doubt_reason(entry: &JournalEntry) -> Explanation {
+    let (marker, explanation) = (&entry.marker, &entry.explanation);
+    let orders = |none: &str| {
+        if entry.candidates.is_empty() { none.to_owned() } else { entry.candidates.join(", ") }
+    };
+    Explanation::new(
+        format!(
+            "{} [marker {marker}, orders {}]",
+            explanation.en().unwrap_or("in doubt"),
+            orders("none")
+        ),
+        format!("{} [标记 {marker}，出库单 {}]", explanation.zh().unwrap_or("存疑"), orders("无")),
     )
 }
 
@@ -222,7 +228,8 @@ pub(crate) fn doubt_letter(
     remark: &str,
     connector: &str,
 ) -> Outgoing {
-    let mut letter = dead_letter(names, record, Death::InDoubt, &doubt_reason(entry), connector);
+    let mut letter =
+        dead_letter(names, record, Death::InDoubt, doubt_reason(entry).en(), connector);
     let facts = serde_json::json!({
         "return_no": entry.return_no,
         "command_id": entry.command_id,
@@ -230,6 +237,10 @@ pub(crate) fn doubt_letter(
         "marker": entry.marker,
         "remark_as_sent": remark,
         "candidates": entry.candidates,
+        "explanation": entry.explanation.en(),
+        "explanation_zh": entry.explanation.zh(),
+        "erp_code": entry.erp_code,
+        "erp_message": entry.erp_message,
         "attempts": entry.attempt,
         "first_intent_at": entry.first_intent_at.map(|at| at.to_string()),
         "last_attempt_at": entry.last_attempt_at.map(|at| at.to_string()),
@@ -498,7 +509,7 @@ mod tests {
         let entry = JournalEntry {
             marker: "#M".into(),
             candidates: vec!["CK1".into(), "CK2".into()],
-            gloss: Some("why".into()),
+            explanation: Explanation::new("why", "原因").into(),
             version: 4,
             ..bare_entry(EntryKind::Outcome, 3, "W1", Timestamp(1))
         };
@@ -510,6 +521,11 @@ mod tests {
             (facts["remark_as_sent"].as_str(), facts["version"].as_i64()),
             (Some("#M remark"), Some(4))
         );
+        assert_eq!(
+            (facts["explanation"].as_str(), facts["explanation_zh"].as_str()),
+            (Some("why"), Some("原因"))
+        );
+        assert_eq!(doubt_reason(&entry).zh(), "原因 [标记 #M，出库单 CK1, CK2]");
         let reason = header(&letter, "__connect.errors.exception.message").pop().unwrap().unwrap();
         assert_eq!(String::from_utf8(reason).unwrap(), "why [marker #M, orders CK1, CK2]");
     }

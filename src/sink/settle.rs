@@ -5,8 +5,11 @@ use std::sync::Arc;
 use crate::{
     clock::{Timestamp, millis},
     config::Topics,
+    explanation::Explanation,
     kafka::{Delivered, Outgoing},
-    schema::{Codec, CommandResult, EntryKind, JournalEntry, Outcome, SchemaFault},
+    schema::{
+        Codec, CommandResult, EntryKind, ExplanationFields, JournalEntry, Outcome, SchemaFault,
+    },
 };
 
 use super::journal::{Ending, Life, Timing};
@@ -82,18 +85,17 @@ pub(super) fn outcome_entry(
         outbound_no: ending.outbound_no.clone(),
         erp_code: ending.refusal.as_ref().map(|refusal| refusal.code),
         erp_message: ending.refusal.as_ref().map(|refusal| refusal.message.clone()),
-        gloss: gloss(ending),
+        explanation: explanation(ending).into(),
         candidates: ending.candidates.clone(),
         recovered: ending.recovered,
         ..entry(life, key, warehouse_no, written_at)
     }
 }
 
-fn gloss(ending: &Ending) -> Option<String> {
-    ending
-        .reason
-        .clone()
-        .or_else(|| ending.refusal.as_ref().and_then(|refusal| refusal.gloss).map(str::to_owned))
+/// Why a person must decide, or what the ERP's text means.
+fn explanation(ending: &Ending) -> Option<Explanation> {
+    let of_refusal = || ending.refusal.as_ref()?.explanation.clone();
+    ending.reason.clone().or_else(of_refusal)
 }
 
 fn entry(
@@ -111,6 +113,7 @@ fn entry(
         fingerprint: life.fingerprint.to_vec(),
         marker: life.marker.clone(),
         attempt: i32::try_from(life.attempt).unwrap_or(i32::MAX),
+        refusals: life.refusals,
         bound_ms: 0,
         first_intent_at: life.first_intent_at,
         written_at,
@@ -120,7 +123,8 @@ fn entry(
         outbound_no: None,
         erp_code: None,
         erp_message: None,
-        gloss: None,
+        explanation: ExplanationFields::default(),
+        warning: None,
         candidates: Vec::new(),
         recovered: false,
         resolved: false,
@@ -148,6 +152,7 @@ pub(super) fn bare_entry(
         fingerprint: Vec::new(),
         marker: String::new(),
         attempt: 0,
+        refusals: 0,
         bound_ms: 0,
         first_intent_at: None,
         written_at,
@@ -157,7 +162,8 @@ pub(super) fn bare_entry(
         outbound_no: None,
         erp_code: None,
         erp_message: None,
-        gloss: None,
+        explanation: ExplanationFields::default(),
+        warning: None,
         candidates: Vec::new(),
         recovered: false,
         resolved: false,
@@ -191,7 +197,8 @@ pub(super) fn result_of(
         outbound_no: entry.outbound_no.clone(),
         erp_code: entry.erp_code,
         erp_message: entry.erp_message.clone(),
-        gloss: entry.gloss.clone(),
+        explanation: entry.explanation.clone(),
+        warning: entry.warning.clone(),
         violations: Vec::new(),
         candidates: entry.candidates.clone(),
         attempts: entry.attempt,
@@ -222,7 +229,8 @@ pub(super) fn result_without_entry(
         outbound_no: None,
         erp_code: None,
         erp_message: None,
-        gloss: None,
+        explanation: ExplanationFields::default(),
+        warning: None,
         violations,
         candidates: Vec::new(),
         attempts: 0,

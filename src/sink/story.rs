@@ -8,7 +8,7 @@ use crate::{
     clock::Moment,
     erp::{Answer, Call},
     metrics::Hop,
-    schema::{CommandResult, CreateReturnOutbound},
+    schema::{CommandResult, CreateReturnOutbound, Outcome},
     text::shortened,
 };
 
@@ -124,6 +124,8 @@ impl Asked {
 pub(super) struct Tale {
     pub result: Option<CommandResult>,
     pub death: Option<(Death, String)>,
+    /// The dead letter's reason in Chinese, where there is one.
+    pub death_zh: Option<String>,
 }
 
 impl Engine<'_> {
@@ -144,17 +146,21 @@ impl Engine<'_> {
         let board = &self.parts.board;
         if let Some(result) = &tale.result {
             let pair = (result.return_no.as_str(), result.command_id.as_str());
-            let detail = result
-                .outbound_no
-                .clone()
-                .or_else(|| result.erp_message.clone())
-                .or_else(|| result.gloss.clone());
-            self.passed(pair, Hop::Settle, result.outcome.name(), detail);
+            self.parts.metrics.hop(Hop::Settle, result.outcome.name());
+            // What the ERP said last about a command in doubt is not why a person must decide.
+            let words = result.erp_message.as_ref().filter(|_| result.outcome != Outcome::InDoubt);
+            let detail = result.outbound_no.as_ref().or(words).cloned();
+            let (hop, outcome) = (Hop::Settle.name(), result.outcome.name());
+            match result.explanation.both().filter(|_| detail.is_none()) {
+                Some(explanation) => board.explained_step(pair, hop, outcome, &explanation),
+                None => board.step(pair, hop, outcome, detail),
+            }
             board.tell(
                 Story::Result,
                 json!({
                     "return_no": result.return_no, "command_id": result.command_id, "outcome": result.outcome.name(),
-                    "outbound_no": result.outbound_no, "erp_code": result.erp_code, "erp_message": result.erp_message, "gloss": result.gloss,
+                    "outbound_no": result.outbound_no, "erp_code": result.erp_code, "erp_message": result.erp_message,
+                    "explanation": result.explanation.en(), "explanation_zh": result.explanation.zh(), "warning": result.warning,
                     "violations": result.violations, "candidates": result.candidates, "attempts": result.attempts,
                     "recovered": result.recovered, "duplicate": result.duplicate, "resolved": result.resolved,
                     "took_ms": crate::clock::millis(ready.received.until(now)),
@@ -175,6 +181,7 @@ impl Engine<'_> {
                 Story::DeadLetter,
                 json!({
                     "route": "commands", "reason": death.label(), "detail": shortened(reason, 1000),
+                    "detail_zh": tale.death_zh.as_deref().map(|reason| shortened(reason, 1000)),
                     "key": ready.record.key.as_deref().map(|key| shortened(&String::from_utf8_lossy(key), 255)),
                     "partition": ready.lease.partition, "offset": ready.record.offset,
                 }),

@@ -1,6 +1,8 @@
 //! The table of bad input, row by row; after each the stream goes on.
 
-use wdt_connector::testing::schema::{CommandResult, CreateReturnOutbound, Outcome};
+use wdt_connector::testing::schema::{
+    CommandResult, CreateReturnOutbound, ExplanationFields, Outcome,
+};
 
 use crate::kit::{
     commands::{avro, command, json_bytes, line},
@@ -226,9 +228,10 @@ fn what_the_erp_refuses_is_rejected_with_its_own_words() {
         result.erp_message.as_deref().is_some_and(|text| text.contains("采购退货单不存在")),
         "{result:?}"
     );
-    assert!(
-        result.gloss.as_deref().is_some_and(|text| text.is_ascii() && !text.is_empty()),
-        "{result:?}"
+    let explanation = result.explanation.both().unwrap_or_else(|| panic!("{result:?}"));
+    assert_eq!(
+        (explanation.en(), explanation.zh()),
+        ("there is no such purchase return", "采购退货单不存在")
     );
     assert!(letters.is_empty(), "a refusal is no dead letter: {letters:?}");
 }
@@ -241,7 +244,8 @@ fn a_result() -> CommandResult {
         outbound_no: None,
         erp_code: None,
         erp_message: None,
-        gloss: None,
+        explanation: ExplanationFields::default(),
+        warning: None,
         violations: Vec::new(),
         candidates: Vec::new(),
         attempts: 1,

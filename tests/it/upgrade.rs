@@ -53,6 +53,7 @@ fn a_journal_of_the_previous_version_is_restored() {
         (Outcome::Created, true, Some("CK-KEPT-1"), 1),
         "{settled:?}"
     );
+    assert_eq!(settled.warning.as_deref(), Some("创建成功，但推送仓库失败"), "{settled:?}");
     let open = of("open");
     assert_eq!(
         (open.outcome, open.duplicate, open.attempts),

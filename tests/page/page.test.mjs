@@ -159,7 +159,10 @@ test("every state is shown, and nothing of it becomes markup", async (t) => {
   assert.equal(doubts.length, 2);
   assert.match(doubts[0], /TH9.*nothing to do/);
   assert.match(doubts[1], /CK7, CK8; then decide: wdt-connector commands resolve/);
-  assert.match((await page.locator("#dead_letters tbody tr").allTextContents())[0], /undecodable.*2:17/);
+  const letters = await page.locator("#dead_letters tbody tr").allTextContents();
+  assert.match(letters[0], /undecodable.*2:17/);
+  assert.match(letters[1], /why it is in doubt/);
+  assert.match((await page.locator("#results tbody tr").allTextContents())[0], /several orders carry the marker/);
   assert.equal(await figure(page, "commands topic").textContent(), "4,321");
   assert.equal(await page.locator("progress").evaluate((bar) => bar.value), 37.5);
   assert.equal(await page.locator("#charts figure").count(), 6);
@@ -213,6 +216,9 @@ test("in Chinese for those who read it, dark for those who like it", async (t) =
   assert.equal(await page.getAttribute("html", "lang"), "zh-CN");
   for (const name of ["指令路线", "采购退货单变更", "退货出库单变更", "存疑指令", "死信", "最近十分钟", "最近结果"]) await page.getByRole("heading", { name, exact: true }).waitFor();
   await page.locator(".pill", { hasText: "熔断器断开" }).waitFor();
+  await page.locator("#results td", { hasText: "多张出库单带有标记" }).waitFor();
+  assert.equal(await page.locator("#results td", { hasText: "several orders" }).count(), 0);
+  await page.locator("#dead_letters td", { hasText: "存疑的原因" }).waitFor();
   assert.ok(!/[a-z]{4,}/.test((await page.locator("h2, button, label").allTextContents()).join(" ").replaceAll(/c-\d+/g, "")), "an English word is left");
   await page.locator("#charts svg").first().waitFor();
   await shot(page, "troubled-zh-dark");

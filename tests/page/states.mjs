@@ -6,7 +6,7 @@ const feed = (more) => ({
   windows: 12, rows: 3456, unchanged: 3000, events: 456, dead_letters: 0, calls: 34, progress: null, backfill: null, clock_skew_ms: -120, latest_late_row_ms: null, advice: null, error: null, ...more,
 });
 const result = (seq, more) => ({
-  seq, at: "2026-11-24T08:00:01.000Z", return_no: `TH${seq}`, command_id: `c-${seq}`, outcome: "CREATED", outbound_no: `CK${seq}`, erp_code: null, erp_message: null, gloss: null,
+  seq, at: "2026-11-24T08:00:01.000Z", return_no: `TH${seq}`, command_id: `c-${seq}`, outcome: "CREATED", outbound_no: `CK${seq}`, erp_code: null, erp_message: null, explanation: null, explanation_zh: null, warning: null,
   violations: [], candidates: [], attempts: 1, recovered: false, duplicate: false, resolved: false, took_ms: 420, partition: 0, offset: seq, ...more,
 });
 
@@ -29,12 +29,15 @@ export const troubled = {
   },
   recent: {
     results: [
-      result(3, { outcome: "IN_DOUBT", outbound_no: null, candidates: ["CK7", "CK8"], gloss: "several orders carry the marker" }),
+      result(3, { outcome: "IN_DOUBT", outbound_no: null, candidates: ["CK7", "CK8"], explanation: "several orders carry the marker", explanation_zh: "多张出库单带有标记" }),
       result(2, { outcome: "INVALID", outbound_no: null, violations: [`warehouse_no ${HOSTILE}`] }),
       result(1, { recovered: true }),
     ],
     changes: [{ seq: 4, at: "2026-11-24T08:00:02.000Z", feed: "return_outbounds", pass: "live", op: "u", id: "77", number: HOSTILE, status: 110, return_no: "TH1", modified: "2026-11-24T07:59:00.000Z" }],
-    dead_letters: [{ seq: 5, at: "2026-11-24T08:00:03.000Z", route: "commands", reason: "undecodable", detail: `no Avro: ${HOSTILE}`, key: HOSTILE, partition: 2, offset: 17 }],
+    dead_letters: [
+      { seq: 5, at: "2026-11-24T08:00:03.000Z", route: "commands", reason: "undecodable", detail: `no Avro: ${HOSTILE}`, key: HOSTILE, partition: 2, offset: 17 },
+      { seq: 7, at: "2026-11-24T08:00:02.000Z", route: "commands", reason: "in_doubt", detail: "why it is in doubt", detail_zh: "存疑的原因", key: "TH3", partition: 2, offset: 16 },
+    ],
     notices: [{ seq: 6, at: "2026-11-24T08:00:04.000Z", kind: "reload", text: HOSTILE }],
   },
 };

@@ -99,7 +99,7 @@ pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Res
         memory::table(&["RETURN", "COMMAND", "STATE", "SINCE", "TRIES", "ORDERS", "WHY"]);
     for entry in &found {
         let orders = entry.outbound_no.clone().unwrap_or_else(|| entry.candidates.join(" "));
-        let why = entry.gloss.as_deref().or(entry.erp_message.as_deref()).unwrap_or_default();
+        let why = entry.explanation.en().or(entry.erp_message.as_deref()).unwrap_or_default();
         table.add_row([
             entry.return_no.as_str(),
             entry.command_id.as_str(),

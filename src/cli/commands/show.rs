@@ -118,7 +118,7 @@ fn print(args: &Args, found: &Found) {
             row("since", &entry.written_at.to_string());
             row("order", entry.outbound_no.as_deref().unwrap_or_default());
             row("candidates", &entry.candidates.join(", "));
-            row("why", entry.gloss.as_deref().unwrap_or_default());
+            row("explanation", entry.explanation.en().unwrap_or_default());
             row(
                 "ERP says",
                 &entry
@@ -127,6 +127,7 @@ fn print(args: &Args, found: &Found) {
                     .map(|text| format!("{} {text}", entry.erp_code.unwrap_or_default()))
                     .unwrap_or_default(),
             );
+            row("warning", entry.warning.as_deref().unwrap_or_default());
             row("warehouse", &entry.warehouse_no);
             row("marker", &entry.marker);
             row("attempts", &entry.attempt.to_string());
@@ -170,7 +171,8 @@ fn print(args: &Args, found: &Found) {
         let detail = [
             result.outbound_no.clone().unwrap_or_default(),
             marks.join(" "),
-            result.gloss.clone().unwrap_or_default(),
+            result.explanation.en().unwrap_or_default().to_owned(),
+            result.warning.clone().unwrap_or_default(),
             result.violations.join("; "),
         ]
         .into_iter()

@@ -156,7 +156,7 @@ impl Collector {
             }
             (Outcome::InDoubt, ..) => Some((
                 "in_doubt",
-                format!("{of} needs a person: {}", result.gloss.clone().unwrap_or_default()),
+                format!("{of} needs a person: {}", result.explanation.en().unwrap_or_default()),
             )),
             (Outcome::Expired, ..) => None,
         };

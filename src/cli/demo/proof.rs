@@ -218,7 +218,7 @@ fn nothing_twice(evidence: &Evidence) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Timestamp;
+    use crate::{clock::Timestamp, schema::ExplanationFields};
 
     fn result(offset: i64, id: &str, outcome: Outcome, order: Option<&str>) -> CommandResult {
         CommandResult {
@@ -228,7 +228,8 @@ mod tests {
             outbound_no: order.map(str::to_owned),
             erp_code: None,
             erp_message: None,
-            gloss: None,
+            explanation: ExplanationFields::default(),
+            warning: None,
             violations: Vec::new(),
             candidates: Vec::new(),
             attempts: 1,

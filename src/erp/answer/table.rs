@@ -1,7 +1,7 @@
 //! The error table of `erp/contract.md`: codes and texts to a [`Row`], and every row's meaning as
 //! one exhaustive match, [`judge`].
 
-use crate::erp::quota::Limit;
+use crate::{erp::quota::Limit, explanation::Explanation};
 
 /// The rows of the table of errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,51 +48,89 @@ pub(super) enum Meaning {
     Unseen,
 }
 
-/// The table: every row's meaning and its text in English.
-pub(super) fn judge(row: Row) -> (Meaning, Option<&'static str>) {
+/// The table: every row's meaning and its explanation.
+pub(super) fn judge(row: Row) -> (Meaning, Option<Explanation>) {
     use Meaning::{Ambiguous, Misconfigured, Rejected, Throttled, Unapproved, Unseen};
-    let (meaning, gloss) = match row {
-        Row::FrequencyQuota => {
-            (Throttled(Limit::Frequency), "more calls a minute than the ERP allows")
-        }
-        Row::ConcurrencyQuota => {
-            (Throttled(Limit::Concurrency), "more calls at once than the ERP allows")
-        }
-        Row::Account => (Misconfigured, "wrong account or signature: check sid, key and secret"),
-        Row::Arguments => (Rejected, "the call's arguments have the wrong number or type"),
+    let (meaning, en, zh) = match row {
+        Row::FrequencyQuota => (
+            Throttled(Limit::Frequency),
+            "more calls a minute than the ERP allows",
+            "每分钟调用次数超过旺店通的限制",
+        ),
+        Row::ConcurrencyQuota => (
+            Throttled(Limit::Concurrency),
+            "more calls at once than the ERP allows",
+            "并发调用数超过旺店通的限制",
+        ),
+        Row::Account => (
+            Misconfigured,
+            "wrong account or signature: check sid, key and secret",
+            "账号或签名错误：请检查 sid、key 和 secret",
+        ),
+        Row::Arguments => (
+            Rejected,
+            "the call's arguments have the wrong number or type",
+            "接口参数的个数或类型不正确",
+        ),
         Row::SecondFactor => (
             Misconfigured,
             "a second factor is switched on for this account: it must be off for the API",
+            "该账号开启了二次验证：调用接口的账号必须关闭",
         ),
-        Row::AddressNotAllowed => {
-            (Misconfigured, "this machine's IP address is not allowed: add it to the ERP's list")
-        }
-        Row::Version => (Misconfigured, "the ERP does not accept this version of the API"),
+        Row::AddressNotAllowed => (
+            Misconfigured,
+            "this machine's IP address is not allowed: add it to the ERP's list",
+            "本机 IP 不在白名单内：请在旺店通中添加",
+        ),
+        Row::Version => (
+            Misconfigured,
+            "the ERP does not accept this version of the API",
+            "旺店通不支持该接口版本",
+        ),
         Row::Clock => (
             Misconfigured,
             "this machine's clock differs from the ERP's by more than 120 s: set the clock",
+            "本机时间与旺店通相差超过 120 秒：请校准本机时间",
         ),
-        Row::Database => (Ambiguous, "the ERP's database failed"),
-        Row::Other => (Ambiguous, "something failed inside the ERP"),
-        Row::Permission => {
-            (Misconfigured, "the appkey lacks the permission for this call: grant it in the ERP")
+        Row::Database => (Ambiguous, "the ERP's database failed", "旺店通的数据库出错"),
+        Row::Other => (Ambiguous, "something failed inside the ERP", "旺店通内部出错"),
+        Row::Permission => (
+            Misconfigured,
+            "the appkey lacks the permission for this call: grant it in the ERP",
+            "appkey 没有该接口的权限：请在旺店通中授权",
+        ),
+        Row::WarehouseAccess => (Rejected, "no access to this warehouse", "没有该仓库的访问权限"),
+        Row::NoSuchReturn => (Rejected, "there is no such purchase return", "采购退货单不存在"),
+        Row::ReturnNotApproved => (
+            Unapproved,
+            "the purchase return is not approved (state 40)",
+            "采购退货单不是“已审核”状态（40）",
+        ),
+        Row::NoSuchWarehouse => (Rejected, "there is no such warehouse", "仓库不存在"),
+        Row::Goods => {
+            (Rejected, "a SKU of the lines is unknown or repeated", "明细中有货品不存在或重复")
         }
-        Row::WarehouseAccess => (Rejected, "no access to this warehouse"),
-        Row::NoSuchReturn => (Rejected, "there is no such purchase return"),
-        Row::ReturnNotApproved => (Unapproved, "the purchase return is not approved (state 40)"),
-        Row::NoSuchWarehouse => (Rejected, "there is no such warehouse"),
-        Row::Goods => (Rejected, "a SKU of the lines is unknown or repeated"),
-        Row::BatchStopped => (Rejected, "the batch does not exist or is stopped"),
-        Row::BatchRequired => (Rejected, "batch and expiry date are required"),
-        Row::Quantity => (Rejected, "a quantity is not valid"),
-        Row::FieldMissing => (Rejected, "a required field is empty"),
-        Row::FieldTooLong => (Rejected, "a field is too long"),
-        Row::WindowMissing => (Rejected, "the query lacks its start and end time"),
-        Row::WindowTooWide => (Rejected, "the query's window is wider than 30 days"),
-        Row::PagingMissing => (Rejected, "the query lacks its paging parameters"),
+        Row::BatchStopped => {
+            (Rejected, "the batch does not exist or is stopped", "批次不存在或已停用")
+        }
+        Row::BatchRequired => {
+            (Rejected, "batch and expiry date are required", "必须填写批次和有效期")
+        }
+        Row::Quantity => (Rejected, "a quantity is not valid", "数量不合法"),
+        Row::FieldMissing => (Rejected, "a required field is empty", "必填字段为空"),
+        Row::FieldTooLong => (Rejected, "a field is too long", "字段内容超长"),
+        Row::WindowMissing => {
+            (Rejected, "the query lacks its start and end time", "查询缺少起止时间")
+        }
+        Row::WindowTooWide => {
+            (Rejected, "the query's window is wider than 30 days", "查询的时间跨度超过 30 天")
+        }
+        Row::PagingMissing => {
+            (Rejected, "the query lacks its paging parameters", "查询缺少分页参数")
+        }
         Row::Unseen => return (Unseen, None),
     };
-    (meaning, Some(gloss))
+    (meaning, Some(Explanation::new(en, zh)))
 }
 
 /// Texts of code 100, in the order they are tried: a row matches when all its pieces occur one

@@ -32,10 +32,18 @@ fn word(answer: &Answer) -> &'static str {
     }
 }
 
-fn gloss(answer: &Answer) -> Option<&'static str> {
+fn chinese(char: char) -> bool {
+    ('\u{4e00}'..='\u{9fff}').contains(&char)
+}
+
+fn explained(answer: &Answer) -> bool {
     match answer {
-        Answer::Rejected(refusal) | Answer::Misconfigured(refusal) => refusal.gloss,
-        Answer::Created { .. } | Answer::NotExecuted(_) | Answer::Unknown { .. } => Some(""),
+        Answer::Rejected(refusal) | Answer::Misconfigured(refusal) => {
+            let languages =
+                |both: &Explanation| both.en().is_ascii() && both.zh().contains(chinese);
+            refusal.explanation.as_ref().is_some_and(languages)
+        }
+        Answer::Created { .. } | Answer::NotExecuted(_) | Answer::Unknown { .. } => true,
     }
 }
 
@@ -77,11 +85,11 @@ const TABLE: &[(i64, &str, &str)] = &[
 ];
 
 #[test]
-fn every_row_of_the_table_is_judged_and_glossed() {
+fn every_row_of_the_table_is_judged_and_explained_in_both_languages() {
     for (code, text, expected) in TABLE {
         let judged = created(&reply(&outer(*code, text)), &context());
         assert_eq!(word(&judged.outcome), *expected, "{code} {text}");
-        assert!(gloss(&judged.outcome).is_some() && !judged.unseen, "{code} {text}");
+        assert!(explained(&judged.outcome) && !judged.unseen, "{code} {text}");
         assert_eq!(judged.throttled.is_some(), *expected == "throttled", "{code} {text}");
         let as_text =
             serde_json::json!({ "status": code.to_string(), "message": text }).to_string();
@@ -115,7 +123,10 @@ fn the_inner_layer_rejects_by_the_same_texts() {
     assert_eq!(
         refusal,
         Refusal {
-            code: 7, message: "单据已被他人锁定".to_owned(), gloss: None, unapproved: false
+            code: 7,
+            message: "单据已被他人锁定".to_owned(),
+            explanation: None,
+            unapproved: false
         }
     );
     assert!(created(&reply(&inner(7, "单据已被他人锁定")), &context()).unseen);
@@ -163,7 +174,8 @@ fn the_samples_of_create_order() {
         (refusal.code, refusal.message.as_str()),
         (100, "仓库编号为 wdtapi3-test11 的仓库不存在!")
     );
-    assert_eq!(refusal.gloss, Some("there is no such warehouse"));
+    let explanation = refusal.explanation.unwrap();
+    assert_eq!((explanation.en(), explanation.zh()), ("there is no such warehouse", "仓库不存在"));
 }
 
 #[test]

@@ -108,7 +108,7 @@ fn no_filter(call: Call, name: &str) -> QueryFault {
         format!("{} has no filter {name}: take it out of the feed's filters", call.method());
     QueryFault::Rejected {
         call,
-        refusal: Refusal { code: -1, message, gloss: None, unapproved: false },
+        refusal: Refusal { code: -1, message, explanation: None, unapproved: false },
     }
 }
 

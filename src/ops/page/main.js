@@ -239,7 +239,7 @@ const paintLists = () => {
   if (changed("results", recent.results)) {
     place("results").replaceChildren(table("Recent results", recent.results, [
       ["at", (item) => clock(item.at)], ["return_no", (item) => item.return_no], ["command_id", follow], ["result", outcome], ["outbound_no", (item) => item.outbound_no],
-      ["detail", (item) => [item.violations?.join("; "), item.erp_code ?? null, item.erp_message, item.gloss].filter(Boolean).join(" · ")], ["attempts", (item) => whole(item.attempts)], ["took", (item) => `${whole(item.took_ms)} ms`],
+      ["detail", (item) => [item.violations?.join("; "), item.erp_code ?? null, item.erp_message, inWords(item, "explanation"), item.warning].filter(Boolean).join(" · ")], ["attempts", (item) => whole(item.attempts)], ["took", (item) => `${whole(item.took_ms)} ms`],
     ]));
   }
   if (changed("changes", recent.changes)) {
@@ -251,7 +251,7 @@ const paintLists = () => {
   }
   if (changed("dead_letters", recent.dead_letters)) {
     place("dead_letters").replaceChildren(table("Dead letters", recent.dead_letters, [
-      ["at", (item) => clock(item.at)], ["route", (item) => label(item.route)], ["reason", (item) => label(item.reason)], ["key", (item) => item.key], ["detail", (item) => item.detail],
+      ["at", (item) => clock(item.at)], ["route", (item) => label(item.route)], ["reason", (item) => label(item.reason)], ["key", (item) => item.key], ["detail", (item) => inWords(item, "detail")],
       ["place", (item) => (item.offset === undefined ? "–" : `${item.partition}:${item.offset}`)],
     ]));
   }
@@ -270,7 +270,8 @@ place("follow").addEventListener("submit", async (event) => {
   const list = make("ol", null, "way");
   for (const step of (await answer.json()).steps) {
     const item = make("li", `${clock(step.at)} · ${say(step.stage)} · `);
-    item.append(make("strong", step.result), step.detail ? ` · ${step.detail}` : "");
+    const detail = inWords(step, "detail");
+    item.append(make("strong", step.result), detail ? ` · ${detail}` : "");
     list.append(item);
   }
   place("way").replaceChildren(list);

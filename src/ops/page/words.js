@@ -33,6 +33,8 @@ const words = {
   commands: "指令路线", purchase_returns: "采购退货单", return_outbounds: "退货出库单", undecodable: "无法解码", invalid: "校验未通过", in_doubt: "存疑", unverified: "待核实", resolution_rejected: "处置被拒", record_error: "不符合模式",
   "reload refused": "新凭据被拒绝，仍用原凭据", "no chart yet": "尚无数据",
 };
+// A text of the connector's own, in the page's language where it comes in both.
+const inWords = (item, field) => (chinese && item[`${field}_zh`]) || item[field];
 const say = (text) => (chinese ? words[text] : english[text]) || text;
 document.documentElement.lang = chinese ? "zh-CN" : "en";
 for (const node of document.querySelectorAll("[data-say]")) node.textContent = say(node.dataset.say);

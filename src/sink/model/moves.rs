@@ -478,7 +478,7 @@ impl World {
                 Answer::Rejected(Refusal {
                     code: 1,
                     message: String::new(),
-                    gloss: None,
+                    explanation: None,
                     unapproved: false,
                 })
             } else {

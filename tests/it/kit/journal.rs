@@ -9,7 +9,8 @@ use rdkafka::{
 use wdt_connector::testing::{
     clock::Timestamp,
     config::Partitioner,
-    schema::{Codec, CreateReturnOutbound, EntryKind, JournalEntry, Outcome},
+    explanation::Explanation,
+    schema::{Codec, CreateReturnOutbound, EntryKind, ExplanationFields, JournalEntry, Outcome},
     sink,
 };
 
@@ -37,6 +38,7 @@ pub fn outcome(
         fingerprint: sink::fingerprint(command).to_vec(),
         marker: sink::marker(&command.return_no, &command.command_id),
         attempt: 1,
+        refusals: 0,
         bound_ms: 0,
         first_intent_at: Some(now),
         written_at: now,
@@ -46,7 +48,8 @@ pub fn outcome(
         outbound_no: Some(order.to_owned()),
         erp_code: None,
         erp_message: None,
-        gloss: None,
+        explanation: ExplanationFields::default(),
+        warning: None,
         candidates: Vec::new(),
         recovered: false,
         resolved: false,
@@ -67,7 +70,11 @@ pub fn in_doubt(
     JournalEntry {
         outcome: Some(Outcome::InDoubt),
         outbound_no: None,
-        gloss: Some("several orders of this return could be it".to_owned()),
+        explanation: Explanation::new(
+            "several orders of this return could be it",
+            "此退货单的多张出库单都可能是它",
+        )
+        .into(),
         candidates: vec![order.to_owned(), format!("{order}-2")],
         ..outcome(command, partition, offset, order)
     }
