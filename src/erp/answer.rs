@@ -135,7 +135,7 @@ fn parse(body: &[u8]) -> Result<Sent<'_>, String> {
 
 /// Reads the answer to `createOrder`.
 pub(super) fn created(reply: &Reply, context: &Context<'_>) -> Judged<Answer> {
-    let unknown = |reason: String| Judged::plain(Answer::Unknown { reason });
+    let unknown = |reason: String| Judged::plain(Answer::Unknown { reason, refusal: None });
     if !(200..300).contains(&reply.status) {
         return unknown(format!("it answered HTTP {}", reply.status));
     }
@@ -163,7 +163,9 @@ const LONGEST_NUMBER: usize = 1000;
 
 /// Reads `data` of a `createOrder` whose outer layer said yes.
 fn created_data(body: &[u8], data: Option<&RawValue>, context: &Context<'_>) -> Judged<Answer> {
-    let unknown = |what: &str| Judged::plain(Answer::Unknown { reason: undocumented(body, what) });
+    let unknown = |what: &str| {
+        Judged::plain(Answer::Unknown { reason: undocumented(body, what), refusal: None })
+    };
     let Some(data) = data else { return unknown("no data") };
     let Ok(data) = parse(data.get().as_bytes()) else { return unknown("data is no object") };
     let (Ok(code), Ok(message)) = (loose::integer(data.status), loose::text(data.message)) else {
@@ -205,7 +207,7 @@ fn refused(
         (Meaning::Rejected | Meaning::Unapproved, Layer::Outer | Layer::Data)
         | (Meaning::Unseen, Layer::Data) => Answer::Rejected(refusal),
         (Meaning::Ambiguous, Layer::Outer | Layer::Data) | (Meaning::Unseen, Layer::Outer) => {
-            Answer::Unknown { reason: said(code, &refusal) }
+            Answer::Unknown { reason: said(code, &refusal), refusal: Some(refusal) }
         }
     };
     Judged::of(answer, meaning)

@@ -81,8 +81,9 @@ fn create(reply: &Reply, context: &Context<'_>) -> Result<&'static str, String> 
             "throttled"
         }
         Answer::NotExecuted(NotExecuted::Unreachable { .. } | NotExecuted::Withheld) => "not sent",
-        Answer::Unknown { reason } => {
+        Answer::Unknown { reason, refusal } => {
             quiet(&reason)?;
+            quiet(refusal.as_ref().map_or("", |refusal| refusal.message.as_str()))?;
             "unknown"
         }
         Answer::Misconfigured(refusal) => {

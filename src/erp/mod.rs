@@ -143,8 +143,9 @@ pub(crate) enum Answer {
     Rejected(Refusal),
     /// It certainly had no effect and may be sent again.
     NotExecuted(NotExecuted),
-    /// Nobody knows whether an order was made.
-    Unknown { reason: String },
+    /// Nobody knows whether an order was made; `refusal` is what the ERP said, where it said
+    /// something.
+    Unknown { reason: String, refusal: Option<Refusal> },
     /// Account, signature, clock, address or permission: a person must act; it had no effect.
     Misconfigured(Refusal),
 }
@@ -173,10 +174,20 @@ impl Answer {
                 Some(format!("{} {}", refusal.code, refusal.message))
             }
             Self::NotExecuted(NotExecuted::Throttled { message }) => Some(message.clone()),
-            Self::NotExecuted(NotExecuted::Unreachable { reason }) | Self::Unknown { reason } => {
-                Some(reason.clone())
-            }
+            Self::NotExecuted(NotExecuted::Unreachable { reason })
+            | Self::Unknown { reason, .. } => Some(reason.clone()),
             Self::NotExecuted(NotExecuted::Withheld) => None,
+        }
+    }
+
+    /// The ERP's code and words, where it gave some. A refusal for the quota says nothing about the
+    /// command.
+    #[must_use]
+    pub(crate) fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Rejected(refusal) | Self::Misconfigured(refusal) => Some(refusal),
+            Self::Unknown { refusal, .. } => refusal.as_ref(),
+            Self::Created { .. } | Self::NotExecuted(_) => None,
         }
     }
 }

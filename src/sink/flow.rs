@@ -305,7 +305,7 @@ impl Engine<'_> {
             let guard = Arc::new(Guard { group: self.group.clone(), lease: slot.lease, send_by });
             let (erp, timeout) =
                 (self.parts.erp.clone(), self.parts.settings.commands.call_timeout);
-            let unknown = Answer::Unknown { reason: ABNORMAL.to_owned() };
+            let unknown = Answer::Unknown { reason: ABNORMAL.to_owned(), refusal: None };
             let word =
                 Word::new(&self.happened, Happened::Answered { slot: id, answer: unknown, epoch });
             slot.trace.enter(Hop::Call);
@@ -328,7 +328,7 @@ impl Engine<'_> {
         match &answer {
             Answer::Created { .. } | Answer::Rejected(_) => self.breaker.success(),
             Answer::NotExecuted(NotExecuted::Unreachable { reason })
-            | Answer::Unknown { reason } => self.breaker.failure(reason, now),
+            | Answer::Unknown { reason, .. } => self.breaker.failure(reason, now),
             Answer::NotExecuted(NotExecuted::Throttled { .. } | NotExecuted::Withheld) => {
                 self.breaker.neutral()
             }

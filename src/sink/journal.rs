@@ -221,10 +221,23 @@ pub(super) struct Life {
     pub doubt: Option<Doubt>,
     /// A rejection of a later attempt, final only once look-ups say absent.
     pub rejection: Option<Refusal>,
+    /// What the ERP said last, unless that was a success: told with the outcome, whatever it is.
+    pub last_refusal: Option<Refusal>,
     /// Orders a person has looked at and found not to be this command's.
     pub dismissed: Vec<String>,
     /// Since when the ERP has refused it because its return is not approved.
     pub unapproved_since: Option<Moment>,
+}
+
+/// What the ERP had said last when the entry was written.
+fn last_refusal(entry: &JournalEntry) -> Option<Refusal> {
+    let explanation = match entry.kind {
+        EntryKind::Intent => entry.explanation.both(),
+        // That of an outcome may be the connector's own reason.
+        EntryKind::Outcome | EntryKind::Barrier | EntryKind::Proof => None,
+    };
+    let message = entry.erp_message.clone().unwrap_or_default();
+    Some(Refusal { code: entry.erp_code?, message, explanation, unapproved: false })
 }
 
 /// Called, but nobody knows with what effect.
@@ -280,12 +293,11 @@ pub(super) enum Step {
     Settle(Ending),
 }
 
-/// How a command ends.
+/// How a command ends; what the ERP said stands in its [`Life::last_refusal`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Ending {
     pub outcome: Outcome,
     pub outbound_no: Option<String>,
-    pub refusal: Option<Refusal>,
     /// Why a person must decide.
     pub reason: Option<Explanation>,
     pub candidates: Vec<String>,
@@ -297,18 +309,16 @@ impl Ending {
         Self {
             outcome: Outcome::Created,
             outbound_no: Some(outbound_no),
-            refusal: None,
             reason: None,
             candidates: Vec::new(),
             recovered,
         }
     }
 
-    fn rejected(refusal: Refusal) -> Self {
+    fn rejected() -> Self {
         Self {
             outcome: Outcome::Rejected,
             outbound_no: None,
-            refusal: Some(refusal),
             reason: None,
             candidates: Vec::new(),
             recovered: false,
@@ -319,7 +329,6 @@ impl Ending {
         Self {
             outcome: Outcome::InDoubt,
             outbound_no: None,
-            refusal: None,
             reason: Some(reason),
             candidates,
             recovered: false,
@@ -383,6 +392,7 @@ impl Life {
             source_offset: offset,
             doubt: None,
             rejection: None,
+            last_refusal: None,
             dismissed: Vec::new(),
             unapproved_since: None,
         }
@@ -405,6 +415,7 @@ impl Life {
             source_offset: entry.source_offset,
             doubt: None,
             rejection: None,
+            last_refusal: last_refusal(entry),
             // An intent names what a person dismissed; an outcome's candidates are for a person to
             // look at.
             dismissed: if entry.kind == EntryKind::Intent {
@@ -458,8 +469,14 @@ impl Life {
         now: Moment,
         timing: &Timing,
     ) -> Step {
+        if let Some(refusal) = answer.refusal() {
+            self.last_refusal = Some(refusal.clone());
+        }
         match answer {
-            Answer::Created { outbound_no } => Step::Settle(Ending::created(outbound_no, false)),
+            Answer::Created { outbound_no } => {
+                self.last_refusal = None;
+                Step::Settle(Ending::created(outbound_no, false))
+            }
             Answer::Rejected(refusal) if self.attempt >= 2 => {
                 // An earlier attempt may have been applied late; the rejection may even be its
                 // consequence.
@@ -470,7 +487,7 @@ impl Life {
             Answer::Rejected(refusal) if self.waits_for_approval(&refusal, now, timing) => {
                 Step::Later { pause: timing.unapproved_pause() }
             }
-            Answer::Rejected(refusal) => Step::Settle(Ending::rejected(refusal)),
+            Answer::Rejected(_) => Step::Settle(Ending::rejected()),
             Answer::NotExecuted(
                 NotExecuted::Throttled { .. }
                 | NotExecuted::Unreachable { .. }
@@ -565,7 +582,7 @@ impl Life {
             if self.waits_for_approval(&refusal, sight.now, timing) {
                 return Step::Later { pause: timing.unapproved_pause() };
             }
-            return Step::Settle(Ending::rejected(refusal));
+            return Step::Settle(Ending::rejected());
         }
         if self.counted >= timing.max_attempts {
             return Step::Settle(Ending::in_doubt(
@@ -613,7 +630,10 @@ mod tests {
     use crate::{
         decimal::Decimal,
         schema::{CommandLine, CreateReturnOutbound},
-        sink::validate::validate,
+        sink::{
+            settle::{intent_entry, outcome_entry},
+            validate::validate,
+        },
     };
 
     const TIMING: Timing = Timing {
@@ -672,7 +692,7 @@ mod tests {
     }
 
     fn unknown() -> Answer {
-        Answer::Unknown { reason: "time-out".into() }
+        Answer::Unknown { reason: "time-out".into(), refusal: None }
     }
 
     fn refusal() -> Refusal {
@@ -783,8 +803,85 @@ mod tests {
         assert_eq!(ending.outcome, Outcome::Rejected);
         assert_eq!(
             called().answered(Answer::Rejected(refusal()), Moment(0), true, Moment(0), &TIMING),
-            Step::Settle(Ending::rejected(refusal()))
+            Step::Settle(Ending::rejected())
         );
+    }
+
+    /// A documented answer that leaves open whether an order was made.
+    fn unclear() -> Answer {
+        let explanation = Some(Explanation::new("the ERP's database failed", "旺店通的数据库出错"));
+        let refusal =
+            Refusal { code: 4, message: "数据库错误".into(), explanation, unapproved: false };
+        Answer::Unknown { reason: "code 4".into(), refusal: Some(refusal) }
+    }
+
+    fn entry_of(life: &Life, step: Step) -> JournalEntry {
+        match step {
+            Step::Settle(ending) => outcome_entry(life, &ending, ("R", "c"), "W", Timestamp(9)),
+            Step::Intend => intent_entry(life, ("R", "c"), "W", Timestamp(9), &TIMING),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn said(entry: &JournalEntry) -> (Option<i64>, Option<&str>, Option<&str>) {
+        (entry.erp_code, entry.erp_message.as_deref(), entry.explanation.zh())
+    }
+
+    #[test]
+    fn what_the_erp_said_last_stands_beside_every_outcome() {
+        let mut life = called();
+        let _ = life.answered(unclear(), Moment(0), true, Moment(0), &TIMING);
+        let several = Finding::Found(vec!["CK1".into(), "CK2".into()]);
+        let step = life.clone().looked_up(several.clone(), SIGHT, &TIMING);
+        let entry = entry_of(&life, step);
+        assert_eq!(
+            (entry.outcome, entry.erp_code, entry.erp_message.as_deref()),
+            (Some(Outcome::InDoubt), Some(4), Some("数据库错误"))
+        );
+        assert!(entry.explanation.en().is_some_and(|reason| reason.contains("several")));
+        let step = life.clone().looked_up(Finding::Found(vec!["CK1".into()]), SIGHT, &TIMING);
+        let words = (Some(4), Some("数据库错误"), Some("旺店通的数据库出错"));
+        assert_eq!(said(&entry_of(&life, step)), words, "the order was found");
+
+        // Through the intent of the next attempt, another owner and an attempt without an answer.
+        let step = life.looked_up(Finding::Absent { asked_at: SIGHT.now }, SIGHT, &TIMING);
+        let intent = entry_of(&life, step);
+        assert_eq!((intent.kind, said(&intent)), (EntryKind::Intent, words));
+        let Verdict::Resume(mut life) = judge(&accepted(), 0, 7, known(Some(intent)), &TIMING)
+        else {
+            panic!("asked about first")
+        };
+        let _ = life.answered(unknown(), Moment(0), true, Moment(0), &TIMING);
+        let step = life.clone().looked_up(Finding::Found(vec!["CK1".into()]), SIGHT, &TIMING);
+        assert_eq!(said(&entry_of(&life, step)), words);
+
+        // A reason of the connector's own is no explanation of the ERP's words.
+        let step = life.clone().looked_up(several, SIGHT, &TIMING);
+        let in_doubt = entry_of(&life, step);
+        let Verdict::Repeat(mut copy, _) = judge(&accepted(), 0, 7, known(Some(in_doubt)), &TIMING)
+        else {
+            panic!("in doubt")
+        };
+        let step = copy.looked_up(Finding::Found(vec!["CK1".into()]), SIGHT, &TIMING);
+        assert_eq!(said(&entry_of(&copy, step)), (Some(4), Some("数据库错误"), None));
+
+        // A success is an answer, too.
+        let created = Answer::Created { outbound_no: "CK1".into() };
+        let step = life.answered(created, Moment(0), true, Moment(0), &TIMING);
+        assert_eq!(said(&entry_of(&life, step)), (None, None, None));
+    }
+
+    #[test]
+    fn unlisted_refusals_are_carried_through_every_entry() {
+        let entry =
+            JournalEntry { refusals: 3, kind: EntryKind::Intent, ..entry(Outcome::Created, false) };
+        let Verdict::Resume(mut life) = judge(&accepted(), 0, 7, known(Some(entry)), &TIMING)
+        else {
+            panic!("asked about first")
+        };
+        assert_eq!(intent_entry(&life, ("R", "c"), "W", Timestamp(9), &TIMING).refusals, 3);
+        let step = life.looked_up(Finding::Found(vec!["CK1".into()]), SIGHT, &TIMING);
+        assert_eq!(entry_of(&life, step).refusals, 3);
     }
 
     #[test]

@@ -71,7 +71,7 @@ fn in_doubt() -> Life {
     let Verdict::Fresh(mut life) = verdict(None) else { panic!("fresh") };
     life.intended(1, Timestamp(0));
     let _ = life.answered(
-        Answer::Unknown { reason: "time-out".into() },
+        Answer::Unknown { reason: "time-out".into(), refusal: None },
         Moment(15_000),
         true,
         Moment(20_000),

@@ -83,9 +83,7 @@ pub(super) fn outcome_entry(
         version: life.version + 1,
         outcome: Some(ending.outcome),
         outbound_no: ending.outbound_no.clone(),
-        erp_code: ending.refusal.as_ref().map(|refusal| refusal.code),
-        erp_message: ending.refusal.as_ref().map(|refusal| refusal.message.clone()),
-        explanation: explanation(ending).into(),
+        explanation: explanation(life, ending).into(),
         candidates: ending.candidates.clone(),
         recovered: ending.recovered,
         ..entry(life, key, warehouse_no, written_at)
@@ -93,9 +91,8 @@ pub(super) fn outcome_entry(
 }
 
 /// Why a person must decide, or what the ERP's text means.
-fn explanation(ending: &Ending) -> Option<Explanation> {
-    let of_refusal = || ending.refusal.as_ref()?.explanation.clone();
-    ending.reason.clone().or_else(of_refusal)
+fn explanation(life: &Life, ending: &Ending) -> Option<Explanation> {
+    ending.reason.clone().or_else(|| life.last_refusal.as_ref()?.explanation.clone())
 }
 
 fn entry(
@@ -104,6 +101,7 @@ fn entry(
     warehouse_no: &str,
     written_at: Timestamp,
 ) -> JournalEntry {
+    let said = life.last_refusal.as_ref();
     JournalEntry {
         kind: EntryKind::Intent,
         version: life.version,
@@ -121,9 +119,9 @@ fn entry(
         source_offset: life.source_offset,
         outcome: None,
         outbound_no: None,
-        erp_code: None,
-        erp_message: None,
-        explanation: ExplanationFields::default(),
+        erp_code: said.map(|refusal| refusal.code),
+        erp_message: said.map(|refusal| refusal.message.clone()),
+        explanation: said.and_then(|refusal| refusal.explanation.clone()).into(),
         warning: None,
         candidates: Vec::new(),
         recovered: false,

@@ -313,12 +313,12 @@ fn a_copy_waits_while_the_first_is_being_asked_about_and_other_returns_do_not() 
 #[test]
 fn several_orders_with_one_marker_are_a_persons_to_sort_out() {
     let rig = rig("several");
-    let _connector = rig.start();
+    let connector = rig.start();
     rig.send(&[command("CT-1", "c-0")]);
     let other = rig.results(1).remove(0).outbound_no.expect("created");
     // While nobody can be asked, somebody copies the remark of the second order over that of the
     // first.
-    rig.erp.only_faults("query:5xx=1,createOrder:applied_timeout=1x");
+    rig.erp.only_faults("query:5xx=1,createOrder:applied_database=1x");
     rig.send(&[command("CT-1", "c-1")]);
     let second = until("the order", PATIENCE, || {
         rig.erp.orders().into_iter().find(|order| order.order_no != other)
@@ -331,6 +331,22 @@ fn several_orders_with_one_marker_are_a_persons_to_sort_out() {
     let mut both = vec![second.order_no, other];
     both.sort();
     assert_eq!((result.outcome, named), (Outcome::InDoubt, both), "{result:?}");
+    // What the ERP said stands beside the reason, in the result, the dead letter and /status.
+    let said = |code: &Value, message: &Value| {
+        code == 4 && message.as_str().is_some_and(|text| text.contains("数据库错误"))
+    };
+    let explanation = result.explanation.both().expect("a reason");
+    assert!(explanation.en().contains("several outbound orders"), "{result:?}");
+    assert!(said(&result.erp_code.into(), &result.erp_message.clone().into()), "{result:?}");
+    let facts = header(&read_all(&rig.topics.commands_dlq)[0], "wdt-in-doubt");
+    assert!(said(&facts["erp_code"], &facts["erp_message"]), "{facts}");
+    assert_eq!(facts["explanation_zh"], explanation.zh());
+    until("the decision in /status", PATIENCE, || {
+        let decision = connector.status()["sections"]["commands"]["decisions"][0].clone();
+        (said(&decision["erp_code"], &decision["erp_message"])
+            && decision["explanation"] == explanation.en())
+        .then_some(())
+    });
 }
 
 #[test]

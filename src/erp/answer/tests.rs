@@ -144,6 +144,8 @@ fn what_the_table_does_not_hold_is_unknown_in_the_outer_layer_and_counted() {
         let judged = created(&reply(&outer(code, text)), &context());
         assert_eq!(word(&judged.outcome), "unknown", "{code} {text}");
         assert!(judged.unseen, "{code} {text}");
+        let refusal = judged.outcome.refusal().unwrap();
+        assert_eq!((refusal.code, refusal.message.as_str()), (code, text), "the ERP's own words");
     }
 }
 

@@ -252,7 +252,7 @@ async fn silence_after_the_request_left_is_unknown_and_unusable() {
     let (answer, request) =
         tokio::join!(create(&erp, Duration::from_millis(300), yes(2)), requests.recv());
     assert!(whole(&request.unwrap()));
-    let Answer::Unknown { reason } = answer else { panic!("{answer:?}") };
+    let Answer::Unknown { reason, .. } = answer else { panic!("{answer:?}") };
     assert_eq!(reason, "no answer within 300ms");
     let fault = query(&erp, Call::QueryOutbounds, Duration::from_millis(300)).await.unwrap_err();
     assert!(matches!(fault, QueryFault::Unusable { .. }), "{fault}");
@@ -263,7 +263,7 @@ async fn a_connection_closed_after_the_request_left_is_unknown() {
     let (url, _requests) = server(Then::Close).await;
     let erp = erp_at(&url);
     let answer = create(&erp, LONG, yes(2)).await;
-    let Answer::Unknown { reason } = answer else { panic!("{answer:?}") };
+    let Answer::Unknown { reason, .. } = answer else { panic!("{answer:?}") };
     assert_keeps_secrets(&reason, &url);
     let fault = query(&erp, Call::QueryOutboundsEnterprise, LONG).await.unwrap_err();
     assert!(matches!(fault, QueryFault::Unusable { .. }), "{fault}");
@@ -388,7 +388,7 @@ async fn an_oversized_answer_is_not_read_to_its_end() {
         let (url, _requests) = server(then).await;
         let erp = erp_at(&url);
         let answer = create(&erp, LONG, yes(2)).await;
-        let Answer::Unknown { reason } = answer else { panic!("{answer:?}") };
+        let Answer::Unknown { reason, .. } = answer else { panic!("{answer:?}") };
         assert!(reason.contains("longer than 1048576 bytes"), "{reason}");
         let fault = query(&erp, Call::QueryOutbounds, LONG).await.unwrap_err();
         assert!(

@@ -100,7 +100,7 @@ impl Flagship {
             Ok(exchange) => answer::created(&exchange.reply, &exchange.context()),
             Err(Failure::Withheld) => plain(Answer::NotExecuted(NotExecuted::Withheld)),
             Err(Failure::Unreachable(reason)) => plain(unreachable_order(reason)),
-            Err(Failure::Lost(reason)) => plain(Answer::Unknown { reason }),
+            Err(Failure::Lost(reason)) => plain(Answer::Unknown { reason, refusal: None }),
         }
     }
 

@@ -267,10 +267,9 @@ pub(super) fn all() -> Vec<Ablation> {
             very_late,
             |rules| {
                 rules.answered = |life, answer, send_by, counts, now, timing| match answer {
-                    Answer::Rejected(refusal) => Step::Settle(Ending {
+                    Answer::Rejected(_) => Step::Settle(Ending {
                         outcome: crate::schema::Outcome::Rejected,
                         outbound_no: None,
-                        refusal: Some(refusal),
                         reason: None,
                         candidates: Vec::new(),
                         recovered: false,

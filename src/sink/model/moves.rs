@@ -54,7 +54,12 @@ impl World {
             }
             Action::TimeOut(process, offset) => {
                 self.nobody_waits(process, Some(offset));
-                self.answered(scenario, process, offset, Answer::Unknown { reason: String::new() });
+                self.answered(
+                    scenario,
+                    process,
+                    offset,
+                    Answer::Unknown { reason: String::new(), refusal: None },
+                );
             }
             Action::LookUp { process, offset, fresh, fails } => {
                 self.look_up(scenario, process, offset, fresh, fails)
