@@ -50,8 +50,8 @@ pub(crate) fn millis(span: Duration) -> u64 {
 #[serde(transparent)]
 pub struct Timestamp(pub i64);
 
-/// Beijing is UTC+8 without daylight saving; every clock string of the ERP is Beijing time
-/// (`erp/contract.md`).
+/// Beijing is UTC+8 without daylight saving. Every clock string of the ERP is Beijing time
+/// (`docs/erp.md#times-and-numbers`).
 const BEIJING_OFFSET_MS: i64 = 8 * 3_600_000;
 
 /// How far the tests have set this process's wall clock, in milliseconds: the content of the file

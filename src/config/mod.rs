@@ -274,7 +274,7 @@ pub struct EnterpriseSettings {
 /// What one budget is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QuotaScope {
-    /// Each call of an appkey has a budget of its own, as the ERP's contract has it.
+    /// Each call of an appkey has a budget of its own, as the ERP counts (`docs/erp.md#quotas`).
     Call,
     /// All calls of an appkey share one: the cautious reading.
     Account,

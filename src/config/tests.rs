@@ -34,7 +34,7 @@ const ACCOUNT: &str = "[erp.flagship]\nurl = \"http://erp/openapi\"\nsid = \"s\"
 const SECRET: (&str, &str) = ("WDT__ERP__FLAGSHIP__SECRET", "hush:salt");
 
 #[test]
-fn the_defaults_are_the_design_s() {
+fn the_defaults_are_the_documented_ones() {
     let Loaded { settings, warnings } = load(None, env(&[])).unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
     assert!(

@@ -1,5 +1,5 @@
-//! The relations between the times (`protocol.md`, section 2): refused when they do not hold,
-//! unless unsafe timing is allowed.
+//! The relations between the times (`docs/delivery.md#timing-inequalities`). The configuration is
+//! refused when one does not hold, unless unsafe timing is allowed.
 
 use std::time::Duration;
 

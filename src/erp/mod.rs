@@ -134,7 +134,7 @@ pub struct OrderLine {
     pub remark: Option<String>,
 }
 
-/// What came of one `createOrder` (`erp/contract.md`, table of errors).
+/// What came of one `createOrder` (`docs/erp.md#answer-classification`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// The ERP made an outbound order with this number.

@@ -1,4 +1,4 @@
-//! Both editions' signatures (`erp/contract.md`, "Signing"). A signature authorises its request: it
+//! Both editions' signatures (`docs/erp.md#signatures`). A signature authorises its request, so it
 //! is a secret.
 
 use std::fmt::{self, Write as _};

@@ -7,8 +7,8 @@ use crate::config::KafkaSettings;
 
 use super::order::ISOLATION;
 
-/// Longest time an open transaction of a frozen owner may block its successor's restore (protocol
-/// §2, 5).
+/// Longest time an open transaction of a frozen owner may block its successor's restore: #5 of
+/// `docs/delivery.md#timing-inequalities`.
 pub(crate) const TRANSACTION_TIMEOUT_MS: u64 = 10_000;
 
 /// The options every client of ours starts from. `role` ends up in the client id, which brokers log

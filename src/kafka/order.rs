@@ -1,5 +1,6 @@
-//! In which order a transaction is written and a partition taken over, as pure rules: only these
-//! orders keep a stale owner from journaling what its successor does not read (`protocol.md` §3).
+//! The order in which a transaction is written and a partition is taken over, as pure rules. With
+//! another order a stale owner could journal what its successor does not read
+//! (`docs/delivery.md#ownership-and-takeover`).
 //!
 //! `EndTxn` is not checked for the group's generation, so a stale owner whose offsets were accepted
 //! before a rebalance can still commit after it. What protects the successor: whoever reads its

@@ -1,4 +1,4 @@
-//! The take-over of partitions, in the only order that is sound (design rule 6, protocol §3).
+//! The take-over of partitions, in the only order that is sound (`docs/kafka.md#takeover-order`).
 
 use std::{
     collections::BTreeMap,

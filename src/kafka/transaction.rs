@@ -149,8 +149,8 @@ impl Transactor {
     }
 }
 
-/// Counts deliveries: 100 ms are lost by every commit that finds a delivery report unserved
-/// (`kafka.md`).
+/// Counts deliveries. A commit takes 100 ms longer if a delivery report is still unserved
+/// (`docs/kafka.md#commit-latency`).
 #[derive(Default)]
 struct Deliveries {
     count: Mutex<Count>,

@@ -1,7 +1,7 @@
 //! Notices a member that has left its group, or fetches no more, although nobody said so. Pure.
 //!
-//! librdkafka recovers from most of what can happen to a membership; from what it does not, nothing
-//! tells the application (`kafka.md`, Consuming). Its statistics do: the state of the join, and
+//! librdkafka recovers from most failures of a membership. It does not tell the application about
+//! the others (`docs/kafka.md#stalled-consumers`). Its statistics do: the state of the join, and
 //! where each partition's fetching stands. What stays wrong for longer than any regular cause takes
 //! is mended by a new consumer.
 

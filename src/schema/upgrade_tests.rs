@@ -1,8 +1,8 @@
 //! Rolling upgrade and rollback: what a released version wrote is read today, and what is written
 //! today can be read with the schemas of that version.
 //!
-//! `tests/schemas/released/N/` keeps bytes as version N wrote them; nobody edits those. Bytes of
-//! today are the golden ones.
+//! Each folder of `tests/schemas/released` keeps the bytes that one version wrote; nobody edits
+//! those. Bytes of today are the golden ones.
 
 use std::{
     collections::BTreeSet,

@@ -72,7 +72,7 @@ fn flagship(account: &Account, query: &str, body: &[u8], now: i64) -> Visitor {
     Visitor::Refused(call, refused)
 }
 
-/// The codes are made up: the contract knows none for these but "any other".
+/// The codes are made up: `docs/erp.md#answer-classification` has "other" for these cases.
 fn enterprise(account: &Account, body: &[u8], now: i64) -> Visitor {
     let call = Call::EnterpriseOutbounds;
     let Some(parameters) = std::str::from_utf8(body).ok().and_then(Parameters::read) else {

@@ -160,8 +160,8 @@ pub(crate) struct SimulatorConfig {
 }
 
 impl Default for SimulatorConfig {
-    /// The contract's quota of 60, no latency, strict about what exists, no mischief, free loopback
-    /// ports.
+    /// The ERP's quota of 60 (`docs/erp.md#quotas`), no latency, no mischief, free loopback ports.
+    /// Returns, warehouses and SKUs have to exist.
     fn default() -> Self {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         Self {

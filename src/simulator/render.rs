@@ -256,7 +256,7 @@ fn flagship_outbound(out: &mut String, record: &Outbound) {
     object
         .text("order_no", &record.order_no)
         .list("details_list", &record.lines, |out, line| flagship_outbound_line(out, record, line));
-    // Absent until shipped, as the contract says; an override may still add it.
+    // Absent until shipped (`docs/erp.md#record-fields`); an override may still add it.
     if let Some(at) = record.shipped {
         object.millis("consign_time", at);
     }

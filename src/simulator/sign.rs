@@ -1,4 +1,5 @@
-//! The server's side of both signatures, written from `erp/contract.md` and not from the client.
+//! The server's side of both signatures, written from `docs/erp.md#signatures` and not from the
+//! client.
 
 use md5::{Digest, Md5};
 
@@ -112,8 +113,8 @@ mod tests {
             .join("&")
     }
 
-    /// The vectors of the contract, kept here so that the simulator's tests need no file of the
-    /// client's.
+    /// The simulator's own copy of the test vectors for signatures: its tests use no file of the
+    /// client.
     const VECTORS: &str = include_str!("vectors.json");
 
     #[test]

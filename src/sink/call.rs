@@ -22,7 +22,7 @@ use super::{
     validate::{marker_of, remark_as_sent},
 };
 
-/// Every status of the flagship's outbound query (`erp/contract.md`).
+/// Every status of the flagship's outbound query (`docs/erp.md#queries`).
 pub(super) const STATUSES: &str = "5,48,50,65,77,110";
 pub(super) const PAGE_SIZE: u32 = 100;
 /// Orders created this long before the intent are nobody's suspect: clocks differ.

@@ -20,7 +20,7 @@ use crate::{
 
 use super::validate::Accepted;
 
-/// The times the rules turn on (`protocol.md` §1).
+/// The times that the rules use (`docs/delivery.md#timing-inequalities`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Timing {
     pub intent_ttl: Duration,

@@ -2,8 +2,8 @@
 //!
 //! A closed window in the past can only lose members, and they only move to lower positions. So
 //! pages are read from the last down to 1, then page 0 once more: nothing that stays can be missed,
-//! in any order the ERP sorts by (protocol.md §4). [`Plan`] is that order as a pure state machine;
-//! [`gather`] drives it.
+//! in any order the ERP sorts by (`docs/delivery.md#paging`). [`Plan`] is that order as a pure
+//! state machine; [`gather`] drives it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -18,8 +18,9 @@ use crate::{
 
 use super::change::{Piece, Told};
 
-/// Events a transaction carries at most: enough to make its cost negligible (perf.md), few enough
-/// to stay far below the transaction time-out and librdkafka's queue.
+/// The most events of one transaction. The cost of a transaction hardly depends on their number
+/// (`docs/kafka.md#commit-latency`). Sending them takes far less than the transaction time-out, and
+/// librdkafka's queue has room for them.
 pub(crate) const BATCH: usize = 500;
 
 pub(crate) const PAUSE: Duration = Duration::from_millis(200);

@@ -2,8 +2,8 @@
 //! while they are read.
 //!
 //! Everything that decides is the product's own: windows, reading order, comparison, the order of
-//! commits. Each rule left out must lead to a broken promise (protocol.md §4), otherwise these
-//! tests would prove nothing.
+//! commits. Each rule left out must lead to a broken promise, otherwise these tests would prove
+//! nothing. The rules are those of `docs/delivery.md#change-pipeline`.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

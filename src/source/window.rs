@@ -110,8 +110,8 @@ impl ErpClock {
         Duration::from_millis(self.skew_ms().map_or(0, i64::unsigned_abs))
     }
 
-    /// `span` (a lag behind now), widened where the measured clock error is more than it allows
-    /// for, so that lag ≥ clock error + visibility goes on holding (protocol.md, inequality 10).
+    /// Widens `span`, a lag behind now, when the measured clock error exceeds what it allows for.
+    /// The lag stays ≥ clock error + visibility: #10 of `docs/delivery.md#timing-inequalities`.
     #[must_use]
     pub(crate) fn widen(&self, span: Duration, max_visibility_lag: Duration) -> Duration {
         let error = self.error();

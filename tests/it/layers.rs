@@ -85,7 +85,7 @@ fn code(text: &str) -> String {
         .join("\n")
 }
 
-/// `src/kafka/state.rs` → `kafka`; `src/app.rs` → `app`.
+/// `src/kafka/store.rs` → `kafka`; `src/app.rs` → `app`.
 fn module_of(path: &str) -> String {
     let inside = path.strip_prefix("src/").unwrap();
     PathBuf::from(inside.split('/').next().unwrap())

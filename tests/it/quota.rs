@@ -236,7 +236,8 @@ fn no_more_calls_at_once_than_allowed_and_a_narrower_erp_is_found_out() {
     rig.results(COMMANDS);
     let refused = |rig: &Rig| rig.erp.summary()["refused"].as_u64().unwrap();
     assert_eq!(refused(&rig), 0, "the seventh call at once waits here, not there");
-    // The contract allows fewer than configured: met, narrowed, nothing lost.
+    // The ERP now allows fewer concurrent calls than configured. The connector adapts and loses
+    // nothing.
     rig.erp.adjust(&json!({"max_concurrent": 4}));
     rig.send(
         &(0..COMMANDS).map(|number| command(&format!("AP{number:05}"), "cmd")).collect::<Vec<_>>(),

@@ -1,5 +1,5 @@
-//! The error table of `erp/contract.md`: codes and texts to a [`Row`], and every row's meaning as
-//! one exhaustive match, [`judge`].
+//! The tables of `docs/erp.md#answer-classification`: codes and texts to a [`Row`], and every row's
+//! meaning as one exhaustive match, [`judge`].
 
 use crate::{erp::quota::Limit, explanation::Explanation};
 

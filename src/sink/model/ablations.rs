@@ -1,4 +1,5 @@
-//! Every rule of `protocol.md`'s table taken out, with the property that breaks.
+//! Every rule of the table in `docs/delivery.md#ablations-command-pipeline` taken out, with the
+//! property that breaks.
 
 use crate::{
     clock::Moment,
@@ -51,7 +52,7 @@ fn ablation(
 /// The rows of the table, in its order.
 pub(super) fn all() -> Vec<Ablation> {
     let plain = |_: &mut Scenario| {};
-    let mut rows = vec![
+    vec![
         ablation(
             "intent before call",
             ONE,
@@ -278,6 +279,11 @@ pub(super) fn all() -> Vec<Ablation> {
                 };
             },
         ),
+        ablation("absence needs a proof of sight", ONE, NONE, ONE_ORDER, blind, |rules| {
+            rules.looked_up = |life, finding, sight, timing| {
+                life.looked_up(finding, Sight { proven: true, ..sight }, timing)
+            };
+        }),
         ablation("assumption D", ONE, NONE, ONE_ORDER, |scenario| scenario.times.delay = 5, |_| {}),
         ablation(
             "assumption F",
@@ -287,14 +293,7 @@ pub(super) fn all() -> Vec<Ablation> {
             |scenario| scenario.times.freeze = 5,
             |_| {},
         ),
-    ];
-    // Not in the table, a rule of the design all the same.
-    rows.push(ablation("absence needs a proof of sight", ONE, NONE, ONE_ORDER, blind, |rules| {
-        rules.looked_up = |life, finding, sight, timing| {
-            life.looked_up(finding, Sight { proven: true, ..sight }, timing)
-        };
-    }));
-    rows
+    ]
 }
 
 /// Rules of which either alone keeps a command to one order: each taken out by itself.

@@ -1,6 +1,6 @@
 //! An exhaustive model of the command route: the product's own rules (see [`rules`]) against two
 //! processes, a partition that moves, a log with pending transactions, and an ERP that is slow,
-//! deaf or wrong (`protocol.md` §3).
+//! deaf or wrong (`docs/delivery.md#ablations-command-pipeline`).
 //!
 //! [`world`] is a state, [`scenario`] what may happen in one and what must hold in all of them,
 //! [`moves`] what an action does, [`ablations`] each rule taken out with what breaks then,
@@ -181,7 +181,8 @@ fn without_any_one_rule_a_promise_is_broken() {
     assert!(useless.is_empty(), "{}", useless.join("\n"));
 }
 
-/// Of each of these pairs either rule alone keeps a command to one order (`protocol.md` §3).
+/// Either rule of each of these pairs is enough for one order per command: the rows "either
+/// suffices" of `docs/delivery.md#ablations-command-pipeline`.
 #[test]
 fn either_of_two_rules_alone_keeps_one_order() {
     for Ablation { scenario, .. } in ablations::redundant() {

@@ -37,14 +37,14 @@ pub(super) struct Sent {
     pub good: bool,
 }
 
-/// Times in milliseconds; see `protocol.md` §1 for the letters.
+/// Times in milliseconds: S, C, Z and L of `docs/delivery.md#timing-inequalities`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
     pub send_by: u64,
     pub call: u64,
     pub settle: u64,
     pub spacing: u64,
-    /// The world's, not configured: F, D, V.
+    /// F, D and V of `docs/delivery.md#assumptions`, which the world decides.
     pub freeze: u64,
     pub delay: u64,
     pub visibility: u64,

@@ -1,4 +1,4 @@
-//! The topics of one test: unique names, created with the policies the design gives them.
+//! The topics of one test: unique names, and the policies of `docs/architecture.md#topics`.
 
 use std::time::Duration;
 
@@ -58,8 +58,8 @@ impl TopicNames {
         ]
     }
 
-    /// Creates all of them: `partitions` for commands, journal and what else is keyed; compaction
-    /// where the design has it.
+    /// Creates all of them: `partitions` for commands, journal and what else is keyed. Journal,
+    /// feeds' state and control topic are compacted.
     pub fn create(&self, partitions: i32) {
         self.create_at(&broker().client(), partitions);
     }
