@@ -2,6 +2,7 @@
 //!
 //! One test: `cargo test --test it -- <part of its name>`. The parts are fetched through Maven on
 //! first use; with `WDT_TEST_KAFKA=host:port` (and `WDT_TEST_REGISTRY=url`) yours are used instead.
+//! `WDT_TEST_KAFKA_VERSION=3.9.1` fetches and starts another version of Apache Kafka.
 
 #![allow(unreachable_pub, reason = "the kit's modules are written as a library's")]
 #![allow(

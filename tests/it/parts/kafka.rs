@@ -23,6 +23,7 @@ use super::{
     java, ports, say,
 };
 
+/// The version that is started unless `WDT_TEST_KAFKA_VERSION` names another one.
 const VERSION: &str = "4.2.2";
 /// The logging bridge must fit the log4j-core this Kafka brings along.
 const LOG4J: &str = "2.25.5";
@@ -32,6 +33,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// The broker shared by all tests of this run; started by the first who asks.
 ///
 /// `WDT_TEST_KAFKA=host:port` makes it somebody else's, which is then neither started nor ended.
+/// Otherwise `WDT_TEST_KAFKA_VERSION` chooses the version of this and every other broker.
 pub fn broker() -> &'static Broker {
     static SHARED: OnceLock<Option<Broker>> = OnceLock::new();
     super::once(&SHARED, "the broker", || match external() {
@@ -54,26 +56,33 @@ fn external() -> Option<String> {
     std::env::var("WDT_TEST_KAFKA").ok().filter(|value| !value.is_empty())
 }
 
+/// The version of our own brokers.
+fn version() -> String {
+    let chosen = std::env::var("WDT_TEST_KAFKA_VERSION").unwrap_or_default();
+    if chosen.is_empty() { VERSION.to_owned() } else { chosen }
+}
+
 /// The jars, fetched if they are not there yet.
 fn prepare() -> PathBuf {
-    cache::once(&format!("kafka-{VERSION}"), |folder| {
-        fs::write(folder.join("pom.xml"), pom()).expect("the cache can be written");
+    let version = version();
+    cache::once(&format!("kafka-{version}"), |folder| {
+        fs::write(folder.join("pom.xml"), pom(&version)).expect("the cache can be written");
         let arguments = [
             "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies".to_owned(),
             "-DoutputDirectory=libs".to_owned(),
             "-DincludeScope=runtime".to_owned(),
         ];
-        java::maven(folder, &format!("Apache Kafka {VERSION} (45 MB)"), &arguments);
+        java::maven(folder, &format!("Apache Kafka {version} (45 MB)"), &arguments);
     })
 }
 
-fn pom() -> String {
+fn pom(version: &str) -> String {
     format!(
         r#"<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
   <groupId>wdt-connector</groupId><artifactId>test-broker</artifactId><version>1</version><packaging>pom</packaging>
   <dependencies>
-    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{VERSION}</version></dependency>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{version}</version></dependency>
     <dependency><groupId>org.apache.logging.log4j</groupId><artifactId>log4j-slf4j-impl</artifactId><version>{LOG4J}</version></dependency>
   </dependencies>
 </project>
@@ -319,7 +328,7 @@ impl Node {
         fs::write(self.folder.join("log4j2.properties"), LOGGING).expect("a temporary file");
         let done = self
             .java(64)
-            .args(["kafka.tools.StorageTool", "format", "-t", "d2R0LWNvbm5lY3Rvci10c3Q", "-c"])
+            .args(["kafka.tools.StorageTool", "format", "-t", "d2R0LWNvbm5lY3Rvci10cw", "-c"])
             .arg(self.folder.join("server.properties"))
             .args(scram)
             .stdin(Stdio::null())
