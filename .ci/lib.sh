@@ -3,6 +3,35 @@
 
 step() { printf '\n== %s\n' "$*" >&2; }
 
+# Runs a command and keeps a row of the table: timed NAME COMMAND...
+# A command that fails sets `failed`. Do not call it in a condition: errexit would be off inside.
+rows=() failed=0
+timed() {
+  local name=$1 began=$SECONDS code result=passed
+  shift
+  step "$name"
+  set +e
+  (
+    set -e
+    "$@"
+  )
+  code=$?
+  set -e
+  if ((code)); then
+    result=FAILED
+    # shellcheck disable=SC2034 # Read by the scripts that source this file.
+    failed=1
+  fi
+  rows+=("$(printf '%-24s %6d s  %s' "$name" $((SECONDS - began)) "$result")")
+  step "$name $result in $((SECONDS - began)) s"
+}
+
+# The rows, at the end of a run.
+table() {
+  step "$SECONDS s"
+  printf '%s\n' "${rows[@]}" >&2
+}
+
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/wdt-connector/ci
 mkdir -p "$cache"
 
