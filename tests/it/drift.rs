@@ -199,7 +199,7 @@ fn rows() -> Vec<String> {
         "txn.sent",
         "txn.delivered",
         "txn.offsets-sent",
-        "txn.committ",
+        "txn.commit",
     ];
     let mut rows = Vec::new();
     for point in Point::ALL
