@@ -51,7 +51,7 @@ pub(crate) async fn run(
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("ending: what is in flight is finished first; a second signal ends at once");
+        tracing::info!("shutting down: draining work in flight; a second signal exits immediately");
         stop.cancel();
         tokio::select! {
             _ = terminate.recv() => {}
@@ -74,7 +74,7 @@ pub(crate) async fn bind(settings: &Settings) -> anyhow::Result<TcpListener> {
     let listener = TcpListener::bind(listen)
         .await
         .with_context(|| format!("the listener cannot use http.listen = \"{listen}\"; choose a free address, or end what uses it"))?;
-    tracing::info!(http.listen = %listener.local_addr().unwrap_or(listen), "listening");
+    tracing::info!(http.listen = %listener.local_addr().unwrap_or(listen), "listener started");
     Ok(listener)
 }
 
@@ -124,7 +124,7 @@ pub(crate) async fn serve(
     reloading.abort();
     reporting.abort();
     // The listener goes last, so that a drain can be watched.
-    tracing::info!("the routes have ended");
+    tracing::info!("pipelines stopped");
     listening.cancel();
     serving.await.context("the listener ended early")?;
     ended
@@ -155,7 +155,7 @@ async fn generations(
         if ended.is_err() || shutdown.is_cancelled() || !live.has_changed().unwrap_or(false) {
             return ended;
         }
-        tracing::info!("the routes begin again, with the new credentials");
+        tracing::info!("restarting pipelines with new credentials");
     }
 }
 
@@ -210,7 +210,7 @@ async fn routes(
         if let Err(fault) = ended
             && first_fault.is_ok()
         {
-            tracing::error!(error = %fault, "a route cannot go on; the process drains and ends");
+            tracing::error!(error = %fault, "pipeline failed; draining and shutting down");
             first_fault = Err(fault);
             shutdown.cancel();
         }

@@ -30,7 +30,7 @@ use tokio::{
 
 use crate::{
     board::{Board, Story},
-    clock::Timestamp,
+    clock::{Timestamp, millis},
     config::{Settings, read_secret},
     erp::Erp,
     kafka::partition_counts,
@@ -137,7 +137,7 @@ impl Reload {
                 found |= self.look(&mut state, &files, part).await;
             }
             if asked && !found {
-                tracing::info!("asked to reload: no secret and no certificate has changed");
+                tracing::info!("reload requested, but no secret or certificate has changed");
             }
         }
     }
@@ -150,7 +150,7 @@ impl Reload {
                 self.say(
                     state,
                     part,
-                    Ok("the files are as they were; nothing is refused any more"),
+                    Ok("files have their previous content again; nothing is refused any more"),
                 );
             }
             return false;
@@ -160,7 +160,7 @@ impl Reload {
                 state.taken.insert(part, now);
                 state.refused.remove(&part);
                 self.metrics.reloaded(part.name(), true);
-                self.say(state, part, Ok("new secrets or certificates are in force"));
+                self.say(state, part, Ok("new secrets or certificates in use"));
             }
             Err(reason) => {
                 let known = state
@@ -187,8 +187,8 @@ impl Reload {
             Err(reason) => {
                 tracing::error!(
                     reload.part = name,
-                    error = reason,
-                    "new secrets or certificates are refused; those before stay in force"
+                    error = %reason,
+                    "new secrets or certificates refused; the previous ones stay in use"
                 );
                 format!("{name}: refused, those before stay in force: {reason}")
             }
@@ -316,7 +316,10 @@ fn put(settings: &mut Settings, key: &str, secret: SecretString) {
             }
         }
         other => {
-            tracing::warn!(key = other, "a secret that cannot be replaced while the process runs")
+            tracing::warn!(
+                config.key = other,
+                "secret cannot be replaced at runtime; restart the process to use it"
+            )
         }
     }
 }
@@ -352,7 +355,11 @@ fn folder(parent: &Path) -> PathBuf {
 }
 
 fn unwatched(error: &notify::Error) {
-    tracing::warn!(%error, "the folder of a secret cannot be watched; it is looked at every {} s", EVERY.as_secs());
+    tracing::warn!(
+        %error,
+        poll_interval_ms = millis(EVERY),
+        "failed to watch the folder of a secret; polling it instead"
+    );
 }
 
 #[cfg(test)]

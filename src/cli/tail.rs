@@ -195,7 +195,7 @@ pub(super) async fn readable(codec: &Codec, bytes: &[u8]) -> serde_json::Result<
         match codec.learn(id).await {
             Ok(()) => decoded = codec.to_json(bytes),
             Err(LearnFault::Unusable(reason) | LearnFault::Unavailable(reason)) => {
-                tracing::debug!(id, reason, "a schema could not be learnt");
+                tracing::debug!(schema.id = id, error = %reason, "failed to fetch a schema");
             }
         }
     }

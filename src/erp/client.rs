@@ -222,7 +222,7 @@ impl Erp {
             self.0.metrics.erp_unseen();
             tracing::warn!(
                 erp.call = permit.call.name(),
-                "the ERP gave an answer that the table of known answers does not hold"
+                "unknown ERP response: not in the table of error codes; report it"
             );
         }
         judged.outcome

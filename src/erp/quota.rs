@@ -85,9 +85,9 @@ impl Quota {
         if account.lock().set_share(call, work, share, Instant::now()) {
             tracing::debug!(
                 erp.call = call.name(),
-                work = work.name(),
-                share,
-                "this instance's share of the quota"
+                pipeline = work.name(),
+                quota.share = share,
+                "quota share of this instance changed"
             );
         }
         account.changed.notify_one();

@@ -68,7 +68,12 @@ pub(super) struct Quiet;
 
 impl ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(?level, facility, message, "librdkafka");
+        tracing::debug!(
+            kafka.log.level = ?level,
+            kafka.log.facility = facility,
+            kafka.log.message = message,
+            "librdkafka log"
+        );
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -195,7 +200,7 @@ impl Reader {
                 Ok(false) => {
                     tracing::debug!(
                         kafka.topic = self.topic,
-                        "the control topic is missing; nothing is paused"
+                        "control topic missing; nothing is paused"
                     );
                     self.tell();
                     self.pause(MISSING_PAUSE);
@@ -206,7 +211,11 @@ impl Reader {
                     if is_denial(&error) {
                         complain(&denial(Operation::Read, &Resource::Topic(self.topic.clone())));
                     }
-                    tracing::debug!(%error, kafka.topic = self.topic, "the control topic cannot be read now");
+                    tracing::debug!(
+                        %error,
+                        kafka.topic = self.topic,
+                        "control topic unreadable; retrying"
+                    );
                     self.pause(POLL);
                 }
             }
@@ -278,7 +287,11 @@ impl Reader {
                     if is_topic_denial(&error) {
                         complain(&denial(Operation::Read, &Resource::Topic(self.topic.clone())));
                     }
-                    tracing::debug!(%error, kafka.topic = self.topic, "reading goes on after an error");
+                    tracing::debug!(
+                        %error,
+                        kafka.topic = self.topic,
+                        "topic read failed; reading continues"
+                    );
                 }
             }
         }
@@ -299,7 +312,7 @@ impl Reader {
 /// writes.
 fn apply(decisions: &mut Decisions, key: &[u8], value: Option<&[u8]>) {
     let Ok(key) = serde_json::from_slice::<Vec<String>>(key) else {
-        tracing::warn!("a record of the control topic has no key of ours and is passed over");
+        tracing::warn!("control record with an unknown key skipped");
         return;
     };
     match value.map(serde_json::from_slice::<Value>) {
@@ -310,7 +323,7 @@ fn apply(decisions: &mut Decisions, key: &[u8], value: Option<&[u8]>) {
             decisions.insert(key, value);
         }
         Some(Err(error)) => {
-            tracing::warn!(?key, %error, "a record of the control topic is not JSON and is passed over")
+            tracing::warn!(kafka.key = ?key, %error, "control record that is not JSON skipped")
         }
     }
 }

@@ -55,7 +55,7 @@ impl EndOffsets {
         let asking =
             thread::Builder::new().name("ends".into()).spawn(move || ask(&weak, &client, &topic));
         if let Err(error) = asking {
-            tracing::warn!(%error, "no thread for the consumer lag; it stays unknown");
+            tracing::warn!(%error, "failed to start the consumer lag thread; lag stays unknown");
         }
         Self(shared)
     }

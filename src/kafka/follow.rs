@@ -53,11 +53,16 @@ struct Silent;
 
 impl ClientContext for Silent {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(?level, facility, message, "librdkafka");
+        tracing::debug!(
+            kafka.log.level = ?level,
+            kafka.log.facility = facility,
+            kafka.log.message = message,
+            "librdkafka log"
+        );
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "librdkafka");
+        tracing::debug!(%error, kafka.log.message = reason, "librdkafka error");
     }
 }
 
@@ -103,7 +108,7 @@ impl<F: FnMut(Followed<'_>)> Reader<F> {
                 }
                 Ok(unread) => self.read(unread),
                 Err(error) => {
-                    tracing::debug!(%error, kafka.topic = self.topic, "the topic cannot be read now");
+                    tracing::debug!(%error, kafka.topic = self.topic, "topic unreadable; retrying");
                     self.pause(POLL);
                 }
             }
@@ -162,7 +167,11 @@ impl<F: FnMut(Followed<'_>)> Reader<F> {
                 }
                 // librdkafka reconnects by itself.
                 Some(Err(error)) => {
-                    tracing::debug!(%error, kafka.topic = self.topic, "reading goes on after an error")
+                    tracing::debug!(
+                        %error,
+                        kafka.topic = self.topic,
+                        "topic read failed; reading continues"
+                    )
                 }
             }
         }

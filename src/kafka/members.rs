@@ -51,7 +51,11 @@ pub(crate) fn owners(
                 )));
             }
             Err(error) => {
-                tracing::debug!(%error, group, "asked again");
+                tracing::debug!(
+                    %error,
+                    kafka.group = group,
+                    "failed to list group members; retrying"
+                );
                 thread::sleep(PAUSE);
             }
         }

@@ -186,7 +186,7 @@ impl ConsumerContext for Callbacks {
                 if list.count() > 0
                     && let Err(error) = consumer.pause(list)
                 {
-                    tracing::warn!(%error, "assigned partitions could not be paused");
+                    tracing::warn!(%error, "failed to pause newly assigned partitions");
                 }
                 let mut membership = self.shared.lock();
                 let assigned = partitions(list);

@@ -132,7 +132,7 @@ impl Poller {
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "poll");
+                    tracing::debug!(%error, "consumer poll failed");
                     self.trouble(&error)?;
                 }
             }
@@ -181,7 +181,12 @@ impl Poller {
                 Ok(())
             }
             Some(code @ RDKafkaErrorCode::UnknownTopicOrPartition) => {
-                tracing::warn!(%code, role = %self.options.role, "the group cannot read its topic");
+                tracing::warn!(
+                    kafka.group = group_id(&self.kafka, &self.options.role),
+                    kafka.topic = self.options.topic,
+                    error = %code,
+                    "consumer group cannot read its topic"
+                );
                 Ok(())
             }
             Some(_) | None => Ok(()),
@@ -217,7 +222,11 @@ impl Poller {
     /// A new consumer in place of one that cannot go on: ownership ends, and begins anew with its
     /// assignment.
     fn replace(&mut self, reason: &str) -> Result<(), GroupFault> {
-        tracing::warn!(role = %self.options.role, %reason, "the consumer does not recover by itself; a new one takes its place");
+        tracing::warn!(
+            kafka.group = group_id(&self.kafka, &self.options.role),
+            error = %reason,
+            "consumer did not recover; replacing it"
+        );
         let fresh = subscribed(&self.kafka, &self.options, &self.shared, &self.events)?;
         self.consumer.context().retire();
         self.shared.lose(&self.events);
@@ -241,7 +250,7 @@ impl Poller {
             self.consumer.unsubscribe();
         } else if crash::fault(Fault::StopFetching) {
             self.sabotaged = true;
-            tracing::info!("the consumer stops fetching on purpose");
+            tracing::info!("injected fault: consumer stops fetching");
             if let Ok(all) = self.consumer.assignment() {
                 let _ = self.consumer.pause(&all);
             }
@@ -286,7 +295,7 @@ impl Poller {
             (resume.count(), self.apply(&resume, false)),
         ] {
             if let (1.., Err(error)) = (list, result) {
-                tracing::warn!(%error, "a partition could not be paused or resumed");
+                tracing::warn!(%error, "failed to pause or resume partitions");
             }
         }
         // Large records are in no hurry: each fetch of them costs as much memory again.

@@ -137,7 +137,7 @@ pub(crate) async fn take_over(
                         .await?;
             }
         }
-        tracing::debug!(?part, "take-over");
+        tracing::debug!(restore.step = ?part, "restore step finished");
     }
     crash::point(Point::TakeOverDone);
     Ok(restored)
@@ -202,7 +202,7 @@ pub(crate) async fn commit_fenced(
                 | CommitFault::Unknown(reason)
                 | CommitFault::TooLarge { reason, .. },
             ) => {
-                tracing::info!(%reason, "the take-over's records were not written; they are written again");
+                tracing::info!(error = %reason, "restore transaction not committed; retrying");
                 tokio::time::sleep(PAUSE).await;
             }
             Err(CommitFault::NotOwner(leases)) => return Err(TakeOverFault::NotOwner(leases)),
@@ -250,7 +250,7 @@ impl Reader {
                     if let Some(sentence) = read_denial(&error, group.topic(), group.group_id()) {
                         complain(&sentence);
                     }
-                    tracing::debug!(%error, "the stable offsets are asked for again");
+                    tracing::debug!(%error, "failed to fetch stable committed offsets; retrying");
                     std::thread::sleep(PAUSE);
                 }
             }
@@ -353,7 +353,7 @@ impl Reader {
                     if let Some(sentence) = read_denial(&error, &topic, group.group_id()) {
                         complain(&sentence);
                     }
-                    tracing::debug!(%error, "restore");
+                    tracing::debug!(%error, "topic read failed; restore continues");
                     continue;
                 }
                 None => continue,

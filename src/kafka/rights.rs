@@ -130,7 +130,7 @@ pub(super) fn heard(error: &KafkaError, reason: &str) {
         Some(RDKafkaErrorCode::SSL | RDKafkaErrorCode::Authentication) => {
             complain(&format!("no connection to Kafka: {}", door(lasting(reason))))
         }
-        Some(_) | None => tracing::debug!(%error, reason, "Kafka client"),
+        Some(_) | None => tracing::debug!(%error, kafka.log.message = reason, "librdkafka error"),
     }
 }
 

@@ -242,7 +242,11 @@ impl Scan {
                 Some(Err(error)) if cannot_be_read(&error) => return Err(refused(error)),
                 // librdkafka reconnects by itself.
                 Some(Err(error)) => {
-                    tracing::debug!(%error, topic = self.topic, "reading goes on after an error")
+                    tracing::debug!(
+                        %error,
+                        kafka.topic = self.topic,
+                        "topic read failed; reading continues"
+                    )
                 }
             }
         }

@@ -314,7 +314,7 @@ impl Drop for Loader {
         if let Some(writer) = self.writer.take()
             && let Err(fault) = writer.end()
         {
-            tracing::debug!(%fault, "cache");
+            tracing::debug!(error = %fault, "failed to write restored records to the cache");
         }
     }
 }

@@ -36,11 +36,16 @@ pub(super) struct Quiet;
 
 impl ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(?level, facility, message, "librdkafka");
+        tracing::debug!(
+            kafka.log.level = ?level,
+            kafka.log.facility = facility,
+            kafka.log.message = message,
+            "librdkafka log"
+        );
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "librdkafka");
+        tracing::debug!(%error, kafka.log.message = reason, "librdkafka error");
     }
 }
 
@@ -240,7 +245,13 @@ pub(crate) fn read(
                 return Err(ToolFault(format!("{topic} cannot be read: {error}")));
             }
             // librdkafka reconnects by itself.
-            Some(Err(error)) => tracing::debug!(%error, topic, "reading goes on after an error"),
+            Some(Err(error)) => {
+                tracing::debug!(
+                    %error,
+                    kafka.topic = topic,
+                    "topic read failed; reading continues"
+                )
+            }
         }
     }
     Ok(())

@@ -206,7 +206,12 @@ impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         match rights::denied_in_log(facility, line) {
             Some(sentence) => rights::complain(&sentence),
-            None => tracing::debug!(?level, facility, line, "librdkafka"),
+            None => tracing::debug!(
+                kafka.log.level = ?level,
+                kafka.log.facility = facility,
+                kafka.log.message = line,
+                "librdkafka log"
+            ),
         }
     }
 
@@ -290,7 +295,11 @@ impl Writer {
             let larger = result.is_ok() && self.batch_size.committed();
             let _ = reply.send(result);
             if larger {
-                tracing::info!(role = %self.role, batch.bytes = self.batch_size.bytes(), "batches are larger again, in case the topic takes more by now");
+                tracing::info!(
+                    pipeline = %self.role,
+                    batch.bytes = self.batch_size.bytes(),
+                    "batch size increased, in case the topic accepts more again"
+                );
                 // The next commit makes a new one, once it knows that the partitions are still
                 // owned.
                 self.producer = None;
@@ -312,7 +321,11 @@ impl Writer {
                         rights::complain(&rights::denial(Operation::Write, &id));
                     }
                     if !reported {
-                        tracing::warn!(role = %self.role, %error, "the transactional producer cannot begin yet; it tries again");
+                        tracing::warn!(
+                            pipeline = %self.role,
+                            %error,
+                            "transactional producer failed to initialize; retrying"
+                        );
                         reported = true;
                     }
                     thread::sleep(RETRY_PAUSE);
@@ -365,7 +378,7 @@ impl Writer {
         crash::point(Point::TxnInitialising);
         producer.init_transactions(INIT_TIMEOUT)?;
         crash::point(Point::TxnInitialised);
-        tracing::debug!(role = %self.role, "the transactional producer is ready");
+        tracing::debug!(pipeline = %self.role, "transactional producer ready");
         Ok(Live { producer, deliveries })
     }
 
@@ -444,7 +457,11 @@ impl Writer {
             .collect();
         let Some((_, bytes, topic)) = alone.first() else {
             self.batch_size.refused();
-            tracing::info!(role = %self.role, batch.bytes = self.batch_size.bytes(), "a topic refused a batch as too large; batches are smaller from now on");
+            tracing::info!(
+                pipeline = %self.role,
+                batch.bytes = self.batch_size.bytes(),
+                "batch too large for a topic; batch size reduced"
+            );
             self.producer = None;
             return None;
         };

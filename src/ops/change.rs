@@ -49,11 +49,11 @@ pub(super) async fn set_route(
     .await
     {
         Ok(()) => {
-            tracing::info!(
-                route.name = route,
-                route.state = state,
-                "a route is told through the listener"
-            );
+            if state == "paused" {
+                tracing::info!(pipeline = route, "pipeline paused via HTTP");
+            } else {
+                tracing::info!(pipeline = route, "pipeline resumed via HTTP");
+            }
             shared.board.tell(
                 Story::Notice,
                 json!({ "text": format!("{route} was told to be {state}"), "kind": "route" }),
@@ -77,10 +77,7 @@ pub(super) async fn log_filter(State(shared): State<Shared>) -> Response {
 pub(super) async fn set_log_filter(State(shared): State<Shared>, filter: String) -> Response {
     match shared.listener.levels.set(filter.trim()) {
         Ok(filter) => {
-            tracing::info!(
-                log.filter = filter,
-                "the log's filter was changed through the listener"
-            );
+            tracing::info!(log.filter = filter, "log filter changed via HTTP");
             shared.board.tell(
                 Story::Notice,
                 json!({ "text": format!("log filter: {filter}"), "kind": "log" }),

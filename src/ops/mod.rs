@@ -126,7 +126,7 @@ pub(crate) async fn serve(listener: TcpListener, parts: Parts, shutdown: Cancell
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(error = %error, "the listener could not accept a connection");
+                tracing::warn!(%error, "listener failed to accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }

@@ -46,7 +46,7 @@ pub(super) async fn serve(listener: TcpListener, control: Control, stop: Cancell
     let router = router(control);
     tokio::select! {
         ended = axum::serve(listener, router) => if let Err(fault) = ended {
-            tracing::error!(%fault, "the simulator's admin API ended; restart it");
+            tracing::error!(error = %fault, "simulator admin API stopped; restart the simulator");
         },
         () = stop.cancelled() => {}
     }

@@ -192,7 +192,11 @@ impl Server {
                 listener = match TcpListener::bind(address).await {
                     Ok(listener) => listener,
                     Err(fault) => {
-                        tracing::error!(%address, %fault, "the simulator cannot listen again after the outage; restart it");
+                        tracing::error!(
+                            http.listen = %address,
+                            error = %fault,
+                            "simulator failed to listen after the outage; restart it"
+                        );
                         return;
                     }
                 };

@@ -73,7 +73,7 @@ impl Engine<'_> {
             crash::point(Point::LookUpAnswered);
             tracing::Span::current()
                 .record("erp.call", Call::QueryOutbounds.name())
-                .record("erp.answer", finding.word());
+                .record("erp.result", finding.word());
             word.tell(Happened::LookedUp { slot: id, finding, was_probe });
         };
         tokio::spawn(asking.instrument(span));
@@ -105,23 +105,28 @@ impl Engine<'_> {
         let seen = matches!(finding, Finding::Found(_));
         let proven = self.proofs.contains(&warehouse_no);
         if let Finding::Failed(reason) = &finding {
-            tracing::debug!(return_no = slot.accepted.command.return_no, %reason, "look-up failed");
+            tracing::debug!(
+                command.id = slot.accepted.command.command_id,
+                command.return_no = slot.accepted.command.return_no,
+                error = %reason,
+                "lookup failed"
+            );
         }
         let pair =
             (slot.accepted.command.return_no.as_str(), slot.accepted.command.command_id.as_str());
         self.parts.metrics.hop(Hop::Call, finding.word());
         self.parts.board.step(pair, Hop::Call.name(), finding.word(), finding.detail());
+        let found = finding.word();
         let step =
             slot.life.looked_up(finding, Sight { now, proven, circuit_closed }, &self.timing);
         crash::point(Point::FindingJudged);
         tracing::info!(
-            return_no = slot.accepted.command.return_no,
-            command_id = slot.accepted.command.command_id,
-            attempt = slot.life.attempt,
-            found = seen,
-            settled = matches!(step, Step::Settle(_)),
-            again = matches!(step, Step::Intend),
-            "asked about a command in doubt"
+            command.id = slot.accepted.command.command_id,
+            command.return_no = slot.accepted.command.return_no,
+            command.attempt = slot.life.attempt,
+            command.next_step = step.word(),
+            erp.result = found,
+            "lookup finished"
         );
         self.step(id, step);
         if seen {

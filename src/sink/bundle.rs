@@ -82,10 +82,7 @@ impl Engine<'_> {
         let intents = || taken().flat_map(|partition| partition.open.values());
         let Some(period) = period(intents(), Timestamp::now()) else { return };
         let markers: HashSet<String> = intents().map(|entry| entry.marker.clone()).collect();
-        tracing::info!(
-            open_intents = period.2,
-            "the ERP is asked once for everything created since the oldest open intent"
-        );
+        tracing::info!(open_intents = period.2, "looking up all open intents in one query");
         let leases = leases.to_vec();
         for lease in &leases {
             if let Some(partition) = self
@@ -111,7 +108,10 @@ impl Engine<'_> {
     /// The answer for all: what was seen settles, everything else is asked about by itself.
     pub(super) fn sighted(&mut self, leases: &[Lease], result: Result<Sightings, String>) {
         let sightings = result.unwrap_or_else(|reason| {
-            tracing::info!(%reason, "the question about all open intents at once was not answered; they are asked about one by one");
+            tracing::info!(
+                error = %reason,
+                "bulk lookup failed; looking up open intents one by one"
+            );
             Sightings::new()
         });
         for lease in leases {

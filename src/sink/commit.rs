@@ -419,7 +419,7 @@ impl Engine<'_> {
                 self.apply(commit, now).map_err(Ended::Failed)
             }
             Err(CommitFault::Aborted(reason)) => {
-                tracing::info!(%reason, "a transaction was aborted; it is tried again");
+                tracing::info!(error = %reason, "transaction aborted; retrying");
                 self.commit_after = now.plus(self.commit_pauses.next_pause());
                 self.take_back(commit);
                 Ok(())
@@ -440,7 +440,10 @@ impl Engine<'_> {
                 if stuck {
                     // Nothing can be left out of a result or a journal entry: it waits for a topic
                     // that takes it.
-                    tracing::warn!(%reason, "a transaction was aborted; it is tried again");
+                    tracing::warn!(
+                        error = %reason,
+                        "record too large for its topic, transaction aborted; retrying"
+                    );
                     self.commit_after = now.plus(self.commit_pauses.next_pause());
                 }
                 Ok(())

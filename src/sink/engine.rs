@@ -252,6 +252,10 @@ pub(super) struct Engine<'a> {
     pub counts: Counts,
 }
 
+fn partition_numbers(leases: &[Lease]) -> Vec<i32> {
+    leases.iter().map(|lease| lease.partition).collect()
+}
+
 /// Tells the quota which part of the commands is this instance's.
 fn claim(erp: &Erp, share: f64) {
     for call in [Call::CreateOrder, Call::QueryOutbounds] {
@@ -451,7 +455,10 @@ impl<'a> Engine<'a> {
     fn group_event(&mut self, event: GroupEvent) -> Result<(), Ended> {
         match event {
             GroupEvent::Assigned(leases) => {
-                tracing::debug!(partitions = leases.len(), "assigned");
+                tracing::debug!(
+                    kafka.partitions = ?partition_numbers(&leases),
+                    "partitions assigned"
+                );
                 if leases.iter().any(|lease| lease.partition >= self.partition_count) {
                     return Err(Ended::Restart(
                         "the commands topic has got more partitions".into(),
@@ -472,8 +479,8 @@ impl<'a> Engine<'a> {
             }
             GroupEvent::Lost(leases) => {
                 tracing::warn!(
-                    ?leases,
-                    "partitions were lost; their open intents are left to the next owner"
+                    kafka.partitions = ?partition_numbers(&leases),
+                    "partitions lost; open intents left to next owner"
                 );
                 for lease in leases {
                     self.drop_partition(lease);
@@ -560,11 +567,11 @@ impl<'a> Engine<'a> {
                         continue;
                     }
                     tracing::info!(
-                        partition = lease.partition,
+                        kafka.partition = lease.partition,
+                        kafka.offset = restored.committed.as_ref().map(|(offset, _)| *offset),
                         entries = restored.entries,
                         open_intents = journal.open.len(),
-                        offset = restored.committed.as_ref().map(|(offset, _)| *offset),
-                        "partition taken over"
+                        "partition restored"
                     );
                     self.counts.restored_entries += restored.entries;
                     if journal.placed {
@@ -598,20 +605,22 @@ impl<'a> Engine<'a> {
         for drain in &mut drains {
             let open = drain.leases.iter().any(|lease| self.unfinished(*lease));
             if !open || now >= drain.deadline {
-                let partitions: Vec<i32> =
-                    drain.leases.iter().map(|lease| lease.partition).collect();
+                let partitions = partition_numbers(&drain.leases);
                 if open {
-                    let answers =
+                    let calls =
                         self.slots.values().filter(|slot| slot.waits == Waits::Answer).count();
                     tracing::warn!(
-                        ?partitions,
-                        answers,
-                        ready = self.ready.len(),
+                        kafka.partitions = ?partitions,
+                        calls_in_flight = calls,
+                        settlements = self.ready.len(),
                         committing = self.committing.is_some(),
-                        "the drain ran out of time; open intents are left to the next owner"
+                        "drain timeout; open intents left to next owner"
                     );
                 } else {
-                    tracing::info!(?partitions, "partitions are finished and given back");
+                    tracing::info!(
+                        kafka.partitions = ?partitions,
+                        "partitions drained and revoked"
+                    );
                 }
                 for lease in std::mem::take(&mut drain.leases) {
                     self.drop_partition(lease);
@@ -640,7 +649,11 @@ impl<'a> Engine<'a> {
         if self.partitions.get(&lease.partition).is_some_and(|partition| partition.lease == lease) {
             self.partitions.remove(&lease.partition);
             if let Err(fault) = self.store.clear(lease.partition) {
-                tracing::warn!(%fault, "cache");
+                tracing::warn!(
+                    kafka.partition = lease.partition,
+                    error = %fault,
+                    "failed to clear journal cache"
+                );
             }
         }
         self.restoring.remove(&lease);
@@ -667,10 +680,13 @@ impl<'a> Engine<'a> {
         // Of other reasons is said where they are found.
         if open != self.open {
             self.open = open;
-            if open {
-                tracing::warn!(circuit = ?self.breaker.circuit(), "consumption pauses until the ERP answers again");
+            if let super::breaker::Circuit::Open { reason, .. } = self.breaker.circuit() {
+                tracing::warn!(
+                    error = %reason,
+                    "circuit breaker opened; consumption paused until the ERP answers again"
+                );
             } else {
-                tracing::info!("the ERP answers again");
+                tracing::info!("circuit breaker no longer open; consumption resumed");
             }
         }
     }
@@ -694,8 +710,8 @@ impl<'a> Engine<'a> {
             )
         });
         match (&self.paused, &paused) {
-            (None, Some(reason)) => tracing::warn!(%reason, "the command route is paused"),
-            (Some(_), None) => tracing::info!("the command route is resumed"),
+            (None, Some(reason)) => tracing::warn!(%reason, "command pipeline paused"),
+            (Some(_), None) => tracing::info!("command pipeline resumed"),
             (None, None) | (Some(_), Some(_)) => {}
         }
         self.paused = paused;

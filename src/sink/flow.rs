@@ -348,13 +348,13 @@ impl Engine<'_> {
         }
         let counts = epoch.is_some() && epoch == self.breaker.epoch();
         let Some(slot) = self.slots.get_mut(&id) else { return };
-        if matches!(answer, Answer::Unknown { .. }) {
+        if let Answer::Unknown { reason, .. } = &answer {
             tracing::warn!(
-                return_no = slot.accepted.command.return_no,
-                command_id = slot.accepted.command.command_id,
-                attempt = slot.life.attempt,
-                answer = ?answer,
-                "nobody knows whether the ERP created the order; it is asked"
+                command.id = slot.accepted.command.command_id,
+                command.return_no = slot.accepted.command.return_no,
+                command.attempt = slot.life.attempt,
+                error = %reason,
+                "createOrder outcome unknown; looking up the order"
             );
         }
         let pair =

@@ -192,7 +192,7 @@ impl Engine<'_> {
             Moment::now(),
         );
         if let Some(reason) = self.placement.misfit().filter(|_| was_fine) {
-            tracing::error!(%reason, "the command route pauses; nothing was settled");
+            tracing::error!(%reason, "partitioner mismatch; command pipeline paused");
         }
         treatment == Treatment::Hold
     }
@@ -206,7 +206,7 @@ impl Engine<'_> {
         let was_fine = self.placement.misfit().is_none();
         self.placement.due(self.partition_count, self.parts.settings.commands.partitioner, now);
         if let Some(reason) = self.placement.misfit().filter(|_| was_fine) {
-            tracing::error!(%reason, "the command route pauses; nothing was settled");
+            tracing::error!(%reason, "partitioner mismatch; command pipeline paused");
         }
         if matches!(self.placement, Placement::Fits) {
             for record in std::mem::take(&mut self.held_back) {
@@ -292,7 +292,12 @@ impl Engine<'_> {
                 if let Parsed::Unlearnt(id) =
                     parse(&first, self.parts.settings.commands.format, &self.parts.codec)
                 {
-                    tracing::warn!(partition = lease.partition, %reason, "commands wait for the schema registry");
+                    tracing::warn!(
+                        kafka.partition = lease.partition,
+                        schema.id = id,
+                        error = %reason,
+                        "schema registry unavailable; commands wait, retrying"
+                    );
                     waiting.push_front(first);
                     if let Some(partition) = self.partitions.get_mut(&lease.partition) {
                         partition.unlearnt = waiting;

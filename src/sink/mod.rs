@@ -110,7 +110,10 @@ pub(crate) async fn run(parts: Parts) -> Result<(), RouteFault> {
         match session(&parts, &pulse).await? {
             Ended::Shutdown => return Ok(()),
             Ended::Restart(reason) => {
-                tracing::warn!(%reason, "the command route begins again from the log");
+                tracing::warn!(
+                    error = %reason,
+                    "command pipeline restarting from committed offsets"
+                );
                 parts.board.ready(ROLE, Err(reason));
             }
             Ended::Failed(reason) => return Err(RouteFault(reason)),
@@ -123,7 +126,7 @@ async fn session(parts: &Parts, pulse: &crate::board::Pulse) -> Result<Ended, Ro
     let Some(partition_count) = wait_for_topics(parts, pulse).await? else {
         return Ok(Ended::Shutdown);
     };
-    tracing::debug!(partitions = partition_count, "topics are there");
+    tracing::debug!(kafka.partition_count = partition_count, "topics verified");
     // Known before the first command is begun: a pause holds through restarts.
     while tokio::time::timeout(Duration::from_secs(1), parts.controls.settled()).await.is_err() {
         pulse.beat();
@@ -189,7 +192,7 @@ async fn wait_for_topics(
                 _ => "a topic of the command route is missing; create them with `wdt-connector topics --with-commands`".into(),
             },
         };
-        tracing::warn!(%reason, "the command route waits");
+        tracing::warn!(error = %reason, "command pipeline waiting for its topics");
         parts.board.ready(ROLE, Err(reason));
         tokio::select! {
             () = parts.shutdown.cancelled() => return Ok(None),

@@ -331,7 +331,10 @@ impl Restoring {
                 Ok(counted) => break counted,
                 // The broker went away, or a right is missing: a take-over waits for both.
                 Err(fault) => {
-                    tracing::warn!(%fault, "the other partitions' journals cannot be read yet")
+                    tracing::warn!(
+                        error = %fault,
+                        "failed to read the journals of the other partitions; retrying"
+                    )
                 }
             }
             tokio::time::sleep(OTHERS_PAUSE).await;
@@ -500,7 +503,11 @@ fn decode(
                 Ok(()) => {}
                 Err(LearnFault::Unusable(reason)) => return Err(reason),
                 Err(LearnFault::Unavailable(reason)) => {
-                    tracing::warn!(%reason, "the journal waits for the schema registry");
+                    tracing::warn!(
+                        schema.id = id,
+                        error = %reason,
+                        "schema registry unavailable; journal restore waits, retrying"
+                    );
                     runtime.block_on(tokio::time::sleep(std::time::Duration::from_secs(1)));
                 }
             },

@@ -105,16 +105,16 @@ impl Asked {
     pub(super) fn answered(self, answer: &Answer) {
         tracing::Span::current()
             .record("erp.call", Call::CreateOrder.name())
-            .record("erp.answer", answer.word());
+            .record("erp.result", answer.word());
         tracing::info!(
             command.id = self.command_id,
             command.return_no = self.return_no,
             command.attempt = self.attempt,
             trace.id = self.trace_id,
             erp.call = Call::CreateOrder.name(),
-            erp.answer = answer.word(),
-            erp.took_ms = crate::clock::millis(self.sent.until(Moment::now())),
-            "the ERP was called"
+            erp.result = answer.word(),
+            duration_ms = crate::clock::millis(self.sent.until(Moment::now())),
+            "ERP call finished"
         );
     }
 }
@@ -173,7 +173,7 @@ impl Engine<'_> {
                 command.outcome = result.outcome.name(),
                 command.outbound_no = result.outbound_no,
                 command.duplicate = result.duplicate,
-                "settled"
+                "command settled"
             );
         }
         if let Some((death, reason)) = &tale.death {

@@ -244,7 +244,11 @@ impl Differ<'_> {
         let datum = match self.codec.current_datum(subject(self.feed), &state.version) {
             Ok(datum) => Some(datum.into_owned()),
             Err(fault) => {
-                tracing::warn!(feed.name = self.feed.name(), error = %fault, "a kept version cannot be read; its next change has no `before`");
+                tracing::warn!(
+                    feed = self.feed.name(),
+                    error = %fault,
+                    "stored version unreadable; next change event will have no `before`"
+                );
                 None
             }
         };

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     board::Pulse,
-    clock::Moment,
+    clock::{Moment, millis},
     config::{Feed, FeedSettings},
     kafka::{Group, Lease, Loader, Store, TakeOver, TakeOverFault, Transactor, take_over},
     schema::{Checkpoint, Codec, DecodeFault, LearnFault},
@@ -89,7 +89,11 @@ impl FeedTask {
             match self.tenure(&pulse).await {
                 Stop::Over => return Ok(()),
                 Stop::TakeOver(reason) => {
-                    tracing::warn!(feed.name = self.feed.name(), error = %reason, "outcome of a transaction unknown, taking the feed over again");
+                    tracing::warn!(
+                        feed = self.feed.name(),
+                        error = %reason,
+                        "transaction outcome unknown; restoring the feed again"
+                    );
                 }
                 Stop::Fault(fault) => return Err(fault),
             }
@@ -144,16 +148,24 @@ impl FeedTask {
         let at = cursor.checkpoint();
         match resumed {
             Resumed::First => {
-                tracing::info!(feed.name = self.feed.name(), feed.start = %at.watermark, "first read of the feed")
+                tracing::info!(
+                    feed = self.feed.name(),
+                    watermark = %at.watermark,
+                    "snapshot started"
+                )
             }
             Resumed::AsLeft => {
-                tracing::info!(feed.name = self.feed.name(), feed.watermark = %at.watermark, "feed resumed")
+                tracing::info!(
+                    feed = self.feed.name(),
+                    watermark = %at.watermark,
+                    "feed resumed from its checkpoint"
+                )
             }
             Resumed::FiltersChanged => tracing::info!(
-                feed.name = self.feed.name(),
-                feed.start = %settings.start_at,
-                feed.watermark = %at.watermark,
-                "the filters changed, so everything since the start is read again beside the live feed"
+                feed = self.feed.name(),
+                start_at = %settings.start_at,
+                watermark = %at.watermark,
+                "feed filters changed; reading everything since start_at again"
             ),
         }
         Ok(Tenure::new(self, pulse, scribe, cursor, resumed != Resumed::AsLeft))
@@ -167,7 +179,8 @@ impl FeedTask {
             pulse.beat();
             if Instant::now() >= patience {
                 tracing::warn!(
-                    "the journal could not be read yet; outbound orders are published without the commands behind them until it is"
+                    feed = self.feed.name(),
+                    "command index not loaded; outbound orders are published without command ids"
                 );
                 break;
             }
@@ -217,12 +230,11 @@ impl FeedTask {
         if let Some(mut loader) = loading.end() {
             loader.flush()?;
         }
-        let took_ms = began.elapsed().as_millis();
         tracing::info!(
-            feed.name = self.feed.name(),
-            state.entries = entries,
-            state.took_ms = took_ms,
-            "feed taken over"
+            feed = self.feed.name(),
+            entries,
+            duration_ms = millis(began.elapsed()),
+            "feed restored"
         );
         let Some(bytes) = self.store.get(partition, StateKey::checkpoint(self.feed).bytes())?
         else {
@@ -275,7 +287,11 @@ pub(super) async fn learn(codec: &Codec, cancel: &CancellationToken, id: u32) ->
                 .into());
             }
             Some(Err(LearnFault::Unavailable(reason))) => {
-                tracing::warn!(schema.id = id, error = %reason, "a schema of the feeds' state cannot be fetched, trying again");
+                tracing::warn!(
+                    schema.id = id,
+                    error = %reason,
+                    "failed to fetch a schema of the feed state; retrying"
+                );
                 if cancel
                     .run_until_cancelled(tokio::time::sleep(Duration::from_secs(2)))
                     .await

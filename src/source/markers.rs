@@ -116,7 +116,10 @@ impl MarkerIndex for JournalMarkers {
         match scanned {
             Ok(()) => Some((String::from_utf8(found?).ok()?, marker.to_owned())),
             Err(error) => {
-                tracing::warn!(%error, "the index of commands cannot be read; an outbound order is published without its command");
+                tracing::warn!(
+                    %error,
+                    "command index unreadable; outbound order published without its command id"
+                );
                 None
             }
         }
@@ -128,7 +131,11 @@ impl MarkerIndex for JournalMarkers {
             match self.begin() {
                 Ok(follower) => *reader = Some(follower),
                 Err(error) => {
-                    tracing::warn!(%error, "outbound orders are published without the commands behind them");
+                    tracing::warn!(
+                        %error,
+                        "failed to read the command index's topic; \
+                         outbound orders are published without command ids"
+                    );
                     return true;
                 }
             }
@@ -175,7 +182,11 @@ impl Entries {
         if let Err(error) = written
             && !std::mem::replace(&mut self.failed, true)
         {
-            tracing::warn!(%error, "the index of commands cannot be written; outbound orders may be published without their commands");
+            tracing::warn!(
+                %error,
+                "failed to write the command index; \
+                 outbound orders may be published without command ids"
+            );
         }
     }
 }

@@ -235,7 +235,10 @@ impl Route {
                 result
             }
             GroupEvent::Lost(leases) => {
-                tracing::warn!(feed.partitions = ?partitions(&leases), "feeds lost, whatever was not committed is the next owner's");
+                tracing::warn!(
+                    kafka.partitions = ?partitions(&leases),
+                    "feed partitions lost; uncommitted work abandoned"
+                );
                 let result = self.end(&leases, true).await;
                 self.status.ready();
                 result
@@ -297,7 +300,11 @@ impl Route {
                     aborted = true;
                     for running in leases.iter().filter_map(|lease| self.running.get(lease)) {
                         if !abort {
-                            tracing::warn!(feed.name = running.feed.name(), "a transaction does not end; it is left to the feed's next owner");
+                            tracing::warn!(
+                                feed = running.feed.name(),
+                                "transaction did not finish before revocation; \
+                                 leaving it to the next owner"
+                            );
                         }
                         running.abort.abort();
                     }

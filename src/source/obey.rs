@@ -32,11 +32,11 @@ impl Tenure<'_> {
                 let (before, after) =
                     (self.cursor.checkpoint().watermark, next.checkpoint().watermark);
                 tracing::warn!(
-                    feed.name = feed.name(),
-                    order.id,
-                    feed.watermark.before = %before,
-                    feed.watermark.after = %after,
-                    "an operator set the watermark; what lies between is read again, or skipped"
+                    feed = feed.name(),
+                    request.id = order.id,
+                    previous_watermark = %before,
+                    watermark = %after,
+                    "watermark set by an operator; the time between is read again or skipped"
                 );
                 self.save(next).await?;
                 self.due_now();
@@ -47,14 +47,24 @@ impl Tenure<'_> {
         if let Some(order) = BackfillOrder::of(&decisions, feed)
             && let Some(next) = self.cursor.ordered(&order)
         {
-            tracing::info!(
-                feed.name = feed.name(),
-                order.id,
-                backfill.from = %order.from,
-                backfill.to = %order.to,
-                order.cancelled,
-                "an operator ordered a backfill, or called it off"
-            );
+            let (from, to) = (order.from, order.to);
+            if order.cancelled {
+                tracing::info!(
+                    feed = feed.name(),
+                    request.id = order.id,
+                    backfill.from = %from,
+                    backfill.to = %to,
+                    "backfill cancelled by an operator"
+                );
+            } else {
+                tracing::info!(
+                    feed = feed.name(),
+                    request.id = order.id,
+                    backfill.from = %from,
+                    backfill.to = %to,
+                    "backfill requested by an operator"
+                );
+            }
             self.save(next).await?;
             self.backfill_begins();
         }
@@ -67,7 +77,7 @@ impl Tenure<'_> {
         match self.task.parts.controls.pause_of(feed.name()) {
             None => {
                 if std::mem::take(&mut self.paused) {
-                    tracing::info!(feed.name = feed.name(), "the feed goes on");
+                    tracing::info!(feed = feed.name(), "feed resumed by an operator");
                     self.due_now();
                     let snapshot = self.cursor.checkpoint().snapshot;
                     self.task.status.feed(feed, |status| {
@@ -80,7 +90,11 @@ impl Tenure<'_> {
             Some(decision) => {
                 if !std::mem::replace(&mut self.paused, true) {
                     let sentence = paused_sentence(&decision);
-                    tracing::info!(feed.name = feed.name(), reason = %sentence, "the feed is paused");
+                    tracing::info!(
+                        feed = feed.name(),
+                        reason = %sentence,
+                        "feed paused by an operator"
+                    );
                     self.task.status.feed(feed, |status| {
                         status.state = FeedPhase::Paused;
                         status.error = Some(sentence);

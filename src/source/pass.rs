@@ -248,10 +248,10 @@ impl Tenure<'_> {
             matches!(&finding, Finding::Change(change) if change.record.modified < older_than);
         self.task.parts.metrics.feed_older(feed, confirmed);
         tracing::info!(
-            feed.name = feed.name(),
+            feed = feed.name(),
             record.id,
-            confirmed,
-            "a record that looked older than published was asked for by its number"
+            record.confirmed = confirmed,
+            "row older than the published version; record looked up by its number"
         );
         Ok(Ok(finding))
     }
@@ -471,11 +471,11 @@ impl Tenure<'_> {
 
     fn dead_letter(&self, row: &Row, misfit: &Misfit) -> Result<Piece, Stop> {
         tracing::warn!(
-            feed.name = self.task.feed.name(),
+            feed = self.task.feed.name(),
             record.id = misfit.id.as_deref().or(row.id.as_deref()),
             record.field = misfit.field,
-            error = misfit.reason,
-            "a record does not fit and goes to the feed's dead letters"
+            error = %misfit.reason,
+            "record does not fit the schema; sent to the feed's dead letters"
         );
         Ok(self.scribe.dead_letter(row, misfit)?)
     }
@@ -492,10 +492,11 @@ impl Tenure<'_> {
             self.task.parts.metrics.drift(feed, kind, &drift.field);
             if self.drift.len() < DRIFT_NAMES && self.drift.insert((drift.field.clone(), kind)) {
                 tracing::warn!(
-                    feed.name = feed.name(),
-                    field.name = drift.field,
-                    field.deviation = kind,
-                    "the ERP sends a field otherwise than documented: unknown and retyped ones are kept in `extra`, missing ones are null"
+                    feed = feed.name(),
+                    record.field = drift.field,
+                    record.drift = kind,
+                    "schema drift: unknown and retyped ERP fields are kept in `extra`, \
+                     missing ones are null"
                 );
             }
         }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock::millis,
     config::Feed,
     crash::{self, Point},
     kafka::{Batch, CommitFault, Group, Lease, Outgoing, Position, Store, StoreFault, Transactor},
@@ -172,7 +173,12 @@ impl Publisher {
         pause: &mut Duration,
         reason: &str,
     ) -> Result<(), PublishFault> {
-        tracing::warn!(feed.name = self.feed.name(), error = %reason, pause_ms = pause.as_millis(), "transaction aborted, the same batch again");
+        tracing::warn!(
+            feed = self.feed.name(),
+            error = %reason,
+            retry_after_ms = millis(*pause),
+            "transaction aborted; retrying the same batch"
+        );
         self.cancel
             .run_until_cancelled(tokio::time::sleep(*pause))
             .await

@@ -102,10 +102,11 @@ impl Ask for Reader {
     fn entered(&mut self, distinct: u64, count: u64) {
         self.metrics.feed_entered(self.feed);
         tracing::warn!(
-            feed.name = self.feed.name(),
-            rows.distinct = distinct,
-            rows.count = count,
-            "fewer records than the ERP counted: something entered a window that was closed; the window is read again. If this repeats, raise max_visibility_lag and safety_lag"
+            feed = self.feed.name(),
+            rows = distinct,
+            erp.total = count,
+            "closed window gained records during the read; reading it again. \
+             If this repeats, raise max_visibility_lag and safety_lag"
         );
     }
 }

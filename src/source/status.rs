@@ -242,7 +242,7 @@ impl StatusBoard {
         change(&mut feeds);
         match serde_json::to_value(&*feeds) {
             Ok(section) => self.board.set("feeds", section),
-            Err(error) => tracing::error!(%error, "the feeds' status cannot be shown"),
+            Err(error) => tracing::error!(%error, "failed to update the feeds' status"),
         }
     }
 }

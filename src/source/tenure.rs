@@ -11,7 +11,7 @@ use tracing::Instrument as _;
 
 use crate::{
     board::Pulse,
-    clock::{Moment, Timestamp},
+    clock::{Moment, Timestamp, millis},
     config::{FeedSettings, duration_text},
     crash::{self, Point},
     erp::{Class, Page, PageRequest, QueryFault, Selection},
@@ -278,10 +278,10 @@ impl<'a> Tenure<'a> {
                 let (before, after) =
                     (self.cursor.checkpoint().watermark, next.checkpoint().watermark);
                 tracing::warn!(
-                    feed.name = feed.name(),
-                    feed.watermark.before = %before,
-                    feed.watermark.after = %after,
-                    "the ERP's clock was set back behind the watermark; what lies between is read again, and published only where it is new"
+                    feed = feed.name(),
+                    previous_watermark = %before,
+                    watermark = %after,
+                    "ERP clock was set back behind the watermark; reading the time between again"
                 );
                 self.save(next).await?;
                 self.due_now();
@@ -290,9 +290,10 @@ impl<'a> Tenure<'a> {
             }
             Some(Err(TooFar(back))) if !std::mem::replace(&mut self.too_far, true) => {
                 tracing::error!(
-                    feed.name = feed.name(),
-                    "the ERP's clock is {} behind the watermark, too far to read again unasked; mend the clock, or say from where on to read with wdt-connector feeds set-watermark",
-                    duration_text(rounded(back))
+                    feed = feed.name(),
+                    erp.clock_behind_s = back.as_secs(),
+                    "ERP clock is too far behind the watermark; feed waits. Correct the clock, \
+                     or run `wdt-connector feeds set-watermark`"
                 );
             }
             Some(Err(TooFar(_))) => {}
@@ -341,7 +342,13 @@ impl<'a> Tenure<'a> {
         let mut reader = self.reader(pass);
         let mut knowing = Knowing { reader: &mut reader, known: &self.known };
         let began = Instant::now();
-        let span = tracing::info_span!("window", feed.name = feed.name(), pass = pass.name(), window.start = %window.start, window.end = %window.end);
+        let span = tracing::info_span!(
+            "window",
+            feed = feed.name(),
+            pass = pass.name(),
+            window.start = %window.start,
+            window.end = %window.end
+        );
         let fetch = tracing::info_span!(parent: &span, "fetch");
         let fetching = beating(self.pulse, gather(&mut knowing, &queries, rules)).instrument(fetch);
         let gathered = self.task.cancel.run_until_cancelled(fetching).await;
@@ -360,9 +367,9 @@ impl<'a> Tenure<'a> {
             Some(Err(fault)) => Ok(Turn::Failed(self.failed(pass, window, &fault))),
             Some(Ok(Gathered::TooEarly)) => {
                 tracing::info!(
-                    feed.name = feed.name(),
-                    erp.skew_ms = self.clock.skew_ms(),
-                    "the ERP's clock is behind, the window is chosen anew"
+                    feed = feed.name(),
+                    erp.clock_skew_ms = self.clock.skew_ms(),
+                    "ERP clock is behind the window's end; choosing the window again"
                 );
                 // The clock has been read by now, so the next choice differs; no faster than the
                 // ERP's own second.
@@ -371,11 +378,11 @@ impl<'a> Tenure<'a> {
             }
             Some(Ok(Gathered::TooLarge { pages })) => {
                 tracing::debug!(
-                    feed.name = feed.name(),
+                    feed = feed.name(),
                     pass = pass.name(),
-                    window.seconds = window.seconds(),
+                    window.length_s = window.seconds(),
                     pages,
-                    "window above its page budget, shortened"
+                    "window exceeds its page budget; shortening it"
                 );
                 self.schedule(pass).pace.too_large(window, pages);
                 Ok(Turn::Again)
@@ -447,6 +454,7 @@ impl<'a> Tenure<'a> {
         let turned = self.stretch.after(waited);
         let (feed, configured, now) =
             (self.task.feed, self.settings.poll_interval, self.stretch.interval());
+        let (quota_wait_ms, poll_interval_ms) = (millis(waited), millis(now));
         let (waited, every) = (rounded(waited), duration_text(rounded(now)));
         let why = self.stretch.is_stretched().then(|| {
             format!(
@@ -455,18 +463,23 @@ impl<'a> Tenure<'a> {
                 duration_text(configured)
             )
         });
-        match (turned, &why) {
-            (Turned::Short, Some(why)) => {
-                tracing::warn!(feed.name = feed.name(), "the quota is short: {why}")
-            }
-            (Turned::Relaxed, _) => tracing::info!(
-                feed.name = feed.name(),
-                "the quota suffices again, the feed polls every {every}"
+        match turned {
+            Turned::Short => tracing::warn!(
+                feed = feed.name(),
+                quota.wait_ms = quota_wait_ms,
+                poll_interval_ms,
+                "quota is short; feed polls less often"
             ),
-            (Turned::Short | Turned::Nothing, _) => {}
+            Turned::Relaxed => tracing::info!(
+                feed = feed.name(),
+                quota.wait_ms = quota_wait_ms,
+                poll_interval_ms,
+                "quota is sufficient again; feed polls at its configured interval"
+            ),
+            Turned::Nothing => {}
         }
         self.task.status.feed(feed, |status| {
-            status.poll_interval_ms = Some(crate::clock::millis(now));
+            status.poll_interval_ms = Some(poll_interval_ms);
             status.poll_interval_reason = why;
         });
     }
@@ -495,7 +508,7 @@ impl<'a> Tenure<'a> {
             status.events += counts.events as u64;
             status.dead_letters += counts.dead_letters as u64;
             status.latest_late_row_ms =
-                status.latest_late_row_ms.max(counts.latest_late_row.map(crate::clock::millis));
+                status.latest_late_row_ms.max(counts.latest_late_row.map(millis));
             if let Some(late) = counts.latest_late_row {
                 status.advice = Some(late_advice(feed, late));
             } else if pass == Pass::Backfill && counts.missed > 0 {
@@ -541,15 +554,14 @@ impl<'a> Tenure<'a> {
         });
         if pass == Pass::Backfill && caught_up {
             let (rows, events) = (at.backfill_rows.unwrap_or(0), at.backfill_events.unwrap_or(0));
-            tracing::info!(
-                feed.name = feed.name(),
-                backfill.rows = rows,
-                backfill.events = events,
-                "backfill finished"
-            );
+            tracing::info!(feed = feed.name(), rows, events, "backfill finished");
         }
         if was_snapshot && !at.snapshot {
-            tracing::info!(feed.name = feed.name(), feed.watermark = %at.watermark, "first read finished, the feed is live");
+            tracing::info!(
+                feed = feed.name(),
+                watermark = %at.watermark,
+                "snapshot finished; feed is live"
+            );
         }
         Turn::Moved { caught_up }
     }
@@ -562,12 +574,12 @@ impl<'a> Tenure<'a> {
         }
         self.told = Some(Instant::now());
         tracing::info!(
-            feed.name = self.task.feed.name(),
-            feed.position = progress.position,
-            feed.percent = progress.percent,
-            feed.rows_per_second = progress.rows_per_second,
-            feed.remaining_seconds = progress.remaining_seconds,
-            "reading the past"
+            feed = self.task.feed.name(),
+            progress.position,
+            progress.percent,
+            progress.rows_per_s = progress.rows_per_second,
+            progress.remaining_s = progress.remaining_seconds,
+            "snapshot or backfill in progress"
         );
     }
 
@@ -588,13 +600,13 @@ impl<'a> Tenure<'a> {
             }
         };
         tracing::warn!(
-            feed.name = self.task.feed.name(),
+            feed = self.task.feed.name(),
             pass = pass.name(),
             window.start = %window.start,
             window.end = %window.end,
-            pause_ms = pause.as_millis(),
+            retry_after_ms = millis(pause),
             error = %fault,
-            "window not read, it is tried again"
+            "window read failed; retrying"
         );
         self.task.status.feed(self.task.feed, |status| {
             status.state = phase;
@@ -607,7 +619,7 @@ impl<'a> Tenure<'a> {
 /// For people: whole seconds, where there are any.
 fn rounded(span: Duration) -> Duration {
     if span < Duration::from_secs(1) {
-        Duration::from_millis(crate::clock::millis(span))
+        Duration::from_millis(millis(span))
     } else {
         Duration::from_secs(span.as_secs())
     }

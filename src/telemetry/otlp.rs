@@ -102,7 +102,7 @@ impl Collector {
 
     pub(super) fn end(self, limit: Duration) {
         if let Err(error) = self.0.shutdown_with_timeout(limit) {
-            tracing::debug!(%error, "the last traces were not sent");
+            tracing::debug!(%error, "failed to export the last traces");
         }
     }
 }
@@ -136,12 +136,13 @@ impl Client {
         match failure {
             Some(error) if !failed_before => {
                 tracing::warn!(
-                    error,
+                    %error,
                     otlp.endpoint = self.address,
-                    "traces cannot be exported and are dropped; check telemetry.otlp_endpoint, telemetry.ca_file and the collector"
+                    "trace export failed, traces are dropped; \
+                     check telemetry.otlp_endpoint, telemetry.ca_file and the collector"
                 );
             }
-            None if failed_before => tracing::info!("traces are exported again"),
+            None if failed_before => tracing::info!("trace export recovered"),
             Some(_) | None => {}
         }
     }

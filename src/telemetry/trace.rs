@@ -71,7 +71,7 @@ impl Trace {
             Hop::Validate => tracing::info_span!(parent: root, "validate"),
             Hop::Journal => tracing::info_span!(parent: root, "journal"),
             Hop::Call => {
-                tracing::info_span!(parent: root, "call", erp.call = Empty, erp.answer = Empty)
+                tracing::info_span!(parent: root, "call", erp.call = Empty, erp.result = Empty)
             }
             Hop::Outcome => tracing::info_span!(parent: root, "outcome"),
             Hop::Settle => tracing::info_span!(parent: root, "settle"),

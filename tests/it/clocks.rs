@@ -171,7 +171,7 @@ fn clocks_that_jump_together_stop_nothing_and_nothing_is_missed_or_doubled() {
         rig.results((turn + 1) * 20);
     }
     assert!(
-        connector.log().contains("the ERP's clock was set back behind the watermark"),
+        connector.log().contains("ERP clock was set back behind the watermark"),
         "{}",
         connector.log()
     );

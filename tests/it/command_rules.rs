@@ -105,7 +105,7 @@ fn every_kind_of_outage_pauses_and_nothing_is_given_up() {
     }
     assert!(read_all(&rig.topics.commands_dlq).is_empty());
     assert_eq!(
-        connector.log().matches("partition taken over").count(),
+        connector.log().matches("partition restored").count(),
         2,
         "the member never left its group"
     );
@@ -228,7 +228,7 @@ fn a_command_that_waited_for_a_proof_is_called_once_however_long_it_is_held_up_t
                 .then_some(())
         });
     };
-    asked(2, "asked about a command in doubt");
+    asked(2, "lookup finished");
     let patient = Instant::now() + limit;
     rig.erp.only_faults("createOrder:late(5s)=1x");
     rig.send(&commands[1..]);
@@ -236,7 +236,7 @@ fn a_command_that_waited_for_a_proof_is_called_once_however_long_it_is_held_up_t
     // Before the second order can be seen.
     assert!(rig.verb(&["commands", "pause"], b"").status.success());
     until("the pause", PATIENCE, || route(&connector)["paused"].is_string().then_some(()));
-    asked(1, "again=true");
+    asked(1, "command.next_step=\"intend\"");
     assert_eq!(rig.erp.creates().received, 2, "the pause came before the proof");
     // When its patience would have ended it has been in line for long.
     until("the end of its patience", PATIENCE, || {
@@ -444,7 +444,7 @@ fn a_second_signal_ends_at_once_and_loses_nothing() {
     rig.send(&commands);
     until("calls on the wire", PATIENCE, || (rig.erp.creates().received == 3).then_some(()));
     connector.ask_to_end();
-    connector.wait_log("a second signal ends at once", PATIENCE);
+    connector.wait_log("a second signal exits immediately", PATIENCE);
     assert!(connector.running(), "it waits for the calls on the wire");
     let ended = connector.terminate(Duration::from_secs(20));
     assert_eq!(ended.code(), Some(1));
@@ -521,7 +521,7 @@ fn partitions_given_back_during_an_outage_leave_nobody_without_probes() {
     assert_once(&rig, &held, &results);
     assert_once(&rig, &failing, &results);
     assert_eq!((results.len(), rig.erp.order_count()), (45, 45));
-    first.wait_log("the drain ran out of time", PATIENCE);
+    first.wait_log("drain timeout", PATIENCE);
 }
 
 #[test]
@@ -564,7 +564,7 @@ fn an_instance_that_lost_its_partitions_while_frozen_adds_nothing() {
     // The second one gets everything once the first one's session is over.
     let results = rig.results(40);
     frozen.thaw();
-    frozen.wait_log("partitions were lost", PATIENCE);
+    frozen.wait_log("partitions lost", PATIENCE);
     assert_once(&rig, &commands, &results);
     assert_eq!((rig.results(40).len(), rig.erp.order_count()), (40, 40));
     drop((frozen, second));

@@ -357,7 +357,7 @@ fn a_name_that_is_not_resolved_is_said_and_waited_for() {
         said.lines().find(|line| line.starts_with("✗ erp")).unwrap_or_else(|| panic!("{said}"));
     assert!(row.contains("dns error") || row.contains("lookup"), "{row}");
     let lost = rig.start();
-    lost.wait_log("consumption pauses", PATIENCE);
+    lost.wait_log("circuit breaker opened", PATIENCE);
     assert_eq!(lost.terminate(END).code(), Some(0));
     assert!(read_all(&rig.topics.results).is_empty(), "an outage decides nothing");
     rig.config.set("erp.flagship", "url", url);

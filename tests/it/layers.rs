@@ -45,7 +45,7 @@ const CONFINED: [(&str, &[&str]); 2] = [
 
 /// Rust files below `src`, without those that hold only tests: path and text up to its unit tests,
 /// comments left out.
-fn sources() -> Vec<(String, String)> {
+pub fn sources() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut folders = vec![root.join("src")];
     let mut found = Vec::new();

@@ -264,7 +264,7 @@ fn a_hundred_thousand_keys_that_wait_are_not_held_in_memory() {
     }
     sender.flush();
     let connector = rig.start();
-    connector.wait_log("consumption pauses", PATIENCE);
+    connector.wait_log("circuit breaker opened", PATIENCE);
     let held = wait_until_reading_stops(&connector);
     crate::parts::say(&format!("{held} of {KEYS} commands are held"));
     assert!(held <= 10_000, "{held}");

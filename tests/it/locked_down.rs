@@ -412,9 +412,9 @@ fn traces_reach_a_collector_over_tls_with_an_authority_of_its_own() {
             Connector::spawn(&file, port, &rig.path(&format!("refused-{turn}.log"))).ready();
         rig.send(&[command(&format!("CT-{}", turn + 2), "c")]);
         assert_eq!(rig.results(turn + 2).len(), turn + 2);
-        connector.wait_log("traces cannot be exported", PATIENCE);
+        connector.wait_log("trace export failed", PATIENCE);
         let log = connector.log();
-        let line = log.lines().find(|line| line.contains("traces cannot be exported")).unwrap();
+        let line = log.lines().find(|line| line.contains("trace export failed")).unwrap();
         assert!(
             [&*url, "UnknownIssuer", "telemetry.ca_file"].iter().all(|part| line.contains(part)),
             "{line}"

@@ -35,6 +35,7 @@ mod instances;
 mod layers;
 mod limits;
 mod locked_down;
+mod log_fields;
 mod membership;
 mod operate;
 mod process;

@@ -56,7 +56,7 @@ fn a_secret_replaced_in_its_file_is_used_without_a_restart() {
     });
     assert!(refused.contains("secret:salt"), "{refused}");
     assert_eq!(connector.metric("wdt_connector_last_reload_successful", &[]), 0.0);
-    connector.wait_log("new secrets or certificates are refused", PATIENCE);
+    connector.wait_log("new secrets or certificates refused", PATIENCE);
     assert_probes(&connector);
 
     fs::write(&secret, rig.erp.flagship_secret()).unwrap();
@@ -82,7 +82,7 @@ fn replaced_kafka_credentials_build_the_clients_anew_and_nothing_is_done_twice()
     rig.send(&commands[..30]);
     until("commands on their way", PATIENCE, || (rig.erp.creates().received >= 5).then_some(()));
     fs::write(&password, "second").unwrap();
-    connector.wait_log("the routes begin again, with the new credentials", PATIENCE);
+    connector.wait_log("restarting pipelines with new credentials", PATIENCE);
     rig.send(&commands[30..]);
     let results = rig.results(commands.len());
     let mut created: Vec<_> = results.iter().map(|result| result.command_id.clone()).collect();
@@ -102,7 +102,7 @@ fn replaced_kafka_credentials_build_the_clients_anew_and_nothing_is_done_twice()
         rustix::process::Signal::HUP,
     )
     .unwrap();
-    connector.wait_log("no secret and no certificate has changed", PATIENCE);
+    connector.wait_log("no secret or certificate has changed", PATIENCE);
     assert_eq!(connector.terminate(Duration::from_secs(20)).code(), Some(0));
 }
 
@@ -135,12 +135,12 @@ fn one_command_is_followed_by_its_id_through_log_status_metrics_and_traces() {
         (Some(&*traceparent), Some("a=b"))
     );
 
-    connector.wait_log("the ERP was called", PATIENCE);
+    connector.wait_log("ERP call finished", PATIENCE);
     let log = connector.log();
-    let line = log.lines().find(|line| line.contains("the ERP was called")).unwrap();
+    let line = log.lines().find(|line| line.contains("ERP call finished")).unwrap();
     let line: Value = serde_json::from_str(line).unwrap();
     assert_eq!(
-        [&line["command.id"], &line["command.return_no"], &line["trace.id"], &line["erp.answer"]],
+        [&line["command.id"], &line["command.return_no"], &line["trace.id"], &line["erp.result"]],
         ["c-0", "TH0", TRACE, "ok"]
     );
 
@@ -228,7 +228,7 @@ fn a_collector_that_is_away_changes_nothing() {
     let connector = rig.start();
     rig.send(&commands);
     assert_eq!(rig.results(3).len(), 3);
-    connector.wait_log("traces cannot be exported", PATIENCE);
+    connector.wait_log("trace export failed", PATIENCE);
     assert_eq!(connector.terminate(Duration::from_secs(30)).code(), Some(0));
 }
 

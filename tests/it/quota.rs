@@ -186,7 +186,7 @@ fn three_real_minutes_are_never_refused_alone_and_hardly_beside_a_thief() {
         );
         assert!(feed["poll_interval_ms"].as_u64() > Some(5000), "{feed}");
     }
-    assert!(first.log().contains("the quota is short: a read waited"));
+    assert!(first.log().contains("quota is short; feed polls less often"));
     let budget = &status["sections"]["quota"][0];
     assert_eq!((&budget["call"], &budget["refused"]), (&json!("flagship"), &json!(0)));
     assert!(

@@ -223,7 +223,7 @@ fn with_the_registry_gone_a_new_schema_waits_and_other_partitions_go_on() {
     (1..4).for_each(|partition| known(&return_in(partition, 0)));
     sender.flush();
     reader.at_least(4, PATIENCE);
-    connector.wait_log("commands wait for the schema registry", PATIENCE);
+    connector.wait_log("schema registry unavailable; commands wait", PATIENCE);
     let asked = proxy.accepted();
     until("the registry to be asked again", PATIENCE, || {
         (proxy.accepted() > asked + 1).then_some(())

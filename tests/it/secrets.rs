@@ -215,7 +215,7 @@ fn no_secret_is_said_by_any_fault_or_panic() {
     // As many as open the circuit by one failed call each: a call that breaks off is asked for, not
     // made again.
     ears.send(&(0..LAST).map(|number| format!("CT-LAST-{number}")).collect::<Vec<_>>());
-    connector.wait_log("consumption pauses", PATIENCE);
+    connector.wait_log("circuit breaker opened", PATIENCE);
     ears.flagship.refuse(false);
     Reader::new(&ears.rig.topics.results).at_least(21 + LAST, PATIENCE);
     for path in ["/", "/status", "/metrics", "/healthz", "/readyz", "/status?token=x"] {

@@ -239,7 +239,7 @@ fn a_change_that_its_topic_does_not_take_goes_to_the_dead_letters_and_the_feed_g
     }
     events.until("every modification", PATIENCE, |seen| seen.len() >= 400);
     assert!(read_all(&rig.topics.feeds_dlq).is_empty());
-    connector.wait_log("batches are smaller from now on", PATIENCE);
+    connector.wait_log("batch size reduced", PATIENCE);
     // A record of its own that is too large, then together with its `before` only.
     let (large, larger) = (&numbers[0], &numbers[1]);
     rig.erp.modify(Kind::Returns, larger, &json!({"remark": noise(12_000, 5)}));
@@ -288,7 +288,7 @@ fn a_change_that_its_topic_does_not_take_goes_to_the_dead_letters_and_the_feed_g
     // A topic that takes more again gets more again, by trial and without a restart.
     topics::alter(&rig.topics.purchase_returns, &[("max.message.bytes", "1048588")]);
     for number in &numbers {
-        if connector.log().contains("batches are larger again") {
+        if connector.log().contains("batch size increased") {
             break;
         }
         // A second each: as many transactions.
@@ -300,7 +300,7 @@ fn a_change_that_its_topic_does_not_take_goes_to_the_dead_letters_and_the_feed_g
         );
         events.at_least(before + 1, PATIENCE);
     }
-    connector.wait_log("batches are larger again", Duration::ZERO);
+    connector.wait_log("batch size increased", Duration::ZERO);
     let before = events.seen.len();
     for number in &numbers {
         rig.erp.modify(Kind::Returns, number, &json!({"remark": "after"}));
