@@ -1,4 +1,4 @@
-//! Wiring: settings → clients → routes → ordered drain.
+//! Wiring: settings → clients → pipelines → ordered drain.
 
 mod reload;
 
@@ -81,7 +81,7 @@ pub(crate) async fn bind(settings: &Settings) -> anyhow::Result<TcpListener> {
 /// Runs everything that is enabled until `shutdown`, then drains.
 ///
 /// # Errors
-/// What kept it from starting, or ended a route.
+/// What kept it from starting, or ended a pipeline.
 pub(crate) async fn serve(
     settings: Settings,
     metrics: Arc<Metrics>,
@@ -90,7 +90,7 @@ pub(crate) async fn serve(
     shutdown: CancellationToken,
     listener: TcpListener,
 ) -> anyhow::Result<()> {
-    // Before anybody can ask: a process whose routes have not spoken yet is not ready.
+    // Before anybody can ask: a process whose pipelines have not spoken yet is not ready.
     for (part, enabled) in [(sink::ROLE, settings.commands.enabled), ("feeds", any_feed(&settings))]
     {
         if enabled {
@@ -130,8 +130,8 @@ pub(crate) async fn serve(
     ended
 }
 
-/// Runs the routes; again, with clients built anew, whenever Kafka's or the registry's credentials
-/// were replaced. Leaving and joining under the same static name keeps the assignment.
+/// Runs the pipelines; again, with clients built anew, whenever Kafka's or the registry's
+/// credentials were replaced. Leaving and joining under the same static name keeps the assignment.
 async fn generations(
     mut live: watch::Receiver<Arc<Settings>>,
     erp: &Erp,
@@ -150,7 +150,7 @@ async fn generations(
                 }
             })
         };
-        let ended = routes(&settings, erp, metrics, board, &stop).await;
+        let ended = pipelines(&settings, erp, metrics, board, &stop).await;
         replaced.abort();
         if ended.is_err() || shutdown.is_cancelled() || !live.has_changed().unwrap_or(false) {
             return ended;
@@ -159,7 +159,7 @@ async fn generations(
     }
 }
 
-async fn routes(
+async fn pipelines(
     settings: &Arc<Settings>,
     erp: &Erp,
     metrics: &Arc<Metrics>,
@@ -173,7 +173,7 @@ async fn routes(
     let controls = Controls::follow(&settings.kafka, &settings.topics.control)
         .map_err(|reason| anyhow!(reason))?;
     let pauses = tokio::spawn(show_pauses(controls.clone(), board.clone(), Arc::clone(metrics)));
-    let mut routes: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    let mut pipelines: JoinSet<anyhow::Result<()>> = JoinSet::new();
     if settings.commands.enabled {
         let parts = sink::Parts {
             settings: Arc::clone(settings),
@@ -184,7 +184,7 @@ async fn routes(
             shutdown: shutdown.clone(),
             controls: controls.clone(),
         };
-        routes.spawn(async move { Ok(sink::run(parts).await?) });
+        pipelines.spawn(async move { Ok(sink::run(parts).await?) });
     }
     if any_feed(settings) {
         let markers: Arc<dyn source::MarkerIndex> = if settings.return_outbounds.enabled {
@@ -202,11 +202,11 @@ async fn routes(
             controls: controls.clone(),
             markers,
         };
-        routes.spawn(async move { Ok(source::run(parts).await?) });
+        pipelines.spawn(async move { Ok(source::run(parts).await?) });
     }
     let mut first_fault = Ok(());
-    while let Some(ended) = routes.join_next().await {
-        let ended = ended.context("a route ended abnormally").and_then(|ended| ended);
+    while let Some(ended) = pipelines.join_next().await {
+        let ended = ended.context("a pipeline ended abnormally").and_then(|ended| ended);
         if let Err(fault) = ended
             && first_fault.is_ok()
         {
@@ -223,22 +223,22 @@ fn any_feed(settings: &Settings) -> bool {
     Feed::ALL.into_iter().any(|feed| source::settings_of(settings, feed).enabled)
 }
 
-/// Which routes an operator has paused, for the page and the metrics.
+/// Which pipelines an operator has paused, for the page and the metrics.
 async fn show_pauses(mut controls: Controls, board: Board, metrics: Arc<Metrics>) {
     controls.settled().await;
     loop {
         let mut paused = serde_json::Map::new();
-        for route in [sink::ROLE].into_iter().chain(Feed::ALL.map(Feed::name)) {
-            let decision = controls.pause_of(route);
-            metrics.paused(route, decision.is_some());
-            paused.extend(decision.map(|decision| (route.to_owned(), decision)));
+        for pipeline in [sink::ROLE].into_iter().chain(Feed::ALL.map(Feed::name)) {
+            let decision = controls.pause_of(pipeline);
+            metrics.paused(pipeline, decision.is_some());
+            paused.extend(decision.map(|decision| (pipeline.to_owned(), decision)));
         }
         board.set("paused", paused.into());
         controls.changed().await;
     }
 }
 
-/// What the enabled routes write.
+/// What the enabled pipelines write.
 fn subjects(settings: &Settings) -> Vec<Subject> {
     let mut subjects = Vec::new();
     if settings.commands.enabled {

@@ -1,5 +1,5 @@
-//! Failpoints: places where a test kills the process, and faults that a test injects. Release builds
-//! have none of it.
+//! Failpoints: places where a test kills the process, and faults that a test injects. Release
+//! builds have none of it.
 //!
 //! `FAILPOINTS=<point>=kill` ends the process by SIGKILL at the first passage of that point,
 //! `<point>=2*off->kill` at the third. `FAILPOINTS=<fault>=inject` makes the process do something
@@ -29,11 +29,11 @@ named! {
     /// A place in the life of a command, a change or a transaction; each is passed right after what
     /// it says has happened, or, where it ends in -ing, right before.
     pub Point {
-        /// The group assigned partitions; the route does not know yet.
+        /// The group assigned partitions; the pipeline does not know yet.
         GroupAssigned = "group.assigned",
-        /// Partitions are about to be taken away; the route drains.
+        /// Partitions are about to be taken away; the pipeline drains.
         GroupRevoking = "group.revoking",
-        /// The route has drained; ownership is about to end.
+        /// The pipeline has drained; ownership is about to end.
         GroupDrained = "group.drained",
 
         /// A take-over knows the stable offsets.
@@ -101,7 +101,7 @@ named! {
         LeaveGroup = "leave-group",
         /// The consumer stops fetching behind its owner's back, once.
         StopFetching = "stop-fetching",
-        /// The command route panics at an answer, and says everything it has at hand.
+        /// The command pipeline panics at an answer, and says everything it has at hand.
         Panic = "panic",
     }
 }

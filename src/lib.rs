@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Imports point one way: `cli → app → {sink, source, ops} → {erp, kafka, schema, telemetry} →
-//! {config, board, metrics, http_client, fault, decimal, clock, text, explanation, crash}`. The two routes never
-//! import each other; the simulator imports nothing of the client.
+//! {config, board, metrics, http_client, fault, decimal, clock, text, explanation, crash}`. The two
+//! pipelines never import each other; the simulator imports nothing of the client.
 
 mod app;
 mod cli;

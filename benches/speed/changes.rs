@@ -1,4 +1,4 @@
-//! The change route: a first read, then the same records read again unchanged.
+//! The change pipeline: a first read, then the same records read again unchanged.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Single steps of both routes, each alone on one core: what the end-to-end figures are made of.
+//! Single steps of both pipelines, each alone on one core: what the end-to-end figures are made of.
 
 use std::{
     hint::black_box,

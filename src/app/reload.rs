@@ -7,7 +7,7 @@
 //! ```text
 //! erp       new clients in place; calls on the wire end as they began
 //! listener  the new token, and only that
-//! kafka     asked first whether the broker accepts them; then every client is built anew (the routes begin again)
+//! kafka     asked first whether the broker accepts them; then every client is built anew (the pipelines begin again)
 //! registry  with kafka
 //! ```
 

@@ -17,7 +17,7 @@ use crate::{clock::Moment, explanation::Explanation};
 pub(crate) use stories::Story;
 use stories::{Stories, Ways};
 
-/// Shared between the routes (who write) and the listener (who reads); cheap to clone.
+/// Shared between the pipelines (who write) and the listener (who reads); cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Board(Arc<Mutex<Inner>>);
 

@@ -9,7 +9,7 @@ use crate::{
 
 use super::{End, output};
 
-/// The change route's role in group, client and transactional ids.
+/// The change pipeline's role in group, client and transactional ids.
 const FEEDS: &str = "feeds";
 
 /// One right and what it is for.
@@ -56,7 +56,7 @@ impl Wanted<'_> {
     }
 }
 
-/// Every right that `run` and `check` need for the enabled routes; of both when none is enabled
+/// Every right that `run` and `check` need for the enabled pipelines; of both when none is enabled
 /// yet.
 pub(super) fn needed(settings: &Settings) -> Vec<Right> {
     use Operation::{Read, Write};

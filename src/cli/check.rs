@@ -64,21 +64,21 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
 }
 
 fn configuration(settings: &Settings) -> Finding {
-    match settings.require_route() {
+    match settings.require_pipeline() {
         Ok(()) => {
-            let mut routes: Vec<&str> = Feed::ALL
+            let mut pipelines: Vec<&str> = Feed::ALL
                 .iter()
                 .filter(|feed| settings.feed(**feed).enabled)
                 .map(|feed| feed.name())
                 .collect();
             if settings.commands.enabled {
-                routes.insert(0, "commands");
+                pipelines.insert(0, "commands");
             }
-            Finding::good("configuration", format!("enabled: {}", routes.join(", ")))
+            Finding::good("configuration", format!("enabled: {}", pipelines.join(", ")))
         }
         Err(mistake) => Finding::warning(
             "configuration",
-            "no route is enabled, so run has nothing to do",
+            "no pipeline is enabled, so run has nothing to do",
             mistake.sentence,
         ),
     }
@@ -229,7 +229,7 @@ async fn registry_finding(settings: &Settings, registry: &RegistrySettings) -> F
     }
 }
 
-/// What the enabled routes write and read.
+/// What the enabled pipelines write and read.
 pub(super) fn subjects(settings: &Settings) -> Vec<Subject> {
     let mut subjects = Vec::new();
     if settings.commands.enabled {
@@ -301,7 +301,7 @@ fn subject(call: Call) -> String {
     format!("erp {}", call_word(call))
 }
 
-/// The read calls of the enabled routes; without any, one per account.
+/// The read calls of the enabled pipelines; without any, one per account.
 fn calls(settings: &Settings) -> Vec<Call> {
     let outbounds = &settings.return_outbounds;
     let mut calls = Vec::new();

@@ -11,7 +11,7 @@ use crate::{
     clock::Timestamp,
     config::{Feed, Loaded, Settings, duration_text},
     kafka::{
-        control::{decide, route_key},
+        control::{decide, pipeline_key},
         members::{self, Member},
     },
     schema::Checkpoint,
@@ -100,7 +100,7 @@ pub(super) fn order_id() -> String {
 
 async fn turn(settings: &Settings, feed: Feed, to: &str) -> anyhow::Result<End> {
     let value = json!({ "state": to, "by": operator(), "at": Timestamp::now().to_string() });
-    decide(&settings.kafka, &settings.topics.control, &route_key(feed.name()), Some(&value))
+    decide(&settings.kafka, &settings.topics.control, &pipeline_key(feed.name()), Some(&value))
         .await?;
     let _ =
         output::say(&format!("{} is {to}, for every instance and through restarts", feed.name()));
@@ -175,7 +175,7 @@ async fn show(settings: &Settings, only: Option<Feed>, json: bool) -> anyhow::Re
     for feed in feeds {
         let checkpoint = state::checkpoint(settings, &codec, feed).await?;
         let paused = decisions
-            .get(&route_key(feed.name()))
+            .get(&pipeline_key(feed.name()))
             .filter(|value| value["state"] == "paused")
             .cloned();
         let orders = (BackfillOrder::of(&decisions, feed), WatermarkOrder::of(&decisions, feed));

@@ -82,10 +82,11 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Run the routes that are enabled until SIGTERM
+    /// Run the pipelines that are enabled until SIGTERM
     #[command(after_help = "Example: wdt-connector run --config connector.toml")]
     Run,
-    /// Run both pipelines against a simulated ERP with injected faults and verify the delivery guarantees
+    /// Run both pipelines against a simulated ERP with injected faults and verify the delivery
+    /// guarantees
     #[command(
         after_help = "Example: wdt-connector demo --for 20s --commands 300 --seed 7\nExits 1 when a guarantee is violated."
     )]

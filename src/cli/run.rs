@@ -25,7 +25,7 @@ const LAST_TRACES: Duration = Duration::from_secs(3);
 
 pub(super) fn execute(loaded: Loaded) -> anyhow::Result<End> {
     let Loaded { settings, warnings } = loaded;
-    if let Err(mistake) = settings.require_route() {
+    if let Err(mistake) = settings.require_pipeline() {
         misconfigured(&[mistake]);
         return Ok(End::Misconfigured);
     }

@@ -32,12 +32,12 @@ enum Verb {
         #[arg(long, conflicts_with = "name")]
         json: bool,
     },
-    /// Register the schemas of the enabled routes with the registry
+    /// Register the schemas of the enabled pipelines with the registry
     #[command(
         after_help = "Example: wdt-connector schemas register --config connector.toml\nExits 1 when the registry refuses one."
     )]
     Register,
-    /// Compare the schemas of the enabled routes with the registry; nothing is written
+    /// Compare the schemas of the enabled pipelines with the registry; nothing is written
     #[command(
         after_help = "Example: wdt-connector schemas check --config connector.toml\nExits 1 when one is incompatible."
     )]
@@ -122,7 +122,7 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
     Ok(report.end())
 }
 
-/// Those of the enabled routes; all when none is enabled yet.
+/// Those of the enabled pipelines; all when none is enabled yet.
 fn subjects(settings: &Settings) -> Vec<Subject> {
     let found = check::subjects(settings);
     if found.is_empty() {

@@ -105,7 +105,7 @@ impl Role {
                 Some((largest, "a larger dead letter is written without its value"))
             }
             Self::Results | Self::Journal => {
-                Some((MOST_MESSAGE_BYTES, "the command route waits in front of a larger one"))
+                Some((MOST_MESSAGE_BYTES, "the command pipeline waits in front of a larger one"))
             }
             Self::Commands | Self::Control => None,
         }
@@ -120,7 +120,7 @@ impl Role {
     }
 }
 
-/// The topics of the enabled routes; of both when none is enabled yet.
+/// The topics of the enabled pipelines; of both when none is enabled yet.
 fn roles(settings: &Settings) -> Vec<Role> {
     let feeds: Vec<Feed> =
         Feed::ALL.into_iter().filter(|feed| settings.feed(*feed).enabled).collect();
@@ -272,7 +272,7 @@ fn judge_one(
             }
             (Role::Control, Absence::Fails | Absence::OthersDuty) => Finding::warning(
                 name,
-                "is missing, so no route can be paused for all instances",
+                "is missing, so no pipeline can be paused for all instances",
                 "run: wdt-connector topics",
             ),
             (_, Absence::Fails | Absence::OthersDuty) => {

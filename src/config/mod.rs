@@ -93,13 +93,13 @@ impl Settings {
     /// Whether anything is there for `run` to do.
     ///
     /// # Errors
-    /// The mistake that no route is enabled.
-    pub fn require_route(&self) -> Result<(), Mistake> {
+    /// The mistake that no pipeline is enabled.
+    pub fn require_pipeline(&self) -> Result<(), Mistake> {
         if self.commands.enabled || Feed::ALL.iter().any(|feed| self.feed(*feed).enabled) {
             return Ok(());
         }
         Err(Mistake::general(
-            "no route is enabled; set commands.enabled, feeds.purchase_returns.enabled or feeds.return_outbounds.enabled to true"
+            "no pipeline is enabled; set commands.enabled, feeds.purchase_returns.enabled or feeds.return_outbounds.enabled to true"
                 .to_owned(),
         ))
     }

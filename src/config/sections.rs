@@ -433,9 +433,9 @@ fn log(reader: &mut Reader) -> LogSettings {
     }
 }
 
-/// Each enabled route needs its account.
+/// Each enabled pipeline needs its account.
 fn accounts(reader: &mut Reader, settings: &Settings) {
-    let mut need = |route: &str, edition: Edition| {
+    let mut need = |pipeline: &str, edition: Edition| {
         let (there, section) = match edition {
             Edition::Flagship => (settings.flagship.is_some(), "erp.flagship"),
             Edition::Enterprise => (settings.enterprise.is_some(), "erp.enterprise"),
@@ -445,7 +445,7 @@ fn accounts(reader: &mut Reader, settings: &Settings) {
             reader.mistake(
                 &key,
                 format!(
-                    "{key} is missing though {route} is enabled; fill in the section [{section}]"
+                    "{key} is missing though {pipeline} is enabled; fill in the section [{section}]"
                 ),
             );
         }

@@ -53,7 +53,7 @@ fn the_defaults_are_the_documented_ones() {
             && settings.enterprise.is_none()
     );
     assert!(settings.cache_dir.ends_with("wdt-connector/wdt-connector.0"));
-    assert!(settings.require_route().is_err());
+    assert!(settings.require_pipeline().is_err());
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn a_whole_configuration_is_read() {
          filters = {{ warehouse_no = \"W1\", status = \"50,110\" }}\n[kafka]\ninstance_ordinal = 3\nproperties = {{ \"security.protocol\" = \"SASL_SSL\", session.timeout.ms = 6000 }}\n"
     );
     let settings = ok(&text, &[SECRET]).settings;
-    assert!(settings.require_route().is_ok());
+    assert!(settings.require_pipeline().is_ok());
     assert_eq!(settings.commands.format, CommandFormat::Json);
     assert_eq!(settings.flagship.unwrap().secret.expose_secret(), "hush:salt");
     assert_eq!(settings.return_outbounds.start_at, Timestamp(1_767_196_800_000));

@@ -1,4 +1,4 @@
-//! The ERP as both routes see it: one signed attempt per call, every answer classified.
+//! The ERP as both pipelines see it: one signed attempt per call, every answer classified.
 //!
 //! ```text
 //! Quota ─▶ Permit ─▶ Erp ─▶ edition (parameters, body) ─▶ sign ─▶ http (one attempt) ─▶ answer (the table) ─▶ Answer | Page
@@ -281,7 +281,7 @@ impl fmt::Debug for dyn SendGuard {
     }
 }
 
-/// A guard shared between the route and the request body.
+/// A guard shared between the pipeline and the request body.
 pub(crate) type SharedGuard = Arc<dyn SendGuard>;
 
 mod answer;

@@ -1,7 +1,8 @@
 //! Membership of a consumer group: one OS thread that polls, callbacks that keep ownership true.
 //!
-//! The thread never waits for the route except while partitions are revoked: it polls on, so that
-//! the member stays in the group whatever the ERP does, and holds partitions back by pausing them.
+//! The thread never waits for the pipeline except while partitions are revoked: it polls on, so
+//! that the member stays in the group whatever the ERP does, and holds partitions back by pausing
+//! them.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -56,7 +57,7 @@ impl Delivered {
     }
 }
 
-/// What a group tells its route, in order.
+/// What a group tells its pipeline, in order.
 #[derive(Debug)]
 pub(crate) enum GroupEvent {
     /// New partitions; nothing is fetched from them until [`Group::start`].

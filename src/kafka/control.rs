@@ -1,6 +1,6 @@
 //! What an operator decided for all instances: a small compacted topic that everyone reads.
 //!
-//! A record's key is a JSON array such as `["route","commands"]`, its value a JSON object; the
+//! A record's key is a JSON array such as `["pipeline","commands"]`, its value a JSON object; the
 //! newest of a key holds, a tombstone takes it back. The topic has one partition. Where it is
 //! missing, nothing was decided.
 
@@ -142,22 +142,22 @@ impl Controls {
         }
     }
 
-    /// The decision that pauses a route (`commands`, or a feed's name), if one does:
+    /// The decision that pauses a pipeline (`commands`, or a feed's name), if one does:
     /// `{"state":"paused","by":…,"at":…}`.
     #[must_use]
-    pub(crate) fn pause_of(&self, route: &str) -> Option<Value> {
+    pub(crate) fn pause_of(&self, pipeline: &str) -> Option<Value> {
         let decisions = self.now();
         decisions
-            .get(&route_key(route))
+            .get(&pipeline_key(pipeline))
             .filter(|value| value.get("state").and_then(Value::as_str) == Some("paused"))
             .cloned()
     }
 }
 
-/// The key under which a route is paused and resumed.
+/// The key under which a pipeline is paused and resumed.
 #[must_use]
-pub(crate) fn route_key(route: &str) -> Vec<String> {
-    vec!["route".to_owned(), route.to_owned()]
+pub(crate) fn pipeline_key(pipeline: &str) -> Vec<String> {
+    vec!["pipeline".to_owned(), pipeline.to_owned()]
 }
 
 /// Writes one decision for all instances; `None` takes it back. Ends when every in-sync replica has
@@ -335,14 +335,14 @@ mod tests {
     #[test]
     fn the_newest_decision_of_a_key_holds_and_a_tombstone_takes_it_back() {
         let mut decisions = Decisions::new();
-        apply(&mut decisions, br#"["route","commands"]"#, Some(br#"{"state":"paused"}"#));
-        apply(&mut decisions, br#"["route","commands"]"#, Some(b"not json"));
+        apply(&mut decisions, br#"["pipeline","commands"]"#, Some(br#"{"state":"paused"}"#));
+        apply(&mut decisions, br#"["pipeline","commands"]"#, Some(b"not json"));
         apply(&mut decisions, b"nonsense", Some(b"{}"));
         assert_eq!(
-            decisions.get(&route_key("commands")).and_then(|value| value["state"].as_str()),
+            decisions.get(&pipeline_key("commands")).and_then(|value| value["state"].as_str()),
             Some("paused")
         );
-        apply(&mut decisions, br#"["route","commands"]"#, None);
+        apply(&mut decisions, br#"["pipeline","commands"]"#, None);
         assert!(decisions.is_empty());
     }
 }

@@ -1,5 +1,6 @@
 //! Follows a topic from its first record for as long as somebody wants to know: for what is kept
-//! beside a route, never for what a route decides by (that is read up to a barrier, in `restore`).
+//! beside a pipeline, never for what a pipeline decides by (that is read up to a barrier, in
+//! `restore`).
 
 use std::{
     collections::BTreeSet,

@@ -35,7 +35,7 @@ pub(super) struct Shared {
 #[derive(Default)]
 pub(super) struct Membership {
     pub standing: Standing<Arc<ConsumerGroupMetadata>>,
-    /// Per owned partition: what the route wants, and how much it holds.
+    /// Per owned partition: what the pipeline wants, and how much it holds.
     pub flow: BTreeMap<i32, Flow>,
 }
 
@@ -70,7 +70,7 @@ impl Shared {
 /// The rebalance callbacks of one consumer; they run on the polling thread.
 pub(super) struct Callbacks {
     shared: Arc<Shared>,
-    /// Gone with the retirement: the route's events end with the last consumer that speaks, not
+    /// Gone with the retirement: the pipeline's events end with the last consumer that speaks, not
     /// with one that never closes.
     events: Mutex<Option<mpsc::UnboundedSender<GroupEvent>>>,
     topic: String,
@@ -97,7 +97,7 @@ impl Callbacks {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
-    /// Tells the route; `false` when nobody listens.
+    /// Tells the pipeline; `false` when nobody listens.
     fn tell(&self, event: GroupEvent) -> bool {
         let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         events.as_ref().is_some_and(|events| events.send(event).is_ok())
@@ -108,7 +108,7 @@ impl Callbacks {
         self.sight.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Hands the leases to the route to finish, waits, and only then ends them.
+    /// Hands the leases to the pipeline to finish, waits, and only then ends them.
     pub(super) fn revoke(&self, leases: Vec<Lease>, lost: bool) {
         if leases.is_empty() {
             return;
@@ -121,8 +121,8 @@ impl Callbacks {
         crash::point(Point::GroupRevoking);
         let (done, finished) = oneshot::channel();
         if self.tell(GroupEvent::Revoking { leases: leases.clone(), done }) {
-            // The route bounds its drain below max.poll.interval.ms; a dropped sender ends the wait
-            // as well.
+            // The pipeline bounds its drain below max.poll.interval.ms; a dropped sender ends the
+            // wait as well.
             let _ = finished.blocking_recv();
         }
         crash::point(Point::GroupDrained);
@@ -181,8 +181,8 @@ impl ConsumerContext for Callbacks {
         let metadata = if closing { None } else { consumer.group_metadata().map(Arc::new) };
         match rebalance {
             Rebalance::Assign(list) => {
-                // Before any record can be handed out: nothing is fetched until the route has taken
-                // the partition over.
+                // Before any record can be handed out: nothing is fetched until the pipeline has
+                // taken the partition over.
                 if list.count() > 0
                     && let Err(error) = consumer.pause(list)
                 {

@@ -1,4 +1,4 @@
-//! The log as both routes see it: clients, group membership, ownership, transactions, compacted
+//! The log as both pipelines see it: clients, group membership, ownership, transactions, compacted
 //! state.
 
 pub(crate) mod admin;

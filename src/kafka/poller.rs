@@ -257,7 +257,7 @@ impl Poller {
         }
     }
 
-    /// Pauses and resumes what the route wants held, and what holds too many records.
+    /// Pauses and resumes what the pipeline wants held, and what holds too many records.
     fn steer(&mut self) {
         let mut pause = TopicPartitionList::new();
         let mut resume = TopicPartitionList::new();

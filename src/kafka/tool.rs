@@ -1,4 +1,5 @@
-//! Plain producer and reader of the operator's commands (`send`, `tail`); the routes use neither.
+//! Plain producer and reader of the operator's commands (`send`, `tail`); the pipelines use
+//! neither.
 
 use std::{collections::BTreeSet, time::Duration};
 

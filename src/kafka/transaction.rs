@@ -308,7 +308,7 @@ impl Writer {
     }
 
     /// Makes sure that there is an initialised producer, however long the broker stays away; but
-    /// for one that nobody wants any more, as after a restart of the route: it would fence its
+    /// for one that nobody wants any more, as after a restart of the pipeline: it would fence its
     /// successor.
     fn revive(&mut self, in_vain: impl Fn() -> bool) {
         let mut reported = false;

@@ -1,4 +1,4 @@
-//! What the command route counts.
+//! What the command pipeline counts.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::{Commands, Counters, Float, Metrics, Name, add, command_seconds};
 /// The circuit breaker's states.
 const CIRCUITS: [&str; 3] = ["closed", "open", "half_open"];
 
-/// Gauges of the command route, put together every time it reports.
+/// Gauges of the command pipeline, put together every time it reports.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct CommandsNow {
     /// Commands delivered and not yet settled.
@@ -80,7 +80,7 @@ impl Metrics {
         self.commands.undecided_age.set(oldest.as_secs_f64());
     }
 
-    /// Gauges of the route as it is now.
+    /// Gauges of the pipeline as it is now.
     pub(crate) fn commands_now(&self, now: CommandsNow) {
         let all = &self.commands;
         for (gauge, value) in [

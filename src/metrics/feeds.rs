@@ -1,4 +1,4 @@
-//! What the change route counts.
+//! What the change pipeline counts.
 
 use std::{
     sync::{Mutex, PoisonError},

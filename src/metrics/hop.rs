@@ -1,8 +1,8 @@
-//! The hops of both routes, as labels.
+//! The hops of both pipelines, as labels.
 
 use crate::config::Feed;
 
-/// One stage of a route; the words are those of the source tree, the spans and the status page.
+/// One stage of a pipeline; the words are those of the source tree, the spans and the status page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hop {
     Command,
@@ -21,7 +21,7 @@ pub(crate) enum Hop {
 impl Hop {
     /// `commands`, or the feed's name.
     #[must_use]
-    pub(crate) fn route(self) -> &'static str {
+    pub(crate) fn pipeline(self) -> &'static str {
         match self {
             Self::Command
             | Self::Validate

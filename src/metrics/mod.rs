@@ -49,7 +49,7 @@ pub(crate) struct Metrics {
     ready: Gauge,
     healthy: Gauge,
     loop_silence: Gauges<1>,
-    route_paused: Gauges<1>,
+    pipeline_paused: Gauges<1>,
     reloads: Counters<2>,
     last_reload_successful: Gauge,
     hop_outcomes: Counters<3>,
@@ -197,7 +197,7 @@ impl Metrics {
             ready: add(r, Name::Ready, Gauge::default()),
             healthy: add(r, Name::Healthy, Gauge::default()),
             loop_silence: add(r, Name::LoopHeartbeatAge, Family::default()),
-            route_paused: add(r, Name::PipelinePaused, Family::default()),
+            pipeline_paused: add(r, Name::PipelinePaused, Family::default()),
             reloads: add(r, Name::Reloads, Family::default()),
             last_reload_successful: {
                 let gauge: Gauge = add(r, Name::LastReloadSuccessful, Gauge::default());
@@ -251,53 +251,63 @@ impl Metrics {
     /// So many came out of a hop this way.
     pub(crate) fn hops(&self, hop: Hop, outcome: &'static str, times: usize) {
         self.hop_outcomes
-            .get_or_create(&[("pipeline", hop.route()), ("stage", hop.name()), ("result", outcome)])
+            .get_or_create(&[
+                ("pipeline", hop.pipeline()),
+                ("stage", hop.name()),
+                ("result", outcome),
+            ])
             .inc_by(count(times));
     }
 
     /// How long a hop took, its waiting included.
     pub(crate) fn hop_seconds(&self, hop: Hop, took: Duration) {
         self.hop_seconds
-            .get_or_create(&[("pipeline", hop.route()), ("stage", hop.name())])
+            .get_or_create(&[("pipeline", hop.pipeline()), ("stage", hop.name())])
             .observe(took.as_secs_f64());
     }
 
-    /// One record went to the dead letters of `route` (`commands`, a feed's name) for `reason` (a
-    /// closed set of words).
-    pub(crate) fn dead_letter(&self, route: &'static str, reason: &'static str) {
-        self.dead_letters.get_or_create(&[("pipeline", route), ("reason", reason)]).inc();
+    /// One record went to the dead letters of `pipeline` (`commands`, a feed's name) for `reason`
+    /// (a closed set of words).
+    pub(crate) fn dead_letter(&self, pipeline: &'static str, reason: &'static str) {
+        self.dead_letters.get_or_create(&[("pipeline", pipeline), ("reason", reason)]).inc();
     }
 
     /// One transaction ended: `committed`, `aborted`, `unknown`, `refused`.
     pub(crate) fn transaction(
         &self,
-        route: &'static str,
+        pipeline: &'static str,
         result: &'static str,
         records: usize,
         took: Duration,
     ) {
-        self.transactions.get_or_create(&[("pipeline", route), ("result", result)]).inc();
-        self.transaction_seconds.get_or_create(&[("pipeline", route)]).observe(took.as_secs_f64());
+        self.transactions.get_or_create(&[("pipeline", pipeline), ("result", result)]).inc();
+        self.transaction_seconds
+            .get_or_create(&[("pipeline", pipeline)])
+            .observe(took.as_secs_f64());
         if result == "committed" {
-            self.transaction_records.get_or_create(&[("pipeline", route)]).inc_by(count(records));
+            self.transaction_records
+                .get_or_create(&[("pipeline", pipeline)])
+                .inc_by(count(records));
         }
     }
 
-    /// Gauge: partitions of `route` (`commands`, `feeds`) that were taken over, and that are being
-    /// restored.
-    pub(crate) fn partitions(&self, route: &'static str, owned: usize, restoring: usize) {
-        self.partitions_owned.get_or_create(&[("pipeline", route)]).set(float(owned));
-        self.partitions_restoring.get_or_create(&[("pipeline", route)]).set(float(restoring));
+    /// Gauge: partitions of `pipeline` (`commands`, `feeds`) that were taken over, and that are
+    /// being restored.
+    pub(crate) fn partitions(&self, pipeline: &'static str, owned: usize, restoring: usize) {
+        self.partitions_owned.get_or_create(&[("pipeline", pipeline)]).set(float(owned));
+        self.partitions_restoring.get_or_create(&[("pipeline", pipeline)]).set(float(restoring));
     }
 
     /// One record was read while restoring; called for each, so that progress shows.
-    pub(crate) fn restored(&self, route: &'static str) {
-        self.restored_records.get_or_create(&[("pipeline", route)]).inc();
+    pub(crate) fn restored(&self, pipeline: &'static str) {
+        self.restored_records.get_or_create(&[("pipeline", pipeline)]).inc();
     }
 
-    /// Gauge: whether an operator has paused `route` (`commands` or a feed's name).
-    pub(crate) fn paused(&self, route: &'static str, paused: bool) {
-        self.route_paused.get_or_create(&[("pipeline", route)]).set(float(usize::from(paused)));
+    /// Gauge: whether an operator has paused `pipeline` (`commands` or a feed's name).
+    pub(crate) fn paused(&self, pipeline: &'static str, paused: bool) {
+        self.pipeline_paused
+            .get_or_create(&[("pipeline", pipeline)])
+            .set(float(usize::from(paused)));
     }
 
     /// Secrets or certificates of a part (`erp`, `kafka`, `listener`, `registry`) were read anew:

@@ -1,4 +1,4 @@
-//! What can be changed through the listener: pause or resume a route, the log's filter.
+//! What can be changed through the listener: pause or resume a pipeline, the log's filter.
 
 use std::sync::Arc;
 
@@ -14,27 +14,27 @@ use crate::{board::Story, clock::Timestamp, kafka::control};
 
 use super::routes::Shared;
 
-/// The routes by name.
-const ROUTES: [&str; 3] = ["commands", "purchase_returns", "return_outbounds"];
+/// The pipelines by name.
+const PIPELINES: [&str; 3] = ["commands", "purchase_returns", "return_outbounds"];
 
-/// `POST /routes/{route}/pause|resume`: a control record, so it holds for every instance and
+/// `POST /pipelines/{pipeline}/pause|resume`: a control record, so it holds for every instance and
 /// through restarts. Answers once the broker has it.
-pub(super) async fn set_route(
+pub(super) async fn set_pipeline(
     State(shared): State<Shared>,
-    Path((route, action)): Path<(String, String)>,
+    Path((pipeline, action)): Path<(String, String)>,
 ) -> Response {
     let state = match action.as_str() {
         "pause" => "paused",
         "resume" => "running",
         _ => {
-            return (StatusCode::NOT_FOUND, "a route can be asked to pause or to resume\n")
+            return (StatusCode::NOT_FOUND, "a pipeline can be asked to pause or to resume\n")
                 .into_response();
         }
     };
-    let Some(route) = ROUTES.into_iter().find(|known| *known == route) else {
+    let Some(pipeline) = PIPELINES.into_iter().find(|known| *known == pipeline) else {
         return (
             StatusCode::NOT_FOUND,
-            format!("there is no such route; there are {}\n", ROUTES.join(", ")),
+            format!("there is no such pipeline; there are {}\n", PIPELINES.join(", ")),
         )
             .into_response();
     };
@@ -43,25 +43,25 @@ pub(super) async fn set_route(
     match control::decide(
         &settings.kafka,
         &settings.topics.control,
-        &control::route_key(route),
+        &control::pipeline_key(pipeline),
         Some(&value),
     )
     .await
     {
         Ok(()) => {
             if state == "paused" {
-                tracing::info!(pipeline = route, "pipeline paused via HTTP");
+                tracing::info!(pipeline = pipeline, "pipeline paused via HTTP");
             } else {
-                tracing::info!(pipeline = route, "pipeline resumed via HTTP");
+                tracing::info!(pipeline = pipeline, "pipeline resumed via HTTP");
             }
             shared.board.tell(
                 Story::Notice,
-                json!({ "text": format!("{route} was told to be {state}"), "kind": "route" }),
+                json!({ "text": format!("{pipeline} was told to be {state}"), "kind": "pipeline" }),
             );
-            Json(json!({ "route": route, "state": state })).into_response()
+            Json(json!({ "pipeline": pipeline, "state": state })).into_response()
         }
         Err(reason) => {
-            (StatusCode::BAD_GATEWAY, format!("{route} was not told, because {reason}\n"))
+            (StatusCode::BAD_GATEWAY, format!("{pipeline} was not told, because {reason}\n"))
                 .into_response()
         }
     }

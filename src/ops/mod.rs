@@ -61,7 +61,7 @@ pub(crate) struct Parts {
     pub board: Board,
     pub metrics: Arc<Metrics>,
     pub token: Token,
-    /// With the Kafka credentials in force: pausing a route is written there.
+    /// With the Kafka credentials in force: pausing a pipeline is written there.
     pub settings: watch::Receiver<Arc<Settings>>,
     pub levels: Levels,
 }

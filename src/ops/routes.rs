@@ -75,7 +75,7 @@ pub(super) fn router(listener: &Listener, history: History, shutdown: Cancellati
         .route("/events", get(stream::events))
         .route("/commands", get(command))
         .route("/log", get(change::log_filter).put(change::set_log_filter))
-        .route("/routes/{route}/{action}", post(change::set_route))
+        .route("/pipelines/{pipeline}/{action}", post(change::set_pipeline))
         .route_layer(DefaultBodyLimit::max(MAX_BODY))
         .route_layer(from_fn(only_own_pages))
         .route_layer(from_fn_with_state(shared.clone(), guard));

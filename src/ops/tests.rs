@@ -303,7 +303,7 @@ async fn no_connection_outlasts_its_time() {
 async fn nothing_changes_by_get_nor_for_another_page_nor_without_the_token() {
     let running = start(false, None).await;
     for (path, code) in
-        [("/routes/commands/pause", 405), ("/routes/commands/stop", 405), ("/log", 200)]
+        [("/pipelines/commands/pause", 405), ("/pipelines/commands/stop", 405), ("/log", 200)]
     {
         assert_eq!(running.get(path, "").await.0, code, "{path}");
     }
@@ -313,16 +313,16 @@ async fn nothing_changes_by_get_nor_for_another_page_nor_without_the_token() {
         "sec-fetch-site: cross-site\r\n",
         "sec-fetch-site: same-site\r\n",
     ] {
-        let (code, body) = running.send("POST", "/routes/commands/pause", foreign, "").await;
+        let (code, body) = running.send("POST", "/pipelines/commands/pause", foreign, "").await;
         assert!(code == 403 && body.contains("another page"), "{foreign}: {code} {body}");
         assert_eq!(running.send("PUT", "/log", foreign, "debug").await.0, 403);
     }
-    let (code, body) = running.send("POST", "/routes/nowhere/pause", "", "").await;
+    let (code, body) = running.send("POST", "/pipelines/nowhere/pause", "", "").await;
     assert!(code == 404 && body.contains("purchase_returns"), "{body}");
-    assert_eq!(running.send("POST", "/routes/commands/stop", "", "").await.0, 404);
+    assert_eq!(running.send("POST", "/pipelines/commands/stop", "", "").await.0, 404);
     // It may be asked for, but there is no broker to remember it.
     let own = "origin: http://localhost\r\nsec-fetch-site: same-origin\r\n";
-    let (code, body) = running.send("POST", "/routes/commands/pause", own, "").await;
+    let (code, body) = running.send("POST", "/pipelines/commands/pause", own, "").await;
     assert!(code == 502 && body.contains("was not told, because"), "{code} {body}");
     let (code, body) = running.send("PUT", "/log", own, "debug").await;
     assert!(code == 400 && body.contains("cannot be changed"), "{code} {body}");
@@ -330,9 +330,12 @@ async fn nothing_changes_by_get_nor_for_another_page_nor_without_the_token() {
     // With a token even loopback may not change anything without it.
     running.token.replace(Some("hush".into()));
     assert_eq!(running.get("/status", "").await.0, 200);
-    assert_eq!(running.send("POST", "/routes/commands/pause", "", "").await.0, 401);
+    assert_eq!(running.send("POST", "/pipelines/commands/pause", "", "").await.0, 401);
     assert_eq!(
-        running.send("POST", "/routes/nowhere/pause", "authorization: Bearer hush\r\n", "").await.0,
+        running
+            .send("POST", "/pipelines/nowhere/pause", "authorization: Bearer hush\r\n", "")
+            .await
+            .0,
         404
     );
     running.stop().await;

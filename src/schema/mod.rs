@@ -1,5 +1,5 @@
-//! Avro as both routes see it: embedded `.avsc`, registry, codec, and the Rust shape of every value
-//! we write.
+//! Avro as both pipelines see it: embedded `.avsc`, registry, codec, and the Rust shape of every
+//! value we write.
 
 mod canonical;
 mod catalog;

@@ -218,7 +218,7 @@ async fn a_missing_id_is_remembered_and_an_outage_is_not() {
     }
     assert_eq!(fake.asked().len(), 1, "the second answer comes from memory");
     // A gateway's, which says nothing about the schema.
-    fake.answers(StatusCode::NOT_FOUND, "<html>no such route</html>");
+    fake.answers(StatusCode::NOT_FOUND, "<html>no such pipeline</html>");
     assert!(matches!(codec.learn(6).await, Err(LearnFault::Unavailable(_))));
     fake.answers(StatusCode::BAD_GATEWAY, "");
     assert!(matches!(codec.learn(6).await, Err(LearnFault::Unavailable(_))));

@@ -1,5 +1,5 @@
 //! When the ERP is down or misconfigured nothing is given up: consumption pauses, probes go out,
-//! the route resumes. Pure.
+//! the pipeline resumes. Pure.
 
 use std::time::Duration;
 

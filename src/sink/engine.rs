@@ -228,7 +228,7 @@ pub(super) struct Engine<'a> {
     /// Whether the senders choose partitions as configured, and what waits for the answer.
     pub placement: Placement,
     pub held_back: Vec<Delivered>,
-    /// Who paused the route, in words.
+    /// Who paused the pipeline, in words.
     pub paused: Option<String>,
     pub committing: Option<Commit>,
     pub commit_after: Moment,
@@ -696,8 +696,8 @@ impl<'a> Engine<'a> {
         self.restoring.len()
     }
 
-    /// What an operator decided for all instances: while the route is paused nothing new is called;
-    /// look-ups go on.
+    /// What an operator decided for all instances: while the pipeline is paused nothing new is
+    /// called; look-ups go on.
     fn heed(&mut self) {
         let paused = self.parts.controls.pause_of(ROLE).map(|decision| {
             let said = |field: &str| {

@@ -185,8 +185,8 @@ impl Engine<'_> {
         self.end(slot.lease, slot.record, slot.received, key, end);
     }
 
-    /// While the circuit is open or the route is paused nobody sits on a permit: look-ups need the
-    /// room.
+    /// While the circuit is open or the pipeline is paused nobody sits on a permit: look-ups need
+    /// the room.
     fn give_permits_back(&mut self) {
         // An intent that ran out on the wire stands in line with its permit.
         for id in &self.admission {

@@ -1,4 +1,4 @@
-//! Dead letters of the command route: what could not be done, byte for byte, with everything a
+//! Dead letters of the command pipeline: what could not be done, byte for byte, with everything a
 //! person needs beside it.
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Route 1: a command becomes an ERP effect, exactly once as far as the ERP allows.
+//! Pipeline 1: a command becomes an ERP effect, exactly once as far as the ERP allows.
 //!
 //! ```text
 //! record ─▶ command ─▶ validate ─▶ journal ─▶ call ─▶ outcome ─▶ settle ─▶ result, journal, dead letter, offset
@@ -58,7 +58,7 @@ pub(crate) use partition::{count_entry, declares_lost, lost_entry};
 pub(crate) use settle::journal_key;
 pub use validate::{fingerprint, marker, partition_of};
 
-/// What the route needs from the outside.
+/// What the pipeline needs from the outside.
 #[derive(Clone, Debug)]
 pub(crate) struct Parts {
     pub settings: Arc<Settings>,
@@ -71,8 +71,8 @@ pub(crate) struct Parts {
     pub controls: Controls,
 }
 
-/// Reads one JSON object as the route reads a JSON command; business rules are left to the route
-/// (used by `send`).
+/// Reads one JSON object as the pipeline reads a JSON command; business rules are left to the
+/// pipeline (used by `send`).
 ///
 /// # Errors
 /// Everything that is wrong with it, one sentence each, naming the field.
@@ -85,25 +85,25 @@ pub(crate) fn read_json(bytes: &[u8]) -> Result<CreateReturnOutbound, Vec<String
     }
 }
 
-/// Why the route ended by itself: one sentence.
+/// Why the pipeline ended by itself: one sentence.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct RouteFault(pub String);
+pub(crate) struct PipelineFault(pub String);
 
-/// The role of this route in group, client and transactional ids.
+/// The role of this pipeline in group, client and transactional ids.
 pub(crate) const ROLE: &str = "commands";
 
 /// Records of one partition that are delivered and not settled; what settles ahead of the first of
 /// them has to fit into the offset's metadata.
 const PENDING: usize = 1000;
 
-/// Runs the route until the shutdown, beginning again from the log whenever nobody knows what was
-/// committed.
+/// Runs the pipeline until the shutdown, beginning again from the log whenever nobody knows what
+/// was committed.
 ///
 /// # Errors
-/// [`RouteFault`] when it cannot go on: fenced by another process, a journal that was lost, topics
-/// that do not fit.
-pub(crate) async fn run(parts: Parts) -> Result<(), RouteFault> {
+/// [`PipelineFault`] when it cannot go on: fenced by another process, a journal that was lost,
+/// topics that do not fit.
+pub(crate) async fn run(parts: Parts) -> Result<(), PipelineFault> {
     let pulse = parts.board.pulse(ROLE, Duration::from_secs(30));
     parts.board.ready(ROLE, Err("starting".into()));
     loop {
@@ -116,12 +116,12 @@ pub(crate) async fn run(parts: Parts) -> Result<(), RouteFault> {
                 );
                 parts.board.ready(ROLE, Err(reason));
             }
-            Ended::Failed(reason) => return Err(RouteFault(reason)),
+            Ended::Failed(reason) => return Err(PipelineFault(reason)),
         }
     }
 }
 
-async fn session(parts: &Parts, pulse: &crate::board::Pulse) -> Result<Ended, RouteFault> {
+async fn session(parts: &Parts, pulse: &crate::board::Pulse) -> Result<Ended, PipelineFault> {
     let settings = &parts.settings;
     let Some(partition_count) = wait_for_topics(parts, pulse).await? else {
         return Ok(Ended::Shutdown);
@@ -136,15 +136,15 @@ async fn session(parts: &Parts, pulse: &crate::board::Pulse) -> Result<Ended, Ro
     }
     let store =
         Store::create(&settings.cache_dir, &format!("journal-{}", settings.kafka.instance_ordinal))
-            .map_err(|fault| RouteFault(fault.to_string()))?;
-    let transactor = Transactor::start(&settings.kafka, ROLE).map_err(RouteFault)?;
+            .map_err(|fault| PipelineFault(fault.to_string()))?;
+    let transactor = Transactor::start(&settings.kafka, ROLE).map_err(PipelineFault)?;
     let options = GroupOptions {
         role: ROLE.into(),
         topic: settings.topics.commands.clone(),
         pending_limit: PENDING,
     };
     let (group, events) =
-        Group::join(&settings.kafka, options).map_err(|fault| RouteFault(fault.to_string()))?;
+        Group::join(&settings.kafka, options).map_err(|fault| PipelineFault(fault.to_string()))?;
     let (happened, receiver) = mpsc::unbounded_channel();
     let commands = &settings.commands;
     let timing = Timing {
@@ -168,7 +168,7 @@ async fn session(parts: &Parts, pulse: &crate::board::Pulse) -> Result<Ended, Ro
 async fn wait_for_topics(
     parts: &Parts,
     pulse: &crate::board::Pulse,
-) -> Result<Option<i32>, RouteFault> {
+) -> Result<Option<i32>, PipelineFault> {
     let topics = &parts.settings.topics;
     loop {
         pulse.beat();
@@ -182,14 +182,14 @@ async fn wait_for_topics(
             Ok(counts) => match counts.as_slice() {
                 [Some(commands), Some(journal), Some(_), Some(_)] if commands == journal => return Ok(Some(*commands)),
                 [Some(commands), Some(journal), ..] if commands != journal => {
-                    return Err(RouteFault(format!(
+                    return Err(PipelineFault(format!(
                         "{} has {commands} partitions and {} has {journal}; they must be equal: stop every instance and run `wdt-connector topics repartition --partitions {}`",
                         topics.commands,
                         topics.journal,
                         commands.max(journal)
                     )));
                 }
-                _ => "a topic of the command route is missing; create them with `wdt-connector topics --with-commands`".into(),
+                _ => "a topic of the command pipeline is missing; create them with `wdt-connector topics --with-commands`".into(),
             },
         };
         tracing::warn!(error = %reason, "command pipeline waiting for its topics");

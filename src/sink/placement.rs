@@ -1,5 +1,5 @@
 //! Whether the senders choose partitions as `commands.partitioner` says. A topic whose first
-//! records all stand elsewhere is a misconfiguration, not a thousand invalid commands: the route
+//! records all stand elsewhere is a misconfiguration, not a thousand invalid commands: the pipeline
 //! pauses and names the partitioner that would fit. Pure.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -112,7 +112,7 @@ impl Placement {
         }
     }
 
-    /// Why the route pauses.
+    /// Why the pipeline pauses.
     #[must_use]
     pub(super) fn misfit(&self) -> Option<&str> {
         match self {

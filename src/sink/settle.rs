@@ -14,7 +14,7 @@ use crate::{
 
 use super::journal::{Ending, Life, Timing};
 
-/// The names of the topics the route writes, shared by every record.
+/// The names of the topics the pipeline writes, shared by every record.
 #[derive(Clone, Debug)]
 pub(crate) struct Names {
     pub commands: Arc<str>,

@@ -1,4 +1,4 @@
-//! What the route says about itself.
+//! What the pipeline says about itself.
 
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ impl Engine<'_> {
             .collect()
     }
 
-    /// Puts the route's section on the board and its gauges into the metrics.
+    /// Puts the pipeline's section on the board and its gauges into the metrics.
     pub(super) fn report(&self) {
         let waiting = |what: Waits| self.slots.values().filter(|slot| slot.waits == what).count();
         let in_doubt = self.slots.values().filter(|slot| slot.life.doubt.is_some()).count();

@@ -180,7 +180,7 @@ impl Engine<'_> {
             board.tell(
                 Story::DeadLetter,
                 json!({
-                    "route": "commands", "reason": death.label(), "detail": shortened(reason, 1000),
+                    "pipeline": "commands", "reason": death.label(), "detail": shortened(reason, 1000),
                     "detail_zh": tale.death_zh.as_deref().map(|reason| shortened(reason, 1000)),
                     "key": ready.record.key.as_deref().map(|key| shortened(&String::from_utf8_lossy(key), 255)),
                     "partition": ready.lease.partition, "offset": ready.record.offset,

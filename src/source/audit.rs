@@ -1,4 +1,4 @@
-//! The ERP read beside the route, for the operator's commands: what a period costs, and whether
+//! The ERP read beside the pipeline, for the operator's commands: what a period costs, and whether
 //! what was published is what the ERP holds. Nothing is published here, and no group is joined.
 
 use std::{

@@ -18,7 +18,7 @@ use crate::{
 };
 
 use super::{
-    Parts, RouteFault,
+    Parts, PipelineFault,
     change::{Scribe, StateKey, call_of},
     order::WatermarkOrder,
     publish::PublishFault,
@@ -54,7 +54,7 @@ pub(super) enum Stop {
     Over,
     /// Nobody knows what was committed: read it from the log.
     TakeOver(String),
-    Fault(RouteFault),
+    Fault(PipelineFault),
 }
 
 impl From<PublishFault> for Stop {
@@ -64,13 +64,13 @@ impl From<PublishFault> for Stop {
             PublishFault::Unknown(reason) | PublishFault::TooLarge { reason, .. } => {
                 Self::TakeOver(reason)
             }
-            PublishFault::Fenced(reason) => Self::Fault(RouteFault::Fenced(reason)),
+            PublishFault::Fenced(reason) => Self::Fault(PipelineFault::Fenced(reason)),
             PublishFault::Store(fault) => Self::Fault(fault.into()),
         }
     }
 }
 
-impl<F: Into<RouteFault>> From<F> for Stop {
+impl<F: Into<PipelineFault>> From<F> for Stop {
     fn from(fault: F) -> Self {
         Self::Fault(fault.into())
     }
@@ -78,7 +78,7 @@ impl<F: Into<RouteFault>> From<F> for Stop {
 
 impl FeedTask {
     /// Until the lease ends.
-    pub(super) async fn run(self) -> Result<(), RouteFault> {
+    pub(super) async fn run(self) -> Result<(), PipelineFault> {
         let name = match self.feed {
             Feed::PurchaseReturns => "feeds.purchase_returns",
             Feed::ReturnOutbounds => "feeds.return_outbounds",
@@ -216,14 +216,14 @@ impl FeedTask {
         let entries: u64 = match self.cancel.run_until_cancelled(beating(pulse, taking)).await {
             None | Some(Err(TakeOverFault::NotOwner(_))) => return Err(Stop::Over),
             Some(Err(TakeOverFault::Fenced(reason))) => {
-                return Err(RouteFault::Fenced(reason).into());
+                return Err(PipelineFault::Fenced(reason).into());
             }
             Some(Err(TakeOverFault::Refused(reason))) => {
-                return Err(RouteFault::State(reason).into());
+                return Err(PipelineFault::State(reason).into());
             }
             // A feed's committed offset is always 0, which is never past an empty topic.
             Some(Err(fault @ TakeOverFault::Emptied { .. })) => {
-                return Err(RouteFault::State(fault.to_string()).into());
+                return Err(PipelineFault::State(fault.to_string()).into());
             }
             Some(Ok(restored)) => restored.iter().map(|restored| restored.entries).sum(),
         };
@@ -251,7 +251,7 @@ impl FeedTask {
                         "the checkpoint of feed {} cannot be read: {reason}",
                         self.feed.name()
                     );
-                    return Err(RouteFault::State(reason).into());
+                    return Err(PipelineFault::State(reason).into());
                 }
             }
         }
@@ -281,7 +281,7 @@ pub(super) async fn learn(codec: &Codec, cancel: &CancellationToken, id: u32) ->
             None => return Err(Stop::Over),
             Some(Ok(())) => return Ok(()),
             Some(Err(LearnFault::Unusable(reason))) => {
-                return Err(RouteFault::State(format!(
+                return Err(PipelineFault::State(format!(
                     "the feeds' state was written with schema id {id}, which is unusable: {reason}"
                 ))
                 .into());

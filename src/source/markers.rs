@@ -1,5 +1,5 @@
 //! Which command is behind an outbound order: an index over the whole journal, read beside the
-//! route.
+//! pipeline.
 //!
 //! The journal's keys alone say it, as a marker follows from the return and the command's id. The
 //! index is a disposable cache on disk, so its memory does not grow with the journal; it follows

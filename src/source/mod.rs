@@ -1,4 +1,4 @@
-//! ROUTE 2: an ERP change becomes an event.
+//! The change pipeline: an ERP change becomes an event.
 //!
 //! ```text
 //!            ┌──────────────── one task per owned feed (feed.rs) ────────────────┐
@@ -65,7 +65,7 @@ use feed::FeedTask;
 pub(crate) use markers::{JournalMarkers, MarkerIndex, NoMarkers};
 use status::{FeedPhase, StatusBoard};
 
-/// What the change route is made of.
+/// What the change pipeline is made of.
 #[derive(Clone, Debug)]
 pub(crate) struct Parts {
     pub settings: Arc<Settings>,
@@ -79,9 +79,9 @@ pub(crate) struct Parts {
     pub markers: Arc<dyn MarkerIndex>,
 }
 
-/// Why the change route ended although nobody asked it to.
+/// Why the change pipeline ended although nobody asked it to.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RouteFault {
+pub(crate) enum PipelineFault {
     #[error("the feeds' membership of their consumer group ended: {0}")]
     Group(#[from] GroupFault),
     #[error("the feeds have no producer: {0}")]
@@ -117,9 +117,9 @@ pub(crate) fn settings_of(settings: &Settings, feed: Feed) -> &FeedSettings {
 /// Runs the enabled feeds this instance owns until [`Parts::shutdown`].
 ///
 /// # Errors
-/// [`RouteFault`]: the process must stop or a person must act. An ERP or a broker that is away is
-/// no error.
-pub(crate) async fn run(parts: Parts) -> Result<(), RouteFault> {
+/// [`PipelineFault`]: the process must stop or a person must act. An ERP or a broker that is away
+/// is no error.
+pub(crate) async fn run(parts: Parts) -> Result<(), PipelineFault> {
     let enabled: Vec<Feed> =
         Feed::ALL.into_iter().filter(|feed| settings_of(&parts.settings, *feed).enabled).collect();
     // Nothing is ever fetched through the membership, so the limit is never met.
@@ -129,9 +129,9 @@ pub(crate) async fn run(parts: Parts) -> Result<(), RouteFault> {
         pending_limit: 1,
     };
     let (group, events) = Group::join(&parts.settings.kafka, options)?;
-    let route = Route {
+    let pipeline = Pipeline {
         transactor: Transactor::start(&parts.settings.kafka, "feeds")
-            .map_err(RouteFault::Producer)?,
+            .map_err(PipelineFault::Producer)?,
         store: Store::create(&parts.settings.cache_dir, "feeds")?,
         status: StatusBoard::new(parts.board.clone(), Arc::clone(&parts.metrics), &enabled),
         group,
@@ -140,10 +140,10 @@ pub(crate) async fn run(parts: Parts) -> Result<(), RouteFault> {
         tasks: JoinSet::new(),
         parts,
     };
-    route.run(events).await
+    pipeline.run(events).await
 }
 
-struct Route {
+struct Pipeline {
     parts: Parts,
     enabled: Vec<Feed>,
     group: Group,
@@ -151,7 +151,7 @@ struct Route {
     store: Store,
     status: StatusBoard,
     running: HashMap<Lease, Running>,
-    tasks: JoinSet<(Lease, Result<(), RouteFault>)>,
+    tasks: JoinSet<(Lease, Result<(), PipelineFault>)>,
 }
 
 struct Running {
@@ -160,7 +160,7 @@ struct Running {
     abort: AbortHandle,
 }
 
-impl Route {
+impl Pipeline {
     /// The quota is shared by partitions: whoever owns a feed makes all of its calls.
     fn claim(&self) {
         for feed in &self.enabled {
@@ -176,7 +176,7 @@ impl Route {
     async fn run(
         mut self,
         mut events: mpsc::UnboundedReceiver<GroupEvent>,
-    ) -> Result<(), RouteFault> {
+    ) -> Result<(), PipelineFault> {
         let pulse = self.parts.board.pulse("feeds", TICK * 12);
         let mut tick = tokio::time::interval(TICK);
         let mut leaving = None;
@@ -216,7 +216,7 @@ impl Route {
         result
     }
 
-    async fn event(&mut self, event: GroupEvent) -> Result<(), RouteFault> {
+    async fn event(&mut self, event: GroupEvent) -> Result<(), PipelineFault> {
         match event {
             GroupEvent::Assigned(leases) => {
                 for lease in leases {
@@ -251,7 +251,7 @@ impl Route {
 
     /// Starts the feed whose partition was assigned, once nothing of an earlier lease on it runs
     /// any more.
-    async fn begin(&mut self, lease: Lease) -> Result<(), RouteFault> {
+    async fn begin(&mut self, lease: Lease) -> Result<(), PipelineFault> {
         let Some(feed) =
             self.enabled.iter().copied().find(|feed| feed.partition() == lease.partition)
         else {
@@ -284,7 +284,7 @@ impl Route {
     /// Ends the tasks of some leases and waits until they are gone. What they are committing is
     /// waited for, but not for long: a broker may be away. Whether that was committed, the next
     /// owner reads from the log.
-    async fn end(&mut self, leases: &[Lease], abort: bool) -> Result<(), RouteFault> {
+    async fn end(&mut self, leases: &[Lease], abort: bool) -> Result<(), PipelineFault> {
         let mut patience = pin!(tokio::time::sleep(if abort { Duration::ZERO } else { DRAIN }));
         for running in leases.iter().filter_map(|lease| self.running.get(lease)) {
             running.cancel.cancel();
@@ -316,8 +316,8 @@ impl Route {
 
     fn ended(
         &mut self,
-        ended: Result<(Lease, Result<(), RouteFault>), JoinError>,
-    ) -> Result<(), RouteFault> {
+        ended: Result<(Lease, Result<(), PipelineFault>), JoinError>,
+    ) -> Result<(), PipelineFault> {
         let (gone, result) = match ended {
             Ok((lease, result)) => (vec![lease], result),
             Err(error) => {

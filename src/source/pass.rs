@@ -16,7 +16,7 @@ use crate::{
 };
 
 use super::{
-    RouteFault,
+    PipelineFault,
     change::{Piece, Snapshot, call_of},
     diff::{Change, DiffFault, Differ, Finding, Kept},
     feed::{Stop, beating, learn},
@@ -182,7 +182,7 @@ impl Tenure<'_> {
                 Err(DiffFault::Learn(id)) => {
                     learn(&self.task.parts.codec, &self.task.cancel, id).await?
                 }
-                Err(DiffFault::State(reason)) => return Err(RouteFault::State(reason).into()),
+                Err(DiffFault::State(reason)) => return Err(PipelineFault::State(reason).into()),
                 Err(DiffFault::Store(fault)) => return Err(fault.into()),
             }
         }
@@ -461,9 +461,9 @@ impl Tenure<'_> {
                 Ok(told) => return Ok(told),
                 Err(DiffFault::Learn(id)) => learn(codec, &self.task.cancel, id).await?,
                 Err(DiffFault::Answer(fault)) => {
-                    return Err(RouteFault::State(fault.to_string()).into());
+                    return Err(PipelineFault::State(fault.to_string()).into());
                 }
-                Err(DiffFault::State(reason)) => return Err(RouteFault::State(reason).into()),
+                Err(DiffFault::State(reason)) => return Err(PipelineFault::State(reason).into()),
                 Err(DiffFault::Store(fault)) => return Err(fault.into()),
             }
         }

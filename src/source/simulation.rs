@@ -1,4 +1,4 @@
-//! The promises of the change route against an ERP in virtual time, whose records are modified
+//! The promises of the change pipeline against an ERP in virtual time, whose records are modified
 //! while they are read.
 //!
 //! Everything that decides is the product's own: windows, reading order, comparison, the order of

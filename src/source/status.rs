@@ -174,7 +174,8 @@ pub(crate) fn progress(
     }
 }
 
-/// Every feed's status and what follows from them for the board; shared by the route and its feeds.
+/// Every feed's status and what follows from them for the board; shared by the pipeline and its
+/// feeds.
 #[derive(Clone, Debug)]
 pub(crate) struct StatusBoard {
     board: Board,

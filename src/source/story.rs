@@ -70,7 +70,7 @@ impl Tales {
     pub(super) fn dead_letter(&mut self, feed: Feed, row: &Row, misfit: &Misfit) {
         self.push(Story::DeadLetter, || {
             json!({
-                "route": feed.name(), "reason": "record_error", "detail": format!("{}: {}", misfit.field, misfit.reason),
+                "pipeline": feed.name(), "reason": "record_error", "detail": format!("{}: {}", misfit.field, misfit.reason),
                 "key": misfit.id.as_deref().or(row.id.as_deref()),
             })
         });

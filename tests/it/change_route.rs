@@ -1,4 +1,4 @@
-//! The change route on a real broker: what the ERP holds and what changes in it comes out once.
+//! The change pipeline on a real broker: what the ERP holds and what changes in it comes out once.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -127,7 +127,7 @@ fn a_clock_set_an_hour_wrong_stops_every_call_until_it_is_right_again() {
             text.as_str()
                 .is_some_and(|text| text.contains("our clock is about ") && text.contains(words))
         };
-        until("a closed route that names the clock", PATIENCE, || {
+        until("a closed pipeline that names the clock", PATIENCE, || {
             (section(&connector, "commands/circuit") == "open"
                 && named(&section(&connector, "commands/circuit_reason")))
             .then_some(())

@@ -1,4 +1,4 @@
-//! The command route on a real broker: commands in, orders and results out.
+//! The command pipeline on a real broker: commands in, orders and results out.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -227,8 +227,8 @@ fn a_misconfigured_account_pauses_the_route_and_nothing_is_lost() {
     rig.erp.faults("all:sid=1");
     rig.send(&commands);
     until("the pause and its reason in /status", PATIENCE, || {
-        let route = connector.status()["sections"]["commands"].clone();
-        (route["circuit"] == "open" && route["circuit_reason"].as_str()?.contains("sid"))
+        let pipeline = connector.status()["sections"]["commands"].clone();
+        (pipeline["circuit"] == "open" && pipeline["circuit_reason"].as_str()?.contains("sid"))
             .then_some(())
     });
     assert!(rig.erp.orders().is_empty());

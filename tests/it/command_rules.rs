@@ -1,5 +1,5 @@
-//! What the command route does when the world is not as it should be: outages, unapproved returns,
-//! wrong partitions, pauses, expired memory, other assignors.
+//! What the command pipeline does when the world is not as it should be: outages, unapproved
+//! returns, wrong partitions, pauses, expired memory, other assignors.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,7 +31,7 @@ fn approved(rig: &Rig, prefix: &str, count: usize) -> Vec<CreateReturnOutbound> 
     all
 }
 
-fn route(connector: &Connector) -> serde_json::Value {
+fn pipeline(connector: &Connector) -> serde_json::Value {
     connector.status()["sections"]["commands"].clone()
 }
 
@@ -80,8 +80,8 @@ fn every_kind_of_outage_pauses_and_nothing_is_given_up() {
         rig.erp.only_faults(faults);
         rig.send(&commands);
         until(&format!("{faults}: the circuit is {circuit}"), PATIENCE, || {
-            let seen = route(&connector)["circuit"] == circuit
-                || (circuit == "half_open" && route(&connector)["circuit"] == "open");
+            let seen = pipeline(&connector)["circuit"] == circuit
+                || (circuit == "half_open" && pipeline(&connector)["circuit"] == "open");
             (seen && rig.erp.creates().received > calls).then_some(())
         });
         assert_eq!(
@@ -171,7 +171,7 @@ fn a_paused_route_begins_nothing_through_a_restart_and_goes_on_when_resumed() {
     let connector = rig.start();
     assert!(rig.verb(&["commands", "pause", "--by", "the night shift"], b"").status.success());
     until("the pause in /status", PATIENCE, || {
-        route(&connector)["paused"]
+        pipeline(&connector)["paused"]
             .as_str()
             .is_some_and(|said| said.contains("night shift"))
             .then_some(())
@@ -181,14 +181,14 @@ fn a_paused_route_begins_nothing_through_a_restart_and_goes_on_when_resumed() {
     connector.kill();
     let connector = rig.start();
     until("the pause after a restart", PATIENCE, || {
-        route(&connector)["paused"].is_string().then_some(())
+        pipeline(&connector)["paused"].is_string().then_some(())
     });
     assert_eq!((rig.erp.creates().received, read_all(&rig.topics.results).len()), (0, 0));
     assert!(rig.verb(&["commands", "resume"], b"").status.success());
     let results = rig.results(10);
     assert_once(&rig, &commands, &results);
     until("the end of the pause in /status", PATIENCE, || {
-        route(&connector)["paused"].is_null().then_some(())
+        pipeline(&connector)["paused"].is_null().then_some(())
     });
 }
 
@@ -201,7 +201,7 @@ fn look_ups_go_on_while_the_route_is_paused() {
     rig.send(&commands);
     until("the order", PATIENCE, || (rig.erp.order_count() == 1).then_some(()));
     assert!(rig.verb(&["commands", "pause"], b"").status.success());
-    until("the pause", PATIENCE, || route(&connector)["paused"].is_string().then_some(()));
+    until("the pause", PATIENCE, || pipeline(&connector)["paused"].is_string().then_some(()));
     rig.erp.only_faults("");
     let result = rig.results(1).remove(0);
     assert_eq!((result.outcome, result.recovered), (Outcome::Created, true));
@@ -235,7 +235,7 @@ fn a_command_that_waited_for_a_proof_is_called_once_however_long_it_is_held_up_t
     rig.results(1);
     // Before the second order can be seen.
     assert!(rig.verb(&["commands", "pause"], b"").status.success());
-    until("the pause", PATIENCE, || route(&connector)["paused"].is_string().then_some(()));
+    until("the pause", PATIENCE, || pipeline(&connector)["paused"].is_string().then_some(()));
     asked(1, "command.next_step=\"intend\"");
     assert_eq!(rig.erp.creates().received, 2, "the pause came before the proof");
     // When its patience would have ended it has been in line for long.
@@ -329,7 +329,7 @@ fn many_open_intents_after_a_crash_cost_one_question() {
     let asked = rig.erp.queries() - asked;
     assert!(asked < 10, "{asked} questions for 20 open intents");
     until("how they were settled in /status", PATIENCE, || {
-        (route(&connector)["settled_by_bulk_lookup"].as_u64()? >= 15).then_some(())
+        (pipeline(&connector)["settled_by_bulk_lookup"].as_u64()? >= 15).then_some(())
     });
 }
 
@@ -365,7 +365,7 @@ fn outcomes_are_forgotten_after_the_horizon_but_open_intents_never_and_old_recor
         .clone();
     assert_eq!(rig.journal(&last).kind, EntryKind::Intent, "an open intent is never forgotten");
     until("their number in /status", PATIENCE, || {
-        (route(&connector)["expired_outcomes"] == 5).then_some(())
+        (pipeline(&connector)["expired_outcomes"] == 5).then_some(())
     });
 
     // Copies of what is forgotten: as old as they say they are, so the ERP is asked before anything
@@ -510,11 +510,11 @@ fn partitions_given_back_during_an_outage_leave_nobody_without_probes() {
     });
     rig.erp.only_faults("createOrder:reset=1,query:5xx=1");
     rig.send(&failing);
-    until("an open circuit", PATIENCE, || (route(&first)["circuit"] == "open").then_some(()));
+    until("an open circuit", PATIENCE, || (pipeline(&first)["circuit"] == "open").then_some(()));
     rig.config.set("kafka", "instance_ordinal", 1);
     let second = rig.start();
     until("the second's partitions", PATIENCE, || {
-        route(&second)["partitions"].as_array().is_some_and(|all| all.len() == 2).then_some(())
+        pipeline(&second)["partitions"].as_array().is_some_and(|all| all.len() == 2).then_some(())
     });
     rig.erp.only_faults("");
     let results = rig.results(45);
@@ -535,7 +535,9 @@ fn look_ups_that_fail_for_reasons_of_their_own_keep_no_circuit_open() {
     // A refused question says that the ERP is there, and nothing about the command it was about.
     rig.erp.only_faults("createOrder:reset=1,query:throttle=1");
     rig.send(&doubtful);
-    until("an open circuit", PATIENCE, || (route(&connector)["circuit"] == "open").then_some(()));
+    until("an open circuit", PATIENCE, || {
+        (pipeline(&connector)["circuit"] == "open").then_some(())
+    });
     rig.erp.only_faults("query:throttle=1");
     rig.send(&fresh);
     let mut reader = Reader::new(&rig.topics.results);

@@ -1,6 +1,6 @@
-//! The crash table: the process is killed at every named point of the command route, at every call
-//! of a transaction; every answer of the ERP and of the broker is lost once after it was carried
-//! out. One order and one result each.
+//! The crash table: the process is killed at every named point of the command pipeline, at every
+//! call of a transaction; every answer of the ERP and of the broker is lost once after it was
+//! carried out. One order and one result each.
 
 use std::{
     collections::BTreeSet,
@@ -23,7 +23,7 @@ use crate::{
     parts::{PrivateBroker, broker},
 };
 
-/// Points of the change route have a table of their own.
+/// Points of the change pipeline have a table of their own.
 const ELSEWHERE: [&str; 3] = ["window.", "changes.", "state."];
 /// Rows that run at the same time.
 const ABREAST: usize = 6;
@@ -112,7 +112,7 @@ fn abreast<T: Send + std::fmt::Debug>(rows: Vec<T>, run: impl Fn(&T) + Sync) {
     assert!(failed.is_empty(), "{} rows failed:\n{}", failed.len(), failed.join("\n"));
 }
 
-/// Only what the command route needs, in one partition.
+/// Only what the command pipeline needs, in one partition.
 fn small_rig(result_limit: &str) -> Rig {
     let rig = Rig::bare("crash").commands("avro");
     let names = &rig.topics;
@@ -203,7 +203,7 @@ fn killed_at_every_point_of_the_command_route() {
     abreast(rows, crash);
 }
 
-/// A fault of the ERP, alone on its route: the command's order and result are one each.
+/// A fault of the ERP, alone on its pipeline: the command's order and result are one each.
 fn erp_row(faults: &[&str]) {
     let rig = small_rig("1048588");
     let _connector = rig.start();

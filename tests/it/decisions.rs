@@ -87,9 +87,9 @@ fn a_person_decides_about_a_command_in_doubt_once_and_for_all() {
         (1, Some("IN_DOUBT"), Some("c-1"))
     );
     until("the command in /status and the metrics", PATIENCE, || {
-        let route = connector.status()["sections"]["commands"].clone();
-        (route["awaiting_resolution"] == 1
-            && route["resolutions"][0]["candidates"] == serde_json::json!([order])
+        let pipeline = connector.status()["sections"]["commands"].clone();
+        (pipeline["awaiting_resolution"] == 1
+            && pipeline["resolutions"][0]["candidates"] == serde_json::json!([order])
             && connector.metric("wdt_connector_commands_awaiting_resolution", &[]) >= 1.0)
             .then_some(())
     });
@@ -165,8 +165,8 @@ fn a_decision_about_something_else_is_refused_with_the_reason() {
         assert!(reasons.iter().any(|reason| reason.contains(part)), "{part}: {reasons:?}");
     }
     assert_eq!(rig.results(1).len(), 1, "a refused decision is no result");
-    let route = connector.status()["sections"]["commands"].clone();
-    assert_eq!(route["awaiting_resolution"], 1, "{route}");
+    let pipeline = connector.status()["sections"]["commands"].clone();
+    assert_eq!(pipeline["awaiting_resolution"], 1, "{pipeline}");
 }
 
 #[test]

@@ -258,7 +258,7 @@ fn log_lines_cannot_be_forged() {
         // A decision of somebody with the right to write one.
         sender.send(
             &rig.topics.control,
-            Some(serde_json::json!(["route", FORGED]).to_string().as_bytes()),
+            Some(serde_json::json!(["pipeline", FORGED]).to_string().as_bytes()),
             Some(b"{}"),
             &[],
         );

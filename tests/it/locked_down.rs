@@ -397,8 +397,8 @@ fn traces_reach_a_collector_over_tls_with_an_authority_of_its_own() {
     assert_eq!(connector.terminate(Duration::from_secs(30)).code(), Some(0));
     assert!(collector.holds(b"CT-1") && collector.holds(b"settle"), "its trace arrived");
 
-    // Another authority, and nobody's but the system's: refused in one sentence, and the route goes
-    // on without traces.
+    // Another authority, and nobody's but the system's: refused in one sentence, and the pipeline
+    // goes on without traces.
     let received = collector.received().len();
     let stranger =
         Authority::new("somebody else").write(&rig.path(""), "stranger.pem").display().to_string();

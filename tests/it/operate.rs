@@ -1,5 +1,5 @@
 //! What an operator does to a running connector: replaces secrets, follows one command, changes the
-//! log, pauses a route.
+//! log, pauses a pipeline.
 
 use std::{fs, time::Duration};
 
@@ -44,7 +44,7 @@ fn a_secret_replaced_in_its_file_is_used_without_a_restart() {
     let mut connector = rig.start();
     let pid = connector.pid();
     rig.send(&commands);
-    until("a route that is stopped by the wrong secret", PATIENCE, || {
+    until("a pipeline that is stopped by the wrong secret", PATIENCE, || {
         (section(&connector, "commands/circuit") == "open").then_some(())
     });
     assert_probes(&connector);
@@ -93,7 +93,7 @@ fn replaced_kafka_credentials_build_the_clients_anew_and_nothing_is_done_twice()
         connector.metric("wdt_connector_reloads_total", &["part=\"kafka\"", "success"]),
         1.0
     );
-    until("both routes again", PATIENCE, || {
+    until("both pipelines again", PATIENCE, || {
         (http::get(&connector.url("/readyz")).unwrap().status == 200).then_some(())
     });
     // SIGHUP asks for the same, and is never the end of the process.
@@ -253,14 +253,14 @@ fn the_log_is_changed_and_a_route_is_told_while_the_connector_runs() {
     for (action, state) in [("pause", "paused"), ("resume", "running")] {
         let answer = http::exchange(
             "POST",
-            &connector.url(&format!("/routes/commands/{action}")),
+            &connector.url(&format!("/pipelines/commands/{action}")),
             &[],
             None,
         )
         .unwrap();
         assert_eq!(
             (answer.status, answer.json()),
-            (200, json!({ "route": "commands", "state": state })),
+            (200, json!({ "pipeline": "commands", "state": state })),
             "{}",
             answer.body
         );
@@ -271,7 +271,7 @@ fn the_log_is_changed_and_a_route_is_told_while_the_connector_runs() {
     };
     let states: Vec<_> =
         (0..told.len()).map(|at| (told[at].key_text(), value(at)["state"].clone())).collect();
-    let key = "[\"route\",\"commands\"]".to_owned();
+    let key = "[\"pipeline\",\"commands\"]".to_owned();
     assert_eq!(states, [(key.clone(), json!("paused")), (key, json!("running"))]);
     assert!(value(0)["by"].as_str().unwrap().contains(&rig.application_id));
 }

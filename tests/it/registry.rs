@@ -1,4 +1,4 @@
-//! Both routes and a real schema registry: its reasons at the start, its absence later.
+//! Both pipelines and a real schema registry: its reasons at the start, its absence later.
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -1,5 +1,5 @@
-//! The repeat table: every effect of the command route carried out twice in a row changes nothing
-//! the second time.
+//! The repeat table: every effect of the command pipeline carried out twice in a row changes
+//! nothing the second time.
 //!
 //! The pure ones have theirs in `src/sink/repeat.rs`; these are the ones that are Kafka
 //! transactions, take-overs and questions to the ERP.
@@ -20,7 +20,7 @@ use crate::kit::{
 /// What is sent after something was repeated, so that everything before it has been looked at.
 const HERALD: &str = "HERALD";
 
-/// Everything the route has an effect on, the heralds' own traces left out.
+/// Everything the pipeline has an effect on, the heralds' own traces left out.
 #[derive(Debug, PartialEq)]
 struct World {
     /// Return and number.
@@ -60,7 +60,7 @@ impl Stage {
         self.send(&one.return_no, &avro(one));
     }
 
-    /// Runs the route until it passes the point for the first time, and is killed there.
+    /// Runs the pipeline until it passes the point for the first time, and is killed there.
     fn run_until(&self, point: Point) {
         let mut doomed = self.rig.spawn_with(&[("FAILPOINTS", &format!("{}=kill", point.name()))]);
         let status = doomed
@@ -69,7 +69,7 @@ impl Stage {
         assert_eq!(status.signal(), Some(9), "{}: it ended with {status}", point.name());
     }
 
-    /// Runs the route until it has nothing left to do.
+    /// Runs the pipeline until it has nothing left to do.
     fn run(&mut self) {
         let connector = self.rig.start();
         self.heralds += 1;

@@ -227,7 +227,7 @@ fn no_secret_is_said_by_any_fault_or_panic() {
     let mut connector =
         ears.rig.spawn_with(&[("FAILPOINTS", "panic=inject"), ("RUST_BACKTRACE", "full")]).ready();
     ears.send(&["CT-PANIC".to_owned()]);
-    let ended = connector.wait_end(PATIENCE).expect("a route that panicked ends the process");
+    let ended = connector.wait_end(PATIENCE).expect("a pipeline that panicked ends the process");
     assert_eq!(ended.code(), Some(1), "{ended}");
     let log = connector.log();
     let panicked = log.split_once("on purpose, with").expect("it panicked").1;

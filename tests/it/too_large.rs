@@ -211,7 +211,8 @@ fn topics_that_take_less_cost_a_dead_letters_value_or_make_the_route_wait_with_a
         "a tombstone was sent"
     );
 
-    // Nothing can be left out of a result: the route waits, says for what, and goes on by itself.
+    // Nothing can be left out of a result: the pipeline waits, says for what, and goes on by
+    // itself.
     topics::alter(&rig.topics.results, &[("max.message.bytes", "150")]);
     rig.send_json(&[command("CT-2", "c")]);
     connector.wait_log(&format!("{} does not take a record", rig.topics.results), PATIENCE);

@@ -86,7 +86,7 @@ const accessible = async (page) => {
   const found = await page.evaluate(() => axe.run(document, { resultTypes: ["violations"] }));
   assert.deepEqual(found.violations.map(({ id, nodes }) => [id, nodes.slice(0, 3).map(({ html }) => html)]), []);
 };
-const figure = (page, step) => page.locator(`section[aria-labelledby=route-commands] .flow li:has(b:text-is("${step}")) .figure`);
+const figure = (page, step) => page.locator(`section[aria-labelledby=pipeline-commands] .flow li:has(b:text-is("${step}")) .figure`);
 
 test("the demo lives on the page", async (t) => {
   const { page, complaints } = await open(t, address);
@@ -96,9 +96,9 @@ test("the demo lives on the page", async (t) => {
   await page.locator("#changes tbody tr").first().waitFor();
   await page.locator("#charts svg").first().waitFor();
   // Figures move without a reload.
-  const received = page.locator("section[aria-labelledby=route-commands] .facts");
+  const received = page.locator("section[aria-labelledby=pipeline-commands] .facts");
   const first = await received.textContent();
-  await page.waitForFunction(([before]) => document.querySelector("section[aria-labelledby=route-commands] .facts").textContent !== before, [first]);
+  await page.waitForFunction(([before]) => document.querySelector("section[aria-labelledby=pipeline-commands] .facts").textContent !== before, [first]);
   assert.ok((await page.locator("#charts svg").count()) >= 3);
   assert.match(await page.locator("#charts svg").first().getAttribute("aria-label"), /\d/);
   await shot(page, "demo-en");
@@ -131,7 +131,7 @@ test("a command is followed from its row, by keyboard", async (t) => {
   assert.deepEqual(complaints.filter((text) => !text.includes("404")), []);
 });
 
-test("a route is paused and resumed from the page, after a question", async (t) => {
+test("a pipeline is paused and resumed from the page, after a question", async (t) => {
   const { page, complaints } = await open(t, address);
   const asked = [];
   page.on("dialog", (dialog) => (asked.push(dialog.message()), dialog.accept()));
@@ -140,8 +140,8 @@ test("a route is paused and resumed from the page, after a question", async (t) 
   await page.locator("#problems li", { hasText: "purchase returns: paused: listener of" }).waitFor();
   await page.getByRole("button", { name: "Resume: Purchase returns" }).waitFor();
   assert.equal(asked.length, 1);
-  assert.equal((await fetch(`${address}routes/purchase_returns/resume`, { method: "POST", headers: { origin: "http://evil.example" } })).status, 403);
-  assert.equal((await fetch(`${address}routes/purchase_returns/resume`, { method: "POST" })).status, 200);
+  assert.equal((await fetch(`${address}pipelines/purchase_returns/resume`, { method: "POST", headers: { origin: "http://evil.example" } })).status, 403);
+  assert.equal((await fetch(`${address}pipelines/purchase_returns/resume`, { method: "POST" })).status, 200);
   await page.locator("#notices td", { hasText: "purchase_returns was told to be running" }).waitFor();
   await page.getByRole("button", { name: "Pause: Purchase returns" }).waitFor();
   assert.deepEqual(complaints, []);
@@ -214,7 +214,7 @@ test("in Chinese for those who read it, dark for those who like it", async (t) =
   canned.state = troubled;
   const { page, complaints } = await open(t, canned.url, { locale: "zh-CN", colorScheme: "dark" });
   assert.equal(await page.getAttribute("html", "lang"), "zh-CN");
-  for (const name of ["指令路线", "采购退货单变更", "退货出库单变更", "存疑指令", "死信", "最近十分钟", "最近结果"]) await page.getByRole("heading", { name, exact: true }).waitFor();
+  for (const name of ["指令管道", "采购退货单变更", "退货出库单变更", "存疑指令", "死信", "最近十分钟", "最近结果"]) await page.getByRole("heading", { name, exact: true }).waitFor();
   await page.locator(".pill", { hasText: "熔断器断开" }).waitFor();
   await page.locator("#results td", { hasText: "多张出库单带有标记" }).waitFor();
   assert.equal(await page.locator("#results td", { hasText: "several orders" }).count(), 0);

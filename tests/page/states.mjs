@@ -35,8 +35,8 @@ export const troubled = {
     ],
     changes: [{ seq: 4, at: "2026-11-24T08:00:02.000Z", feed: "return_outbounds", pass: "live", op: "u", id: "77", number: HOSTILE, status: 110, return_no: "TH1", modified: "2026-11-24T07:59:00.000Z" }],
     dead_letters: [
-      { seq: 5, at: "2026-11-24T08:00:03.000Z", route: "commands", reason: "undecodable", detail: `no Avro: ${HOSTILE}`, key: HOSTILE, partition: 2, offset: 17 },
-      { seq: 7, at: "2026-11-24T08:00:02.000Z", route: "commands", reason: "in_doubt", detail: "why it is in doubt", detail_zh: "存疑的原因", key: "TH3", partition: 2, offset: 16 },
+      { seq: 5, at: "2026-11-24T08:00:03.000Z", pipeline: "commands", reason: "undecodable", detail: `no Avro: ${HOSTILE}`, key: HOSTILE, partition: 2, offset: 17 },
+      { seq: 7, at: "2026-11-24T08:00:02.000Z", pipeline: "commands", reason: "in_doubt", detail: "why it is in doubt", detail_zh: "存疑的原因", key: "TH3", partition: 2, offset: 16 },
     ],
     notices: [{ seq: 6, at: "2026-11-24T08:00:04.000Z", kind: "reload", text: HOSTILE }],
   },

@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::{
     clock::Timestamp,
     config::Settings,
-    kafka::control::{decide, route_key},
+    kafka::control::{decide, pipeline_key},
 };
 
 use super::{
@@ -27,8 +27,8 @@ pub(super) enum State {
     Running,
 }
 
-/// The name of the command route in the control topic.
-const ROUTE: &str = "commands";
+/// The name of the command pipeline in the control topic.
+const PIPELINE: &str = "commands";
 
 pub(super) async fn execute(args: &Args, settings: &Settings, state: State) -> anyhow::Result<End> {
     let (word, says) = match state {
@@ -40,7 +40,8 @@ pub(super) async fn execute(args: &Args, settings: &Settings, state: State) -> a
     };
     let by = args.by.clone().unwrap_or_else(operator);
     let decision = json!({ "state": word, "by": by, "at": Timestamp::now().to_string() });
-    decide(&settings.kafka, &settings.topics.control, &route_key(ROUTE), Some(&decision)).await?;
-    let _ = output::say(&format!("the command route is {word}: {says}"));
+    decide(&settings.kafka, &settings.topics.control, &pipeline_key(PIPELINE), Some(&decision))
+        .await?;
+    let _ = output::say(&format!("the command pipeline is {word}: {says}"));
     Ok(End::Done)
 }

@@ -276,7 +276,7 @@ async fn wait(
         }
         if Instant::now() >= deadline {
             output::complain(&format!(
-                "the decision stands at {}:{} and was not carried out within {}; the owner does so when it gets there: see that an instance runs and the route is not paused",
+                "the decision stands at {}:{} and was not carried out within {}; the owner does so when it gets there: see that an instance runs and the pipeline is not paused",
                 place.0,
                 place.1,
                 crate::config::duration_text(patience)

@@ -1,5 +1,5 @@
-//! `demo`: both pipelines against a simulated ERP with injected faults, and a closing summary that verifies
-//! the promises or fails.
+//! `demo`: both pipelines against a simulated ERP with injected faults, and a closing summary that
+//! verifies the promises or fails.
 
 mod collect;
 mod proof;

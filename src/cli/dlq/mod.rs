@@ -45,7 +45,8 @@ enum Verb {
 /// Which letters.
 #[derive(Clone, Debug, Default, clap::Args)]
 struct Filter {
-    /// The kind (undecodable, invalid, in_doubt, resolution_rejected), or any part of the reason's text
+    /// The kind (undecodable, invalid, in_doubt, resolution_rejected), or any part of the reason's
+    /// text
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     /// Written since an instant (RFC 3339) or so long ago (2h)

@@ -1,5 +1,5 @@
-//! `dlq redrive`: chosen letters go back into the commands topic, byte for byte, once nothing can be
-//! created twice by it.
+//! `dlq redrive`: chosen letters go back into the commands topic, byte for byte, once nothing can
+//! be created twice by it.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},

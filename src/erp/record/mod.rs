@@ -1,4 +1,4 @@
-//! An ERP record as the change route handles it: its head, and its Avro datum.
+//! An ERP record as the change pipeline handles it: its head, and its Avro datum.
 
 mod table;
 mod value;

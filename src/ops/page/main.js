@@ -1,5 +1,5 @@
 const place = (id) => document.getElementById(id);
-const routes = [
+const pipelines = [
   ["commands", "Commands"],
   ["purchase_returns", "Purchase returns"],
   ["return_outbounds", "Return outbounds"],
@@ -16,7 +16,7 @@ const rate = (pick) => {
   return Math.max(0, (pick(end) ?? 0) - (pick(begin) ?? 0)) * 60000 / (end.at - begin.at);
 };
 
-// ---- routes as they flow ----
+// ---- pipelines as they flow ----
 const flow = (steps) => {
   const list = make("ol", null, "flow");
   list.setAttribute("role", "list");
@@ -38,23 +38,23 @@ const facts = (pairs) => {
 };
 const pill = (text, tone) => make("span", say(text), `pill ${tone}`);
 
-const commandsCard = (route) => {
-  const now = route.now ?? {};
-  const open = route.circuit !== "closed";
-  const results = Object.entries(route.results ?? {}).map(([name, count]) => `${name} ${whole(count)}`).join(" · ");
+const commandsCard = (pipeline) => {
+  const now = pipeline.now ?? {};
+  const open = pipeline.circuit !== "closed";
+  const results = Object.entries(pipeline.results ?? {}).map(([name, count]) => `${name} ${whole(count)}`).join(" · ");
   return [
     flow([
       ["commands topic", now.consumer_lag_records, "records behind", "topic"],
       ["command", rate((sample) => sample.received), "per minute"],
-      ["validate", route.dead_letters, "dead letters"],
+      ["validate", pipeline.dead_letters, "dead letters"],
       ["journal", now.waiting_for_quota, "wait for quota"],
       ["call", now.calls_in_flight, "on the wire", open ? "stopped" : ""],
       ["outcome", now.unverified, "in doubt", now.unverified ? "stopped" : ""],
       ["settle", now.waiting_for_commit, "wait for a commit"],
       ["results topic", rate((sample) => sample.settled), "per minute", "topic"],
     ]),
-    facts([["received", whole(route.received)], ["settled", results || "0"], ["duplicates", whole(route.duplicates)], ["recovered", whole(route.recovered)],
-      ["pending", whole(now.pending)], ["open intents", whole(now.open_intents)], ["partitions", (route.partitions ?? []).map((one) => one.partition).join(", ") || "–"]]),
+    facts([["received", whole(pipeline.received)], ["settled", results || "0"], ["duplicates", whole(pipeline.duplicates)], ["recovered", whole(pipeline.recovered)],
+      ["pending", whole(now.pending)], ["open intents", whole(now.open_intents)], ["partitions", (pipeline.partitions ?? []).map((one) => one.partition).join(", ") || "–"]]),
   ];
 };
 const feedCard = (feed, name) => {
@@ -83,30 +83,30 @@ const feedCard = (feed, name) => {
   if (feed.advice) parts.push(make("p", feed.advice, "note"));
   return parts;
 };
-// The decision that pauses a route, where there is one.
+// The decision that pauses a pipeline, where there is one.
 const told = (key) => status?.sections.paused?.[key];
-const stateOf = (key, route) => {
-  if (!route) return null;
-  if (told(key) || route.paused) return ["paused", "warn"];
-  if (key === "commands") return route.circuit === "closed" ? ["circuit closed", "good"] : [`circuit ${route.circuit.replace("_", " ")}`, "bad"];
-  return [route.state, { live: "good", snapshot: "good", blocked: "bad", waiting: "bad", paused: "warn" }[route.state] || "plain"];
+const stateOf = (key, pipeline) => {
+  if (!pipeline) return null;
+  if (told(key) || pipeline.paused) return ["paused", "warn"];
+  if (key === "commands") return pipeline.circuit === "closed" ? ["circuit closed", "good"] : [`circuit ${pipeline.circuit.replace("_", " ")}`, "bad"];
+  return [pipeline.state, { live: "good", snapshot: "good", blocked: "bad", waiting: "bad", paused: "warn" }[pipeline.state] || "plain"];
 };
 const ask = async (key, action) => {
-  const question = action === "pause" ? "Pause this route on all instances?" : "Resume this route on all instances?";
+  const question = action === "pause" ? "Pause this pipeline on all instances?" : "Resume this pipeline on all instances?";
   if (!confirm(`${say(question)} ${label(key)}`)) return;
   try {
-    const answer = await fetch(`/routes/${key}/${action}`, { method: "POST" });
+    const answer = await fetch(`/pipelines/${key}/${action}`, { method: "POST" });
     alertLine(answer.ok ? `${label(key)}: ${say("was told")}` : `${label(key)}: ${say("was not changed")}: ${await answer.text()}`);
   } catch {
     alertLine(say("no answer from the connector; trying again"));
   }
 };
 const cards = new Map();
-const routeCard = (key, title) => {
+const pipelineCard = (key, title) => {
   const section = make("section");
   const head = make("div", null, "head");
   const name = make("h2", say(title));
-  name.id = `route-${key}`;
+  name.id = `pipeline-${key}`;
   section.setAttribute("aria-labelledby", name.id);
   const state = make("span");
   const buttons = ["pause", "resume"].map((action) => {
@@ -119,20 +119,20 @@ const routeCard = (key, title) => {
   head.append(name, state, make("span", null, "grow"), ...buttons);
   const body = make("div");
   section.append(head, body);
-  place("routes").append(section);
+  place("pipelines").append(section);
   return { state, body, buttons };
 };
-for (const [key, title] of routes) cards.set(key, routeCard(key, title));
+for (const [key, title] of pipelines) cards.set(key, pipelineCard(key, title));
 
-const paintRoutes = (sections) => {
-  for (const [key] of routes) {
+const paintPipelines = (sections) => {
+  for (const [key] of pipelines) {
     const card = cards.get(key);
-    const route = key === "commands" ? sections.commands : sections.feeds?.[key];
-    const state = stateOf(key, route);
+    const pipeline = key === "commands" ? sections.commands : sections.feeds?.[key];
+    const state = stateOf(key, pipeline);
     if (changed(`state ${key}`, state)) card.state.replaceChildren(...(state ? [pill(...state)] : []));
-    card.buttons[0].hidden = !route || Boolean(told(key));
-    card.buttons[1].hidden = !route || !told(key);
-    const parts = !route ? [make("p", say("not running in this instance"), "none")] : key === "commands" ? commandsCard(route) : feedCard(route, key);
+    card.buttons[0].hidden = !pipeline || Boolean(told(key));
+    card.buttons[1].hidden = !pipeline || !told(key);
+    const parts = !pipeline ? [make("p", say("not running in this instance"), "none")] : key === "commands" ? commandsCard(pipeline) : feedCard(pipeline, key);
     if (changed(`card ${key}`, parts.map((part) => part.outerHTML))) card.body.replaceChildren(...parts);
   }
 };
@@ -143,7 +143,7 @@ const problemsOf = (status) => {
   const found = [];
   for (const item of status.unready ?? []) found.push(`${label(item.part)}: ${item.reason}`);
   for (const item of status.stalled ?? []) found.push(`${label(item.loop)}: ${say("no progress for")} ${span(Math.round(item.silent_ms / 1000))}`);
-  for (const [name] of routes) if (told(name)) found.push(`${label(name)}: ${say("paused")}: ${[told(name).by, told(name).at].filter(Boolean).join(", ")}`);
+  for (const [name] of pipelines) if (told(name)) found.push(`${label(name)}: ${say("paused")}: ${[told(name).by, told(name).at].filter(Boolean).join(", ")}`);
   if (commands?.paused && !told("commands")) found.push(`${label("commands")}: ${say("paused")}: ${commands.paused}`);
   if (commands?.circuit_reason) found.push(`${label("commands")}: ${say(`circuit ${commands.circuit.replace("_", " ")}`)}: ${commands.circuit_reason}`);
   for (const [name, feed] of Object.entries(feeds ?? {})) if (feed.error) found.push(`${label(name)}: ${feed.error}`);
@@ -245,13 +245,13 @@ const paintLists = () => {
   if (changed("changes", recent.changes)) {
     const operations = { r: "first time read", c: "new", u: "changed" };
     place("changes").replaceChildren(table("Recent changes", recent.changes, [
-      ["at", (item) => clock(item.at)], ["route", (item) => label(item.feed)], ["operation", (item) => say(operations[item.op] ?? item.op)], ["number", (item) => item.number],
+      ["at", (item) => clock(item.at)], ["pipeline", (item) => label(item.feed)], ["operation", (item) => say(operations[item.op] ?? item.op)], ["number", (item) => item.number],
       ["return_no", (item) => item.return_no], ["status", (item) => whole(item.status)], ["modified", (item) => clock(item.modified)],
     ]));
   }
   if (changed("dead_letters", recent.dead_letters)) {
     place("dead_letters").replaceChildren(table("Dead letters", recent.dead_letters, [
-      ["at", (item) => clock(item.at)], ["route", (item) => label(item.route)], ["reason", (item) => label(item.reason)], ["key", (item) => item.key], ["detail", (item) => inWords(item, "detail")],
+      ["at", (item) => clock(item.at)], ["pipeline", (item) => label(item.pipeline)], ["reason", (item) => label(item.reason)], ["key", (item) => item.key], ["detail", (item) => inWords(item, "detail")],
       ["place", (item) => (item.offset === undefined ? "–" : `${item.partition}:${item.offset}`)],
     ]));
   }
@@ -281,7 +281,7 @@ place("follow").addEventListener("submit", async (event) => {
 const paint = () => {
   paintSummary();
   paintProblems();
-  paintRoutes(status.sections);
+  paintPipelines(status.sections);
   paintLists();
   if (changed("charted", Object.keys(status.sections))) paintCharts();
   if (document.querySelector("details").open && changed("raw", status)) place("raw").replaceChildren(nested(status));

@@ -1,4 +1,4 @@
-//! An exhaustive model of the command route: the product's own rules (see [`rules`]) against two
+//! An exhaustive model of the command pipeline: the product's own rules (see [`rules`]) against two
 //! processes, a partition that moves, a log with pending transactions, and an ERP that is slow,
 //! deaf or wrong (`docs/delivery.md#ablations-command-pipeline`).
 //!

@@ -1,4 +1,4 @@
-//! The rules of the command route, each the function or constant the product itself uses; an
+//! The rules of the command pipeline, each the function or constant the product itself uses; an
 //! ablation swaps one.
 
 use std::time::Duration;

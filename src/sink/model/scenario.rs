@@ -111,7 +111,7 @@ pub(super) enum Action {
     Move,
     /// The former owner's rebalance callback: new metadata, ownership ends.
     Learn(usize),
-    /// The former owner's route learns of it as well.
+    /// The former owner's pipeline learns of it as well.
     Drop(usize),
     Crash(usize),
     /// The group gives an ownerless partition to this process, restarted if it was down.

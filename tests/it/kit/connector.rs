@@ -167,7 +167,8 @@ impl Connector {
     /// The sum of all samples of a metric whose labels contain every text of `labels`; 0 when there
     /// are none.
     ///
-    /// A name that `deploy/metrics.md` does not list is a defect of the test: 0 would pass for a count.
+    /// A name that `deploy/metrics.md` does not list is a defect of the test: 0 would pass for a
+    /// count.
     pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         const REFERENCE: &str = include_str!("../../../deploy/metrics.md");
         let family = ["_bucket", "_sum", "_count"]

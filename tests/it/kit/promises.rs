@@ -1,4 +1,4 @@
-//! The promises of the change route, checked on what was published and what the ERP holds in the
+//! The promises of the change pipeline, checked on what was published and what the ERP holds in the
 //! end.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -48,8 +48,8 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// Topics with four partitions, an ERP of its own, a configuration with neither route enabled,
-    /// small times, and a quota that does not matter.
+    /// Topics with four partitions, an ERP of its own, a configuration with neither pipeline
+    /// enabled, small times, and a quota that does not matter.
     pub fn new(what: &str) -> Self {
         Self::with_partitions(what, 4)
     }
@@ -105,7 +105,7 @@ impl Rig {
         }
     }
 
-    /// Enables the command route; `format` is `avro` or `json`.
+    /// Enables the command pipeline; `format` is `avro` or `json`.
     pub fn commands(mut self, format: &str) -> Self {
         self.config.set("commands", "enabled", true).set("commands", "format", format);
         self

@@ -82,7 +82,7 @@ impl Erp {
         executed
     }
 
-    /// Until it is executed, as the command route does.
+    /// Until it is executed, as the command pipeline does.
     async fn insist(self: &Arc<Self>, quota: &Quota, call: Call, class: Class) {
         while !self.call(quota, call, class).await {
             sleep(Duration::from_millis(200)).await;
