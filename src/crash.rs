@@ -36,7 +36,7 @@ named! {
         /// The pipeline has drained; ownership is about to end.
         GroupDrained = "group.drained",
 
-        /// A take-over knows the stable offsets.
+        /// A takeover knows the stable offsets.
         TakeOverOffsets = "takeover.offsets",
         /// Its barriers are committed.
         TakeOverBarrier = "takeover.barrier",
@@ -95,7 +95,7 @@ named! {
     /// Something done wrong on purpose.
     pub(crate) Fault {
         /// A command in doubt is sent again instead of being asked about: what every connector
-        /// without look-ups does.
+        /// without lookups does.
         Resend = "resend",
         /// The consumer leaves its group behind its owner's back, once.
         LeaveGroup = "leave-group",

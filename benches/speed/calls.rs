@@ -54,7 +54,7 @@ fn calls(faults: &str) -> Value {
 }
 
 /// From exec to the first call that reaches the ERP, after a `kill -9`, with Kafka's default
-/// session time-out.
+/// session timeout.
 pub fn after_a_kill() -> Vec<Value> {
     let mut rig = rig("speed-kill");
     rig.config

@@ -69,7 +69,7 @@ pub fn unchanged() -> Vec<Value> {
 }
 
 /// Everything once more through a backfill of the same period, which finds nothing new: a hash and
-/// a look-up per record.
+/// a lookup per record.
 fn again(count: usize) -> Value {
     let mut rig = rig("speed-unchanged").purchase_returns();
     let now = Timestamp::now();

@@ -37,7 +37,7 @@ pub(super) fn findings(settings: &Settings) -> Vec<Finding> {
         rows.push(Finding::good(
             "calls per day: commands",
             format!(
-                "one {} per command, at most {left} a day; look-ups only after an unknown answer or a crash (2 to 4 each)",
+                "one {} per command, at most {left} a day; lookups only after an unknown answer or a crash (2 to 4 each)",
                 call_word(Call::CreateOrder)
             ),
         ));

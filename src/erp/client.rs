@@ -138,7 +138,7 @@ impl Erp {
 
     /// `wms.stockout.PurchaseReturn.createOrder`: one attempt, never repeated by the client. The
     /// guard is asked now and once more when the body is about to leave. Dropping the future leaves
-    /// the effect unknown, as a time-out does.
+    /// the effect unknown, as a timeout does.
     pub(crate) async fn create_order(
         &self,
         mut permit: Permit,

@@ -210,7 +210,7 @@ pub struct Refusal {
 pub(crate) enum NotExecuted {
     /// The ERP's quota refused it.
     Throttled { message: String },
-    /// It never left: refused connection, DNS, TLS, time-out before the request left.
+    /// It never left: refused connection, DNS, TLS, timeout before the request left.
     Unreachable { reason: String },
     /// The [`SendGuard`] said no.
     Withheld,
@@ -223,7 +223,7 @@ pub enum QueryFault {
     Throttled { call: Call, message: String },
     #[error("the ERP could not be reached for {call:?}: {reason}")]
     Unreachable { call: Call, reason: String },
-    /// HTTP 5xx, a reset, a time-out, a body that is not the documented JSON, codes 4, 5, 99.
+    /// HTTP 5xx, a reset, a timeout, a body that is not the documented JSON, codes 4, 5, 99.
     #[error("the ERP gave no usable answer to {call:?}: {reason}")]
     Unusable { call: Call, reason: String },
     /// Account, signature, clock, address or permission.

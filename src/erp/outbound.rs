@@ -1,4 +1,4 @@
-//! What a look-up reads of an outbound order.
+//! What a lookup reads of an outbound order.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -7,7 +7,7 @@ use crate::clock::Timestamp;
 
 use super::loose;
 
-/// What a look-up needs of an outbound order.
+/// What a lookup needs of an outbound order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OutboundHead {
     pub stockout_id: String,

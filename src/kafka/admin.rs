@@ -84,7 +84,7 @@ pub(crate) fn unusable_properties(kafka: &KafkaSettings) -> Vec<(String, String)
         .collect()
 }
 
-/// Remembers the client's last complaint: a time-out alone does not say that the password was
+/// Remembers the client's last complaint: a timeout alone does not say that the password was
 /// wrong.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Complaints(Arc<Mutex<Option<String>>>);
@@ -168,7 +168,7 @@ pub(super) fn explained(
     complaints: &Complaints,
     error: &KafkaError,
 ) -> String {
-    // Serves the error events that explain the time-out; there are a few per connection attempt.
+    // Serves the error events that explain the timeout; there are a few per connection attempt.
     for _ in 0..EVENTS {
         if consumer.poll(EVENT_WAIT).is_none() {
             break;

@@ -38,7 +38,7 @@ pub(crate) enum TakeOverPart {
     Read,
 }
 
-/// A take-over's parts as they are done.
+/// A takeover's parts as they are done.
 pub(crate) const TAKE_OVER: [TakeOverPart; 4] =
     [TakeOverPart::Offsets, TakeOverPart::Memory, TakeOverPart::Barrier, TakeOverPart::Read];
 

@@ -1,4 +1,4 @@
-//! The take-over of partitions, in the only order that is sound (`docs/kafka.md#takeover-order`).
+//! The takeover of partitions, in the only order that is sound (`docs/kafka.md#takeover-order`).
 
 use std::{
     collections::BTreeMap,
@@ -36,7 +36,7 @@ pub(crate) struct TakeOver {
     pub barrier: Outgoing,
 }
 
-/// What a take-over found.
+/// What a takeover found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Restored {
     pub lease: Lease,
@@ -49,7 +49,7 @@ pub(crate) struct Restored {
     pub entries: u64,
 }
 
-/// Why a take-over did not finish.
+/// Why a takeover did not finish.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum TakeOverFault {
     /// These leases ended meanwhile; begin again with those that still hold.

@@ -132,7 +132,7 @@ impl Store {
         keys.iter().map(|key| view.get(key)).collect()
     }
 
-    /// A partition as it is now, for many look-ups.
+    /// A partition as it is now, for many lookups.
     ///
     /// # Errors
     /// [`StoreFault`].

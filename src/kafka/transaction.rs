@@ -279,7 +279,7 @@ const INIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Writer {
     fn run(mut self) {
-        // The predecessor's open transaction ends here, so that nobody waits for its time-out.
+        // The predecessor's open transaction ends here, so that nobody waits for its timeout.
         self.revive(|| false);
         let mut ended: Option<Instant> = None;
         while let Some((batch, reply)) = self.requests.blocking_recv() {
@@ -487,7 +487,7 @@ impl Live {
                         return Ok(Err(ended));
                     }
                 }
-                // Any other time-out here would leave librdkafka and the broker in disagreement.
+                // Any other timeout here would leave librdkafka and the broker in disagreement.
                 Part::End => {
                     crash::point(Point::TxnCommitting);
                     retried(|| self.producer.commit_transaction(Timeout::Never))?;

@@ -128,7 +128,7 @@ impl Default for Metrics {
     }
 }
 
-/// From a call on loopback to a time-out.
+/// From a call on loopback to a timeout.
 fn call_seconds() -> Histogram {
     Histogram::new([
         0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,

@@ -174,7 +174,7 @@ pub enum EntryKind {
     Outcome,
     /// Written by a new owner; reading up to it proves the journal is complete.
     Barrier,
-    /// The pair of look-up queries has shown one of our markers for this warehouse.
+    /// The pair of lookup queries has shown one of our markers for this warehouse.
     Proof,
 }
 
@@ -197,7 +197,7 @@ pub struct JournalEntry {
     pub attempt: i32,
     /// Unlisted refusals the ERP has answered for this command so far.
     pub refusals: i32,
-    /// send-by + call time-out + settle time as the writer was configured, in milliseconds.
+    /// send-by + call timeout + settle time as the writer was configured, in milliseconds.
     pub bound_ms: i64,
     /// When the first intent of this command was written.
     pub first_intent_at: Option<Timestamp>,

@@ -259,7 +259,7 @@ impl<R: Row> Table<R> {
             return Arc::clone(ids);
         }
         let ids = self.compute(selection);
-        // A look-up by number is cheap to repeat; only windows are worth keeping.
+        // A lookup by number is cheap to repeat; only windows are worth keeping.
         if ids.len() > 1000 {
             self.results.retain(|(_, version, _)| *version == self.version);
             if self.results.len() == KEPT_RESULTS {

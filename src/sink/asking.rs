@@ -1,4 +1,4 @@
-//! A command in doubt is asked about: look-ups, the proof that look-ups can see anything, and the
+//! A command in doubt is asked about: lookups, the proof that lookups can see anything, and the
 //! probes of a broken circuit.
 
 use std::{collections::HashSet, sync::Arc};
@@ -134,7 +134,7 @@ impl Engine<'_> {
         }
     }
 
-    /// Look-ups see our markers in this warehouse: whoever waited for that asks again. Journaled
+    /// Lookups see our markers in this warehouse: whoever waited for that asks again. Journaled
     /// under `lease`.
     pub(super) fn prove(&mut self, lease: Lease, warehouse_no: &str) {
         if !self.proofs.insert(warehouse_no.to_owned()) {
@@ -194,7 +194,7 @@ impl Engine<'_> {
         });
     }
 
-    /// A probe goes out when one is due and no look-up did the same.
+    /// A probe goes out when one is due and no lookup did the same.
     pub(super) fn probe(&mut self, now: Moment) {
         if self.probing || self.breaker.probe_at().is_none_or(|at| at > now) {
             return;

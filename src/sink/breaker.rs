@@ -15,7 +15,7 @@ const FAILURES: u32 = 5;
 pub(super) enum Circuit {
     /// As many as the configuration allows.
     Closed { failures: u32 },
-    /// None but probes: a signed read, or a look-up that is due.
+    /// None but probes: a signed read, or a lookup that is due.
     Open { probe_at: Moment, reason: String },
     /// Reads work again: one command at a time until one succeeds.
     Half { reason: String, trying: bool },

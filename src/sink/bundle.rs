@@ -1,5 +1,5 @@
 //! After a crash many intents may be open at once: one query over everything created since the
-//! oldest of them comes before single look-ups. A marker it shows settles its command; a marker it
+//! oldest of them comes before single lookups. A marker it shows settles its command; a marker it
 //! does not show decides nothing, and the command is looked up by itself.
 
 use std::{
@@ -134,7 +134,7 @@ impl Engine<'_> {
         }
     }
 
-    /// A command whose intent was open at the take-over: seen already, or to be asked about now.
+    /// A command whose intent was open at the takeover: seen already, or to be asked about now.
     pub(super) fn resume(&mut self, id: SlotId) {
         let now = Moment::now();
         let circuit_closed = self.breaker.closed();
@@ -145,7 +145,7 @@ impl Engine<'_> {
             return;
         };
         match sightings.get(&slot.life.marker).cloned() {
-            // This query shows nothing of what the single look-ups can see, so it proves no
+            // This query shows nothing of what the single lookups can see, so it proves no
             // warehouse's visibility.
             Some(orders) => {
                 let sight = Sight { now, proven: false, circuit_closed };

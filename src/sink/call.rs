@@ -68,7 +68,7 @@ pub fn order_request(command: &CreateReturnOutbound, marker: &str) -> OrderReque
     }
 }
 
-/// What a look-up is about.
+/// What a lookup is about.
 #[derive(Clone, Debug)]
 pub(super) struct Question {
     pub return_no: String,
@@ -170,7 +170,7 @@ async fn orders_of_return(
 }
 
 /// All pages of a set that only grows, of at most `most` orders: distinct ids must reach the count,
-/// or the look-up is none.
+/// or the lookup is none.
 pub(super) async fn orders(
     erp: &Erp,
     selection: &Selection,
@@ -195,7 +195,7 @@ pub(super) async fn orders(
                 return Err(format!("{count} orders are too many to be read"));
             }
         } else if page_no == 0 {
-            return Err("the ERP sent no total_count with the first page of a look-up".into());
+            return Err("the ERP sent no total_count with the first page of a lookup".into());
         }
         for row in &page.rows {
             let head = OutboundHead::read(&row.json)?;
@@ -207,7 +207,7 @@ pub(super) async fn orders(
         }
     }
     if u64::try_from(heads.len()).unwrap_or(u64::MAX) < count {
-        return Err(format!("a look-up showed {} of {count} orders", heads.len()));
+        return Err(format!("a lookup showed {} of {count} orders", heads.len()));
     }
     Ok((heads.into_values().collect(), asked_at.unwrap_or_else(Moment::now)))
 }

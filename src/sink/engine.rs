@@ -77,7 +77,7 @@ pub(super) enum Waits {
     Answer,
     /// For the one question about all open intents.
     Sighting,
-    /// For the time of its look-up.
+    /// For the time of its lookup.
     Ask,
     Finding,
     /// For a marker to be seen in its warehouse.
@@ -181,7 +181,7 @@ pub(super) enum Ended {
 const TURN: Duration = Duration::from_millis(500);
 /// How often the status is put on the board.
 const REPORT: Duration = Duration::from_millis(500);
-/// Until a take-over begins again without the leases that ended.
+/// Until a takeover begins again without the leases that ended.
 const AGAIN: Duration = Duration::from_millis(200);
 /// Events taken in one turn before the loop looks after everything else.
 const TAKE: usize = 200;
@@ -211,7 +211,7 @@ pub(super) struct Engine<'a> {
     pub ready: VecDeque<Ready>,
     /// Proofs to be journaled: partition, warehouse.
     pub new_proofs: Vec<(Lease, String)>,
-    /// Warehouses in which look-ups have shown one of our markers: a fact about the ERP, whichever
+    /// Warehouses in which lookups have shown one of our markers: a fact about the ERP, whichever
     /// partition saw it.
     pub proofs: HashSet<String>,
     /// By warehouse, an order of ours that exists for certain: what a proof is sought with.
@@ -222,7 +222,7 @@ pub(super) struct Engine<'a> {
     /// Journal keys of intents that certainly had no effect and are taken back before their
     /// partition is given away.
     pub withdrawn: Vec<(Lease, Vec<u8>)>,
-    /// Journal keys of outcomes older than the dedupe horizon.
+    /// Journal keys of outcomes older than the dedup window.
     pub expired: Vec<(Lease, Vec<u8>)>,
     pub sweep: Sweep,
     /// Whether the senders choose partitions as configured, and what waits for the answer.
@@ -278,7 +278,7 @@ pub(super) struct Counts {
     /// Questions about all open intents at once, and what they settled.
     pub bundles: u64,
     pub sighted: u64,
-    /// Outcomes forgotten after the dedupe horizon.
+    /// Outcomes forgotten after the dedup window.
     pub forgotten: u64,
 }
 
@@ -441,7 +441,7 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    /// The quota is shared by partitions: this instance's part of the commands' calls, look-ups
+    /// The quota is shared by partitions: this instance's part of the commands' calls, lookups
     /// included.
     fn claim(&mut self) {
         let owned = self.restoring.len()
@@ -697,7 +697,7 @@ impl<'a> Engine<'a> {
     }
 
     /// What an operator decided for all instances: while the pipeline is paused nothing new is
-    /// called; look-ups go on.
+    /// called; lookups go on.
     fn heed(&mut self) {
         let paused = self.parts.controls.pause_of(ROLE).map(|decision| {
             let said = |field: &str| {

@@ -90,7 +90,7 @@ impl Engine<'_> {
             match slot.waits {
                 Waits::Admission => self.admission.push_back(id),
                 Waits::Ask | Waits::Proof => match self.breaker.probe_at() {
-                    // An open circuit is probed by one look-up at a time, when a probe is due.
+                    // An open circuit is probed by one lookup at a time, when a probe is due.
                     Some(probe_at) if self.probing || probe_at > now => {
                         self.wake_at(
                             id,
@@ -185,7 +185,7 @@ impl Engine<'_> {
         self.end(slot.lease, slot.record, slot.received, key, end);
     }
 
-    /// While the circuit is open or the pipeline is paused nobody sits on a permit: look-ups need
+    /// While the circuit is open or the pipeline is paused nobody sits on a permit: lookups need
     /// the room.
     fn give_permits_back(&mut self) {
         // An intent that ran out on the wire stands in line with its permit.

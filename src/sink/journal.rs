@@ -39,7 +39,7 @@ const UNAPPROVED_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration
 
 impl Timing {
     /// From an intent's writing to the last moment its call can still take effect unseen: send-by +
-    /// call time-out + settle time.
+    /// call timeout + settle time.
     #[must_use]
     pub(super) fn bound(&self) -> Duration {
         self.intent_ttl + self.call_timeout + self.apply_grace
@@ -87,7 +87,7 @@ pub(super) fn may_send(owned: bool, send_by: Moment, now: Moment) -> bool {
     owned && released(Some(send_by), now).is_some()
 }
 
-/// Whether the journal may have forgotten a record's command: what is older than the dedupe horizon
+/// Whether the journal may have forgotten a record's command: what is older than the dedup window
 /// less a tenth, and what was sent before the journal was declared lost. Clocks of senders differ:
 /// what was sent shortly after that as well.
 #[must_use]
@@ -115,7 +115,7 @@ pub(super) enum Verdict {
     LookFirst(Life),
     /// Somebody wrote an intent and no outcome: ask, never call blindly.
     Resume(Life),
-    /// A copy of a command that is in doubt: the look-ups are repeated, nothing is ever called.
+    /// A copy of a command that is in doubt: the lookups are repeated, nothing is ever called.
     Repeat(Life, Box<JournalEntry>),
     /// A copy: its recorded outcome again.
     Duplicate(Box<JournalEntry>),
@@ -132,7 +132,7 @@ pub(super) struct Known {
     pub entry: Option<JournalEntry>,
     /// When this owner finished restoring the partition.
     pub restored_at: Moment,
-    /// The record is older than the dedupe horizon less its margin.
+    /// The record is older than the dedup window less its margin.
     pub old: bool,
     /// An operator sent the record again.
     pub replayed: bool,
@@ -219,7 +219,7 @@ pub(super) struct Life {
     pub source_partition: i32,
     pub source_offset: i64,
     pub doubt: Option<Doubt>,
-    /// A rejection of a later attempt, final only once look-ups say absent.
+    /// A rejection of a later attempt, final only once lookups say absent.
     pub rejection: Option<Refusal>,
     /// What the ERP said last, unless that was a success: told with the outcome, whatever it is.
     pub last_refusal: Option<Refusal>,
@@ -245,13 +245,13 @@ fn last_refusal(entry: &JournalEntry) -> Option<Refusal> {
 pub(super) struct Doubt {
     /// The last moment the call can still take effect unseen.
     pub bound: Moment,
-    /// Since when look-ups have been impossible with the circuit closed.
+    /// Since when lookups have been impossible with the circuit closed.
     pub failing_since: Option<Moment>,
-    /// Since when an "absent" waits for the proof that look-ups see our markers in this warehouse.
+    /// Since when an "absent" waits for the proof that lookups see our markers in this warehouse.
     pub unproven_since: Option<Moment>,
     /// A copy of a command in doubt: never calls.
     pub repeated: bool,
-    /// A person found no order: an absence needs no proof that look-ups can see one.
+    /// A person found no order: an absence needs no proof that lookups can see one.
     pub decided: bool,
 }
 
@@ -261,7 +261,7 @@ impl Doubt {
     }
 }
 
-/// What a look-up found (`call.rs` asks).
+/// What a lookup found (`call.rs` asks).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Finding {
     /// Orders that carry our marker, by number; never empty.
@@ -270,7 +270,7 @@ pub(super) enum Finding {
     Suspects(Vec<String>),
     /// Both queries were answered completely and show nothing of ours.
     Absent { asked_at: Moment },
-    /// Throttled, failed or short: no look-up at all.
+    /// Throttled, failed or short: no lookup at all.
     Failed(String),
 }
 
@@ -286,7 +286,7 @@ pub(super) enum Step {
     Again,
     /// Look for the marker at this moment.
     Ask { at: Moment },
-    /// Wait until look-ups have shown a marker in this warehouse; ask again then, or at this
+    /// Wait until lookups have shown a marker in this warehouse; ask again then, or at this
     /// moment.
     AwaitProof { until: Moment },
     /// It is over.
@@ -339,7 +339,7 @@ impl Ending {
 /// How a record ends, as far as it decides what is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Way {
-    /// The end of a life; `copy`: of a copy of a command in doubt, whose look-ups were repeated.
+    /// The end of a life; `copy`: of a copy of a command in doubt, whose lookups were repeated.
     Life { outcome: Outcome, copy: bool },
     /// `INVALID` or `EXPIRED`.
     Plain { outcome: Outcome },
@@ -366,13 +366,13 @@ pub(super) fn written(way: Way) -> Written {
     }
 }
 
-/// What the world looks like to a look-up's verdict.
+/// What the world looks like to a lookup's verdict.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sight {
     pub now: Moment,
     /// This pair of queries has shown one of our markers for the warehouse before.
     pub proven: bool,
-    /// The circuit breaker is closed: a failure is the look-up's own.
+    /// The circuit breaker is closed: a failure is the lookup's own.
     pub circuit_closed: bool,
 }
 
@@ -497,7 +497,7 @@ impl Life {
             Answer::Unknown { .. } => {
                 self.counted += u32::from(counts);
                 self.doubt = Some(Doubt::new(timing.bound_after(send_by)));
-                // The first look-up goes out at once: found settles.
+                // The first lookup goes out at once: found settles.
                 Step::Ask { at: now }
             }
         }
@@ -509,7 +509,7 @@ impl Life {
         self.counted = self.counted.saturating_sub(1);
     }
 
-    /// A look-up came back.
+    /// A lookup came back.
     #[must_use]
     pub(super) fn looked_up(&mut self, finding: Finding, sight: Sight, timing: &Timing) -> Step {
         let Some(mut doubt) = self.doubt.take() else { return Step::Ask { at: sight.now } };
@@ -564,13 +564,13 @@ impl Life {
             return Step::Ask { at: doubt.bound.plus(timing.lookup_interval).max(sight.now) };
         }
         if !sight.proven && !doubt.decided {
-            // A permission filter would make every look-up blind.
+            // A permission filter would make every lookup blind.
             let since = *doubt.unproven_since.get_or_insert(sight.now);
             let until = since.plus(timing.lookup_timeout);
             if sight.now >= until {
                 return Step::Settle(Ending::in_doubt(
                     Explanation::new(
-                        "look-ups have never shown one of our markers in this warehouse, so absence proves nothing; check the appkey's warehouse permission and resolve the command",
+                        "lookups have never shown one of our markers in this warehouse, so absence proves nothing; check the appkey's warehouse permission and resolve the command",
                         "在此仓库从未查到过带有本连接器标记的出库单，所以查不到并不说明没有创建；请检查 appkey 的仓库权限，然后裁决此指令",
                     ),
                     Vec::new(),
@@ -692,7 +692,7 @@ mod tests {
     }
 
     fn unknown() -> Answer {
-        Answer::Unknown { reason: "time-out".into(), refusal: None }
+        Answer::Unknown { reason: "timeout".into(), refusal: None }
     }
 
     fn refusal() -> Refusal {

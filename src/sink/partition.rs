@@ -61,7 +61,7 @@ pub(super) const fn its_turn(ahead: usize) -> bool {
     ahead == 0
 }
 
-/// An order of ours that exists for certain: look-ups must be able to show its marker.
+/// An order of ours that exists for certain: lookups must be able to show its marker.
 #[derive(Clone, Debug)]
 pub(super) struct Confirmed {
     pub return_no: String,
@@ -78,7 +78,7 @@ pub(super) struct Partition {
     pub restored_at: Moment,
     /// Commands and decisions by `return_no`; the front one is being worked on.
     pub keys: HashMap<String, VecDeque<Queued>>,
-    /// Open intents found at the take-over, by journal key.
+    /// Open intents found at the takeover, by journal key.
     pub open: HashMap<Vec<u8>, JournalEntry>,
     /// Outcomes a person has to decide about, by journal key, and since when: the entries
     /// themselves stand in the [`Store`], so that a hundred thousand of them have room.
@@ -149,7 +149,7 @@ pub(super) struct Remembered {
     pub keeps_count: bool,
     /// It knows of a command that stood where only the configured partitioner puts it.
     pub placed: bool,
-    /// Warehouses in which look-ups have shown one of our markers.
+    /// Warehouses in which lookups have shown one of our markers.
     pub proofs: HashSet<String>,
     /// By warehouse, an order of ours that the ERP confirmed: what a proof is sought with.
     pub confirmed: HashMap<String, Confirmed>,
@@ -211,7 +211,7 @@ fn barrier_key(partition: i32) -> Vec<u8> {
     serde_json::json!(["#barrier", partition]).to_string().into_bytes()
 }
 
-/// Everything a take-over of the journal needs; owned, since it runs as a task of its own.
+/// Everything a takeover of the journal needs; owned, since it runs as a task of its own.
 pub(super) struct Restoring {
     pub settings: Arc<Settings>,
     pub codec: Arc<Codec>,
@@ -329,7 +329,7 @@ impl Restoring {
         let counted = loop {
             match self.newest_counts(others.clone()).await? {
                 Ok(counted) => break counted,
-                // The broker went away, or a right is missing: a take-over waits for both.
+                // The broker went away, or a right is missing: a takeover waits for both.
                 Err(fault) => {
                     tracing::warn!(
                         error = %fault,

@@ -71,7 +71,7 @@ fn in_doubt() -> Life {
     let Verdict::Fresh(mut life) = verdict(None) else { panic!("fresh") };
     life.intended(1, Timestamp(0));
     let _ = life.answered(
-        Answer::Unknown { reason: "time-out".into(), refusal: None },
+        Answer::Unknown { reason: "timeout".into(), refusal: None },
         Moment(15_000),
         true,
         Moment(20_000),
@@ -107,7 +107,7 @@ fn twice<S: Clone + std::fmt::Debug, R: std::fmt::Debug>(
 fn looked_up(name: &'static str, finding: Finding, proven: bool) -> (String, [String; 2]) {
     let sight = Sight { now: NOW, proven, circuit_closed: true };
     (
-        format!("look-up: {name}"),
+        format!("lookup: {name}"),
         twice(in_doubt(), |life| life.looked_up(finding.clone(), sight, &TIMING)),
     )
 }
@@ -209,7 +209,7 @@ fn as_text(outgoing: &Outgoing) -> String {
     format!("{outgoing:?}")
 }
 
-/// What a take-over reads and what a commit hands to the cache may come twice: after a restart
+/// What a takeover reads and what a commit hands to the cache may come twice: after a restart
 /// everything does.
 #[test]
 fn the_journals_cache_takes_everything_twice() {

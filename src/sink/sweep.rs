@@ -1,9 +1,9 @@
-//! Outcomes older than the dedupe horizon are forgotten: their owner writes tombstones, a few at a
+//! Outcomes older than the dedup window are forgotten: their owner writes tombstones, a few at a
 //! time, in its transactions.
 //!
 //! An open intent never expires, and neither does a command in doubt: somebody has yet to decide
 //! about it. A record that is older than the horizon is looked for in the ERP before its first call
-//! (`Engine::is_old`), so forgetting costs a look-up, never an order. What counts is the time of
+//! (`Engine::is_old`), so forgetting costs a lookup, never an order. What counts is the time of
 //! what is being read: a copy that waits in a backlog finds its outcome still. Nor does a clock
 //! that somebody set forward make outcomes old: the ERP's has to agree.
 

@@ -1,6 +1,6 @@
-//! Hop 3: rows × state → [`Finding`]s. Pure but for the look-up it is given.
+//! Hop 3: rows × state → [`Finding`]s. Pure but for the lookup it is given.
 //!
-//! An unchanged row costs a hash and a look-up, never a decode. What is decoded is compared with
+//! An unchanged row costs a hash and a lookup, never a decode. What is decoded is compared with
 //! the version that was published last, and only content counts: other white space or another order
 //! of fields is no change.
 

@@ -205,7 +205,7 @@ impl FeedTask {
                     Some(loader) => {
                         loader.push(partition, key, value).map_err(|fault| fault.to_string())
                     }
-                    None => Err("the take-over was given up".to_owned()),
+                    None => Err("the takeover was given up".to_owned()),
                 }
             })
         };
@@ -258,7 +258,7 @@ impl FeedTask {
     }
 }
 
-/// Ends the loading of the store with the take-over: what still runs of one that was dropped must
+/// Ends the loading of the store with the takeover: what still runs of one that was dropped must
 /// not write into the state of the next.
 struct Loading(Arc<Mutex<Option<Loader>>>);
 
@@ -304,7 +304,7 @@ pub(super) async fn learn(codec: &Codec, cancel: &CancellationToken, id: u32) ->
     }
 }
 
-/// Waits for something that has its own time-outs, beating meanwhile.
+/// Waits for something that has its own timeouts, beating meanwhile.
 pub(super) async fn beating<T>(pulse: &Pulse, work: impl Future<Output = T>) -> T {
     tokio::pin!(work);
     loop {

@@ -1,5 +1,5 @@
 //! What was published last, of as many records as were seen lately: in most reads nothing is new,
-//! and what is known needs no look-up, no thread and no memory for its text.
+//! and what is known needs no lookup, no thread and no memory for its text.
 //!
 //! Only a hint: what is not in here is looked up in the store. What is in here is true, because
 //! whatever is published goes in.

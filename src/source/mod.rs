@@ -243,7 +243,7 @@ impl Pipeline {
                 self.status.ready();
                 result
             }
-            // Nothing is fetched: state is read by take-overs, with consumers of their own.
+            // Nothing is fetched: state is read by takeovers, with consumers of their own.
             GroupEvent::Records(_) => Ok(()),
             GroupEvent::Failed(fault) => Err(fault.into()),
         }

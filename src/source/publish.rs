@@ -20,7 +20,7 @@ use crate::{
 use super::change::{Piece, Told};
 
 /// The most events of one transaction. The cost of a transaction hardly depends on their number
-/// (`docs/kafka.md#commit-latency`). Sending them takes far less than the transaction time-out, and
+/// (`docs/kafka.md#commit-latency`). Sending them takes far less than the transaction timeout, and
 /// librdkafka's queue has room for them.
 pub(crate) const BATCH: usize = 500;
 

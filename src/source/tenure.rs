@@ -1,4 +1,4 @@
-//! One feed between a take-over and the end of its lease: whose turn it is, and window ▶ fetch of
+//! One feed between a takeover and the end of its lease: whose turn it is, and window ▶ fetch of
 //! that turn.
 //!
 //! The live pass goes first whenever it is due; late pass and backfill read one window at a time in
@@ -107,7 +107,7 @@ impl Schedule {
     }
 }
 
-/// One feed between a take-over and the end of its lease.
+/// One feed between a takeover and the end of its lease.
 pub(super) struct Tenure<'a> {
     pub task: &'a FeedTask,
     pub settings: &'a FeedSettings,

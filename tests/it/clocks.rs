@@ -60,7 +60,7 @@ fn section(connector: &Connector, pointer: &str) -> Value {
     connector.status().pointer(&format!("/sections/{pointer}")).cloned().unwrap_or_default()
 }
 
-/// Calls whose orders exist, whose answers are lost, and which no look-up shows for a while: in
+/// Calls whose orders exist, whose answers are lost, and which no lookup shows for a while: in
 /// doubt, and to be found.
 fn into_doubt(rig: &Rig, all: &[CreateReturnOutbound]) {
     let before = rig.erp.creates().applied_unanswered;

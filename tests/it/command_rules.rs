@@ -218,7 +218,7 @@ fn a_command_that_waited_for_a_proof_is_called_once_however_long_it_is_held_up_t
     );
     let commands = approved(&rig, "CT", 2);
     let connector = rig.start();
-    // Nothing was created, and no look-up has ever shown one of our markers: absence proves nothing
+    // Nothing was created, and no lookup has ever shown one of our markers: absence proves nothing
     // yet.
     rig.erp.only_faults("createOrder:reset=1x");
     rig.send(&commands[..1]);
@@ -399,7 +399,7 @@ fn a_deadline_ends_what_was_not_begun_and_never_what_was() {
     let result = rig.results(1).remove(0);
     assert_eq!((result.outcome, rig.erp.creates().received), (Outcome::Expired, 0));
     assert!(read_all(&rig.topics.commands_dlq).is_empty());
-    // Called before its deadline, answered by a look-up after it.
+    // Called before its deadline, answered by a lookup after it.
     rig.erp.only_faults("query:5xx=1,createOrder:applied_timeout=1x");
     let deadline = Timestamp::now().plus(Duration::from_secs(8));
     commands[1].expires_at = Some(deadline);
@@ -450,7 +450,7 @@ fn a_second_signal_ends_at_once_and_loses_nothing() {
     assert_eq!(ended.code(), Some(1));
     rig.erp.only_faults("");
     rig.config.set("commands", "call_timeout", "2s");
-    // An order of the warehouse proves that look-ups can see one.
+    // An order of the warehouse proves that lookups can see one.
     let proof = approved(&rig, "PROOF", 1);
     let _connector = rig.start();
     rig.send(&proof);

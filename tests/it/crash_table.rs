@@ -46,7 +46,7 @@ enum Way {
 }
 
 /// Which passages of a point are crashed at: of the three transactions of a command the first is
-/// the take-over's barrier, the second an intent's, the third an outcome's.
+/// the takeover's barrier, the second an intent's, the third an outcome's.
 fn rows() -> Vec<(Point, u32, Way)> {
     let mut rows = Vec::new();
     for point in Point::ALL
@@ -177,7 +177,7 @@ fn crash(&(point, passage, way): &(Point, u32, Way)) {
             .expect("the broker answers");
         assert!(done.iter().all(Result::is_ok), "{done:?}");
     }
-    // The stream goes on: a later order shows that look-ups see this warehouse, and so that absence
+    // The stream goes on: a later order shows that lookups see this warehouse, and so that absence
     // means absence.
     commands.push(command("LATER", "herald"));
     rig.send(&commands[commands.len() - 1..]);
@@ -236,7 +236,7 @@ fn every_answer_of_the_erp_lost_after_it_was_applied() {
     let answers = ["timeout", "reset", "5xx", "garbage", "truncated"];
     let rows: Vec<Vec<String>> = vec![
         calls.iter().map(|end| format!("createOrder:{end}=1x")).collect(),
-        // The first query of a look-up, and the second, which is made only when the first shows
+        // The first query of a lookup, and the second, which is made only when the first shows
         // nothing.
         answers
             .iter()

@@ -213,7 +213,7 @@ fn what_a_person_found_not_to_exist_is_created_by_a_replay_and_only_by_one() {
     let rig = rig("replay");
     let _connector = rig.start();
     let (_, suspect) = in_doubt(&rig);
-    // In doubt and nothing found: a replay would only repeat the look-ups, so it is left out.
+    // In doubt and nothing found: a replay would only repeat the lookups, so it is left out.
     let (code, text) = said(&rig, &["dlq", "redrive"]);
     assert!(code == Some(0) && text.contains("resolve") && text.contains("0 sent again"), "{text}");
 

@@ -186,8 +186,8 @@ fn a_window_costs_its_pages_and_one_call_and_an_idle_poll_one() {
     ));
 }
 
-/// Every hop of the change pipeline, every step of its transactions and of its take-over; `:2`
-/// where the first passage is the take-over's barrier, further ones where a window takes several
+/// Every hop of the change pipeline, every step of its transactions and of its takeover; `:2`
+/// where the first passage is the takeover's barrier, further ones where a window takes several
 /// transactions.
 fn rows() -> Vec<String> {
     let ours = [

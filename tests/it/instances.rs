@@ -335,7 +335,7 @@ fn three_instances_share_the_work_and_the_quota_and_keep_every_promise_while_the
     let took = fleet.settle("one instance that owns everything again");
     fleet.shares_follow();
     say(&format!(
-        "3 → 1: everything taken over {took:?} after the last one left, session time-out {SESSION:?}"
+        "3 → 1: everything taken over {took:?} after the last one left, session timeout {SESSION:?}"
     ));
     stream.flow(40);
     let commands = stream.end();
@@ -365,7 +365,7 @@ fn a_feed_of_an_instance_that_dies_is_taken_over_within_its_session() {
     });
     let took = died.elapsed();
     say(&format!(
-        "{feed} went on {took:?} after its owner was killed, session time-out {SESSION:?}"
+        "{feed} went on {took:?} after its owner was killed, session timeout {SESSION:?}"
     ));
     // The session, the rebalance and the restore; a loaded machine may take a little longer.
     assert!(took < SESSION * 5, "{took:?}");

@@ -2,7 +2,7 @@
 //! nothing the second time.
 //!
 //! The pure ones have theirs in `src/sink/repeat.rs`; these are the ones that are Kafka
-//! transactions, take-overs and questions to the ERP.
+//! transactions, takeovers and questions to the ERP.
 
 use std::{collections::BTreeMap, os::unix::process::ExitStatusExt as _, time::Duration};
 
@@ -192,7 +192,7 @@ fn what_was_settled_unknowingly_is_not_settled_again() {
     }
 }
 
-/// Take-overs and look-ups leave no trace, however often they are repeated; what they are for is
+/// Takeovers and lookups leave no trace, however often they are repeated; what they are for is
 /// settled once.
 #[test]
 fn take_overs_and_look_ups_repeated_change_nothing() {

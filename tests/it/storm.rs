@@ -90,7 +90,7 @@ pub struct Plan {
     pub seed: u64,
     /// Rounds go on until this much time has passed; at least one is made.
     pub at_least: Duration,
-    /// Look-ups are replaced by resends; the storm ends with the first duplicate.
+    /// Lookups are replaced by resends; the storm ends with the first duplicate.
     pub unsound: bool,
 }
 

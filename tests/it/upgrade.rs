@@ -33,8 +33,8 @@ fn a_journal_of_the_previous_version_is_restored() {
     sender.flush();
     let _connector = rig.start();
     // What is open is asked about before anything else happens with it; a later order proves that
-    // look-ups see the warehouse.
-    until("a look-up", PATIENCE, || (rig.erp.queries() > 0).then_some(()));
+    // lookups see the warehouse.
+    until("a lookup", PATIENCE, || (rig.erp.queries() > 0).then_some(()));
     assert!(
         rig.erp.orders().iter().all(|order| order.return_no != "UP-2"),
         "called before it was asked about"

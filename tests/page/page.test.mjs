@@ -123,7 +123,7 @@ test("a command is followed from its row, by keyboard", async (t) => {
   await page.keyboard.press("Enter");
   await page.locator("#way li", { hasText: "settle" }).first().waitFor();
   const way = await page.locator("#way li").allTextContents();
-  for (const hop of ["validate", "journal", "call", "settle"]) assert.ok(way.some((step) => step.includes(hop)), `${hop} is not in ${way}`);
+  for (const stage of ["validate", "journal", "call", "settle"]) assert.ok(way.some((step) => step.includes(stage)), `${stage} is not in ${way}`);
   await page.locator("input[name=command_id]").fill("never sent");
   await page.getByRole("button", { name: "Show" }).click();
   await page.getByText("has not seen this command lately").waitFor();

@@ -34,7 +34,7 @@ pub(super) async fn execute(args: &Args, settings: &Settings, state: State) -> a
     let (word, says) = match state {
         State::Paused => (
             "paused",
-            "no instance begins a new command; look-ups go on; `wdt-connector commands resume` ends that",
+            "no instance begins a new command; lookups go on; `wdt-connector commands resume` ends that",
         ),
         State::Running => ("running", "every instance goes on"),
     };

@@ -42,7 +42,7 @@ enum Verb {
         --no-order ends it as REJECTED; `dlq redrive` then has it created after looking for it once more. Exits 1 when it was refused."
     )]
     Resolve(resolve::Args),
-    /// Begin no new command in any instance until `resume`; look-ups of commands in doubt go on
+    /// Begin no new command in any instance until `resume`; lookups of commands in doubt go on
     #[command(after_help = "Example: wdt-connector commands pause --config connector.toml")]
     Pause(control::Args),
     /// End `pause`

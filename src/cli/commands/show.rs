@@ -111,7 +111,7 @@ fn print(args: &Args, found: &Found) {
     say(&format!("{} {}", args.return_no, args.command_id));
     match &found.entry {
         None => say(
-            "  the journal knows no such command: never accepted, or forgotten after the dedupe horizon",
+            "  the journal knows no such command: never accepted, or forgotten after the dedup window",
         ),
         Some(entry) => {
             row("state", state(entry));

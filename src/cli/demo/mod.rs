@@ -190,7 +190,7 @@ fn announce(args: &Args, stage: &Stage) {
         "wdt-connector demo: commands become orders of a simulated ERP, its changes become events, with injected faults in between.",
     );
     tell(
-        "Times are short (time-outs of seconds instead of minutes), so that it is over soon; unsafe outside a demo.",
+        "Times are short (timeouts of seconds instead of minutes), so that it is over soon; unsafe outside a demo.",
     );
     match &args.kafka {
         None => tell(
@@ -207,7 +207,7 @@ fn announce(args: &Args, stage: &Stage) {
         args.seed
     ));
     tell(
-        "Mischief: orders created whose answer is lost (time-out, reset, 502), resets before, refusals, slow answers, records modified while they are read.",
+        "Mischief: orders created whose answer is lost (timeout, reset, 502), resets before, refusals, slow answers, records modified while they are read.",
     );
 }
 

@@ -22,7 +22,7 @@ pub(super) enum Ruling {
 pub(super) enum IfAbsent {
     /// It may be sent: its owner asks again, at the time that decides.
     Send,
-    /// A replay would only repeat the look-ups; a person has to decide.
+    /// A replay would only repeat the lookups; a person has to decide.
     Leave,
 }
 
@@ -75,7 +75,7 @@ pub(super) fn judge(letter: &Letter, entry: Option<&JournalEntry>, old: bool) ->
 pub(super) fn answered(found: &[String], absent: IfAbsent, entry: Option<&JournalEntry>) -> Ruling {
     let in_doubt = entry.is_some_and(|entry| entry.outcome == Some(Outcome::InDoubt));
     match (found, absent) {
-        // One order settles the doubt: the copy's look-up finds it.
+        // One order settles the doubt: the copy's lookup finds it.
         ([_], _) if in_doubt => Ruling::Send,
         ([], IfAbsent::Send) => Ruling::Send,
         ([], IfAbsent::Leave) => Ruling::Leave(

@@ -1,7 +1,7 @@
 //! One appkey: its budgets, its lines of waiters, its concurrent calls.
 //!
 //! Who goes next, of those whose budget allows it: whoever was passed over too often (its floor),
-//! else the most urgent class. Where look-ups or commands pay from the same budget, the patient
+//! else the most urgent class. Where lookups or commands pay from the same budget, the patient
 //! classes (feeds, late passes, backfills) leave them the saved-up burst and live on what would be
 //! lost otherwise. So urgent calls wait no longer beside them than alone, but for the floors, which
 //! together are less than a tenth.
@@ -108,7 +108,7 @@ struct Line {
     waiting: VecDeque<Waiting>,
     /// How often others went first.
     passed: u32,
-    /// How often those were look-ups or commands.
+    /// How often those were lookups or commands.
     yielded: u32,
 }
 

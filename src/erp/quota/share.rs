@@ -14,7 +14,7 @@ use super::account::Key;
 /// Who makes calls, as instances divide it: each kind of work has a consumer group of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Work {
-    /// Commands and look-ups, by partitions of the commands topic.
+    /// Commands and lookups, by partitions of the commands topic.
     Commands,
     /// Live feeds, late passes and backfills, by partitions of `feeds.state`.
     Feeds,
@@ -81,7 +81,7 @@ impl Shares {
 /// all of it.
 fn weight(key: Key, work: Work) -> f64 {
     match (key, work) {
-        // Look-ups are rare, the feed is not.
+        // Lookups are rare, the feed is not.
         (Key::Call(Call::QueryOutbounds), Work::Commands) | (Key::Account(_), Work::Feeds) => 1.0,
         (Key::Call(Call::QueryOutbounds), Work::Feeds) | (Key::Account(_), Work::Commands) => 3.0,
         (

@@ -73,7 +73,7 @@ pub(super) fn all() -> Vec<Ablation> {
                 answer => life.answered(answer, send_by, counts, now, timing),
             };
         }),
-        ablation("wait before look-up", ONE, NONE, ONE_ORDER, plain, |rules| {
+        ablation("wait before lookup", ONE, NONE, ONE_ORDER, plain, |rules| {
             rules.looked_up = |life, finding, sight, timing| {
                 let Some(doubt) = life.doubt.take() else {
                     return life.looked_up(finding, sight, timing);
@@ -83,7 +83,7 @@ pub(super) fn all() -> Vec<Ablation> {
             };
         }),
         ablation(
-            "failed look-up is not absent",
+            "failed lookup is not absent",
             ONE,
             Left { failures: 1, ..NONE },
             ONE_ORDER,

@@ -8,7 +8,7 @@
 //! one of each fault), so "holds" is strong evidence and no proof.
 //!
 //! What is not modelled: permits and the quota, the breaker, decisions of a person, the one
-//! question about many open intents (a look-up still decides), and that attempts of a crashed owner
+//! question about many open intents (a lookup still decides), and that attempts of a crashed owner
 //! count as unanswered in the journal.
 
 mod ablations;
@@ -42,7 +42,7 @@ fn one_command() -> Vec<Scenario> {
     vec![
         Scenario::new("takeover and lost answer", ONE, Left { moves: 1, losses: 1, ..NONE }),
         Scenario::new(
-            "crash, lost answer, failed look-up",
+            "crash, lost answer, failed lookup",
             ONE,
             Left { crashes: 1, losses: 1, failures: 1, ..NONE },
         ),
@@ -72,7 +72,7 @@ fn one_command() -> Vec<Scenario> {
         }),
         Scenario::new("late request, later attempt refused", ONE, Left { crashes: 1, ..NONE })
             .with(very_late),
-        Scenario::new("look-ups never show an order", ONE, Left { crashes: 1, losses: 1, ..NONE })
+        Scenario::new("lookups never show an order", ONE, Left { crashes: 1, losses: 1, ..NONE })
             .with(blind),
         Scenario::new("old record, lost offsets", ONE, Left { crashes: 1, losses: 1, ..NONE })
             .with(forgetful),
@@ -205,7 +205,7 @@ fn an_end_stays_in_reach_of_every_state() {
     for scenario in [
         Scenario::new("takeover", ONE, Left { moves: 1, ..NONE }),
         Scenario::new(
-            "crash, lost answer, failed look-up",
+            "crash, lost answer, failed lookup",
             ONE,
             Left { crashes: 1, losses: 1, failures: 1, ..NONE },
         ),
@@ -216,7 +216,7 @@ fn an_end_stays_in_reach_of_every_state() {
         }),
         Scenario::new("rewritten remark", ONE, Left { crashes: 1, strips: 1, ..NONE })
             .with(|scenario| scenario.doubtful = true),
-        Scenario::new("look-ups never show an order", ONE, Left { losses: 1, ..NONE }).with(blind),
+        Scenario::new("lookups never show an order", ONE, Left { losses: 1, ..NONE }).with(blind),
         Scenario::new("two keys, takeover", KEYS, Left { moves: 1, ..NONE }).with(hurried),
         Scenario::new("copies, crash, lost answer", COPIES, Left { crashes: 1, losses: 1, ..NONE }),
     ] {

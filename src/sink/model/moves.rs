@@ -189,7 +189,7 @@ impl World {
         }
     }
 
-    // ---- the take-over
+    // ---- the takeover
 
     /// The next part; `false` while it has to wait.
     pub(super) fn take_over(&mut self, scenario: &Scenario, process: usize) -> bool {
@@ -552,7 +552,7 @@ impl World {
         running.step(scenario, offset, step);
     }
 
-    /// The dedupe horizon passes: whatever has outlived it is forgotten.
+    /// The dedup window passes: whatever has outlived it is forgotten.
     fn age(&mut self, scenario: &Scenario) {
         self.aged = true;
         let forget = |journal: &mut Journal| {

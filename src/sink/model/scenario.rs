@@ -63,9 +63,9 @@ pub(super) struct Scenario {
     pub refuses: bool,
     /// The ERP refuses whatever comes after the first order of a return: its state has moved on.
     pub one_per_return: bool,
-    /// Look-ups never show an order: a permission filter.
+    /// Lookups never show an order: a permission filter.
     pub blind: bool,
-    /// The dedupe horizon may pass.
+    /// The dedup window may pass.
     pub ages: bool,
     /// Group offsets may be lost after that.
     pub resets: bool,
@@ -437,7 +437,7 @@ impl Model for Scenario {
             while matches!(world.processes[partition].phase, Phase::TakingOver(_)) {
                 assert!(
                     world.take_over(self, partition),
-                    "nothing stands in the way of the first take-over"
+                    "nothing stands in the way of the first takeover"
                 );
             }
         }

@@ -39,7 +39,7 @@ pub(super) struct World {
     pub requests: Vec<Request>,
     pub orders: Vec<Order>,
     pub left: Left,
-    /// The dedupe horizon has passed.
+    /// The dedup window has passed.
     pub aged: bool,
     /// Group offsets were lost once.
     pub reset: bool,
@@ -53,7 +53,7 @@ pub(super) struct Left {
     pub drains: u8,
     /// Requests or answers lost.
     pub losses: u8,
-    /// Look-ups that fail.
+    /// Lookups that fail.
     pub failures: u8,
     /// Remarks rewritten by hand.
     pub strips: u8,
@@ -96,7 +96,7 @@ pub(super) enum Phase {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct TakingOver {
     pub lease: Lease,
-    /// The next part of the take-over.
+    /// The next part of the takeover.
     pub next: usize,
     pub committed: (i64, String),
     /// What stands before the barrier.
@@ -123,7 +123,7 @@ pub(super) struct Slot {
     pub life: Life,
     pub send_by: Option<Moment>,
     pub waits: Waits,
-    /// When the call left, or when the look-up is due.
+    /// When the call left, or when the lookup is due.
     pub at: Moment,
     /// A copy of a command in doubt.
     pub copy: bool,
@@ -156,7 +156,7 @@ pub(super) struct Txn {
 /// A call of `createOrder` on its way.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Request {
-    /// Who waits for the answer; nobody after a time-out or a crash.
+    /// Who waits for the answer; nobody after a timeout or a crash.
     pub by: Option<usize>,
     pub offset: i64,
     pub command: Command,

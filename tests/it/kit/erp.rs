@@ -291,7 +291,7 @@ impl Erp {
         }
     }
 
-    /// How many queries of outbound orders have arrived: look-ups and probes, where no feed runs.
+    /// How many queries of outbound orders have arrived: lookups and probes, where no feed runs.
     pub fn outbound_queries(&self) -> u64 {
         self.ask("counters")["outbounds"]["received"].as_u64().expect("a count")
     }

@@ -67,7 +67,7 @@ impl Drop for TlsFront {
 }
 
 /// Both directions on one thread, since a TLS stream cannot be split: each is read with a short
-/// time-out in turn.
+/// timeout in turn.
 fn pass(config: Arc<ServerConfig>, incoming: TcpStream, target: &str) {
     let Ok(mut plain) = TcpStream::connect(target) else { return };
     let Ok(connection) = ServerConnection::new(config) else { return };

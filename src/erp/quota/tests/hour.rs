@@ -197,7 +197,7 @@ async fn an_hour_of_mixed_load_is_never_refused_and_uses_the_rate() {
     let quota = quota();
     let mut load = Load::default();
     load.feeds(&erp, &quota);
-    // A quiet sender, then a backlog, a crash with a wave of look-ups, and again.
+    // A quiet sender, then a backlog, a crash with a wave of lookups, and again.
     for minute in 0..60 {
         load.wave(&erp, &quota, ORDER, 10, MINUTE * minute);
     }
