@@ -205,9 +205,9 @@ mod tests {
                 ("JournalEntry", 0x7c56_4ae8_d242_a5ec),
                 ("FeedState", 0xa70f_31be_fc96_0670),
                 ("PurchaseReturn", 0xf852_08df_dbe7_3f77),
-                ("ReturnOutbound", 0x4502_259c_12fd_894d),
+                ("ReturnOutbound", 0x06ad_3691_3ad8_cdfa),
                 ("PurchaseReturnEnvelope", 0xcbc9_830c_825c_3dd5),
-                ("ReturnOutboundEnvelope", 0x4e77_cabf_a594_e8d6),
+                ("ReturnOutboundEnvelope", 0xc4e4_87d7_8666_7182),
             ],
             "as fastavro computes them, in the order of the bytes on the wire"
         );

@@ -251,6 +251,8 @@ fn cost_of(line: &OutboundLine) -> Amount {
 
 fn flagship_outbound(out: &mut String, record: &Outbound) {
     let people = seed::people(record.flavour);
+    // Numbers as text, as in the page's example.
+    let [province, city, district] = people.codes.map(|code| code.to_string());
     let totals = totals(record);
     let mut object = Object::open(out, Edition::Flagship, record.overrides.as_deref());
     object
@@ -262,7 +264,7 @@ fn flagship_outbound(out: &mut String, record: &Outbound) {
     }
     object
         .amount("post_fee", Amount(i128::from(record.flavour % 40) * 2500))
-        .text("receiver_city", people.city)
+        .text("receiver_city", &city)
         .int("goods_type_count", record.lines.len() as i64)
         .text("remark", &record.remark)
         .amount("goods_count", totals.count)
@@ -277,15 +279,17 @@ fn flagship_outbound(out: &mut String, record: &Outbound) {
         .text("provider_no", &record.provider_no)
         .int("seq_no", i64::from(record.revision) + 1)
         .millis("create_time", record.created)
-        .text("receiver_province", people.province)
+        .text("receiver_province", &province)
         .text("logistics_no", &record.logistics_no)
-        .text("receiver_district", people.district)
+        .text("receiver_district", &district)
         .amount("weight", Amount(i128::from(record.flavour % 97) * 1250))
         .amount("goods_total_amount", totals.amount)
         .text("operator_name", people.clerk)
         .text("goods_total_cost", &format!("{}0000", totals.cost.fixed()))
         .text("last_load_purchase_no", "")
         .text("receiver_address", &people.address)
+        .text("prop1", if record.flavour.is_multiple_of(5) { "换季退仓" } else { "" })
+        .text("prop2", "")
         .int("status", record.status)
         .close();
 }

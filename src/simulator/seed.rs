@@ -23,11 +23,12 @@ const PROVIDERS: [(&str, &str); 4] = [
     ("20170808002", "深圳数码贸易行"),
     ("LCJ-88", "绿茶集团"),
 ];
-const PLACES: [(&str, &str, &str); 4] = [
-    ("上海", "上海市", "浦东新区"),
-    ("浙江省", "杭州市", "余杭区"),
-    ("广东省", "广州市", "白云区"),
-    ("四川省", "成都市", "武侯区"),
+/// Province, city and district, each with its administrative code.
+const PLACES: [[(&str, i64); 3]; 4] = [
+    [("上海", 310_000), ("上海市", 310_100), ("浦东新区", 310_115)],
+    [("浙江省", 330_000), ("杭州市", 330_100), ("余杭区", 330_110)],
+    [("广东省", 440_000), ("广州市", 440_100), ("白云区", 440_111)],
+    [("四川省", 510_000), ("成都市", 510_100), ("武侯区", 510_107)],
 ];
 const NAMES: [&str; 6] = ["王小明", "李芳", "张伟", "陈静", "刘洋", "欧阳娜娜"];
 const CLERKS: [&str; 4] = ["系统", "外部接口", "赵会计", "孙主管"];
@@ -69,6 +70,8 @@ pub(super) struct People {
     pub province: &'static str,
     pub city: &'static str,
     pub district: &'static str,
+    /// Codes of province, city and district.
+    pub codes: [i64; 3],
     pub address: String,
     pub clerk: &'static str,
     pub buyer: &'static str,
@@ -76,13 +79,15 @@ pub(super) struct People {
 }
 
 pub(super) fn people(flavour: u64) -> People {
-    let (province, city, district) = of(&PLACES, flavour >> 3);
+    let [(province, in_province), (city, in_city), (district, in_district)] =
+        of(&PLACES, flavour >> 3);
     People {
         name: of(&NAMES, flavour >> 5),
         phone: format!("13{:09}", mix(flavour) % 1_000_000_000),
         province,
         city,
         district,
+        codes: [in_province, in_city, in_district],
         address: format!("{city}{district}花园路{}号", flavour % 300 + 1),
         clerk: of(&CLERKS, flavour >> 7),
         buyer: of(&NAMES, flavour >> 9),

@@ -105,6 +105,26 @@ fn the_erps_examples_arrive_whole() {
 }
 
 #[test]
+fn an_outbound_orders_attributes_are_texts_and_its_receivers_places_are_numbers() {
+    let sent = with(json!({
+        "prop1": "加急", "prop2": "", "receiver_country": "0", "receiver_province": "330000",
+        "receiver_city": 330_100, "receiver_district": "余杭区",
+    }));
+    let record = outbound(&sent).unwrap();
+    let json = shown(Feed::ReturnOutbounds, &record);
+    assert_eq!((&json["prop1"], &json["prop2"]), (&json!("加急"), &json!("")));
+    assert_eq!(
+        [&json["receiver_country"], &json["receiver_province"], &json["receiver_city"]],
+        [&json!(0), &json!(330_000), &json!(330_100)]
+    );
+    // A name where a number is documented is kept, and counted.
+    assert_eq!(json["receiver_district"], Value::Null);
+    assert_eq!(json["extra"], json!({"receiver_district": r#""余杭区""#}));
+    let retyped = Drift { field: "receiver_district".to_owned(), kind: DriftKind::Retyped };
+    assert!(record.drift.contains(&retyped), "{:?}", record.drift);
+}
+
+#[test]
 fn the_head_is_what_the_route_needs() {
     let record =
         outbound(&with(json!({"src_order_no": "CR1", "status": "110", "remark": "#ABC hello"})))
