@@ -1,4 +1,4 @@
-//! Wiring: settings → clients → pipelines → ordered drain.
+//! Builds the clients from the settings, runs both pipelines, and drains them in order.
 
 mod reload;
 

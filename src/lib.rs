@@ -1,13 +1,18 @@
-//! `wdt-connector`: one binary between Apache Kafka and the Wangdian (旺店通, WDT) ERP.
+//! `wdt-connector`: an exactly-once bridge between Apache Kafka and the Wangdian (旺店通, WDT) ERP.
 //!
 //! ```text
-//! commands topic ─▶ command ▶ validate ▶ journal ▶ call ▶ outcome ▶ settle ─▶ results topic (+ dead letters)
+//! commands topic ─▶ command ▶ validate ▶ journal ▶ call ▶ outcome ▶ settle ─▶ results topic, dead letters
 //! ERP queries    ─▶ window ▶ fetch ▶ diff ▶ change ▶ publish ─▶ change topics
 //! ```
 //!
+//! [`sink`] is the command pipeline, [`source`] the change pipeline; `docs/architecture.md` follows
+//! one record through each. Both share [`erp`] (signed calls, quota), [`kafka`] (groups,
+//! transactions, takeover) and [`schema`] (Avro, registry).
+//!
 //! Imports point one way: `cli → app → {sink, source, ops} → {erp, kafka, schema, telemetry} →
 //! {config, board, metrics, http_client, fault, decimal, clock, text, explanation, crash}`. The two
-//! pipelines never import each other; the simulator imports nothing of the client.
+//! pipelines never import each other. The simulator imports nothing of the client, so that a
+//! mistake in one cannot be hidden by the same mistake in the other.
 
 mod app;
 mod cli;

@@ -1,13 +1,13 @@
-//! Secrets and certificates replaced while the process runs.
+//! Reloads secrets and certificates while the process runs.
 //!
-//! The folders of their files are watched (Kubernetes swaps a link there), SIGHUP says the same,
-//! and every half minute the files are looked at anyway. What changed is taken part by part; what
-//! cannot be used leaves the part as it was, and says so.
+//! The folders of their files are watched, because Kubernetes replaces a link in them. SIGHUP and a
+//! check every 30 s trigger the same reload. Each part is reloaded on its own. A part whose new
+//! files cannot be used keeps its old ones, and the log, `/status` and a metric report it.
 //!
 //! ```text
-//! erp       new clients in place; calls on the wire end as they began
-//! listener  the new token, and only that
-//! kafka     asked first whether the broker accepts them; then every client is built anew (the pipelines begin again)
+//! erp       new clients; calls in flight end with the old ones
+//! listener  the new token only
+//! kafka     the broker is asked first; then every client is rebuilt, and the pipelines restart
 //! registry  with kafka
 //! ```
 

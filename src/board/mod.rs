@@ -1,5 +1,5 @@
-//! What the running parts say about themselves: pulses for `/healthz`, readiness for `/readyz`,
-//! sections and stories for `/status` and the page.
+//! The state that `/healthz`, `/readyz` and `/status` report: heartbeats of the loops, readiness of
+//! the parts, sections of JSON, and the most recent events.
 
 mod stories;
 

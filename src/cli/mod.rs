@@ -1,4 +1,4 @@
-//! The command line: one file per command group.
+//! The command line: one file per subcommand.
 
 mod acls;
 mod backfill;

@@ -1,11 +1,11 @@
-//! Configuration: TOML and environment over the compiled-in defaults → checked [`Settings`] that
-//! cannot be wrong.
+//! Configuration: a TOML file and the environment, over compiled-in defaults, become checked
+//! [`Settings`].
 //!
 //! ```text
 //! defaults, file, environment ─▶ document (flat keys, each with its place) ─▶ reader (one check per key) ─▶ sections ─▶ timing ─▶ Settings
 //! ```
 //!
-//! Every mistake is collected; nothing stops at the first one.
+//! Every mistake is reported with its line and column, not only the first one.
 
 mod document;
 mod effective;

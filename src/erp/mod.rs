@@ -1,8 +1,11 @@
-//! The ERP as both pipelines see it: one signed attempt per call, every answer classified.
+//! The ERP client of both pipelines: one signed attempt per call, every answer classified.
 //!
 //! ```text
-//! Quota ─▶ Permit ─▶ Erp ─▶ edition (parameters, body) ─▶ sign ─▶ http (one attempt) ─▶ answer (the table) ─▶ Answer | Page
+//! Quota ─▶ Permit ─▶ Erp ─▶ edition (parameters, body) ─▶ sign ─▶ http (one attempt) ─▶ answer (table) ─▶ Answer | Page
 //! ```
+//!
+//! The client never retries: whether a call may be repeated is the pipeline's decision. The ERP's
+//! protocol is described in `docs/erp.md`.
 
 use std::{fmt, sync::Arc};
 

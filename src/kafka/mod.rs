@@ -1,5 +1,7 @@
-//! The log as both pipelines see it: clients, group membership, ownership, transactions, compacted
-//! state.
+//! Kafka as both pipelines use it: clients, group membership, partition ownership, transactions,
+//! and the restore of compacted topics. Only this module names rdkafka.
+//!
+//! `docs/kafka.md` has what librdkafka does beyond its own documentation.
 
 pub(crate) mod admin;
 mod batch_size;

@@ -1,5 +1,8 @@
-//! One transactional producer on its own thread: a batch is committed whole, or certainly not, or
-//! the owner starts over.
+//! One transactional producer on a thread of its own.
+//!
+//! A batch is committed as a whole, or certainly not at all, or its outcome is unknown. In the last
+//! case the producer is replaced and the owner restores from the topic
+//! (`docs/kafka.md#errors-of-transactions`).
 
 use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},

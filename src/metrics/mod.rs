@@ -1,6 +1,6 @@
-//! Every metric of the program: the names are in [`names`], what is counted is here.
+//! Prometheus metrics: [`names`] lists every family, the other files count.
 //!
-//! `deploy/metrics.md` is the reference, written from the same list; a test keeps it true.
+//! `deploy/metrics.md` is generated from the same list; a test fails when the two differ.
 
 mod commands;
 mod erp;

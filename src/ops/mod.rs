@@ -1,7 +1,7 @@
-//! The small HTTP listener: health, readiness, metrics, status and a page for people.
+//! The HTTP listener: health, readiness, metrics, status, and the status page.
 //!
-//! Every connection is bounded: how many there are, how long each lasts, how large a request's head
-//! may be. One request per connection, so that an idle browser holds nothing.
+//! The number of connections, their lifetime and the size of a request head are bounded. A
+//! connection serves one request, so an idle browser occupies nothing.
 
 mod access;
 mod change;

@@ -1,5 +1,5 @@
-//! Avro as both pipelines see it: embedded `.avsc`, registry, codec, and the Rust shape of every
-//! value we write.
+//! Avro as both pipelines use it: the embedded `.avsc` files, the schema registry, the codec, and
+//! the Rust type of every value that is written.
 
 mod canonical;
 mod catalog;

@@ -1,14 +1,14 @@
-//! A stand-in for the ERP: both editions over real HTTP, with its checks, quota and texts, a ledger
-//! of what it holds, and scripted mischief. For `demo`, `simulate`, tests and benchmarks.
+//! A simulator of the ERP for `demo`, `simulate`, tests and benchmarks: both editions over HTTP, with
+//! the ERP's checks, quota and texts, a ledger of its orders, and injected faults.
 //!
 //! ```text
-//! wire ▶ door (account, signature, clock) ▶ world (quota, mischief's plan) ▶ create | query ▶ table, ledger ▶ wire
+//! wire ▶ door (account, signature, clock) ▶ world (quota, fault plan) ▶ create | query ▶ table, ledger ▶ wire
 //! ```
 //!
 //! It imports nothing of the client: signatures, times and decimals are its own, so that a mistake
-//! cannot cancel out. A request is executed when it has arrived completely; latency and mischief
-//! come between that and the answer, so a client that gives up meanwhile leaves an executed call
-//! without an answer, as with the real ERP.
+//! cannot cancel out. A request is executed once it has arrived completely. Latency and faults come
+//! between that and the answer, so a client that gives up leaves an executed call without an
+//! answer, as with the real ERP.
 
 mod admin;
 mod amount;

@@ -1,5 +1,7 @@
-//! The one commit loop: each transaction carries every outcome that is ready and every intent that
-//! is waiting, so that a thousand commands in flight cost a handful of transactions.
+//! The commit loop: one transaction at a time carries every outcome that is ready and every intent
+//! that is waiting, so that a thousand commands in flight cost a handful of transactions.
+//!
+//! What is atomic with what, and why: `docs/delivery.md#atomic-settlement`.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

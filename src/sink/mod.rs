@@ -1,14 +1,16 @@
-//! Pipeline 1: a command becomes an ERP effect, exactly once as far as the ERP allows.
+//! The command pipeline: each command creates exactly one outbound order in the ERP.
 //!
 //! ```text
 //! record ─▶ command ─▶ validate ─▶ journal ─▶ call ─▶ outcome ─▶ settle ─▶ result, journal, dead letter, offset
-//!           hop 1      hop 2       hop 3      hop 4   (journal)   hop 6      in one transaction
+//!                                                    (journal)            in one transaction
 //! ```
 //!
-//! [`engine`] is the loop that owns every state; [`intake`] lines commands up by key, [`flow`]
-//! carries them through the hops, [`asking`] looks for those in doubt, [`commit`] puts the
-//! transactions together, [`partition`] takes partitions over. What may happen next is decided in
-//! [`journal`], purely.
+//! [`engine`] is one task that owns all state; slow work returns to it as events. [`intake`] queues
+//! commands by key, [`flow`] dispatches calls, [`asking`] looks up commands whose outcome is
+//! unknown, [`commit`] assembles transactions, and [`partition`] takes partitions over. [`journal`]
+//! holds the decisions as pure functions, which the model checker calls too.
+//!
+//! The guarantees and their assumptions are in `docs/delivery.md#command-pipeline`.
 
 mod asking;
 mod breaker;

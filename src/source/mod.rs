@@ -1,4 +1,4 @@
-//! The change pipeline: an ERP change becomes an event.
+//! The change pipeline: each change of an ERP record becomes one change event.
 //!
 //! ```text
 //!            ┌──────────────── one task per owned feed (feed.rs) ────────────────┐
@@ -9,13 +9,13 @@
 //!            └────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Owning partition i of `wdt.feeds.state` is owning feed i. A new owner waits for stable offsets
-//! and its barrier, then rebuilds the last published versions in a local cache, and goes on from
-//! the checkpoint.
+//! The owner of partition i of `wdt.feeds.state` owns feed i. A new owner waits for stable offsets
+//! and its barrier, restores the last published versions into a local cache, and resumes from the
+//! checkpoint.
 //!
-//! What it promises, after things settle: the last event per key is the ERP's record; no version
-//! comes twice; a version that stays current longer than poll interval + safety lag + the whole
-//! fetch is not missed. What was there only between two polls is not seen.
+//! Events, state and checkpoint are committed in one transaction, so a repeated window publishes
+//! nothing twice. Intermediate versions between two polls are not captured. The guarantees and
+//! their assumptions are in `docs/delivery.md#change-pipeline`.
 
 pub(crate) mod audit;
 pub mod change;

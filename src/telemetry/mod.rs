@@ -1,8 +1,8 @@
-//! Log lines and traces: what they look like, how much there is of them, where traces go.
+//! Logs and traces.
 //!
 //! Log lines go to standard error, through a filter that can be changed while the process runs
-//! ([`Levels`]). Traces go to an OTLP collector where one is configured ([`otlp`]); they are not
-//! filtered by the log's level.
+//! ([`Levels`]). Traces go to an OTLP collector if one is configured ([`otlp`]); the log filter
+//! does not apply to them. `deploy/logs.md` lists the fields of both.
 
 mod lines;
 mod otlp;

@@ -342,7 +342,7 @@ fn several_orders_with_one_marker_are_a_persons_to_sort_out() {
     assert!(said(&facts["erp_code"], &facts["erp_message"]), "{facts}");
     assert_eq!(facts["explanation_zh"], explanation.zh());
     until("the decision in /status", PATIENCE, || {
-        let decision = connector.status()["sections"]["commands"]["decisions"][0].clone();
+        let decision = connector.status()["sections"]["commands"]["resolutions"][0].clone();
         (said(&decision["erp_code"], &decision["erp_message"])
             && decision["explanation"] == explanation.en())
         .then_some(())
