@@ -266,6 +266,7 @@ mod tests {
             key: Some(b"R1".to_vec()),
             value: Some(value.to_vec()),
             headers: vec![("__connect.errors.topic".to_owned(), Some(b"c".to_vec()))],
+            unreadable_headers: 0,
         }
     }
 

@@ -16,6 +16,7 @@ use crate::config::KafkaSettings;
 
 use super::{
     client::group_id,
+    headers::Headers,
     membership::{Flow, Shared},
     poller::Poller,
 };
@@ -37,7 +38,9 @@ pub struct Delivered {
     pub value: Option<Vec<u8>>,
     /// The size of a value that is too large to be read; `value` is then `None`, and no tombstone.
     pub left_out: Option<usize>,
-    pub headers: Vec<(String, Option<Vec<u8>>)>,
+    pub headers: Headers,
+    /// Headers whose names are not UTF-8; they are not among `headers`.
+    pub unreadable_headers: usize,
     /// Milliseconds since 1970, where the record carries a time.
     pub timestamp: Option<i64>,
 }

@@ -10,6 +10,7 @@ mod consumer;
 pub(crate) mod control;
 mod ends;
 pub(crate) mod follow;
+pub(crate) mod headers;
 pub(crate) mod members;
 mod membership;
 pub(crate) mod mock;

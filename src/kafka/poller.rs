@@ -12,7 +12,6 @@ use rdkafka::{
     Message, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
     error::{KafkaError, RDKafkaErrorCode},
-    message::Headers,
 };
 use tokio::sync::mpsc;
 
@@ -25,6 +24,7 @@ use crate::{
 use super::{
     Delivered, GroupEvent, GroupFault, GroupOptions, Lease,
     client::{consumer_config, group_id, instance_id},
+    headers,
     membership::{Callbacks, Shared},
     rights::{complain, read_denial},
     watchdog::{Look, Patience, Watchdog},
@@ -327,6 +327,7 @@ impl Poller {
     }
 
     fn deliver(&self, message: &rdkafka::message::BorrowedMessage<'_>) -> Option<Delivered> {
+        let (headers, unreadable_headers) = headers::read(message);
         let mut membership = self.shared.lock();
         let lease =
             membership.standing.ownership.leases(&[message.partition()]).first().copied()?;
@@ -338,15 +339,8 @@ impl Poller {
             key: message.key().map(<[u8]>::to_vec),
             value: message.payload().filter(|_| left_out.is_none()).map(<[u8]>::to_vec),
             left_out,
-            headers: message
-                .headers()
-                .map(|headers| {
-                    headers
-                        .iter()
-                        .map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec)))
-                        .collect()
-                })
-                .unwrap_or_default(),
+            headers,
+            unreadable_headers,
             timestamp: message.timestamp().to_millis(),
         };
         if let Some(flow) = membership.flow.get_mut(&lease.partition) {

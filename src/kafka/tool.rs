@@ -8,7 +8,7 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
-    message::{BorrowedMessage, Header, Headers, OwnedHeaders},
+    message::{BorrowedMessage, Header, OwnedHeaders},
     producer::{FutureProducer, FutureRecord, Producer},
 };
 use tokio::sync::mpsc;
@@ -19,6 +19,7 @@ use crate::config::{KafkaSettings, Partitioner};
 use super::{
     Outgoing,
     client::{client_config, consumer_config, group_id},
+    headers::{self, Headers},
 };
 
 /// Metadata of one topic.
@@ -210,7 +211,9 @@ pub(crate) struct Seen {
     pub timestamp: Option<i64>,
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
-    pub headers: Vec<(String, Option<Vec<u8>>)>,
+    pub headers: Headers,
+    /// Headers whose names are not UTF-8; they are not among `headers`.
+    pub unreadable_headers: usize,
 }
 
 /// Reads committed records of one topic, all partitions, into `out`: to the end as it is now, or
@@ -313,6 +316,7 @@ fn assign(
 }
 
 pub(super) fn seen(message: &BorrowedMessage<'_>) -> Seen {
+    let (headers, unreadable_headers) = headers::read(message);
     Seen {
         topic: message.topic().to_owned(),
         partition: message.partition(),
@@ -320,11 +324,7 @@ pub(super) fn seen(message: &BorrowedMessage<'_>) -> Seen {
         timestamp: message.timestamp().to_millis(),
         key: message.key().map(<[u8]>::to_vec),
         value: message.payload().map(<[u8]>::to_vec),
-        headers: message.headers().map_or_else(Vec::new, |headers| {
-            headers
-                .iter()
-                .map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec)))
-                .collect()
-        }),
+        headers,
+        unreadable_headers,
     }
 }

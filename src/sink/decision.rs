@@ -202,6 +202,7 @@ mod tests {
             key: Some(b"R1".to_vec()),
             value: Some(value.to_vec()),
             left_out: None,
+            unreadable_headers: 0,
             headers: header
                 .map(|value| (HEADER.to_owned(), Some(value.as_bytes().to_vec())))
                 .into_iter()

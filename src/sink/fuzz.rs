@@ -21,6 +21,7 @@ pub fn command(bytes: &[u8], format: CommandFormat, codec: &Codec) -> &'static s
         key: None,
         value: Some(bytes.to_vec()),
         left_out: None,
+        unreadable_headers: 0,
         headers: Vec::new(),
         timestamp: None,
     };

@@ -78,6 +78,16 @@ impl Engine<'_> {
         let received = Moment::now();
         let lease = record.lease;
         let settings = &self.parts.settings.commands;
+        if record.unreadable_headers > 0 {
+            // A header may be what makes a record a resolution, or ages it: without one of them
+            // nobody knows what the record is.
+            let reason = format!(
+                "{} of the record's headers have names that are not UTF-8; they are not in this dead letter",
+                record.unreadable_headers
+            );
+            self.parts.metrics.hop(Hop::Command, "poison");
+            return self.end(lease, Arc::new(record), received, None, End::Poison(reason));
+        }
         if let Some(decision) = Decision::read(&record) {
             let placed = decision.and_then(|decision| {
                 check_placement(

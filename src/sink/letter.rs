@@ -25,6 +25,10 @@ pub(crate) const DOUBT: &str = "wdt-in-doubt";
 /// What of the record a dead letter leaves out ([`Spared`]): such a letter cannot be sent again.
 pub(crate) const LEFT_OUT: &str = "wdt-omitted";
 
+/// How many of the record's headers a dead letter lacks, because their names are not UTF-8 and
+/// librdkafka's bindings cannot write them.
+pub(crate) const UNREADABLE: &str = "wdt-unreadable-headers";
+
 /// Why a record is a dead letter; a closed set, also the metric's label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Death {
@@ -136,7 +140,7 @@ pub(crate) fn spare(
         Spared::Everything => {
             letter.key = None;
             letter.headers.retain(|(name, _)| {
-                name.starts_with(PREFIX) || name == FIRST_SENT || name == DOUBT
+                name.starts_with(PREFIX) || [FIRST_SENT, DOUBT, UNREADABLE].contains(&name.as_str())
             });
             "key, value and the sender's headers are"
         }
@@ -169,11 +173,16 @@ pub(crate) fn dead_letter(
     connector: &str,
 ) -> Outgoing {
     let reason = &*shortened(reason, MOST_REASON);
-    let ours =
-        |name: &str| name.starts_with(PREFIX) || [FIRST_SENT, DOUBT, LEFT_OUT].contains(&name);
+    let ours = |name: &str| {
+        name.starts_with(PREFIX) || [FIRST_SENT, DOUBT, LEFT_OUT, UNREADABLE].contains(&name)
+    };
     let mut headers: Vec<(String, Option<Vec<u8>>)> =
         record.headers.iter().filter(|(name, _)| !ours(name)).cloned().collect();
     headers.extend(record.left_out.and(Spared::Value.header()));
+    if record.unreadable_headers > 0 {
+        let count = record.unreadable_headers.to_string().into_bytes();
+        headers.push((UNREADABLE.to_owned(), Some(count)));
+    }
     if let Some(sent) = first_sent(record) {
         headers.push((FIRST_SENT.to_owned(), Some(sent.0.to_string().into_bytes())));
     }
@@ -337,7 +346,8 @@ impl Letter {
 
     fn once_more(&self, topic: &str, partition: Option<i32>, times: u32) -> Outgoing {
         let ours = |name: &str| {
-            name.starts_with(PREFIX) || [FIRST_SENT, REPLAY, DOUBT, LEFT_OUT].contains(&name)
+            name.starts_with(PREFIX)
+                || [FIRST_SENT, REPLAY, DOUBT, LEFT_OUT, UNREADABLE].contains(&name)
         };
         let mut headers: Vec<_> =
             self.headers.iter().filter(|(name, _)| !ours(name)).cloned().collect();
@@ -389,6 +399,7 @@ mod tests {
             key: Some(vec![0xff]),
             value: None,
             left_out: None,
+            unreadable_headers: 0,
             headers: vec![
                 ("mine".into(), None),
                 ("__connect.errors.topic".into(), Some(b"old".to_vec())),
@@ -540,6 +551,7 @@ mod tests {
             key: letter.key.clone(),
             value: letter.value.clone(),
             headers: letter.headers.clone(),
+            unreadable_headers: 0,
         })
     }
 

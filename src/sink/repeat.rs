@@ -191,6 +191,7 @@ fn every_pure_effect_twice_in_a_row_changes_nothing() {
         headers: vec![("mine".into(), None)],
         timestamp: None,
         left_out: None,
+        unreadable_headers: 0,
     };
     let names = Names {
         commands: "c".into(),

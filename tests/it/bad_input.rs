@@ -6,6 +6,7 @@ use wdt_connector::testing::schema::{
 
 use crate::kit::{
     commands::{avro, command, json_bytes, line},
+    raw_producer,
     records::{Reader, Record, Sender, read_all},
     rig::{PATIENCE, Rig},
 };
@@ -259,4 +260,46 @@ fn a_result() -> CommandResult {
         source_partition: 0,
         source_offset: 0,
     }
+}
+
+/// Kafka's header names are bytes; rdkafka panics on one that is not UTF-8, which ended the polling
+/// thread for good.
+#[test]
+fn header_names_that_are_not_utf8_go_to_the_dead_letters_and_the_stream_goes_on() {
+    let rig = rig("header-names", "avro");
+    rig.erp.approve(["CT-2".to_owned()]);
+    let connector = rig.start();
+    let address = rig.broker.get("bootstrap.servers").unwrap().to_owned();
+    let value = avro(&command("CT-1", "c"));
+    let many: Vec<(&[u8], &[u8])> = std::iter::repeat_n((&b"\xff"[..], &b""[..]), 20_000).collect();
+    let headers: [&[(&[u8], &[u8])]; 2] =
+        [&[(b"origin", b"a test"), (b"trace\xff\xfe", b"x"), (b"later", b"kept")], &many];
+    for headers in headers {
+        raw_producer::send(&address, &rig.topics.commands, 0, b"CT-1", &value, headers);
+    }
+    let good = avro(&command("CT-GOOD", "c"));
+    let sender = Sender::new();
+    sender.send(&rig.topics.commands, Some(b"CT-GOOD"), Some(&good), &[]);
+    sender.flush();
+    rig.wait_committed(3);
+
+    let letters = read_all(&rig.topics.commands_dlq);
+    assert_eq!(letters.len(), 2, "{letters:?}");
+    assert_original(&letters[0], &rig.topics.commands, 0, b"CT-1", Some(&value));
+    assert_eq!(letters[0].header("later").as_deref(), Some("kept"));
+    assert_eq!(letters[0].header("wdt-unreadable-headers").as_deref(), Some("1"));
+    assert_eq!(letters[1].header("wdt-unreadable-headers").as_deref(), Some("20000"));
+    let orders = rig.erp.orders();
+    assert!(orders.len() == 1 && rig.results(1)[0].return_no == "CT-GOOD", "{orders:?}");
+    assert!(!connector.log().contains("panicked"), "{}", connector.log());
+
+    // The operator's commands read such records as well; a copy of one would lack what it had.
+    let replay = ["commands", "replay", "--from-offset", "0:0", "--dry-run"];
+    let output = rig.verb(&replay, b"");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.contains("1 commands would be sent again"), "{said}");
+    assert!(said.contains("2 with header names that are not UTF-8"), "{said}");
+    let tail = ["tail", "--dead-letters", "--from-beginning", "--count", "2"];
+    assert!(rig.verb(&tail, b"").status.success());
+    assert!(connector.terminate(PATIENCE).success());
 }

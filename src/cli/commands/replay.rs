@@ -47,9 +47,14 @@ pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Res
         (in_time && wanted).then_some(record)
     })
     .await?;
-    let mut left = 0_usize;
+    let (mut left, mut unreadable) = (0_usize, 0_usize);
     let mut again = Vec::new();
     for record in found {
+        if record.unreadable_headers > 0 {
+            // A copy would lack those headers.
+            unreadable += 1;
+            continue;
+        }
         let partition = record.partition;
         let letter = Letter::read(record);
         // What is a copy already has its original somewhere; a decision is made anew, not repeated.
@@ -61,15 +66,26 @@ pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Res
     }
     if args.dry_run {
         let _ = output::say(&format!(
-            "{} commands would be sent again, {left} replays and decisions left out; nothing was sent",
-            again.len()
+            "{} commands would be sent again, {left} replays and decisions left out{}; nothing was sent",
+            again.len(),
+            skipped(unreadable)
         ));
         return Ok(End::Done);
     }
     let tally = resend::all(settings, again, false).await?;
     let _ = output::say(&format!(
-        "{} commands sent again, {} refused, {left} replays and decisions left out",
-        tally.sent, tally.refused
+        "{} commands sent again, {} refused, {left} replays and decisions left out{}",
+        tally.sent,
+        tally.refused,
+        skipped(unreadable)
     ));
     Ok(if tally.refused == 0 { End::Done } else { End::Failed })
+}
+
+/// What is said about records whose headers cannot all be read; their dead letters hold the rest.
+fn skipped(unreadable: usize) -> String {
+    match unreadable {
+        0 => String::new(),
+        some => format!(", {some} with header names that are not UTF-8 left out"),
+    }
 }

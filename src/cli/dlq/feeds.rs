@@ -98,6 +98,7 @@ mod tests {
             key,
             value,
             headers: vec![],
+            unreadable_headers: 0,
         })
     }
 

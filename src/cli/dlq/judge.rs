@@ -104,6 +104,7 @@ mod tests {
             key: None,
             value,
             headers: vec![header],
+            unreadable_headers: 0,
         })
     }
 
@@ -146,6 +147,7 @@ mod tests {
                 key: None,
                 value: None,
                 headers,
+                unreadable_headers: 0,
             })
         };
         let spared = bare(vec![

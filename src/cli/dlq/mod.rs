@@ -116,6 +116,7 @@ mod tests {
                 header("exception.class.name", label),
                 header("exception.message", reason),
             ],
+            unreadable_headers: 0,
         })
     }
 

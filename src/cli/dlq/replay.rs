@@ -248,6 +248,7 @@ mod tests {
                 key: None,
                 value: Some(value.into()),
                 headers,
+                unreadable_headers: 0,
             })
         };
         let kept =

@@ -1,0 +1,116 @@
+//! A producer that writes what librdkafka's bindings and Java's client cannot: header names that are
+//! not UTF-8. Produce v3 and record batch v2 of Kafka's protocol guide, one record a request.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// Appends one record to a partition; the broker at `address` has to lead it.
+pub fn send(
+    address: &str,
+    topic: &str,
+    partition: i32,
+    key: &[u8],
+    value: &[u8],
+    headers: &[(&[u8], &[u8])],
+) {
+    let batch = batch(&record(key, value, headers));
+    let mut body = Vec::new();
+    body.extend(0_i16.to_be_bytes()); // Produce
+    body.extend(3_i16.to_be_bytes()); // version
+    body.extend(1_i32.to_be_bytes()); // correlation id
+    body.extend((-1_i16).to_be_bytes()); // no client id
+    body.extend((-1_i16).to_be_bytes()); // no transactional id
+    body.extend((-1_i16).to_be_bytes()); // acks=all
+    body.extend(30_000_i32.to_be_bytes()); // timeout, ms
+    body.extend(1_i32.to_be_bytes()); // topics
+    body.extend(i16::try_from(topic.len()).expect("a topic's name").to_be_bytes());
+    body.extend(topic.as_bytes());
+    body.extend(1_i32.to_be_bytes()); // partitions
+    body.extend(partition.to_be_bytes());
+    body.extend(size(&batch));
+    body.extend(batch);
+
+    let mut stream = TcpStream::connect(address).expect("the broker listens");
+    stream.write_all(&size(&body)).expect("the broker reads");
+    stream.write_all(&body).expect("the broker reads");
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).expect("the broker answers");
+    let mut answer = vec![0; usize::try_from(i32::from_be_bytes(length)).expect("a length")];
+    stream.read_exact(&mut answer).expect("the whole answer");
+    // Correlation id, topics, name, partitions, partition, then the error code.
+    let at = 4 + 4 + 2 + topic.len() + 4 + 4;
+    assert_eq!(answer[at..at + 2], [0, 0], "the broker refused the record: {answer:?}");
+}
+
+fn size(bytes: &[u8]) -> [u8; 4] {
+    i32::try_from(bytes.len()).expect("a small request").to_be_bytes()
+}
+
+fn varint(out: &mut Vec<u8>, value: usize) {
+    let mut zigzag = u64::try_from(value).expect("a small number") << 1;
+    while zigzag >= 0x80 {
+        out.push(u8::try_from(zigzag & 0x7f).expect("seven bits") | 0x80);
+        zigzag >>= 7;
+    }
+    out.push(u8::try_from(zigzag).expect("seven bits"));
+}
+
+fn bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    varint(out, bytes.len());
+    out.extend(bytes);
+}
+
+fn record(key: &[u8], value: &[u8], headers: &[(&[u8], &[u8])]) -> Vec<u8> {
+    let mut record = vec![0, 0, 0]; // attributes, timestamp delta, offset delta
+    bytes(&mut record, key);
+    bytes(&mut record, value);
+    varint(&mut record, headers.len());
+    for (name, value) in headers {
+        bytes(&mut record, name);
+        bytes(&mut record, value);
+    }
+    let mut whole = Vec::new();
+    bytes(&mut whole, &record);
+    whole
+}
+
+fn batch(record: &[u8]) -> Vec<u8> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis();
+    let now = i64::try_from(now).expect("before the year 292,000,000").to_be_bytes();
+    let mut covered = Vec::new(); // what the CRC covers
+    covered.extend(0_i16.to_be_bytes()); // attributes
+    covered.extend(0_i32.to_be_bytes()); // last offset delta
+    covered.extend(now); // base timestamp
+    covered.extend(now); // max timestamp
+    covered.extend((-1_i64).to_be_bytes()); // producer id
+    covered.extend((-1_i16).to_be_bytes()); // producer epoch
+    covered.extend((-1_i32).to_be_bytes()); // base sequence
+    covered.extend(1_i32.to_be_bytes()); // records
+    covered.extend(record);
+    let mut rest = Vec::new();
+    rest.extend((-1_i32).to_be_bytes()); // partition leader epoch
+    rest.push(2); // magic
+    rest.extend(crc32c(&covered).to_be_bytes());
+    rest.extend(covered);
+    let mut batch = 0_i64.to_be_bytes().to_vec(); // base offset
+    batch.extend(size(&rest));
+    batch.extend(rest);
+    batch
+}
+
+/// Castagnoli's polynomial, reflected.
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0_u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            (crc >> 1) ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 }
+        })
+    })
+}
+
+#[test]
+fn the_check_value_of_crc32c() {
+    assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+}
