@@ -101,6 +101,10 @@ named! {
         LeaveGroup = "leave-group",
         /// The consumer stops fetching behind its owner's back, once.
         StopFetching = "stop-fetching",
+        /// The consumer's thread panics, once.
+        PollPanic = "poll-panic",
+        /// The consumer's thread panics whenever it has something to read.
+        PollPanicAlways = "poll-panic-always",
         /// The command pipeline panics at an answer, and says everything it has at hand.
         Panic = "panic",
     }
@@ -183,6 +187,20 @@ pub(crate) fn fault(which: Fault) -> bool {
 pub(crate) fn fault(_which: Fault) -> bool {
     false
 }
+
+/// Panics, if the environment asks for this fault.
+#[cfg(debug_assertions)]
+#[expect(clippy::panic, reason = "a test asks for it")]
+pub(crate) fn panic_if(which: Fault) {
+    if fault(which) {
+        panic!("on purpose: {}", which.name());
+    }
+}
+
+/// Nothing: failpoints are compiled out of release builds.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub(crate) fn panic_if(_which: Fault) {}
 
 /// Panics with everything given, if the environment asks for it: what a defect would say in the
 /// worst case.

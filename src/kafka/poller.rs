@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    panic::{self, AssertUnwindSafe},
     sync::{Arc, atomic::Ordering, mpsc as std_mpsc},
     thread,
     time::Duration,
@@ -32,6 +33,10 @@ use super::{
 
 /// Records handed over in one event, at most; more would only delay the first.
 const BATCH: usize = 500;
+/// Panics within [`PANIC_WINDOW`] after which the membership fails: the same record or event causes
+/// the next one as well, and a process that ends is noticed.
+const MAX_PANICS: usize = 3;
+const PANIC_WINDOW: Duration = Duration::from_secs(60);
 /// How long the thread sleeps without a record; bounds how late a pause or a start is carried out.
 const POLL: Duration = Duration::from_millis(100);
 const POLL_WHILE_HELD: Duration = Duration::from_millis(10);
@@ -72,6 +77,8 @@ pub(super) struct Poller {
     broken: Option<String>,
     /// A provoked fault strikes once.
     sabotaged: bool,
+    /// When the thread panicked lately.
+    panics: Vec<Moment>,
 }
 
 impl Poller {
@@ -98,14 +105,19 @@ impl Poller {
             heavy: false,
             broken: None,
             sabotaged: false,
+            panics: Vec::new(),
         })
     }
 
     /// Until the membership is left, or cannot go on.
     pub(super) fn run(mut self) {
         while !self.shared.leaving.load(Ordering::Acquire) {
-            self.steer();
-            if let Err(fault) = self.turn().and_then(|()| self.watch()) {
+            let turn = panic::catch_unwind(AssertUnwindSafe(|| {
+                self.steer();
+                self.turn()?;
+                self.watch()
+            }));
+            if let Err(fault) = turn.unwrap_or_else(|_| self.panicked()) {
                 let _ = self.events.send(GroupEvent::Failed(fault));
                 return self.abandon();
             }
@@ -114,6 +126,23 @@ impl Poller {
             }
         }
         self.depart();
+    }
+
+    /// Replaces the consumer, whose partitions are then restored from their committed offsets. A
+    /// panic that went on unwinding would close the consumer on the way, which waits for a drain
+    /// that nobody is left to answer for.
+    fn panicked(&mut self) -> Result<(), GroupFault> {
+        let now = Moment::now();
+        self.panics.retain(|at| now < at.plus(PANIC_WINDOW));
+        self.panics.push(now);
+        if self.panics.len() < MAX_PANICS {
+            return self.replace("its thread panicked; standard error has the place");
+        }
+        Err(GroupFault(format!(
+            "the thread that polls {} panicked {MAX_PANICS} times within {} s; report it with the places on standard error",
+            self.options.topic,
+            PANIC_WINDOW.as_secs()
+        )))
     }
 
     /// One poll, and whatever is there already besides.
@@ -245,7 +274,11 @@ impl Poller {
         if self.sabotaged || self.known.difference(&self.paused).next().is_none() {
             return;
         }
-        if crash::fault(Fault::LeaveGroup) {
+        crash::panic_if(Fault::PollPanicAlways);
+        if crash::fault(Fault::PollPanic) {
+            self.sabotaged = true;
+            crash::panic_if(Fault::PollPanic);
+        } else if crash::fault(Fault::LeaveGroup) {
             self.sabotaged = true;
             self.consumer.unsubscribe();
         } else if crash::fault(Fault::StopFetching) {

@@ -86,6 +86,23 @@ fn a_consumer_that_left_its_group_is_replaced() {
 }
 
 #[test]
+fn a_consumer_whose_thread_panics_is_replaced() {
+    sabotaged("poll-panic");
+}
+
+/// No hang, no endless loop: the process ends, and says what to report.
+#[test]
+fn a_consumer_whose_thread_panics_again_and_again_ends_the_process() {
+    let rig = Rig::with_partitions("poll-panics", 1).commands("avro");
+    rig.send(&some("SP", 1));
+    let mut connector = rig.spawn_with(&[("FAILPOINTS", "poll-panic-always=inject")]);
+    let status = connector.wait_end(PATIENCE).expect("the process ends by itself");
+    assert_eq!(status.code(), Some(1), "{}", connector.log());
+    let sentence = "panicked 3 times within 60 s; report it";
+    assert!(connector.log().contains(sentence), "{}", connector.log());
+}
+
+#[test]
 fn a_consumer_that_stands_still_is_replaced() {
     let rig = Rig::with_partitions("stand-still", 1).commands("avro");
     rig.erp.take_anything();
