@@ -1,6 +1,6 @@
 //! `config`: what is in force and where it comes from, what is wrong, what the file may hold.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use serde_json::{Value, json};
 
@@ -148,19 +148,21 @@ fn mistake_json(mistake: &Mistake) -> Value {
 
 /// TOML with the origin of each value as a comment.
 fn toml(values: &[&Shown]) -> String {
-    let (mut text, mut section) = (String::new(), "");
-    // Keys of the top level have to stand before the first section.
-    let (inner, top): (Vec<&Shown>, Vec<&Shown>) =
-        values.iter().partition(|one| one.key.contains('.'));
-    for one in top.into_iter().chain(inner) {
+    // TOML takes a section once. The top level sorts first, as it has to stand before any section.
+    let mut sections: BTreeMap<&str, String> = BTreeMap::new();
+    for one in values {
         let (of, name) = split(&one.key);
-        if of != section {
-            section = of;
-            text.push_str(&format!("\n[{of}]\n"));
-        }
         let value = if one.bare { one.value.clone() } else { quoted(&one.value) };
         let line = format!("{name} = {value}");
-        text.push_str(&format!("{line:<56} # {}\n", one.place));
+        let lines = sections.entry(of).or_default();
+        lines.push_str(&format!("{line:<56} # {}\n", one.place));
+    }
+    let mut text = String::new();
+    for (of, lines) in sections {
+        if !of.is_empty() {
+            text.push_str(&format!("\n[{of}]\n"));
+        }
+        text.push_str(&lines);
     }
     text
 }
@@ -182,6 +184,15 @@ fn split(key: &str) -> (&str, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_defaults_are_printed_as_toml_that_says_the_same() {
+        let effective = crate::config::inspect(None, std::iter::empty()).unwrap();
+        let text = toml(&effective.values.iter().collect::<Vec<_>>());
+        let again = crate::config::from_toml(&text, std::iter::empty());
+        let read = again.unwrap_or_else(|mistakes| panic!("{mistakes:?}: {text}"));
+        assert_eq!(read.settings.purchase_returns.late_pass.lag.as_secs(), 600, "{text}");
+    }
 
     #[test]
     fn what_is_printed_is_toml_again_and_names_its_origin() {

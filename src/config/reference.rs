@@ -66,9 +66,17 @@ pub(crate) fn markdown() -> String {
          `wdt-connector config print` shows what is in force and where it comes from, `config check` every mistake with line and\n\
          column, `config schema` the JSON Schema of the file.\n",
     );
+    let split = |key: &str| match key.rsplit_once('.') {
+        Some((of, name)) => (of.to_owned(), name.to_owned()),
+        None => (String::new(), key.to_owned()),
+    };
+    let mut keys: Vec<_> = sections::keys().into_iter().collect();
+    // A section once, its own keys before those of the sections below it.
+    keys.sort_by_key(|(key, _)| split(key));
     let mut section = None;
-    for (key, kind) in sections::keys() {
-        let (of, name) = key.rsplit_once('.').unwrap_or(("", &key));
+    for (key, kind) in keys {
+        let (of, name) = split(&key);
+        let of = of.as_str();
         if section.as_deref() != Some(of) {
             section = Some(of.to_owned());
             let title = if of.is_empty() { "Top level".to_owned() } else { format!("`[{of}]`") };
