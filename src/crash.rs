@@ -14,10 +14,12 @@ macro_rules! named {
 
         impl $kind {
             /// Every one of them.
+            #[cfg_attr(not(debug_assertions), allow(dead_code, reason = "no failpoints"))]
             $vis const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
             /// As the environment names it.
             #[must_use]
+            #[cfg_attr(not(debug_assertions), allow(dead_code, reason = "no failpoints"))]
             $vis fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
             }

@@ -21,6 +21,9 @@ for row in reference.splitlines():
             metrics[one] = labels | ({"le"} if one.endswith("_bucket") else set())
     elif len(cells) == 2 and re.fullmatch(r"`\w+`", cells[0]):
         words[cells[0].strip("`")] = set(re.findall(r"`([^`]+)`", cells[1]))
+    elif len(cells) == 2 and re.fullmatch(r"[a-z]+", cells[0]):
+        # What a stage may come to.
+        words.setdefault("result", set()).update(re.findall(r"`([^`]+)`", cells[1]))
 if len(metrics) < 20:
     sys.exit("deploy/metrics.md names hardly any metric; has its form changed?")
 

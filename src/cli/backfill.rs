@@ -125,7 +125,7 @@ async fn begin(
     decide(&settings.kafka, &settings.topics.control, &backfill_key(feed), Some(&order.value()))
         .await?;
     let _ = output::say(&format!(
-        "ordered: {}; whoever owns {} reads it beside the live feed",
+        "requested: backfill {}; the owner of {} reads it beside the live feed",
         order.id,
         feed.name()
     ));
@@ -187,7 +187,7 @@ async fn follow(settings: &Settings, feed: Feed, order: &BackfillOrder) -> anyho
             () = tokio::time::sleep(Duration::from_secs(1)) => {
                 if !taken && !warned && asked.elapsed() > TAKEN_BY {
                     warned = true;
-                    bar.say("nobody has taken the order yet; does an instance run with this feed enabled, and is it not paused?");
+                    bar.say("no instance has taken the request yet; does an instance run with this feed enabled, and is it not paused?");
                 }
                 continue;
             }

@@ -31,7 +31,7 @@ pub(super) struct Args {
 
 #[derive(Clone, Debug, Subcommand)]
 enum Verb {
-    /// Checkpoint, lag, owner and what was ordered, of every enabled feed
+    /// Checkpoint, lag, owner and pending requests, of every enabled feed
     #[command(after_help = "Example: wdt-connector feeds show --json | jq .watermark")]
     Show {
         /// Only this feed: purchase_returns or return_outbounds
@@ -132,7 +132,7 @@ async fn set_watermark(
     decide(&settings.kafka, &settings.topics.control, &watermark_key(feed), Some(&order.value()))
         .await?;
     let _ = output::say(&format!(
-        "ordered: {} goes on from {to} (it stood at {}); order {}",
+        "requested: {} goes on from {to} (its watermark is {}); request {}",
         feed.name(),
         at.watermark,
         order.id
@@ -304,7 +304,7 @@ fn text(view: &View) -> String {
         );
     }
     for order in &view.pending {
-        say("ordered", format!("{order}, not carried out yet"));
+        say("requested", format!("{order}, not carried out yet"));
     }
     lines.join("\n")
 }

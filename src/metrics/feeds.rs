@@ -116,7 +116,7 @@ impl Metrics {
         self.feeds.older.get_or_create(&[("feed", feed.name()), ("result", result)]).inc();
     }
 
-    /// A field that deviates from the schema: `unknown` or `retyped`.
+    /// A field that deviates from the schema: `unknown`, `retyped` or `missing`.
     ///
     /// The field's name is the ERP's word: after the first 200 names the rest count as `other`, so
     /// that memory stays bounded.

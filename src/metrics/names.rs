@@ -72,7 +72,7 @@ names! {
     LoopHeartbeatAge: Gauge "loop_heartbeat_age_seconds" ["loop"] "Time since a loop last made progress";
     PipelinePaused: Gauge "pipeline_paused" ["pipeline"] "1 while an operator has paused the pipeline";
     Reloads: Counter "reloads" ["part", "result"] "Reloads of secrets and certificates, by part and result";
-    LastReloadSuccessful: Gauge "last_reload_successful" [] "1 while the last reload of every part succeeded; 0 while what was before a refused reload is in force";
+    LastReloadSuccessful: Gauge "last_reload_successful" [] "1 while the last reload of every part succeeded; 0 while the files of some part were refused and its previous ones are in use";
 
     StageResults: Counter "stage_results" ["pipeline", "stage", "result"] "Results of a stage, counted once per record, window or transaction";
     StageDuration: Histogram "stage_duration_seconds" ["pipeline", "stage"] "Duration of a stage, including the time it waited";
@@ -137,7 +137,10 @@ pub(super) const LABELS: &[(&str, &str)] = &[
     ("feed", "`purchase_returns`, `return_outbounds`"),
     ("field", "the ERP's own field name; after 200 names `other`"),
     ("group", "the consumer group's id, `kafka.application_id` followed by `.commands`"),
-    ("kind", "`unknown` (not in the schema), `retyped` (another type than documented)"),
+    (
+        "kind",
+        "`unknown` (not in the schema), `retyped` (another type than documented), `missing` (documented and not sent)",
+    ),
     ("loop", "`commands`, `feeds`, `feeds.purchase_returns`, `feeds.return_outbounds`"),
     ("op", "`r` first read or backfill, `c` new, `u` changed"),
     ("outcome", "`CREATED`, `REJECTED`, `INVALID`, `IN_DOUBT`, `EXPIRED`"),
@@ -147,14 +150,14 @@ pub(super) const LABELS: &[(&str, &str)] = &[
         "pipeline",
         "`commands`, `purchase_returns`, `return_outbounds`; of transactions and partitions `commands`, `feeds`",
     ),
-    ("priority", "`lookup` (commands in doubt), `command`, `feed`, `late_pass`, `backfill`"),
+    ("priority", "`lookup` (unknown outcomes), `command`, `feed`, `late_pass`, `backfill`"),
     (
         "reason",
         "commands: `undecodable`, `invalid`, `in_doubt`, `resolution_rejected`; feeds: `record_error`",
     ),
     (
         "result",
-        "stages: their own words; calls: `ok`, `rejected`, `throttled`, `unreachable`, `unknown`, `misconfigured`, `withheld`; transactions: `committed`, `aborted`, `unknown`, `refused`; reloads: `success`, `failure`; out-of-order rows: `confirmed`, `skipped`",
+        "stages: see the next table; calls: `ok`, `rejected`, `throttled`, `unreachable`, `unknown`, `misconfigured`, `withheld`; transactions: `committed`, `aborted`, `unknown`, `refused`; reloads: `success`, `failure`; out-of-order rows: `confirmed`, `skipped`",
     ),
     (
         "stage",
@@ -166,4 +169,26 @@ pub(super) const LABELS: &[(&str, &str)] = &[
     ),
     ("version", "of the program"),
     ("what", "`snapshot` (the first read), `backfill`"),
+];
+
+/// What each stage may come to, for the reference.
+#[cfg(test)]
+pub(super) const STAGE_RESULTS: &[(&str, &str)] = &[
+    ("command", "`command`, `invalid`, `undecodable`, `awaiting_schema`"),
+    ("validate", "`accepted`, `invalid`"),
+    ("journal", "`fresh`, `look_first`, `resume`, `repeat`, `duplicate`, `conflict`, `expired`"),
+    (
+        "call",
+        "`ok`, `rejected`, `throttled`, `unreachable`, `withheld`, `unknown`, `misconfigured`; lookups: `found`, `suspects`, `absent`, `failed`",
+    ),
+    ("outcome", "`settle`, `new_intent`, `retry`, `retry_later`, `lookup`, `await_visibility`"),
+    ("settle", "`CREATED`, `REJECTED`, `INVALID`, `IN_DOUBT`, `EXPIRED`"),
+    ("window", "`live`, `late`, `backfill`"),
+    (
+        "fetch",
+        "`rows`, `too_large`, `split`, `too_early`, `paging_ignored`, `throttled`, `unreachable`, `unusable`, `misconfigured`, `rejected`",
+    ),
+    ("diff", "`same`, `changed`, `requery`, `record_error`"),
+    ("change", "`r`, `c`, `u`, `dead_letter`"),
+    ("publish", "`committed`, `refused`, `unknown`, `aborted`"),
 ];

@@ -6,7 +6,7 @@ use crate::{
 };
 
 use super::{
-    names::{Kind, LABELS},
+    names::{Kind, LABELS, STAGE_RESULTS},
     *,
 };
 
@@ -220,6 +220,10 @@ fn reference() -> String {
     text.push_str("\n| label | its words |\n|---|---|\n");
     for (label, words) in LABELS {
         let _ = writeln!(text, "| `{label}` | {words} |");
+    }
+    text.push_str("\n`result` of `wdt_connector_stage_results_total`:\n\n| stage | its results |\n|---|---|\n");
+    for (stage, words) in STAGE_RESULTS {
+        let _ = writeln!(text, "| {stage} | {words} |");
     }
     text
 }

@@ -176,7 +176,7 @@ impl Shared {
             "uptime_seconds": self.started.until(Moment::now()).as_secs(),
             "healthy": stalled.is_empty(),
             "ready": unready.is_empty(),
-            "stalled": stalled.iter().map(|(name, silent)| json!({ "loop": name, "silent_ms": millis(*silent) })).collect::<Vec<_>>(),
+            "stalled": stalled.iter().map(|(name, silent)| json!({ "loop": name, "heartbeat_age_ms": millis(*silent) })).collect::<Vec<_>>(),
             "unready": unready.iter().map(|(part, reason)| json!({ "part": part, "reason": reason })).collect::<Vec<_>>(),
             "sections": self.board.sections(),
         });

@@ -156,10 +156,13 @@ impl Decision {
                 entry.candidates.clone(),
                 Explanation::new(
                     format!(
-                        "{} decided that no order was created; replay the dead letter to have it created",
+                        "{} decided that no order was created; `dlq redrive` has it created",
                         self.by
                     ),
-                    format!("{} 判定未创建出库单；如需创建，请重新发送其死信", self.by),
+                    format!(
+                        "{} 判定未创建出库单；如需创建，请用 dlq redrive 重新投递其死信",
+                        self.by
+                    ),
                 ),
             ),
         };

@@ -85,7 +85,7 @@ impl Engine<'_> {
                 "{} of the record's headers have names that are not UTF-8; they are not in this dead letter",
                 record.unreadable_headers
             );
-            self.parts.metrics.hop(Hop::Command, "poison");
+            self.parts.metrics.hop(Hop::Command, "undecodable");
             return self.end(lease, Arc::new(record), received, None, End::Poison(reason));
         }
         if let Some(decision) = Decision::read(&record) {

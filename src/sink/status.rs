@@ -143,7 +143,7 @@ impl Engine<'_> {
                 },
                 "unverified_commands": doubts,
                 "awaiting_resolution": awaiting,
-                "resolutions": decisions,
+                "commands_awaiting_resolution": decisions,
                 "partitions": partitions,
             }),
         );

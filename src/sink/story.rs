@@ -24,8 +24,8 @@ impl Parsed {
         match self {
             Self::Command(_) => "command",
             Self::Invalid { .. } => "invalid",
-            Self::Poison(_) => "poison",
-            Self::Unlearnt(_) => "unlearnt",
+            Self::Poison(_) => "undecodable",
+            Self::Unlearnt(_) => "awaiting_schema",
         }
     }
 }
@@ -66,11 +66,11 @@ impl Finding {
 impl Step {
     pub(super) fn word(&self) -> &'static str {
         match self {
-            Self::Intend => "intend",
-            Self::Again => "again",
-            Self::Later { .. } => "later",
-            Self::Ask { .. } => "ask",
-            Self::AwaitProof { .. } => "await_proof",
+            Self::Intend => "new_intent",
+            Self::Again => "retry",
+            Self::Later { .. } => "retry_later",
+            Self::Ask { .. } => "lookup",
+            Self::AwaitProof { .. } => "await_visibility",
             Self::Settle(_) => "settle",
         }
     }

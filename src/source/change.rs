@@ -113,14 +113,17 @@ impl Piece {
             Told::DeadLetter => event.value.take(),
             Told::Event(_) => None,
         };
-        event.headers.extend(json.as_ref().map(|json| left_out(json.len())));
+        event.headers.extend(json.iter().flat_map(|json| left_out(json.len())));
         json.is_some()
     }
 }
 
 /// Says how large a record's JSON is that does not stand in its dead letter.
-fn left_out(bytes: usize) -> (String, Option<Vec<u8>>) {
-    ("wdt.record.bytes".to_owned(), Some(bytes.to_string().into_bytes()))
+fn left_out(bytes: usize) -> [(String, Option<Vec<u8>>); 2] {
+    [
+        ("wdt-omitted".to_owned(), Some(b"value".to_vec())),
+        ("wdt-record-bytes".to_owned(), Some(bytes.to_string().into_bytes())),
+    ]
 }
 
 /// What a [`Piece`] tells, for the counters.
@@ -246,7 +249,7 @@ impl Scribe {
 
     /// A record that does not fit: its JSON as the ERP sent it, and its hash, so that it is told
     /// once per content. JSON that is larger than Kafka takes is left out, and the header
-    /// `wdt.record.bytes` says how large it is: the ERP still has it.
+    /// `wdt-record-bytes` says how large it is: the ERP still has it.
     ///
     /// # Errors
     /// [`SchemaFault`].
@@ -268,12 +271,12 @@ impl Scribe {
                 header("task.id", self.feed.partition().to_string()),
                 header("stage", "VALUE_CONVERTER".to_owned()),
                 header("class.name", "wdt_connector::source::diff".to_owned()),
-                header("exception.class.name", "wdt_connector::erp::record::Misfit".to_owned()),
+                header("exception.class.name", "record_error".to_owned()),
                 header("exception.message", misfit.to_string()),
             ],
         };
         if event.value.is_none() {
-            event.headers.push(left_out(json.len()));
+            event.headers.extend(left_out(json.len()));
         }
         let state = FeedState {
             record_id: id.map(ToOwned::to_owned),

@@ -28,7 +28,7 @@ impl Finding {
         match self {
             Self::Same(_) | Self::Told => SAME,
             Self::Change(_) => "changed",
-            Self::AskAgain { .. } => "ask_again",
+            Self::AskAgain { .. } => "requery",
             Self::Misfit { .. } => "record_error",
         }
     }

@@ -267,7 +267,7 @@ fn a_record_that_kafka_does_not_take_goes_to_the_dead_letters_and_a_large_before
             .and_then(|(_, value)| value.clone())
             .unwrap()
     };
-    assert_eq!(header("wdt.record.bytes"), huge.to_string().len().to_string().into_bytes());
+    assert_eq!(header("wdt-record-bytes"), huge.to_string().len().to_string().into_bytes());
     assert!(
         String::from_utf8(header("__connect.errors.exception.message"))
             .unwrap()

@@ -1,4 +1,4 @@
-//! The table of bad input, row by row; after each the stream goes on.
+//! Every kind of bad input, one after the other; after each the stream goes on.
 
 use wdt_connector::testing::schema::{
     CommandResult, CreateReturnOutbound, ExplanationFields, Outcome,

@@ -236,7 +236,7 @@ fn a_command_that_waited_for_a_proof_is_called_once_however_long_it_is_held_up_t
     // Before the second order can be seen.
     assert!(rig.verb(&["commands", "pause"], b"").status.success());
     until("the pause", PATIENCE, || pipeline(&connector)["paused"].is_string().then_some(()));
-    asked(1, "command.next_step=\"intend\"");
+    asked(1, "command.next_step=\"new_intent\"");
     assert_eq!(rig.erp.creates().received, 2, "the pause came before the proof");
     // When its patience would have ended it has been in line for long.
     until("the end of its patience", PATIENCE, || {

@@ -89,7 +89,8 @@ fn a_person_decides_about_a_command_in_doubt_once_and_for_all() {
     until("the command in /status and the metrics", PATIENCE, || {
         let pipeline = connector.status()["sections"]["commands"].clone();
         (pipeline["awaiting_resolution"] == 1
-            && pipeline["resolutions"][0]["candidates"] == serde_json::json!([order])
+            && pipeline["commands_awaiting_resolution"][0]["candidates"]
+                == serde_json::json!([order])
             && connector.metric("wdt_connector_commands_awaiting_resolution", &[]) >= 1.0)
             .then_some(())
     });
@@ -124,7 +125,7 @@ fn a_person_decides_about_a_command_in_doubt_once_and_for_all() {
         (Some("CREATED"), Some(3)),
         "{shown}"
     );
-    assert_eq!(shown["dead_letters"][0]["label"], "in_doubt");
+    assert_eq!(shown["dead_letters"][0]["reason"], "in_doubt");
     let (code, text) = said(&rig, &["commands", "show", "CT-1", "c-1"]);
     assert!(code == Some(0) && text.contains(&order) && text.contains("resolved"), "{text}");
     until("nothing left to decide", PATIENCE, || {
@@ -342,7 +343,8 @@ fn several_orders_with_one_marker_are_a_persons_to_sort_out() {
     assert!(said(&facts["erp_code"], &facts["erp_message"]), "{facts}");
     assert_eq!(facts["explanation_zh"], explanation.zh());
     until("the decision in /status", PATIENCE, || {
-        let decision = connector.status()["sections"]["commands"]["resolutions"][0].clone();
+        let decision =
+            connector.status()["sections"]["commands"]["commands_awaiting_resolution"][0].clone();
         (said(&decision["erp_code"], &decision["erp_message"])
             && decision["explanation"] == explanation.en())
         .then_some(())
@@ -364,7 +366,7 @@ fn dead_letters_are_listed_shown_and_sent_again_byte_for_byte_until_the_cap() {
     assert!(connector.terminate(PATIENCE).success());
     let listed = lines(&rig, &["dlq", "list", "--json"]);
     assert_eq!(
-        listed.iter().filter(|letter| letter["label"] == "undecodable").count(),
+        listed.iter().filter(|letter| letter["reason"] == "undecodable").count(),
         2,
         "{listed:?}"
     );
@@ -472,7 +474,10 @@ fn commands_sent_again_from_an_offset_or_a_time_are_answered_by_the_journal() {
         "{results:?}"
     );
     let (code, text) = said(&rig, &["commands", "replay", "--from-offset", "0:0"]);
-    assert!(code == Some(0) && text.contains("replays and decisions left out"), "{text}");
+    assert!(
+        code == Some(0) && text.contains("redriven records and resolutions left out"),
+        "{text}"
+    );
     assert_eq!(
         said(&rig, &["commands", "replay", "--from-offset", "7:0"]).0,
         Some(1),

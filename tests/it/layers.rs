@@ -7,7 +7,7 @@ use std::{
 
 /// What stands higher may import what stands lower. Equal rank may import each other except where
 /// [`APART`] says no.
-const RANKS: [(&str, u32); 21] = [
+const RANKS: [(&str, u32); 22] = [
     ("main", 70),
     ("cli", 60),
     ("app", 50),
@@ -29,6 +29,7 @@ const RANKS: [(&str, u32); 21] = [
     ("http_client", 10),
     ("decimal", 10),
     ("text", 10),
+    ("explanation", 10),
     ("clock", 10),
     ("crash", 10),
     ("lib", 80),

@@ -31,7 +31,7 @@ use crate::{
     parts::say,
 };
 
-/// As the issue of the promise has it: real minutes, because it is the ERP that counts them.
+/// Real minutes, because it is the ERP that counts them.
 const SPAN: Duration = Duration::from_secs(180);
 const BACKLOG: usize = 400;
 

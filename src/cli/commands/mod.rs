@@ -127,7 +127,6 @@ fn json(entry: &JournalEntry) -> serde_json::Value {
         "explanation": entry.explanation.en(),
         "explanation_zh": entry.explanation.zh(),
         "warning": entry.warning,
-        "refusals": entry.refusals,
         "candidates": entry.candidates,
         "recovered": entry.recovered,
         "resolved": entry.resolved,

@@ -66,7 +66,7 @@ pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Res
     }
     if args.dry_run {
         let _ = output::say(&format!(
-            "{} commands would be sent again, {left} replays and decisions left out{}; nothing was sent",
+            "{} commands would be sent again, {left} redriven records and resolutions left out{}; nothing was sent",
             again.len(),
             skipped(unreadable)
         ));
@@ -74,7 +74,7 @@ pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Res
     }
     let tally = resend::all(settings, again, false).await?;
     let _ = output::say(&format!(
-        "{} commands sent again, {} refused, {left} replays and decisions left out{}",
+        "{} commands sent again, {} refused, {left} redriven records and resolutions left out{}",
         tally.sent,
         tally.refused,
         skipped(unreadable)

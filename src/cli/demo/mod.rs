@@ -207,7 +207,7 @@ fn announce(args: &Args, stage: &Stage) {
         args.seed
     ));
     tell(
-        "Mischief: orders created whose answer is lost (timeout, reset, 502), resets before, refusals, slow answers, records modified while they are read.",
+        "Injected faults: orders created whose answer is lost (timeout, reset, 502), resets before, refusals, slow answers, records modified while they are read.",
     );
 }
 

@@ -142,7 +142,7 @@ const problemsOf = (status) => {
   const { commands, feeds, reload } = status.sections;
   const found = [];
   for (const item of status.unready ?? []) found.push(`${label(item.part)}: ${item.reason}`);
-  for (const item of status.stalled ?? []) found.push(`${label(item.loop)}: ${say("no progress for")} ${span(Math.round(item.silent_ms / 1000))}`);
+  for (const item of status.stalled ?? []) found.push(`${label(item.loop)}: ${say("no progress for")} ${span(Math.round(item.heartbeat_age_ms / 1000))}`);
   for (const [name] of pipelines) if (told(name)) found.push(`${label(name)}: ${say("paused")}: ${[told(name).by, told(name).at].filter(Boolean).join(", ")}`);
   if (commands?.paused && !told("commands")) found.push(`${label("commands")}: ${say("paused")}: ${commands.paused}`);
   if (commands?.circuit_reason) found.push(`${label("commands")}: ${say(`circuit ${commands.circuit.replace("_", " ")}`)}: ${commands.circuit_reason}`);
