@@ -435,7 +435,8 @@ fn a_feeds_dead_letter_is_read_again_by_the_backfill_that_is_named() {
     let listed = lines(&rig, &["dlq", "list", "--feeds", "--json"]);
     assert!(
         listed.len() == 1
-            && listed[0]["reason"].as_str().is_some_and(|reason| reason.contains("modified")),
+            && listed[0]["reason"] == "record_error"
+            && listed[0]["message"].as_str().is_some_and(|text| text.contains("modified")),
         "{listed:?}"
     );
     let place = format!("{}:{}", listed[0]["partition"], listed[0]["offset"]);
