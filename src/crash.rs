@@ -190,26 +190,12 @@ pub(crate) fn fault(_which: Fault) -> bool {
     false
 }
 
-/// Panics, if the environment asks for this fault.
-#[cfg(debug_assertions)]
-#[expect(clippy::panic, reason = "a test asks for it")]
-pub(crate) fn panic_if(which: Fault) {
-    if fault(which) {
-        panic!("on purpose: {}", which.name());
-    }
-}
-
-/// Nothing: failpoints are compiled out of release builds.
-#[cfg(not(debug_assertions))]
-#[inline(always)]
-pub(crate) fn panic_if(_which: Fault) {}
-
-/// Panics with everything given, if the environment asks for it: what a defect would say in the
+/// Panics with everything given, if `FAILPOINTS` asks for this fault: what a defect would say in the
 /// worst case.
 #[cfg(debug_assertions)]
 #[expect(clippy::panic, reason = "a test asks for it")]
-pub(crate) fn panic_with(at_hand: &dyn std::fmt::Debug) {
-    if fault(Fault::Panic) {
+pub(crate) fn panic_if(which: Fault, at_hand: &dyn std::fmt::Debug) {
+    if fault(which) {
         panic!("on purpose, with {at_hand:?} at hand");
     }
 }
@@ -217,7 +203,7 @@ pub(crate) fn panic_with(at_hand: &dyn std::fmt::Debug) {
 /// Nothing: failpoints are compiled out of release builds.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
-pub(crate) fn panic_with(_at_hand: &dyn std::fmt::Debug) {}
+pub(crate) fn panic_if(_which: Fault, _at_hand: &dyn std::fmt::Debug) {}
 
 #[cfg(test)]
 mod tests {

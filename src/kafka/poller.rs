@@ -274,10 +274,10 @@ impl Poller {
         if self.sabotaged || self.known.difference(&self.paused).next().is_none() {
             return;
         }
-        crash::panic_if(Fault::PollPanicAlways);
+        crash::panic_if(Fault::PollPanicAlways, &self.options.topic);
         if crash::fault(Fault::PollPanic) {
             self.sabotaged = true;
-            crash::panic_if(Fault::PollPanic);
+            crash::panic_if(Fault::PollPanic, &self.options.topic);
         } else if crash::fault(Fault::LeaveGroup) {
             self.sabotaged = true;
             self.consumer.unsubscribe();

@@ -8,7 +8,7 @@ use tracing::Instrument as _;
 use crate::{
     clock::{Moment, Timestamp},
     config::Edition,
-    crash::{self, Point},
+    crash::{self, Fault, Point},
     erp::{Answer, Call, Class, NotExecuted, Permit},
     kafka::Lease,
     metrics::Hop,
@@ -323,7 +323,7 @@ impl Engine<'_> {
 
     pub(super) fn answered(&mut self, id: SlotId, answer: Answer, epoch: Option<u64>) {
         let now = Moment::now();
-        crash::panic_with(&(&self.parts.settings, &self.parts.erp, &answer));
+        crash::panic_if(Fault::Panic, &(&self.parts.settings, &self.parts.erp, &answer));
         self.flying = self.flying.saturating_sub(1);
         match &answer {
             Answer::Created { .. } | Answer::Rejected(_) => self.breaker.success(),
