@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use super::{document::PROPERTIES, reader::Reader};
 
 /// Refused by name; the last two are older names of options in the list.
-const REFUSED: [&str; 15] = [
+const REFUSED: [&str; 16] = [
     "bootstrap.servers",
     "group.id",
     "group.instance.id",
@@ -19,6 +19,7 @@ const REFUSED: [&str; 15] = [
     "isolation.level",
     "auto.offset.reset",
     "partitioner",
+    "partition.assignment.strategy",
     "check.crcs",
     "enable.auto",
     "metadata.broker.list",
@@ -90,6 +91,9 @@ pub(super) fn read(reader: &mut Reader) -> Properties {
                 "bootstrap.servers" | "metadata.broker.list" => "use kafka.bootstrap_servers",
                 "group.id" | "transactional.id" => "it follows from kafka.application_id",
                 "group.instance.id" => "it follows from kafka.instance_ordinal",
+                "partition.assignment.strategy" => {
+                    "the connector sets range: with another assignor partitions can be left without an owner"
+                }
                 _ => "the connector sets it, because exactly-once rests on it",
             };
             reader.mistake(&key, format!("{key} ({place}) may not be set; {instead}"));

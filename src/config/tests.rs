@@ -232,6 +232,7 @@ fn properties_that_correctness_rests_on_are_refused() {
         "enable.auto.offset.store",
         "auto.offset.reset",
         "partitioner",
+        "partition.assignment.strategy",
         "check.crcs",
     ] {
         one(

@@ -1,5 +1,7 @@
 //! Client configuration: the operator's options below, what correctness rests on above.
 
+use std::time::Duration;
+
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
 use secrecy::ExposeSecret;
 
@@ -78,6 +80,14 @@ pub(crate) fn largest_record(kafka: &KafkaSettings) -> usize {
         .get("message.max.bytes")
         .and_then(|bytes| bytes.parse().ok())
         .unwrap_or(1_000_000)
+}
+
+/// How often a group member sends heartbeats. The response announces a rebalance, and an eager
+/// rebalance ends with the last member's join: until then every partition waits. librdkafka's
+/// default is 3 s.
+pub(super) fn heartbeat_interval(kafka: &KafkaSettings) -> Duration {
+    let millis = kafka.properties.get("heartbeat.interval.ms").and_then(|value| value.parse().ok());
+    Duration::from_millis(millis.unwrap_or(500))
 }
 
 /// The group id of a role: `application_id.role`.

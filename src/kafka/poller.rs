@@ -24,7 +24,7 @@ use crate::{
 
 use super::{
     Delivered, GroupEvent, GroupFault, GroupOptions, Lease,
-    client::{consumer_config, group_id, instance_id},
+    client::{consumer_config, group_id, heartbeat_interval, instance_id},
     headers,
     membership::{Callbacks, Shared},
     rights::{complain, read_denial},
@@ -431,12 +431,16 @@ fn subscribed(
     let mut config = consumer_config(kafka, &options.role, &group_id(kafka, &options.role));
     config
         .set("group.instance.id", instance_id(kafka, &options.role))
+        // Eager: each generation is a whole assignment. A cooperative rebalance has two phases, and
+        // a static member that stops between them leaves partitions without an owner for good
+        // (`docs/kafka.md#static-membership-and-assignors`).
+        .set("partition.assignment.strategy", "range")
         .set("statistics.interval.ms", Patience::of(kafka).interval().as_millis().to_string());
     if !kafka.properties.contains_key("fetch.message.max.bytes") {
         config.set("fetch.message.max.bytes", FETCH_PARTITION_BYTES);
     }
-    if !kafka.properties.contains_key("partition.assignment.strategy") {
-        config.set("partition.assignment.strategy", "cooperative-sticky");
+    if !kafka.properties.contains_key("heartbeat.interval.ms") {
+        config.set("heartbeat.interval.ms", heartbeat_interval(kafka).as_millis().to_string());
     }
     let callbacks = Callbacks::new(Arc::clone(shared), events.clone(), options.topic.clone());
     let consumer: BaseConsumer<Callbacks> =

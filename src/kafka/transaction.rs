@@ -29,7 +29,9 @@ use crate::{
 use super::{
     Group, Lease,
     batch_size::BatchSize,
-    client::{TRANSACTION_TIMEOUT_MS, client_config, instance_id, largest_record},
+    client::{
+        TRANSACTION_TIMEOUT_MS, client_config, heartbeat_interval, instance_id, largest_record,
+    },
     order::{Part, TRANSACTION},
     rights::{self, Operation, Resource},
 };
@@ -342,13 +344,7 @@ impl Writer {
     /// second heartbeat this one knows it. Meanwhile no new producer is made: it would fence the
     /// younger's.
     fn replaced(&self, group: &Group) -> bool {
-        let heartbeat = self
-            .kafka
-            .properties
-            .get("heartbeat.interval.ms")
-            .and_then(|value| value.parse().ok())
-            .unwrap_or(3000);
-        let patience = Duration::from_millis(heartbeat) * 2 + Duration::from_secs(1);
+        let patience = heartbeat_interval(&self.kafka) * 2 + Duration::from_secs(1);
         let asked = Moment::now();
         while !group.fenced() {
             if asked.until(Moment::now()) > patience {

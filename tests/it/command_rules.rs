@@ -491,7 +491,6 @@ fn partitions_given_back_during_an_outage_leave_nobody_without_probes() {
     let mut rig = Rig::new("openrain").commands("avro");
     // Everything is revoked from the first while the second joins: it drains for as long as calls
     // are on the wire.
-    rig.config.kafka_property("partition.assignment.strategy", "range");
     rig.config.set("commands", "call_timeout", "12s").set("commands", "drain_timeout", "8s").set(
         "commands",
         "lookup_timeout",
@@ -583,9 +582,8 @@ fn partitions_added_while_it_runs_stop_the_route_with_what_to_do() {
 }
 
 #[test]
-fn an_eager_assignor_moves_partitions_without_a_second_order_or_result() {
+fn an_instance_that_joins_takes_partitions_over_without_a_second_order_or_result() {
     let mut rig = Rig::new("eager").commands("avro");
-    rig.config.kafka_property("partition.assignment.strategy", "range");
     let commands = approved(&rig, "CT", 120);
     rig.erp.latency(Duration::from_millis(150));
     let first = rig.start();
