@@ -170,7 +170,8 @@ async fn pipelines(
         Codec::connect(settings.schema_registry.as_ref(), &settings.topics, &subjects(settings))
             .await?,
     );
-    let controls = Controls::follow(&settings.kafka, &settings.topics.control)
+    let role = if settings.commands.enabled { sink::ROLE } else { source::ROLE };
+    let controls = Controls::follow(&settings.kafka, &settings.topics.control, role)
         .map_err(|reason| anyhow!(reason))?;
     let pauses = tokio::spawn(show_pauses(controls.clone(), board.clone(), Arc::clone(metrics)));
     let mut pipelines: JoinSet<anyhow::Result<()>> = JoinSet::new();

@@ -107,6 +107,10 @@ named! {
         PollPanic = "poll-panic",
         /// The consumer's thread panics whenever it has something to read.
         PollPanicAlways = "poll-panic-always",
+        /// The consumer's thread hangs, once in the life of the process.
+        PollHang = "poll-hang",
+        /// The consumer's thread hangs whenever it has something to read.
+        PollHangAlways = "poll-hang-always",
         /// The command pipeline panics at an answer, and says everything it has at hand.
         Panic = "panic",
     }

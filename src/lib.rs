@@ -36,6 +36,7 @@ mod explanation;
 mod fault;
 mod http_client;
 mod metrics;
+mod restarts;
 mod text;
 
 mod simulator;

@@ -64,7 +64,7 @@ pub(super) async fn codec(settings: &Settings) -> anyhow::Result<Arc<Codec>> {
 
 /// What operators decided, as of now.
 pub(super) async fn decisions(settings: &Settings) -> anyhow::Result<Arc<Decisions>> {
-    let controls = Controls::follow(&settings.kafka, &settings.topics.control)
+    let controls = Controls::follow(&settings.kafka, &settings.topics.control, crate::source::ROLE)
         .map_err(|reason| anyhow!(reason))?;
     tokio::time::timeout(std::time::Duration::from_secs(20), controls.settled()).await.map_err(
         |_| {

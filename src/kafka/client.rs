@@ -21,7 +21,7 @@ pub(crate) fn client_config(kafka: &KafkaSettings, role: &str) -> ClientConfig {
         config.set(key, value);
     }
     config.set("bootstrap.servers", &kafka.bootstrap_servers);
-    config.set("client.id", format!("{}-{}-{role}", kafka.application_id, kafka.instance_ordinal));
+    config.set("client.id", client_id(kafka, role));
     if let Some(password) = &kafka.sasl_password {
         config.set("sasl.password", password.expose_secret());
     }
@@ -88,6 +88,12 @@ pub(crate) fn largest_record(kafka: &KafkaSettings) -> usize {
 pub(super) fn heartbeat_interval(kafka: &KafkaSettings) -> Duration {
     let millis = kafka.properties.get("heartbeat.interval.ms").and_then(|value| value.parse().ok());
     Duration::from_millis(millis.unwrap_or(500))
+}
+
+/// The client id of a role, by which brokers meter and a group's description names its members:
+/// `application_id-instance-role`.
+pub(super) fn client_id(kafka: &KafkaSettings, role: &str) -> String {
+    format!("{}-{}-{role}", kafka.application_id, kafka.instance_ordinal)
 }
 
 /// The group id of a role: `application_id.role`.

@@ -7,12 +7,13 @@
 use std::{
     sync::{Arc, atomic::Ordering},
     thread,
+    time::Duration,
 };
 
 use rdkafka::consumer::ConsumerGroupMetadata;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::KafkaSettings;
+use crate::{clock::Moment, config::KafkaSettings};
 
 use super::{
     client::group_id,
@@ -72,6 +73,11 @@ pub(crate) enum GroupEvent {
     Lost(Vec<Lease>),
     /// Records of one partition in offset order.
     Records(Vec<Delivered>),
+    /// Everything below these offsets was delivered and released, transaction markers included,
+    /// which are never delivered.
+    Passed(Vec<(Lease, i64)>),
+    /// The membership is over, and another one may do better.
+    Stopped(GroupFault),
     /// The membership is over for good.
     Failed(GroupFault),
 }
@@ -121,6 +127,7 @@ impl Group {
         options: GroupOptions,
     ) -> Result<(Self, mpsc::UnboundedReceiver<GroupEvent>), GroupFault> {
         let shared = Arc::new(Shared::default());
+        shared.beat();
         // Bounded by the pauses at `pending_limit`, not by the channel: a full channel would stop
         // the polling.
         let (events, receiver) = mpsc::unbounded_channel();
@@ -220,6 +227,18 @@ impl Group {
         }
     }
 
+    /// Drains, leaves, waits for a session and joins again: a static member that is away for that
+    /// long is removed, which starts a rebalance.
+    pub(super) fn rejoin(&self) {
+        self.shared.rejoin.store(true, Ordering::Release);
+    }
+
+    /// How long the polling thread has not come back to its loop; a drain is part of the loop.
+    #[must_use]
+    pub(crate) fn silent_for(&self) -> Duration {
+        Moment(self.shared.beat.load(Ordering::Relaxed)).until(Moment::now())
+    }
+
     /// Leaves: a last `Revoking` for everything owned, then the channel closes. A static member
     /// keeps its assignment reserved until the session times out.
     pub(crate) async fn leave(&self) {
@@ -227,5 +246,17 @@ impl Group {
         let mut ended = self.ended.clone();
         // An error means that the thread is gone already.
         let _ = ended.wait_for(|ended| *ended).await;
+    }
+
+    /// As [`Group::leave`], for a membership whose events nobody takes any more. A thread that does
+    /// not end within `limit` is abandoned: ownership is over, and the member that joins in its
+    /// place fences it.
+    pub(crate) async fn abandon(&self, limit: Duration) {
+        if tokio::time::timeout(limit, self.leave()).await.is_err() {
+            tracing::error!(
+                kafka.group = %self.group_id,
+                "the polling thread does not end; it is abandoned"
+            );
+        }
     }
 }

@@ -84,13 +84,14 @@ impl ClientContext for Quiet {
 impl ConsumerContext for Quiet {}
 
 impl Controls {
-    /// Begins to read on a thread of its own.
+    /// Begins to read on a thread of its own. `role` names the group whose committed offsets the
+    /// client can be asked for; it never joins it.
     ///
     /// # Errors
     /// One sentence when no Kafka client can be made from the configuration.
-    pub(crate) fn follow(kafka: &KafkaSettings, topic: &str) -> Result<Self, String> {
+    pub(crate) fn follow(kafka: &KafkaSettings, topic: &str, role: &str) -> Result<Self, String> {
         let consumer: BaseConsumer<Quiet> =
-            consumer_config(kafka, "control", &group_id(kafka, "control"))
+            consumer_config(kafka, "control", &group_id(kafka, role))
                 .set("enable.partition.eof", "true")
                 .create_with_context(Quiet)
                 .map_err(|error| format!("no Kafka client for {topic} could be made: {error}"))?;

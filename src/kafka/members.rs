@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    error::KafkaError,
+};
 
 use crate::config::KafkaSettings;
 
@@ -27,6 +30,50 @@ pub(crate) struct Member {
     pub host: String,
 }
 
+/// A group as its coordinator describes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Description {
+    /// `Stable`, `PreparingRebalance`, `CompletingRebalance`, `Empty`, `Dead`; empty when no
+    /// coordinator knows the group.
+    pub state: String,
+    /// Client ids, in order.
+    pub members: Vec<String>,
+    /// By partition of the topic that was asked about.
+    pub owners: BTreeMap<i32, Member>,
+}
+
+/// Asks for a group's description. Blocks for up to `timeout`.
+///
+/// # Errors
+/// When a broker does not answer, or is still loading its groups.
+pub(super) fn describe<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    group: &str,
+    topic: &str,
+    timeout: Duration,
+) -> Result<Description, KafkaError> {
+    let list = consumer.fetch_group_list(Some(group), timeout)?;
+    let mut described = Description::default();
+    for found in list.groups().iter().filter(|found| found.name() == group) {
+        found.state().clone_into(&mut described.state);
+        for member in found.members() {
+            let who = Member {
+                client_id: member.client_id().to_owned(),
+                // The broker writes a slash in front of an address without a name.
+                host: member.client_host().trim_start_matches('/').to_owned(),
+            };
+            described.members.push(who.client_id.clone());
+            for partition in
+                assigned(member.assignment().unwrap_or_default(), topic).unwrap_or_default()
+            {
+                described.owners.insert(partition, who.clone());
+            }
+        }
+    }
+    described.members.sort_unstable();
+    Ok(described)
+}
+
 /// The owners of a topic's partitions in the group of `role`. Blocks: call it from a blocking task.
 ///
 /// # Errors
@@ -42,9 +89,9 @@ pub(crate) fn owners(
         .map_err(|error| ToolFault(format!("the Kafka client cannot be created: {error}")))?;
     let deadline = Instant::now() + PATIENCE;
     // A broker that has just started reads its groups first, and says so.
-    let list = loop {
-        match consumer.fetch_group_list(Some(&group), REQUEST) {
-            Ok(list) => break list,
+    loop {
+        match describe(&consumer, &group, topic, REQUEST) {
+            Ok(described) => return Ok(described.owners),
             Err(error) if Instant::now() >= deadline => {
                 return Err(ToolFault(format!(
                     "the members of group {group} could not be asked for: {error}"
@@ -59,23 +106,7 @@ pub(crate) fn owners(
                 thread::sleep(PAUSE);
             }
         }
-    };
-    let mut owners = BTreeMap::new();
-    for member in
-        list.groups().iter().filter(|found| found.name() == group).flat_map(|found| found.members())
-    {
-        let who = Member {
-            client_id: member.client_id().to_owned(),
-            // The broker writes a slash in front of an address without a name.
-            host: member.client_host().trim_start_matches('/').to_owned(),
-        };
-        for partition in
-            assigned(member.assignment().unwrap_or_default(), topic).unwrap_or_default()
-        {
-            owners.insert(partition, who.clone());
-        }
     }
-    Ok(owners)
 }
 
 /// The partitions of a topic in a member's assignment (Kafka's consumer protocol); `None` for bytes

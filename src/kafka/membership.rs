@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -15,7 +15,10 @@ use rdkafka::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::crash::{self, Point};
+use crate::{
+    clock::Moment,
+    crash::{self, Point},
+};
 
 use super::{GroupEvent, Lease, ownership::Standing, rights::heard, watchdog::Sight};
 
@@ -29,6 +32,10 @@ pub(super) struct Shared {
     pub closing: AtomicBool,
     /// A younger process has taken the place of this static member.
     pub fenced: AtomicBool,
+    /// Set by `Group::rejoin`.
+    pub rejoin: AtomicBool,
+    /// When the polling thread last came by, as a [`Moment`].
+    pub beat: AtomicU64,
 }
 
 /// Ownership and the metadata that goes with it: only ever changed together.
@@ -51,6 +58,11 @@ pub(super) struct Flow {
 impl Shared {
     pub(super) fn lock(&self) -> MutexGuard<'_, Membership> {
         self.membership.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The polling thread is alive.
+    pub(super) fn beat(&self) {
+        self.beat.store(Moment::now().0, Ordering::Relaxed);
     }
 
     /// Ends everything at once and says so: nothing can be finished any more.

@@ -8,8 +8,8 @@ mod batch_size;
 mod client;
 mod consumer;
 pub(crate) mod control;
-mod ends;
 pub(crate) mod follow;
+mod group_state;
 pub(crate) mod headers;
 pub(crate) mod members;
 mod membership;
@@ -30,12 +30,13 @@ mod watchdog;
 
 pub(crate) use client::largest_record;
 pub(crate) use consumer::{Delivered, Group, GroupEvent, GroupFault, GroupOptions, Lease};
-pub(crate) use ends::EndOffsets;
+pub(crate) use group_state::{GroupState, GroupView, Offsets};
 pub(crate) use offsets::Prefix;
 #[cfg(test)]
 pub(crate) use order::{ISOLATION, Part, TAKE_OVER, TRANSACTION, TakeOverPart};
 #[cfg(test)]
 pub(crate) use ownership::{Ownership, Standing};
+pub(crate) use poller::{LEAVE, POLL_MARGIN};
 pub(crate) use restore::{Apply, Restored, TakeOver, TakeOverFault, commit_fenced, take_over};
 pub(crate) use store::{Change, Loader, Store, StoreFault, borrowed};
 pub(crate) use topic::{Backlog, partition_counts};

@@ -14,6 +14,8 @@ const METADATA_LIMIT: usize = 4000;
 pub(crate) struct Prefix {
     /// Everything below is finished; the next offset to be committed.
     next: i64,
+    /// Everything below was delivered, or is nothing that could be: a transaction marker.
+    passed: i64,
     /// Delivered offsets at or above `next`, in order: finished or not.
     pending: BTreeMap<i64, bool>,
     /// Offsets an earlier owner finished ahead of its prefix, as closed runs; re-reading them is
@@ -25,7 +27,12 @@ impl Prefix {
     /// Begins at a committed offset with the metadata that was committed beside it.
     #[must_use]
     pub(crate) fn restore(next: i64, metadata: &str) -> Self {
-        Self { next, pending: BTreeMap::new(), settled_before: decode(next, metadata) }
+        Self {
+            next,
+            passed: next,
+            pending: BTreeMap::new(),
+            settled_before: decode(next, metadata),
+        }
     }
 
     /// Notes a delivered offset. `false`: it is below the prefix, delivered already, or was settled
@@ -37,6 +44,18 @@ impl Prefix {
         let settled = self.settled_before.iter().any(|(from, to)| (*from..=*to).contains(&offset));
         self.pending.insert(offset, settled);
         !settled
+    }
+
+    /// Notes that everything below an offset was delivered, and that what could not be is nothing
+    /// to wait for.
+    pub(crate) fn pass(&mut self, offset: i64) {
+        self.passed = self.passed.max(offset);
+    }
+
+    /// Whether a commit would move the prefix.
+    #[must_use]
+    pub(crate) fn moves(&self) -> bool {
+        self.committable() > self.next
     }
 
     /// Notes that a delivered offset is finished.
@@ -68,6 +87,7 @@ impl Prefix {
     pub(crate) fn committed(&mut self, next: i64) {
         self.pending = self.pending.split_off(&next);
         self.next = self.next.max(next);
+        self.passed = self.passed.max(next);
         self.settled_before.retain(|(_, to)| *to >= next);
     }
 
@@ -86,7 +106,10 @@ impl Prefix {
     fn committable(&self) -> i64 {
         match self.pending.iter().find(|(_, done)| !**done) {
             Some((offset, _)) => *offset,
-            None => self.pending.last_key_value().map_or(self.next, |(offset, _)| offset + 1),
+            None => {
+                let delivered = self.pending.last_key_value().map(|(offset, _)| offset + 1);
+                delivered.unwrap_or(self.next).max(self.passed)
+            }
         }
     }
 

@@ -4,7 +4,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     panic::{self, AssertUnwindSafe},
-    sync::{Arc, atomic::Ordering, mpsc as std_mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc as std_mpsc,
+    },
     thread,
     time::Duration,
 };
@@ -28,7 +32,7 @@ use super::{
     headers,
     membership::{Callbacks, Shared},
     rights::{complain, read_denial},
-    watchdog::{Look, Patience, Watchdog},
+    watchdog::{Look, Patience, Sight, Watchdog},
 };
 
 /// Records handed over in one event, at most; more would only delay the first.
@@ -59,6 +63,24 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// What waking librdkafka may cost where a broker does not answer.
 const WAKE: Duration = Duration::from_millis(100);
 
+/// How long the thread may take for one round besides a drain: it asks brokers, for up to 10 s.
+pub(crate) const POLL_MARGIN: Duration = Duration::from_secs(15);
+/// How long it may take to end once nothing is left to be drained. It may be what hangs.
+pub(crate) const LEAVE: Duration = Duration::from_secs(5);
+/// How much longer than a session a member stays away that wants to be forgotten: the broker looks
+/// at sessions by a timer of its own.
+const REJOIN_MARGIN: Duration = Duration::from_secs(1);
+
+/// An injected hang has struck.
+static HUNG: AtomicBool = AtomicBool::new(false);
+
+/// Why the thread ends.
+enum Over {
+    /// Another membership may do better.
+    Stopped(GroupFault),
+    Failed(GroupFault),
+}
+
 /// The polling thread.
 pub(super) struct Poller {
     kafka: KafkaSettings,
@@ -71,6 +93,8 @@ pub(super) struct Poller {
     known: BTreeSet<Lease>,
     /// Leases librdkafka was told to hold back (every lease begins paused).
     paused: BTreeSet<Lease>,
+    /// How far the pipeline was told that partitions are passed.
+    passed: BTreeMap<Lease, i64>,
     /// What is handed out is more than [`MOST_BYTES`], or was and is not yet half of it.
     heavy: bool,
     /// The client met an error after which it does nothing more.
@@ -92,7 +116,8 @@ impl Poller {
         shared: Arc<Shared>,
         events: mpsc::UnboundedSender<GroupEvent>,
     ) -> Result<Self, GroupFault> {
-        let consumer = subscribed(kafka, &options, &shared, &events)?;
+        let consumer = consumer(kafka, &options, &shared, &events)?;
+        subscribe(&consumer, &options)?;
         Ok(Self {
             kafka: kafka.clone(),
             options,
@@ -102,6 +127,7 @@ impl Poller {
             watchdog: Watchdog::new(Patience::of(kafka)),
             known: BTreeSet::new(),
             paused: BTreeSet::new(),
+            passed: BTreeMap::new(),
             heavy: false,
             broken: None,
             sabotaged: false,
@@ -112,13 +138,18 @@ impl Poller {
     /// Until the membership is left, or cannot go on.
     pub(super) fn run(mut self) {
         while !self.shared.leaving.load(Ordering::Acquire) {
+            self.shared.beat();
             let turn = panic::catch_unwind(AssertUnwindSafe(|| {
                 self.steer();
                 self.turn()?;
                 self.watch()
             }));
-            if let Err(fault) = turn.unwrap_or_else(|_| self.panicked()) {
-                let _ = self.events.send(GroupEvent::Failed(fault));
+            let turn = turn.unwrap_or_else(|_| self.panicked());
+            if let Err(over) = turn {
+                let _ = self.events.send(match over {
+                    Over::Stopped(fault) => GroupEvent::Stopped(fault),
+                    Over::Failed(fault) => GroupEvent::Failed(fault),
+                });
                 return self.abandon();
             }
             if self.events.is_closed() {
@@ -131,22 +162,22 @@ impl Poller {
     /// Replaces the consumer, whose partitions are then restored from their committed offsets. A
     /// panic that went on unwinding would close the consumer on the way, which waits for a drain
     /// that nobody is left to answer for.
-    fn panicked(&mut self) -> Result<(), GroupFault> {
+    fn panicked(&mut self) -> Result<(), Over> {
         let now = Moment::now();
         self.panics.retain(|at| now < at.plus(PANIC_WINDOW));
         self.panics.push(now);
         if self.panics.len() < MAX_PANICS {
             return self.replace("its thread panicked; standard error has the place");
         }
-        Err(GroupFault(format!(
+        Err(Over::Stopped(GroupFault(format!(
             "the thread that polls {} panicked {MAX_PANICS} times within {} s; report it with the places on standard error",
             self.options.topic,
             PANIC_WINDOW.as_secs()
-        )))
+        ))))
     }
 
     /// One poll, and whatever is there already besides.
-    fn turn(&mut self) -> Result<(), GroupFault> {
+    fn turn(&mut self) -> Result<(), Over> {
         let wait = if self.paused.is_empty() { POLL } else { POLL_WHILE_HELD };
         let mut batches: BTreeMap<i32, Vec<Delivered>> = BTreeMap::new();
         let mut polled = self.consumer.poll(wait);
@@ -178,16 +209,16 @@ impl Poller {
 
     /// What an error means for the membership. A fatal one arrives without its cause, which the
     /// client knows.
-    fn trouble(&mut self, error: &KafkaError) -> Result<(), GroupFault> {
+    fn trouble(&mut self, error: &KafkaError) -> Result<(), Over> {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::FencedInstanceId) => {
                 match self.consumer.client().fatal_error() {
                     Some((RDKafkaErrorCode::FencedInstanceId, _)) => {
                         self.shared.fenced.store(true, Ordering::Release);
-                        Err(GroupFault(
-                        "another process joined the group with the same kafka.instance_ordinal; every instance needs an ordinal of its own, so this one stops"
-                            .into(),
-                    ))
+                        Err(Over::Failed(GroupFault(
+                            "another process joined the group with the same kafka.instance_ordinal; every instance needs an ordinal of its own, so this one stops"
+                                .into(),
+                        )))
                     }
                     Some((code, reason)) => {
                         self.broken = Some(format!("{code}: {reason}"));
@@ -224,12 +255,16 @@ impl Poller {
 
     /// Looks at what the statistics say, and makes a new consumer when this one does not come back
     /// by itself.
-    fn watch(&mut self) -> Result<(), GroupFault> {
+    fn watch(&mut self) -> Result<(), Over> {
         self.sabotage();
+        if self.shared.rejoin.swap(false, Ordering::AcqRel) {
+            return self.rejoin();
+        }
         if let Some(reason) = self.broken.take() {
             return self.replace(&reason);
         }
         let Some(sight) = self.consumer.context().sight() else { return Ok(()) };
+        self.pass(&sight);
         let wanted: Vec<i32> =
             self.known.difference(&self.paused).map(|lease| lease.partition).collect();
         match self.watchdog.look(&sight, &wanted, Moment::now()) {
@@ -250,13 +285,46 @@ impl Poller {
 
     /// A new consumer in place of one that cannot go on: ownership ends, and begins anew with its
     /// assignment.
-    fn replace(&mut self, reason: &str) -> Result<(), GroupFault> {
+    fn replace(&mut self, reason: &str) -> Result<(), Over> {
         tracing::warn!(
             kafka.group = group_id(&self.kafka, &self.options.role),
             error = %reason,
             "consumer did not recover; replacing it"
         );
-        let fresh = subscribed(&self.kafka, &self.options, &self.shared, &self.events)?;
+        self.renew()?;
+        self.subscribe()
+    }
+
+    /// Leaves the group in good order for as long as it takes the group to forget this member, and
+    /// joins again.
+    fn rejoin(&mut self) -> Result<(), Over> {
+        let session = Patience::of(&self.kafka).idle;
+        tracing::warn!(
+            kafka.group = group_id(&self.kafka, &self.options.role),
+            kafka.session_timeout_ms = session.as_millis(),
+            "leaving the group for a session, so that it assigns its partitions anew"
+        );
+        self.drain();
+        self.renew()?;
+        let back = Moment::now().plus(session + REJOIN_MARGIN);
+        while Moment::now() < back
+            && !self.shared.leaving.load(Ordering::Acquire)
+            && !self.events.is_closed()
+        {
+            self.shared.beat();
+            thread::sleep(POLL);
+        }
+        self.subscribe()
+    }
+
+    fn subscribe(&self) -> Result<(), Over> {
+        subscribe(&self.consumer, &self.options).map_err(Over::Failed)
+    }
+
+    /// A new consumer that has not subscribed yet; what the old one owned is lost.
+    fn renew(&mut self) -> Result<(), Over> {
+        let fresh = consumer(&self.kafka, &self.options, &self.shared, &self.events)
+            .map_err(Over::Failed)?;
         self.consumer.context().retire();
         self.shared.lose(&self.events);
         let stuck = std::mem::replace(&mut self.consumer, fresh);
@@ -264,8 +332,38 @@ impl Poller {
         thread::spawn(move || drop(stuck));
         self.known.clear();
         self.paused.clear();
+        self.passed.clear();
         self.watchdog.forget();
         Ok(())
+    }
+
+    /// Tells how far the consumer has come in partitions of which nothing is outstanding. Behind
+    /// the last record stand the markers of its transaction: who committed the offset after that
+    /// record alone would lag for ever.
+    fn pass(&mut self, sight: &Sight) {
+        let membership = self.shared.lock();
+        let mut passed = Vec::new();
+        for lease in membership.standing.ownership.all() {
+            let Some(handed) = sight.partitions.get(&lease.partition).map(|seen| seen.handed)
+            else {
+                continue;
+            };
+            // What was handed out by the time of the statistics is finished if nothing is
+            // outstanding now.
+            let idle = membership
+                .flow
+                .get(&lease.partition)
+                .is_some_and(|flow| flow.started && flow.outstanding.load(Ordering::Relaxed) == 0);
+            if idle && handed >= 0 && self.passed.get(&lease).is_none_or(|before| handed > *before)
+            {
+                passed.push((lease, handed));
+            }
+        }
+        drop(membership);
+        self.passed.extend(passed.iter().copied());
+        if !passed.is_empty() {
+            let _ = self.events.send(GroupEvent::Passed(passed));
+        }
     }
 
     /// For the tests of the watchdog: what nobody tells the application, once there is something to
@@ -275,6 +373,14 @@ impl Poller {
             return;
         }
         crash::panic_if(Fault::PollPanicAlways, &self.options.topic);
+        if crash::fault(Fault::PollHangAlways)
+            || (crash::fault(Fault::PollHang) && !HUNG.swap(true, Ordering::AcqRel))
+        {
+            tracing::info!("injected fault: consumer thread hangs");
+            loop {
+                thread::park();
+            }
+        }
         if crash::fault(Fault::PollPanic) {
             self.sabotaged = true;
             crash::panic_if(Fault::PollPanic, &self.options.topic);
@@ -297,6 +403,7 @@ impl Poller {
         let membership = self.shared.lock();
         let owned: BTreeSet<Lease> = membership.standing.ownership.all().into_iter().collect();
         self.paused.retain(|lease| owned.contains(lease));
+        self.passed.retain(|lease, _| owned.contains(lease));
         let bytes = membership.flow.values().map(|flow| flow.bytes).sum::<usize>();
         let was_heavy = self.heavy;
         self.heavy = bytes >= if was_heavy { MOST_BYTES / 2 } else { MOST_BYTES };
@@ -385,6 +492,12 @@ impl Poller {
 
     /// Leaving in good order: everything owned is finished first.
     fn depart(self) {
+        self.drain();
+        self.shared.closing.store(true, Ordering::Release);
+    }
+
+    /// Has everything owned finished; ownership ends with it.
+    fn drain(&self) {
         let leases = self.shared.lock().standing.ownership.all();
         if !leases.is_empty() {
             let mut all = TopicPartitionList::new();
@@ -410,7 +523,6 @@ impl Poller {
             let _ = self.consumer.poll(Duration::ZERO);
         }
         let _ = drain.join();
-        self.shared.closing.store(true, Ordering::Release);
     }
 
     /// Nothing can be finished any more: ownership ends at once.
@@ -421,8 +533,8 @@ impl Poller {
     }
 }
 
-/// A consumer of the role's topic that joins as the stable member of this instance.
-fn subscribed(
+/// A consumer that will join as the stable member of this instance.
+fn consumer(
     kafka: &KafkaSettings,
     options: &GroupOptions,
     shared: &Arc<Shared>,
@@ -443,14 +555,15 @@ fn subscribed(
         config.set("heartbeat.interval.ms", heartbeat_interval(kafka).as_millis().to_string());
     }
     let callbacks = Callbacks::new(Arc::clone(shared), events.clone(), options.topic.clone());
-    let consumer: BaseConsumer<Callbacks> =
-        config.create_with_context(callbacks).map_err(|error| {
-            GroupFault(format!(
-                "no Kafka consumer could be made from [kafka]: {error}; correct the option it names"
-            ))
-        })?;
+    config.create_with_context(callbacks).map_err(|error| {
+        GroupFault(format!(
+            "no Kafka consumer could be made from [kafka]: {error}; correct the option it names"
+        ))
+    })
+}
+
+fn subscribe(consumer: &BaseConsumer<Callbacks>, options: &GroupOptions) -> Result<(), GroupFault> {
     consumer.subscribe(&[&options.topic]).map_err(|error| {
         GroupFault(format!("topic {} cannot be subscribed to: {error}", options.topic))
-    })?;
-    Ok(consumer)
+    })
 }

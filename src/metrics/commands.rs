@@ -101,12 +101,12 @@ impl Metrics {
         }
     }
 
-    /// Gauge: records behind the committed offsets of a consumer group, over the partitions this
-    /// instance owns; not set before a broker has answered.
-    pub(crate) fn consumer_lag(&self, group: &str, records: u64) {
+    /// Gauge: offsets between what a consumer group has committed and the end of a partition,
+    /// whoever owns it; not set before a broker has answered.
+    pub(crate) fn consumer_lag(&self, group: &str, partition: i32, records: u64) {
         self.commands
             .lag
-            .get_or_create(&vec![("group", group.to_owned())])
+            .get_or_create(&vec![("group", group.to_owned()), ("partition", partition.to_string())])
             .set(i64::try_from(records).unwrap_or(i64::MAX));
     }
 }

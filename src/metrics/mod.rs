@@ -59,6 +59,7 @@ pub(crate) struct Metrics {
     transaction_records: Counters<1>,
     transaction_seconds: Histograms<1>,
     partitions_owned: Gauges<1>,
+    partitions_unowned: Gauges<1>,
     partitions_restoring: Gauges<1>,
     restored_records: Counters<1>,
     commands: Commands,
@@ -211,6 +212,7 @@ impl Metrics {
             transaction_records: add(r, Name::TransactionRecords, Family::default()),
             transaction_seconds: histograms(r, Name::TransactionDuration, call_seconds),
             partitions_owned: add(r, Name::PartitionsOwned, Family::default()),
+            partitions_unowned: add(r, Name::PartitionsUnowned, Family::default()),
             partitions_restoring: add(r, Name::PartitionsRestoring, Family::default()),
             restored_records: add(r, Name::RestoredRecords, Family::default()),
             commands: Commands::new(r),
@@ -296,6 +298,11 @@ impl Metrics {
     pub(crate) fn partitions(&self, pipeline: &'static str, owned: usize, restoring: usize) {
         self.partitions_owned.get_or_create(&[("pipeline", pipeline)]).set(float(owned));
         self.partitions_restoring.get_or_create(&[("pipeline", pipeline)]).set(float(restoring));
+    }
+
+    /// Gauge: partitions that no member of the pipeline's group is assigned.
+    pub(crate) fn partitions_unowned(&self, pipeline: &'static str, partitions: usize) {
+        self.partitions_unowned.get_or_create(&[("pipeline", pipeline)]).set(float(partitions));
     }
 
     /// One record was read while restoring; called for each, so that progress shows.

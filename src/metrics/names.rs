@@ -81,6 +81,7 @@ names! {
     TransactionRecords: Counter "transaction_records" ["pipeline"] "Records written in committed transactions";
     TransactionDuration: Histogram "transaction_duration_seconds" ["pipeline"] "Duration of one Kafka transaction";
     PartitionsOwned: Gauge "partitions_owned" ["pipeline"] "Partitions this instance owns";
+    PartitionsUnowned: Gauge "partitions_unowned" ["pipeline"] "Partitions that no instance is assigned although the consumer group is stable; every instance reports all of them";
     PartitionsRestoring: Gauge "partitions_restoring" ["pipeline"] "Partitions whose state is being restored; nothing is consumed from them meanwhile";
     RestoredRecords: Counter "restored_records" ["pipeline"] "Records read while restoring, counted as they are read";
 
@@ -88,7 +89,7 @@ names! {
     CommandResults: Counter "command_results" ["outcome", "duplicate"] "Results committed, by outcome and whether the command was a duplicate";
     CommandDuration: Histogram "command_duration_seconds" [] "From a command's delivery to its committed result";
     CommandEndToEnd: Histogram "command_end_to_end_latency_seconds" [] "From the command record's own time to its committed result";
-    ConsumerLag: Gauge "consumer_lag_records" ["group"] "Records behind the committed offsets, over the partitions this instance owns";
+    ConsumerLag: Gauge "consumer_lag_records" ["group", "partition"] "Records behind the committed offset of a partition; every instance reports every partition, whoever owns it";
     CommandsPending: Gauge "commands_pending" [] "Commands delivered and not yet settled";
     CommandsUnverified: Gauge "commands_unverified" [] "Commands whose outcome is unknown and is being looked up; they hold back their keys";
     CommandsUnverifiedAge: Gauge "commands_unverified_age_seconds" [] "Age of the oldest of them, 0 without one";
@@ -145,6 +146,7 @@ pub(super) const LABELS: &[(&str, &str)] = &[
     ("op", "`r` first read or backfill, `c` new, `u` changed"),
     ("outcome", "`CREATED`, `REJECTED`, `INVALID`, `IN_DOUBT`, `EXPIRED`"),
     ("part", "`erp`, `kafka`, `listener`, `registry`"),
+    ("partition", "a partition's number"),
     ("pass", "`live`, `late`, `backfill`"),
     (
         "pipeline",

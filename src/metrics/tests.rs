@@ -28,7 +28,8 @@ fn touch_everything(metrics: &Metrics) {
         circuit: "open",
     };
     metrics.commands_now(now);
-    metrics.consumer_lag("wdt-connector.commands", 9);
+    metrics.partitions_unowned("commands", 1);
+    metrics.consumer_lag("wdt-connector.commands", 2, 9);
     metrics.commands_undecided(5, second);
     metrics.hop(Hop::Journal, "fresh");
     metrics.hop_seconds(Hop::Publish(Feed::PurchaseReturns), second);
@@ -82,7 +83,7 @@ fn every_family_is_rendered_under_its_name() {
         "wdt_connector_commands_unverified 4",
         "wdt_connector_commands_awaiting_resolution 5",
         "wdt_connector_commands_awaiting_resolution_age_seconds 1.0",
-        "wdt_connector_consumer_lag_records{group=\"wdt-connector.commands\"} 9",
+        "wdt_connector_consumer_lag_records{group=\"wdt-connector.commands\",partition=\"2\"} 9",
         "wdt_connector_commands_circuit_breaker{state=\"open\"} 1.0",
         "wdt_connector_commands_circuit_breaker{state=\"closed\"} 0.0",
         "wdt_connector_stage_results_total{pipeline=\"commands\",stage=\"journal\",result=\"fresh\"} 1",

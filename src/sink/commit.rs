@@ -17,6 +17,7 @@ use super::{
     engine::{ABNORMAL, End, Ended, Engine, Happened, Ready, SlotId, Waits, Word},
     journal::{Way, written},
     letter::{Death, dead_letter, doubt_letter, doubt_reason, spare},
+    partition::Partition,
     settle::{
         Origin, bare_entry, intent_entry, journal_key, journal_record, outcome_entry, result_of,
         result_record, result_without_entry,
@@ -25,6 +26,8 @@ use super::{
     validate::remark_as_sent,
 };
 
+/// Between transactions that commit nothing but offsets behind transaction markers.
+const PASS_PAUSE: Duration = Duration::from_secs(5);
 /// Commands in one transaction, at most: bounds its size and the time the next one waits.
 const MOST: usize = 1000;
 
@@ -116,10 +119,12 @@ impl Engine<'_> {
                 && self.intents.is_empty()
                 && self.new_proofs.is_empty()
                 && self.withdrawn.is_empty()
-                && self.expired.is_empty())
+                && self.expired.is_empty()
+                && !self.passes(now))
         {
             return Ok(());
         }
+        self.passes_at = now.plus(PASS_PAUSE);
         let draft = self.draft(now).map_err(|fault| {
             format!(
                 "a record does not fit its own schema, which is a defect of the connector: {fault}"
@@ -152,6 +157,19 @@ impl Engine<'_> {
             word.tell(Happened::Committed(transactor.commit(batch).await));
         });
         Ok(())
+    }
+
+    /// Whether markers behind the last record wait to be committed, in a partition without
+    /// anything unfinished: each transaction commits them anyway, so this is for idle ones.
+    fn passes(&self, now: Moment) -> bool {
+        now >= self.passes_at && self.partitions.values().any(|partition| self.passes_of(partition))
+    }
+
+    fn passes_of(&self, partition: &Partition) -> bool {
+        !partition.draining
+            && partition.prefix.moves()
+            && partition.prefix.unfinished() == 0
+            && self.group.owns(partition.lease)
     }
 
     fn draft(&mut self, now: Moment) -> Result<Option<Draft>, SchemaFault> {
@@ -239,6 +257,9 @@ impl Engine<'_> {
             draft.commit.changes.entry(lease.partition).or_default().push((key.clone(), None));
             draft.commit.expired.push((lease, key));
         }
+        for partition in self.partitions.values().filter(|partition| self.passes_of(partition)) {
+            draft.leases.insert(partition.lease.partition, partition.lease);
+        }
         for lease in draft.leases.values() {
             if let Some((offset, _)) = self
                 .partitions
@@ -249,7 +270,7 @@ impl Engine<'_> {
             }
         }
         draft.commit.records = draft.records.len();
-        Ok((!draft.records.is_empty() || !draft.commit.ready.is_empty()).then_some(draft))
+        Ok((!draft.records.is_empty() || !draft.commit.positions.is_empty()).then_some(draft))
     }
 
     /// What settles ahead of the committed prefix is named in the offset's metadata; what does not

@@ -15,7 +15,7 @@ use crate::{
     config::Edition,
     erp::{Answer, Call, Erp, Permit, Work},
     kafka::{
-        CommitFault, Delivered, EndOffsets, Group, GroupEvent, Lease, Restored, Store,
+        CommitFault, Delivered, Group, GroupEvent, GroupState, Lease, POLL_MARGIN, Restored, Store,
         TakeOverFault, Transactor,
     },
     schema::{JournalEntry, LearnFault, Outcome},
@@ -174,6 +174,12 @@ pub(super) enum Ended {
     Shutdown,
     /// What was committed is not known: begin again from the log.
     Restart(String),
+    /// The membership stopped working. `standstill`: nothing was settled since it began, although a
+    /// broker answered lately.
+    Stopped {
+        reason: String,
+        standstill: bool,
+    },
     Failed(String),
 }
 
@@ -233,9 +239,10 @@ pub(super) struct Engine<'a> {
     pub committing: Option<Commit>,
     pub commit_after: Moment,
     pub commit_pauses: Pauses,
+    /// Offsets behind transaction markers are not committed alone before.
+    pub passes_at: Moment,
     pub breaker: Breaker,
-    /// Where the commands topic ends, for the lag.
-    pub ends: EndOffsets,
+    pub group_state: GroupState,
     pub probing: bool,
     held: bool,
     /// Whether the circuit was open when it was looked at last.
@@ -294,6 +301,13 @@ impl<'a> Engine<'a> {
     ) -> Self {
         Self {
             names: Names::from(&parts.settings.topics),
+            group_state: GroupState::watch(
+                &parts.settings.kafka,
+                &parts.controls,
+                &group,
+                ROLE,
+                0..partition_count,
+            ),
             parts,
             timing,
             partition_count,
@@ -327,8 +341,8 @@ impl<'a> Engine<'a> {
             committing: None,
             commit_after: Moment(0),
             commit_pauses: Pauses::from(Duration::from_millis(50)),
+            passes_at: Moment(0),
             breaker: Breaker::default(),
-            ends: EndOffsets::of(&parts.controls, &parts.settings.topics.commands),
             probing: false,
             held: false,
             open: false,
@@ -377,6 +391,14 @@ impl<'a> Engine<'a> {
                 }
             }
             pulse.beat();
+            let silent = self.group.silent_for();
+            if silent > self.parts.settings.commands.drain_timeout + POLL_MARGIN {
+                return self.stopped(format!(
+                    "the thread that polls {} has not come back for {} s",
+                    self.group.topic(),
+                    silent.as_secs()
+                ));
+            }
             if let Err(fault) = self.turn() {
                 return Ended::Failed(fault);
             }
@@ -491,9 +513,27 @@ impl<'a> Engine<'a> {
                     self.delivered(record);
                 }
             }
+            GroupEvent::Passed(passed) => {
+                for (lease, offset) in passed {
+                    if let Some(partition) = self
+                        .partitions
+                        .get_mut(&lease.partition)
+                        .filter(|partition| partition.lease == lease)
+                    {
+                        partition.prefix.pass(offset);
+                        partition.read_to = partition.read_to.max(offset);
+                    }
+                }
+            }
+            GroupEvent::Stopped(fault) => return Err(self.stopped(fault.to_string())),
             GroupEvent::Failed(fault) => return Err(Ended::Failed(fault.to_string())),
         }
         Ok(())
+    }
+
+    fn stopped(&self, reason: String) -> Ended {
+        let answered = self.group_state.view().answered_lately();
+        Ended::Stopped { reason, standstill: answered && self.counts.results.is_empty() }
     }
 
     fn happened(&mut self, what: Happened) -> Result<(), Ended> {

@@ -42,16 +42,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     board::Board,
+    clock::Moment,
     config::Settings,
     erp::Erp,
-    kafka::{Group, GroupOptions, Store, Transactor, control::Controls, partition_counts},
+    kafka::{Group, GroupOptions, LEAVE, Store, Transactor, control::Controls, partition_counts},
     metrics::Metrics,
+    restarts::{Next, Restarts},
     schema::{Codec, CreateReturnOutbound},
 };
 
 use command::Parsed;
 use engine::{Ended, Engine};
 use journal::Timing;
+use retry::Pauses;
 
 pub use call::order_request;
 pub(crate) use call::orders_of;
@@ -99,6 +102,10 @@ pub(crate) const ROLE: &str = "commands";
 /// them has to fit into the offset's metadata.
 const PENDING: usize = 1000;
 
+/// Before the first of several restarts in a row; the pauses grow to half a minute.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// A session that lasted this long ends such a row.
+const QUIET: Duration = Duration::from_secs(60);
 /// Runs the pipeline until the shutdown, beginning again from the log whenever nobody knows what
 /// was committed.
 ///
@@ -108,17 +115,32 @@ const PENDING: usize = 1000;
 pub(crate) async fn run(parts: Parts) -> Result<(), PipelineFault> {
     let pulse = parts.board.pulse(ROLE, Duration::from_secs(30));
     parts.board.ready(ROLE, Err("starting".into()));
+    let mut restarts = Restarts::new(&parts.settings);
+    let mut pauses = Pauses::from(FIRST_PAUSE);
     loop {
-        match session(&parts, &pulse).await? {
+        let began = Moment::now();
+        let (reason, pause) = match session(&parts, &pulse).await? {
             Ended::Shutdown => return Ok(()),
-            Ended::Restart(reason) => {
-                tracing::warn!(
-                    error = %reason,
-                    "command pipeline restarting from committed offsets"
-                );
-                parts.board.ready(ROLE, Err(reason));
-            }
             Ended::Failed(reason) => return Err(PipelineFault(reason)),
+            Ended::Restart(reason) => {
+                if began.until(Moment::now()) > QUIET {
+                    pauses.reset();
+                }
+                (reason, pauses.next_pause())
+            }
+            Ended::Stopped { reason, standstill } => {
+                match restarts.after(standstill, Moment::now()) {
+                    Next::Restart(pause) => (reason, pause),
+                    Next::EndProcess => return Err(PipelineFault(reason)),
+                }
+            }
+        };
+        tracing::warn!(error = %reason, "command pipeline restarting from committed offsets");
+        parts.board.ready(ROLE, Err(reason));
+        pulse.beat();
+        tokio::select! {
+            () = parts.shutdown.cancelled() => return Ok(()),
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }
@@ -161,7 +183,7 @@ async fn session(parts: &Parts, pulse: &crate::board::Pulse) -> Result<Ended, Pi
     let engine =
         Engine::new(parts, timing, partition_count, group.clone(), transactor, store, happened);
     let ended = engine.run(events, receiver, pulse).await;
-    group.leave().await;
+    group.abandon(LEAVE).await;
     Ok(ended)
 }
 

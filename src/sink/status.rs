@@ -1,10 +1,16 @@
 //! What the pipeline says about itself.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::json;
 
-use crate::{clock::Timestamp, erp::Call, metrics::CommandsNow, schema::JournalEntry};
+use crate::{
+    clock::Timestamp,
+    erp::Call,
+    kafka::{GroupView, Offsets},
+    metrics::CommandsNow,
+    schema::JournalEntry,
+};
 
 use super::{
     ROLE,
@@ -32,15 +38,15 @@ fn waiting_for_decision(entry: &JournalEntry) -> serde_json::Value {
 }
 
 impl Engine<'_> {
-    /// Records behind the committed offsets, over every owned partition; `None` while the broker
-    /// has not said.
-    fn lag(&self) -> Option<u64> {
-        self.ends.watch(self.partitions.keys().copied());
-        let behind = |partition: &super::partition::Partition| {
-            let end = self.ends.end(partition.lease.partition)?;
-            Some(u64::try_from(end - partition.prefix.next()).unwrap_or(0))
+    /// Offsets behind what is committed, by partition: of the own ones by what was committed last,
+    /// of all others by what the broker said. Without those of which it has not said anything.
+    fn lag(&self, view: &GroupView) -> BTreeMap<i32, u64> {
+        let behind = |(partition, offsets): (&i32, &Offsets)| {
+            let own = self.partitions.get(partition).map(|own| own.prefix.next());
+            let committed = own.or(offsets.committed);
+            (*partition, Offsets { committed, ..*offsets }.lag())
         };
-        self.partitions.values().map(behind).sum()
+        view.offsets.iter().map(behind).collect()
     }
 
     /// The first commands that wait for a person, from the cache of the journal.
@@ -70,7 +76,13 @@ impl Engine<'_> {
             Circuit::Open { reason, .. } => ("open", Some(reason.as_str())),
             Circuit::Half { reason, .. } => ("half_open", Some(reason.as_str())),
         };
-        let (now, lag) = (Timestamp::now(), self.lag());
+        let (now, view) = (Timestamp::now(), self.group_state.view());
+        let lag = self.lag(&view);
+        let all = (lag.len() == usize::try_from(self.partition_count).unwrap_or(0))
+            .then(|| lag.values().sum::<u64>());
+        let own = all.map(|_| {
+            lag.iter().filter(|(of, _)| self.partitions.contains_key(of)).map(|(_, lag)| lag).sum()
+        });
         let oldest = self
             .slots
             .values()
@@ -87,9 +99,10 @@ impl Engine<'_> {
             ),
             circuit,
         });
-        if let Some(records) = lag {
-            self.parts.metrics.consumer_lag(self.group.id(), records);
+        for (partition, records) in &lag {
+            self.parts.metrics.consumer_lag(self.group.id(), *partition, *records);
         }
+        self.parts.metrics.partitions_unowned(ROLE, view.unowned.len());
         let undecided = self.partitions.values().flat_map(|partition| partition.in_doubt.values());
         let waits_since = undecided.clone().copied().min();
         let waiting_for = Duration::from_millis(
@@ -133,8 +146,8 @@ impl Engine<'_> {
                 "expired_outcomes": self.counts.forgotten,
                 "now": {
                     "pending": pending,
-                    "consumer_lag_records": lag,
-                    "consumer_lag_seconds": lag.map(|lag| (lag as f64 * 60.0 / self.parts.erp.quota().rate(Call::CreateOrder)).ceil()),
+                    "consumer_lag_records": all,
+                    "consumer_lag_seconds": own.map(|lag: u64| (lag as f64 * 60.0 / self.parts.erp.quota().rate(Call::CreateOrder)).ceil()),
                     "waiting_for_quota": waiting(Waits::Permit) + waiting(Waits::Admission),
                     "waiting_for_commit": waiting(Waits::Intent) + waiting(Waits::Settlement),
                     "calls_in_flight": self.flying,
@@ -145,6 +158,7 @@ impl Engine<'_> {
                 "awaiting_resolution": awaiting,
                 "commands_awaiting_resolution": decisions,
                 "partitions": partitions,
+                "unowned_partitions": view.unowned,
             }),
         );
         self.parts.board.ready(ROLE, self.readiness());

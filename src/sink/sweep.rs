@@ -78,7 +78,7 @@ impl Engine<'_> {
         };
         let Some(as_of) = as_of(
             Timestamp::now().min(erp.at_most),
-            self.ends.end(number),
+            self.group_state.end(number),
             partition.read_to,
             partition.read_at,
         ) else {

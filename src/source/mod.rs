@@ -51,13 +51,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     board::Board,
+    clock::Moment,
     config::{Feed, FeedSettings, Settings},
     erp::{Erp, Work},
     kafka::{
-        Group, GroupEvent, GroupFault, GroupOptions, Lease, Store, StoreFault, Transactor,
-        control::Controls,
+        Group, GroupEvent, GroupFault, GroupOptions, GroupState, LEAVE, Lease, POLL_MARGIN, Store,
+        StoreFault, Transactor, control::Controls,
     },
     metrics::Metrics,
+    restarts::{Next, Restarts},
     schema::{Codec, SchemaFault},
 };
 
@@ -84,6 +86,10 @@ pub(crate) struct Parts {
 pub(crate) enum PipelineFault {
     #[error("the feeds' membership of their consumer group ended: {0}")]
     Group(#[from] GroupFault),
+    /// The membership stopped working. `standstill`: no feed has moved since it began, although a
+    /// broker answered lately.
+    #[error("the feeds' membership of their consumer group stopped working: {fault}")]
+    Stopped { fault: GroupFault, standstill: bool },
     #[error("the feeds have no producer: {0}")]
     Producer(String),
     #[error("the feeds' producer was fenced: {0}")]
@@ -101,6 +107,8 @@ pub(crate) enum PipelineFault {
 
 /// The main loop turns at least this often, whatever happens.
 const TICK: Duration = Duration::from_secs(5);
+/// The role of this pipeline in group, client and transactional ids.
+pub(crate) const ROLE: &str = "feeds";
 /// How long a feed that is given back may take to end its transaction, which takes milliseconds
 /// where a broker answers.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -120,17 +128,46 @@ pub(crate) fn settings_of(settings: &Settings, feed: Feed) -> &FeedSettings {
 /// [`PipelineFault`]: the process must stop or a person must act. An ERP or a broker that is away
 /// is no error.
 pub(crate) async fn run(parts: Parts) -> Result<(), PipelineFault> {
+    let mut restarts = Restarts::new(&parts.settings);
+    loop {
+        let (fault, standstill) = match session(parts.clone()).await {
+            Err(PipelineFault::Stopped { fault, standstill }) => (fault, standstill),
+            ended => return ended,
+        };
+        let pause = match restarts.after(standstill, Moment::now()) {
+            Next::Restart(pause) => pause,
+            Next::EndProcess => return Err(fault.into()),
+        };
+        tracing::warn!(error = %fault, "feeds restarting from their committed state");
+        parts.board.ready(ROLE, Err(fault.to_string()));
+        tokio::select! {
+            () = parts.shutdown.cancelled() => return Ok(()),
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// From joining the group to leaving it.
+async fn session(parts: Parts) -> Result<(), PipelineFault> {
     let enabled: Vec<Feed> =
         Feed::ALL.into_iter().filter(|feed| settings_of(&parts.settings, *feed).enabled).collect();
     // Nothing is ever fetched through the membership, so the limit is never met.
     let options = GroupOptions {
-        role: "feeds".to_owned(),
+        role: ROLE.to_owned(),
         topic: parts.settings.topics.feeds_state.clone(),
         pending_limit: 1,
     };
     let (group, events) = Group::join(&parts.settings.kafka, options)?;
+    let group_state = GroupState::watch(
+        &parts.settings.kafka,
+        &parts.controls,
+        &group,
+        ROLE,
+        Feed::ALL.into_iter().map(Feed::partition),
+    );
     let pipeline = Pipeline {
-        transactor: Transactor::start(&parts.settings.kafka, "feeds")
+        group_state,
+        transactor: Transactor::start(&parts.settings.kafka, ROLE)
             .map_err(PipelineFault::Producer)?,
         store: Store::create(&parts.settings.cache_dir, "feeds")?,
         status: StatusBoard::new(parts.board.clone(), Arc::clone(&parts.metrics), &enabled),
@@ -147,6 +184,7 @@ struct Pipeline {
     parts: Parts,
     enabled: Vec<Feed>,
     group: Group,
+    group_state: GroupState,
     transactor: Transactor,
     store: Store,
     status: StatusBoard,
@@ -198,7 +236,7 @@ impl Pipeline {
                     leaving = Some(tokio::spawn(async move { group.leave().await }));
                     Ok(())
                 }
-                _ = tick.tick() => Ok(()),
+                _ = tick.tick() => self.check(),
             };
             if let Err(fault) = ended {
                 break Err(fault);
@@ -210,10 +248,30 @@ impl Pipeline {
         self.tasks.shutdown().await;
         // Nobody answers its last `Revoking` any more: leaving must not wait for that.
         drop(events);
+        self.group.abandon(LEAVE).await;
         if let Some(leaving) = leaving {
-            leaving.await?;
+            leaving.abort();
         }
         result
+    }
+
+    /// Whether feeds have an owner, and the polling thread is alive.
+    fn check(&self) -> Result<(), PipelineFault> {
+        self.status.unowned(&self.group_state.view().unowned);
+        let silent = self.group.silent_for();
+        if silent > DRAIN + POLL_MARGIN {
+            return Err(self.stopped(GroupFault(format!(
+                "the thread that polls {} has not come back for {} s",
+                self.group.topic(),
+                silent.as_secs()
+            ))));
+        }
+        Ok(())
+    }
+
+    fn stopped(&self, fault: GroupFault) -> PipelineFault {
+        let standstill = self.group_state.view().answered_lately() && !self.status.moved();
+        PipelineFault::Stopped { fault, standstill }
     }
 
     async fn event(&mut self, event: GroupEvent) -> Result<(), PipelineFault> {
@@ -244,7 +302,8 @@ impl Pipeline {
                 result
             }
             // Nothing is fetched: state is read by takeovers, with consumers of their own.
-            GroupEvent::Records(_) => Ok(()),
+            GroupEvent::Records(_) | GroupEvent::Passed(_) => Ok(()),
+            GroupEvent::Stopped(fault) => Err(self.stopped(fault)),
             GroupEvent::Failed(fault) => Err(fault.into()),
         }
     }

@@ -1,7 +1,7 @@
 //! What the feeds say about themselves: section `feeds` of `/status`, and readiness.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -61,6 +61,8 @@ pub(crate) struct Progress {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct FeedStatus {
     pub state: FeedPhase,
+    /// No instance is assigned it although the consumer group is stable.
+    pub unowned: bool,
     pub watermark: Option<String>,
     pub late_watermark: Option<String>,
     pub lag_ms: Option<u64>,
@@ -91,6 +93,7 @@ impl FeedStatus {
     fn new() -> Self {
         Self {
             state: FeedPhase::Elsewhere,
+            unowned: false,
             watermark: None,
             late_watermark: None,
             lag_ms: None,
@@ -236,6 +239,21 @@ impl StatusBoard {
             Err(format!("the state of {} is being restored", restoring.join(", ")))
         };
         self.board.ready("feeds", state);
+    }
+
+    /// Which feeds nobody owns although the group is stable: by their partitions.
+    pub(crate) fn unowned(&self, partitions: &BTreeSet<i32>) {
+        self.metrics.partitions_unowned("feeds", partitions.len());
+        for feed in Feed::ALL {
+            let unowned = partitions.contains(&feed.partition());
+            self.feed(feed, |status| status.unowned = unowned);
+        }
+    }
+
+    /// Whether some feed has read a window.
+    pub(crate) fn moved(&self) -> bool {
+        let feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
+        feeds.values().any(|status| status.windows > 0)
     }
 
     fn update(&self, change: impl FnOnce(&mut BTreeMap<&'static str, FeedStatus>)) {

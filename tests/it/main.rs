@@ -38,6 +38,7 @@ mod locked_down;
 mod log_fields;
 mod membership;
 mod operate;
+mod ownership;
 mod process;
 mod quota;
 mod readers;

@@ -12,6 +12,7 @@ pub mod kafka_proxy;
 pub mod ledger;
 pub mod promises;
 pub mod proxy;
+pub mod raw_member;
 pub mod raw_producer;
 pub mod records;
 pub mod rig;

@@ -1,0 +1,458 @@
+//! What the brokers say of a consumer group, asked every few seconds: where the partitions end, what
+//! the group has committed, and which partitions no member is assigned.
+//!
+//! Every instance asks about every partition. An instance that only looked at its own partitions
+//! would not see one that nobody owns.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    panic::{self, AssertUnwindSafe},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
+    thread,
+    time::Duration,
+};
+
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+};
+
+use crate::{clock::Moment, config::KafkaSettings};
+
+use super::{
+    Group,
+    client::client_id,
+    control::{Controls, Quiet},
+    members::{Description, describe},
+    watchdog::Patience,
+};
+
+/// How often the offsets are asked for: one request per partition, one for what is committed.
+const EVERY: Duration = Duration::from_secs(5);
+/// How long one request may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// An answer of a broker as old as this says that it is there.
+const ANSWERED_LATELY: Duration = Duration::from_secs(30);
+/// Longest pause between two attempts to give partitions an owner.
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+
+/// Where a partition stands; offsets as of a few seconds ago.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Offsets {
+    pub start: i64,
+    /// The offset after the last record that may be read.
+    pub end: i64,
+    /// `None`: the group has committed nothing for it.
+    pub committed: Option<i64>,
+}
+
+impl Offsets {
+    /// Offsets between what is committed, or the beginning of the log, and its end.
+    pub(crate) fn lag(&self) -> u64 {
+        let next = self.committed.unwrap_or(self.start).max(self.start);
+        u64::try_from(self.end - next).unwrap_or(0)
+    }
+}
+
+/// What is known of the group.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct GroupView {
+    /// Partitions of which a broker has said where they stand.
+    pub offsets: BTreeMap<i32, Offsets>,
+    /// Partitions without an owner although the group is stable.
+    pub unowned: BTreeSet<i32>,
+    /// When a broker answered last.
+    pub answered: Option<Moment>,
+}
+
+impl GroupView {
+    /// Whether a broker is there.
+    pub(crate) fn answered_lately(&self) -> bool {
+        self.answered.is_some_and(|at| at.until(Moment::now()) < ANSWERED_LATELY)
+    }
+}
+
+/// A handle on the asking thread, which ends with it.
+pub(crate) struct GroupState(Arc<Shared>);
+
+impl fmt::Debug for GroupState {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("GroupState")
+    }
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    view: GroupView,
+    /// The handle is gone.
+    over: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl GroupState {
+    /// Begins to ask about these partitions of the group's topic. The client that follows the
+    /// control topic asks: it belongs to the same group.
+    pub(crate) fn watch(
+        kafka: &KafkaSettings,
+        controls: &Controls,
+        group: &Group,
+        role: &str,
+        partitions: impl Iterator<Item = i32>,
+    ) -> Self {
+        let shared = Arc::new(Shared::default());
+        let patience = Patience::of(kafka);
+        let asking = Asking {
+            shared: Arc::downgrade(&shared),
+            client: controls.client(),
+            group: group.clone(),
+            partitions: partitions.collect(),
+            // Twice within a session; no more often than the offsets.
+            members_every: (patience.idle / 3).clamp(Duration::from_millis(500), EVERY * 3),
+            ownership: OwnershipWatch::new(client_id(kafka, role), patience.idle),
+            asked_members: None,
+            asked_offsets: None,
+        };
+        let thread = thread::Builder::new().name(format!("group-{role}"));
+        if let Err(error) = thread.spawn(move || asking.run()) {
+            tracing::warn!(
+                %error,
+                "failed to start the thread that watches the consumer group; its lag stays unknown"
+            );
+        }
+        Self(shared)
+    }
+
+    /// Where a partition ended; `None` before the first answer.
+    #[must_use]
+    pub(crate) fn end(&self, partition: i32) -> Option<i64> {
+        self.0.lock().view.offsets.get(&partition).map(|offsets| offsets.end)
+    }
+
+    /// What was said last.
+    #[must_use]
+    pub(crate) fn view(&self) -> GroupView {
+        self.0.lock().view.clone()
+    }
+}
+
+impl Drop for GroupState {
+    fn drop(&mut self) {
+        self.0.lock().over = true;
+        self.0.changed.notify_all();
+    }
+}
+
+/// The asking thread.
+struct Asking {
+    shared: Weak<Shared>,
+    client: Weak<BaseConsumer<Quiet>>,
+    group: Group,
+    partitions: Vec<i32>,
+    members_every: Duration,
+    ownership: OwnershipWatch,
+    asked_members: Option<Moment>,
+    asked_offsets: Option<Moment>,
+}
+
+/// What one turn of the thread says.
+enum Turn {
+    GoOn,
+    /// Nobody wants to know any more.
+    Over,
+}
+
+impl Asking {
+    fn run(mut self) {
+        loop {
+            let turn = panic::catch_unwind(AssertUnwindSafe(|| self.turn()));
+            match turn {
+                Ok(Turn::GoOn) => {}
+                Ok(Turn::Over) => return,
+                Err(_) => tracing::error!(
+                    kafka.group = self.group.group_id(),
+                    "the thread that watches the consumer group panicked, which is a defect of the connector; it goes on"
+                ),
+            }
+            if self.rest() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until the next question; `true` when there is none.
+    fn rest(&self) -> bool {
+        let Some(shared) = self.shared.upgrade() else { return true };
+        let pause = self.members_every.min(EVERY);
+        let (state, _) = shared
+            .changed
+            .wait_timeout_while(shared.lock(), pause, |state| !state.over)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.over
+    }
+
+    fn turn(&mut self) -> Turn {
+        let Some(client) = self.client.upgrade() else { return Turn::Over };
+        let due = |asked: Option<Moment>, every| {
+            asked.is_none_or(|at: Moment| at.until(Moment::now()) >= every)
+        };
+        if due(self.asked_offsets, EVERY) {
+            self.asked_offsets = Some(Moment::now());
+            self.ask_offsets(&client);
+        }
+        if due(self.asked_members, self.members_every) {
+            self.asked_members = Some(Moment::now());
+            self.ask_members(&client);
+        }
+        Turn::GoOn
+    }
+
+    fn ask_offsets(&self, client: &BaseConsumer<Quiet>) {
+        let topic = self.group.topic();
+        let committed = self.committed(client);
+        for partition in &self.partitions {
+            // A broker that does not answer leaves the last figure.
+            let answer = client.fetch_watermarks(topic, *partition, TIMEOUT);
+            let Some(shared) = self.shared.upgrade() else { return };
+            let mut state = shared.lock();
+            if state.over {
+                return;
+            }
+            let offsets = match answer {
+                Ok((start, end)) => Offsets {
+                    start,
+                    end,
+                    committed: state.view.offsets.get(partition).and_then(|was| was.committed),
+                },
+                Err(_) => continue,
+            };
+            state.view.answered = Some(Moment::now());
+            let offsets = Offsets {
+                committed: committed.get(partition).copied().or(offsets.committed),
+                ..offsets
+            };
+            state.view.offsets.insert(*partition, offsets);
+        }
+    }
+
+    /// What the group has committed; nothing where no broker answers, as while a transaction is
+    /// pending.
+    fn committed(&self, client: &BaseConsumer<Quiet>) -> BTreeMap<i32, i64> {
+        let mut list = TopicPartitionList::new();
+        for partition in &self.partitions {
+            list.add_partition(self.group.topic(), *partition);
+        }
+        let Ok(answer) = client.committed_offsets(list, TIMEOUT) else { return BTreeMap::new() };
+        answer
+            .elements()
+            .iter()
+            .filter_map(|element| match element.offset() {
+                Offset::Offset(offset) => Some((element.partition(), offset)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn ask_members(&mut self, client: &BaseConsumer<Quiet>) {
+        let (id, topic) = (self.group.group_id(), self.group.topic());
+        let description = match describe(client, id, topic, TIMEOUT) {
+            Ok(description) => description,
+            Err(error) => {
+                tracing::debug!(%error, kafka.group = id, "failed to describe the group; retrying");
+                return;
+            }
+        };
+        let before = self.ownership.unowned.clone();
+        let rejoin = self.ownership.look(&description, &self.partitions, Moment::now());
+        let unowned = &self.ownership.unowned;
+        if *unowned != before {
+            if unowned.is_empty() {
+                tracing::info!(
+                    kafka.group = id,
+                    kafka.topic = topic,
+                    kafka.partitions = ?before,
+                    "these partitions have an owner again, or are being assigned"
+                );
+            } else {
+                tracing::error!(
+                    kafka.group = id,
+                    kafka.topic = topic,
+                    kafka.partitions = ?unowned,
+                    "partitions have no owner although the group is stable; an instance leaves and rejoins to have them assigned"
+                );
+            }
+        }
+        if let Some(shared) = self.shared.upgrade() {
+            let mut state = shared.lock();
+            state.view.answered = Some(Moment::now());
+            state.view.unowned.clone_from(unowned);
+        }
+        if rejoin {
+            self.group.rejoin();
+        }
+    }
+}
+
+/// Notices partitions that no member is assigned, and says when this instance has to do something
+/// about it. Pure.
+#[derive(Debug)]
+struct OwnershipWatch {
+    client_id: String,
+    session: Duration,
+    /// What the last description of a stable group lacked.
+    missing: BTreeSet<i32>,
+    /// The same, seen twice in a row: between two rebalances nothing is missing.
+    unowned: BTreeSet<i32>,
+    since: Option<Moment>,
+    attempts: u32,
+    /// Nothing is done before.
+    not_before: Option<Moment>,
+}
+
+impl OwnershipWatch {
+    fn new(client_id: String, session: Duration) -> Self {
+        Self {
+            client_id,
+            session,
+            missing: BTreeSet::new(),
+            unowned: BTreeSet::new(),
+            since: None,
+            attempts: 0,
+            not_before: None,
+        }
+    }
+
+    /// Notes what the group looks like; whether this instance has to leave and rejoin it.
+    ///
+    /// A static member that stays away for a session is removed, which starts a rebalance. The
+    /// first member in the order of client ids does so; each of the others waits for two sessions
+    /// more, in case those before it cannot.
+    fn look(&mut self, group: &Description, partitions: &[i32], now: Moment) -> bool {
+        if group.state != "Stable" {
+            self.missing.clear();
+            self.unowned.clear();
+            self.since = None;
+            return false;
+        }
+        let missing: BTreeSet<i32> = partitions
+            .iter()
+            .copied()
+            .filter(|partition| !group.owners.contains_key(partition))
+            .collect();
+        self.unowned = missing.intersection(&self.missing).copied().collect();
+        self.missing = missing;
+        if self.missing.is_empty() {
+            self.since = None;
+            self.attempts = 0;
+            return false;
+        }
+        if self.unowned.is_empty() {
+            return false;
+        }
+        let since = *self.since.get_or_insert(now);
+        let Some(rank) = group.members.iter().position(|member| *member == self.client_id) else {
+            // Not a member: the membership is mended elsewhere.
+            return false;
+        };
+        let turn = since.plus(self.session * 2 * u32::try_from(rank).unwrap_or(u32::MAX));
+        if now < turn || self.not_before.is_some_and(|at| now < at) {
+            return false;
+        }
+        self.attempts += 1;
+        let pause = self.session * 2u32.saturating_pow(self.attempts.min(8));
+        self.not_before = Some(now.plus(pause.min(LONGEST_PAUSE).max(self.session * 2)));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::members::Member;
+
+    const SESSION: Duration = Duration::from_secs(45);
+
+    fn group(state: &str, owned: &[i32]) -> Description {
+        let owner = Member { client_id: "app-1-commands".into(), host: String::new() };
+        Description {
+            state: state.into(),
+            members: vec!["app-0-commands".into(), "app-1-commands".into()],
+            owners: owned.iter().map(|partition| (*partition, owner.clone())).collect(),
+        }
+    }
+
+    fn watch(ordinal: u32) -> OwnershipWatch {
+        OwnershipWatch::new(format!("app-{ordinal}-commands"), SESSION)
+    }
+
+    /// One look every 15 s; the seconds at which this instance has to rejoin.
+    fn rejoins(
+        ordinal: u32,
+        seconds: u64,
+        mut at: impl FnMut(u64) -> Description,
+    ) -> (Vec<u64>, OwnershipWatch) {
+        let mut watch = watch(ordinal);
+        let all = (0..seconds)
+            .step_by(15)
+            .filter(|second| watch.look(&at(*second), &[0, 1, 2], Moment(second * 1000)))
+            .collect();
+        (all, watch)
+    }
+
+    #[test]
+    fn a_group_whose_partitions_have_owners_is_left_alone() {
+        let (rejoins, watch) = rejoins(0, 600, |_| group("Stable", &[0, 1, 2]));
+        assert!(rejoins.is_empty() && watch.unowned.is_empty());
+    }
+
+    #[test]
+    fn a_rebalance_owns_nothing_and_is_left_alone() {
+        let (rejoins, watch) = rejoins(0, 600, |_| group("PreparingRebalance", &[]));
+        assert!(rejoins.is_empty() && watch.unowned.is_empty());
+    }
+
+    #[test]
+    fn partitions_without_an_owner_are_seen_at_the_second_look_and_mended_by_the_first_member() {
+        let (first, watch) = rejoins(0, 300, |_| group("Stable", &[1]));
+        assert_eq!(watch.unowned, BTreeSet::from([0, 2]));
+        assert_eq!(first, [15, 105, 285], "at once, then with growing pauses");
+        let (second, _) = rejoins(1, 300, |_| group("Stable", &[1]));
+        assert_eq!(second, [105, 195], "only if the first did not");
+    }
+
+    #[test]
+    fn an_instance_that_is_no_member_does_nothing() {
+        let (rejoins, watch) = rejoins(7, 600, |_| group("Stable", &[1]));
+        assert!(rejoins.is_empty(), "its own watchdog brings it back");
+        assert!(!watch.unowned.is_empty(), "but it says so");
+    }
+
+    #[test]
+    fn one_look_between_two_rebalances_proves_nothing() {
+        let (rejoins, _) = rejoins(0, 600, |second| match second / 15 % 2 {
+            0 => group("Stable", &[1]),
+            _ => group("CompletingRebalance", &[]),
+        });
+        assert!(rejoins.is_empty());
+    }
+
+    #[test]
+    fn lag_counts_from_what_is_committed_or_from_the_beginning_of_the_log() {
+        let lag = |start, end, committed| Offsets { start, end, committed }.lag();
+        assert_eq!(lag(0, 10, Some(4)), 6);
+        assert_eq!(lag(3, 10, None), 7);
+        assert_eq!(lag(6, 10, Some(4)), 4, "what retention has removed is gone");
+        assert_eq!(lag(0, 4, Some(10)), 0);
+    }
+}
