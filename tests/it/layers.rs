@@ -7,7 +7,7 @@ use std::{
 
 /// What stands higher may import what stands lower. Equal rank may import each other except where
 /// [`APART`] says no.
-const RANKS: [(&str, u32); 22] = [
+const RANKS: [(&str, u32); 23] = [
     ("main", 70),
     ("cli", 60),
     ("app", 50),
@@ -24,6 +24,7 @@ const RANKS: [(&str, u32); 22] = [
     // Names the hops in its spans.
     ("telemetry", 30),
     ("config", 20),
+    ("restarts", 20),
     ("board", 10),
     ("fault", 10),
     ("http_client", 10),
