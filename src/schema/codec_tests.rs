@@ -555,6 +555,118 @@ fn a_sender_may_write_with_a_schema_of_its_own() {
     assert_eq!(codec.to_json(&bytes).unwrap()["details"][0]["num"], "100.0000");
 }
 
+/// A command whose quantity and deadline are of these types, and their datums.
+fn command_of(
+    num: (&str, &[u8]),
+    expires_at: (&str, &[u8]),
+) -> Result<CreateReturnOutbound, DecodeFault> {
+    let codec = confluent();
+    let text = format!(
+        r#"{{"type":"record","name":"C","fields":[{{"name":"command_id","type":"string"}},{{"name":"return_no","type":"string"}},
+        {{"name":"warehouse_no","type":"string"}},{{"name":"expires_at","type":{}}},
+        {{"name":"details","type":{{"type":"array","items":{{"type":"record","name":"L","fields":[{{"name":"spec_no","type":"string"}},{{"name":"num","type":{}}}]}}}}}}]}}"#,
+        expires_at.0, num.0
+    );
+    learnt(&codec, 79, &text);
+    let mut bytes = vec![0, 0, 0, 0, 79];
+    bytes.extend(b"\x02c\x02r\x02w");
+    bytes.extend(expires_at.1);
+    bytes.extend(b"\x02\x02s");
+    bytes.extend(num.1);
+    bytes.push(0);
+    codec.decode_command(&bytes)
+}
+
+/// A timestamp of 2026.
+const MILLIS: (&str, &[u8]) = ("\"long\"", &[0x80, 0x90, 0x8a, 0xba, 0xc9, 0x67]);
+/// 2.5 as the schema of the command has it.
+const QUANTITY: (&str, &[u8]) =
+    (r#"{"type":"bytes","logicalType":"decimal","precision":19,"scale":4}"#, &[4, 0x61, 0xa8]);
+
+#[test]
+fn a_quantity_is_exact_or_refused_by_name() {
+    fn read(text: &str, datum: &[u8]) -> Result<String, DecodeFault> {
+        command_of((text, datum), MILLIS).map(|command| command.details[0].num.to_string())
+    }
+    assert_eq!(read(QUANTITY.0, QUANTITY.1), Ok("2.5000".to_owned()));
+    let big = r#"{"type":"bytes","logicalType":"big-decimal"}"#;
+    for (datum, wanted) in [
+        (&[6, 2, 25, 2][..], "2.5000"),
+        (&[6, 2, 0x19, 1], "250.0000"),
+        (&[8, 4, 0xff, 0x06, 4], "-2.5000"),
+        (&[8, 4, 0x00, 0xfa, 4], "2.5000"),
+    ] {
+        assert_eq!(read(big, datum), Ok(wanted.to_owned()), "{datum:?}");
+    }
+    let connect = r#"{"type":"bytes","connect.parameters":{"scale":"2"},"connect.name":"org.apache.kafka.connect.data.Decimal"}"#;
+    let unsure = "is written as bytes without a valid logicalType decimal";
+    for (text, datum, reason) in [
+        ("\"bytes\"", &[4, 0x61, 0xa8][..], unsure),
+        (connect, &[4, 0, 0xfa], unsure),
+        (r#"{"type":"bytes","logicalType":"decimal","scale":2}"#, &[4, 0, 0xfa], unsure),
+        (
+            r#"{"type":"bytes","logicalType":"decimal","precision":2,"scale":6}"#,
+            &[6, 0x26, 0x25, 0xa0],
+            unsure,
+        ),
+        (r#"{"type":"bytes","logicalType":"uuid"}"#, &[4, 0x61, 0xa8], unsure),
+        (big, &[4, 2, 25], "ends too early"),
+        (big, &[8, 2, 25, 2, 0], "bytes after its end"),
+        (big, &[8, 2, 0x19, 0x80, 0x01], "beyond the 4th decimal place"),
+        (r#"{"type":"fixed","name":"F","size":2}"#, &[0x61, 0xa8], "is written as fixed"),
+        (
+            r#"{"type":"fixed","name":"F","size":12,"logicalType":"duration"}"#,
+            &[0; 12],
+            "is written as fixed",
+        ),
+        ("\"long\"", &[5], "is written as long"),
+        ("\"double\"", &[0; 8], "is written as double"),
+        ("\"string\"", &[4, b'1', b'0'], "is written as string"),
+    ] {
+        let refused = malformed(command_of((text, datum), MILLIS));
+        assert!(
+            refused.contains("field details: field num: ") && refused.contains(reason),
+            "{text} {datum:?}: {refused}"
+        );
+    }
+}
+
+#[test]
+fn an_instant_is_in_a_known_unit_or_refused_by_name() {
+    fn read(text: &str, datum: &[u8]) -> Result<Option<i64>, DecodeFault> {
+        command_of(QUANTITY, (text, datum)).map(|command| command.expires_at.map(|at| at.0))
+    }
+    let long = |value: i64| {
+        let mut datum = Vec::new();
+        put_long(&mut datum, value);
+        datum
+    };
+    for (text, value) in [
+        ("\"long\"", 1_767_323_045_000),
+        (r#"{"type":"long","logicalType":"timestamp-millis"}"#, 1_767_323_045_000),
+        (r#"{"type":"long","logicalType":"timestamp-micros"}"#, 1_767_323_045_000_000),
+        (r#"{"type":"long","logicalType":"timestamp-nanos"}"#, 1_767_323_045_000_000_000),
+    ] {
+        assert_eq!(read(text, &long(value)), Ok(Some(1_767_323_045_000)), "{text}");
+    }
+    for (text, name) in [
+        (r#"{"type":"int","logicalType":"date"}"#, "date"),
+        (r#"{"type":"int","logicalType":"time-millis"}"#, "time-millis"),
+        (r#"{"type":"long","logicalType":"time-micros"}"#, "time-micros"),
+        (r#"{"type":"long","logicalType":"local-timestamp-millis"}"#, "local-timestamp-millis"),
+        (r#"{"type":"long","logicalType":"local-timestamp-micros"}"#, "local-timestamp-micros"),
+        (r#"{"type":"long","logicalType":"local-timestamp-nanos"}"#, "local-timestamp-nanos"),
+    ] {
+        for text in [text.to_owned(), format!(r#"["null",{text}]"#)] {
+            let datum = long(32_872);
+            let datum = if text.starts_with('[') { [&[2][..], &datum].concat() } else { datum };
+            let refused = malformed(command_of(QUANTITY, (&text, &datum)));
+            let wanted = format!("field expires_at: is written as {name}");
+            assert!(refused.contains(&wanted), "{text}: {refused}");
+        }
+    }
+}
+
 #[test]
 fn a_field_without_default_that_the_writer_lacks_is_named() {
     let codec = confluent();

@@ -7,7 +7,7 @@ use crate::clock::Timestamp;
 use super::{
     datum::{Broken, Cursor},
     shape::Shape,
-    translate::{branch, decimal, each, symbol, within},
+    translate::{big_decimal, branch, decimal, each, symbol, within},
 };
 
 /// The value for people: decimals as texts, instants in RFC 3339, bytes in hexadecimal.
@@ -18,13 +18,23 @@ pub(crate) fn to_json(shape: &Shape, cursor: &mut Cursor<'_>) -> Result<Value, B
     Ok(match shape {
         Shape::Null => Value::Null,
         Shape::Boolean => cursor.bool()?.into(),
-        Shape::Int => cursor.int()?.into(),
-        Shape::Long => cursor.long()?.into(),
+        Shape::Int | Shape::Civil { long: false, .. } => cursor.int()?.into(),
+        Shape::Long | Shape::Civil { long: true, .. } => cursor.long()?.into(),
         Shape::Instant { per_milli } => {
             Timestamp(cursor.long()?.div_euclid(*per_milli)).to_string().into()
         }
         Shape::Float => f64::from(f32::from_le_bytes(array(cursor.take(4)?)?)).into(),
         Shape::Double => f64::from_le_bytes(array(cursor.take(8)?)?).into(),
+        Shape::BigDecimal => {
+            let start = *cursor;
+            match big_decimal(cursor) {
+                Ok(decimal) => decimal.to_string().into(),
+                Err(_) => {
+                    *cursor = start;
+                    hex(cursor.bytes()?)
+                }
+            }
+        }
         Shape::Bytes => hex(cursor.bytes()?),
         Shape::Fixed(size) => hex(cursor.take(*size)?),
         Shape::Decimal { scale, fixed } => {

@@ -21,6 +21,12 @@ pub(crate) enum Shape {
     Int,
     /// A long that counts nothing we know.
     Long,
+    /// A date, a time of day or a local time: no instant, since none of them names a time zone.
+    /// `long`: as Avro writes it.
+    Civil {
+        kind: &'static str,
+        long: bool,
+    },
     /// An instant, in this many units per millisecond: 1, 1,000 or 1,000,000.
     Instant {
         per_milli: i64,
@@ -35,6 +41,8 @@ pub(crate) enum Shape {
         scale: usize,
         fixed: Option<usize>,
     },
+    /// Avro's `big-decimal`: unscaled bytes and scale in every value.
+    BigDecimal,
     Enum {
         symbols: Vec<String>,
         default: Option<String>,
@@ -80,6 +88,7 @@ impl Shape {
             Self::Boolean => "boolean",
             Self::Int => "int",
             Self::Long => "long",
+            Self::Civil { kind, .. } => kind,
             Self::Instant { .. } => "timestamp",
             Self::Float => "float",
             Self::Double => "double",
@@ -87,6 +96,7 @@ impl Shape {
             Self::String => "string",
             Self::Fixed(_) => "fixed",
             Self::Decimal { .. } => "decimal",
+            Self::BigDecimal => "big-decimal",
             Self::Enum { .. } => "enum",
             Self::Array(_) => "array",
             Self::Map(_) => "map",
@@ -115,20 +125,27 @@ impl Builder {
         let leaf = match schema {
             Schema::Null => Shape::Null,
             Schema::Boolean => Shape::Boolean,
-            Schema::Int | Schema::Date | Schema::TimeMillis => Shape::Int,
-            Schema::Long | Schema::TimeMicros => Shape::Long,
-            Schema::TimestampMillis | Schema::LocalTimestampMillis => {
-                Shape::Instant { per_milli: 1 }
+            Schema::Int => Shape::Int,
+            Schema::Long => Shape::Long,
+            Schema::Date => Shape::Civil { kind: "date", long: false },
+            Schema::TimeMillis => Shape::Civil { kind: "time-millis", long: false },
+            Schema::TimeMicros => Shape::Civil { kind: "time-micros", long: true },
+            Schema::LocalTimestampMillis => {
+                Shape::Civil { kind: "local-timestamp-millis", long: true }
             }
-            Schema::TimestampMicros | Schema::LocalTimestampMicros => {
-                Shape::Instant { per_milli: 1_000 }
+            Schema::LocalTimestampMicros => {
+                Shape::Civil { kind: "local-timestamp-micros", long: true }
             }
-            Schema::TimestampNanos | Schema::LocalTimestampNanos => {
-                Shape::Instant { per_milli: 1_000_000 }
+            Schema::LocalTimestampNanos => {
+                Shape::Civil { kind: "local-timestamp-nanos", long: true }
             }
+            Schema::TimestampMillis => Shape::Instant { per_milli: 1 },
+            Schema::TimestampMicros => Shape::Instant { per_milli: 1_000 },
+            Schema::TimestampNanos => Shape::Instant { per_milli: 1_000_000 },
             Schema::Float => Shape::Float,
             Schema::Double => Shape::Double,
-            Schema::Bytes | Schema::BigDecimal | Schema::Uuid(UuidSchema::Bytes) => Shape::Bytes,
+            Schema::Bytes | Schema::Uuid(UuidSchema::Bytes) => Shape::Bytes,
+            Schema::BigDecimal => Shape::BigDecimal,
             Schema::String | Schema::Uuid(UuidSchema::String) => Shape::String,
             Schema::Uuid(UuidSchema::Fixed(fixed))
             | Schema::Fixed(fixed)

@@ -76,9 +76,7 @@ fn leaf(
         (Shape::Decimal { scale, fixed }, Shape::Decimal { .. }) => {
             put_decimal(out, decimal(*scale, *fixed, cursor)?)
         }
-        (Shape::Bytes, Shape::Decimal { scale, .. }) => {
-            put_decimal(out, decimal(*scale, None, cursor)?)
-        }
+        (Shape::BigDecimal, Shape::Decimal { .. }) => put_decimal(out, big_decimal(cursor)?),
         (Shape::Enum { symbols, .. }, Shape::Enum { symbols: known, default }) => {
             put_symbol(symbol(symbols, cursor)?, known, default.as_deref(), out)?;
         }
@@ -107,6 +105,18 @@ fn put_symbol(
 }
 
 fn misplaced(writer: &Shape, reader: &Shape) -> Broken {
+    // What Avro ignores as an invalid logical type is bytes too. The specification lets a reader
+    // take them for its own decimal; a quantity is not guessed.
+    let decimal = |shape: &Shape| matches!(shape, Shape::Decimal { .. });
+    let wants_decimal = match reader {
+        Shape::Union(branches) => branches.iter().any(decimal),
+        other => decimal(other),
+    };
+    if *writer == Shape::Bytes && wants_decimal {
+        return Broken::new(
+            "is written as bytes without a valid logicalType decimal, so its scale is not known; declare precision and scale in the writer's schema",
+        );
+    }
     let wanted = match reader {
         Shape::Union(branches) => branches.iter().map(Shape::kind).collect::<Vec<_>>().join(" or "),
         other => other.kind().to_owned(),
@@ -125,13 +135,15 @@ fn promotes(writer: &Shape, reader: &Shape) -> bool {
         Shape::Int | Shape::Long | Shape::Instant { .. } => {
             matches!(reader, Shape::Long | Shape::Instant { .. })
         }
-        Shape::Bytes => matches!(reader, Shape::String | Shape::Decimal { .. }),
+        Shape::Bytes => matches!(reader, Shape::String),
+        Shape::BigDecimal => matches!(reader, Shape::Decimal { .. }),
         Shape::String => matches!(reader, Shape::Bytes | Shape::Enum { .. }),
         Shape::Fixed(_) => matches!(reader, Shape::Bytes),
         Shape::Null
         | Shape::Boolean
         | Shape::Float
         | Shape::Double
+        | Shape::Civil { .. }
         | Shape::Decimal { .. }
         | Shape::Enum { .. }
         | Shape::Array(_)
@@ -215,10 +227,15 @@ pub(crate) fn skip(shape: &Shape, cursor: &mut Cursor<'_>) -> Result<(), Broken>
         Shape::Null => Ok(()),
         Shape::Boolean => cursor.bool().map(drop),
         Shape::Int => cursor.int().map(drop),
-        Shape::Long | Shape::Instant { .. } => cursor.long().map(drop),
+        Shape::Long | Shape::Instant { .. } | Shape::Civil { long: true, .. } => {
+            cursor.long().map(drop)
+        }
+        Shape::Civil { long: false, .. } => cursor.int().map(drop),
         Shape::Float => cursor.take(4).map(drop),
         Shape::Double => cursor.take(8).map(drop),
-        Shape::Bytes | Shape::Decimal { fixed: None, .. } => cursor.bytes().map(drop),
+        Shape::Bytes | Shape::BigDecimal | Shape::Decimal { fixed: None, .. } => {
+            cursor.bytes().map(drop)
+        }
         Shape::String => cursor.str().map(drop),
         Shape::Fixed(size) | Shape::Decimal { fixed: Some(size), .. } => {
             cursor.take(*size).map(drop)
@@ -289,6 +306,18 @@ pub(super) fn decimal(
     let unscaled =
         unscaled(bytes).ok_or_else(|| Broken::new("holds a decimal of more than 38 digits"))?;
     Decimal::parse(&format!("{unscaled}e-{scale}"))
+        .map_err(|fault| Broken::new(format!("holds a decimal that {fault}")))
+}
+
+/// Reads a `big-decimal`: bytes that hold the unscaled value as bytes and the scale as an int
+/// (Avro 1.12 specification, *Decimal*).
+pub(super) fn big_decimal(cursor: &mut Cursor<'_>) -> Result<Decimal, Broken> {
+    let mut inner = Cursor::new(cursor.bytes()?);
+    let unscaled = unscaled(inner.bytes()?)
+        .ok_or_else(|| Broken::new("holds a decimal of more than 38 digits"))?;
+    let scale = inner.int()?;
+    inner.end()?;
+    Decimal::parse(&format!("{unscaled}e{}", -i64::from(scale)))
         .map_err(|fault| Broken::new(format!("holds a decimal that {fault}")))
 }
 

@@ -196,6 +196,8 @@ impl Kind {
             Shape::String
             | Shape::Map(_)
             | Shape::Null
+            | Shape::Civil { .. }
+            | Shape::BigDecimal
             | Shape::Float
             | Shape::Double
             | Shape::Bytes
