@@ -1,8 +1,14 @@
 //! Hop 1: a delivered record becomes a command, or says why it is none.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
-use serde::de::DeserializeOwned;
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, MapAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
 use crate::{
@@ -84,6 +90,17 @@ struct Fields {
 }
 
 impl Fields {
+    fn of(path: String, object: Object) -> Self {
+        let violations = object
+            .repeated
+            .iter()
+            .map(|name| {
+                format!("{path}{name} is given more than once; which one holds is not guessed")
+            })
+            .collect();
+        Self { path, raw: object.raw, violations }
+    }
+
     fn name(&self, field: &str) -> String {
         format!("{}{field}", self.path)
     }
@@ -157,12 +174,66 @@ impl Fields {
     }
 }
 
+/// A JSON object as it is written: what a name that comes twice means is not guessed.
+#[derive(Default)]
+struct Object {
+    raw: BTreeMap<String, Box<RawValue>>,
+    /// Names that came more than once.
+    repeated: BTreeSet<String>,
+}
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = Object;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
+                let mut object = Object::default();
+                while let Some((name, value)) = map.next_entry::<String, Box<RawValue>>()? {
+                    if object.raw.insert(name.clone(), value).is_some() {
+                        object.repeated.insert(name);
+                    }
+                }
+                Ok(object)
+            }
+        }
+
+        deserializer.deserialize_map(Members)
+    }
+}
+
+/// What is in front of the JSON, in words; `None` where nothing is.
+fn prefix(bytes: &[u8]) -> Option<String> {
+    match bytes {
+        [0xef, 0xbb, 0xbf, ..] => Some(
+            "the value begins with a byte order mark (EF BB BF); send the JSON without it".into(),
+        ),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => {
+            Some("the value begins with a byte order mark of UTF-16; send JSON in UTF-8".into())
+        }
+        [0, a, b, c, d, ..] => Some(format!(
+            "the value begins with the header of a schema registry (byte 0 and schema id {}); send the JSON without it, or Avro with commands.format = \"avro\"",
+            u32::from_be_bytes([*a, *b, *c, *d])
+        )),
+        _ => None,
+    }
+}
+
 pub(super) fn parse_json(bytes: &[u8]) -> Parsed {
-    let raw = match serde_json::from_slice(bytes) {
-        Ok(raw) => raw,
+    if let Some(reason) = prefix(bytes) {
+        return Parsed::Poison(reason);
+    }
+    let object: Object = match serde_json::from_slice(bytes) {
+        Ok(object) => object,
         Err(error) => return Parsed::Poison(format!("the value is not a JSON object: {error}")),
     };
-    let mut fields = Fields { path: String::new(), raw, violations: Vec::new() };
+    let mut fields = Fields::of(String::new(), object);
     let return_no: String = fields.required("return_no", "a string");
     let command_id: String = fields.required("command_id", "a string");
     if return_no.is_empty() && command_id.is_empty() {
@@ -179,14 +250,13 @@ pub(super) fn parse_json(bytes: &[u8]) -> Parsed {
             }
             known
         });
-    let lines: Vec<BTreeMap<String, Box<RawValue>>> =
-        fields.required("details", "an array of objects");
+    let lines: Vec<Object> = fields.required("details", "an array of objects");
     let mut line_violations = Vec::new();
     let details = lines
         .into_iter()
         .enumerate()
-        .map(|(at, raw)| {
-            let mut line = Fields { path: format!("details[{at}]."), raw, violations: Vec::new() };
+        .map(|(at, object)| {
+            let mut line = Fields::of(format!("details[{at}]."), object);
             let read = CommandLine {
                 spec_no: line.required("spec_no", "a string"),
                 num: line.decimal("num"),
@@ -253,6 +323,31 @@ mod tests {
                 violations.iter().any(|violation| violation.contains(part)),
                 "{part}: {violations:?}"
             );
+        }
+    }
+
+    #[test]
+    fn names_that_come_twice_are_violations() {
+        let json = br#"{"command_id":"c1","return_no":"R1","warehouse_no":"W1","remark":"a","details":[{"spec_no":"s","num":"1","num":"50"}],"remark":"a"}"#;
+        let Parsed::Invalid { violations, .. } = parse_json(json) else { panic!("invalid") };
+        assert_eq!(
+            violations,
+            [
+                "remark is given more than once; which one holds is not guessed",
+                "details[0].num is given more than once; which one holds is not guessed",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_stands_in_front_of_the_json_is_named() {
+        for (bytes, part) in [
+            (&b"\xef\xbb\xbf{}"[..], "a byte order mark (EF BB BF)"),
+            (b"\xff\xfe{\0", "UTF-16"),
+            (b"\0\0\0\0\x4d{\"command_id\":\"c\"}", "schema id 77"),
+        ] {
+            let Parsed::Poison(reason) = parse_json(bytes) else { panic!("{bytes:?}") };
+            assert!(reason.contains(part), "{reason}");
         }
     }
 

@@ -647,6 +647,8 @@ mod tests {
     };
     const SIGHT: Sight = Sight { now: Moment(1_000_000), proven: true, circuit_closed: true };
 
+    const DEADLINE: Timestamp = Timestamp(1_767_323_045_000);
+
     fn accepted() -> Accepted {
         validate(CreateReturnOutbound {
             command_id: "c".into(),
@@ -666,7 +668,7 @@ mod tests {
                 remark: None,
             }],
             issued_at: None,
-            expires_at: Some(Timestamp(500)),
+            expires_at: Some(DEADLINE),
         })
         .unwrap()
     }
@@ -678,7 +680,7 @@ mod tests {
             old: false,
             replayed: false,
             now: Moment(2000),
-            now_wall: Timestamp(400),
+            now_wall: Timestamp(DEADLINE.0 - 100),
         }
     }
 
@@ -701,7 +703,7 @@ mod tests {
 
     #[test]
     fn a_deadline_counts_only_before_any_intent() {
-        let late = Known { now_wall: Timestamp(501), ..known(None) };
+        let late = Known { now_wall: Timestamp(DEADLINE.0 + 1), ..known(None) };
         assert!(matches!(judge(&accepted(), 0, 7, late, &TIMING), Verdict::Expired));
     }
 

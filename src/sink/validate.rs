@@ -4,6 +4,7 @@ use data_encoding::BASE32_NOPAD;
 use sha2::{Digest, Sha256};
 
 use crate::{
+    clock::Timestamp,
     config::Partitioner,
     schema::{CommandLine, CreateReturnOutbound},
 };
@@ -29,10 +30,12 @@ const MARKER_COST: usize = 15;
 /// Every violation, one sentence each, naming the field.
 pub(super) fn validate(command: CreateReturnOutbound) -> Result<Accepted, Vec<String>> {
     let mut found = Vec::new();
-    text(&mut found, "command_id", &command.command_id, 1, 64);
-    text(&mut found, "return_no", &command.return_no, 1, 40);
-    text(&mut found, "warehouse_no", &command.warehouse_no, 1, 40);
+    id(&mut found, "command_id", &command.command_id, 64);
+    id(&mut found, "return_no", &command.return_no, 40);
+    id(&mut found, "warehouse_no", &command.warehouse_no, 40);
     optional(&mut found, "logistics_code", command.logistics_code.as_deref(), 60);
+    instant(&mut found, "issued_at", command.issued_at);
+    instant(&mut found, "expires_at", command.expires_at);
     if let Some(remark) = &command.remark {
         text(&mut found, "remark", remark, 0, 255 - MARKER_COST);
     }
@@ -54,7 +57,7 @@ pub(super) fn validate(command: CreateReturnOutbound) -> Result<Accepted, Vec<St
 
 fn check_line(found: &mut Vec<String>, at: usize, line: &CommandLine) {
     let name = |field: &str| format!("details[{at}].{field}");
-    text(found, &name("spec_no"), &line.spec_no, 1, 40);
+    id(found, &name("spec_no"), &line.spec_no, 40);
     if !line.num.is_positive() {
         found.push(format!("{} is {}; it must be greater than 0", name("num"), line.num));
     }
@@ -63,6 +66,48 @@ fn check_line(found: &mut Vec<String>, at: usize, line: &CommandLine) {
     optional(found, &name("batch_no"), line.batch_no.as_deref(), 50);
     optional(found, &name("expire_date"), line.expire_date.as_deref(), 50);
     optional(found, &name("remark"), line.remark.as_deref(), 255);
+}
+
+/// The years 2000 to 2100 in milliseconds since 1970.
+const PLAUSIBLE: std::ops::Range<i64> = 946_684_800_000..4_102_444_800_000;
+
+/// An instant far away is one in another unit: seconds read as milliseconds lie in 1970, and a
+/// deadline there would have passed.
+fn instant(found: &mut Vec<String>, name: &str, at: Option<Timestamp>) {
+    if let Some(at) = at.filter(|at| !PLAUSIBLE.contains(&at.0)) {
+        found.push(format!(
+            "{name} is {}, which is no instant between 2000 and 2100 in milliseconds since 1970",
+            at.0
+        ));
+    }
+}
+
+/// What is compared, searched for and typed again must not hold what nobody sees.
+fn id(found: &mut Vec<String>, name: &str, value: &str, most: usize) {
+    text(found, name, value, 1, most);
+    if let Some(hidden) = value.chars().find(|character| is_hidden(*character)) {
+        found.push(format!(
+            "{name} contains the invisible character U+{:04X}; remove it",
+            u32::from(hidden)
+        ));
+    }
+}
+
+/// Zero-width and bidirectional formatting characters (Unicode's `Default_Ignorable_Code_Point` and
+/// `Bidi_Control`, as far as texts meet them).
+fn is_hidden(character: char) -> bool {
+    matches!(
+        character,
+        '\u{ad}'
+            | '\u{34f}'
+            | '\u{61c}'
+            | '\u{180e}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}'
+    )
 }
 
 fn optional(found: &mut Vec<String>, name: &str, value: Option<&str>, most: usize) {
@@ -77,6 +122,12 @@ fn text(found: &mut Vec<String>, name: &str, value: &str, least: usize, most: us
         found.push(format!("{name} is empty; {least} to {most} characters are allowed"));
     } else if length > most {
         found.push(format!("{name} has {length} characters; at most {most} are allowed"));
+    }
+    if let Some(wide) = value.chars().find(|character| u32::from(*character) > 0xffff) {
+        found.push(format!(
+            "{name} contains the character U+{:X}; the ERP stores no character beyond U+FFFF",
+            u32::from(wide)
+        ));
     }
     if let Some(control) = value.chars().find(|character| character.is_control()) {
         found.push(format!(
@@ -291,10 +342,34 @@ mod tests {
     }
 
     #[test]
+    fn instants_in_other_units_and_characters_nobody_sees_are_named() {
+        let mut bad = command();
+        bad.command_id = "c\u{200b}1".into();
+        bad.return_no = "R\u{202e}1".into();
+        bad.remark = Some("破损\u{1f4e6}".into());
+        bad.issued_at = Some(Timestamp(1_767_323_045));
+        bad.expires_at = Some(Timestamp(1_767_323_045_000_000));
+        assert_eq!(
+            validate(bad).unwrap_err(),
+            [
+                "command_id contains the invisible character U+200B; remove it",
+                "return_no contains the invisible character U+202E; remove it",
+                "issued_at is 1767323045, which is no instant between 2000 and 2100 in milliseconds since 1970",
+                "expires_at is 1767323045000000, which is no instant between 2000 and 2100 in milliseconds since 1970",
+                "remark contains the character U+1F4E6; the ERP stores no character beyond U+FFFF",
+            ]
+        );
+        let mut good = command();
+        good.expires_at = Some(Timestamp(946_684_800_000));
+        good.remark = Some("\u{ffff}".into());
+        assert!(validate(good).is_ok());
+    }
+
+    #[test]
     fn copies_have_one_fingerprint_and_other_content_another() {
         let first = validate(command()).unwrap();
         let mut copy = command();
-        copy.issued_at = Some(crate::clock::Timestamp(5));
+        copy.issued_at = Some(Timestamp(946_684_800_005));
         assert_eq!(validate(copy).unwrap().fingerprint, first.fingerprint);
         let changes: [fn(&mut CreateReturnOutbound); 5] = [
             |command| command.remark = None,
