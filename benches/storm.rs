@@ -1,8 +1,9 @@
 //! The storm of `tests/it/storm.rs` for as long as one likes, on a release build: one JSON line at
-//! its end.
+//! the end of each.
 //!
-//! `cargo bench --bench storm -- --minutes 15 --seed 7`. Exit code 1 when a command has two orders,
-//! or none, or no result.
+//! `cargo bench --bench storm -- --minutes 15 --seed 7`: half of the time over two instances, half
+//! over three, or all of it with `--instances 2`. Exit code 1 when a command has two orders, or
+//! none, or no result, or when a partition of commands or a feed stood still for too long.
 
 #![allow(unreachable_pub, reason = "the kit's modules are written as a library's")]
 #![allow(
@@ -44,49 +45,65 @@ fn without_crash_points() -> bool {
     !holds(b"FAILPOINTS")
 }
 
-fn main() -> ExitCode {
-    let minutes = option("--minutes", 10);
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .expect("a clock after 1970");
-    let seed = option("--seed", now.as_secs());
-    let clean = without_crash_points();
-    let plan = storm::Plan { seed, at_least: Duration::from_secs(minutes * 60), unsound: false };
-    let Some(report) = storm::storm(&plan) else { return ExitCode::FAILURE };
+/// One storm of this many instances; whether everything held.
+fn storm(seed: u64, instances: usize, at_least: Duration, clean: bool) -> bool {
+    // As many minutes of the one as of the other.
+    let troubles = &[storm::STORM, storm::REBALANCES, storm::REBALANCES];
+    let plan = storm::Plan { seed, instances, troubles, at_least, unsound: false };
+    let Some(report) = storm::storm(&plan) else { return false };
     let verdict = &report.verdict;
-    let kills = report.counts.get("killed").copied().unwrap_or(0);
+    let total = |what: &str| {
+        let among = report.counts.iter().filter(|(name, _)| name.starts_with(what));
+        among.map(|(_, count)| *count).sum::<u32>()
+    };
     println!(
         "{}",
         json!({
-            "case": "storm", "seed": report.seed, "minutes": report.took.as_secs_f64() / 60.0, "commands": report.commands,
-            "kills_survived": kills, "troubles": report.counts, "erp_faults_percent": 20, "orders": verdict.orders, "results": verdict.results,
-            "duplicates": verdict.duplicates.len(), "losses": verdict.losses.len(), "repeated_results": verdict.repeated.len(),
-            "not_created": verdict.wrong.len(), "recovered": verdict.recovered, "ended_by_themselves": report.ended_by_themselves.len(),
-            "create_calls_per_command": report.creates as f64 / report.commands as f64, "settled_after_s": report.settled_after.as_secs_f64(),
+            "case": "storm", "seed": report.seed, "instances": report.instances,
+            "minutes": report.took.as_secs_f64() / 60.0,
+            "commands": report.commands, "kills": total("killed"), "freezes": total("frozen"),
+            "in_rebalances": report.in_rebalances(),
+            "troubles": report.counts, "erp_faults_percent": 20, "orders": verdict.orders,
+            "results": verdict.results,
+            "duplicates": verdict.duplicates.len(), "losses": verdict.losses.len(),
+            "repeated_results": verdict.repeated.len(),
+            "not_created": verdict.wrong.len(), "recovered": verdict.recovered,
+            "ended_by_themselves": report.ended_by_themselves.len(),
+            "stood_still": report.stood_still.len(), "allowed_s": report.bound.as_secs_f64(),
+            "longest_without_owner_s": report.longest_unowned.as_secs_f64(),
+            "longest_without_owner_after_a_trouble_s":
+            report.longest_unowned_undisturbed.as_secs_f64(),
+            "longest_until_moving_after_a_trouble_s": report.longest_until_moving.as_secs_f64(),
+            "create_calls_per_command": report.creates as f64 / report.commands as f64,
+            "settled_after_s": report.settled_after.as_secs_f64(),
             "release_without_crash_points": clean,
         })
     );
-    for fault in [
+    let faults = [
+        &report.stood_still,
         &verdict.duplicates,
         &verdict.losses,
         &verdict.repeated,
         &verdict.wrong,
         &report.ended_by_themselves,
-    ]
-    .into_iter()
-    .flatten()
-    {
-        parts::say(fault);
-    }
-    let sound = verdict.duplicates.len()
-        + verdict.losses.len()
-        + verdict.repeated.len()
-        + verdict.wrong.len()
-        == 0;
-    if sound && clean && verdict.orders == report.commands && report.ended_by_themselves.is_empty()
-    {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    ];
+    faults.into_iter().flatten().for_each(|fault| parts::say(fault));
+    faults.iter().all(|faults| faults.is_empty()) && verdict.orders == report.commands
+}
+
+fn main() -> ExitCode {
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("a clock after 1970");
+    let seed = option("--seed", now.as_secs());
+    let clean = without_crash_points();
+    let sizes = match option("--instances", 0) {
+        0 => vec![2, 3],
+        size => vec![usize::try_from(size).expect("a number of instances")],
+    };
+    let each = Duration::from_secs(option("--minutes", 10) * 60)
+        / u32::try_from(sizes.len()).expect("few");
+    // Each in any case: what one has shown says nothing of the other.
+    let sound: Vec<bool> = sizes.into_iter().map(|size| storm(seed, size, each, clean)).collect();
+    if clean && sound.into_iter().all(|one| one) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

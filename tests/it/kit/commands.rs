@@ -1,10 +1,21 @@
 //! Commands as senders write them.
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
 use serde_json::json;
 use wdt_connector::testing::{
     decimal::Decimal,
     schema::{Codec, CommandLine, CreateMode, CreateReturnOutbound},
 };
+
+use super::{records::Sender, rig::Rig};
 
 /// A valid command for `return_no` with one line; its id is `id`.
 pub fn command(return_no: &str, id: &str) -> CreateReturnOutbound {
@@ -62,4 +73,43 @@ pub fn json_bytes(command: &CreateReturnOutbound) -> Vec<u8> {
     })
     .to_string()
     .into_bytes()
+}
+
+/// A command for a return of its own.
+pub fn numbered(number: usize) -> CreateReturnOutbound {
+    command(&format!("ST{number:06}"), &format!("cmd-{number}"))
+}
+
+/// Sends numbered commands in Avro, one after the other, until it is told to stop.
+#[derive(Debug)]
+pub struct Stream {
+    over: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<CreateReturnOutbound>>,
+}
+
+impl Stream {
+    /// Begins with this number; `pause` lies between two commands.
+    pub fn into(rig: &Rig, first: usize, pause: Duration) -> Self {
+        let (topic, sender) = (rig.topics.commands.clone(), Sender::with(rig.broker.clone()));
+        let over = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&over);
+        let thread = std::thread::spawn(move || {
+            let mut sent = Vec::new();
+            while !ended.load(Ordering::Relaxed) {
+                let one = numbered(first + sent.len());
+                sender.send(&topic, Some(one.return_no.as_bytes()), Some(&avro(&one)), &[]);
+                sent.push(one);
+                std::thread::sleep(pause);
+            }
+            sender.flush();
+            sent
+        });
+        Self { over, thread }
+    }
+
+    /// Ends it; what was sent.
+    pub fn end(self) -> Vec<CreateReturnOutbound> {
+        self.over.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the stream's thread")
+    }
 }

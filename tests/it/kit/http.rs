@@ -28,6 +28,11 @@ pub fn get(url: &str) -> io::Result<Answer> {
     exchange("GET", url, &[], None)
 }
 
+/// `GET url` of a process that may be frozen: `limit` for everything.
+pub fn get_within(url: &str, limit: Duration) -> io::Result<Answer> {
+    exchange_within("GET", url, &[], None, limit)
+}
+
 /// `POST url` with a JSON body.
 pub fn post(url: &str, body: &serde_json::Value) -> io::Result<Answer> {
     post_text(url, &body.to_string())
@@ -45,6 +50,16 @@ pub fn exchange(
     headers: &[(&str, &str)],
     body: Option<&[u8]>,
 ) -> io::Result<Answer> {
+    exchange_within(method, url, headers, body, Duration::from_secs(30))
+}
+
+fn exchange_within(
+    method: &str,
+    url: &str,
+    headers: &[(&str, &str)],
+    body: Option<&[u8]>,
+    limit: Duration,
+) -> io::Result<Answer> {
     let rest = url
         .strip_prefix("http://")
         .ok_or_else(|| io::Error::other(format!("not an http address: {url}")))?;
@@ -52,8 +67,8 @@ pub fn exchange(
         .split_once('/')
         .map_or((rest, String::from("/")), |(host, path)| (host, format!("/{path}")));
     let mut stream = TcpStream::connect(host)?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    stream.set_write_timeout(Some(Duration::from_secs(30)))?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(limit))?;
     let mut head =
         format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nAccept: */*\r\n");
     for (name, value) in headers {

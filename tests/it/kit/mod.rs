@@ -1,11 +1,14 @@
 //! What every scenario needs around the connector: topics, records, the process itself, the ERP it
 //! talks to.
 
+pub mod clash;
 pub mod collector;
 pub mod commands;
 pub mod config;
 pub mod connector;
 pub mod erp;
+pub mod fleet;
+pub mod group;
 pub mod http;
 pub mod journal;
 pub mod kafka_proxy;
@@ -18,6 +21,7 @@ pub mod records;
 pub mod rig;
 pub mod tls;
 pub mod topics;
+pub mod watch;
 
 use std::{
     sync::atomic::{AtomicU32, Ordering},
@@ -51,6 +55,16 @@ impl Dice {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % sides
+    }
+
+    /// One of these.
+    pub fn any<T: Copy>(&mut self, all: &[T]) -> T {
+        all[usize::try_from(self.roll(all.len() as u64)).expect("an index")]
+    }
+
+    /// Less than this many milliseconds.
+    pub fn up_to(&mut self, ms: u64) -> Duration {
+        Duration::from_millis(self.roll(ms))
     }
 }
 

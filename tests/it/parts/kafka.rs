@@ -27,6 +27,9 @@ use super::{
 const VERSION: &str = "4.2.2";
 /// The logging bridge must fit the log4j-core this Kafka brings along.
 const LOG4J: &str = "2.25.5";
+/// How often a broker of ours looks for transactions that have timed out: Kafka's default of ten
+/// seconds would add to every wait for one.
+pub const ABORT_SCAN: Duration = Duration::from_secs(1);
 const STARTS: u32 = 5;
 const START_LIMIT: Duration = Duration::from_secs(60);
 
@@ -458,7 +461,7 @@ transaction.state.log.num.partitions=4
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=1
-transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
+transaction.abort.timed.out.transaction.cleanup.interval.ms={}
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=500
 num.network.threads=2
@@ -466,7 +469,8 @@ num.io.threads=4
 log.cleaner.backoff.ms=1000
 log.cleaner.dedupe.buffer.size=8388608
 ",
-            data.display()
+            data.display(),
+            ABORT_SCAN.as_millis()
         )
     }
 }
