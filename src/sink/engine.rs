@@ -490,6 +490,10 @@ impl<'a> Engine<'a> {
                 self.restore(leases, Duration::ZERO);
             }
             GroupEvent::Revoking { leases, done } => {
+                tracing::info!(
+                    kafka.partitions = ?partition_numbers(&leases),
+                    "partitions being revoked; draining"
+                );
                 let deadline = Moment::now().plus(self.parts.settings.commands.drain_timeout);
                 for lease in &leases {
                     if let Some(partition) = self.partitions.get_mut(&lease.partition) {
