@@ -372,6 +372,7 @@ impl<'a> Engine<'a> {
             tokio::select! {
                 () = self.parts.shutdown.cancelled(), if !leaving => {
                     leaving = true;
+                    self.commit_at_once();
                     let group = self.group.clone();
                     tokio::spawn(async move { group.leave().await });
                 }
@@ -474,7 +475,17 @@ impl<'a> Engine<'a> {
         }
     }
 
+    /// A pause that grew with earlier failures says nothing about the next transaction, and a drain
+    /// can be shorter than it.
+    fn commit_at_once(&mut self) {
+        self.commit_pauses.reset();
+        self.commit_after = Moment(0);
+    }
+
     fn group_event(&mut self, event: GroupEvent) -> Result<(), Ended> {
+        if !matches!(event, GroupEvent::Records(_)) {
+            self.commit_at_once();
+        }
         match event {
             GroupEvent::Assigned(leases) => {
                 tracing::debug!(

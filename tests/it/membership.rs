@@ -7,7 +7,7 @@ use crate::kit::{
     commands::command,
     ledger::Verdict,
     rig::{PATIENCE, Rig},
-    until,
+    topics, until,
 };
 
 fn some(what: &str, count: usize) -> Vec<wdt_connector::testing::schema::CreateReturnOutbound> {
@@ -158,6 +158,27 @@ fn a_drain_ends_in_its_time_although_the_erp_does_not_answer() {
     let verdict = Verdict::of(&rig, &commands, &results);
     verdict.assert_each_once(commands.len(), "after the drain");
     assert_eq!(verdict.recovered, 5);
+}
+
+/// After the eighth of them in a row the pause lasts 4.5 s at least; the drain has 2 s.
+#[test]
+fn a_drain_after_many_aborted_transactions_tries_at_once() {
+    let mut rig = Rig::with_partitions("aborted", 1).commands("json");
+    rig.config.set("commands", "drain_timeout", "2s");
+    rig.erp.take_anything();
+    topics::alter(&rig.topics.results, &[("max.message.bytes", "150")]);
+    let commands = some("AB", 1);
+    let mut connector = rig.start();
+    rig.send_json(&commands);
+    until("eight aborted transactions", PATIENCE, || {
+        (connector.log().matches("record too large for its topic").count() >= 8).then_some(())
+    });
+    topics::alter(&rig.topics.results, &[("max.message.bytes", "1048588")]);
+    connector.ask_to_end();
+    let status = connector.wait_end(PATIENCE).expect("it ends");
+    assert_eq!(status.code(), Some(0), "{}", connector.log());
+    assert!(!connector.log().contains("drain timeout"), "{}", connector.log());
+    Verdict::of(&rig, &commands, &rig.results(1)).assert_each_once(1, "drained");
 }
 
 #[test]
