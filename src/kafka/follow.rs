@@ -21,7 +21,11 @@ use rdkafka::{
 
 use crate::config::KafkaSettings;
 
-use super::client::{consumer_config, group_id};
+use super::{
+    client::{consumer_config, group_id},
+    rights::complain,
+    unreadable::{is_unreadable, unreadable},
+};
 
 /// What is seen of the topic.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +49,7 @@ impl Drop for Follower {
 /// How long one poll waits; also how often the reader looks whether it should stop.
 const POLL: Duration = Duration::from_millis(100);
 const REQUEST: Duration = Duration::from_secs(5);
-/// A topic that is missing is looked for again after this.
+/// A topic that is missing or cannot be read is tried again after this.
 const MISSING_PAUSE: Duration = Duration::from_secs(30);
 
 /// The topic's trouble is logged here, not by librdkafka.
@@ -103,11 +107,11 @@ impl<F: FnMut(Followed<'_>)> Reader<F> {
     fn run(mut self) {
         while !self.stopped() {
             match self.begin() {
-                Ok(unread) if unread.is_empty() => {
+                Ok(partitions) if partitions.is_empty() => {
                     (self.on)(Followed::Quiet);
                     self.pause(MISSING_PAUSE);
                 }
-                Ok(unread) => self.read(unread),
+                Ok(partitions) => self.read(&partitions),
                 Err(error) => {
                     tracing::debug!(%error, kafka.topic = self.topic, "topic unreadable; retrying");
                     self.pause(POLL);
@@ -147,7 +151,8 @@ impl<F: FnMut(Followed<'_>)> Reader<F> {
         Ok(partitions)
     }
 
-    fn read(&mut self, mut unread: BTreeSet<i32>) {
+    fn read(&mut self, partitions: &BTreeSet<i32>) {
+        let mut unread = partitions.clone();
         while !self.stopped() {
             match self.consumer.poll(POLL) {
                 None if unread.is_empty() => (self.on)(Followed::Quiet),
@@ -165,6 +170,12 @@ impl<F: FnMut(Followed<'_>)> Reader<F> {
                     if unread.is_empty() {
                         (self.on)(Followed::Quiet);
                     }
+                }
+                // Begun again from the first record, and never called read to the end meanwhile.
+                Some(Err(error)) if is_unreadable(&error) => {
+                    let places = partitions.iter().map(|partition| (*partition, None));
+                    complain(&unreadable(&self.topic, places, &error));
+                    return self.pause(MISSING_PAUSE);
                 }
                 // librdkafka reconnects by itself.
                 Some(Err(error)) => {

@@ -26,6 +26,7 @@ mod store;
 pub(crate) mod tool;
 mod topic;
 mod transaction;
+mod unreadable;
 mod watchdog;
 
 pub(crate) use client::largest_record;

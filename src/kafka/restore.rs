@@ -25,6 +25,7 @@ use super::{
     client::consumer_config,
     order::{TAKE_OVER, TakeOverPart},
     rights::{complain, read_denial},
+    unreadable::{is_unreadable, unreadable},
 };
 
 /// One partition to take over.
@@ -130,11 +131,33 @@ pub(crate) async fn take_over(
                 crash::point(Point::TakeOverBarrier);
             }
             TakeOverPart::Read => {
-                let Some(apply) = apply.take() else { continue };
-                let (partitions, committed) = (partitions.clone(), committed.clone());
-                restored =
-                    blocking(move || reader.read(&group, &partitions, committed, apply, &stop))
-                        .await?;
+                let (Some(apply), Some(first)) = (apply.take(), partitions.first()) else {
+                    continue;
+                };
+                let topic = Arc::clone(&first.barrier.topic);
+                let (kafka, committed) = (kafka.clone(), committed.clone());
+                let leases = partitions.iter().map(|partition| partition.lease).collect();
+                let open = partitions
+                    .iter()
+                    .map(|wanted| {
+                        let wanted = wanted.clone();
+                        (wanted.lease.partition, Reading { wanted, next: None, entries: 0 })
+                    })
+                    .collect();
+                restored = blocking(move || {
+                    let restore = Restore {
+                        kafka: &kafka,
+                        group: &group,
+                        leases,
+                        topic,
+                        reader,
+                        open,
+                        apply,
+                        stop: &stop,
+                    };
+                    restore.run(committed)
+                })
+                .await?;
             }
         }
         tracing::debug!(restore.step = ?part, "restore step finished");
@@ -211,6 +234,14 @@ pub(crate) async fn commit_fenced(
     }
 }
 
+fn still_owned(group: &Group, leases: &[Lease], stop: &AtomicBool) -> Result<(), TakeOverFault> {
+    let ended = group.ended(leases);
+    if !ended.is_empty() || stop.load(Ordering::Relaxed) {
+        return Err(TakeOverFault::NotOwner(ended));
+    }
+    Ok(())
+}
+
 /// A consumer of its own that never joins the group: it only asks for the group's offsets and reads
 /// one topic.
 struct Reader(BaseConsumer);
@@ -222,18 +253,6 @@ impl Reader {
         })
     }
 
-    fn still_owned(
-        group: &Group,
-        leases: &[Lease],
-        stop: &AtomicBool,
-    ) -> Result<(), TakeOverFault> {
-        let ended = group.ended(leases);
-        if !ended.is_empty() || stop.load(Ordering::Relaxed) {
-            return Err(TakeOverFault::NotOwner(ended));
-        }
-        Ok(())
-    }
-
     fn stable_offsets(
         &self,
         group: &Group,
@@ -241,7 +260,7 @@ impl Reader {
         stop: &AtomicBool,
     ) -> Result<BTreeMap<i32, Committed>, TakeOverFault> {
         loop {
-            Self::still_owned(group, leases, stop)?;
+            still_owned(group, leases, stop)?;
             match self.ask_offsets(group.topic(), leases) {
                 Ok(found) => return Ok(found),
                 // A pending transaction of the predecessor ends here as well: it is waited for,
@@ -313,66 +332,69 @@ impl Reader {
         }
         Ok(found)
     }
+}
 
-    fn read(
-        &self,
-        group: &Group,
-        partitions: &[TakeOver],
+/// A partition of the compacted topic that is being read.
+struct Reading {
+    wanted: TakeOver,
+    /// Where the reading goes on; `None` before it began.
+    next: Option<i64>,
+    entries: u64,
+}
+
+/// How the reading of some partitions ended.
+enum Pass {
+    Done,
+    /// A batch of one of them could not be read.
+    Unreadable(KafkaError),
+}
+
+/// The reading of the compacted topic, up to every partition's barrier.
+struct Restore<'a> {
+    kafka: &'a KafkaSettings,
+    group: &'a Group,
+    leases: Vec<Lease>,
+    topic: Arc<str>,
+    reader: Arc<Reader>,
+    open: BTreeMap<i32, Reading>,
+    apply: Apply,
+    stop: &'a AtomicBool,
+}
+
+impl Restore<'_> {
+    fn run(
+        mut self,
         mut committed: BTreeMap<i32, Committed>,
-        mut apply: Apply,
-        stop: &AtomicBool,
     ) -> Result<Vec<Restored>, TakeOverFault> {
-        let Some(topic) = partitions.first().map(|partition| Arc::clone(&partition.barrier.topic))
-        else {
-            return Ok(Vec::new());
-        };
-        let leases: Vec<Lease> = partitions.iter().map(|partition| partition.lease).collect();
-        let mut list = TopicPartitionList::new();
-        for lease in &leases {
-            // A known first offset spares librdkafka's half-second wait for its next look at the
-            // partition's leader.
-            let first = self
-                .0
-                .fetch_watermarks(&topic, lease.partition, REQUEST)
-                .map_or(Offset::Beginning, |(first, _)| Offset::Offset(first));
-            list.add_partition_offset(&topic, lease.partition, first)
-                .map_err(|error| TakeOverFault::Refused(error.to_string()))?;
-        }
-        self.0.assign(&list).map_err(|error| TakeOverFault::Refused(error.to_string()))?;
-        let mut open: BTreeMap<i32, &TakeOver> =
-            partitions.iter().map(|partition| (partition.lease.partition, partition)).collect();
-        let mut entries: BTreeMap<i32, u64> = BTreeMap::new();
-        while !open.is_empty() {
-            let polled = self.0.poll(PAUSE);
-            // With every message: nothing of an ended lease may reach what its successor has begun
-            // to fill.
-            Self::still_owned(group, &leases, stop)?;
-            let message = match polled {
-                Some(Ok(message)) => message,
-                Some(Err(error)) => {
-                    if let Some(sentence) = read_denial(&error, &topic, group.group_id()) {
-                        complain(&sentence);
-                    }
-                    tracing::debug!(%error, "topic read failed; restore continues");
-                    continue;
+        let mut entries = BTreeMap::new();
+        // The error of a batch that cannot be read names no partition: from then on they are read
+        // one by one, each from where it stands.
+        let mut alone = false;
+        while !self.open.is_empty() {
+            let most = if alone { 1 } else { usize::MAX };
+            let some: Vec<i32> = self.open.keys().copied().take(most).collect();
+            match (self.pass(&some, &mut entries)?, some.as_slice()) {
+                (Pass::Done, _) => {}
+                (Pass::Unreadable(error), [partition]) => {
+                    let read_to = self.open.get(partition).and_then(|reading| reading.next);
+                    let sentence = unreadable(&self.topic, [(*partition, read_to)], &error);
+                    return Err(TakeOverFault::Refused(sentence));
                 }
-                None => continue,
-            };
-            let partition = message.partition();
-            let Some(wanted) = open.get(&partition) else { continue };
-            if message.key() == wanted.barrier.key.as_deref()
-                && message.payload() == wanted.barrier.value.as_deref()
-            {
-                open.remove(&partition);
-            } else {
-                *entries.entry(partition).or_default() += 1;
-                apply(partition, message.key().unwrap_or_default(), message.payload())
-                    .map_err(TakeOverFault::Refused)?;
-                crash::point(Point::TakeOverRead);
+                (Pass::Unreadable(error), _) => {
+                    // Said before anything else: librdkafka may not survive its next look at the
+                    // batch (`docs/kafka.md#batches-that-cannot-be-read`).
+                    let places = self.open.iter().map(|(partition, at)| (*partition, at.next));
+                    tracing::error!(
+                        error = %unreadable(&self.topic, places, &error),
+                        "unreadable batch found; reading the partitions one by one"
+                    );
+                    alone = true;
+                    self.renew()?;
+                }
             }
         }
-        Self::still_owned(group, &leases, stop)?;
-        Ok(leases
+        still_owned(self.group, &self.leases, self.stop)?;
+        Ok(std::mem::take(&mut self.leases)
             .into_iter()
             .filter_map(|lease| {
                 let found = committed.remove(&lease.partition)?;
@@ -384,5 +406,76 @@ impl Reader {
                 })
             })
             .collect())
+    }
+
+    /// A new client in place of the present one, whose buffers hold what comes behind a fault.
+    fn renew(&mut self) -> Result<(), TakeOverFault> {
+        let fresh = Arc::new(Reader::open(self.kafka, self.group)?);
+        let old = std::mem::replace(&mut self.reader, fresh);
+        // Closing waits for brokers that may not answer.
+        std::thread::spawn(move || drop(old));
+        Ok(())
+    }
+
+    /// Reads these partitions to their barriers, each from where it stands.
+    fn pass(
+        &mut self,
+        some: &[i32],
+        entries: &mut BTreeMap<i32, u64>,
+    ) -> Result<Pass, TakeOverFault> {
+        let consumer = Arc::clone(&self.reader);
+        let mut list = TopicPartitionList::new();
+        for partition in some {
+            let next = self.open.get(partition).and_then(|reading| reading.next);
+            // A known first offset spares librdkafka's half-second wait for its next look at the
+            // partition's leader.
+            let from = next.map_or_else(
+                || {
+                    consumer
+                        .0
+                        .fetch_watermarks(&self.topic, *partition, REQUEST)
+                        .map_or(Offset::Beginning, |(first, _)| Offset::Offset(first))
+                },
+                Offset::Offset,
+            );
+            list.add_partition_offset(&self.topic, *partition, from)
+                .map_err(|error| TakeOverFault::Refused(error.to_string()))?;
+        }
+        consumer.0.assign(&list).map_err(|error| TakeOverFault::Refused(error.to_string()))?;
+        while some.iter().any(|partition| self.open.contains_key(partition)) {
+            let polled = consumer.0.poll(PAUSE);
+            // With every message: nothing of an ended lease may reach what its successor has begun
+            // to fill.
+            still_owned(self.group, &self.leases, self.stop)?;
+            let message = match polled {
+                Some(Ok(message)) => message,
+                Some(Err(error)) if is_unreadable(&error) => return Ok(Pass::Unreadable(error)),
+                Some(Err(error)) => {
+                    if let Some(sentence) = read_denial(&error, &self.topic, self.group.group_id())
+                    {
+                        complain(&sentence);
+                    }
+                    tracing::debug!(%error, "topic read failed; restore continues");
+                    continue;
+                }
+                None => continue,
+            };
+            let partition = message.partition();
+            let Some(reading) = self.open.get_mut(&partition) else { continue };
+            let barrier = &reading.wanted.barrier;
+            if message.key() == barrier.key.as_deref()
+                && message.payload() == barrier.value.as_deref()
+            {
+                entries.insert(partition, reading.entries);
+                self.open.remove(&partition);
+            } else {
+                reading.entries += 1;
+                reading.next = Some(message.offset() + 1);
+                (self.apply)(partition, message.key().unwrap_or_default(), message.payload())
+                    .map_err(TakeOverFault::Refused)?;
+                crash::point(Point::TakeOverRead);
+            }
+        }
+        Ok(Pass::Done)
     }
 }

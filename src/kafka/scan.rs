@@ -14,6 +14,7 @@ use crate::config::KafkaSettings;
 use super::{
     client::{consumer_config, group_id},
     tool::{Quiet, Seen, ToolFault, cannot_be_read, seen},
+    unreadable::{is_unreadable, unreadable},
 };
 
 const REQUEST: Duration = Duration::from_secs(10);
@@ -238,6 +239,10 @@ impl Scan {
                     if let Some((at, end)) = open.remove(&partition) {
                         behind += passed(at, end);
                     }
+                }
+                Some(Err(error)) if is_unreadable(&error) => {
+                    let places = open.iter().map(|(partition, (at, _))| (*partition, Some(*at)));
+                    return Err(ToolFault(unreadable(&self.topic, places, &error)));
                 }
                 Some(Err(error)) if cannot_be_read(&error) => return Err(refused(error)),
                 // librdkafka reconnects by itself.

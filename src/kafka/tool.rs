@@ -20,6 +20,7 @@ use super::{
     Outgoing,
     client::{client_config, consumer_config, group_id},
     headers::{self, Headers},
+    unreadable::{is_unreadable, unreadable},
 };
 
 /// Metadata of one topic.
@@ -244,6 +245,10 @@ pub(crate) fn read(
             // One topic per consumer, so the partition's number names it.
             Some(Err(KafkaError::PartitionEOF(partition))) => {
                 unread.remove(&partition);
+            }
+            Some(Err(error)) if is_unreadable(&error) => {
+                let places = unread.iter().map(|partition| (*partition, None));
+                return Err(ToolFault(unreadable(topic, places, &error)));
             }
             Some(Err(error)) if cannot_be_read(&error) => {
                 return Err(ToolFault(format!("{topic} cannot be read: {error}")));

@@ -24,6 +24,7 @@ mod change_route;
 mod clocks;
 mod command_route;
 mod command_rules;
+mod corruption;
 mod crash_table;
 mod decisions;
 mod drift;

@@ -15,6 +15,7 @@ use rdkafka::{
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},
 };
+use rustix::process::Signal;
 
 use super::{
     acls, cache,
@@ -189,6 +190,51 @@ impl PrivateBroker {
     /// `SIGKILL`; its data stay.
     pub fn kill(&mut self) {
         self.node.process = None;
+    }
+
+    /// `SIGTERM`, and waits until it has ended: what it finds at its next start it takes as it is.
+    pub fn stop(&mut self) {
+        self.process().signal(Signal::TERM);
+        assert!(
+            self.process().wait(START_LIMIT).is_some(),
+            "the broker does not end after {START_LIMIT:?}; its log:\n{}",
+            self.node.log_tail()
+        );
+        self.node.process = None;
+    }
+
+    /// Overwrites the records of a partition's largest batch but the first, as a disk does it; the
+    /// partition has one segment, and the broker is stopped. Gives the batch's first offset.
+    ///
+    /// librdkafka goes on somewhere in a batch whose checksum is wrong as if another one began
+    /// there, and what it takes for the header of an old message format can end the process
+    /// (`docs/kafka.md#batches-that-cannot-be-read`). With this byte it finds the present format
+    /// and a length that cannot be, and stops; in a small batch it would stand in the batch's own
+    /// header.
+    pub fn corrupt(&self, topic: &str, partition: i32) -> i64 {
+        let name = format!("data/{topic}-{partition}/00000000000000000000.log");
+        let file = self.node.folder.join(&name);
+        let mut bytes = fs::read(&file).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let number = |at: usize, length: usize| {
+            bytes[at..at + length].iter().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte))
+        };
+        // Base offset (8 bytes), length of what follows (4), and at byte 21 the attributes, whose
+        // bit 5 marks transaction markers.
+        let (mut batches, mut at) = (Vec::new(), 0);
+        while at + 12 < bytes.len() {
+            let end = at + 12 + usize::try_from(number(at + 8, 4)).expect("a length");
+            if number(at + 21, 2) & 0x20 == 0 {
+                batches.push((i64::try_from(number(at, 8)).expect("an offset"), at, end));
+            }
+            at = end;
+        }
+        let largest = batches.iter().skip(1).max_by_key(|(_, start, end)| end - start);
+        let (offset, start, end) = *largest.expect("two batches");
+        assert!(end - start > 600, "the largest batch has {} bytes", end - start);
+        // Behind the batch's header of 61 bytes.
+        bytes[start + 61..end].fill(2);
+        fs::write(&file, bytes).expect("a temporary file");
+        offset
     }
 
     /// Starts it again on its data and the same ports, and waits until it answers.

@@ -1,0 +1,66 @@
+//! A disk that changed a byte under a broker: whoever reads it says so by name and takes nothing
+//! behind it as read.
+
+use wdt_connector::testing::schema::CreateReturnOutbound;
+
+use crate::{
+    kit::{
+        commands::command,
+        rig::{PATIENCE, Rig},
+    },
+    parts::PrivateBroker,
+};
+
+const AT_A_TIME: usize = 20;
+
+/// A broker of its own, and commands that were settled on it by a connector that has ended.
+fn settled(
+    what: &str,
+    partitions: i32,
+    count: usize,
+) -> Option<(PrivateBroker, Rig, Vec<CreateReturnOutbound>)> {
+    let broker = PrivateBroker::start(what)?;
+    let rig = Rig::on(what, &broker.bootstrap(), broker.client(), partitions).commands("avro");
+    rig.erp.take_anything();
+    let commands: Vec<_> = (0..count)
+        .map(|number| command(&format!("CO{number:03}"), &format!("cmd-{number}")))
+        .collect();
+    let connector = rig.start();
+    // A few at a time: several batches, and none too small.
+    for (turn, some) in commands.chunks(AT_A_TIME).enumerate() {
+        rig.send(some);
+        rig.results((turn + 1) * AT_A_TIME);
+    }
+    assert_eq!(connector.terminate(PATIENCE).code(), Some(0));
+    Some((broker, rig, commands))
+}
+
+#[test]
+fn a_journal_batch_that_cannot_be_read_ends_the_takeover_by_name() {
+    let Some((mut broker, rig, commands)) = settled("bad-journal", 2, 5 * AT_A_TIME) else {
+        return;
+    };
+    broker.stop();
+    let offset = broker.corrupt(&rig.topics.journal, 1);
+    broker.restart();
+    // Copies: with a forgotten outcome each would become an order again.
+    rig.send(&commands);
+    let mut connector = rig.spawn();
+    let status = connector.wait_end(PATIENCE).expect("the process ends by itself");
+    let log = connector.log();
+    assert_eq!(status.code(), Some(1), "{log}");
+    let place = format!("a batch of {} cannot be read", rig.topics.journal);
+    assert!(log.contains(&place), "{log}");
+    let sentence = log.lines().rfind(|line| line.contains(&place)).unwrap_or_default();
+    assert!(sentence.contains("in partition 1 (read up to offset "), "{sentence}");
+    let (_, read_to) = sentence.split_once("read up to offset ").unwrap();
+    let read_to: i64 = read_to.split(')').next().unwrap().parse().unwrap();
+    assert!(read_to > 0 && read_to <= offset, "read up to {read_to}, the batch is at {offset}");
+    assert_eq!(rig.erp.orders().len(), commands.len(), "no second order");
+    let listed = rig.verb(&["commands", "list"], b"");
+    let said = String::from_utf8_lossy(&listed.stderr);
+    assert!(!listed.status.success() && said.contains(&place), "{said}");
+    // The other topics are as they were.
+    let mut results = rig.reader(&rig.topics.results);
+    results.at_least(commands.len(), PATIENCE);
+}
