@@ -32,6 +32,7 @@ use super::{
     headers,
     membership::{Callbacks, Shared},
     rights::{complain, read_denial},
+    unreadable::{is_unreadable, unreadable},
     watchdog::{Look, Patience, Sight, Watchdog},
 };
 
@@ -248,6 +249,11 @@ impl Poller {
                     "consumer group cannot read its topic"
                 );
                 Ok(())
+            }
+            Some(_) if is_unreadable(error) => {
+                let read = self.known.difference(&self.paused);
+                let places = read.map(|lease| (lease.partition, None));
+                Err(Over::Failed(GroupFault(unreadable(&self.options.topic, places, error))))
             }
             Some(_) | None => Ok(()),
         }

@@ -64,3 +64,29 @@ fn a_journal_batch_that_cannot_be_read_ends_the_takeover_by_name() {
     let mut results = rig.reader(&rig.topics.results);
     results.at_least(commands.len(), PATIENCE);
 }
+
+#[test]
+fn a_commands_batch_that_cannot_be_read_ends_the_membership_by_name() {
+    let Some((mut broker, rig, commands)) = settled("bad-commands", 1, AT_A_TIME) else { return };
+    let more: Vec<_> = (0..3 * AT_A_TIME)
+        .map(|number| command(&format!("CM{number:03}"), &format!("cmd-{number}")))
+        .collect();
+    for some in more.chunks(AT_A_TIME) {
+        rig.send(some);
+    }
+    broker.stop();
+    broker.corrupt(&rig.topics.commands, 0);
+    broker.restart();
+    let mut connector = rig.spawn();
+    let status = connector.wait_end(PATIENCE).expect("the process ends by itself");
+    let log = connector.log();
+    assert_eq!(status.code(), Some(1), "{log}");
+    let place = format!("a batch of {} cannot be read", rig.topics.commands);
+    let sentence = log.lines().rfind(|line| line.contains(&place)).unwrap_or_default();
+    assert!(sentence.contains("in partition 0"), "{log}");
+    let orders = rig.erp.orders();
+    let distinct: std::collections::BTreeSet<_> =
+        orders.iter().map(|order| (&order.return_no, &order.marker)).collect();
+    assert_eq!(orders.len(), distinct.len(), "no second order");
+    assert!(orders.len() >= commands.len() && orders.len() < commands.len() + more.len());
+}
