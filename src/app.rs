@@ -1,21 +1,19 @@
 //! Builds the clients from the settings, runs both pipelines, and drains them in order.
 
+mod ending;
 mod reload;
 
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-    task::JoinSet,
-};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    background::Running,
     board::Board,
     config::{Edition, Feed, Settings},
+    crash::{self, Fault},
     erp::Erp,
     kafka::control::Controls,
     metrics::Metrics,
@@ -25,13 +23,13 @@ use crate::{
     telemetry::Levels,
 };
 
+pub(crate) use ending::Ending;
 use reload::Reload;
 
 /// How often the quota's section of the status is renewed.
 const QUOTA_STATUS: Duration = Duration::from_secs(1);
 
-/// Runs everything that is enabled until SIGTERM or SIGINT, then drains; a second signal ends the
-/// process at once.
+/// Runs everything that is enabled until `ending` begins, then drains.
 ///
 /// # Errors
 /// What kept the process from starting, or ended it.
@@ -40,29 +38,10 @@ pub(crate) async fn run(
     metrics: Arc<Metrics>,
     board: Board,
     levels: Levels,
+    ending: Ending,
 ) -> anyhow::Result<()> {
-    let mut terminate =
-        signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be listened for")?;
-    let shutdown = CancellationToken::new();
-    let stop = shutdown.clone();
-    let signals = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("shutting down: draining work in flight; a second signal exits immediately");
-        stop.cancel();
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
     let listener = bind(&settings).await?;
-    tokio::select! {
-        ended = serve(settings, metrics, board, levels, shutdown, listener) => ended,
-        () = signals => Err(anyhow!("ended at once by a second signal; open intents are asked about at the next start")),
-    }
+    serve(settings, metrics, board, levels, ending, listener).await
 }
 
 /// The listener's socket.
@@ -78,7 +57,7 @@ pub(crate) async fn bind(settings: &Settings) -> anyhow::Result<TcpListener> {
     Ok(listener)
 }
 
-/// Runs everything that is enabled until `shutdown`, then drains.
+/// [`run`] on a listener that there is already.
 ///
 /// # Errors
 /// What kept it from starting, or ended a pipeline.
@@ -87,7 +66,7 @@ pub(crate) async fn serve(
     metrics: Arc<Metrics>,
     board: Board,
     levels: Levels,
-    shutdown: CancellationToken,
+    ending: Ending,
     listener: TcpListener,
 ) -> anyhow::Result<()> {
     // Before anybody can ask: a process whose pipelines have not spoken yet is not ready.
@@ -120,7 +99,7 @@ pub(crate) async fn serve(
         .run(),
     );
     let reporting = tokio::spawn(report_erp(erp.clone(), board.clone(), Arc::clone(&metrics)));
-    let ended = generations(live, &erp, &metrics, &board, &shutdown).await;
+    let ended = generations(live, &erp, &metrics, &board, &ending).await;
     reloading.abort();
     reporting.abort();
     // The listener goes last, so that a drain can be watched.
@@ -137,24 +116,29 @@ async fn generations(
     erp: &Erp,
     metrics: &Arc<Metrics>,
     board: &Board,
-    shutdown: &CancellationToken,
+    ending: &Ending,
 ) -> anyhow::Result<()> {
     loop {
         let settings = Arc::clone(&live.borrow_and_update());
-        let stop = shutdown.child_token();
+        let stop = ending.begun().child_token();
         let replaced = {
-            let (mut live, stop) = (live.clone(), stop.clone());
-            tokio::spawn(async move {
+            let (mut live, stop, ending) = (live.clone(), stop.clone(), ending.clone());
+            async move {
                 if live.changed().await.is_ok() {
+                    ending.restarting();
                     stop.cancel();
                 }
-            })
+                std::future::pending::<()>().await
+            }
         };
-        let ended = pipelines(&settings, erp, metrics, board, &stop).await;
-        replaced.abort();
-        if ended.is_err() || shutdown.is_cancelled() || !live.has_changed().unwrap_or(false) {
+        let ended = tokio::select! {
+            ended = pipelines(&settings, erp, metrics, board, &stop, ending) => ended,
+            () = replaced => Ok(()),
+        };
+        if ended.is_err() || ending.begun().is_cancelled() || !live.has_changed().unwrap_or(false) {
             return ended;
         }
+        ending.restarted();
         tracing::info!("restarting pipelines with new credentials");
     }
 }
@@ -165,11 +149,15 @@ async fn pipelines(
     metrics: &Arc<Metrics>,
     board: &Board,
     shutdown: &CancellationToken,
+    ending: &Ending,
 ) -> anyhow::Result<()> {
-    let codec = Arc::new(
-        Codec::connect(settings.schema_registry.as_ref(), &settings.topics, &subjects(settings))
-            .await?,
-    );
+    let subjects = subjects(settings);
+    let codec = tokio::select! {
+        codec = Codec::connect(settings.schema_registry.as_ref(), &settings.topics, &subjects) => {
+            Arc::new(codec?)
+        }
+        () = shutdown.cancelled() => return Ok(()),
+    };
     let role = if settings.commands.enabled { sink::ROLE } else { source::ROLE };
     let controls = Controls::follow(&settings.kafka, &settings.topics.control, role)
         .map_err(|reason| anyhow!(reason))?;
@@ -185,7 +173,10 @@ async fn pipelines(
             shutdown: shutdown.clone(),
             controls: controls.clone(),
         };
-        pipelines.spawn(async move { Ok(sink::run(parts).await?) });
+        pipelines.spawn(async move {
+            let _running = Running::named("pipeline commands");
+            Ok(sink::run(parts).await?)
+        });
     }
     if any_feed(settings) {
         let markers: Arc<dyn source::MarkerIndex> = if settings.return_outbounds.enabled {
@@ -203,7 +194,10 @@ async fn pipelines(
             controls: controls.clone(),
             markers,
         };
-        pipelines.spawn(async move { Ok(source::run(parts).await?) });
+        pipelines.spawn(async move {
+            let _running = Running::named("pipeline feeds");
+            Ok(source::run(parts).await?)
+        });
     }
     let mut first_fault = Ok(());
     while let Some(ended) = pipelines.join_next().await {
@@ -213,7 +207,7 @@ async fn pipelines(
         {
             tracing::error!(error = %fault, "pipeline failed; draining and shutting down");
             first_fault = Err(fault);
-            shutdown.cancel();
+            ending.begin();
         }
     }
     pauses.abort();
@@ -261,10 +255,20 @@ fn subjects(settings: &Settings) -> Vec<Subject> {
     subjects
 }
 
+/// For a test: no task makes progress any more.
+fn hang_runtime() {
+    for _ in 0..tokio::runtime::Handle::current().metrics().num_workers() {
+        tokio::spawn(async { crash::hang_if(Fault::RuntimeHang) });
+    }
+}
+
 async fn report_erp(erp: Erp, board: Board, metrics: Arc<Metrics>) {
     let mut every = tokio::time::interval(QUOTA_STATUS);
     loop {
         every.tick().await;
+        if crash::fault(Fault::RuntimeHang) && board.unready().is_empty() {
+            hang_runtime();
+        }
         let budgets = erp.quota().status();
         metrics.quota(&budgets);
         for edition in [Edition::Flagship, Edition::Enterprise] {

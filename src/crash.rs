@@ -107,12 +107,20 @@ named! {
         PollPanic = "poll-panic",
         /// The consumer's thread panics whenever it has something to read.
         PollPanicAlways = "poll-panic-always",
-        /// The consumer's thread hangs, once in the life of the process.
-        PollHang = "poll-hang",
-        /// The consumer's thread hangs whenever it has something to read.
-        PollHangAlways = "poll-hang-always",
         /// The command pipeline panics at an answer, and says everything it has at hand.
         Panic = "panic",
+        /// The consumer's thread hangs once it has something to read.
+        PollHang = "poll-hang",
+        /// The same, but of the first such thread alone.
+        PollHangOnce = "poll-hang-once",
+        /// The consumer's thread panics, and hangs in the unwinding.
+        UnwindHang = "unwind-hang",
+        /// The producer's thread hangs within a transaction.
+        TransactionHang = "transaction-hang",
+        /// A restore hangs on its thread.
+        RestoreHang = "restore-hang",
+        /// Every worker thread of the runtime hangs once the pipelines are ready.
+        RuntimeHang = "runtime-hang",
     }
 }
 
@@ -208,6 +216,45 @@ pub(crate) fn panic_if(which: Fault, at_hand: &dyn std::fmt::Debug) {
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub(crate) fn panic_if(_which: Fault, _at_hand: &dyn std::fmt::Debug) {}
+
+/// Blocks this thread for good, if `FAILPOINTS` asks for this fault.
+#[cfg(debug_assertions)]
+pub(crate) fn hang_if(which: Fault) {
+    if fault(which) {
+        tracing::info!("injected fault: thread hangs");
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+/// Nothing: failpoints are compiled out of release builds.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub(crate) fn hang_if(_which: Fault) {}
+
+/// Panics if `FAILPOINTS` asks for this fault, and never gets to the end of the unwinding: as when
+/// a client that is dropped waits for its broker.
+#[cfg(debug_assertions)]
+pub(crate) fn hang_unwinding_if(which: Fault) {
+    struct Hangs(Fault);
+
+    impl Drop for Hangs {
+        fn drop(&mut self) {
+            hang_if(self.0);
+        }
+    }
+
+    if fault(which) {
+        let _hangs = Hangs(which);
+        panic_if(which, &());
+    }
+}
+
+/// Nothing: failpoints are compiled out of release builds.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub(crate) fn hang_unwinding_if(_which: Fault) {}
 
 #[cfg(test)]
 mod tests {

@@ -10,9 +10,9 @@
 //! transactions, takeover) and [`schema`] (Avro, registry).
 //!
 //! Imports point one way: `cli → app → {sink, source, ops} → {erp, kafka, schema, telemetry} →
-//! {config, board, metrics, http_client, fault, decimal, clock, text, explanation, crash}`. The two
-//! pipelines never import each other. The simulator imports nothing of the client, so that a
-//! mistake in one cannot be hidden by the same mistake in the other.
+//! {config, background, board, metrics, http_client, fault, decimal, clock, text, explanation,
+//! crash}`. The two pipelines never import each other. The simulator imports nothing of the client,
+//! so that a mistake in one cannot be hidden by the same mistake in the other.
 
 mod app;
 mod cli;
@@ -27,6 +27,7 @@ mod kafka;
 mod schema;
 mod telemetry;
 
+mod background;
 mod board;
 mod clock;
 mod config;

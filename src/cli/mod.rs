@@ -186,6 +186,7 @@ impl From<End> for ExitCode {
 /// Parses the arguments, runs the verb, maps its end to an exit code.
 #[must_use]
 pub fn main() -> ExitCode {
+    crate::background::log_panics();
     crate::kafka::headers::install_panic_hook();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,

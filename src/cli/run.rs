@@ -29,6 +29,9 @@ pub(super) fn execute(loaded: Loaded) -> anyhow::Result<End> {
         misconfigured(&[mistake]);
         return Ok(End::Misconfigured);
     }
+    let ending =
+        app::Ending::new(settings.commands.drain_timeout).context("no thread can be started")?;
+    ending.begin_at_signals()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -48,12 +51,21 @@ pub(super) fn execute(loaded: Loaded) -> anyhow::Result<End> {
     if io::stderr().is_terminal() && settings.log.format == LogFormat::Human {
         runtime.spawn(past::watch(board.clone()));
     }
-    let ended = runtime.block_on(app::run(
+    // A task: a panic of it is an error here, and unwinds nothing of the runtime.
+    let running = runtime.spawn(app::run(
         settings,
         Arc::new(Metrics::new()),
         board,
         telemetry.levels.clone(),
+        ending.clone(),
     ));
+    let ended = runtime.block_on(running).context("the process ended abnormally");
+    let ended = ended.and_then(|ended| ended);
+    // What is left to do has to end as well.
+    ending.begin();
+    if ended.is_ok() {
+        ending.drained();
+    }
     telemetry.end(LAST_TRACES);
     runtime.shutdown_timeout(LAST_TASKS);
     ended.map(|()| End::Done)

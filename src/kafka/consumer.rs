@@ -6,14 +6,13 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    thread,
     time::Duration,
 };
 
 use rdkafka::consumer::ConsumerGroupMetadata;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{clock::Moment, config::KafkaSettings};
+use crate::{background, clock::Moment, config::KafkaSettings};
 
 use super::{
     client::group_id,
@@ -136,15 +135,11 @@ impl Group {
         let (end, ended) = tokio::sync::watch::channel(false);
         let name = format!("poll-{}", options.role);
         let poller = Poller::new(kafka, options, Arc::clone(&shared), events)?;
-        thread::Builder::new()
-            .name(name)
-            .spawn(move || {
-                poller.run();
-                let _ = end.send(true);
-            })
-            .map_err(|error| {
-                GroupFault(format!("the polling thread could not be started: {error}"))
-            })?;
+        background::thread(&name, move || {
+            poller.run();
+            let _ = end.send(true);
+        })
+        .map_err(|error| GroupFault(format!("the polling thread could not be started: {error}")))?;
         Ok((Self { shared, topic, group_id: group_id.into(), ended }, receiver))
     }
 

@@ -168,10 +168,10 @@ impl Poller {
         self.panics.retain(|at| now < at.plus(PANIC_WINDOW));
         self.panics.push(now);
         if self.panics.len() < MAX_PANICS {
-            return self.replace("its thread panicked; standard error has the place");
+            return self.replace("its thread panicked; the log has the place");
         }
         Err(Over::Stopped(GroupFault(format!(
-            "the thread that polls {} panicked {MAX_PANICS} times within {} s; report it with the places on standard error",
+            "the thread that polls {} panicked {MAX_PANICS} times within {} s; report it with the places in the log",
             self.options.topic,
             PANIC_WINDOW.as_secs()
         ))))
@@ -379,14 +379,11 @@ impl Poller {
             return;
         }
         crash::panic_if(Fault::PollPanicAlways, &self.options.topic);
-        if crash::fault(Fault::PollHangAlways)
-            || (crash::fault(Fault::PollHang) && !HUNG.swap(true, Ordering::AcqRel))
-        {
-            tracing::info!("injected fault: consumer thread hangs");
-            loop {
-                thread::park();
-            }
+        if !HUNG.swap(true, Ordering::AcqRel) {
+            crash::hang_if(Fault::PollHangOnce);
         }
+        crash::hang_if(Fault::PollHang);
+        crash::hang_unwinding_if(Fault::UnwindHang);
         if crash::fault(Fault::PollPanic) {
             self.sabotaged = true;
             crash::panic_if(Fault::PollPanic, &self.options.topic);

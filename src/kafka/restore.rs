@@ -16,8 +16,9 @@ use rdkafka::{
 };
 
 use crate::{
+    background,
     config::KafkaSettings,
-    crash::{self, Point},
+    crash::{self, Fault, Point},
 };
 
 use super::{
@@ -178,7 +179,7 @@ impl Drop for CancelOnDrop {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, TakeOverFault> + Send + 'static,
 ) -> Result<T, TakeOverFault> {
-    match tokio::task::spawn_blocking(work).await {
+    match background::blocking("restore", work).await {
         Ok(result) => result,
         Err(error) => Err(TakeOverFault::Refused(format!("the restore ended abnormally: {error}"))),
     }
@@ -366,6 +367,7 @@ impl Restore<'_> {
         mut self,
         mut committed: BTreeMap<i32, Committed>,
     ) -> Result<Vec<Restored>, TakeOverFault> {
+        crash::hang_if(Fault::RestoreHang);
         let mut entries = BTreeMap::new();
         // The error of a batch that cannot be read names no partition: from then on they are read
         // one by one, each from where it stands.

@@ -21,9 +21,10 @@ use rdkafka::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    background,
     clock::Moment,
     config::KafkaSettings,
-    crash::{self, Point},
+    crash::{self, Fault, Point},
 };
 
 use super::{
@@ -131,9 +132,7 @@ impl Transactor {
             producer: None,
             batch_size,
         };
-        thread::Builder::new()
-            .name(format!("txn-{role}"))
-            .spawn(move || writer.run())
+        background::thread(&format!("txn-{role}"), move || writer.run())
             .map_err(|error| format!("the transaction thread could not be started: {error}"))?;
         Ok(Self { requests })
     }
@@ -478,6 +477,7 @@ impl Live {
         crash::point(Point::TxnBeginning);
         self.producer.begin_transaction().map_err(|error| classify(&error))?;
         crash::point(Point::TxnBegun);
+        crash::hang_if(Fault::TransactionHang);
         for part in TRANSACTION {
             match part {
                 Part::Records => self.deliver(batch)?,

@@ -196,12 +196,12 @@ async fn wait_for_topics(
     let topics = &parts.settings.topics;
     loop {
         pulse.beat();
-        let reason = match partition_counts(
-            &parts.settings.kafka,
-            &[&topics.commands, &topics.journal, &topics.results, &topics.commands_dlq],
-        )
-        .await
-        {
+        let names = [&*topics.commands, &topics.journal, &topics.results, &topics.commands_dlq];
+        let counts = tokio::select! {
+            counts = partition_counts(&parts.settings.kafka, &names) => counts,
+            () = parts.shutdown.cancelled() => return Ok(None),
+        };
+        let reason = match counts {
             Err(reason) => reason,
             Ok(counts) => match counts.as_slice() {
                 [Some(commands), Some(journal), Some(_), Some(_)] if commands == journal => return Ok(Some(*commands)),

@@ -110,7 +110,7 @@ const TICK: Duration = Duration::from_secs(5);
 /// The role of this pipeline in group, client and transactional ids.
 pub(crate) const ROLE: &str = "feeds";
 /// How long a feed that is given back may take to end its transaction, which takes milliseconds
-/// where a broker answers.
+/// where a broker answers; never longer than `commands.drain_timeout`, which bounds a shutdown.
 const DRAIN: Duration = Duration::from_secs(20);
 
 /// The settings of a feed.
@@ -344,7 +344,8 @@ impl Pipeline {
     /// waited for, but not for long: a broker may be away. Whether that was committed, the next
     /// owner reads from the log.
     async fn end(&mut self, leases: &[Lease], abort: bool) -> Result<(), PipelineFault> {
-        let mut patience = pin!(tokio::time::sleep(if abort { Duration::ZERO } else { DRAIN }));
+        let drain = DRAIN.min(self.parts.settings.commands.drain_timeout);
+        let mut patience = pin!(tokio::time::sleep(if abort { Duration::ZERO } else { drain }));
         for running in leases.iter().filter_map(|lease| self.running.get(lease)) {
             running.cancel.cancel();
         }

@@ -7,7 +7,7 @@ use std::{
 
 /// What stands higher may import what stands lower. Equal rank may import each other except where
 /// [`APART`] says no.
-const RANKS: [(&str, u32); 23] = [
+const RANKS: [(&str, u32); 24] = [
     ("main", 70),
     ("cli", 60),
     ("app", 50),
@@ -25,6 +25,7 @@ const RANKS: [(&str, u32); 23] = [
     ("telemetry", 30),
     ("config", 20),
     ("restarts", 20),
+    ("background", 15),
     ("board", 10),
     ("fault", 10),
     ("http_client", 10),

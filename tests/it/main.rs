@@ -47,6 +47,7 @@ mod registry;
 mod repeat_table;
 mod restore;
 mod secrets;
+mod shutdown;
 mod sizing;
 mod storm;
 mod too_large;

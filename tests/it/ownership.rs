@@ -82,7 +82,7 @@ fn a_pipeline_whose_polling_thread_hangs_begins_anew() {
     let rig = Rig::with_partitions("poll-hang", 1).commands("avro");
     rig.erp.take_anything();
     let commands = some("PH", 20);
-    let mut connector = rig.spawn_with(&[("FAILPOINTS", "poll-hang=inject")]).ready();
+    let mut connector = rig.spawn_with(&[("FAILPOINTS", "poll-hang-once=inject")]).ready();
     rig.send(&commands);
     let results = rig.results(commands.len());
     Verdict::of(&rig, &commands, &results).assert_each_once(commands.len(), "hung");
@@ -99,7 +99,7 @@ fn a_pipeline_whose_polling_thread_hangs_again_and_again_ends_the_process() {
     let mut rig = Rig::with_partitions("poll-hangs", 1).commands("avro");
     rig.config.set("commands", "drain_timeout", "1s");
     rig.send(&some("PA", 1));
-    let mut connector = rig.spawn_with(&[("FAILPOINTS", "poll-hang-always=inject")]);
+    let mut connector = rig.spawn_with(&[("FAILPOINTS", "poll-hang=inject")]);
     let status = connector.wait_end(PATIENCE * 2).expect("the process ends by itself");
     assert_eq!(status.code(), Some(1), "{}", connector.log());
     let restarts = connector.log().matches("restarting from committed offsets").count();

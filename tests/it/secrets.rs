@@ -232,7 +232,7 @@ fn no_secret_is_said_by_any_fault_or_panic() {
     let log = connector.log();
     let panicked = log.split_once("on purpose, with").expect("it panicked").1;
     assert!(
-        panicked.contains(ears.rig.erp.flagship_sid()) && panicked.contains("stack backtrace"),
+        panicked.contains(ears.rig.erp.flagship_sid()) && panicked.contains("panic.backtrace"),
         "{panicked}"
     );
     ears.said.hear("log", log);

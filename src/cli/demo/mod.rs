@@ -87,7 +87,7 @@ struct Stage {
 pub(super) async fn execute(args: Args) -> anyhow::Result<End> {
     let stage = set_up(&args).await?;
     announce(&args, &stage);
-    let shutdown = CancellationToken::new();
+    let ending = app::Ending::new(stage.settings.commands.drain_timeout)?;
     let (listener, settings) = listen(stage.settings.clone()).await?;
     let address = listener.local_addr()?;
     tell(&format!("status page: http://{address}/"));
@@ -97,7 +97,7 @@ pub(super) async fn execute(args: Args) -> anyhow::Result<End> {
         Arc::new(Metrics::new()),
         board.clone(),
         Levels::fixed(),
-        shutdown.clone(),
+        ending.clone(),
         listener,
     ));
     let stop_reading = CancellationToken::new();
@@ -111,8 +111,9 @@ pub(super) async fn execute(args: Args) -> anyhow::Result<End> {
             return Err(error);
         }
     };
-    shutdown.cancel();
+    ending.begin();
     connector.await.context("the connector ended abnormally")??;
+    ending.drained();
     stop_reading.cancel();
     let evidence = collector.finish(&stage.simulator).await;
     let held = summary(&evidence, &stage.simulator);
