@@ -10,7 +10,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    background::Running,
+    background::{self, Running},
     board::Board,
     config::{Edition, Feed, Settings},
     crash::{self, Fault},
@@ -87,21 +87,21 @@ pub(crate) async fn serve(
         settings: live.clone(),
         levels,
     };
-    let serving = tokio::spawn(ops::serve(listener, shown, listening.clone()));
-    let reloading = tokio::spawn(
-        Reload {
-            publish,
-            erp: erp.clone(),
-            token,
-            board: board.clone(),
-            metrics: Arc::clone(&metrics),
-        }
-        .run(),
-    );
-    let reporting = tokio::spawn(report_erp(erp.clone(), board.clone(), Arc::clone(&metrics)));
+    let (listener, last_answers) = (Arc::new(listener), listening.clone());
+    let serving = background::lasting_task("listener", move || {
+        ops::serve(Arc::clone(&listener), shown.clone(), last_answers.clone())
+    });
+    let reload =
+        Arc::new(Reload::new(publish, erp.clone(), token, board.clone(), Arc::clone(&metrics)));
+    let reloading = background::lasting_task("reload", move || Arc::clone(&reload).run());
+    let reporting = {
+        let (erp, board, metrics) = (erp.clone(), board.clone(), Arc::clone(&metrics));
+        background::lasting_task("quota report", move || {
+            report_erp(erp.clone(), board.clone(), Arc::clone(&metrics))
+        })
+    };
     let ended = generations(live, &erp, &metrics, &board, &ending).await;
-    reloading.abort();
-    reporting.abort();
+    drop((reloading, reporting));
     // The listener goes last, so that a drain can be watched.
     tracing::info!("pipelines stopped");
     listening.cancel();
@@ -161,7 +161,12 @@ async fn pipelines(
     let role = if settings.commands.enabled { sink::ROLE } else { source::ROLE };
     let controls = Controls::follow(&settings.kafka, &settings.topics.control, role)
         .map_err(|reason| anyhow!(reason))?;
-    let pauses = tokio::spawn(show_pauses(controls.clone(), board.clone(), Arc::clone(metrics)));
+    let _pauses = {
+        let (controls, board, metrics) = (controls.clone(), board.clone(), Arc::clone(metrics));
+        background::lasting_task("pauses", move || {
+            show_pauses(controls.clone(), board.clone(), Arc::clone(&metrics))
+        })
+    };
     let mut pipelines: JoinSet<anyhow::Result<()>> = JoinSet::new();
     if settings.commands.enabled {
         let parts = sink::Parts {
@@ -210,7 +215,6 @@ async fn pipelines(
             ending.begin();
         }
     }
-    pauses.abort();
     first_fault
 }
 
@@ -258,7 +262,7 @@ fn subjects(settings: &Settings) -> Vec<Subject> {
 /// For a test: no task makes progress any more.
 fn hang_runtime() {
     for _ in 0..tokio::runtime::Handle::current().metrics().num_workers() {
-        tokio::spawn(async { crash::hang_if(Fault::RuntimeHang) });
+        background::task(async { crash::hang_if(Fault::RuntimeHang) });
     }
 }
 
@@ -269,6 +273,7 @@ async fn report_erp(erp: Erp, board: Board, metrics: Arc<Metrics>) {
         if crash::fault(Fault::RuntimeHang) && board.unready().is_empty() {
             hang_runtime();
         }
+        crash::panic_once_if(Fault::ReportPanic);
         let budgets = erp.quota().status();
         metrics.quota(&budgets);
         for edition in [Edition::Flagship, Edition::Enterprise] {

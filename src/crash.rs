@@ -109,6 +109,20 @@ named! {
         PollPanicAlways = "poll-panic-always",
         /// The command pipeline panics at an answer, and says everything it has at hand.
         Panic = "panic",
+        /// The reader of operators' decisions panics at a record, once.
+        ControlPanic = "control-panic",
+        /// What serves the quota's lines panics, once.
+        QuotaPanic = "quota-panic",
+        /// What waits for a command's permit panics, once.
+        PermitPanic = "permit-panic",
+        /// The listener panics at a connection, once.
+        ListenerPanic = "listener-panic",
+        /// What reports the quota panics, once.
+        ReportPanic = "report-panic",
+        /// The producer's thread panics within a transaction, once.
+        TransactionPanic = "transaction-panic",
+        /// The producer's thread panics within every transaction.
+        TransactionPanicAlways = "transaction-panic-always",
         /// The consumer's thread hangs once it has something to read.
         PollHang = "poll-hang",
         /// The same, but of the first such thread alone.
@@ -216,6 +230,20 @@ pub(crate) fn panic_if(which: Fault, at_hand: &dyn std::fmt::Debug) {
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub(crate) fn panic_if(_which: Fault, _at_hand: &dyn std::fmt::Debug) {}
+
+/// As [`panic_if`], the first time.
+#[cfg(debug_assertions)]
+pub(crate) fn panic_once_if(which: Fault) {
+    static PANICKED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+    if fault(which) && !PANICKED.swap(true, std::sync::atomic::Ordering::Relaxed) {
+        panic_if(which, &());
+    }
+}
+
+/// Nothing: failpoints are compiled out of release builds.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub(crate) fn panic_once_if(_which: Fault) {}
 
 /// Blocks this thread for good, if `FAILPOINTS` asks for this fault.
 #[cfg(debug_assertions)]

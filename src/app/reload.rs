@@ -24,7 +24,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::{Mutex, mpsc, watch},
     time::{MissedTickBehavior, interval, sleep},
 };
 
@@ -92,11 +92,14 @@ type Contents = BTreeMap<String, Result<[u8; 32], String>>;
 
 pub(super) struct Reload {
     /// Told the settings with the credentials in force, whenever clients have to be built anew.
-    pub publish: watch::Sender<Arc<Settings>>,
-    pub erp: Erp,
-    pub token: Token,
-    pub board: Board,
-    pub metrics: Arc<Metrics>,
+    publish: watch::Sender<Arc<Settings>>,
+    erp: Erp,
+    token: Token,
+    board: Board,
+    metrics: Arc<Metrics>,
+    files: Vec<(String, PathBuf)>,
+    /// Outlives a run that panics: what changed meanwhile is still news to the next one.
+    state: Mutex<State>,
 }
 
 /// What is in force, and what was refused last.
@@ -108,15 +111,27 @@ struct State {
 }
 
 impl Reload {
-    /// Until it is dropped.
-    pub(super) async fn run(self) {
-        let settings = Settings::clone(&self.publish.borrow());
+    /// What the files hold now is in force.
+    pub(super) fn new(
+        publish: watch::Sender<Arc<Settings>>,
+        erp: Erp,
+        token: Token,
+        board: Board,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let settings = Settings::clone(&publish.borrow());
         let files = files_of(&settings);
-        let mut state = State {
+        let state = State {
             taken: Part::ALL.into_iter().map(|part| (part, contents(&files, part))).collect(),
             refused: BTreeMap::new(),
             settings,
         };
+        Self { publish, erp, token, board, metrics, files, state: Mutex::new(state) }
+    }
+
+    /// Until it is dropped.
+    pub(super) async fn run(self: Arc<Self>) {
+        let (files, mut state) = (&self.files, self.state.lock().await);
         let (changed, mut changes) = mpsc::channel(1);
         let _watching = watch_folders(files.iter().map(|(_, path)| path.as_path()), changed);
         let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
@@ -134,7 +149,7 @@ impl Reload {
             };
             let mut found = false;
             for part in Part::ALL {
-                found |= self.look(&mut state, &files, part).await;
+                found |= self.look(&mut state, files, part).await;
             }
             if asked && !found {
                 tracing::info!("reload requested, but no secret or certificate has changed");
@@ -387,16 +402,8 @@ mod tests {
         let metrics = Arc::new(Metrics::new());
         let erp = Erp::new(settings, Arc::clone(&metrics)).unwrap();
         let (publish, live) = watch::channel(Arc::new(settings.clone()));
-        (
-            Reload {
-                publish,
-                erp,
-                token: Token::new(settings.http.token.clone()),
-                board: Board::default(),
-                metrics,
-            },
-            live,
-        )
+        let token = Token::new(settings.http.token.clone());
+        (Reload::new(publish, erp, token, Board::default(), metrics), live)
     }
 
     #[tokio::test]

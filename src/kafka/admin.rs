@@ -16,7 +16,7 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
 };
 
-use crate::config::KafkaSettings;
+use crate::{background, config::KafkaSettings};
 
 use super::{
     client::{client_config, consumer_config, group_id},
@@ -211,7 +211,7 @@ impl Admin {
     /// As [`look`].
     pub(crate) async fn cluster(&self, patience: Duration) -> Result<Cluster, AdminFault> {
         let kafka = self.kafka.clone();
-        tokio::task::spawn_blocking(move || look(&kafka, patience))
+        background::blocking("cluster metadata", move || look(&kafka, patience))
             .await
             .map_err(|error| AdminFault(format!("asking for metadata ended early: {error}")))?
     }

@@ -23,7 +23,11 @@ use rdkafka::{
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::config::{KafkaSettings, Partitioner};
+use crate::{
+    background,
+    config::{KafkaSettings, Partitioner},
+    crash::{self, Fault},
+};
 
 use super::{
     client::{consumer_config, group_id},
@@ -99,16 +103,14 @@ impl Controls {
         let client = Arc::downgrade(&consumer);
         let (sender, known) = watch::channel(None);
         let stop = Stop::default();
-        let reader = Reader {
+        let mut reader = Reader {
             consumer,
             topic: topic.to_owned(),
             sender,
             stop: Arc::clone(&stop.0),
             decisions: Decisions::new(),
         };
-        thread::Builder::new()
-            .name("control".into())
-            .spawn(move || reader.run())
+        background::lasting_thread("control", move || reader.run())
             .map_err(|error| format!("the reader of {topic} could not be started: {error}"))?;
         Ok(Self { known, client, _reader: Arc::new(stop) })
     }
@@ -174,7 +176,7 @@ pub(crate) async fn decide(
 ) -> Result<(), ToolFault> {
     let sender = Sender::connect(kafka, Partitioner::Any)?;
     let (verifier, name) = (sender.clone(), topic.to_owned());
-    tokio::task::spawn_blocking(move || verifier.verify(&name))
+    background::blocking("topic check", move || verifier.verify(&name))
         .await
         .map_err(|error| ToolFault(format!("asking for {topic} ended early: {error}")))??;
     let key = Value::from(key.to_vec()).to_string();
@@ -194,7 +196,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn run(mut self) {
+    fn run(&mut self) {
         while !self.stopped() {
             match self.begin() {
                 Ok(true) => self.read(),
@@ -235,7 +237,9 @@ impl Reader {
     }
 
     /// Assigns the partition from its first offset; `false` when the topic does not exist.
-    fn begin(&self) -> Result<bool, KafkaError> {
+    fn begin(&mut self) -> Result<bool, KafkaError> {
+        // Read again from the start, perhaps after a panic half-way; told only once it is read.
+        self.decisions.clear();
         // All topics: a request for one by name could create it where the broker creates topics by
         // itself.
         let metadata = self.consumer.fetch_metadata(None, REQUEST)?;
@@ -270,6 +274,7 @@ impl Reader {
             match self.consumer.poll(POLL) {
                 None => {}
                 Some(Ok(message)) => {
+                    crash::panic_once_if(Fault::ControlPanic);
                     apply(
                         &mut self.decisions,
                         message.key().unwrap_or_default(),

@@ -19,7 +19,7 @@ use rdkafka::{
     error::KafkaError,
 };
 
-use crate::config::KafkaSettings;
+use crate::{background, config::KafkaSettings};
 
 use super::{
     client::{consumer_config, group_id},
@@ -88,10 +88,8 @@ pub(crate) fn follow(
         .create_with_context(Silent)
         .map_err(|error| format!("no Kafka client for {topic} could be made: {error}"))?;
     let stop = Arc::new(AtomicBool::new(false));
-    let reader = Reader { consumer, topic: topic.to_owned(), stop: Arc::clone(&stop), on };
-    thread::Builder::new()
-        .name(role.to_owned())
-        .spawn(move || reader.run())
+    let mut reader = Reader { consumer, topic: topic.to_owned(), stop: Arc::clone(&stop), on };
+    background::lasting_thread(role, move || reader.run())
         .map_err(|error| format!("the reader of {topic} could not be started: {error}"))?;
     Ok(Follower(stop))
 }
@@ -104,7 +102,7 @@ struct Reader<F> {
 }
 
 impl<F: FnMut(Followed<'_>)> Reader<F> {
-    fn run(mut self) {
+    fn run(&mut self) {
         while !self.stopped() {
             match self.begin() {
                 Ok(partitions) if partitions.is_empty() => {

@@ -7,9 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    panic::{self, AssertUnwindSafe},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
-    thread,
     time::Duration,
 };
 
@@ -18,7 +16,7 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer},
 };
 
-use crate::{clock::Moment, config::KafkaSettings};
+use crate::{background, clock::Moment, config::KafkaSettings};
 
 use super::{
     Group,
@@ -113,7 +111,7 @@ impl GroupState {
     ) -> Self {
         let shared = Arc::new(Shared::default());
         let patience = Patience::of(kafka);
-        let asking = Asking {
+        let mut asking = Asking {
             shared: Arc::downgrade(&shared),
             client: controls.client(),
             group: group.clone(),
@@ -124,8 +122,9 @@ impl GroupState {
             asked_members: None,
             asked_offsets: None,
         };
-        let thread = thread::Builder::new().name(format!("group-{role}"));
-        if let Err(error) = thread.spawn(move || asking.run()) {
+        if let Err(error) =
+            background::lasting_thread(&format!("group-{role}"), move || asking.run())
+        {
             tracing::warn!(
                 %error,
                 "failed to start the thread that watches the consumer group; its lag stays unknown"
@@ -174,17 +173,8 @@ enum Turn {
 }
 
 impl Asking {
-    fn run(mut self) {
-        loop {
-            let turn = panic::catch_unwind(AssertUnwindSafe(|| self.turn()));
-            match turn {
-                Ok(Turn::GoOn) => {}
-                Ok(Turn::Over) => return,
-                Err(_) => tracing::error!(
-                    kafka.group = self.group.group_id(),
-                    "the thread that watches the consumer group panicked, which is a defect of the connector; it goes on"
-                ),
-            }
+    fn run(&mut self) {
+        while let Turn::GoOn = self.turn() {
             if self.rest() {
                 return;
             }

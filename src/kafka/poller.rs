@@ -21,6 +21,7 @@ use rdkafka::{
 use tokio::sync::mpsc;
 
 use crate::{
+    background,
     clock::Moment,
     config::KafkaSettings,
     crash::{self, Fault},
@@ -335,7 +336,9 @@ impl Poller {
         self.shared.lose(&self.events);
         let stuck = std::mem::replace(&mut self.consumer, fresh);
         // Closing waits for a group that may never answer.
-        thread::spawn(move || drop(stuck));
+        if let Err(error) = background::thread("close-consumer", move || drop(stuck)) {
+            tracing::debug!(%error, "no thread to close a consumer; closed it in place");
+        }
         self.known.clear();
         self.paused.clear();
         self.passed.clear();
@@ -515,7 +518,8 @@ impl Poller {
             self.events.clone(),
             self.options.topic.clone(),
         );
-        let drain = thread::spawn(move || {
+        // Without a thread the channel closes at once: nothing is drained, and the next owner looks.
+        let drain = background::thread("drain", move || {
             callbacks.revoke(leases, false);
             let _ = stop.send(());
         });
@@ -525,7 +529,7 @@ impl Poller {
         {
             let _ = self.consumer.poll(Duration::ZERO);
         }
-        let _ = drain.join();
+        let _ = drain.map(thread::JoinHandle::join);
     }
 
     /// Nothing can be finished any more: ownership ends at once.

@@ -415,7 +415,9 @@ impl Restore<'_> {
         let fresh = Arc::new(Reader::open(self.kafka, self.group)?);
         let old = std::mem::replace(&mut self.reader, fresh);
         // Closing waits for brokers that may not answer.
-        std::thread::spawn(move || drop(old));
+        if let Err(error) = background::thread("close-consumer", move || drop(old)) {
+            tracing::debug!(%error, "no thread to close a consumer; closed it in place");
+        }
         Ok(())
     }
 

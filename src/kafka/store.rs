@@ -5,10 +5,12 @@ use std::{
     ops::Bound,
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
 };
 
 use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition, TableError};
+
+use crate::background;
 
 /// Why the local cache failed: one sentence with the path and what to do.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -290,13 +292,14 @@ struct Writer {
 }
 
 impl Writer {
-    fn start(store: Store) -> Self {
+    fn start(store: Store) -> Result<Self, StoreFault> {
         // One batch waits while one is written: with the one being collected, that bounds the
         // memory.
         let (batches, waiting) = mpsc::sync_channel::<Collected>(1);
-        let thread =
-            thread::spawn(move || waiting.into_iter().try_for_each(|batch| write(&store, batch)));
-        Self { batches, thread }
+        let write_all = move || waiting.into_iter().try_for_each(|batch| write(&store, batch));
+        let thread = background::thread("cache-writer", write_all)
+            .map_err(|error| StoreFault(format!("the cache's writer has no thread: {error}")))?;
+        Ok(Self { batches, thread })
     }
 
     fn end(self) -> Result<(), StoreFault> {
@@ -355,7 +358,10 @@ impl Loader {
             return Ok(());
         }
         let batch = self.take();
-        let writer = self.writer.get_or_insert_with(|| Writer::start(self.store.clone()));
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            None => self.writer.insert(Writer::start(self.store.clone())?),
+        };
         match writer.batches.send(batch) {
             Ok(()) => Ok(()),
             // The writer ended early: only a fault makes it.

@@ -7,7 +7,7 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer},
 };
 
-use crate::config::KafkaSettings;
+use crate::{background, config::KafkaSettings};
 
 use super::{
     admin::{Complaints, explained},
@@ -49,7 +49,7 @@ pub(crate) async fn partition_counts(
             })
             .collect()
     };
-    tokio::task::spawn_blocking(ask)
+    background::blocking("topic check", ask)
         .await
         .map_err(|error| format!("the question about topics ended abnormally: {error}"))?
 }
@@ -86,7 +86,7 @@ impl Backlog {
     /// One sentence when the broker does not answer or the topic does not exist.
     pub(crate) async fn count(&self) -> Result<u64, String> {
         let this = self.clone();
-        tokio::task::spawn_blocking(move || this.ask())
+        background::blocking("backlog", move || this.ask())
             .await
             .map_err(|error| format!("the question about offsets ended abnormally: {error}"))?
     }

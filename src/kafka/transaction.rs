@@ -5,6 +5,7 @@
 //! (`docs/kafka.md#errors-of-transactions`).
 
 use std::{
+    panic::{self, AssertUnwindSafe},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -131,6 +132,7 @@ impl Transactor {
             requests: receiver,
             producer: None,
             batch_size,
+            panics: 0,
         };
         background::thread(&format!("txn-{role}"), move || writer.run())
             .map_err(|error| format!("the transaction thread could not be started: {error}"))?;
@@ -145,7 +147,10 @@ impl Transactor {
     pub(crate) async fn commit(&self, batch: Batch) -> Result<(), CommitFault> {
         let (reply, answer) = oneshot::channel();
         if self.requests.send((batch, reply)).is_err() {
-            return Err(CommitFault::Fenced("the producer's thread has ended".into()));
+            return Err(CommitFault::Fenced(
+                "its thread has ended, which is a defect of the connector; start the process again"
+                    .into(),
+            ));
         }
         answer.await.unwrap_or_else(|_| {
             Err(CommitFault::Unknown("the producer's thread ended within the transaction".into()))
@@ -254,6 +259,8 @@ struct Writer {
     producer: Option<Live>,
     /// Of the records of one batch on the wire together: a topic refuses a batch as a whole.
     batch_size: BatchSize,
+    /// Panics since the last transaction that was committed.
+    panics: u32,
 }
 
 /// What a step of a transaction says about it.
@@ -275,6 +282,9 @@ pub const REST: Duration = Duration::from_millis(2);
 /// How often a retriable step is tried again before the producer is given up: `UnsupportedFeature`
 /// claims to be retriable for ever.
 const RETRIES: u32 = 30;
+/// Panics in a row after which the thread ends, and the process with it, which is noticed: the same
+/// records cause the next one as well.
+const MAX_PANICS: u32 = 3;
 /// librdkafka's own default of `batch.size`.
 const BATCH_BYTES: usize = 1_000_000;
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -294,7 +304,18 @@ impl Writer {
             if let Some(left) = ended.and_then(|ended| REST.checked_sub(ended.elapsed())) {
                 thread::sleep(left);
             }
-            let result = self.commit(&batch);
+            let result = panic::catch_unwind(AssertUnwindSafe(|| self.commit(&batch)));
+            let result = match result {
+                Ok(result) => result,
+                Err(_) if self.panicked(&batch) => Err(CommitFault::Unknown(
+                    "the producer's thread panicked; the log has the place".to_owned(),
+                )),
+                // Whoever waits hears of it as the channels close.
+                Err(panic) => panic::resume_unwind(panic),
+            };
+            if result.is_ok() {
+                self.panics = 0;
+            }
             ended = Some(Instant::now());
             let larger = result.is_ok() && self.batch_size.committed();
             let _ = reply.send(result);
@@ -309,6 +330,19 @@ impl Writer {
                 self.producer = None;
             }
         }
+    }
+
+    /// A new producer in place of the one whose transaction panicked, unless that happens again and
+    /// again.
+    fn panicked(&mut self, batch: &Batch) -> bool {
+        self.panics += 1;
+        if self.panics == MAX_PANICS {
+            return false;
+        }
+        self.producer = None;
+        let leases = batch.positions.iter().map(|position| position.lease);
+        self.revive(|| batch.group.fence(leases.clone()).is_err());
+        true
     }
 
     /// Makes sure that there is an initialised producer, however long the broker stays away; but
@@ -478,6 +512,8 @@ impl Live {
         self.producer.begin_transaction().map_err(|error| classify(&error))?;
         crash::point(Point::TxnBegun);
         crash::hang_if(Fault::TransactionHang);
+        crash::panic_once_if(Fault::TransactionPanic);
+        crash::panic_if(Fault::TransactionPanicAlways, &());
         for part in TRANSACTION {
             match part {
                 Part::Records => self.deliver(batch)?,

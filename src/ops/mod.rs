@@ -33,7 +33,14 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{board::Board, config::Settings, metrics::Metrics, telemetry::Levels};
+use crate::{
+    background,
+    board::Board,
+    config::Settings,
+    crash::{self, Fault},
+    metrics::Metrics,
+    telemetry::Levels,
+};
 
 use access::Access;
 pub(crate) use access::Token;
@@ -101,7 +108,7 @@ impl Lasting {
 /// On a loopback address everything may be read, and changed where there is no token. On any other,
 /// everything but the probes and `/metrics` needs the token, as `Authorization: Bearer …` or as the
 /// password of HTTP basic authentication (which a browser asks for).
-pub(crate) async fn serve(listener: TcpListener, parts: Parts, shutdown: CancellationToken) {
+pub(crate) async fn serve(listener: Arc<TcpListener>, parts: Parts, shutdown: CancellationToken) {
     let loopback = listener.local_addr().is_ok_and(|address| is_loopback(address.ip()));
     let Parts { board, metrics, token, settings, levels } = parts;
     let instance = settings.borrow().kafka.instance_name().into();
@@ -114,7 +121,10 @@ pub(crate) async fn serve(listener: TcpListener, parts: Parts, shutdown: Cancell
         access: Access::new(loopback, token),
     };
     let history = history::History::default();
-    let sampling = tokio::spawn(history.clone().run(shown.board.clone()));
+    let _sampling = {
+        let (history, board) = (history.clone(), shown.board.clone());
+        background::lasting_task("history", move || history.clone().run(board.clone()))
+    };
     let router = routes::router(&shown, history, shutdown.clone());
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let tasks = TaskTracker::new();
@@ -131,6 +141,7 @@ pub(crate) async fn serve(listener: TcpListener, parts: Parts, shutdown: Cancell
                 continue;
             }
         };
+        crash::panic_once_if(Fault::ListenerPanic);
         let Ok(place) = Arc::clone(&connections).try_acquire_owned() else { continue };
         let lasting = Lasting::default();
         let service = TowerToHyperService::new(router.clone().layer(Extension(lasting.clone())));
@@ -152,7 +163,6 @@ pub(crate) async fn serve(listener: TcpListener, parts: Parts, shutdown: Cancell
     }
     tasks.close();
     let _ = timeout(LAST_ANSWERS, tasks.wait()).await;
-    sampling.abort();
 }
 
 /// IPv4 loopback in IPv6 clothes counts as well.

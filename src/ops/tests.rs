@@ -35,7 +35,7 @@ async fn start(all: bool, token: Option<&str>) -> Running {
         settings,
         levels: Levels::fixed(),
     };
-    let task = tokio::spawn(serve(listener, parts, shutdown.clone()));
+    let task = tokio::spawn(serve(Arc::new(listener), parts, shutdown.clone()));
     Running { address: ([127, 0, 0, 1], port).into(), board, metrics, token, shutdown, task }
 }
 

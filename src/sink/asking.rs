@@ -74,9 +74,9 @@ impl Engine<'_> {
             tracing::Span::current()
                 .record("erp.call", Call::QueryOutbounds.name())
                 .record("erp.result", finding.word());
-            word.tell(Happened::LookedUp { slot: id, finding, was_probe });
+            Happened::LookedUp { slot: id, finding, was_probe }
         };
-        tokio::spawn(asking.instrument(span));
+        word.after(asking.instrument(span));
         true
     }
 
@@ -174,7 +174,7 @@ impl Engine<'_> {
             &self.happened,
             Happened::ProofSought { warehouse_no: warehouse_no.clone(), seen: false },
         );
-        tokio::spawn(async move {
+        word.after(async move {
             // It becomes visible within max_visibility_lag, or the next created order is tried.
             let question =
                 Question { return_no, marker, first_intent_at: None, claimed: HashSet::new() };
@@ -190,7 +190,7 @@ impl Engine<'_> {
                 }
                 tokio::time::sleep(settings.commands.lookup_interval).await;
             };
-            word.tell(Happened::ProofSought { warehouse_no, seen });
+            Happened::ProofSought { warehouse_no, seen }
         });
     }
 
@@ -206,9 +206,7 @@ impl Engine<'_> {
         self.probing = true;
         let (erp, timeout) = (self.parts.erp.clone(), self.parts.settings.commands.call_timeout);
         let word = Word::new(&self.happened, Happened::Probed(Err(ABNORMAL.to_owned())));
-        tokio::spawn(async move {
-            word.tell(Happened::Probed(probe(&erp, timeout).await));
-        });
+        word.after(async move { Happened::Probed(probe(&erp, timeout).await) });
     }
 
     /// A probe was answered, or not.

@@ -99,9 +99,9 @@ impl Engine<'_> {
             &self.happened,
             Happened::Sighted { leases: leases.clone(), result: Err(ABNORMAL.to_owned()) },
         );
-        tokio::spawn(async move {
+        word.after(async move {
             let result = sight(&erp, period, &markers, timeout).await;
-            word.tell(Happened::Sighted { leases, result });
+            Happened::Sighted { leases, result }
         });
     }
 

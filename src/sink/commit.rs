@@ -153,9 +153,7 @@ impl Engine<'_> {
             &self.happened,
             Happened::Committed(Err(CommitFault::Unknown(ABNORMAL.to_owned()))),
         );
-        tokio::spawn(async move {
-            word.tell(Happened::Committed(transactor.commit(batch).await));
-        });
+        word.after(async move { Happened::Committed(transactor.commit(batch).await) });
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    background,
     board::Pulse,
     clock::Moment,
     config::Edition,
@@ -118,15 +119,33 @@ pub(super) enum End {
 /// What comes back from elsewhere.
 #[derive(Debug)]
 pub(super) enum Happened {
-    Permitted(SlotId, Permit),
-    Answered { slot: SlotId, answer: Answer, epoch: Option<u64> },
-    LookedUp { slot: SlotId, finding: Finding, was_probe: bool },
+    /// `None`: what waited for the permit has panicked.
+    Permitted(SlotId, Option<Permit>),
+    Answered {
+        slot: SlotId,
+        answer: Answer,
+        epoch: Option<u64>,
+    },
+    LookedUp {
+        slot: SlotId,
+        finding: Finding,
+        was_probe: bool,
+    },
     Probed(Result<(), String>),
-    ProofSought { warehouse_no: String, seen: bool },
+    ProofSought {
+        warehouse_no: String,
+        seen: bool,
+    },
     Committed(Result<(), CommitFault>),
     Restored(Vec<Lease>, Result<Vec<(Restored, Remembered)>, TakeOverFault>),
-    Learnt { lease: Lease, result: Result<(), LearnFault> },
-    Sighted { leases: Vec<Lease>, result: Result<Sightings, String> },
+    Learnt {
+        lease: Lease,
+        result: Result<(), LearnFault>,
+    },
+    Sighted {
+        leases: Vec<Lease>,
+        result: Result<Sightings, String>,
+    },
 }
 
 /// Brings the engine what came of a task it waits for; of a task that ends without a word, as a
@@ -141,7 +160,12 @@ impl Word {
         Self { happened: happened.clone(), otherwise: Some(otherwise) }
     }
 
-    pub(super) fn tell(mut self, what: Happened) {
+    /// Starts the task.
+    pub(super) fn after(self, work: impl Future<Output = Happened> + Send + 'static) {
+        background::task(async move { self.tell(work.await) });
+    }
+
+    fn tell(mut self, what: Happened) {
         self.otherwise = Some(what);
     }
 }
@@ -374,7 +398,7 @@ impl<'a> Engine<'a> {
                     leaving = true;
                     self.commit_at_once();
                     let group = self.group.clone();
-                    tokio::spawn(async move { group.leave().await });
+                    background::task(async move { group.leave().await });
                 }
                 event = events.recv() => match event {
                     Some(event) => if let Err(ended) = self.group_event(event) { return ended },
@@ -598,10 +622,10 @@ impl<'a> Engine<'a> {
             &self.happened,
             Happened::Restored(leases.clone(), Err(TakeOverFault::Refused(ABNORMAL.to_owned()))),
         );
-        tokio::spawn(async move {
+        word.after(async move {
             tokio::time::sleep(pause).await;
             let result = restoring.run(leases.clone()).await;
-            word.tell(Happened::Restored(leases, result));
+            Happened::Restored(leases, result)
         });
     }
 
@@ -814,21 +838,20 @@ mod tests {
     async fn a_task_that_panics_is_heard_of() {
         let (happened, mut heard) = mpsc::unbounded_channel();
         let word = Word::new(&happened, Happened::Probed(Err(ABNORMAL.to_owned())));
-        let task = tokio::spawn(async move {
-            assert!(heard_of(&word), "on purpose");
-            word.tell(Happened::Probed(Ok(())));
+        word.after(async {
+            assert!(probed().is_err(), "on purpose");
+            Happened::Probed(probed())
         });
-        assert!(task.await.is_err());
         assert!(
             matches!(heard.recv().await, Some(Happened::Probed(Err(reason))) if reason == ABNORMAL)
         );
         Word::new(&happened, Happened::Probed(Err(ABNORMAL.to_owned())))
-            .tell(Happened::Probed(Ok(())));
+            .after(async { Happened::Probed(probed()) });
         assert!(matches!(heard.recv().await, Some(Happened::Probed(Ok(())))));
         assert!(heard.try_recv().is_err(), "once each");
     }
 
-    fn heard_of(_: &Word) -> bool {
-        false
+    fn probed() -> Result<(), String> {
+        Ok(())
     }
 }

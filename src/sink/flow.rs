@@ -164,10 +164,11 @@ impl Engine<'_> {
             }
             slot.waits = Waits::Permit;
             self.permits_pending += 1;
-            let (quota, happened) = (self.parts.erp.quota().clone(), self.happened.clone());
-            tokio::spawn(async move {
+            let quota = self.parts.erp.quota().clone();
+            Word::new(&self.happened, Happened::Permitted(id, None)).after(async move {
+                crash::panic_once_if(Fault::PermitPanic);
                 let permit = quota.acquire(Call::CreateOrder, Class::Command).await;
-                let _ = happened.send(Happened::Permitted(id, permit));
+                Happened::Permitted(id, Some(permit))
             });
         }
     }
@@ -203,7 +204,7 @@ impl Engine<'_> {
         }
     }
 
-    pub(super) fn permitted(&mut self, id: SlotId, permit: Permit) {
+    pub(super) fn permitted(&mut self, id: SlotId, permit: Option<Permit>) {
         self.permits_pending = self.permits_pending.saturating_sub(1);
         let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.waits == Waits::Permit) else {
             return;
@@ -211,6 +212,7 @@ impl Engine<'_> {
         if given_back(&self.partitions, slot.lease) {
             return;
         }
+        let Some(permit) = permit else { return self.step(id, Step::Again) };
         slot.permit = Some(permit);
         crash::point(Point::CommandPermitted);
         self.permitted_now(id, Moment::now());
@@ -315,9 +317,9 @@ impl Engine<'_> {
                 let answer = erp.create_order(permit, &order, timeout, guard).await;
                 crash::point(Point::CallAnswered);
                 asked.answered(&answer);
-                word.tell(Happened::Answered { slot: id, answer, epoch });
+                Happened::Answered { slot: id, answer, epoch }
             };
-            tokio::spawn(calling.instrument(slot.trace.hop()));
+            word.after(calling.instrument(slot.trace.hop()));
         }
     }
 

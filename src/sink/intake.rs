@@ -277,10 +277,10 @@ impl Engine<'_> {
             &self.happened,
             Happened::Learnt { lease, result: Err(LearnFault::Unavailable(ABNORMAL.to_owned())) },
         );
-        tokio::spawn(async move {
+        word.after(async move {
             tokio::time::sleep(pause).await;
             let result = codec.learn(id).await;
-            word.tell(Happened::Learnt { lease, result });
+            Happened::Learnt { lease, result }
         });
     }
 

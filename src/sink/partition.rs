@@ -6,6 +6,7 @@ use std::{
 };
 
 use crate::{
+    background,
     clock::{Moment, Timestamp},
     config::Settings,
     kafka::{
@@ -391,7 +392,7 @@ impl Restoring {
             }
             Ok(counted)
         };
-        tokio::task::spawn_blocking(read)
+        background::blocking("journal count", read)
             .await
             .map_err(|error| TakeOverFault::Refused(error.to_string()))
     }

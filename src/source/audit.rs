@@ -10,6 +10,7 @@ use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
+    background,
     clock::Timestamp,
     config::{Feed, FeedSettings},
     erp::{Class, Erp, PageRequest, QueryFault, record::Record},
@@ -237,7 +238,7 @@ impl Audit {
         let findings = loop {
             let (store, codec, rows) =
                 (self.store.clone(), Arc::clone(&self.codec), Arc::clone(&rows));
-            let compared = tokio::task::spawn_blocking(move || {
+            let compared = background::blocking("diff", move || {
                 let state = store.view(feed.partition())?;
                 let lookup = |key: &StateKey| state.get(key.bytes());
                 let differ =

@@ -50,6 +50,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    background,
     board::Board,
     clock::Moment,
     config::{Feed, FeedSettings, Settings},
@@ -233,7 +234,7 @@ impl Pipeline {
                     // The last `Revoking` comes through `events`, so they go on being served
                     // meanwhile.
                     let group = self.group.clone();
-                    leaving = Some(tokio::spawn(async move { group.leave().await }));
+                    leaving = Some(background::task(async move { group.leave().await }));
                     Ok(())
                 }
                 _ = tick.tick() => self.check(),

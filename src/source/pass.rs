@@ -4,6 +4,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use crate::{
+    background,
     clock::Timestamp,
     config::Feed,
     crash::{self, Point},
@@ -170,7 +171,7 @@ impl Tenure<'_> {
                 Arc::clone(&self.task.parts.codec),
                 Arc::clone(&rows),
             );
-            let compared = tokio::task::spawn_blocking(move || {
+            let compared = background::blocking("diff", move || {
                 let state = store.view(feed.partition())?;
                 let lookup = |key: &super::change::StateKey| state.get(key.bytes());
                 let differ = Differ { feed, edition, codec: &codec, unseen, lookup: &lookup };

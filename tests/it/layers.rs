@@ -46,6 +46,32 @@ const CONFINED: [(&str, &[&str]); 2] = [
     ("reqwest::", &["src/erp/", "src/schema/registry", "src/telemetry/otlp", "src/http_client"]),
 ];
 
+/// Threads and tasks are started in `src/background.rs`, so that a panic of none goes by without a
+/// word; these start some themselves.
+const SPAWNS: [&str; 6] = [
+    "tokio::spawn(",
+    "thread::spawn(",
+    "thread::Builder",
+    "spawn_blocking(",
+    "runtime.spawn(",
+    "thread::scope(",
+];
+const SPAWNING: [(&str, &str); 6] = [
+    ("src/background.rs", "the one place"),
+    ("src/app/ending.rs", "ends the process whatever happens, and needs nobody to do so"),
+    ("src/simulator/", "no part of the connector"),
+    ("src/cli/", "ends with its command, which waits for it; `run` waits for the application"),
+    ("src/telemetry/otlp.rs", "every request is waited for"),
+    ("src/schema/", "only tests"),
+];
+/// [`SPAWNS`] for one task, by who learns of its end.
+const ONCE: [(&str, &str); 4] = [
+    ("src/sink/engine.rs", "`Word`; leaving is seen by the events' end"),
+    ("src/source/mod.rs", "leaving is waited for"),
+    ("src/erp/quota/account.rs", "`Alive` sends those who wait into the line again"),
+    ("src/app.rs", "a failpoint"),
+];
+
 /// Rust files below `src`, without those that hold only tests: path and text up to its unit tests,
 /// comments left out.
 pub fn sources() -> Vec<(String, String)> {
@@ -198,4 +224,20 @@ fn imports_are_found_in_braces() {
         imports("use crate::a::b; crate::{c::{d, e}, f,\n    g::h}; x(crate::i::J)"),
         ["a", "c", "f", "g", "i"]
     );
+}
+
+#[test]
+fn threads_and_tasks_are_started_in_one_place() {
+    let mut wrong = Vec::new();
+    for (path, code) in sources() {
+        let allowed = |places: &[(&str, &str)]| places.iter().any(|(at, _)| path.starts_with(at));
+        if !allowed(&SPAWNING) {
+            let bare = SPAWNS.iter().filter(|spawn| code.contains(**spawn));
+            wrong.extend(bare.map(|spawn| format!("{path}: {spawn}…")));
+        }
+        if code.contains("background::task(") && !allowed(&ONCE) {
+            wrong.push(format!("{path}: background::task(…"));
+        }
+    }
+    assert!(wrong.is_empty(), "who learns of a panic there?\n{}", wrong.join("\n"));
 }

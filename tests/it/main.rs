@@ -40,6 +40,7 @@ mod log_fields;
 mod membership;
 mod operate;
 mod ownership;
+mod panics;
 mod process;
 mod quota;
 mod readers;

@@ -19,8 +19,10 @@ use tokio::{
 };
 
 use crate::{
+    background,
     clock::{Timestamp, millis},
     config::{Edition, QuotaScope, QuotaSettings},
+    crash::{self, Fault},
     erp::{
         Call, Class,
         budget::{Budget, Ready},
@@ -188,7 +190,7 @@ impl Account {
         state.serving = true;
         drop(state);
         if nobody_waits {
-            tokio::spawn(serve(Arc::clone(self), Alive(Some(Arc::clone(self)))));
+            background::task(serve(Arc::clone(self), Alive(Some(Arc::clone(self)))));
         } else {
             self.changed.notify_one();
         }
@@ -222,6 +224,7 @@ async fn serve(account: Arc<Account>, mut alive: Alive) {
         let now = Instant::now();
         let turn = {
             let mut state = account.lock();
+            crash::panic_once_if(Fault::QuotaPanic);
             state.widen(now);
             loop {
                 match state.turn(now) {
