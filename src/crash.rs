@@ -103,6 +103,8 @@ named! {
         LeaveGroup = "leave-group",
         /// The consumer stops fetching behind its owner's back, once.
         StopFetching = "stop-fetching",
+        /// The first reader of a takeover stops fetching after one entry.
+        RestoreStandsStill = "restore-stands-still",
         /// The consumer's thread panics, once.
         PollPanic = "poll-panic",
         /// The consumer's thread panics whenever it has something to read.

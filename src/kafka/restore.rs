@@ -17,6 +17,7 @@ use rdkafka::{
 
 use crate::{
     background,
+    clock::Moment,
     config::KafkaSettings,
     crash::{self, Fault, Point},
 };
@@ -27,6 +28,7 @@ use super::{
     order::{TAKE_OVER, TakeOverPart},
     rights::{complain, read_denial},
     unreadable::{is_unreadable, unreadable},
+    watchdog::Patience,
 };
 
 /// One partition to take over.
@@ -155,6 +157,8 @@ pub(crate) async fn take_over(
                         open,
                         apply,
                         stop: &stop,
+                        patience: Patience::of(&kafka).idle,
+                        sabotage: true,
                     };
                     restore.run(committed)
                 })
@@ -348,6 +352,8 @@ enum Pass {
     Done,
     /// A batch of one of them could not be read.
     Unreadable(KafkaError),
+    /// There was something to read, and nothing came.
+    StoodStill,
 }
 
 /// The reading of the compacted topic, up to every partition's barrier.
@@ -360,6 +366,10 @@ struct Restore<'a> {
     open: BTreeMap<i32, Reading>,
     apply: Apply,
     stop: &'a AtomicBool,
+    /// How long nothing may come although there is something to read.
+    patience: Duration,
+    /// A provoked fault strikes once.
+    sabotage: bool,
 }
 
 impl Restore<'_> {
@@ -393,6 +403,7 @@ impl Restore<'_> {
                     alone = true;
                     self.renew()?;
                 }
+                (Pass::StoodStill, _) => self.renew()?,
             }
         }
         still_owned(self.group, &self.leases, self.stop)?;
@@ -446,6 +457,7 @@ impl Restore<'_> {
                 .map_err(|error| TakeOverFault::Refused(error.to_string()))?;
         }
         consumer.0.assign(&list).map_err(|error| TakeOverFault::Refused(error.to_string()))?;
+        let mut moved = Moment::now();
         while some.iter().any(|partition| self.open.contains_key(partition)) {
             let polled = consumer.0.poll(PAUSE);
             // With every message: nothing of an ended lease may reach what its successor has begun
@@ -462,8 +474,24 @@ impl Restore<'_> {
                     tracing::debug!(%error, "topic read failed; restore continues");
                     continue;
                 }
-                None => continue,
+                None if moved.until(Moment::now()) < self.patience => continue,
+                None => match self.behind(some) {
+                    Some((partition, next, end)) => {
+                        tracing::warn!(
+                            kafka.topic = %self.topic,
+                            error = %format!("partition {partition} has stood still at offset {next} of {end}"),
+                            "restore does not move; reading on with a new consumer"
+                        );
+                        return Ok(Pass::StoodStill);
+                    }
+                    // Nothing can be read now, or no broker says so: that proves nothing.
+                    None => {
+                        moved = Moment::now();
+                        continue;
+                    }
+                },
             };
+            moved = Moment::now();
             let partition = message.partition();
             let Some(reading) = self.open.get_mut(&partition) else { continue };
             let barrier = &reading.wanted.barrier;
@@ -478,8 +506,25 @@ impl Restore<'_> {
                 (self.apply)(partition, message.key().unwrap_or_default(), message.payload())
                     .map_err(TakeOverFault::Refused)?;
                 crash::point(Point::TakeOverRead);
+                if self.sabotage && crash::fault(Fault::RestoreStandsStill) {
+                    self.sabotage = false;
+                    tracing::info!("injected fault: restore stops fetching");
+                    let _ = consumer.0.pause(&list);
+                }
             }
         }
         Ok(Pass::Done)
+    }
+
+    /// A partition with something to read behind where its reading stands: partition, that offset,
+    /// and the end.
+    fn behind(&self, some: &[i32]) -> Option<(i32, i64, i64)> {
+        some.iter().find_map(|partition| {
+            let reading = self.open.get(partition)?;
+            let (first, end) =
+                self.reader.0.fetch_watermarks(&self.topic, *partition, REQUEST).ok()?;
+            let next = reading.next.unwrap_or(first);
+            (next < end).then_some((*partition, next, end))
+        })
     }
 }

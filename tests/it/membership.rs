@@ -116,6 +116,29 @@ fn a_consumer_that_stands_still_is_replaced() {
 }
 
 #[test]
+fn a_restore_that_stands_still_reads_on_with_a_new_consumer() {
+    let rig = Rig::with_partitions("restore-still", 2).commands("avro");
+    rig.erp.take_anything();
+    let commands = some("RS", 30);
+    let connector = rig.start();
+    rig.send(&commands[..20]);
+    rig.results(20);
+    assert_eq!(connector.terminate(PATIENCE).code(), Some(0));
+    // Copies of all that was settled: each needs its outcome from the journal.
+    rig.send(&commands[..20]);
+    rig.send(&commands[20..]);
+    let connector = rig.spawn_with(&[("FAILPOINTS", "restore-stands-still=inject")]).ready();
+    let results = rig.results(50);
+    let (copies, first): (Vec<_>, Vec<_>) =
+        results.into_iter().partition(|result| result.duplicate);
+    assert_eq!(copies.len(), 20, "{copies:?}");
+    Verdict::of(&rig, &commands, &first).assert_each_once(commands.len(), "restored");
+    let log = connector.log();
+    assert!(log.contains("restore stops fetching"), "the fault did not strike");
+    assert!(log.contains("restore does not move; reading on with a new consumer"), "{log}");
+}
+
+#[test]
 fn a_process_frozen_beyond_its_poll_interval_comes_back() {
     let mut rig = Rig::new("frozen").commands("avro");
     rig.config.kafka_property("max.poll.interval.ms", "6000");
