@@ -38,7 +38,10 @@ pub(crate) use order::{ISOLATION, Part, TAKE_OVER, TRANSACTION, TakeOverPart};
 #[cfg(test)]
 pub(crate) use ownership::{Ownership, Standing};
 pub(crate) use poller::{LEAVE, POLL_MARGIN};
-pub(crate) use restore::{Apply, Restored, TakeOver, TakeOverFault, commit_fenced, take_over};
+pub(crate) use restore::{
+    Apply, Cancel, Restored, TakeOver, TakeOverFault, commit_fenced, take_over, take_over_each,
+    worse,
+};
 pub(crate) use store::{Change, Loader, Store, StoreFault, borrowed};
 pub(crate) use topic::{Backlog, partition_counts};
 pub use transaction::REST;

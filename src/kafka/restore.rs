@@ -1,9 +1,10 @@
 //! The takeover of partitions, in the only order that is sound (`docs/kafka.md#takeover-order`).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -14,6 +15,7 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer},
     error::KafkaError,
 };
+use tokio::sync::mpsc;
 
 use crate::{
     background,
@@ -81,14 +83,7 @@ pub(crate) type Apply = Box<dyn FnMut(i32, &[u8], Option<&[u8]>) -> Result<(), S
 const REQUEST: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Takes partitions over: waits for the stable committed offsets (asked again while a transaction
-/// is pending), writes the barriers in one transaction with those same offsets, reads the compacted
-/// topic from its beginning under `read_committed` up to the barriers, handing every entry before
-/// them to `apply`.
-///
-/// The compacted topic is the barriers' topic; its partition is the lease's number. Asks again by
-/// itself while the broker is away; ends early only as [`TakeOverFault`] says. `apply` may already
-/// have been called when it does.
+/// Takes partitions over, as [`take_over_each`] does, and gives all of them at once.
 ///
 /// # Errors
 /// [`TakeOverFault`].
@@ -99,84 +94,260 @@ pub(crate) async fn take_over(
     partitions: Vec<TakeOver>,
     apply: Apply,
 ) -> Result<Vec<Restored>, TakeOverFault> {
-    let reader = Arc::new(Reader::open(kafka, group)?);
-    let cancelled = CancelOnDrop(Arc::new(AtomicBool::new(false)));
-
-    let mut committed = BTreeMap::new();
-    let mut restored = Vec::new();
-    let mut apply = Some(apply);
-    for part in TAKE_OVER {
-        let (reader, group, stop) = (Arc::clone(&reader), group.clone(), Arc::clone(&cancelled.0));
-        match part {
-            TakeOverPart::Offsets => {
-                let leases: Vec<Lease> =
-                    partitions.iter().map(|partition| partition.lease).collect();
-                committed = blocking(move || reader.stable_offsets(&group, &leases, &stop)).await?;
-                crash::point(Point::TakeOverOffsets);
-            }
-            TakeOverPart::Memory => {
-                let (partitions, committed) = (partitions.clone(), committed.clone());
-                blocking(move || reader.check_memory(&partitions, &committed)).await?;
-            }
-            TakeOverPart::Barrier => {
-                let positions = partitions.iter().filter_map(|partition| {
-                    committed
-                        .get(&partition.lease.partition)
-                        .map(|committed| committed.position(partition.lease))
-                });
-                let records = partitions.iter().map(|partition| {
-                    Arc::new(Outgoing {
-                        partition: Some(partition.lease.partition),
-                        ..partition.barrier.clone()
-                    })
-                });
-                commit_fenced(&group, transactor, positions.collect(), records.collect()).await?;
-                crash::point(Point::TakeOverBarrier);
-            }
-            TakeOverPart::Read => {
-                let (Some(apply), Some(first)) = (apply.take(), partitions.first()) else {
-                    continue;
-                };
-                let topic = Arc::clone(&first.barrier.topic);
-                let (kafka, committed) = (kafka.clone(), committed.clone());
-                let leases = partitions.iter().map(|partition| partition.lease).collect();
-                let open = partitions
-                    .iter()
-                    .map(|wanted| {
-                        let wanted = wanted.clone();
-                        (wanted.lease.partition, Reading { wanted, next: None, entries: 0 })
-                    })
-                    .collect();
-                restored = blocking(move || {
-                    let restore = Restore {
-                        kafka: &kafka,
-                        group: &group,
-                        leases,
-                        topic,
-                        reader,
-                        open,
-                        apply,
-                        stop: &stop,
-                        patience: Patience::of(&kafka).idle,
-                        sabotage: true,
-                    };
-                    restore.run(committed)
-                })
-                .await?;
-            }
-        }
-        tracing::debug!(restore.step = ?part, "restore step finished");
+    let (ready, mut restored) = mpsc::unbounded_channel();
+    let cancel = Cancel::default();
+    take_over_each(kafka, group, transactor, partitions, apply, ready, &cancel).await?;
+    let mut all = Vec::new();
+    while let Some(one) = restored.recv().await {
+        all.push(one);
     }
-    crash::point(Point::TakeOverDone);
-    Ok(restored)
+    Ok(all)
 }
 
-/// Ends the blocking half when the future is dropped.
-struct CancelOnDrop(Arc<AtomicBool>);
+/// Takes partitions over: waits for the stable committed offsets (asked again while a transaction
+/// is pending), writes the barriers in one transaction with those same offsets, reads the compacted
+/// topic from its beginning under `read_committed` up to the barriers, handing every entry before
+/// them to `apply`, and each partition to `ready` as soon as its barrier was read.
+///
+/// A partition that has to be waited for, because it has no leader or a transaction is pending,
+/// holds up no other: those that need not wait go ahead.
+///
+/// The compacted topic is the barriers' topic; its partition is the lease's number. Asks again by
+/// itself while the broker is away; ends early only as [`TakeOverFault`] says. `apply` may already
+/// have been called when it does, and is not called any more.
+///
+/// # Errors
+/// [`TakeOverFault`].
+pub(crate) async fn take_over_each(
+    kafka: &KafkaSettings,
+    group: &Group,
+    transactor: &Transactor,
+    partitions: Vec<TakeOver>,
+    apply: Apply,
+    ready: mpsc::UnboundedSender<Restored>,
+    cancel: &Cancel,
+) -> Result<(), TakeOverFault> {
+    if partitions.is_empty() {
+        return Ok(());
+    }
+    let taking = Taking {
+        kafka,
+        group,
+        transactor,
+        apply: Arc::new(Mutex::new(apply)),
+        ready,
+        stop: Arc::clone(&cancel.0),
+    };
+    taking.batch(partitions).await
+}
 
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
+/// Ends the blocking half of a takeover, when it is told to or dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    pub(crate) fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Cancel {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}
+
+/// One takeover, whose partitions may go their own ways.
+struct Taking<'a> {
+    kafka: &'a KafkaSettings,
+    group: &'a Group,
+    transactor: &'a Transactor,
+    apply: Arc<Mutex<Apply>>,
+    ready: mpsc::UnboundedSender<Restored>,
+    stop: Arc<AtomicBool>,
+}
+
+/// How far some partitions came together.
+enum Together {
+    Done,
+    /// All have to wait.
+    Wait,
+    /// These can go ahead, those have to wait.
+    Part(Vec<TakeOver>, Vec<TakeOver>),
+}
+
+impl Taking<'_> {
+    /// Takes these over; the other partitions of the takeover end with the first fault.
+    fn batch(
+        &self,
+        partitions: Vec<TakeOver>,
+    ) -> Pin<Box<dyn Future<Output = Result<(), TakeOverFault>> + Send + '_>> {
+        Box::pin(async move {
+            let result = self.whole(partitions).await;
+            if result.is_err() {
+                self.stop.store(true, Ordering::Relaxed);
+            }
+            result
+        })
+    }
+
+    async fn whole(&self, partitions: Vec<TakeOver>) -> Result<(), TakeOverFault> {
+        let reader = Arc::new(Reader::open(self.kafka, self.group)?);
+        loop {
+            match self.together(&reader, &partitions).await? {
+                Together::Done => return Ok(()),
+                Together::Wait => tokio::time::sleep(PAUSE).await,
+                Together::Part(ready, rest) => {
+                    drop(reader);
+                    // Both to their ends: nothing of a takeover that failed may be applied when the
+                    // next one begins.
+                    let (ready, rest) = tokio::join!(self.batch(ready), self.batch(rest));
+                    return worse(ready, rest);
+                }
+            }
+        }
+    }
+
+    async fn together(
+        &self,
+        reader: &Arc<Reader>,
+        partitions: &[TakeOver],
+    ) -> Result<Together, TakeOverFault> {
+        let leases: Arc<[Lease]> = partitions.iter().map(|partition| partition.lease).collect();
+        let mut committed = BTreeMap::new();
+        for part in TAKE_OVER {
+            still_owned(self.group, &leases, &self.stop)?;
+            match part {
+                TakeOverPart::Offsets => {
+                    committed = self.offsets(reader, partitions).await?;
+                    if committed.is_empty() {
+                        return Ok(Together::Wait);
+                    }
+                    if committed.len() < partitions.len() {
+                        let (ready, rest) = partitions.iter().cloned().partition(|partition| {
+                            committed.contains_key(&partition.lease.partition)
+                        });
+                        return Ok(Together::Part(ready, rest));
+                    }
+                    crash::point(Point::TakeOverOffsets);
+                }
+                TakeOverPart::Memory => {
+                    let (reader, partitions, committed) =
+                        (Arc::clone(reader), partitions.to_vec(), committed.clone());
+                    blocking(move || reader.check_memory(&partitions, &committed)).await?;
+                }
+                TakeOverPart::Barrier => {
+                    let positions = partitions.iter().filter_map(|partition| {
+                        committed
+                            .get(&partition.lease.partition)
+                            .map(|committed: &Committed| committed.position(partition.lease))
+                    });
+                    let records = partitions.iter().map(|partition| {
+                        Arc::new(Outgoing {
+                            partition: Some(partition.lease.partition),
+                            ..partition.barrier.clone()
+                        })
+                    });
+                    let (positions, records) = (positions.collect(), records.collect());
+                    // One of them may have lost its leader meanwhile.
+                    if !try_commit_fenced(self.group, self.transactor, positions, records).await? {
+                        return Ok(Together::Wait);
+                    }
+                    crash::point(Point::TakeOverBarrier);
+                }
+                TakeOverPart::Read => self.read(reader, partitions, &committed).await?,
+            }
+            tracing::debug!(restore.step = ?part, "restore step finished");
+        }
+        Ok(Together::Done)
+    }
+
+    /// The stable offsets of those partitions that can be taken over now.
+    async fn offsets(
+        &self,
+        reader: &Arc<Reader>,
+        partitions: &[TakeOver],
+    ) -> Result<BTreeMap<i32, Committed>, TakeOverFault> {
+        let Some(first) = partitions.first() else { return Ok(BTreeMap::new()) };
+        let topic = Arc::clone(&first.barrier.topic);
+        let asked: Vec<i32> = partitions.iter().map(|one| one.lease.partition).collect();
+        let (asking, group) = (Arc::clone(reader), self.group.clone());
+        let (found, apart) = blocking(move || {
+            let led = asking.led(&topic, &asked);
+            Ok(match asking.stable_offsets(&group, &led) {
+                Some(found) => (found, Vec::new()),
+                None => (BTreeMap::new(), led),
+            })
+        })
+        .await?;
+        if apart.len() < 2 {
+            return Ok(found);
+        }
+        // One pending transaction fails the question about all of them.
+        let alone = apart.into_iter().map(|partition| {
+            let (asking, group) = (Arc::clone(reader), self.group.clone());
+            blocking(move || Ok(asking.stable_offsets(&group, &[partition]).unwrap_or_default()))
+        });
+        let found = futures_util::future::try_join_all(alone).await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    async fn read(
+        &self,
+        reader: &Arc<Reader>,
+        partitions: &[TakeOver],
+        committed: &BTreeMap<i32, Committed>,
+    ) -> Result<(), TakeOverFault> {
+        let Some(first) = partitions.first() else { return Ok(()) };
+        let topic = Arc::clone(&first.barrier.topic);
+        let leases = partitions.iter().map(|partition| partition.lease).collect();
+        let open = partitions
+            .iter()
+            .filter_map(|wanted| {
+                let (partition, wanted) = (wanted.lease.partition, wanted.clone());
+                let committed = committed.get(&partition)?.clone();
+                Some((partition, Reading { wanted, committed, next: None, entries: 0 }))
+            })
+            .collect();
+        let (kafka, group) = (self.kafka.clone(), self.group.clone());
+        let (reader, apply, ready, stop) = (
+            Arc::clone(reader),
+            Arc::clone(&self.apply),
+            self.ready.clone(),
+            Arc::clone(&self.stop),
+        );
+        blocking(move || {
+            let restore = Restore {
+                kafka: &kafka,
+                group: &group,
+                leases,
+                topic,
+                reader,
+                open,
+                apply: &apply,
+                ready,
+                stop: &stop,
+                patience: Patience::of(&kafka).idle,
+                sabotage: true,
+            };
+            restore.run()
+        })
+        .await
+    }
+}
+
+/// Of two faults the one that says more: partitions that were cancelled say that they ended.
+pub(crate) fn worse(
+    one: Result<(), TakeOverFault>,
+    other: Result<(), TakeOverFault>,
+) -> Result<(), TakeOverFault> {
+    match (one, other) {
+        (Err(TakeOverFault::NotOwner(mut ended)), Err(TakeOverFault::NotOwner(more))) => {
+            ended.extend(more);
+            Err(TakeOverFault::NotOwner(ended))
+        }
+        (Err(TakeOverFault::NotOwner(_)), Err(fault)) => Err(fault),
+        (one, other) => one.and(other),
     }
 }
 
@@ -214,28 +385,32 @@ pub(crate) async fn commit_fenced(
     positions: Vec<Position>,
     records: Vec<Arc<Outgoing>>,
 ) -> Result<(), TakeOverFault> {
-    loop {
-        match transactor
-            .commit(Batch {
-                group: group.clone(),
-                positions: positions.clone(),
-                records: records.clone(),
-            })
-            .await
-        {
-            // Unknown is harmless here: a barrier that was written after all is read past.
-            Ok(()) => return Ok(()),
-            Err(
-                CommitFault::Aborted(reason)
-                | CommitFault::Unknown(reason)
-                | CommitFault::TooLarge { reason, .. },
-            ) => {
-                tracing::info!(error = %reason, "restore transaction not committed; retrying");
-                tokio::time::sleep(PAUSE).await;
-            }
-            Err(CommitFault::NotOwner(leases)) => return Err(TakeOverFault::NotOwner(leases)),
-            Err(CommitFault::Fenced(reason)) => return Err(TakeOverFault::Fenced(reason)),
+    while !try_commit_fenced(group, transactor, positions.clone(), records.clone()).await? {
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(())
+}
+
+/// The same, once; `false` when it was not committed, or nobody knows.
+async fn try_commit_fenced(
+    group: &Group,
+    transactor: &Transactor,
+    positions: Vec<Position>,
+    records: Vec<Arc<Outgoing>>,
+) -> Result<bool, TakeOverFault> {
+    match transactor.commit(Batch { group: group.clone(), positions, records }).await {
+        Ok(()) => Ok(true),
+        // Unknown is harmless here: a barrier that was written after all is read past.
+        Err(
+            CommitFault::Aborted(reason)
+            | CommitFault::Unknown(reason)
+            | CommitFault::TooLarge { reason, .. },
+        ) => {
+            tracing::info!(error = %reason, "restore transaction not committed; retrying");
+            Ok(false)
         }
+        Err(CommitFault::NotOwner(leases)) => Err(TakeOverFault::NotOwner(leases)),
+        Err(CommitFault::Fenced(reason)) => Err(TakeOverFault::Fenced(reason)),
     }
 }
 
@@ -258,25 +433,49 @@ impl Reader {
         })
     }
 
-    fn stable_offsets(
-        &self,
-        group: &Group,
-        leases: &[Lease],
-        stop: &AtomicBool,
-    ) -> Result<BTreeMap<i32, Committed>, TakeOverFault> {
-        loop {
-            still_owned(group, leases, stop)?;
-            match self.ask_offsets(group.topic(), leases) {
-                Ok(found) => return Ok(found),
-                // A pending transaction of the predecessor ends here as well: it is waited for,
-                // never read past.
-                Err(error) => {
-                    if let Some(sentence) = read_denial(&error, group.topic(), group.group_id()) {
-                        complain(&sentence);
-                    }
-                    tracing::debug!(%error, "failed to fetch stable committed offsets; retrying");
-                    std::thread::sleep(PAUSE);
+    /// Those of a topic's partitions that have a leader; the others are named once a minute. A
+    /// record for one of them would hold up the transaction, and the coordinator then holds up the
+    /// producer until the partition is back.
+    fn led(&self, topic: &str, asked: &[i32]) -> Vec<i32> {
+        let metadata = match self.0.fetch_metadata(Some(topic), REQUEST) {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                tracing::debug!(%error, "failed to fetch topic metadata; retrying");
+                return Vec::new();
+            }
+        };
+        let led: BTreeSet<i32> = metadata
+            .topics()
+            .iter()
+            .filter(|found| found.name() == topic)
+            .flat_map(|found| found.partitions())
+            .filter(|partition| partition.leader() >= 0)
+            .map(|partition| partition.id())
+            .collect();
+        let (led, unled): (Vec<i32>, Vec<i32>) =
+            asked.iter().partition(|partition| led.contains(partition));
+        if !unled.is_empty() {
+            complain(&format!(
+                "partitions {unled:?} of {topic} have no leader, so their takeover waits; start the brokers that hold their replicas"
+            ));
+        }
+        led
+    }
+
+    /// `None`: not now. A pending transaction of the predecessor ends here as well: it is waited
+    /// for, never read past.
+    fn stable_offsets(&self, group: &Group, asked: &[i32]) -> Option<BTreeMap<i32, Committed>> {
+        if asked.is_empty() {
+            return None;
+        }
+        match self.ask_offsets(group.topic(), asked) {
+            Ok(found) => Some(found),
+            Err(error) => {
+                if let Some(sentence) = read_denial(&error, group.topic(), group.group_id()) {
+                    complain(&sentence);
                 }
+                tracing::debug!(%error, "failed to fetch stable committed offsets; retrying");
+                None
             }
         }
     }
@@ -311,11 +510,11 @@ impl Reader {
     fn ask_offsets(
         &self,
         topic: &str,
-        leases: &[Lease],
+        partitions: &[i32],
     ) -> Result<BTreeMap<i32, Committed>, KafkaError> {
         let mut list = TopicPartitionList::new();
-        for lease in leases {
-            list.add_partition(topic, lease.partition);
+        for partition in partitions {
+            list.add_partition(topic, *partition);
         }
         let answer = self.0.committed_offsets(list, REQUEST)?;
         let mut found = BTreeMap::new();
@@ -342,6 +541,7 @@ impl Reader {
 /// A partition of the compacted topic that is being read.
 struct Reading {
     wanted: TakeOver,
+    committed: Committed,
     /// Where the reading goes on; `None` before it began.
     next: Option<i64>,
     entries: u64,
@@ -364,7 +564,8 @@ struct Restore<'a> {
     topic: Arc<str>,
     reader: Arc<Reader>,
     open: BTreeMap<i32, Reading>,
-    apply: Apply,
+    apply: &'a Mutex<Apply>,
+    ready: mpsc::UnboundedSender<Restored>,
     stop: &'a AtomicBool,
     /// How long nothing may come although there is something to read.
     patience: Duration,
@@ -373,19 +574,15 @@ struct Restore<'a> {
 }
 
 impl Restore<'_> {
-    fn run(
-        mut self,
-        mut committed: BTreeMap<i32, Committed>,
-    ) -> Result<Vec<Restored>, TakeOverFault> {
+    fn run(mut self) -> Result<(), TakeOverFault> {
         crash::hang_if(Fault::RestoreHang);
-        let mut entries = BTreeMap::new();
         // The error of a batch that cannot be read names no partition: from then on they are read
         // one by one, each from where it stands.
         let mut alone = false;
         while !self.open.is_empty() {
             let most = if alone { 1 } else { usize::MAX };
             let some: Vec<i32> = self.open.keys().copied().take(most).collect();
-            match (self.pass(&some, &mut entries)?, some.as_slice()) {
+            match (self.pass(&some)?, some.as_slice()) {
                 (Pass::Done, _) => {}
                 (Pass::Unreadable(error), [partition]) => {
                     let read_to = self.open.get(partition).and_then(|reading| reading.next);
@@ -406,19 +603,22 @@ impl Restore<'_> {
                 (Pass::StoodStill, _) => self.renew()?,
             }
         }
-        still_owned(self.group, &self.leases, self.stop)?;
-        Ok(std::mem::take(&mut self.leases)
-            .into_iter()
-            .filter_map(|lease| {
-                let found = committed.remove(&lease.partition)?;
-                Some(Restored {
-                    lease,
-                    position: found.position(lease),
-                    committed: found.was_committed.then_some((found.offset, found.metadata)),
-                    entries: entries.get(&lease.partition).copied().unwrap_or(0),
-                })
-            })
-            .collect())
+        Ok(())
+    }
+
+    /// A partition was read to its barrier.
+    fn hand_over(&mut self, partition: i32) {
+        let Some(Reading { wanted, committed, entries, .. }) = self.open.remove(&partition) else {
+            return;
+        };
+        crash::point(Point::TakeOverDone);
+        // Who does not wait for it any more has cancelled the takeover.
+        let _ = self.ready.send(Restored {
+            lease: wanted.lease,
+            position: committed.position(wanted.lease),
+            committed: committed.was_committed.then_some((committed.offset, committed.metadata)),
+            entries,
+        });
     }
 
     /// A new client in place of the present one, whose buffers hold what comes behind a fault.
@@ -433,11 +633,7 @@ impl Restore<'_> {
     }
 
     /// Reads these partitions to their barriers, each from where it stands.
-    fn pass(
-        &mut self,
-        some: &[i32],
-        entries: &mut BTreeMap<i32, u64>,
-    ) -> Result<Pass, TakeOverFault> {
+    fn pass(&mut self, some: &[i32]) -> Result<Pass, TakeOverFault> {
         let consumer = Arc::clone(&self.reader);
         let mut list = TopicPartitionList::new();
         for partition in some {
@@ -498,13 +694,14 @@ impl Restore<'_> {
             if message.key() == barrier.key.as_deref()
                 && message.payload() == barrier.value.as_deref()
             {
-                entries.insert(partition, reading.entries);
-                self.open.remove(&partition);
+                self.hand_over(partition);
             } else {
                 reading.entries += 1;
                 reading.next = Some(message.offset() + 1);
-                (self.apply)(partition, message.key().unwrap_or_default(), message.payload())
+                let mut apply = self.apply.lock().unwrap_or_else(PoisonError::into_inner);
+                apply(partition, message.key().unwrap_or_default(), message.payload())
                     .map_err(TakeOverFault::Refused)?;
+                drop(apply);
                 crash::point(Point::TakeOverRead);
                 if self.sabotage && crash::fault(Fault::RestoreStandsStill) {
                     self.sabotage = false;

@@ -622,10 +622,16 @@ impl<'a> Engine<'a> {
             &self.happened,
             Happened::Restored(leases.clone(), Err(TakeOverFault::Refused(ABNORMAL.to_owned()))),
         );
+        let happened = self.happened.clone();
         word.after(async move {
             tokio::time::sleep(pause).await;
-            let result = restoring.run(leases.clone()).await;
-            Happened::Restored(leases, result)
+            let restored = |some: Vec<(Restored, Remembered)>| {
+                let leases = some.iter().map(|(restored, _)| restored.lease).collect();
+                // The engine may have ended meanwhile.
+                let _ = happened.send(Happened::Restored(leases, Ok(some)));
+            };
+            let result = restoring.run(leases.clone(), restored).await;
+            Happened::Restored(leases, result.map(|()| Vec::new()))
         });
     }
 

@@ -5,16 +5,19 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use tokio::sync::mpsc;
+
 use crate::{
     background,
     clock::{Moment, Timestamp},
     config::Settings,
     kafka::{
-        Apply, Delivered, Group, Lease, Loader, Outgoing, Prefix, Restored, Store, TakeOver,
-        TakeOverFault, Transactor, commit_fenced,
+        Apply, Cancel, Delivered, Group, Lease, Loader, Outgoing, Prefix, Restored, Store,
+        TakeOver, TakeOverFault, Transactor, commit_fenced,
         scan::{From, Scan},
-        take_over,
+        take_over_each,
         tool::ToolFault,
+        worse,
     },
     metrics::Metrics,
     schema::{Codec, DecodeFault, EntryKind, JournalEntry, LearnFault, Outcome},
@@ -163,6 +166,10 @@ const NEAR: i64 = 10_000;
 /// Until the other partitions' journals are asked for again.
 const OTHERS_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
 
+/// How long partitions wait for others that are ready shortly after them: together they cost one
+/// question to the ERP about their open intents, not one each.
+const GATHER: std::time::Duration = std::time::Duration::from_millis(300);
+
 /// The nonce of a barrier that declares everything before it lost.
 const LOST: &str = "lost";
 
@@ -225,14 +232,16 @@ pub(super) struct Restoring {
 }
 
 impl Restoring {
-    /// Takes the partitions over and reads their journal.
+    /// Takes the partitions over and reads their journal; gives them to `restored` as they are
+    /// ready.
     ///
     /// # Errors
-    /// [`TakeOverFault`].
+    /// [`TakeOverFault`], about those that were not given.
     pub(super) async fn run(
         self,
         leases: Vec<Lease>,
-    ) -> Result<Vec<(Restored, Remembered)>, TakeOverFault> {
+        restored: impl Fn(Vec<(Restored, Remembered)>),
+    ) -> Result<(), TakeOverFault> {
         // The cache of a partition is its present owner's.
         let ended = self.group.ended(&leases);
         if !ended.is_empty() {
@@ -248,38 +257,63 @@ impl Restoring {
         let remembered: Arc<Mutex<BTreeMap<i32, Remembered>>> = Arc::default();
         let loader = Arc::new(Mutex::new(Loader::new(self.store.clone())));
         let apply = self.applier(Arc::clone(&remembered), Arc::clone(&loader));
-        let restored =
-            take_over(&self.settings.kafka, &self.group, &self.transactor, take_overs, apply)
-                .await?;
+        let (ready, mut handed) = mpsc::unbounded_channel();
+        let cancel = Cancel::default();
+        let kafka = &self.settings.kafka;
+        let taking =
+            take_over_each(kafka, &self.group, &self.transactor, take_overs, apply, ready, &cancel);
+        let giving = async {
+            let mut some = Vec::new();
+            while handed.recv_many(&mut some, leases.len()).await > 0 {
+                let more = async { while handed.recv_many(&mut some, leases.len()).await > 0 {} };
+                // In vain where the next one takes longer.
+                let _ = tokio::time::timeout(GATHER, more).await;
+                let journals = self.complete(&leases, &some, &remembered, &loader).await;
+                match journals {
+                    Ok(journals) => restored(some.drain(..).zip(journals).collect()),
+                    Err(fault) => {
+                        cancel.cancel();
+                        return Err(fault);
+                    }
+                }
+            }
+            Ok(())
+        };
+        let (taken, given) = tokio::join!(taking, giving);
+        worse(taken, given)
+    }
+
+    /// What else has to be known and written before partitions that were read can be worked on.
+    async fn complete(
+        &self,
+        leases: &[Lease],
+        restored: &[Restored],
+        remembered: &Mutex<BTreeMap<i32, Remembered>>,
+        loader: &Mutex<Loader>,
+    ) -> Result<Vec<Remembered>, TakeOverFault> {
         loader
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .flush()
             .map_err(|fault| TakeOverFault::Refused(fault.to_string()))?;
-        let mut remembered =
-            std::mem::take(&mut *remembered.lock().unwrap_or_else(PoisonError::into_inner));
-        for counted in remembered.values().filter_map(|journal| journal.counted) {
+        let journals: Vec<Remembered> = {
+            let mut all = remembered.lock().unwrap_or_else(PoisonError::into_inner);
+            let journal_of = |restored: &Restored| all.remove(&restored.lease.partition);
+            restored.iter().map(journal_of).map(Option::unwrap_or_default).collect()
+        };
+        for counted in journals.iter().filter_map(|journal| journal.counted) {
             self.check_count(counted)?;
         }
-        let counts = |lease: &Lease| {
-            remembered.get(&lease.partition).is_some_and(|journal| journal.keeps_count)
-        };
-        let uncounted: Vec<&Restored> =
-            restored.iter().filter(|restored| !counts(&restored.lease)).collect();
+        let uncounted: Vec<(&Restored, &Remembered)> =
+            restored.iter().zip(&journals).filter(|(_, journal)| !journal.keeps_count).collect();
         // A partition that knows no command may be one too many: then only the others can say so.
-        if uncounted.iter().any(|restored| {
-            remembered.get(&restored.lease.partition).is_none_or(|journal| !journal.commands)
-        }) {
-            self.check_others(&leases).await?;
+        if uncounted.iter().any(|(_, journal)| !journal.commands) {
+            self.check_others(leases).await?;
         }
+        let uncounted: Vec<&Restored> =
+            uncounted.into_iter().map(|(restored, _)| restored).collect();
         self.keep_count(&uncounted).await?;
-        Ok(restored
-            .into_iter()
-            .map(|restored| {
-                let partition = restored.lease.partition;
-                (restored, remembered.remove(&partition).unwrap_or_default())
-            })
-            .collect())
+        Ok(journals)
     }
 
     /// An entry stands in the partition of its command: with another count copies could be judged

@@ -53,5 +53,6 @@ mod sizing;
 mod storm;
 mod too_large;
 mod tools;
+mod unavailable;
 mod upgrade;
 mod verbs;

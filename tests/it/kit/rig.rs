@@ -87,12 +87,18 @@ impl Rig {
     /// The same on another broker than the shared one: the connector comes through `bootstrap`, the
     /// test's own clients through `broker`; topics have `partitions` partitions.
     pub fn on(what: &str, bootstrap: &str, broker: ClientConfig, partitions: i32) -> Self {
+        let rig = Self::bare_on(what, bootstrap, broker);
+        rig.topics.create_at(&rig.broker, partitions);
+        rig
+    }
+
+    /// The same without creating any topic.
+    pub fn bare_on(what: &str, bootstrap: &str, broker: ClientConfig) -> Self {
         let application_id = unique(what);
         let topics = TopicNames::under(&application_id);
         let folder = Folder::new(what);
         let erp = Erp::start();
         let config = base(&application_id, bootstrap, &topics, &erp, &folder);
-        topics.create_at(&broker, partitions);
         Self {
             application_id,
             topics,

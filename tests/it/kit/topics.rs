@@ -5,7 +5,8 @@ use std::time::Duration;
 use rdkafka::{
     ClientConfig,
     admin::{
-        AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+        AdminClient, AdminOptions, AlterConfig, NewTopic, PartitionAssignment, ResourceSpecifier,
+        TopicReplication,
     },
     consumer::{BaseConsumer, Consumer as _},
 };
@@ -98,14 +99,26 @@ pub fn create(wanted: &[Wanted<'_>]) {
 
 /// The same on another broker.
 pub fn create_at(broker: &ClientConfig, wanted: &[Wanted<'_>]) {
+    create_placed(broker, wanted, |_| None);
+}
+
+/// The same with the replicas of some topics placed.
+pub fn create_placed<'a>(
+    broker: &ClientConfig,
+    wanted: &[Wanted<'_>],
+    place: impl Fn(&str) -> Option<PartitionAssignment<'a>>,
+) {
     let admin: AdminClient<_> = broker.create().expect("an admin client");
     let topics: Vec<NewTopic<'_>> = wanted
         .iter()
         .map(|(name, partitions, config)| {
-            config.iter().fold(
-                NewTopic::new(name, *partitions, TopicReplication::Fixed(1)),
-                |topic, (key, value)| topic.set(key, value),
-            )
+            let replication =
+                place(name).map_or(TopicReplication::Fixed(1), TopicReplication::Variable);
+            config
+                .iter()
+                .fold(NewTopic::new(name, *partitions, replication), |topic, (key, value)| {
+                    topic.set(key, value)
+                })
         })
         .collect();
     let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
@@ -123,6 +136,16 @@ pub fn create_at(broker: &ClientConfig, wanted: &[Wanted<'_>]) {
             (topic.error().is_none() && i32::try_from(led) == Ok(*partitions)).then_some(())
         });
     }
+}
+
+/// Waits until so many partitions of a topic have a leader.
+pub fn wait_led(broker: &ClientConfig, topic: &str, count: usize) {
+    let client: BaseConsumer = broker.create().expect("a client");
+    until(&format!("{count} leaders of {topic}"), Duration::from_secs(60), || {
+        let known = client.fetch_metadata(Some(topic), Duration::from_secs(5)).ok()?;
+        let partitions = known.topics().first()?.partitions();
+        (partitions.iter().filter(|one| one.leader() >= 0).count() == count).then_some(())
+    });
 }
 
 /// Gives a topic more partitions and waits until they are there.

@@ -10,10 +10,11 @@ use std::{
 };
 
 use rdkafka::{
-    ClientConfig,
+    ClientConfig, TopicPartitionList,
     admin::AdminClient,
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},
+    producer::{DefaultProducerContext, Producer as _, ThreadedProducer},
 };
 use rustix::process::Signal;
 
@@ -255,6 +256,65 @@ impl PrivateBroker {
     }
 }
 
+/// Two brokers, the second of which can go away: the first is the controller as well, and holds
+/// every topic of Kafka's own.
+#[derive(Debug)]
+pub struct TwoBrokers {
+    second: Node,
+    first: Node,
+}
+
+impl TwoBrokers {
+    /// The second broker's id, for the placement of replicas; the first one's is 1.
+    pub const SECOND: i32 = 2;
+
+    /// Starts both. `None` as with [`PrivateBroker::start`].
+    pub fn start(test: &str) -> Option<Self> {
+        if external().is_some() {
+            say(&format!("not run with WDT_TEST_KAFKA, because it starts two brokers: {test}"));
+            return None;
+        }
+        let first = Node::launched(None, None, Cluster::First);
+        // Kafka's own topics are made for the first who asks: now there is one broker for them.
+        let client = client(&first.bootstrap());
+        let producer: ThreadedProducer<DefaultProducerContext> =
+            client.clone().set("transactional.id", "first").create().expect("a producer");
+        producer.init_transactions(START_LIMIT).expect("the transactions' topic is made");
+        let consumer: BaseConsumer =
+            client.clone().set("group.id", "first").create().expect("a consumer");
+        let mut list = TopicPartitionList::new();
+        list.add_partition("none", 0);
+        let deadline = Instant::now() + START_LIMIT;
+        // A coordinator that has just been made does not know it at once.
+        while let Err(error) = consumer.committed_offsets(list.clone(), START_LIMIT) {
+            assert!(Instant::now() < deadline, "the offsets' topic is not made: {error}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let second = Node::joining(&first);
+        Some(Self { second, first })
+    }
+
+    /// `host:port` of the first.
+    pub fn bootstrap(&self) -> String {
+        self.first.bootstrap()
+    }
+
+    /// A client configuration with the first one's address set.
+    pub fn client(&self) -> ClientConfig {
+        client(&self.first.bootstrap())
+    }
+
+    /// The second goes, by `SIGKILL`, and what only it holds has no leader.
+    pub fn kill_second(&mut self) {
+        self.second.process = None;
+    }
+
+    /// It comes back with its data.
+    pub fn restart_second(&mut self) {
+        assert!(self.second.launch(), "the second broker's log:\n{}", self.second.log_tail());
+    }
+}
+
 /// A broker with a second door that is locked: TLS, a password by SCRAM, and rights by ACL for
 /// everybody who comes through.
 #[derive(Debug)]
@@ -329,10 +389,29 @@ struct Node {
     folder: Folder,
     /// The port of a proxy in front of the listener `PROXIED`.
     proxy: Option<u16>,
+    cluster: Cluster,
+}
+
+/// A node's part in its cluster.
+#[derive(Clone, Copy, Debug)]
+enum Cluster {
+    Alone,
+    First,
+    /// The second, with the port of the first one's controller.
+    Joining(u16),
 }
 
 impl Node {
     fn start(proxy: Option<u16>, lock: Option<&Lock>) -> Self {
+        Self::launched(proxy, lock, Cluster::Alone)
+    }
+
+    /// The second broker of a cluster.
+    fn joining(first: &Self) -> Self {
+        Self::launched(None, None, Cluster::Joining(first.ports.controller))
+    }
+
+    fn launched(proxy: Option<u16>, lock: Option<&Lock>, cluster: Cluster) -> Self {
         let libs = prepare().join("libs");
         for _ in 0..STARTS {
             let [broker, controller, proxied, secure, expired] =
@@ -344,6 +423,7 @@ impl Node {
                 libs: libs.clone(),
                 folder: Folder::new("kafka"),
                 proxy,
+                cluster,
             };
             node.format(lock);
             if node.launch() {
@@ -487,11 +567,24 @@ listener.name.{door}.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.secu
             None => (String::new(), String::new(), ""),
         };
         let data = self.folder.join("data");
+        let controlling = "process.roles=broker,controller\nnode.id=1";
+        let door = format!(",CONTROLLER://127.0.0.1:{controller}");
+        let (node, controller, own) = match self.cluster {
+            Cluster::Alone => (controlling.to_owned(), controller, door),
+            // A broker that was killed is noticed after the session's time-out.
+            Cluster::First => {
+                (format!("{controlling}\nbroker.session.timeout.ms=3000"), controller, door)
+            }
+            Cluster::Joining(controller) => (
+                "process.roles=broker\nnode.id=2\nbroker.heartbeat.interval.ms=500".to_owned(),
+                controller,
+                String::new(),
+            ),
+        };
         format!(
-            "process.roles=broker,controller
-node.id=1
+            "{node}
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}{listener}
+listeners=PLAINTEXT://127.0.0.1:{broker}{own}{listener}
 advertised.listeners=PLAINTEXT://127.0.0.1:{broker}{advertised}
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocol}

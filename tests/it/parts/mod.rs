@@ -13,7 +13,7 @@ mod ports;
 mod registry;
 
 pub use connect::Worker;
-pub use kafka::{ABORT_SCAN, LockedBroker, PrivateBroker, broker};
+pub use kafka::{ABORT_SCAN, LockedBroker, PrivateBroker, TwoBrokers, broker};
 /// The password of every user of a locked broker.
 pub fn kafka_password() -> &'static str {
     kafka::PASSWORD
