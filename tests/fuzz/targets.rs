@@ -70,6 +70,21 @@ pub fn all() -> Vec<Target> {
             lifetime: FOR_EVER,
         },
         Target {
+            name: "record",
+            corpus: &["tests/fuzz/corpus/record"],
+            words: &[
+                "unreadable names",
+                "a decision",
+                "no decision",
+                "poison",
+                "invalid",
+                "another key",
+                "a command",
+            ],
+            trial: || Box::new(sink::fuzz::record),
+            lifetime: FOR_EVER,
+        },
+        Target {
             name: "journal_and_state",
             corpus: &["tests/schemas/golden/*.bin", "tests/fuzz/corpus/journal_and_state"],
             words: &[

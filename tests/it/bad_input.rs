@@ -1,14 +1,17 @@
 //! Every kind of bad input, one after the other; after each the stream goes on.
 
-use wdt_connector::testing::schema::{
-    CommandResult, CreateReturnOutbound, ExplanationFields, Outcome,
+use wdt_connector::testing::{
+    clock::Timestamp,
+    schema::{CommandResult, CreateReturnOutbound, ExplanationFields, Outcome},
 };
 
 use crate::kit::{
+    Dice,
     commands::{avro, command, json_bytes, line},
-    raw_producer,
+    raw_producer::{self, Raw},
     records::{Reader, Record, Sender, read_all},
     rig::{PATIENCE, Rig},
+    topics,
 };
 
 /// Sends `bad`, then a good command, waits for the good one's result, and returns all results but
@@ -301,5 +304,184 @@ fn header_names_that_are_not_utf8_go_to_the_dead_letters_and_the_stream_goes_on(
     assert!(said.contains("2 with header names that are not UTF-8"), "{said}");
     let tail = ["tail", "--dead-letters", "--from-beginning", "--count", "2"];
     assert!(rig.verb(&tail, b"").status.success());
+    assert!(connector.terminate(PATIENCE).success());
+}
+
+/// What surrounds a value, at random: names, keys and times that some client could write.
+struct Surroundings(Dice);
+
+impl Surroundings {
+    fn pick<'a, T: ?Sized>(&mut self, all: &[&'a T]) -> &'a T {
+        let at = self.0.roll(u64::try_from(all.len()).unwrap());
+        all[usize::try_from(at).unwrap()]
+    }
+
+    fn bytes(&mut self, most: u64) -> Vec<u8> {
+        let length = self.0.roll(most + 1);
+        (0..length).map(|_| u8::try_from(self.0.roll(256)).unwrap()).collect()
+    }
+
+    /// What the connector itself reads, what it writes, and anything else.
+    fn name(&mut self) -> Vec<u8> {
+        const NAMES: [&[u8]; 15] = [
+            b"wdt-control",
+            b"wdt-original-timestamp",
+            b"wdt-redrive-count",
+            b"wdt-in-doubt",
+            b"wdt-omitted",
+            b"wdt-unreadable-headers",
+            b"__connect.errors.topic",
+            b"__connect.errors.partition",
+            b"__connect.errors.offset",
+            b"__connect.errors.exception.message",
+            b"traceparent",
+            b"tracestate",
+            b"",
+            b"nul\0inside",
+            b"\xff\xfe",
+        ];
+        if self.0.roll(4) == 0 { self.bytes(40) } else { self.pick(&NAMES).to_vec() }
+    }
+
+    fn header_value(&mut self) -> Option<Vec<u8>> {
+        const VALUES: [&[u8]; 12] = [
+            b"",
+            b"0",
+            b"-1",
+            b"1",
+            b"99999999999999999999",
+            b"-9223372036854775808",
+            b"9223372036854775807",
+            b"resolve",
+            b"forget",
+            b"{}",
+            b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            b"\xf0\x28\x8c\x28\0",
+        ];
+        match self.0.roll(6) {
+            0 => None,
+            1 => Some(self.bytes(300)),
+            _ => Some(self.pick(&VALUES).to_vec()),
+        }
+    }
+
+    fn headers(&mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+        let count = match self.0.roll(20) {
+            0 => 3000,
+            1 => 0,
+            _ => 1 + self.0.roll(6),
+        };
+        let mut headers: Vec<_> = (0..count).map(|_| (self.name(), self.header_value())).collect();
+        // A name that stands there twice.
+        if let (0, Some(first)) = (self.0.roll(5), headers.first().cloned()) {
+            headers.push(first);
+        }
+        headers
+    }
+
+    fn record(&mut self, number: usize) -> Raw {
+        let return_no = format!("CT-BAD-{number}");
+        let value = match self.0.roll(6) {
+            0 => None,
+            1 => Some(self.bytes(200)),
+            _ => Some(avro(&command(&return_no, "c"))),
+        };
+        let key = match self.0.roll(5) {
+            0 => None,
+            1 => Some(Vec::new()),
+            2 => Some(self.bytes(30)),
+            _ => Some(return_no.into_bytes()),
+        };
+        let now = Timestamp::now().0;
+        let timestamp = *self.pick(&[&-1, &0, &1, &(now - 86_400_000), &now, &i64::MAX]);
+        Raw { key, value, headers: self.headers(), timestamp }
+    }
+}
+
+/// Whatever surrounds a value: every record is answered or a dead letter, the good commands between
+/// them are carried out once, and the operator's commands read all of it.
+#[test]
+fn random_headers_keys_and_times_stop_nothing() {
+    const SEED: u64 = 20_261_130;
+    const ROUNDS: usize = 60;
+    const BAD: usize = 5;
+    let rig = Rig::with_partitions("surroundings", 1).commands("avro");
+    rig.erp.take_anything();
+    // What a broker takes of times is its operator's choice.
+    let anything =
+        [("message.timestamp.after.max.ms", "9223372036854775807"), ("retention.ms", "-1")];
+    topics::alter(&rig.topics.commands, &anything);
+    let mut connector = rig.start();
+    let address = rig.broker.get("bootstrap.servers").unwrap().to_owned();
+    let mut random = Surroundings(Dice(SEED));
+    let now = Timestamp::now().0;
+    let mut sent = 0;
+    for round in 0..ROUNDS {
+        for number in 0..BAD {
+            let record = random.record(round * BAD + number);
+            let code = raw_producer::try_send(&address, &rig.topics.commands, 0, &record);
+            assert_eq!(code, 0, "seed {SEED}, round {round}: refused by the broker: {record:?}");
+        }
+        let return_no = format!("CT-GOOD-{round}");
+        let good = Raw {
+            key: Some(return_no.clone().into_bytes()),
+            value: Some(avro(&command(&return_no, "good"))),
+            headers: Vec::new(),
+            timestamp: now,
+        };
+        assert_eq!(raw_producer::try_send(&address, &rig.topics.commands, 0, &good), 0);
+        sent += BAD + 1;
+    }
+    rig.wait_committed(i64::try_from(sent).unwrap());
+
+    let results: Vec<_> =
+        read_all(&rig.topics.results).iter().map(|record| rig.result(record)).collect();
+    let letters = read_all(&rig.topics.commands_dlq);
+    for round in 0..ROUNDS {
+        let return_no = format!("CT-GOOD-{round}");
+        let own: Vec<_> = results.iter().filter(|one| one.return_no == return_no).collect();
+        assert_eq!(own.len(), 1, "seed {SEED}: {return_no}: {own:?}");
+        assert_eq!(own[0].outcome, Outcome::Created, "{own:?}");
+    }
+    let of_letter = |letter: &Record| -> i64 {
+        // Of several headers of the name the connector's is the last.
+        let (_, value) =
+            letter.headers.iter().rfind(|(name, _)| name == "__connect.errors.offset").unwrap();
+        String::from_utf8(value.clone()).unwrap().parse().unwrap()
+    };
+    let mut told: Vec<i64> = results.iter().map(|result| result.source_offset).collect();
+    told.extend(letters.iter().map(of_letter));
+    told.sort_unstable();
+    told.dedup();
+    let all: Vec<i64> = (0..i64::try_from(sent).unwrap()).collect();
+    assert_eq!(told, all, "seed {SEED}: every record is answered or a dead letter");
+    let mut orders: Vec<String> =
+        rig.erp.orders().into_iter().map(|order| order.return_no).collect();
+    let made = orders.len();
+    orders.sort();
+    orders.dedup();
+    assert_eq!(orders.len(), made, "seed {SEED}: no return has two orders");
+
+    let count = letters.len().to_string();
+    let bad = results.iter().find(|result| result.return_no.starts_with("CT-BAD")).unwrap();
+    let some_bad = bad.return_no.clone();
+    for arguments in [
+        &["dlq", "list", "--limit", "1000"][..],
+        &["dlq", "list", "--json"],
+        &["dlq", "redrive", "--dry-run"],
+        &["commands", "list"],
+        &["commands", "show", "CT-GOOD-0", "good"],
+        &["commands", "show", &some_bad, "c"],
+        &["commands", "replay", "--from-offset", "0:0", "--dry-run"],
+        &["tail", "--dead-letters", "--from-beginning", "--count", &count],
+        &["tail", "--results", "--from-beginning", "--count", "60"],
+    ] {
+        let output = rig.verb(arguments, b"");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!said.contains("panicked"), "{arguments:?}: {said}");
+        assert!(output.status.success(), "{arguments:?}: {said}");
+    }
+    assert!(connector.running(), "{}", connector.log());
+    assert!(!connector.log().contains("panicked"), "{}", connector.log());
     assert!(connector.terminate(PATIENCE).success());
 }

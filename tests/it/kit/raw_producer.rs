@@ -1,5 +1,5 @@
 //! A producer that writes what librdkafka's bindings and Java's client cannot: header names that are
-//! not UTF-8. Produce v3 and record batch v2 of Kafka's protocol guide, one record a request.
+//! not UTF-8, any time. Produce v3 and record batch v2 of Kafka's protocol guide, one record a request.
 
 use std::{
     io::{Read as _, Write as _},
@@ -7,7 +7,17 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-/// Appends one record to a partition; the broker at `address` has to lead it.
+/// A record as the protocol has it: any bytes anywhere.
+#[derive(Clone, Debug, Default)]
+pub struct Raw {
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub headers: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Milliseconds since 1970; -1 is none.
+    pub timestamp: i64,
+}
+
+/// Appends one record of now to a partition; the broker at `address` has to lead it.
 pub fn send(
     address: &str,
     topic: &str,
@@ -16,7 +26,22 @@ pub fn send(
     value: &[u8],
     headers: &[(&[u8], &[u8])],
 ) {
-    let batch = batch(&record(key, value, headers));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis();
+    let record = Raw {
+        key: Some(key.to_vec()),
+        value: Some(value.to_vec()),
+        headers: headers
+            .iter()
+            .map(|(name, value)| (name.to_vec(), Some(value.to_vec())))
+            .collect(),
+        timestamp: i64::try_from(now).expect("before the year 292,000,000"),
+    };
+    assert_eq!(try_send(address, topic, partition, &record), 0, "the broker refused {record:?}");
+}
+
+/// Appends any record; Kafka's error code, 0 for none.
+pub fn try_send(address: &str, topic: &str, partition: i32, raw: &Raw) -> i16 {
+    let batch = batch(&record(raw), raw.timestamp);
     let mut body = Vec::new();
     body.extend(0_i16.to_be_bytes()); // Produce
     body.extend(3_i16.to_be_bytes()); // version
@@ -42,7 +67,7 @@ pub fn send(
     stream.read_exact(&mut answer).expect("the whole answer");
     // Correlation id, topics, name, partitions, partition, then the error code.
     let at = 4 + 4 + 2 + topic.len() + 4 + 4;
-    assert_eq!(answer[at..at + 2], [0, 0], "the broker refused the record: {answer:?}");
+    i16::from_be_bytes([answer[at], answer[at + 1]])
 }
 
 fn size(bytes: &[u8]) -> [u8; 4] {
@@ -63,28 +88,34 @@ fn bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend(bytes);
 }
 
-fn record(key: &[u8], value: &[u8], headers: &[(&[u8], &[u8])]) -> Vec<u8> {
+fn nullable(out: &mut Vec<u8>, value: Option<&[u8]>) {
+    match value {
+        Some(value) => bytes(out, value),
+        None => out.push(1), // a length of -1
+    }
+}
+
+fn record(raw: &Raw) -> Vec<u8> {
     let mut record = vec![0, 0, 0]; // attributes, timestamp delta, offset delta
-    bytes(&mut record, key);
-    bytes(&mut record, value);
-    varint(&mut record, headers.len());
-    for (name, value) in headers {
+    nullable(&mut record, raw.key.as_deref());
+    nullable(&mut record, raw.value.as_deref());
+    varint(&mut record, raw.headers.len());
+    for (name, value) in &raw.headers {
         bytes(&mut record, name);
-        bytes(&mut record, value);
+        nullable(&mut record, value.as_deref());
     }
     let mut whole = Vec::new();
     bytes(&mut whole, &record);
     whole
 }
 
-fn batch(record: &[u8]) -> Vec<u8> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis();
-    let now = i64::try_from(now).expect("before the year 292,000,000").to_be_bytes();
+fn batch(record: &[u8], timestamp: i64) -> Vec<u8> {
+    let timestamp = timestamp.to_be_bytes();
     let mut covered = Vec::new(); // what the CRC covers
     covered.extend(0_i16.to_be_bytes()); // attributes
     covered.extend(0_i32.to_be_bytes()); // last offset delta
-    covered.extend(now); // base timestamp
-    covered.extend(now); // max timestamp
+    covered.extend(timestamp); // base timestamp
+    covered.extend(timestamp); // max timestamp
     covered.extend((-1_i64).to_be_bytes()); // producer id
     covered.extend((-1_i16).to_be_bytes()); // producer epoch
     covered.extend((-1_i32).to_be_bytes()); // base sequence
