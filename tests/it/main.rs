@@ -44,6 +44,7 @@ mod panics;
 mod process;
 mod quota;
 mod readers;
+mod recorded;
 mod registry;
 mod repeat_table;
 mod restore;
