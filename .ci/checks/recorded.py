@@ -80,7 +80,7 @@ for state in sorted(seen | expected):
         wanted, found = expected.get(state, {}).get(time), seen.get(state, {}).get(time)
         if wanted != found:
             problems.append(f"{state} after {time}: {found} fire, expected are {wanted}")
-for state in ("idle", "busy"):
+for state in ("idle", "idle-transactions", "busy"):
     if any(seen[state].values()):
         problems.append(f"nothing may fire on a pair that is {state}: {seen[state]}")
 if problems:
