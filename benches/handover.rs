@@ -2,8 +2,9 @@
 //! goes to another instance. One JSON line.
 //!
 //! `cargo bench --bench handover -- --moves 100`; further options with their defaults:
-//! `--instances 2` (the one that joins included), `--latency-ms 200` (of the ERP),
-//! `--session-ms 3000`, `--heartbeat-ms 500`, `--rate 60` (commands a second). Measured from the
+//! `--instances 3` (the one that joins included), `--latency-ms 200` (of the ERP),
+//! `--session-ms 6000`, `--heartbeat-ms 0` (what the connector sets), `--rate 60` (commands a
+//! second). Between two joins one of the others is restarted, as by an update. Measured from the
 //! revoke callback of the old owner to the first call of the new one, both from the instances'
 //! logs. Exit code 1 when the 99th percentile is more than two seconds, or a transaction was
 //! refused for a generation that is past.
@@ -42,6 +43,8 @@ use wdt_connector::testing::{config::Partitioner, sink::partition_of};
 const PARTITIONS: i32 = 12;
 /// What a hand-over may take, in milliseconds.
 const ALLOWED_MS: f64 = 2000.0;
+/// The step between the times that instances are away for an update: less than a session.
+const AWAY: Duration = Duration::from_millis(700);
 /// A cycle that takes longer has failed.
 const CYCLE: Duration = Duration::from_secs(60);
 
@@ -233,9 +236,31 @@ impl Fleet {
         });
     }
 
+    /// An update of one of those who stay: its heartbeats come at another time than the others'
+    /// from then on, so that they do not all hear of a rebalance at once.
+    fn update(&mut self, number: usize) {
+        let ordinal = number % self.members.len();
+        let old = self.members.remove(ordinal);
+        let status = old.terminate(CYCLE);
+        assert!(status.success(), "instance {ordinal} ended with {status}");
+        std::thread::sleep(AWAY * u32::try_from(number % 4).expect("less than four"));
+        let at = self.logs.iter().position(|log| log.instance == ordinal).expect("its log");
+        let log = self.logs.remove(at);
+        let name = log.path.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
+        let member = self.launch(ordinal, &name);
+        // The same file is read on, not read again.
+        self.logs.pop();
+        self.logs.push(log);
+        self.members.insert(ordinal, member.ready());
+        self.settle();
+    }
+
     /// The last instance joins, and leaves when every partition that was taken from an old owner
     /// has been called for by its new one.
     fn cycle(&mut self, number: usize) -> Vec<Move> {
+        if self.members.len() > 1 {
+            self.update(number);
+        }
         self.read_on();
         self.events.clear();
         let joiner = self.launch(self.members.len(), &format!("joiner-{number}.log"));
@@ -283,15 +308,19 @@ fn option(name: &str, default: u64) -> u64 {
 
 fn main() -> ExitCode {
     let wanted = usize::try_from(option("--moves", 100)).expect("a count");
-    let instances = usize::try_from(option("--instances", 2)).expect("a count").max(2);
+    let instances = usize::try_from(option("--instances", 3)).expect("a count").max(2);
     let (latency, rate) = (option("--latency-ms", 200), option("--rate", 60).max(1));
-    let (session, heartbeat) = (option("--session-ms", 3000), option("--heartbeat-ms", 500));
+    let (session, heartbeat) = (option("--session-ms", 6000), option("--heartbeat-ms", 0));
     let mut rig = Rig::with_partitions("handover", PARTITIONS).commands("avro");
     rig.config
         .kafka_property("session.timeout.ms", &session.to_string())
-        .kafka_property("heartbeat.interval.ms", &heartbeat.to_string())
         .set("log", "format", "json")
         .set("commands", "max_in_flight", 256);
+    // The tests' own is shorter than what an operator gets.
+    match heartbeat {
+        0 => rig.config.remove_kafka_property("heartbeat.interval.ms"),
+        ms => rig.config.kafka_property("heartbeat.interval.ms", &ms.to_string()),
+    };
     rig.erp.take_anything();
     rig.erp.latency(Duration::from_millis(latency));
     let stream = Stream::into(&rig, 0, Duration::from_secs(1) / u32::try_from(rate).expect("few"));

@@ -52,8 +52,8 @@ fn storm(seed: u64, instances: usize, at_least: Duration, clean: bool) -> bool {
     let plan = storm::Plan { seed, instances, troubles, at_least, unsound: false };
     let Some(report) = storm::storm(&plan) else { return false };
     let verdict = &report.verdict;
-    let total = |what: &str| {
-        let among = report.counts.iter().filter(|(name, _)| name.starts_with(what));
+    let total = |wanted: fn(&str) -> bool| {
+        let among = report.counts.iter().filter(|(name, _)| wanted(name));
         among.map(|(_, count)| *count).sum::<u32>()
     };
     println!(
@@ -61,8 +61,13 @@ fn storm(seed: u64, instances: usize, at_least: Duration, clean: bool) -> bool {
         json!({
             "case": "storm", "seed": report.seed, "instances": report.instances,
             "minutes": report.took.as_secs_f64() / 60.0,
-            "commands": report.commands, "kills": total("killed"), "freezes": total("frozen"),
-            "in_rebalances": report.in_rebalances(),
+            "commands": report.commands,
+            "kills": total(|name| name.starts_with("killed")),
+            "freezes": total(|name| name.starts_with("frozen")),
+            "restarts_in_rebalances":
+            total(|name| name.ends_with("in a rebalance") && !name.starts_with("frozen")),
+            "freezes_in_rebalances":
+            total(|name| name.ends_with("in a rebalance") && name.starts_with("frozen")),
             "troubles": report.counts, "erp_faults_percent": 20, "orders": verdict.orders,
             "results": verdict.results,
             "duplicates": verdict.duplicates.len(), "losses": verdict.losses.len(),

@@ -125,9 +125,10 @@ impl Clash {
         clash
     }
 
-    /// Waits for its moment of a rebalance and some of its milliseconds; `false` when no rebalance
-    /// was seen. A moment that passed unseen between two questions is over just now.
-    pub fn caught(&self, group: &GroupProbe, dice: &mut Dice) -> bool {
+    /// Waits for its moment of a rebalance and some of its milliseconds; what the group was then,
+    /// `None` when no rebalance was seen. A moment that passed unseen between two questions is over
+    /// just now.
+    pub fn caught(&self, group: &GroupProbe, dice: &mut Dice) -> Option<Phase> {
         let (mut begun, mut before) = (false, None);
         let caught = group.wait(REBALANCE, |now| {
             // A group without members hands out to its first one at once.
@@ -148,6 +149,6 @@ impl Clash {
             // A cooperative member's drain takes as long as its calls.
             Aim::HandedOut => dice.up_to(300),
         });
-        caught
+        before.filter(|_| caught)
     }
 }

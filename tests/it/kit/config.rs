@@ -29,6 +29,15 @@ impl Config {
         self
     }
 
+    /// Takes a librdkafka option away: what the connector sets by itself is in force.
+    pub fn remove_kafka_property(&mut self, key: &str) -> &mut Self {
+        let properties = self.sections.get_mut("kafka").and_then(|keys| keys.get_mut("properties"));
+        if let Some(properties) = properties.and_then(Value::as_object_mut) {
+            properties.remove(key);
+        }
+        self
+    }
+
     /// Takes a key away; without a key the whole section.
     pub fn remove(&mut self, section: &str, key: Option<&str>) -> &mut Self {
         match key {

@@ -217,6 +217,10 @@ impl Watch {
     }
 
     /// Something happens that excuses a standstill for a while.
+    pub fn disturb(&self) {
+        drop(self.disturbed());
+    }
+
     fn disturbed(&self) -> MutexGuard<'_, Scene> {
         let mut scene = lock(&self.scene);
         scene.disturbed_at = Instant::now();
