@@ -19,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 use crate::background;
 
 /// What may follow `commands.drain_timeout`: leaving the groups, last answers of the listener, last
-/// traces. With [`LAST_WORD`] it is the 5 s that the documentation promises.
-const AFTER_DRAIN: Duration = Duration::from_secs(4);
+/// traces. With [`LAST_WORD`], and half a second for the system to end the process, it is the 5 s that
+/// the documentation promises.
+const AFTER_DRAIN: Duration = Duration::from_millis(3500);
 /// What the deadline's own sentence may take: nobody may be reading standard error.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
@@ -99,6 +100,11 @@ impl Ending {
     /// Everything is drained: what is left may be cut off.
     pub(crate) fn drained(&self) {
         self.deadline.change(|times| times.drained = true);
+    }
+
+    /// The connector has ended, and its process goes on.
+    pub(crate) fn ended(&self) {
+        self.deadline.change(|times| times.end = None);
     }
 
     /// The pipelines are to stop in time for a restart with new credentials.

@@ -23,7 +23,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{Mutex, mpsc, watch},
     time::{MissedTickBehavior, interval, sleep},
 };
@@ -134,12 +134,16 @@ impl Reload {
         let (files, mut state) = (&self.files, self.state.lock().await);
         let (changed, mut changes) = mpsc::channel(1);
         let _watching = watch_folders(files.iter().map(|(_, path)| path.as_path()), changed);
-        let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+        let mut hangup = signal(SignalKind::hangup())
+            .inspect_err(|error| {
+                tracing::warn!(%error, "SIGHUP cannot be listened for; files are watched all the same");
+            })
+            .ok();
         let mut every = interval(EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let asked = tokio::select! {
-                _ = hangup.recv() => true,
+                () = asked_by(&mut hangup) => true,
                 Some(()) = changes.recv() => {
                     sleep(SETTLE).await;
                     let _ = changes.try_recv();
@@ -255,6 +259,14 @@ impl Reload {
         }
         *settings = next;
         Ok(())
+    }
+}
+
+/// The next SIGHUP; never, where none can be listened for.
+async fn asked_by(hangup: &mut Option<Signal>) {
+    match hangup {
+        Some(hangup) => drop(hangup.recv().await),
+        None => std::future::pending().await,
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    process::ExitStatus,
+    io::Write as _,
+    process::{ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -12,12 +13,12 @@ use wdt_connector::testing::schema::CreateReturnOutbound;
 use crate::{
     kit::{
         commands::command,
-        connector::Connector,
+        connector::{self, Connector},
         kafka_proxy::KafkaProxy,
         rig::{PATIENCE, Rig},
         until,
     },
-    parts::PrivateBroker,
+    parts::{PrivateBroker, guard},
 };
 
 /// `commands.drain_timeout` of the tests, and what may come on top of it.
@@ -164,4 +165,29 @@ fn new_credentials_end_a_process_whose_pipelines_do_not_stop() {
     assert_eq!(status.code(), Some(1), "{}", connector.log());
     let sentence = "pipelines did not stop in time for new credentials";
     assert!(connector.log().contains(sentence), "{}", connector.log());
+}
+
+/// Nobody reads standard error, as where a log collector hangs: every log line blocks, the last one
+/// as well.
+#[test]
+fn sigterm_ends_in_time_although_nobody_reads_the_log() {
+    let rig = Rig::bare("full-pipe").commands("avro");
+    let (_reader, mut full) = std::io::pipe().unwrap();
+    // A pipe of Linux holds 64 KB: the next byte blocks.
+    full.write_all(&[b'x'; 65_536]).unwrap();
+    let (file, _) = rig.write_config();
+    let mut command = connector::command(&file, &["run"]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(full);
+    let mut process = guard::spawn(&mut command).unwrap();
+    let threads = format!("/proc/{}/task", process.pid());
+    until("signals to be listened for", PATIENCE, || {
+        let mut threads = fs::read_dir(&threads).unwrap().flatten();
+        let named = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("comm"));
+        threads.any(|thread| named(thread).is_ok_and(|name| name == "signals\n")).then_some(())
+    });
+    let asked = Instant::now();
+    process.signal(Signal::TERM);
+    let status = process.wait(PATIENCE);
+    assert!(asked.elapsed() <= LIMIT, "{status:?} after {:?}", asked.elapsed());
+    assert!(status.is_some_and(|status| !status.success()), "{status:?}");
 }

@@ -113,7 +113,7 @@ pub(super) async fn execute(args: Args) -> anyhow::Result<End> {
     };
     ending.begin();
     connector.await.context("the connector ended abnormally")??;
-    ending.drained();
+    ending.ended();
     stop_reading.cancel();
     let evidence = collector.finish(&stage.simulator).await;
     let held = summary(&evidence, &stage.simulator);
