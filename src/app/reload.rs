@@ -14,7 +14,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -24,7 +24,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::{Mutex, mpsc, watch},
+    sync::{mpsc, watch},
     time::{MissedTickBehavior, interval, sleep},
 };
 
@@ -98,11 +98,12 @@ pub(super) struct Reload {
     board: Board,
     metrics: Arc<Metrics>,
     files: Vec<(String, PathBuf)>,
-    /// Outlives a run that panics: what changed meanwhile is still news to the next one.
+    /// As of the last look that ended: what changed in one that panicked is news to the next run.
     state: Mutex<State>,
 }
 
 /// What is in force, and what was refused last.
+#[derive(Clone)]
 struct State {
     settings: Settings,
     taken: BTreeMap<Part, Contents>,
@@ -131,7 +132,7 @@ impl Reload {
 
     /// Until it is dropped.
     pub(super) async fn run(self: Arc<Self>) {
-        let (files, mut state) = (&self.files, self.state.lock().await);
+        let (files, mut state) = (&self.files, self.lock().clone());
         let (changed, mut changes) = mpsc::channel(1);
         let _watching = watch_folders(files.iter().map(|(_, path)| path.as_path()), changed);
         let mut hangup = signal(SignalKind::hangup())
@@ -155,10 +156,15 @@ impl Reload {
             for part in Part::ALL {
                 found |= self.look(&mut state, files, part).await;
             }
+            self.lock().clone_from(&state);
             if asked && !found {
                 tracing::info!("reload requested, but no secret or certificate has changed");
             }
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a part's files if they have changed; whether they had.
