@@ -5,8 +5,12 @@
 //! (`docs/kafka.md#errors-of-transactions`).
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     panic::{self, AssertUnwindSafe},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -95,8 +99,9 @@ pub(crate) enum CommitFault {
     #[error("{reason}")]
     TooLarge { records: Vec<usize>, reason: String },
     /// Nobody knows. A new producer has fenced the old one by the time this is returned, or some
-    /// lease is over: whatever was committed stays, and every partition concerned must be taken
-    /// over again from the log.
+    /// lease is over, or the transaction is being aborted and a partition without a leader keeps it
+    /// from ending: whatever was committed stays, and every partition concerned must be taken over
+    /// again from the log.
     #[error("the outcome of the transaction is unknown: {0}")]
     Unknown(String),
     /// Another process uses the same `kafka.instance_ordinal`: stop.
@@ -271,8 +276,25 @@ enum Step {
     TooLarge(Vec<usize>),
     /// Drop the producer; nobody knows.
     Rebuild(String),
+    /// A partition of the transaction has no leader. The coordinator accepts no other transaction of
+    /// this id until it has told that partition of the abort.
+    Blocked(String),
     /// Another producer took the transactional id.
     Fenced(String),
+}
+
+/// How many transactional ids of this process were given up as blocked ([`Step::Blocked`]). Both
+/// pipelines go on to the next one together: their ids differ in the role.
+static GIVEN_UP: AtomicU32 = AtomicU32::new(0);
+
+/// The instance's own id, and a spare one while that is blocked. What fences a stale owner is the
+/// group's member and generation, whatever id its producer has.
+fn transactional_id(kafka: &KafkaSettings, role: &str) -> String {
+    let own = instance_id(kafka, role);
+    match GIVEN_UP.load(Ordering::Relaxed) {
+        0 => own,
+        spare => format!("{own}.{spare}"),
+    }
 }
 
 /// Between the end of a transaction and the next one's beginning. The broker answers a commit
@@ -290,6 +312,11 @@ const BATCH_BYTES: usize = 1_000_000;
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 const OFFSETS_TIMEOUT: Duration = Duration::from_secs(5);
 const INIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// After which an abort that has not ended asks whether a partition has lost its leader; the abort
+/// itself has no end.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The question for a topic's leaders.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Writer {
     fn run(mut self) {
@@ -355,8 +382,11 @@ impl Writer {
                 Ok(live) => self.producer = Some(live),
                 Err(error) => {
                     if rights::is_denial(&error) {
-                        let id = Resource::TransactionalIds(instance_id(&self.kafka, &self.role));
+                        let id =
+                            Resource::TransactionalIds(transactional_id(&self.kafka, &self.role));
                         rights::complain(&rights::denial(Operation::Write, &id));
+                        // The right may be for the instance's own id alone.
+                        GIVEN_UP.store(0, Ordering::Relaxed);
                     }
                     if !reported {
                         tracing::warn!(
@@ -392,7 +422,7 @@ impl Writer {
         let deliveries = Arc::new(Deliveries::default());
         let mut config = client_config(&self.kafka, &self.role);
         config
-            .set("transactional.id", instance_id(&self.kafka, &self.role))
+            .set("transactional.id", transactional_id(&self.kafka, &self.role))
             .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS.to_string())
             .set("enable.idempotence", "true")
             .set("acks", "all")
@@ -431,15 +461,18 @@ impl Writer {
             let step = match live.write(batch) {
                 Ok(Ok(())) => return Ok(()),
                 // The leases ended between the first check and the offsets.
-                Ok(Err(ended)) => match live.abort() {
+                Ok(Err(ended)) => match live.abort(batch) {
                     Ok(()) => return Err(CommitFault::NotOwner(ended)),
                     Err(step) => step,
                 },
-                Err(Step::Abort(reason)) => match live.abort() {
-                    Ok(()) => return Err(CommitFault::Aborted(reason)),
+                Err(Step::Abort(reason)) => match live.abort(batch) {
+                    Ok(()) => match live.leaderless(batch) {
+                        Some(reason) => Step::Blocked(reason),
+                        None => return Err(CommitFault::Aborted(reason)),
+                    },
                     Err(step) => step,
                 },
-                Err(Step::TooLarge(refused)) => match live.abort() {
+                Err(Step::TooLarge(refused)) => match live.abort(batch) {
                     Ok(()) => match self.judge(batch, &refused) {
                         Some(fault) => return Err(fault),
                         None => continue,
@@ -448,9 +481,18 @@ impl Writer {
                 },
                 Err(step) => step,
             };
-            self.producer = None;
+            let given_up = self.producer.take();
+            if let Step::Blocked(_) = &step {
+                GIVEN_UP.fetch_add(1, Ordering::Relaxed);
+                // Closing waits for what a blocked producer still has to hear.
+                if let Err(error) = background::thread("close-producer", move || drop(given_up)) {
+                    tracing::debug!(%error, "no thread to close a producer; closed it in place");
+                }
+            } else {
+                drop(given_up);
+            }
             return Err(match step {
-                Step::Abort(reason) | Step::Rebuild(reason) => {
+                Step::Abort(reason) | Step::Rebuild(reason) | Step::Blocked(reason) => {
                     self.revive(in_vain);
                     CommitFault::Unknown(reason)
                 }
@@ -624,16 +666,61 @@ impl Live {
         }
     }
 
-    fn abort(&self) -> Result<(), Step> {
+    fn abort(&self, batch: &Batch) -> Result<(), Step> {
         crash::point(Point::TxnAborting);
-        retried(|| self.producer.abort_transaction(Timeout::Never)).map_err(|step| match step {
+        let mut blocked = None;
+        let aborted = retried(|| {
+            loop {
+                match self.producer.abort_transaction(ABORT_TIMEOUT) {
+                    // The same call again goes on waiting.
+                    Err(KafkaError::Transaction(error))
+                        if error.code() == RDKafkaErrorCode::OperationTimedOut =>
+                    {
+                        blocked = self.leaderless(batch);
+                        if blocked.is_some() {
+                            return Err(KafkaError::Canceled);
+                        }
+                    }
+                    done => return done,
+                }
+            }
+        });
+        if let Some(reason) = blocked {
+            return Err(Step::Blocked(reason));
+        }
+        aborted.map_err(|step| match step {
             Step::Abort(reason) => Step::Rebuild(reason),
-            Step::Rebuild(reason) => Step::Rebuild(reason),
-            Step::TooLarge(records) => Step::TooLarge(records),
-            Step::Fenced(reason) => Step::Fenced(reason),
+            step => step,
         })?;
         crash::point(Point::TxnAborted);
         Ok(())
+    }
+
+    /// The sentence about partitions of a batch that have no leader, by the broker's word; of those
+    /// that its records name.
+    fn leaderless(&self, batch: &Batch) -> Option<String> {
+        let mut named: BTreeMap<&str, BTreeSet<i32>> = BTreeMap::new();
+        for record in &batch.records {
+            if let Some(partition) = record.partition {
+                named.entry(&record.topic).or_default().insert(partition);
+            }
+        }
+        named.into_iter().find_map(|(topic, partitions)| {
+            let metadata = self.producer.client().fetch_metadata(Some(topic), METADATA_TIMEOUT).ok()?;
+            let lost: Vec<i32> = metadata
+                .topics()
+                .iter()
+                .filter(|found| found.name() == topic)
+                .flat_map(|found| found.partitions())
+                .filter(|found| found.leader() < 0 && partitions.contains(&found.id()))
+                .map(|found| found.id())
+                .collect();
+            (!lost.is_empty()).then(|| {
+                format!(
+                    "partitions {lost:?} of {topic} have no leader; the others go on without them, start the brokers that hold their replicas"
+                )
+            })
+        })
     }
 }
 

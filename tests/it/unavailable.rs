@@ -83,3 +83,27 @@ fn a_partition_lost_before_the_takeover_does_not_hold_up_the_others() {
     let all: Vec<_> = [before, lost_before, after, lost_after].concat();
     Verdict::of(&rig, &all, &results).assert_each_once(60, "after the broker's return");
 }
+
+/// Without a word: what the instance has on its way then is for the lost partition as well.
+#[test]
+fn a_partition_lost_while_running_does_not_hold_up_the_others() {
+    let Some((mut brokers, rig)) = placed("lost-while") else { return };
+    let (before, lost_before) = some("LC", 20);
+    let (after, lost_after) = some("LD", 40);
+    let connector = rig.start();
+    rig.send(&before);
+    rig.send(&lost_before);
+    rig.results(20);
+    brokers.kill_second();
+    rig.send(&lost_after);
+    // Its intent goes into the transaction that cannot be finished.
+    connector.wait_log("Connection refused", PATIENCE);
+    rig.send(&after);
+    settled_soon(&rig, 20 + after.len(), "lost while running");
+    let sentence = format!("partitions [{LOST}] of {} have no leader", rig.topics.journal);
+    assert!(connector.log().contains(&sentence), "{}", connector.log());
+    brokers.restart_second();
+    let results = rig.results(60);
+    let all: Vec<_> = [before, lost_before, after, lost_after].concat();
+    Verdict::of(&rig, &all, &results).assert_each_once(60, "after the broker's return");
+}
