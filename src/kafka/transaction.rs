@@ -276,8 +276,8 @@ enum Step {
     TooLarge(Vec<usize>),
     /// Drop the producer; nobody knows.
     Rebuild(String),
-    /// A partition of the transaction has no leader. The coordinator accepts no other transaction of
-    /// this id until it has told that partition of the abort.
+    /// A partition of the transaction has no leader. The coordinator accepts no other transaction
+    /// of this id until it has told that partition of the abort.
     Blocked(String),
     /// Another producer took the transactional id.
     Fenced(String),
@@ -706,7 +706,8 @@ impl Live {
             }
         }
         named.into_iter().find_map(|(topic, partitions)| {
-            let metadata = self.producer.client().fetch_metadata(Some(topic), METADATA_TIMEOUT).ok()?;
+            let client = self.producer.client();
+            let metadata = client.fetch_metadata(Some(topic), METADATA_TIMEOUT).ok()?;
             let lost: Vec<i32> = metadata
                 .topics()
                 .iter()
