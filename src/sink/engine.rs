@@ -818,7 +818,8 @@ impl<'a> Engine<'a> {
         if self.restoring.is_empty() {
             Ok(())
         } else {
-            Err(format!("{} partitions are being restored", self.restoring.len()))
+            let restoring: Vec<i32> = self.restoring.iter().map(|lease| lease.partition).collect();
+            Err(format!("partitions {restoring:?} are being restored"))
         }
     }
 

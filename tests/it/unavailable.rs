@@ -12,9 +12,10 @@ use wdt_connector::testing::{
 use crate::{
     kit::{
         commands::command,
+        connector::Connector,
         ledger::Verdict,
         rig::{PATIENCE, Rig},
-        topics,
+        topics, until,
     },
     parts::{TwoBrokers, say},
 };
@@ -60,6 +61,17 @@ fn settled_soon(rig: &Rig, count: usize, what: &str) -> Vec<CommandResult> {
     reader.seen.iter().map(|record| rig.result(record)).collect()
 }
 
+/// The log says which partition and why, `/status` which.
+fn assert_named(connector: &Connector, rig: &Rig) {
+    let sentence = format!("partitions [{LOST}] of {} have no leader", rig.topics.journal);
+    assert!(connector.log().contains(&sentence), "{}", connector.log());
+    // Written now and then.
+    until("the partition in /status", PATIENCE, || {
+        let status = connector.status().to_string();
+        status.contains(&format!("partitions [{LOST}] are being restored")).then_some(())
+    });
+}
+
 #[test]
 fn a_partition_lost_before_the_takeover_does_not_hold_up_the_others() {
     let Some((mut brokers, rig)) = placed("lost-before") else { return };
@@ -76,8 +88,7 @@ fn a_partition_lost_before_the_takeover_does_not_hold_up_the_others() {
     rig.send(&lost_after);
     let connector = rig.spawn();
     settled_soon(&rig, 20 + after.len(), "lost before the takeover");
-    let sentence = format!("partitions [{LOST}] of {} have no leader", rig.topics.journal);
-    assert!(connector.log().contains(&sentence), "{}", connector.log());
+    assert_named(&connector, &rig);
     brokers.restart_second();
     let results = rig.results(60);
     let all: Vec<_> = [before, lost_before, after, lost_after].concat();
@@ -100,8 +111,7 @@ fn a_partition_lost_while_running_does_not_hold_up_the_others() {
     connector.wait_log("Connection refused", PATIENCE);
     rig.send(&after);
     settled_soon(&rig, 20 + after.len(), "lost while running");
-    let sentence = format!("partitions [{LOST}] of {} have no leader", rig.topics.journal);
-    assert!(connector.log().contains(&sentence), "{}", connector.log());
+    assert_named(&connector, &rig);
     brokers.restart_second();
     let results = rig.results(60);
     let all: Vec<_> = [before, lost_before, after, lost_after].concat();

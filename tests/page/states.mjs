@@ -12,7 +12,7 @@ const result = (seq, more) => ({
 
 export const troubled = {
   version: "0.1.0", instance: "wdt-connector.0", now: "2026-11-24T08:01:05.000Z", started_at: "2026-11-24T08:00:00.000Z", uptime_seconds: 65, healthy: false, ready: false,
-  stalled: [{ loop: "feeds.purchase_returns", heartbeat_age_ms: 700000 }], unready: [{ part: "commands", reason: "3 partitions are being restored" }],
+  stalled: [{ loop: "feeds.purchase_returns", heartbeat_age_ms: 700000 }], unready: [{ part: "commands", reason: "partitions [0, 1, 2] are being restored" }],
   sections: {
     commands: {
       circuit: "open", circuit_reason: HOSTILE, received: 1234, results: { CREATED: 1200, IN_DOUBT: 2 }, duplicates: 3, recovered: 1, dead_letters: 4, transactions: 99, calls: 1210, lookups: 7, restored_entries: 5,
