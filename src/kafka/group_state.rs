@@ -53,9 +53,19 @@ impl Offsets {
     }
 }
 
+/// The partitions of a topic that is written to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Leaders {
+    pub count: i32,
+    /// Those without a leader: a record for one would hold up the whole transaction.
+    pub lost: BTreeSet<i32>,
+}
+
 /// What is known of the group.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct GroupView {
+    /// By topic; `None` before the first answer.
+    pub leaders: Option<BTreeMap<String, Leaders>>,
     /// Partitions of which a broker has said where they stand.
     pub offsets: BTreeMap<i32, Offsets>,
     /// Partitions without an owner although the group is stable.
@@ -101,13 +111,15 @@ impl Shared {
 
 impl GroupState {
     /// Begins to ask about these partitions of the group's topic. The client that follows the
-    /// control topic asks: it belongs to the same group.
+    /// control topic asks: it belongs to the same group. `written` are the topics whose leaders are
+    /// asked for.
     pub(crate) fn watch(
         kafka: &KafkaSettings,
         controls: &Controls,
         group: &Group,
         role: &str,
         partitions: impl Iterator<Item = i32>,
+        written: Vec<String>,
     ) -> Self {
         let shared = Arc::new(Shared::default());
         let patience = Patience::of(kafka);
@@ -116,6 +128,7 @@ impl GroupState {
             client: controls.client(),
             group: group.clone(),
             partitions: partitions.collect(),
+            written,
             // Twice within a session; no more often than the offsets.
             members_every: (patience.idle / 3).clamp(Duration::from_millis(500), EVERY * 3),
             ownership: OwnershipWatch::new(client_id(kafka, role), patience.idle),
@@ -159,6 +172,7 @@ struct Asking {
     client: Weak<BaseConsumer<Quiet>>,
     group: Group,
     partitions: Vec<i32>,
+    written: Vec<String>,
     members_every: Duration,
     ownership: OwnershipWatch,
     asked_members: Option<Moment>,
@@ -199,6 +213,7 @@ impl Asking {
         };
         if due(self.asked_offsets, EVERY) {
             self.asked_offsets = Some(Moment::now());
+            self.ask_leaders(&client);
             self.ask_offsets(&client);
         }
         if due(self.asked_members, self.members_every) {
@@ -206,6 +221,41 @@ impl Asking {
             self.ask_members(&client);
         }
         Turn::GoOn
+    }
+
+    fn ask_leaders(&self, client: &BaseConsumer<Quiet>) {
+        let mut found = BTreeMap::new();
+        for name in &self.written {
+            // A broker that does not answer leaves what was known, and takes no transaction.
+            let Ok(metadata) = client.fetch_metadata(Some(name), TIMEOUT) else { continue };
+            let topic = metadata.topics().iter().find(|topic| topic.name() == name);
+            let partitions = topic.map(|topic| topic.partitions()).unwrap_or_default();
+            let lost = partitions.iter().filter(|one| one.leader() < 0).map(|one| one.id());
+            let leaders = Leaders {
+                count: i32::try_from(partitions.len()).unwrap_or(0),
+                lost: lost.collect(),
+            };
+            found.insert(name.clone(), leaders);
+        }
+        let Some(shared) = self.shared.upgrade() else { return };
+        let mut state = shared.lock();
+        let known = state.view.leaders.get_or_insert_default();
+        for (name, leaders) in found {
+            if known.get(&name).is_some_and(|before| before.lost != leaders.lost)
+                || (!known.contains_key(&name) && !leaders.lost.is_empty())
+            {
+                if leaders.lost.is_empty() {
+                    tracing::info!(kafka.topic = name, "every partition has a leader again");
+                } else {
+                    tracing::error!(
+                        kafka.topic = name,
+                        kafka.partitions = ?leaders.lost,
+                        "partitions have no leader; what goes there waits, the rest goes on; start the brokers that hold their replicas"
+                    );
+                }
+            }
+            known.insert(name, leaders);
+        }
     }
 
     fn ask_offsets(&self, client: &BaseConsumer<Quiet>) {

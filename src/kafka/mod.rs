@@ -31,7 +31,7 @@ mod watchdog;
 
 pub(crate) use client::largest_record;
 pub(crate) use consumer::{Delivered, Group, GroupEvent, GroupFault, GroupOptions, Lease};
-pub(crate) use group_state::{GroupState, GroupView, Offsets};
+pub(crate) use group_state::{GroupState, GroupView, Leaders, Offsets};
 pub(crate) use offsets::Prefix;
 #[cfg(test)]
 pub(crate) use order::{ISOLATION, Part, TAKE_OVER, TRANSACTION, TakeOverPart};

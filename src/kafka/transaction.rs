@@ -696,14 +696,12 @@ impl Live {
         Ok(())
     }
 
-    /// The sentence about partitions of a batch that have no leader, by the broker's word; of those
-    /// that its records name.
+    /// The sentence about partitions of a batch that have no leader, by the broker's word. Where a
+    /// record's key chooses the partition, it may be any of the topic.
     fn leaderless(&self, batch: &Batch) -> Option<String> {
-        let mut named: BTreeMap<&str, BTreeSet<i32>> = BTreeMap::new();
+        let mut named: BTreeMap<&str, BTreeSet<Option<i32>>> = BTreeMap::new();
         for record in &batch.records {
-            if let Some(partition) = record.partition {
-                named.entry(&record.topic).or_default().insert(partition);
-            }
+            named.entry(&record.topic).or_default().insert(record.partition);
         }
         named.into_iter().find_map(|(topic, partitions)| {
             let client = self.producer.client();
@@ -713,7 +711,10 @@ impl Live {
                 .iter()
                 .filter(|found| found.name() == topic)
                 .flat_map(|found| found.partitions())
-                .filter(|found| found.leader() < 0 && partitions.contains(&found.id()))
+                .filter(|found| found.leader() < 0)
+                .filter(|found| {
+                    partitions.contains(&None) || partitions.contains(&Some(found.id()))
+                })
                 .map(|found| found.id())
                 .collect();
             (!lost.is_empty()).then(|| {

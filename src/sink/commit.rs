@@ -3,12 +3,19 @@
 //!
 //! What is atomic with what, and why: `docs/delivery.md#atomic-settlement`.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     clock::{Moment, Timestamp},
+    config::Partitioner,
     crash::{self, Point},
-    kafka::{Batch, Change, CommitFault, Lease, Outgoing, Position, REST, borrowed},
+    kafka::{
+        Batch, Change, CommitFault, GroupView, Leaders, Lease, Outgoing, Position, REST, borrowed,
+    },
     metrics::Hop,
     schema::{EntryKind, Outcome, SchemaFault},
 };
@@ -23,7 +30,7 @@ use super::{
         result_record, result_without_entry,
     },
     story::Tale,
-    validate::remark_as_sent,
+    validate::{partition_of, remark_as_sent},
 };
 
 /// Between transactions that commit nothing but offsets behind transaction markers.
@@ -107,6 +114,15 @@ impl Draft {
     }
 }
 
+/// Whether the producer may put a record with this key into a partition without a leader. Without a
+/// key it takes any.
+fn goes_to_lost(topic: &Leaders, key: Option<&[u8]>) -> bool {
+    !topic.lost.is_empty()
+        && key
+            .and_then(|key| partition_of(key, topic.count, Partitioner::Murmur2))
+            .is_none_or(|partition| topic.lost.contains(&partition))
+}
+
 impl Engine<'_> {
     /// Begins a transaction if there is something to commit and none is on its way.
     pub(super) fn commit(&mut self, now: Moment) -> Result<(), String> {
@@ -187,8 +203,13 @@ impl Engine<'_> {
         let mut draft = Draft { commit, records: Vec::new(), leases: BTreeMap::new() };
         let written_at = Timestamp::now();
 
+        let (view, mut waiting) = (self.group_state.view(), VecDeque::new());
         for _ in 0..self.ready.len().min(MOST) {
             let Some(ready) = self.ready.pop_front() else { break };
+            if self.without_leader(&view, &ready) {
+                waiting.push_back(ready);
+                continue;
+            }
             if let Some(partition) = self
                 .partitions
                 .get_mut(&ready.lease.partition)
@@ -199,6 +220,8 @@ impl Engine<'_> {
                 draft.commit.ready.push(ready);
             }
         }
+        // Behind what was not looked at yet.
+        self.ready.append(&mut waiting);
         self.hold_back_what_does_not_fit(&mut draft);
         let ready = std::mem::take(&mut draft.commit.ready);
         for ready in ready {
@@ -269,6 +292,34 @@ impl Engine<'_> {
         }
         draft.commit.records = draft.records.len();
         Ok((!draft.records.is_empty() || !draft.commit.positions.is_empty()).then_some(draft))
+    }
+
+    /// Whether a record of this outcome would go to a partition without a leader, which would hold
+    /// up the transaction, and every later one of the same producer.
+    fn without_leader(&self, view: &GroupView, ready: &Ready) -> bool {
+        let Some(leaders) = &view.leaders else {
+            // Known in a moment; without a broker there is no transaction either.
+            return true;
+        };
+        let lost = |topic: &str, key: Option<&[u8]>| {
+            leaders.get(topic).is_some_and(|topic| goes_to_lost(topic, key))
+        };
+        let result = match &ready.end {
+            End::Life { slot, .. } => {
+                self.slots.get(slot).map(|slot| slot.accepted.command.return_no.as_str())
+            }
+            End::Copy { entry } | End::Decided { entry } => Some(entry.return_no.as_str()),
+            End::Plain { return_no, .. } => Some(return_no.as_str()),
+            End::Refused(_) | End::Poison(_) => None,
+        };
+        let letter = match &ready.end {
+            End::Life { ending, .. } => ending.outcome == Outcome::InDoubt,
+            End::Copy { .. } | End::Decided { .. } => false,
+            End::Plain { outcome, .. } => *outcome == Outcome::Invalid,
+            End::Refused(_) | End::Poison(_) => true,
+        };
+        result.is_some_and(|return_no| lost(&self.names.results, Some(return_no.as_bytes())))
+            || (letter && lost(&self.names.commands_dlq, ready.record.key.as_deref()))
     }
 
     /// What settles ahead of the committed prefix is named in the offset's metadata; what does not

@@ -331,6 +331,10 @@ impl<'a> Engine<'a> {
                 &group,
                 ROLE,
                 0..partition_count,
+                vec![
+                    parts.settings.topics.results.clone(),
+                    parts.settings.topics.commands_dlq.clone(),
+                ],
             ),
             parts,
             timing,

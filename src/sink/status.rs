@@ -111,6 +111,13 @@ impl Engine<'_> {
         self.parts.metrics.commands_undecided(undecided.count(), waiting_for);
         self.parts.metrics.paused(ROLE, self.paused.is_some());
         self.parts.metrics.partitions(ROLE, self.partitions.len(), self.restoring());
+        let without_leader: BTreeMap<_, _> = view
+            .leaders
+            .iter()
+            .flatten()
+            .filter(|(_, leaders)| !leaders.lost.is_empty())
+            .map(|(topic, leaders)| (topic, &leaders.lost))
+            .collect();
         let partitions: Vec<_> = self
             .partitions
             .values()
@@ -159,6 +166,7 @@ impl Engine<'_> {
                 "commands_awaiting_resolution": decisions,
                 "partitions": partitions,
                 "unowned_partitions": view.unowned,
+                "partitions_without_leader": without_leader,
             }),
         );
         self.parts.board.ready(ROLE, self.readiness());

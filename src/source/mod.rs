@@ -165,6 +165,7 @@ async fn session(parts: Parts) -> Result<(), PipelineFault> {
         &group,
         ROLE,
         Feed::ALL.into_iter().map(Feed::partition),
+        Vec::new(),
     );
     let pipeline = Pipeline {
         group_state,

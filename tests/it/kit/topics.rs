@@ -5,8 +5,8 @@ use std::time::Duration;
 use rdkafka::{
     ClientConfig,
     admin::{
-        AdminClient, AdminOptions, AlterConfig, NewTopic, PartitionAssignment, ResourceSpecifier,
-        TopicReplication,
+        AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, PartitionAssignment,
+        ResourceSpecifier, TopicReplication,
     },
     consumer::{BaseConsumer, Consumer as _},
 };
@@ -150,15 +150,26 @@ pub fn wait_led(broker: &ClientConfig, topic: &str, count: usize) {
 
 /// Gives a topic more partitions and waits until they are there.
 pub fn grow(topic: &str, count: usize) {
-    let grown = wait(broker().admin().create_partitions(
-        [&rdkafka::admin::NewPartitions::new(topic, count)],
-        &AdminOptions::new(),
-    ));
+    let grown = wait(
+        broker()
+            .admin()
+            .create_partitions([&NewPartitions::new(topic, count)], &AdminOptions::new()),
+    );
     assert!(grown.expect("the broker answers").iter().all(Result::is_ok));
     until(&format!("{count} partitions of {topic}"), Duration::from_secs(30), || {
         (partitions(topic).and_then(|found| usize::try_from(found).ok()) == Some(count))
             .then_some(())
     });
+}
+
+/// Gives a topic on another broker than the shared one more partitions, the new ones on the brokers
+/// of `placed`, and waits until they have leaders.
+pub fn grow_at(broker: &ClientConfig, topic: &str, count: usize, placed: PartitionAssignment<'_>) {
+    let admin: AdminClient<_> = broker.create().expect("an admin client");
+    let partitions = NewPartitions::new(topic, count).assign(placed);
+    let grown = wait(admin.create_partitions([&partitions], &AdminOptions::new()));
+    assert!(grown.expect("the broker answers").iter().all(Result::is_ok));
+    wait_led(broker, topic, count);
 }
 
 /// Sets options of a topic that exists.
