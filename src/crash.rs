@@ -135,6 +135,8 @@ named! {
         TransactionHang = "transaction-hang",
         /// A restore hangs on its thread.
         RestoreHang = "restore-hang",
+        /// The first restore of the process does.
+        RestoreHangOnce = "restore-hang-once",
         /// Every worker thread of the runtime hangs once the pipelines are ready.
         RuntimeHang = "runtime-hang",
     }
@@ -262,6 +264,14 @@ pub(crate) fn hang_if(which: Fault) {
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub(crate) fn hang_if(_which: Fault) {}
+
+/// The same, the first time only.
+pub(crate) fn hang_once_if(which: Fault) {
+    static HUNG: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+    if fault(which) && !HUNG.swap(true, std::sync::atomic::Ordering::AcqRel) {
+        hang_if(which);
+    }
+}
 
 /// Panics if `FAILPOINTS` asks for this fault, and never gets to the end of the unwinding: as when
 /// a client that is dropped waits for its broker.

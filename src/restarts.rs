@@ -6,8 +6,11 @@ use crate::{clock::Moment, config::Settings};
 
 /// Restarts of a pipeline, one after the other without anything moved, before the process ends.
 const IN_VAIN: u32 = 3;
-/// Before a pipeline begins anew.
+/// Before a pipeline begins anew, doubled as often with each restart in a row: up to half a minute.
 const PAUSE: Duration = Duration::from_secs(1);
+const DOUBLINGS: u32 = 5;
+/// A consumer that worked for so long ends such a row.
+const QUIET: Duration = Duration::from_secs(600);
 
 /// What comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,9 +24,12 @@ pub(crate) enum Next {
 /// The restarts of one pipeline so far.
 #[derive(Debug)]
 pub(crate) struct Restarts {
+    /// How long commands in doubt need to be decided.
+    bound: Duration,
     /// The process is not ended before.
     not_before: Moment,
     in_vain: u32,
+    in_row: u32,
 }
 
 impl Restarts {
@@ -35,17 +41,29 @@ impl Restarts {
         let commands = &settings.commands;
         let bound = commands.intent_ttl + commands.call_timeout + commands.apply_grace;
         let started = *STARTED.get_or_init(Moment::now);
-        Self { not_before: started.plus(bound + commands.lookup_interval), in_vain: 0 }
+        let bound = bound + commands.lookup_interval;
+        Self { bound, not_before: started.plus(bound), in_vain: 0, in_row: 0 }
     }
 
-    /// The consumer stopped working. `standstill`: nothing moved since it began, although a broker
-    /// answers.
-    pub(crate) fn after(&mut self, standstill: bool, now: Moment) -> Next {
+    /// How long a thread may be silent that may usually be so for `usual`. After a restart in vain
+    /// the next one leaves commands in doubt the time to be decided: the pipeline looks up and
+    /// settles without it.
+    pub(crate) fn silence_limit(&self, usual: Duration) -> Duration {
+        if self.in_row == 0 { usual } else { usual.max(self.bound) }
+    }
+
+    /// The consumer stopped working, after so long. `standstill`: nothing moved since it began,
+    /// although a broker answers.
+    pub(crate) fn after(&mut self, lasted: Duration, standstill: bool, now: Moment) -> Next {
+        if lasted > QUIET {
+            self.in_row = 0;
+        }
+        self.in_row += 1;
         self.in_vain = if standstill { self.in_vain + 1 } else { 0 };
         if self.in_vain >= IN_VAIN && now >= self.not_before {
             Next::EndProcess
         } else {
-            Next::Restart(PAUSE)
+            Next::Restart(PAUSE * 2_u32.pow((self.in_row - 1).min(DOUBLINGS)))
         }
     }
 }
@@ -56,19 +74,26 @@ mod tests {
 
     #[test]
     fn the_process_ends_after_restarts_in_vain_and_not_before_commands_could_be_decided() {
-        let restart = Next::Restart(PAUSE);
-        let mut restarts = Restarts { not_before: Moment(100), in_vain: 0 };
-        for (standstill, now, next) in [
-            (true, 200, restart),
-            (true, 200, restart),
-            (false, 200, restart),
-            (true, 200, restart),
-            (true, 200, restart),
-            (true, 200, Next::EndProcess),
-            (true, 99, restart),
-            (true, 100, Next::EndProcess),
+        let restart = |seconds| Next::Restart(Duration::from_secs(seconds));
+        let bound = Duration::from_secs(165);
+        let usual = Duration::from_secs(35);
+        let mut restarts = Restarts { bound, not_before: Moment(100), in_vain: 0, in_row: 0 };
+        assert_eq!(restarts.silence_limit(usual), usual);
+        for (lasted, standstill, now, next) in [
+            (1, true, 200, restart(1)),
+            (1, true, 200, restart(2)),
+            (1, false, 200, restart(4)),
+            (601, true, 200, restart(1)),
+            (1, true, 200, restart(2)),
+            (1, true, 200, Next::EndProcess),
+            (1, true, 99, restart(8)),
+            (1, true, 100, Next::EndProcess),
+            (1, false, 100, restart(32)),
+            (1, false, 100, restart(32)),
         ] {
-            assert_eq!(restarts.after(standstill, Moment(now)), next, "at {now}");
+            let lasted = Duration::from_secs(lasted);
+            assert_eq!(restarts.after(lasted, standstill, Moment(now)), next, "at {now}");
+            assert_eq!(restarts.silence_limit(usual), bound, "commands in doubt are decided");
         }
     }
 }

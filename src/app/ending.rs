@@ -88,7 +88,11 @@ impl Ending {
     /// The end begins now, unless it has.
     pub(crate) fn begin(&self) {
         let at = Instant::now() + self.within;
-        self.deadline.change(|times| times.end = Some(times.end.map_or(at, |end| end.min(at))));
+        self.deadline.change(|times| {
+            times.end = Some(times.end.map_or(at, |end| end.min(at)));
+            // Whatever restarts ends now.
+            times.restart = None;
+        });
         self.begun.cancel();
     }
 
@@ -110,7 +114,7 @@ impl Ending {
     /// The pipelines are to stop in time for a restart with new credentials.
     pub(super) fn restarting(&self) {
         let at = Instant::now() + self.within;
-        self.deadline.change(|times| times.restart = Some(at));
+        self.deadline.change(|times| times.restart = times.end.is_none().then_some(at));
     }
 
     /// They have stopped.

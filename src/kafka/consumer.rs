@@ -107,6 +107,15 @@ pub(crate) struct Group {
     ended: tokio::sync::watch::Receiver<bool>,
 }
 
+/// A thread that restores partitions.
+pub(super) struct RestoreRuns(Arc<Shared>);
+
+impl Drop for RestoreRuns {
+    fn drop(&mut self) {
+        self.0.restores.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl std::fmt::Debug for Group {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("Group")
@@ -228,6 +237,28 @@ impl Group {
         self.shared.rejoin.store(true, Ordering::Release);
     }
 
+    /// A restore is alive.
+    pub(crate) fn restoring(&self) {
+        self.shared.restore_beat.store(Moment::now().0, Ordering::Relaxed);
+    }
+
+    /// A thread restores partitions from now on, until this is dropped.
+    pub(super) fn begin_restore(&self) -> RestoreRuns {
+        self.restoring();
+        self.shared.restores.fetch_add(1, Ordering::Relaxed);
+        RestoreRuns(Arc::clone(&self.shared))
+    }
+
+    /// How long the threads that restore partitions have given no sign of life; zero when there are
+    /// none.
+    #[must_use]
+    pub(crate) fn restore_silent_for(&self) -> Duration {
+        match self.shared.restores.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            _ => Moment(self.shared.restore_beat.load(Ordering::Relaxed)).until(Moment::now()),
+        }
+    }
+
     /// How long the polling thread has not come back to its loop; a drain is part of the loop.
     #[must_use]
     pub(crate) fn silent_for(&self) -> Duration {
@@ -253,5 +284,7 @@ impl Group {
                 "the polling thread does not end; it is abandoned"
             );
         }
+        // Nothing that still has this membership may go on in its name.
+        self.shared.end();
     }
 }

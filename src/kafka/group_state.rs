@@ -112,7 +112,7 @@ impl Shared {
 impl GroupState {
     /// Begins to ask about these partitions of the group's topic. The client that follows the
     /// control topic asks: it belongs to the same group. `written` are the topics whose leaders are
-    /// asked for.
+    /// asked for, `drain` is how long a member may take to give its partitions back.
     pub(crate) fn watch(
         kafka: &KafkaSettings,
         controls: &Controls,
@@ -120,6 +120,7 @@ impl GroupState {
         role: &str,
         partitions: impl Iterator<Item = i32>,
         written: Vec<String>,
+        drain: Duration,
     ) -> Self {
         let shared = Arc::new(Shared::default());
         let patience = Patience::of(kafka);
@@ -131,7 +132,7 @@ impl GroupState {
             written,
             // Twice within a session; no more often than the offsets.
             members_every: (patience.idle / 3).clamp(Duration::from_millis(500), EVERY * 3),
-            ownership: OwnershipWatch::new(client_id(kafka, role), patience.idle),
+            ownership: OwnershipWatch::new(client_id(kafka, role), patience.idle + drain),
             asked_members: None,
             asked_offsets: None,
         };
@@ -349,7 +350,8 @@ impl Asking {
 #[derive(Debug)]
 struct OwnershipWatch {
     client_id: String,
-    session: Duration,
+    /// How long a member that leaves is away at most: a drain and a session.
+    away: Duration,
     /// What the last description of a stable group lacked.
     missing: BTreeSet<i32>,
     /// The same, seen twice in a row: between two rebalances nothing is missing.
@@ -361,10 +363,10 @@ struct OwnershipWatch {
 }
 
 impl OwnershipWatch {
-    fn new(client_id: String, session: Duration) -> Self {
+    fn new(client_id: String, away: Duration) -> Self {
         Self {
             client_id,
-            session,
+            away,
             missing: BTreeSet::new(),
             unowned: BTreeSet::new(),
             since: None,
@@ -376,8 +378,8 @@ impl OwnershipWatch {
     /// Notes what the group looks like; whether this instance has to leave and rejoin it.
     ///
     /// A static member that stays away for a session is removed, which starts a rebalance. The
-    /// first member in the order of client ids does so; each of the others waits for two sessions
-    /// more, in case those before it cannot.
+    /// first member in the order of client ids does so; each of the others waits for twice
+    /// that time more, in case those before it cannot.
     fn look(&mut self, group: &Description, partitions: &[i32], now: Moment) -> bool {
         if group.state != "Stable" {
             self.missing.clear();
@@ -405,13 +407,13 @@ impl OwnershipWatch {
             // Not a member: the membership is mended elsewhere.
             return false;
         };
-        let turn = since.plus(self.session * 2 * u32::try_from(rank).unwrap_or(u32::MAX));
+        let turn = since.plus(self.away * 2 * u32::try_from(rank).unwrap_or(u32::MAX));
         if now < turn || self.not_before.is_some_and(|at| now < at) {
             return false;
         }
         self.attempts += 1;
-        let pause = self.session * 2u32.saturating_pow(self.attempts.min(8));
-        self.not_before = Some(now.plus(pause.min(LONGEST_PAUSE).max(self.session * 2)));
+        let pause = self.away * 2u32.saturating_pow(self.attempts.min(8));
+        self.not_before = Some(now.plus(pause.min(LONGEST_PAUSE).max(self.away * 2)));
         true
     }
 }

@@ -36,6 +36,9 @@ pub(super) struct Shared {
     pub rejoin: AtomicBool,
     /// When the polling thread last came by, as a [`Moment`].
     pub beat: AtomicU64,
+    /// The same of the threads that restore partitions, and how many run.
+    pub restore_beat: AtomicU64,
+    pub restores: AtomicUsize,
 }
 
 /// Ownership and the metadata that goes with it: only ever changed together.
@@ -65,14 +68,19 @@ impl Shared {
         self.beat.store(Moment::now().0, Ordering::Relaxed);
     }
 
-    /// Ends everything at once and says so: nothing can be finished any more.
-    pub(super) fn lose(&self, events: &mpsc::UnboundedSender<GroupEvent>) {
+    /// Ends everything at once: nothing can be finished any more. What was owned until now.
+    pub(super) fn end(&self) -> Vec<Lease> {
         let mut membership = self.lock();
         let leases = membership.standing.ownership.all();
         membership.standing.ownership.release(&leases);
         membership.flow.clear();
         membership.standing.rejoined(None);
-        drop(membership);
+        leases
+    }
+
+    /// As [`Shared::end`], and says so.
+    pub(super) fn lose(&self, events: &mpsc::UnboundedSender<GroupEvent>) {
+        let leases = self.end();
         if !leases.is_empty() {
             let _ = events.send(GroupEvent::Lost(leases));
         }
@@ -210,6 +218,8 @@ impl ConsumerContext for Callbacks {
                 if !leases.is_empty() {
                     crash::point(Point::GroupAssigned);
                 }
+                // What the statistics said of an earlier assignment is over.
+                self.sight();
                 self.tell(GroupEvent::Assigned(leases));
             }
             Rebalance::Revoke(_) => self.shared.lock().standing.rejoined(metadata),

@@ -4,11 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     panic::{self, AssertUnwindSafe},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc as std_mpsc,
-    },
+    sync::{Arc, atomic::Ordering, mpsc as std_mpsc},
     thread,
     time::Duration,
 };
@@ -67,14 +63,14 @@ const WAKE: Duration = Duration::from_millis(100);
 
 /// How long the thread may take for one round besides a drain: it asks brokers, for up to 10 s.
 pub(crate) const POLL_MARGIN: Duration = Duration::from_secs(15);
+/// How long a thread that restores may give no sign of life although a broker answers: each of its
+/// requests takes up to 3 s.
+pub(crate) const RESTORE_MARGIN: Duration = Duration::from_secs(30);
 /// How long it may take to end once nothing is left to be drained. It may be what hangs.
 pub(crate) const LEAVE: Duration = Duration::from_secs(5);
 /// How much longer than a session a member stays away that wants to be forgotten: the broker looks
 /// at sessions by a timer of its own.
 const REJOIN_MARGIN: Duration = Duration::from_secs(1);
-
-/// An injected hang has struck.
-static HUNG: AtomicBool = AtomicBool::new(false);
 
 /// Why the thread ends.
 enum Over {
@@ -312,38 +308,53 @@ impl Poller {
             "leaving the group for a session, so that it assigns its partitions anew"
         );
         self.drain();
-        self.renew()?;
-        let back = Moment::now().plus(session + REJOIN_MARGIN);
-        while Moment::now() < back
+        let closing = self.renew()?;
+        // Until it is closed, the old consumer sends heartbeats.
+        let closed = Moment::now().plus(LEAVE);
+        let mut back = None;
+        while back.is_none_or(|back| Moment::now() < back)
             && !self.shared.leaving.load(Ordering::Acquire)
             && !self.events.is_closed()
         {
             self.shared.beat();
+            let over = closing.as_ref().is_none_or(thread::JoinHandle::is_finished);
+            if back.is_none() && (over || Moment::now() >= closed) {
+                back = Some(Moment::now().plus(session + REJOIN_MARGIN));
+            }
             thread::sleep(POLL);
         }
+        // Asked for again meanwhile: this is what was asked for.
+        self.shared.rejoin.store(false, Ordering::Release);
         self.subscribe()
     }
 
+    /// Joins, unless the membership is over: it could end one that has begun in its place.
     fn subscribe(&self) -> Result<(), Over> {
+        if self.shared.leaving.load(Ordering::Acquire) || self.events.is_closed() {
+            return Ok(());
+        }
         subscribe(&self.consumer, &self.options).map_err(Over::Failed)
     }
 
-    /// A new consumer that has not subscribed yet; what the old one owned is lost.
-    fn renew(&mut self) -> Result<(), Over> {
+    /// A new consumer that has not subscribed yet; what the old one owned is lost. The thread that
+    /// closes the old one.
+    fn renew(&mut self) -> Result<Option<thread::JoinHandle<()>>, Over> {
         let fresh = consumer(&self.kafka, &self.options, &self.shared, &self.events)
             .map_err(Over::Failed)?;
         self.consumer.context().retire();
         self.shared.lose(&self.events);
         let stuck = std::mem::replace(&mut self.consumer, fresh);
         // Closing waits for a group that may never answer.
-        if let Err(error) = background::thread("close-consumer", move || drop(stuck)) {
-            tracing::debug!(%error, "no thread to close a consumer; closed it in place");
-        }
+        let closing = background::thread("close-consumer", move || drop(stuck))
+            .inspect_err(|error| {
+                tracing::debug!(%error, "no thread to close a consumer; closed it in place");
+            })
+            .ok();
         self.known.clear();
         self.paused.clear();
         self.passed.clear();
         self.watchdog.forget();
-        Ok(())
+        Ok(closing)
     }
 
     /// Tells how far the consumer has come in partitions of which nothing is outstanding. Behind
@@ -382,9 +393,7 @@ impl Poller {
             return;
         }
         crash::panic_if(Fault::PollPanicAlways, &self.options.topic);
-        if !HUNG.swap(true, Ordering::AcqRel) {
-            crash::hang_if(Fault::PollHangOnce);
-        }
+        crash::hang_once_if(Fault::PollHangOnce);
         crash::hang_if(Fault::PollHang);
         crash::hang_unwinding_if(Fault::UnwindHang);
         if crash::fault(Fault::PollPanic) {

@@ -234,7 +234,8 @@ impl Taking<'_> {
                 TakeOverPart::Memory => {
                     let (reader, partitions, committed) =
                         (Arc::clone(reader), partitions.to_vec(), committed.clone());
-                    blocking(move || reader.check_memory(&partitions, &committed)).await?;
+                    blocking(self.group, move || reader.check_memory(&partitions, &committed))
+                        .await?;
                 }
                 TakeOverPart::Barrier => {
                     let positions = partitions.iter().filter_map(|partition| {
@@ -272,7 +273,7 @@ impl Taking<'_> {
         let topic = Arc::clone(&first.barrier.topic);
         let asked: Vec<i32> = partitions.iter().map(|one| one.lease.partition).collect();
         let (asking, group) = (Arc::clone(reader), self.group.clone());
-        let (found, apart) = blocking(move || {
+        let (found, apart) = blocking(self.group, move || {
             let led = asking.led(&topic, &asked);
             Ok(match asking.stable_offsets(&group, &led) {
                 Some(found) => (found, Vec::new()),
@@ -286,7 +287,9 @@ impl Taking<'_> {
         // One pending transaction fails the question about all of them.
         let alone = apart.into_iter().map(|partition| {
             let (asking, group) = (Arc::clone(reader), self.group.clone());
-            blocking(move || Ok(asking.stable_offsets(&group, &[partition]).unwrap_or_default()))
+            blocking(self.group, move || {
+                Ok(asking.stable_offsets(&group, &[partition]).unwrap_or_default())
+            })
         });
         let found = futures_util::future::try_join_all(alone).await?;
         Ok(found.into_iter().flatten().collect())
@@ -316,7 +319,7 @@ impl Taking<'_> {
             self.ready.clone(),
             Arc::clone(&self.stop),
         );
-        blocking(move || {
+        blocking(self.group, move || {
             let restore = Restore {
                 kafka: &kafka,
                 group: &group,
@@ -352,8 +355,14 @@ pub(crate) fn worse(
 }
 
 async fn blocking<T: Send + 'static>(
+    group: &Group,
     work: impl FnOnce() -> Result<T, TakeOverFault> + Send + 'static,
 ) -> Result<T, TakeOverFault> {
+    let runs = group.begin_restore();
+    let work = move || {
+        let _runs = runs;
+        work()
+    };
     match background::blocking("restore", work).await {
         Ok(result) => result,
         Err(error) => Err(TakeOverFault::Refused(format!("the restore ended abnormally: {error}"))),
@@ -415,6 +424,7 @@ async fn try_commit_fenced(
 }
 
 fn still_owned(group: &Group, leases: &[Lease], stop: &AtomicBool) -> Result<(), TakeOverFault> {
+    group.restoring();
     let ended = group.ended(leases);
     if !ended.is_empty() || stop.load(Ordering::Relaxed) {
         return Err(TakeOverFault::NotOwner(ended));
@@ -576,6 +586,7 @@ struct Restore<'a> {
 impl Restore<'_> {
     fn run(mut self) -> Result<(), TakeOverFault> {
         crash::hang_if(Fault::RestoreHang);
+        crash::hang_once_if(Fault::RestoreHangOnce);
         // The error of a batch that cannot be read names no partition: from then on they are read
         // one by one, each from where it stands.
         let mut alone = false;

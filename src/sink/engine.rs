@@ -16,8 +16,8 @@ use crate::{
     config::Edition,
     erp::{Answer, Call, Erp, Permit, Work},
     kafka::{
-        CommitFault, Delivered, Group, GroupEvent, GroupState, Lease, POLL_MARGIN, Restored, Store,
-        TakeOverFault, Transactor,
+        CommitFault, Delivered, Group, GroupEvent, GroupState, Lease, RESTORE_MARGIN, Restored,
+        Silence, Store, TakeOverFault, Transactor,
     },
     schema::{JournalEntry, LearnFault, Outcome},
     telemetry::Trace,
@@ -267,6 +267,8 @@ pub(super) struct Engine<'a> {
     pub passes_at: Moment,
     pub breaker: Breaker,
     pub group_state: GroupState,
+    poll_silence: Silence,
+    restore_silence: Silence,
     pub probing: bool,
     held: bool,
     /// Whether the circuit was open when it was looked at last.
@@ -335,6 +337,7 @@ impl<'a> Engine<'a> {
                     parts.settings.topics.results.clone(),
                     parts.settings.topics.commands_dlq.clone(),
                 ],
+                parts.settings.commands.drain_timeout,
             ),
             parts,
             timing,
@@ -370,6 +373,8 @@ impl<'a> Engine<'a> {
             commit_after: Moment(0),
             commit_pauses: Pauses::from(Duration::from_millis(50)),
             passes_at: Moment(0),
+            poll_silence: Silence::default(),
+            restore_silence: Silence::default(),
             breaker: Breaker::default(),
             probing: false,
             held: false,
@@ -391,6 +396,7 @@ impl<'a> Engine<'a> {
         mut events: mpsc::UnboundedReceiver<GroupEvent>,
         mut happened: mpsc::UnboundedReceiver<Happened>,
         pulse: &Pulse,
+        silence: Duration,
     ) -> Ended {
         let mut leaving = false;
         let mut controls = self.parts.controls.clone();
@@ -420,13 +426,8 @@ impl<'a> Engine<'a> {
                 }
             }
             pulse.beat();
-            let silent = self.group.silent_for();
-            if silent > self.parts.settings.commands.drain_timeout + POLL_MARGIN {
-                return self.stopped(format!(
-                    "the thread that polls {} has not come back for {} s",
-                    self.group.topic(),
-                    silent.as_secs()
-                ));
+            if let Some(ended) = self.hanging(silence) {
+                return ended;
             }
             if let Err(fault) = self.turn() {
                 return Ended::Failed(fault);
@@ -572,6 +573,30 @@ impl<'a> Engine<'a> {
             GroupEvent::Failed(fault) => return Err(Ended::Failed(fault.to_string())),
         }
         Ok(())
+    }
+
+    /// Whether one of the threads this pipeline waits for does not come back.
+    fn hanging(&mut self, silence: Duration) -> Option<Ended> {
+        let (now, silent) = (Moment::now(), self.group.silent_for());
+        if self.poll_silence.look(silent, silence, now) {
+            return Some(self.stopped(format!(
+                "the thread that polls {} has not come back for {} s",
+                self.group.topic(),
+                silent.as_secs()
+            )));
+        }
+        let silent = self.group.restore_silent_for();
+        if self.restore_silence.look(silent, RESTORE_MARGIN, now)
+            && self.group_state.view().answered_lately()
+        {
+            let partitions: Vec<i32> = self.restoring.iter().map(|one| one.partition).collect();
+            return Some(self.stopped(format!(
+                "the thread that restores partitions {partitions:?} of {} has not come back for {} s",
+                self.names.journal,
+                silent.as_secs()
+            )));
+        }
+        None
     }
 
     fn stopped(&self, reason: String) -> Ended {

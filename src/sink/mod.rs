@@ -45,7 +45,10 @@ use crate::{
     clock::Moment,
     config::Settings,
     erp::Erp,
-    kafka::{Group, GroupOptions, LEAVE, Store, Transactor, control::Controls, partition_counts},
+    kafka::{
+        Group, GroupOptions, LEAVE, POLL_MARGIN, Store, Transactor, control::Controls,
+        partition_counts,
+    },
     metrics::Metrics,
     restarts::{Next, Restarts},
     schema::{Codec, CreateReturnOutbound},
@@ -119,7 +122,8 @@ pub(crate) async fn run(parts: Parts) -> Result<(), PipelineFault> {
     let mut pauses = Pauses::from(FIRST_PAUSE);
     loop {
         let began = Moment::now();
-        let (reason, pause) = match session(&parts, &pulse).await? {
+        let silence = restarts.silence_limit(parts.settings.commands.drain_timeout + POLL_MARGIN);
+        let (reason, pause) = match session(&parts, &pulse, silence).await? {
             Ended::Shutdown => return Ok(()),
             Ended::Failed(reason) => return Err(PipelineFault(reason)),
             Ended::Restart(reason) => {
@@ -129,7 +133,8 @@ pub(crate) async fn run(parts: Parts) -> Result<(), PipelineFault> {
                 (reason, pauses.next_pause())
             }
             Ended::Stopped { reason, standstill } => {
-                match restarts.after(standstill, Moment::now()) {
+                let now = Moment::now();
+                match restarts.after(began.until(now), standstill, now) {
                     Next::Restart(pause) => (reason, pause),
                     Next::EndProcess => return Err(PipelineFault(reason)),
                 }
@@ -145,7 +150,12 @@ pub(crate) async fn run(parts: Parts) -> Result<(), PipelineFault> {
     }
 }
 
-async fn session(parts: &Parts, pulse: &crate::board::Pulse) -> Result<Ended, PipelineFault> {
+/// From joining the group to leaving it. The polling thread may be silent for `silence`.
+async fn session(
+    parts: &Parts,
+    pulse: &crate::board::Pulse,
+    silence: Duration,
+) -> Result<Ended, PipelineFault> {
     let settings = &parts.settings;
     let Some(partition_count) = wait_for_topics(parts, pulse).await? else {
         return Ok(Ended::Shutdown);
@@ -182,7 +192,7 @@ async fn session(parts: &Parts, pulse: &crate::board::Pulse) -> Result<Ended, Pi
     };
     let engine =
         Engine::new(parts, timing, partition_count, group.clone(), transactor, store, happened);
-    let ended = engine.run(events, receiver, pulse).await;
+    let ended = engine.run(events, receiver, pulse, silence).await;
     group.abandon(LEAVE).await;
     Ok(ended)
 }

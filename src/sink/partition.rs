@@ -289,13 +289,16 @@ impl Restoring {
         leases: &[Lease],
         restored: &[Restored],
         remembered: &Mutex<BTreeMap<i32, Remembered>>,
-        loader: &Mutex<Loader>,
+        loader: &Arc<Mutex<Loader>>,
     ) -> Result<Vec<Remembered>, TakeOverFault> {
-        loader
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .flush()
-            .map_err(|fault| TakeOverFault::Refused(fault.to_string()))?;
+        let loader = Arc::clone(loader);
+        // The reading holds the lock as well, and writes to the disk under it.
+        background::blocking("journal cache", move || {
+            loader.lock().unwrap_or_else(PoisonError::into_inner).flush()
+        })
+        .await
+        .map_err(|error| TakeOverFault::Refused(error.to_string()))?
+        .map_err(|fault| TakeOverFault::Refused(fault.to_string()))?;
         let journals: Vec<Remembered> = {
             let mut all = remembered.lock().unwrap_or_else(PoisonError::into_inner);
             let journal_of = |restored: &Restored| all.remove(&restored.lease.partition);
@@ -308,7 +311,7 @@ impl Restoring {
             restored.iter().zip(&journals).filter(|(_, journal)| !journal.keeps_count).collect();
         // A partition that knows no command may be one too many: then only the others can say so.
         if uncounted.iter().any(|(_, journal)| !journal.commands) {
-            self.check_others(leases).await?;
+            self.check_others(leases, restored).await?;
         }
         let uncounted: Vec<&Restored> =
             uncounted.into_iter().map(|(restored, _)| restored).collect();
@@ -353,10 +356,11 @@ impl Restoring {
         commit_fenced(&self.group, &self.transactor, positions, records).await
     }
 
-    /// What the partitions that others own say.
-    async fn check_others(&self, own: &[Lease]) -> Result<(), TakeOverFault> {
+    /// What all partitions say but those that were read: also the others of this takeover, which are
+    /// still being read.
+    async fn check_others(&self, own: &[Lease], read: &[Restored]) -> Result<(), TakeOverFault> {
         let others: Vec<i32> = (0..self.partitions)
-            .filter(|partition| own.iter().all(|lease| lease.partition != *partition))
+            .filter(|partition| read.iter().all(|of| of.lease.partition != *partition))
             .collect();
         if others.is_empty() {
             return Ok(());
@@ -403,7 +407,7 @@ impl Restoring {
                         && let Some(entry) = record
                             .value
                             .as_deref()
-                            .and_then(|bytes| decode(&codec, &runtime, bytes).ok())
+                            .and_then(|bytes| decode(&codec, &runtime, bytes, || ()).ok())
                         && let Some(count) = entry.partitions
                     {
                         counted.insert(record.partition, count);
@@ -459,7 +463,7 @@ impl Restoring {
         remembered: Arc<Mutex<BTreeMap<i32, Remembered>>>,
         loader: Arc<Mutex<Loader>>,
     ) -> Apply {
-        let metrics = Arc::clone(&self.metrics);
+        let (metrics, group) = (Arc::clone(&self.metrics), self.group.clone());
         let (codec, runtime, partitions, names, partitioner) = (
             Arc::clone(&self.codec),
             tokio::runtime::Handle::current(),
@@ -469,17 +473,21 @@ impl Restoring {
         );
         Box::new(move |partition, key, value| {
             metrics.restored("commands");
+            // Before any lock is taken: a schema may have to be waited for.
+            let entry = value
+                .map(|bytes| decode(&codec, &runtime, bytes, || group.restoring()))
+                .transpose()
+                .map_err(|reason| {
+                    format!("an entry of {} [{partition}] cannot be read: {reason}", names.journal)
+                })?;
             let mut remembered = remembered.lock().unwrap_or_else(PoisonError::into_inner);
             let journal = remembered.entry(partition).or_default();
             let mut loader = loader.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(bytes) = value else {
+            let (Some(bytes), Some(entry)) = (value, entry) else {
                 journal.open.remove(key);
                 journal.in_doubt.remove(key);
                 return loader.push(partition, key, None).map_err(|fault| fault.to_string());
             };
-            let entry = decode(&codec, &runtime, bytes).map_err(|reason| {
-                format!("an entry of {} [{partition}] cannot be read: {reason}", names.journal)
-            })?;
             journal.commands |= matches!(entry.kind, EntryKind::Intent | EntryKind::Outcome);
             journal.placed = journal.placed
                 || matches!(entry.kind, EntryKind::Intent | EntryKind::Outcome)
@@ -529,8 +537,10 @@ fn decode(
     codec: &Codec,
     runtime: &tokio::runtime::Handle,
     bytes: &[u8],
+    alive: impl Fn(),
 ) -> Result<JournalEntry, String> {
     loop {
+        alive();
         match codec.decode_journal(bytes) {
             Ok(entry) => return Ok(entry),
             Err(DecodeFault::Malformed(reason)) => return Err(reason),

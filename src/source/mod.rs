@@ -56,8 +56,8 @@ use crate::{
     config::{Feed, FeedSettings, Settings},
     erp::{Erp, Work},
     kafka::{
-        Group, GroupEvent, GroupFault, GroupOptions, GroupState, LEAVE, Lease, POLL_MARGIN, Store,
-        StoreFault, Transactor, control::Controls,
+        Group, GroupEvent, GroupFault, GroupOptions, GroupState, LEAVE, Lease, POLL_MARGIN,
+        RESTORE_MARGIN, Silence, Store, StoreFault, Transactor, control::Controls,
     },
     metrics::Metrics,
     restarts::{Next, Restarts},
@@ -131,11 +131,12 @@ pub(crate) fn settings_of(settings: &Settings, feed: Feed) -> &FeedSettings {
 pub(crate) async fn run(parts: Parts) -> Result<(), PipelineFault> {
     let mut restarts = Restarts::new(&parts.settings);
     loop {
-        let (fault, standstill) = match session(parts.clone()).await {
+        let (began, silence) = (Moment::now(), restarts.silence_limit(DRAIN + POLL_MARGIN));
+        let (fault, standstill) = match session(parts.clone(), silence).await {
             Err(PipelineFault::Stopped { fault, standstill }) => (fault, standstill),
             ended => return ended,
         };
-        let pause = match restarts.after(standstill, Moment::now()) {
+        let pause = match restarts.after(began.until(Moment::now()), standstill, Moment::now()) {
             Next::Restart(pause) => pause,
             Next::EndProcess => return Err(fault.into()),
         };
@@ -148,8 +149,8 @@ pub(crate) async fn run(parts: Parts) -> Result<(), PipelineFault> {
     }
 }
 
-/// From joining the group to leaving it.
-async fn session(parts: Parts) -> Result<(), PipelineFault> {
+/// From joining the group to leaving it. The polling thread may be silent for `silence`.
+async fn session(parts: Parts, silence: Duration) -> Result<(), PipelineFault> {
     let enabled: Vec<Feed> =
         Feed::ALL.into_iter().filter(|feed| settings_of(&parts.settings, *feed).enabled).collect();
     // Nothing is ever fetched through the membership, so the limit is never met.
@@ -166,9 +167,13 @@ async fn session(parts: Parts) -> Result<(), PipelineFault> {
         ROLE,
         Feed::ALL.into_iter().map(Feed::partition),
         Vec::new(),
+        DRAIN,
     );
     let pipeline = Pipeline {
         group_state,
+        silence,
+        poll_silence: Silence::default(),
+        restore_silence: Silence::default(),
         transactor: Transactor::start(&parts.settings.kafka, ROLE)
             .map_err(PipelineFault::Producer)?,
         store: Store::create(&parts.settings.cache_dir, "feeds")?,
@@ -187,6 +192,9 @@ struct Pipeline {
     enabled: Vec<Feed>,
     group: Group,
     group_state: GroupState,
+    silence: Duration,
+    poll_silence: Silence,
+    restore_silence: Silence,
     transactor: Transactor,
     store: Store,
     status: StatusBoard,
@@ -258,12 +266,22 @@ impl Pipeline {
     }
 
     /// Whether feeds have an owner, and the polling thread is alive.
-    fn check(&self) -> Result<(), PipelineFault> {
+    fn check(&mut self) -> Result<(), PipelineFault> {
         self.status.unowned(&self.group_state.view().unowned);
-        let silent = self.group.silent_for();
-        if silent > DRAIN + POLL_MARGIN {
+        let (now, silent) = (Moment::now(), self.group.silent_for());
+        if self.poll_silence.look(silent, self.silence, now) {
             return Err(self.stopped(GroupFault(format!(
                 "the thread that polls {} has not come back for {} s",
+                self.group.topic(),
+                silent.as_secs()
+            ))));
+        }
+        let silent = self.group.restore_silent_for();
+        if self.restore_silence.look(silent, RESTORE_MARGIN, now)
+            && self.group_state.view().answered_lately()
+        {
+            return Err(self.stopped(GroupFault(format!(
+                "the thread that restores {} has not come back for {} s",
                 self.group.topic(),
                 silent.as_secs()
             ))));

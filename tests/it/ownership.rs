@@ -93,6 +93,20 @@ fn a_pipeline_whose_polling_thread_hangs_begins_anew() {
     assert!(connector.terminate(Duration::from_secs(30)).success(), "it ends in good order");
 }
 
+#[test]
+fn a_pipeline_whose_restore_hangs_begins_anew() {
+    let rig = Rig::with_partitions("restore-hang", 2).commands("avro");
+    rig.erp.take_anything();
+    let commands = some("RH", 20);
+    rig.send(&commands);
+    let mut connector = rig.spawn_with(&[("FAILPOINTS", "restore-hang-once=inject")]);
+    let results = rig.results(commands.len());
+    Verdict::of(&rig, &commands, &results).assert_each_once(commands.len(), "hung");
+    let log = connector.log();
+    assert!(log.contains("the thread that restores partitions [0, 1] of"), "{log}");
+    assert!(connector.running());
+}
+
 /// No endless loop either: a new process may do what a new consumer could not.
 #[test]
 fn a_pipeline_whose_polling_thread_hangs_again_and_again_ends_the_process() {

@@ -138,8 +138,12 @@ fn a_results_partition_lost_while_running_does_not_hold_up_the_others() {
     rig.reader(&rig.topics.results).at_least(before.len() + after.len(), SOON);
     let sentence = "partitions have no leader; what goes there waits";
     connector.wait_log(sentence, PATIENCE);
-    let lost = &connector.status()["sections"]["commands"]["partitions_without_leader"];
-    assert_eq!(lost[&rig.topics.results], serde_json::json!([LOST]), "{lost}");
+    // Written now and then.
+    until("the partition in /status", PATIENCE, || {
+        let status = connector.status();
+        let lost = &status["sections"]["commands"]["partitions_without_leader"];
+        (lost[&rig.topics.results] == serde_json::json!([LOST])).then_some(())
+    });
     brokers.restart_second();
     let results = rig.results(60);
     let all: Vec<_> = [before, lost_before, after, lost_after].concat();
