@@ -330,7 +330,8 @@ impl Asking {
                     kafka.group = id,
                     kafka.topic = topic,
                     kafka.partitions = ?unowned,
-                    "partitions have no owner although the group is stable; an instance leaves and rejoins to have them assigned"
+                    reason = self.ownership.reason,
+                    "partitions are assigned to no instance"
                 );
             }
         }
@@ -345,18 +346,26 @@ impl Asking {
     }
 }
 
-/// Notices partitions that no member is assigned, and says when this instance has to do something
+/// Notices partitions that no instance is assigned, and says when this instance has to do something
 /// about it. Pure.
 #[derive(Debug)]
 struct OwnershipWatch {
     client_id: String,
     /// How long a member that leaves is away at most: a drain and a session.
     away: Duration,
-    /// What the last description of a stable group lacked.
+    /// What the last description lacked.
     missing: BTreeSet<i32>,
     /// The same, seen twice in a row: between two rebalances nothing is missing.
     unowned: BTreeSet<i32>,
+    /// Why, in words.
+    reason: String,
+    /// Since when the group has not been stable.
+    unstable_since: Option<Moment>,
+    /// The instances, as last seen, and since when it is these.
+    instances: Vec<String>,
     since: Option<Moment>,
+    /// The highest place of this instance among them since something is missing.
+    rank: usize,
     attempts: u32,
     /// Nothing is done before.
     not_before: Option<Moment>,
@@ -369,50 +378,101 @@ impl OwnershipWatch {
             away,
             missing: BTreeSet::new(),
             unowned: BTreeSet::new(),
+            reason: String::new(),
+            unstable_since: None,
+            instances: Vec::new(),
             since: None,
+            rank: 0,
             attempts: 0,
             not_before: None,
         }
     }
 
+    /// Whether a member is an instance of this connector in this role: they differ in their ordinal
+    /// alone.
+    fn is_instance(&self, client_id: &str) -> bool {
+        let digits = |rest: &str| !rest.is_empty() && rest.bytes().all(|one| one.is_ascii_digit());
+        let Some((before, role)) = self.client_id.rsplit_once('-') else { return false };
+        let Some((application, _)) = before.rsplit_once('-') else { return false };
+        client_id
+            .strip_prefix(application)
+            .and_then(|rest| rest.strip_prefix('-'))
+            .and_then(|rest| rest.strip_suffix(role))
+            .and_then(|rest| rest.strip_suffix('-'))
+            .is_some_and(digits)
+    }
+
     /// Notes what the group looks like; whether this instance has to leave and rejoin it.
     ///
     /// A static member that stays away for a session is removed, which starts a rebalance. The
-    /// first member in the order of client ids does so; each of the others waits for twice
-    /// that time more, in case those before it cannot.
+    /// first instance in the order of client ids does so; each of the others later than the one
+    /// before it could be back, and nobody while instances come or go.
     fn look(&mut self, group: &Description, partitions: &[i32], now: Moment) -> bool {
         if group.state != "Stable" {
             self.missing.clear();
-            self.unowned.clear();
             self.since = None;
+            let since = *self.unstable_since.get_or_insert(now);
+            self.unowned.clear();
+            // A rebalance that one member holds open stops all of them.
+            if since.until(now) > self.away {
+                self.unowned.extend(partitions);
+                self.reason = format!("the group has been {} for too long", group.state);
+            }
             return false;
         }
-        let missing: BTreeSet<i32> = partitions
+        self.unstable_since = None;
+        let foreign: BTreeMap<i32, &str> = group
+            .owners
+            .iter()
+            .filter(|(_, owner)| !self.is_instance(&owner.client_id))
+            .map(|(partition, owner)| (*partition, owner.client_id.as_str()))
+            .collect();
+        let unassigned: BTreeSet<i32> = partitions
             .iter()
             .copied()
             .filter(|partition| !group.owners.contains_key(partition))
             .collect();
+        let missing: BTreeSet<i32> = partitions
+            .iter()
+            .copied()
+            .filter(|partition| unassigned.contains(partition) || foreign.contains_key(partition))
+            .collect();
         self.unowned = missing.intersection(&self.missing).copied().collect();
+        self.reason = match foreign.first_key_value() {
+            Some((_, other)) => format!(
+                "{other:?} is a member of the group and no instance of this connector; end it, or give this connector another kafka.application_id"
+            ),
+            None => "the group is stable and assigns them to no member; an instance leaves and rejoins to have them assigned".to_owned(),
+        };
         self.missing = missing;
+        let instances: Vec<String> =
+            group.members.iter().filter(|member| self.is_instance(member)).cloned().collect();
         if self.missing.is_empty() {
-            self.since = None;
-            self.attempts = 0;
+            (self.since, self.rank, self.attempts, self.not_before) = (None, 0, 0, None);
+            self.instances = instances;
             return false;
         }
-        if self.unowned.is_empty() {
-            return false;
+        if self.instances != instances {
+            self.instances = instances;
+            self.since = None;
         }
         let since = *self.since.get_or_insert(now);
-        let Some(rank) = group.members.iter().position(|member| *member == self.client_id) else {
+        let Some(rank) = self.instances.iter().position(|member| *member == self.client_id) else {
             // Not a member: the membership is mended elsewhere.
             return false;
         };
-        let turn = since.plus(self.away * 2 * u32::try_from(rank).unwrap_or(u32::MAX));
+        self.rank = self.rank.max(rank);
+        // A foreign owner stays one, whoever leaves.
+        if self.unowned.intersection(&unassigned).next().is_none() {
+            return false;
+        }
+        let turn = since.plus(self.away * 3 * u32::try_from(self.rank).unwrap_or(u32::MAX));
         if now < turn || self.not_before.is_some_and(|at| now < at) {
             return false;
         }
         self.attempts += 1;
-        let pause = self.away * 2u32.saturating_pow(self.attempts.min(8));
+        let others = u32::try_from(self.instances.len()).unwrap_or(u32::MAX);
+        let pause = self.away * others * 2u32.saturating_pow(self.attempts.min(8));
         self.not_before = Some(now.plus(pause.min(LONGEST_PAUSE).max(self.away * 2)));
         true
     }
@@ -459,18 +519,63 @@ mod tests {
     }
 
     #[test]
-    fn a_rebalance_owns_nothing_and_is_left_alone() {
-        let (rejoins, watch) = rejoins(0, 600, |_| group("PreparingRebalance", &[]));
+    fn a_rebalance_owns_nothing_and_is_left_alone_unless_it_lasts() {
+        let held = |seconds| rejoins(0, seconds, |_| group("PreparingRebalance", &[]));
+        let (rejoins, watch) = held(46);
         assert!(rejoins.is_empty() && watch.unowned.is_empty());
+        let (rejoins, watch) = held(90);
+        assert!(rejoins.is_empty() && watch.unowned.len() == 3, "it stops everything");
+    }
+
+    #[test]
+    fn nobody_leaves_while_another_is_away() {
+        // The first leaves at 15, is removed at 45 and comes back at 75.
+        let (second, _) = rejoins(1, 180, |second| {
+            let mut group = group("Stable", &[1]);
+            if (45..75).contains(&second) {
+                group.members.remove(0);
+            }
+            group
+        });
+        assert!(second.is_empty(), "{second:?}");
+    }
+
+    #[test]
+    fn partitions_of_a_member_that_is_no_instance_are_unowned_and_no_reason_to_leave() {
+        let (rejoins, watch) = rejoins(0, 600, |_| {
+            let mut group = group("Stable", &[0, 1, 2]);
+            let other = Member { client_id: "console-consumer".into(), host: String::new() };
+            group.owners.insert(2, other);
+            group.members.push("console-consumer".into());
+            group
+        });
+        assert_eq!((rejoins.len(), watch.unowned), (0, BTreeSet::from([2])));
+        assert!(watch.reason.contains("\"console-consumer\" is a member"), "{}", watch.reason);
+    }
+
+    #[test]
+    fn instances_differ_in_their_ordinal_alone() {
+        let watch = watch(0);
+        for (client_id, is) in [
+            ("app-0-commands", true),
+            ("app-10-commands", true),
+            ("app-1-feeds", false),
+            ("other-1-commands", false),
+            ("app-x-commands", false),
+            ("app--commands", false),
+            ("", false),
+        ] {
+            assert_eq!(watch.is_instance(client_id), is, "{client_id}");
+        }
     }
 
     #[test]
     fn partitions_without_an_owner_are_seen_at_the_second_look_and_mended_by_the_first_member() {
         let (first, watch) = rejoins(0, 300, |_| group("Stable", &[1]));
         assert_eq!(watch.unowned, BTreeSet::from([0, 2]));
-        assert_eq!(first, [15, 105, 285], "at once, then with growing pauses");
+        assert_eq!(first, [15, 195], "at once, then with growing pauses");
         let (second, _) = rejoins(1, 300, |_| group("Stable", &[1]));
-        assert_eq!(second, [105, 195], "only if the first did not");
+        assert_eq!(second, [135], "only if the first did not");
     }
 
     #[test]

@@ -89,7 +89,7 @@ names! {
     CommandResults: Counter "command_results" ["outcome", "duplicate"] "Results committed, by outcome and whether the command was a duplicate";
     CommandDuration: Histogram "command_duration_seconds" [] "From a command's delivery to its committed result";
     CommandEndToEnd: Histogram "command_end_to_end_latency_seconds" [] "From the command record's own time to its committed result";
-    ConsumerLag: Gauge "consumer_lag_records" ["group", "partition"] "Records behind the committed offset of a partition; every instance reports every partition, whoever owns it";
+    ConsumerLag: Gauge "consumer_lag_records" ["group", "partition"] "Records behind the committed offset of a partition, up to the last stable offset: what stands behind a sender's open transaction is not counted; every instance reports every partition, whoever owns it";
     CommandsPending: Gauge "commands_pending" [] "Commands delivered and not yet settled";
     CommandsUnverified: Gauge "commands_unverified" [] "Commands whose outcome is unknown and is being looked up; they hold back their keys";
     CommandsUnverifiedAge: Gauge "commands_unverified_age_seconds" [] "Age of the oldest of them, 0 without one";

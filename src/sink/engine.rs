@@ -544,6 +544,7 @@ impl<'a> Engine<'a> {
                 self.drains.push(Drain { leases, deadline, done: Some(done) });
             }
             GroupEvent::Lost(leases) => {
+                self.joined = false;
                 tracing::warn!(
                     kafka.partitions = ?partition_numbers(&leases),
                     "partitions lost; open intents left to next owner"
@@ -742,6 +743,8 @@ impl<'a> Engine<'a> {
                 if let Some(done) = drain.done.take() {
                     let _ = done.send(());
                 }
+                // Until the next assignment, be it an empty one.
+                self.joined = false;
             }
         }
         drains.retain(|drain| drain.done.is_some());
@@ -839,7 +842,7 @@ impl<'a> Engine<'a> {
     /// Whether every assigned partition is restored; owning none is fine.
     pub(super) fn readiness(&self) -> Result<(), String> {
         if !self.joined {
-            return Err("the group has not been joined yet".into());
+            return Err("the instance is not a member of its consumer group now".into());
         }
         if let Some(reason) = self.placement.misfit() {
             return Err(reason.to_owned());

@@ -300,7 +300,7 @@ impl Pipeline {
                 for lease in leases {
                     self.begin(lease).await?;
                 }
-                self.status.ready();
+                self.status.joined(true);
                 Ok(())
             }
             GroupEvent::Revoking { leases, done } => {
@@ -309,7 +309,7 @@ impl Pipeline {
                 let result = self.end(&leases, false).await;
                 // Nobody listening any more means that ownership is over already.
                 let _ = done.send(());
-                self.status.ready();
+                self.status.joined(false);
                 result
             }
             GroupEvent::Lost(leases) => {
@@ -318,7 +318,7 @@ impl Pipeline {
                     "feed partitions lost; uncommitted work abandoned"
                 );
                 let result = self.end(&leases, true).await;
-                self.status.ready();
+                self.status.joined(false);
                 result
             }
             // Nothing is fetched: state is read by takeovers, with consumers of their own.

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -184,16 +187,20 @@ pub(crate) struct StatusBoard {
     board: Board,
     metrics: Arc<Metrics>,
     feeds: Arc<Mutex<BTreeMap<&'static str, FeedStatus>>>,
+    joined: Arc<AtomicBool>,
 }
+
+/// Why the feeds are not ready between two assignments.
+const NOT_JOINED: &str = "the instance is not a member of the feeds' consumer group now";
 
 impl StatusBoard {
     /// A section with every enabled feed, none of them owned.
     #[must_use]
     pub(crate) fn new(board: Board, metrics: Arc<Metrics>, feeds: &[Feed]) -> Self {
         let feeds = feeds.iter().map(|feed| (feed.name(), FeedStatus::new())).collect();
-        let this = Self { board, metrics, feeds: Arc::new(Mutex::new(feeds)) };
-        this.board
-            .ready("feeds", Err("the feeds have not joined their consumer group yet".to_owned()));
+        let (feeds, joined) = (Arc::new(Mutex::new(feeds)), Arc::default());
+        let this = Self { board, metrics, feeds, joined };
+        this.board.ready("feeds", Err(NOT_JOINED.to_owned()));
         this.update(|_| ());
         this
     }
@@ -220,6 +227,10 @@ impl StatusBoard {
     /// Called when the set of owned feeds or what is restored of it changes: ready unless one is
     /// being restored. An ERP that is down leaves a feed ready.
     pub(crate) fn ready(&self) {
+        if !self.joined.load(Ordering::Relaxed) {
+            self.board.ready("feeds", Err(NOT_JOINED.to_owned()));
+            return;
+        }
         let (restoring, owned): (Vec<&str>, usize) = {
             let feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
             let restoring = feeds
@@ -248,6 +259,12 @@ impl StatusBoard {
             let unowned = partitions.contains(&feed.partition());
             self.feed(feed, |status| status.unowned = unowned);
         }
+    }
+
+    /// Whether the instance is a member of the feeds' group now.
+    pub(crate) fn joined(&self, joined: bool) {
+        self.joined.store(joined, Ordering::Relaxed);
+        self.ready();
     }
 
     /// Whether some feed has read a window.

@@ -62,7 +62,7 @@ fn partitions_that_a_stable_group_assigns_to_nobody_are_noticed_and_assigned_aga
             .all(|of| connector.metric(LAG, &[&format!("partition=\"{of}\"")]) > 0.0)
             .then_some(())
     });
-    connector.wait_log("partitions have no owner although the group is stable", PATIENCE);
+    connector.wait_log("partitions are assigned to no instance", PATIENCE);
     connector.wait_log("leaving the group for a session", PATIENCE);
     // It has gone, so whoever joins next is assigned everything.
     leader.leave();
