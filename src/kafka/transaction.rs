@@ -438,7 +438,17 @@ impl Writer {
         let producer: ThreadedProducer<Reports> =
             config.create_with_context(Reports(Arc::clone(&deliveries)))?;
         crash::point(Point::TxnInitialising);
-        producer.init_transactions(INIT_TIMEOUT)?;
+        if let Err(error) = producer.init_transactions(INIT_TIMEOUT) {
+            // A transaction of the process before this one may wait for such a partition, too.
+            if some_partition_has_no_leader(&producer) {
+                GIVEN_UP.fetch_add(1, Ordering::Relaxed);
+            }
+            // Closing waits for what a blocked producer still has to hear.
+            if let Err(error) = background::thread("close-producer", move || drop(producer)) {
+                tracing::debug!(%error, "no thread to close a producer; closed it in place");
+            }
+            return Err(error);
+        }
         crash::point(Point::TxnInitialised);
         tracing::debug!(pipeline = %self.role, "transactional producer ready");
         Ok(Live { producer, deliveries })
@@ -724,6 +734,14 @@ impl Live {
             })
         })
     }
+}
+
+/// Whether the cluster has a partition without a leader, by the broker's word.
+fn some_partition_has_no_leader(producer: &ThreadedProducer<Reports>) -> bool {
+    producer.client().fetch_metadata(None, METADATA_TIMEOUT).is_ok_and(|metadata| {
+        let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+        partitions.into_iter().any(|partition| partition.leader() < 0)
+    })
 }
 
 /// Refused by the broker, or by the producer itself.

@@ -120,6 +120,33 @@ fn a_partition_lost_while_running_does_not_hold_up_the_others() {
     Verdict::of(&rig, &all, &results).assert_each_once(60, "after the broker's return");
 }
 
+/// The abort of its last transaction waits for the lost partition, and with it the transactional id.
+#[test]
+fn a_process_that_starts_while_its_transactional_id_is_blocked_goes_on() {
+    let Some((mut brokers, rig)) = placed("lost-start", |topics| &topics.journal) else { return };
+    let (before, lost_before) = some("LG", 20);
+    let (after, lost_after) = some("LH", 40);
+    let connector = rig.start();
+    rig.send(&before);
+    rig.send(&lost_before);
+    rig.results(20);
+    brokers.kill_second();
+    rig.send(&lost_after);
+    // Its intent stands in a transaction that cannot be finished.
+    connector.wait_log("Connection refused", PATIENCE);
+    connector.wait_log("have no leader", PATIENCE);
+    connector.kill();
+    rig.send(&after);
+    let _connector = rig.spawn();
+    // An initialization that does not end comes first.
+    let mut reader = rig.reader(&rig.topics.results);
+    reader.at_least(20 + after.len(), SOON * 2);
+    brokers.restart_second();
+    let results = rig.results(60);
+    let all: Vec<_> = [before, lost_before, after, lost_after].concat();
+    Verdict::of(&rig, &all, &results).assert_each_once(60, "after the broker's return");
+}
+
 /// A result's partition is its key's: commands of every partition have results there.
 #[test]
 fn a_results_partition_lost_while_running_does_not_hold_up_the_others() {
