@@ -19,7 +19,7 @@ use rdkafka::{
 use crate::{background, clock::Moment, config::KafkaSettings};
 
 use super::{
-    Group,
+    Group, Leaders,
     client::client_id,
     control::{Controls, Quiet},
     members::{Description, describe},
@@ -51,14 +51,6 @@ impl Offsets {
         let next = self.committed.unwrap_or(self.start).max(self.start);
         u64::try_from(self.end - next).unwrap_or(0)
     }
-}
-
-/// The partitions of a topic that is written to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Leaders {
-    pub count: i32,
-    /// Those without a leader: a record for one would hold up the whole transaction.
-    pub lost: BTreeSet<i32>,
 }
 
 /// What is known of the group.
@@ -229,22 +221,14 @@ impl Asking {
         for name in &self.written {
             // A broker that does not answer leaves what was known, and takes no transaction.
             let Ok(metadata) = client.fetch_metadata(Some(name), TIMEOUT) else { continue };
-            let topic = metadata.topics().iter().find(|topic| topic.name() == name);
-            let partitions = topic.map(|topic| topic.partitions()).unwrap_or_default();
-            let lost = partitions.iter().filter(|one| one.leader() < 0).map(|one| one.id());
-            let leaders = Leaders {
-                count: i32::try_from(partitions.len()).unwrap_or(0),
-                lost: lost.collect(),
-            };
-            found.insert(name.clone(), leaders);
+            found.insert(name.clone(), Leaders::of(&metadata, name));
         }
         let Some(shared) = self.shared.upgrade() else { return };
         let mut state = shared.lock();
         let known = state.view.leaders.get_or_insert_default();
         for (name, leaders) in found {
-            if known.get(&name).is_some_and(|before| before.lost != leaders.lost)
-                || (!known.contains_key(&name) && !leaders.lost.is_empty())
-            {
+            let before = known.get(&name).map(|before| before.lost.clone()).unwrap_or_default();
+            if before != leaders.lost {
                 if leaders.lost.is_empty() {
                     tracing::info!(kafka.topic = name, "every partition has a leader again");
                 } else {

@@ -11,6 +11,7 @@ pub(crate) mod control;
 pub(crate) mod follow;
 mod group_state;
 pub(crate) mod headers;
+mod leaders;
 pub(crate) mod members;
 mod membership;
 pub(crate) mod mock;
@@ -32,7 +33,8 @@ mod watchdog;
 
 pub(crate) use client::largest_record;
 pub(crate) use consumer::{Delivered, Group, GroupEvent, GroupFault, GroupOptions, Lease};
-pub(crate) use group_state::{GroupState, GroupView, Leaders, Offsets};
+pub(crate) use group_state::{GroupState, GroupView, Offsets};
+pub(crate) use leaders::Leaders;
 pub(crate) use offsets::Prefix;
 #[cfg(test)]
 pub(crate) use order::{ISOLATION, Part, TAKE_OVER, TRANSACTION, TakeOverPart};

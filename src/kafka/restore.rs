@@ -1,7 +1,7 @@
 //! The takeover of partitions, in the only order that is sound (`docs/kafka.md#takeover-order`).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -25,7 +25,7 @@ use crate::{
 };
 
 use super::{
-    Batch, CommitFault, Group, Lease, Outgoing, Position, Transactor,
+    Batch, CommitFault, Group, Leaders, Lease, Outgoing, Position, Transactor,
     client::consumer_config,
     order::{TAKE_OVER, TakeOverPart},
     rights::{complain, read_denial},
@@ -454,16 +454,9 @@ impl Reader {
                 return Vec::new();
             }
         };
-        let led: BTreeSet<i32> = metadata
-            .topics()
-            .iter()
-            .filter(|found| found.name() == topic)
-            .flat_map(|found| found.partitions())
-            .filter(|partition| partition.leader() >= 0)
-            .map(|partition| partition.id())
-            .collect();
+        let leaders = Leaders::of(&metadata, topic);
         let (led, unled): (Vec<i32>, Vec<i32>) =
-            asked.iter().partition(|partition| led.contains(partition));
+            asked.iter().partition(|partition| leaders.leads(**partition));
         if !unled.is_empty() {
             complain(&format!(
                 "partitions {unled:?} of {topic} have no leader, so their takeover waits; start the brokers that hold their replicas"

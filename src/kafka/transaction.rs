@@ -33,7 +33,7 @@ use crate::{
 };
 
 use super::{
-    Group, Lease,
+    Group, Leaders, Lease,
     batch_size::BatchSize,
     client::{
         TRANSACTION_TIMEOUT_MS, client_config, heartbeat_interval, instance_id, largest_record,
@@ -716,17 +716,9 @@ impl Live {
         named.into_iter().find_map(|(topic, partitions)| {
             let client = self.producer.client();
             let metadata = client.fetch_metadata(Some(topic), METADATA_TIMEOUT).ok()?;
-            let lost: Vec<i32> = metadata
-                .topics()
-                .iter()
-                .filter(|found| found.name() == topic)
-                .flat_map(|found| found.partitions())
-                .filter(|found| found.leader() < 0)
-                .filter(|found| {
-                    partitions.contains(&None) || partitions.contains(&Some(found.id()))
-                })
-                .map(|found| found.id())
-                .collect();
+            let named = |one: &i32| partitions.contains(&None) || partitions.contains(&Some(*one));
+            let lost: Vec<i32> =
+                Leaders::of(&metadata, topic).lost.into_iter().filter(named).collect();
             (!lost.is_empty()).then(|| {
                 format!(
                     "partitions {lost:?} of {topic} have no leader; the others go on without them, start the brokers that hold their replicas"
@@ -739,8 +731,7 @@ impl Live {
 /// Whether the cluster has a partition without a leader, by the broker's word.
 fn some_partition_has_no_leader(producer: &ThreadedProducer<Reports>) -> bool {
     producer.client().fetch_metadata(None, METADATA_TIMEOUT).is_ok_and(|metadata| {
-        let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
-        partitions.into_iter().any(|partition| partition.leader() < 0)
+        metadata.topics().iter().any(|topic| !Leaders::of_topic(topic).lost.is_empty())
     })
 }
 
