@@ -79,6 +79,17 @@ pub(crate) fn thread<T: Send + 'static>(
     })
 }
 
+/// Drops a client on a thread of its own: closing it waits for brokers that may not answer. The
+/// thread, unless there is none and it was closed in place.
+pub(crate) fn close<T: Send + 'static>(
+    name: &'static str,
+    client: T,
+) -> Option<thread::JoinHandle<()>> {
+    thread(name, move || drop(client))
+        .inspect_err(|error| tracing::debug!(%error, "no thread for {name}; closed in place"))
+        .ok()
+}
+
 /// Starts a thread for what has to go on until it returns by itself.
 ///
 /// # Errors

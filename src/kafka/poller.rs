@@ -344,12 +344,7 @@ impl Poller {
         self.consumer.context().retire();
         self.shared.lose(&self.events);
         let stuck = std::mem::replace(&mut self.consumer, fresh);
-        // Closing waits for a group that may never answer.
-        let closing = background::thread("close-consumer", move || drop(stuck))
-            .inspect_err(|error| {
-                tracing::debug!(%error, "no thread to close a consumer; closed it in place");
-            })
-            .ok();
+        let closing = background::close("close-consumer", stuck);
         self.known.clear();
         self.paused.clear();
         self.passed.clear();

@@ -628,11 +628,7 @@ impl Restore<'_> {
     /// A new client in place of the present one, whose buffers hold what comes behind a fault.
     fn renew(&mut self) -> Result<(), TakeOverFault> {
         let fresh = Arc::new(Reader::open(self.kafka, self.group)?);
-        let old = std::mem::replace(&mut self.reader, fresh);
-        // Closing waits for brokers that may not answer.
-        if let Err(error) = background::thread("close-consumer", move || drop(old)) {
-            tracing::debug!(%error, "no thread to close a consumer; closed it in place");
-        }
+        background::close("close-consumer", std::mem::replace(&mut self.reader, fresh));
         Ok(())
     }
 

@@ -443,10 +443,7 @@ impl Writer {
             if some_partition_has_no_leader(&producer) {
                 GIVEN_UP.fetch_add(1, Ordering::Relaxed);
             }
-            // Closing waits for what a blocked producer still has to hear.
-            if let Err(error) = background::thread("close-producer", move || drop(producer)) {
-                tracing::debug!(%error, "no thread to close a producer; closed it in place");
-            }
+            background::close("close-producer", producer);
             return Err(error);
         }
         crash::point(Point::TxnInitialised);
@@ -494,10 +491,7 @@ impl Writer {
             let given_up = self.producer.take();
             if let Step::Blocked(_) = &step {
                 GIVEN_UP.fetch_add(1, Ordering::Relaxed);
-                // Closing waits for what a blocked producer still has to hear.
-                if let Err(error) = background::thread("close-producer", move || drop(given_up)) {
-                    tracing::debug!(%error, "no thread to close a producer; closed it in place");
-                }
+                background::close("close-producer", given_up);
             } else {
                 drop(given_up);
             }
