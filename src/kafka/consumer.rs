@@ -251,8 +251,7 @@ impl Group {
 
     /// How long the threads that restore partitions have given no sign of life; zero when there are
     /// none.
-    #[must_use]
-    pub(crate) fn restore_silent_for(&self) -> Duration {
+    pub(super) fn restore_silent_for(&self) -> Duration {
         match self.shared.restores.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
             _ => Moment(self.shared.restore_beat.load(Ordering::Relaxed)).until(Moment::now()),
@@ -260,8 +259,7 @@ impl Group {
     }
 
     /// How long the polling thread has not come back to its loop; a drain is part of the loop.
-    #[must_use]
-    pub(crate) fn silent_for(&self) -> Duration {
+    pub(super) fn silent_for(&self) -> Duration {
         Moment(self.shared.beat.load(Ordering::Relaxed)).until(Moment::now())
     }
 

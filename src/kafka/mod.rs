@@ -40,12 +40,12 @@ pub(crate) use offsets::Prefix;
 pub(crate) use order::{ISOLATION, Part, TAKE_OVER, TRANSACTION, TakeOverPart};
 #[cfg(test)]
 pub(crate) use ownership::{Ownership, Standing};
-pub(crate) use poller::{LEAVE, POLL_MARGIN, RESTORE_MARGIN};
+pub(crate) use poller::LEAVE;
 pub(crate) use restore::{
     Apply, Cancel, Restored, TakeOver, TakeOverFault, commit_fenced, take_over, take_over_each,
     worse,
 };
-pub(crate) use silence::Silence;
+pub(crate) use silence::{POLL_MARGIN, Threads};
 pub(crate) use store::{Change, Loader, Store, StoreFault, borrowed};
 pub(crate) use topic::{Backlog, partition_counts};
 pub use transaction::REST;

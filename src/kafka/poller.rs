@@ -61,11 +61,6 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// What waking librdkafka may cost where a broker does not answer.
 const WAKE: Duration = Duration::from_millis(100);
 
-/// How long the thread may take for one round besides a drain: it asks brokers, for up to 10 s.
-pub(crate) const POLL_MARGIN: Duration = Duration::from_secs(15);
-/// How long a thread that restores may give no sign of life although a broker answers: each of its
-/// requests takes up to 3 s.
-pub(crate) const RESTORE_MARGIN: Duration = Duration::from_secs(30);
 /// How long it may take to end once nothing is left to be drained. It may be what hangs.
 pub(crate) const LEAVE: Duration = Duration::from_secs(5);
 /// How much longer than a session a member stays away that wants to be forgotten: the broker looks

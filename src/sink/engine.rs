@@ -16,8 +16,8 @@ use crate::{
     config::Edition,
     erp::{Answer, Call, Erp, Permit, Work},
     kafka::{
-        CommitFault, Delivered, Group, GroupEvent, GroupState, Lease, RESTORE_MARGIN, Restored,
-        Silence, Store, TakeOverFault, Transactor,
+        CommitFault, Delivered, Group, GroupEvent, GroupFault, GroupState, Lease, Restored, Store,
+        TakeOverFault, Threads, Transactor,
     },
     schema::{JournalEntry, LearnFault, Outcome},
     telemetry::Trace,
@@ -267,8 +267,6 @@ pub(super) struct Engine<'a> {
     pub passes_at: Moment,
     pub breaker: Breaker,
     pub group_state: GroupState,
-    poll_silence: Silence,
-    restore_silence: Silence,
     pub probing: bool,
     held: bool,
     /// Whether the circuit was open when it was looked at last.
@@ -373,8 +371,6 @@ impl<'a> Engine<'a> {
             commit_after: Moment(0),
             commit_pauses: Pauses::from(Duration::from_millis(50)),
             passes_at: Moment(0),
-            poll_silence: Silence::default(),
-            restore_silence: Silence::default(),
             breaker: Breaker::default(),
             probing: false,
             held: false,
@@ -398,7 +394,7 @@ impl<'a> Engine<'a> {
         pulse: &Pulse,
         silence: Duration,
     ) -> Ended {
-        let mut leaving = false;
+        let (mut leaving, mut threads) = (false, Threads::new(silence));
         let mut controls = self.parts.controls.clone();
         self.heed();
         loop {
@@ -426,8 +422,9 @@ impl<'a> Engine<'a> {
                 }
             }
             pulse.beat();
-            if let Some(ended) = self.hanging(silence) {
-                return ended;
+            let restored = || self.being_restored();
+            if let Some(fault) = threads.hanging(&self.group, &self.group_state, restored) {
+                return self.stopped(&fault);
             }
             if let Err(fault) = self.turn() {
                 return Ended::Failed(fault);
@@ -570,39 +567,22 @@ impl<'a> Engine<'a> {
                     }
                 }
             }
-            GroupEvent::Stopped(fault) => return Err(self.stopped(fault.to_string())),
+            GroupEvent::Stopped(fault) => return Err(self.stopped(&fault)),
             GroupEvent::Failed(fault) => return Err(Ended::Failed(fault.to_string())),
         }
         Ok(())
     }
 
-    /// Whether one of the threads this pipeline waits for does not come back.
-    fn hanging(&mut self, silence: Duration) -> Option<Ended> {
-        let (now, silent) = (Moment::now(), self.group.silent_for());
-        if self.poll_silence.look(silent, silence, now) {
-            return Some(self.stopped(format!(
-                "the thread that polls {} has not come back for {} s",
-                self.group.topic(),
-                silent.as_secs()
-            )));
-        }
-        let silent = self.group.restore_silent_for();
-        if self.restore_silence.look(silent, RESTORE_MARGIN, now)
-            && self.group_state.view().answered_lately()
-        {
-            let partitions: Vec<i32> = self.restoring.iter().map(|one| one.partition).collect();
-            return Some(self.stopped(format!(
-                "the thread that restores partitions {partitions:?} of {} has not come back for {} s",
-                self.names.journal,
-                silent.as_secs()
-            )));
-        }
-        None
+    /// What the journal is restored for now, in words.
+    fn being_restored(&self) -> String {
+        let partitions: Vec<i32> = self.restoring.iter().map(|lease| lease.partition).collect();
+        format!("partitions {partitions:?} of {}", self.names.journal)
     }
 
-    fn stopped(&self, reason: String) -> Ended {
+    fn stopped(&self, fault: &GroupFault) -> Ended {
         let answered = self.group_state.view().answered_lately();
-        Ended::Stopped { reason, standstill: answered && self.counts.results.is_empty() }
+        let standstill = answered && self.counts.results.is_empty();
+        Ended::Stopped { reason: fault.to_string(), standstill }
     }
 
     fn happened(&mut self, what: Happened) -> Result<(), Ended> {

@@ -56,8 +56,8 @@ use crate::{
     config::{Feed, FeedSettings, Settings},
     erp::{Erp, Work},
     kafka::{
-        Group, GroupEvent, GroupFault, GroupOptions, GroupState, LEAVE, Lease, POLL_MARGIN,
-        RESTORE_MARGIN, Silence, Store, StoreFault, Transactor, control::Controls,
+        Group, GroupEvent, GroupFault, GroupOptions, GroupState, LEAVE, Lease, POLL_MARGIN, Store,
+        StoreFault, Threads, Transactor, control::Controls,
     },
     metrics::Metrics,
     restarts::{Next, Restarts},
@@ -171,9 +171,7 @@ async fn session(parts: Parts, silence: Duration) -> Result<(), PipelineFault> {
     );
     let pipeline = Pipeline {
         group_state,
-        silence,
-        poll_silence: Silence::default(),
-        restore_silence: Silence::default(),
+        threads: Threads::new(silence),
         transactor: Transactor::start(&parts.settings.kafka, ROLE)
             .map_err(PipelineFault::Producer)?,
         store: Store::create(&parts.settings.cache_dir, "feeds")?,
@@ -192,9 +190,7 @@ struct Pipeline {
     enabled: Vec<Feed>,
     group: Group,
     group_state: GroupState,
-    silence: Duration,
-    poll_silence: Silence,
-    restore_silence: Silence,
+    threads: Threads,
     transactor: Transactor,
     store: Store,
     status: StatusBoard,
@@ -265,28 +261,14 @@ impl Pipeline {
         result
     }
 
-    /// Whether feeds have an owner, and the polling thread is alive.
+    /// Whether feeds have an owner, and the threads they wait for are alive.
     fn check(&mut self) -> Result<(), PipelineFault> {
         self.status.unowned(&self.group_state.view().unowned);
-        let (now, silent) = (Moment::now(), self.group.silent_for());
-        if self.poll_silence.look(silent, self.silence, now) {
-            return Err(self.stopped(GroupFault(format!(
-                "the thread that polls {} has not come back for {} s",
-                self.group.topic(),
-                silent.as_secs()
-            ))));
+        let restored = || self.group.topic().to_owned();
+        match self.threads.hanging(&self.group, &self.group_state, restored) {
+            Some(fault) => Err(self.stopped(fault)),
+            None => Ok(()),
         }
-        let silent = self.group.restore_silent_for();
-        if self.restore_silence.look(silent, RESTORE_MARGIN, now)
-            && self.group_state.view().answered_lately()
-        {
-            return Err(self.stopped(GroupFault(format!(
-                "the thread that restores {} has not come back for {} s",
-                self.group.topic(),
-                silent.as_secs()
-            ))));
-        }
-        Ok(())
     }
 
     fn stopped(&self, fault: GroupFault) -> PipelineFault {
