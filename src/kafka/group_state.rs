@@ -1,5 +1,5 @@
 //! What the brokers say of a consumer group, asked every few seconds: where the partitions end, what
-//! the group has committed, and which partitions no member is assigned.
+//! the group has committed, and which partitions no instance is assigned.
 //!
 //! Every instance asks about every partition. An instance that only looked at its own partitions
 //! would not see one that nobody owns.
@@ -60,7 +60,7 @@ pub(crate) struct GroupView {
     pub leaders: Option<BTreeMap<String, Leaders>>,
     /// Partitions of which a broker has said where they stand.
     pub offsets: BTreeMap<i32, Offsets>,
-    /// Partitions without an owner although the group is stable.
+    /// Partitions that no instance is assigned, and will not be by the rebalance that is going on.
     pub unowned: BTreeSet<i32>,
     /// When a broker answered last.
     pub answered: Option<Moment>,
@@ -90,29 +90,46 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    view: GroupView,
+    /// Shared with whoever looks, which is every transaction; a copy is made only when it changes.
+    view: Arc<GroupView>,
     /// The handle is gone.
     over: bool,
 }
 
 impl Shared {
+    /// Changes what is known, unless nobody wants to know any more.
+    fn update(&self, change: impl FnOnce(&mut GroupView)) {
+        let mut state = self.lock();
+        if !state.over {
+            change(Arc::make_mut(&mut state.view));
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// What is asked about a group.
+pub(crate) struct Asked {
+    pub role: &'static str,
+    /// Of the group's topic.
+    pub partitions: Vec<i32>,
+    /// Whether their offsets matter as well. The client must belong to the group.
+    pub offsets: bool,
+    /// Topics whose leaders matter.
+    pub written: Vec<String>,
+    /// How long a member may take to give its partitions back.
+    pub drain: Duration,
+}
+
 impl GroupState {
-    /// Begins to ask about these partitions of the group's topic. The client that follows the
-    /// control topic asks: it belongs to the same group. `written` are the topics whose leaders are
-    /// asked for, `drain` is how long a member may take to give its partitions back.
+    /// Begins to ask. The client that follows the control topic does.
     pub(crate) fn watch(
         kafka: &KafkaSettings,
         controls: &Controls,
         group: &Group,
-        role: &str,
-        partitions: impl Iterator<Item = i32>,
-        written: Vec<String>,
-        drain: Duration,
+        asked: Asked,
     ) -> Self {
         let shared = Arc::new(Shared::default());
         let patience = Patience::of(kafka);
@@ -120,17 +137,19 @@ impl GroupState {
             shared: Arc::downgrade(&shared),
             client: controls.client(),
             group: group.clone(),
-            partitions: partitions.collect(),
-            written,
-            // Twice within a session; no more often than the offsets.
-            members_every: (patience.idle / 3).clamp(Duration::from_millis(500), EVERY * 3),
-            ownership: OwnershipWatch::new(client_id(kafka, role), patience.idle + drain),
+            // Three times within a session of up to 45 s, Kafka's default.
+            members_every: (patience.idle / 3)
+                .clamp(Duration::from_millis(500), Duration::from_secs(15)),
+            ownership: OwnershipWatch::new(
+                client_id(kafka, asked.role),
+                patience.idle + asked.drain,
+            ),
             asked_members: None,
             asked_offsets: None,
+            asked,
         };
-        if let Err(error) =
-            background::lasting_thread(&format!("group-{role}"), move || asking.run())
-        {
+        let name = format!("group-{}", asking.asked.role);
+        if let Err(error) = background::lasting_thread(&name, move || asking.run()) {
             tracing::warn!(
                 %error,
                 "failed to start the thread that watches the consumer group; its lag stays unknown"
@@ -147,8 +166,8 @@ impl GroupState {
 
     /// What was said last.
     #[must_use]
-    pub(crate) fn view(&self) -> GroupView {
-        self.0.lock().view.clone()
+    pub(crate) fn view(&self) -> Arc<GroupView> {
+        Arc::clone(&self.0.lock().view)
     }
 }
 
@@ -164,24 +183,18 @@ struct Asking {
     shared: Weak<Shared>,
     client: Weak<BaseConsumer<Quiet>>,
     group: Group,
-    partitions: Vec<i32>,
-    written: Vec<String>,
+    asked: Asked,
     members_every: Duration,
     ownership: OwnershipWatch,
     asked_members: Option<Moment>,
     asked_offsets: Option<Moment>,
 }
 
-/// What one turn of the thread says.
-enum Turn {
-    GoOn,
-    /// Nobody wants to know any more.
-    Over,
-}
-
 impl Asking {
     fn run(&mut self) {
-        while let Turn::GoOn = self.turn() {
+        while let Some(client) = self.client.upgrade() {
+            self.turn(&client);
+            drop(client);
             if self.rest() {
                 return;
             }
@@ -199,33 +212,36 @@ impl Asking {
         state.over
     }
 
-    fn turn(&mut self) -> Turn {
-        let Some(client) = self.client.upgrade() else { return Turn::Over };
+    fn turn(&mut self, client: &BaseConsumer<Quiet>) {
         let due = |asked: Option<Moment>, every| {
             asked.is_none_or(|at: Moment| at.until(Moment::now()) >= every)
         };
         if due(self.asked_offsets, EVERY) {
             self.asked_offsets = Some(Moment::now());
-            self.ask_leaders(&client);
-            self.ask_offsets(&client);
+            self.ask_leaders(client);
+            if self.asked.offsets {
+                self.ask_offsets(client);
+            }
         }
         if due(self.asked_members, self.members_every) {
             self.asked_members = Some(Moment::now());
-            self.ask_members(&client);
+            self.ask_members(client);
         }
-        Turn::GoOn
     }
 
     fn ask_leaders(&self, client: &BaseConsumer<Quiet>) {
         let mut found = BTreeMap::new();
-        for name in &self.written {
+        for name in &self.asked.written {
             // A broker that does not answer leaves what was known, and takes no transaction.
             let Ok(metadata) = client.fetch_metadata(Some(name), TIMEOUT) else { continue };
             found.insert(name.clone(), Leaders::of(&metadata, name));
         }
         let Some(shared) = self.shared.upgrade() else { return };
-        let mut state = shared.lock();
-        let known = state.view.leaders.get_or_insert_default();
+        shared.update(|view| Self::note_leaders(view, found));
+    }
+
+    fn note_leaders(view: &mut GroupView, found: BTreeMap<String, Leaders>) {
+        let known = view.leaders.get_or_insert_default();
         for (name, leaders) in found {
             let before = known.get(&name).map(|before| before.lost.clone()).unwrap_or_default();
             if before != leaders.lost {
@@ -246,28 +262,19 @@ impl Asking {
     fn ask_offsets(&self, client: &BaseConsumer<Quiet>) {
         let topic = self.group.topic();
         let committed = self.committed(client);
-        for partition in &self.partitions {
-            // A broker that does not answer leaves the last figure.
+        for partition in &self.asked.partitions {
             let answer = client.fetch_watermarks(topic, *partition, TIMEOUT);
-            let Some(shared) = self.shared.upgrade() else { return };
-            let mut state = shared.lock();
-            if state.over {
+            let Some(shared) = self.shared.upgrade().filter(|shared| !shared.lock().over) else {
                 return;
-            }
-            let offsets = match answer {
-                Ok((start, end)) => Offsets {
-                    start,
-                    end,
-                    committed: state.view.offsets.get(partition).and_then(|was| was.committed),
-                },
-                Err(_) => continue,
             };
-            state.view.answered = Some(Moment::now());
-            let offsets = Offsets {
-                committed: committed.get(partition).copied().or(offsets.committed),
-                ..offsets
-            };
-            state.view.offsets.insert(*partition, offsets);
+            // A broker that does not answer leaves the last figure.
+            let Ok((start, end)) = answer else { continue };
+            shared.update(|view| {
+                view.answered = Some(Moment::now());
+                let offsets = view.offsets.entry(*partition).or_default();
+                let committed = committed.get(partition).copied().or(offsets.committed);
+                *offsets = Offsets { start, end, committed };
+            });
         }
     }
 
@@ -275,7 +282,7 @@ impl Asking {
     /// pending.
     fn committed(&self, client: &BaseConsumer<Quiet>) -> BTreeMap<i32, i64> {
         let mut list = TopicPartitionList::new();
-        for partition in &self.partitions {
+        for partition in &self.asked.partitions {
             list.add_partition(self.group.topic(), *partition);
         }
         let Ok(answer) = client.committed_offsets(list, TIMEOUT) else { return BTreeMap::new() };
@@ -299,7 +306,7 @@ impl Asking {
             }
         };
         let before = self.ownership.unowned.clone();
-        let rejoin = self.ownership.look(&description, &self.partitions, Moment::now());
+        let rejoin = self.ownership.look(&description, &self.asked.partitions, Moment::now());
         let unowned = &self.ownership.unowned;
         if *unowned != before {
             if unowned.is_empty() {
@@ -320,9 +327,10 @@ impl Asking {
             }
         }
         if let Some(shared) = self.shared.upgrade() {
-            let mut state = shared.lock();
-            state.view.answered = Some(Moment::now());
-            state.view.unowned.clone_from(unowned);
+            shared.update(|view| {
+                view.answered = Some(Moment::now());
+                view.unowned.clone_from(unowned);
+            });
         }
         if rejoin {
             self.group.rejoin();

@@ -33,7 +33,7 @@ mod watchdog;
 
 pub(crate) use client::largest_record;
 pub(crate) use consumer::{Delivered, Group, GroupEvent, GroupFault, GroupOptions, Lease};
-pub(crate) use group_state::{GroupState, GroupView, Offsets};
+pub(crate) use group_state::{Asked, GroupState, GroupView, Offsets};
 pub(crate) use leaders::Leaders;
 pub(crate) use offsets::Prefix;
 #[cfg(test)]

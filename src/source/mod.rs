@@ -56,8 +56,8 @@ use crate::{
     config::{Feed, FeedSettings, Settings},
     erp::{Erp, Work},
     kafka::{
-        Group, GroupEvent, GroupFault, GroupOptions, GroupState, LEAVE, Lease, POLL_MARGIN, Store,
-        StoreFault, Threads, Transactor, control::Controls,
+        Asked, Group, GroupEvent, GroupFault, GroupOptions, GroupState, LEAVE, Lease, POLL_MARGIN,
+        Store, StoreFault, Threads, Transactor, control::Controls,
     },
     metrics::Metrics,
     restarts::{Next, Restarts},
@@ -164,10 +164,14 @@ async fn session(parts: Parts, silence: Duration) -> Result<(), PipelineFault> {
         &parts.settings.kafka,
         &parts.controls,
         &group,
-        ROLE,
-        Feed::ALL.into_iter().map(Feed::partition),
-        Vec::new(),
-        DRAIN,
+        Asked {
+            role: ROLE,
+            partitions: Feed::ALL.into_iter().map(Feed::partition).collect(),
+            // Of their own topic feeds read nothing behind what is committed.
+            offsets: false,
+            written: Vec::new(),
+            drain: DRAIN,
+        },
     );
     let pipeline = Pipeline {
         group_state,
