@@ -22,6 +22,8 @@
 #[path = "../tests/it/kit/mod.rs"]
 #[allow(dead_code, reason = "shared with the tests, which use another share of it")]
 mod kit;
+#[path = "shared/option.rs"]
+mod option;
 #[path = "../tests/it/parts/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with the tests, which use another share of it")]
 mod parts;
@@ -36,6 +38,7 @@ use std::{
 
 use jiff::Timestamp;
 use kit::{commands::Stream, connector::Connector, ledger::Verdict, rig::Rig, until};
+use option::option;
 use serde_json::{Value, json};
 use wdt_connector::testing::{config::Partitioner, sink::partition_of};
 
@@ -295,15 +298,6 @@ fn spread(moves: &[&Move], of: impl Fn(&Move) -> f64) -> Value {
     all.sort_by(f64::total_cmp);
     let at = |share: f64| percentile(&all, share).round();
     json!({"p50": at(0.5), "p99": at(0.99), "max": at(1.0)})
-}
-
-fn option(name: &str, default: u64) -> u64 {
-    let arguments: Vec<String> = std::env::args().collect();
-    let value =
-        arguments.iter().position(|argument| argument == name).and_then(|at| arguments.get(at + 1));
-    value.map_or(default, |value| {
-        value.parse().unwrap_or_else(|_| panic!("{name} wants a number, not {value}"))
-    })
 }
 
 fn main() -> ExitCode {

@@ -18,6 +18,8 @@
 #[path = "../tests/it/kit/mod.rs"]
 #[allow(dead_code, reason = "shared with the tests, which use another share of it")]
 mod kit;
+#[path = "shared/option.rs"]
+mod option;
 #[path = "../tests/it/parts/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with the tests, which use another share of it")]
 mod parts;
@@ -27,16 +29,8 @@ mod storm;
 
 use std::{process::ExitCode, time::Duration};
 
+use option::option;
 use serde_json::json;
-
-fn option(name: &str, default: u64) -> u64 {
-    let arguments: Vec<String> = std::env::args().collect();
-    let value =
-        arguments.iter().position(|argument| argument == name).and_then(|at| arguments.get(at + 1));
-    value.map_or(default, |value| {
-        value.parse().unwrap_or_else(|_| panic!("{name} wants a number, not {value}"))
-    })
-}
 
 /// Failpoints are compiled out: not even the name of their variable is left.
 fn without_crash_points() -> bool {

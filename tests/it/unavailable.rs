@@ -3,11 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::PartitionAssignment;
-use wdt_connector::testing::{
-    config::Partitioner,
-    schema::{CommandResult, CreateReturnOutbound},
-    sink,
-};
+use wdt_connector::testing::{config::Partitioner, schema::CreateReturnOutbound, sink};
 
 use crate::{
     kit::{
@@ -54,13 +50,54 @@ fn some(what: &str, count: usize) -> (Vec<CreateReturnOutbound>, Vec<CreateRetur
         })
 }
 
-fn settled_soon(rig: &Rig, count: usize, what: &str) -> Vec<CommandResult> {
-    let began = Instant::now();
-    let mut reader = rig.reader(&rig.topics.results);
-    reader.at_least(count, SOON);
-    say(&format!("{what}: {count} results after {:?}", began.elapsed()));
-    reader.finish();
-    reader.seen.iter().map(|record| rig.result(record)).collect()
+/// Two brokers, and commands of which some need the second.
+struct Loss {
+    brokers: TwoBrokers,
+    rig: Rig,
+    /// Settled before the second broker is lost; then sent when it is: for partitions that stay, and
+    /// for the one that is lost.
+    before: (Vec<CreateReturnOutbound>, Vec<CreateReturnOutbound>),
+    after: (Vec<CreateReturnOutbound>, Vec<CreateReturnOutbound>),
+}
+
+impl Loss {
+    /// A connector that has settled the first commands.
+    fn coming(
+        what: &str,
+        split_topic: impl FnOnce(&TopicNames) -> &str,
+    ) -> Option<(Self, Connector)> {
+        let (brokers, rig) = placed(what, split_topic)?;
+        let loss = Self { brokers, rig, before: some("LA", 20), after: some("LB", 40) };
+        let connector = loss.rig.start();
+        loss.rig.send(&loss.before.0);
+        loss.rig.send(&loss.before.1);
+        loss.rig.results(20);
+        Some((loss, connector))
+    }
+
+    /// The second broker goes without a word: what the connector has on its way then is for the lost
+    /// partition as well.
+    fn strike(&mut self, connector: &Connector) {
+        self.brokers.kill_second();
+        self.rig.send(&self.after.1);
+        connector.wait_log("Connection refused", PATIENCE);
+    }
+
+    /// What does not need the second broker is settled; the time it took is said.
+    fn settled_soon(&self, what: &str) {
+        let (began, count) = (Instant::now(), 20 + self.after.0.len());
+        let mut reader = self.rig.reader(&self.rig.topics.results);
+        reader.at_least(count, SOON);
+        say(&format!("{what}: {count} results after {:?}", began.elapsed()));
+    }
+
+    /// The second broker comes back: everything is settled, once.
+    fn ends(mut self) {
+        self.brokers.restart_second();
+        let results = self.rig.results(60);
+        let all: Vec<_> = [self.before.0, self.before.1, self.after.0, self.after.1].concat();
+        Verdict::of(&self.rig, &all, &results).assert_each_once(60, "after the broker's return");
+    }
 }
 
 /// The log says which partition and why, `/status` which.
@@ -76,105 +113,70 @@ fn assert_named(connector: &Connector, rig: &Rig) {
 
 #[test]
 fn a_partition_lost_before_the_takeover_does_not_hold_up_the_others() {
-    let Some((mut brokers, rig)) = placed("lost-before", |topics| &topics.journal) else { return };
-    let (before, lost_before) = some("LA", 20);
-    let (after, lost_after) = some("LB", 40);
-    let connector = rig.start();
-    rig.send(&before);
-    rig.send(&lost_before);
-    rig.results(20);
+    let Some((mut loss, connector)) = Loss::coming("lost-before", |topics| &topics.journal) else {
+        return;
+    };
     assert_eq!(connector.terminate(PATIENCE).code(), Some(0));
-    brokers.kill_second();
-    topics::wait_led(&rig.broker, &rig.topics.journal, 3);
-    rig.send(&after);
-    rig.send(&lost_after);
-    let connector = rig.spawn();
-    settled_soon(&rig, 20 + after.len(), "lost before the takeover");
-    assert_named(&connector, &rig);
-    brokers.restart_second();
-    let results = rig.results(60);
-    let all: Vec<_> = [before, lost_before, after, lost_after].concat();
-    Verdict::of(&rig, &all, &results).assert_each_once(60, "after the broker's return");
+    loss.brokers.kill_second();
+    topics::wait_led(&loss.rig.broker, &loss.rig.topics.journal, 3);
+    loss.rig.send(&loss.after.0);
+    loss.rig.send(&loss.after.1);
+    let connector = loss.rig.spawn();
+    loss.settled_soon("lost before the takeover");
+    assert_named(&connector, &loss.rig);
+    loss.ends();
 }
 
-/// Without a word: what the instance has on its way then is for the lost partition as well.
+/// The intents of the lost partition go into the transaction that cannot be finished.
 #[test]
 fn a_partition_lost_while_running_does_not_hold_up_the_others() {
-    let Some((mut brokers, rig)) = placed("lost-while", |topics| &topics.journal) else { return };
-    let (before, lost_before) = some("LC", 20);
-    let (after, lost_after) = some("LD", 40);
-    let connector = rig.start();
-    rig.send(&before);
-    rig.send(&lost_before);
-    rig.results(20);
-    brokers.kill_second();
-    rig.send(&lost_after);
-    // Its intent goes into the transaction that cannot be finished.
-    connector.wait_log("Connection refused", PATIENCE);
-    rig.send(&after);
-    settled_soon(&rig, 20 + after.len(), "lost while running");
-    assert_named(&connector, &rig);
-    brokers.restart_second();
-    let results = rig.results(60);
-    let all: Vec<_> = [before, lost_before, after, lost_after].concat();
-    Verdict::of(&rig, &all, &results).assert_each_once(60, "after the broker's return");
+    let Some((mut loss, connector)) = Loss::coming("lost-while", |topics| &topics.journal) else {
+        return;
+    };
+    loss.strike(&connector);
+    loss.rig.send(&loss.after.0);
+    loss.settled_soon("lost while running");
+    assert_named(&connector, &loss.rig);
+    loss.ends();
 }
 
 /// The abort of its last transaction waits for the lost partition, and with it the transactional id.
 #[test]
 fn a_process_that_starts_while_its_transactional_id_is_blocked_goes_on() {
-    let Some((mut brokers, rig)) = placed("lost-start", |topics| &topics.journal) else { return };
-    let (before, lost_before) = some("LG", 20);
-    let (after, lost_after) = some("LH", 40);
-    let connector = rig.start();
-    rig.send(&before);
-    rig.send(&lost_before);
-    rig.results(20);
-    brokers.kill_second();
-    rig.send(&lost_after);
-    // Its intent stands in a transaction that cannot be finished.
-    connector.wait_log("Connection refused", PATIENCE);
+    let Some((mut loss, connector)) = Loss::coming("lost-start", |topics| &topics.journal) else {
+        return;
+    };
+    loss.strike(&connector);
     connector.wait_log("have no leader", PATIENCE);
     connector.kill();
-    rig.send(&after);
-    let _connector = rig.spawn();
+    loss.rig.send(&loss.after.0);
+    let _connector = loss.rig.spawn();
     // An initialization that does not end comes first.
-    let mut reader = rig.reader(&rig.topics.results);
-    reader.at_least(20 + after.len(), SOON * 2);
-    brokers.restart_second();
-    let results = rig.results(60);
-    let all: Vec<_> = [before, lost_before, after, lost_after].concat();
-    Verdict::of(&rig, &all, &results).assert_each_once(60, "after the broker's return");
+    let mut reader = loss.rig.reader(&loss.rig.topics.results);
+    reader.at_least(20 + loss.after.0.len(), SOON * 2);
+    loss.ends();
 }
 
 /// A result's partition is its key's: commands of every partition have results there.
 #[test]
 fn a_results_partition_lost_while_running_does_not_hold_up_the_others() {
-    let Some((mut brokers, rig)) = placed("lost-results", |topics| &topics.results) else { return };
-    let (before, lost_before) = some("LE", 20);
-    let (after, lost_after) = some("LF", 40);
-    let connector = rig.start();
-    rig.send(&before);
-    rig.send(&lost_before);
-    rig.results(20);
-    brokers.kill_second();
-    rig.send(&lost_after);
-    connector.wait_log("Connection refused", PATIENCE);
-    rig.send(&after);
-    // The end of the lost partition cannot be asked for now, nor can what is in it be read.
-    rig.reader(&rig.topics.results).at_least(before.len() + after.len(), SOON);
+    let Some((mut loss, connector)) = Loss::coming("lost-results", |topics| &topics.results) else {
+        return;
+    };
+    loss.strike(&connector);
+    loss.rig.send(&loss.after.0);
+    // What is in the lost partition cannot be read now.
+    let readable = loss.before.0.len() + loss.after.0.len();
+    loss.rig.reader(&loss.rig.topics.results).at_least(readable, SOON);
     let sentence = "partitions have no leader; what goes there waits";
     connector.wait_log(sentence, PATIENCE);
     // Written now and then.
     until("the partition in /status", PATIENCE, || {
         let status = connector.status();
         let lost = &status["sections"]["commands"]["partitions_without_leader"];
-        (lost[&rig.topics.results] == serde_json::json!([LOST])).then_some(())
+        (lost[&loss.rig.topics.results] == serde_json::json!([LOST])).then_some(())
     });
-    brokers.restart_second();
-    let results = rig.results(60);
-    let all: Vec<_> = [before, lost_before, after, lost_after].concat();
-    Verdict::of(&rig, &all, &results).assert_each_once(60, "after the broker's return");
+    loss.ends();
 }
 
 /// A partition that was added by hand knows of no command; only the others can say that there were
