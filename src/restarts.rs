@@ -39,9 +39,11 @@ impl Restarts {
     pub(crate) fn new(settings: &Settings) -> Self {
         static STARTED: OnceLock<Moment> = OnceLock::new();
         let commands = &settings.commands;
-        let bound = commands.intent_ttl + commands.call_timeout + commands.apply_grace;
+        let bound = commands.intent_ttl
+            + commands.call_timeout
+            + commands.apply_grace
+            + commands.lookup_interval;
         let started = *STARTED.get_or_init(Moment::now);
-        let bound = bound + commands.lookup_interval;
         Self { bound, not_before: started.plus(bound), in_vain: 0, in_row: 0 }
     }
 

@@ -152,11 +152,6 @@ impl Group {
         Ok((Self { shared, topic, group_id: group_id.into(), ended }, receiver))
     }
 
-    /// The consumer group's id.
-    pub(crate) fn id(&self) -> &str {
-        &self.group_id
-    }
-
     /// The topic of this membership.
     #[must_use]
     pub(crate) fn topic(&self) -> &str {

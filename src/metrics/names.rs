@@ -81,7 +81,7 @@ names! {
     TransactionRecords: Counter "transaction_records" ["pipeline"] "Records written in committed transactions";
     TransactionDuration: Histogram "transaction_duration_seconds" ["pipeline"] "Duration of one Kafka transaction";
     PartitionsOwned: Gauge "partitions_owned" ["pipeline"] "Partitions this instance owns";
-    PartitionsUnowned: Gauge "partitions_unowned" ["pipeline"] "Partitions that no instance is assigned although the consumer group is stable; every instance reports all of them";
+    PartitionsUnowned: Gauge "partitions_unowned" ["pipeline"] "Partitions that no instance is assigned, in a stable consumer group or one whose rebalance does not end; every instance reports all of them";
     PartitionsRestoring: Gauge "partitions_restoring" ["pipeline"] "Partitions whose state is being restored; nothing is consumed from them meanwhile";
     RestoredRecords: Counter "restored_records" ["pipeline"] "Records read while restoring, counted as they are read";
 

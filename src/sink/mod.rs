@@ -109,6 +109,7 @@ const PENDING: usize = 1000;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// A session that lasted this long ends such a row.
 const QUIET: Duration = Duration::from_secs(60);
+
 /// Runs the pipeline until the shutdown, beginning again from the log whenever nobody knows what
 /// was committed.
 ///

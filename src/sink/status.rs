@@ -100,7 +100,7 @@ impl Engine<'_> {
             circuit,
         });
         for (partition, records) in &lag {
-            self.parts.metrics.consumer_lag(self.group.id(), *partition, *records);
+            self.parts.metrics.consumer_lag(self.group.group_id(), *partition, *records);
         }
         self.parts.metrics.partitions_unowned(ROLE, view.unowned.len());
         let undecided = self.partitions.values().flat_map(|partition| partition.in_doubt.values());

@@ -64,7 +64,7 @@ pub(crate) struct Progress {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct FeedStatus {
     pub state: FeedPhase,
-    /// No instance is assigned it although the consumer group is stable.
+    /// No instance is assigned it, in a stable consumer group or one whose rebalance does not end.
     pub unowned: bool,
     pub watermark: Option<String>,
     pub late_watermark: Option<String>,
@@ -252,7 +252,7 @@ impl StatusBoard {
         self.board.ready("feeds", state);
     }
 
-    /// Which feeds nobody owns although the group is stable: by their partitions.
+    /// Which feeds no instance is assigned: by their partitions.
     pub(crate) fn unowned(&self, partitions: &BTreeSet<i32>) {
         self.metrics.partitions_unowned("feeds", partitions.len());
         for feed in Feed::ALL {
