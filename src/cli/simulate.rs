@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::simulator::{
-    Edition, Kind, PageOrder, Rule, Seeding, Simulator, SimulatorConfig, parse_span,
+    Edition, Kind, PageOrder, Rule, Seeding, Simulator, SimulatorConfig, parse_rules, parse_span,
 };
 
 const EXAMPLE: &str = "\
@@ -21,13 +21,17 @@ records/purchase_returns, records/outbounds, faults).
 Fault rules are target:fault=chance, divided by commas.
   targets  createOrder, purchaseReturns, outbounds, enterprise, query, all
   chance   a probability (0.02), or a count (3x: the next three)
+           (a text may hold commas; count and probability stand behind the last =)
   faults   executed, then no good answer: applied_timeout applied_reset applied_5xx applied_garbage truncated
              flood(BYTES) endless drip
            not executed: timeout reset 5xx garbage throttle concurrency inner_reject
+           answers of createOrder: refuse(100,TEXT) inner_refuse(1,TEXT), not executed; applied_refuse(100,TEXT)
+             created(0,TEXT) created(20,TEXT) created_check_fail, executed
            misconfigured: sid signature permission warehouse_access ip clock version second_factor
            the ERP's own failures: database applied_database other no_status
            later: slow(100ms) slow(100ms..2s) delayed_apply(2s) late(5s)
-           data: strip_remark rewrite_remark modify(2) ignore_page";
+           data: strip_remark rewrite_remark modify(2) ignore_page hide_warehouse(1001) stale(10m) stale(2026-01-31 10:00:00)
+             (the last three also with ,with_status or ,without_status before the bracket); bom";
 
 /// Runs a stand-in for the ERP: both editions over HTTP, with its checks and quota, a ledger, and
 /// scripted faults.
@@ -68,8 +72,8 @@ pub(super) struct SimulateArgs {
     #[arg(long)]
     pub auto_returns: bool,
     /// Faults to inject, see below
-    #[arg(long, value_name = "RULES", value_delimiter = ',')]
-    pub faults: Vec<Rule>,
+    #[arg(long, value_name = "RULES", value_parser = parse_faults)]
+    pub faults: Vec<Faults>,
     /// Records modified a second by somebody in the background
     #[arg(long, default_value_t = 0.0, value_name = "RATE")]
     pub modifications: f64,
@@ -79,6 +83,14 @@ pub(super) struct SimulateArgs {
     /// How far the ERP's clock runs ahead of this machine's, in milliseconds; negative: behind
     #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_name = "MILLISECONDS")]
     pub clock_offset: i64,
+}
+
+/// The rules of one `--faults`.
+#[derive(Clone, Debug)]
+pub(super) struct Faults(Vec<Rule>);
+
+fn parse_faults(text: &str) -> Result<Faults, String> {
+    parse_rules(text).map(Faults)
 }
 
 fn parse_edition(text: &str) -> Result<Edition, String> {
@@ -119,7 +131,7 @@ pub(super) async fn run(args: SimulateArgs) -> anyhow::Result<()> {
         page_order: args.page_order,
         clock_offset_ms: args.clock_offset,
         modifications_per_second: args.modifications,
-        faults: args.faults,
+        faults: args.faults.into_iter().flat_map(|faults| faults.0).collect(),
         ..SimulatorConfig::default()
     })
     .await?;
@@ -171,10 +183,10 @@ mod tests {
             Line::try_parse_from(std::iter::once("simulate").chain(text.split(' ')))
                 .map(|line| line.simulate)
         };
-        let args = read("--latency 50ms --auto-returns --faults createOrder:applied_timeout=0.02,query:slow(1ms..2s)=3x --clock-offset -5")
+        let args = read("--latency 50ms --auto-returns --faults createOrder:refuse(100,a,b)=0.02,query:slow(1ms..2s)=3x --clock-offset -5")
             .unwrap();
         assert_eq!(
-            (args.latency, args.faults.len(), args.clock_offset),
+            (args.latency, args.faults[0].0.len(), args.clock_offset),
             (Duration::from_millis(50), 2, -5)
         );
         let mistake = read("--faults createOrder:nonsense=1").err().unwrap().to_string();

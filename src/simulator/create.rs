@@ -175,9 +175,30 @@ impl OrderRequest {
         Ok(())
     }
 
+    /// Every text that would be stored.
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        let lines = self.lines.iter().flat_map(|line| {
+            [
+                &*line.spec_no,
+                &*line.unit_name,
+                &*line.position_no,
+                &*line.batch_no,
+                &*line.expire_date,
+                &*line.remark,
+            ]
+        });
+        [&*self.return_no, &*self.warehouse_no, &*self.logistics_code, &*self.remark]
+            .into_iter()
+            .chain(lines)
+    }
+
     /// Checks and makes the order; its number.
     pub(super) fn apply(self, state: &mut State, doing: &Doing) -> Result<String, Refused> {
         self.check(state)?;
+        // The ERP's database stores characters of at most three bytes.
+        if self.texts().any(|text| text.chars().any(|character| character.len_utf8() > 3)) {
+            return Err(Refused::new(4, "数据库错误"));
+        }
         let id = state.outbounds.next_id();
         let order_no =
             format!("CH{}{:03}", beijing_day(doing.now), id - super::world::FIRST_OUTBOUND + 1);

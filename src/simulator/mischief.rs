@@ -19,10 +19,20 @@
 //! | `strip_remark`, `rewrite_remark` | the order is made, without remark or with another one |
 //! | `modify(2)` | before the query answers, two of the records it would find are modified |
 //! | `ignore_page` | the query answers with page 0, whatever was asked |
-//! | `inner_reject` | `data.status` 1 with a text, under an outer status of 0; not executed |
+//! | `refuse(CODE,TEXT)`, `applied_refuse(CODE,TEXT)` | refused with this code and text; not executed, or executed all the same |
+//! | `inner_refuse(STATUS,TEXT)` | the same in `data`, under an outer status of 0; not executed |
+//! | `inner_reject` | `inner_refuse` with 1 and a text of the ERP's |
+//! | `created(STATUS,TEXT)` | the order is made, and `data` holds this instead of 0 and its number |
+//! | `created_check_fail` | `created` with 20, the status of an order whose approval failed |
+//! | `bom` | a byte order mark (EF BB BF) stands before the answer |
+//! | `hide_warehouse(NO)` | the query leaves out records of this warehouse |
+//! | `stale(MOMENT)` | the query leaves out records created after `yyyy-MM-dd HH:mm:ss` (Beijing), or within the last so long (`10m`), as a replica that lags |
 //! | `sid`, `signature`, `permission`, `warehouse_access`, `ip`, `clock`, `version`, `second_factor` | misconfigured: the ERP's answer to it |
 //! | `database`, `other`, `applied_database` | codes 4 and 99, and 4 after it was executed |
 //! | `no_status` | an error without `status` |
+//!
+//! A text may hold commas, and brackets in pairs. `hide_warehouse(NO,with_status)` and
+//! `stale(MOMENT,without_status)` strike only queries that ask for statuses, or for none.
 
 use std::{str::FromStr, time::Duration};
 
@@ -31,7 +41,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Call,
     rng::{Rng, mix},
-    time::{parse_span, span_ms},
+    time::{parse_beijing, parse_span, span_ms},
 };
 
 /// Which requests a rule is about.
@@ -95,11 +105,14 @@ pub(crate) enum End {
 }
 
 /// Refusals that are scripted rather than earned; `wire` knows each edition's code and text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Throttle,
     Concurrency,
-    Inner,
+    /// This code and text.
+    Outer(i64, String),
+    /// This `data.status` and `data.message`.
+    Inner(i64, String),
     Sid,
     Signature,
     Permission,
@@ -122,6 +135,34 @@ pub(crate) enum RemarkFate {
     Rewritten,
 }
 
+/// Which records a query leaves out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Hidden {
+    Warehouse(String),
+    /// Created after this Unix second.
+    CreatedAfter(i64),
+    /// Created less than this before the query.
+    CreatedWithin(Duration),
+}
+
+/// Queries by whether they ask for statuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asking {
+    Either,
+    WithStatus,
+    WithoutStatus,
+}
+
+impl Asking {
+    pub(super) fn meets(self, with_status: bool) -> bool {
+        match self {
+            Self::Either => true,
+            Self::WithStatus => with_status,
+            Self::WithoutStatus => !with_status,
+        }
+    }
+}
+
 /// One kind of mischief.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -137,6 +178,10 @@ pub(crate) enum Fault {
     Remark(RemarkFate),
     Modify(u32),
     IgnorePage,
+    /// The order is made; `data.status` and `data.message` of the answer to it.
+    Created(i64, String),
+    Bom,
+    Hide(Hidden, Asking),
 }
 
 impl FromStr for Fault {
@@ -165,6 +210,25 @@ impl FromStr for Fault {
             digits
                 .parse::<u64>()
                 .map_err(|_| format!("\"{digits}\" in \"{text}\" is not a whole number"))
+        };
+        let code_and_text = || {
+            let read = argument.and_then(|both| both.split_once(','));
+            let read = read
+                .and_then(|(code, text)| Some((code.trim().parse().ok()?, text.trim().to_owned())));
+            read.ok_or_else(|| {
+                format!("\"{name}\" needs a number and a text, for example {name}(100,无此单据)")
+            })
+        };
+        let hidden = |kind: fn(&str) -> Option<Hidden>| {
+            let argument = argument.unwrap_or_default();
+            let (what, asking) = match argument.rsplit_once(',') {
+                Some((what, "with_status")) => (what, Asking::WithStatus),
+                Some((what, "without_status")) => (what, Asking::WithoutStatus),
+                _ => (argument, Asking::Either),
+            };
+            kind(what).map(|hidden| Self::Hide(hidden, asking)).ok_or_else(|| {
+                format!("\"{text}\" does not say what to hide; write hide_warehouse(1001), stale(10m) or stale(2026-01-31 10:00:00), and with_status or without_status after a comma")
+            })
         };
         let not_applied = |end| Ok(Self::End { end, applied: false });
         let applied = |end| Ok(Self::End { end, applied: true });
@@ -197,7 +261,30 @@ impl FromStr for Fault {
             "rewrite_remark" => Ok(Self::Remark(RemarkFate::Rewritten)),
             "modify" => Ok(Self::Modify(u32::try_from(number()?).unwrap_or(u32::MAX))),
             "ignore_page" => Ok(Self::IgnorePage),
-            "inner_reject" => refusal(Refusal::Inner),
+            "refuse" => {
+                code_and_text().and_then(|(code, text)| refusal(Refusal::Outer(code, text)))
+            }
+            "applied_refuse" => code_and_text()
+                .and_then(|(code, text)| applied(End::Refusal(Refusal::Outer(code, text)))),
+            "inner_refuse" => {
+                code_and_text().and_then(|(code, text)| refusal(Refusal::Inner(code, text)))
+            }
+            "inner_reject" => {
+                refusal(Refusal::Inner(1, "出库单对应的采购退换单状态错误".to_owned()))
+            }
+            "created" => code_and_text().map(|(status, text)| Self::Created(status, text)),
+            "created_check_fail" => {
+                Ok(Self::Created(20, "check_fail 审核成功, 推送WMS失败".to_owned()))
+            }
+            "bom" => Ok(Self::Bom),
+            "hide_warehouse" => {
+                hidden(|no| (!no.is_empty()).then(|| Hidden::Warehouse(no.to_owned())))
+            }
+            "stale" => hidden(|moment| {
+                parse_beijing(moment)
+                    .map(Hidden::CreatedAfter)
+                    .or_else(|| parse_span(moment).ok().map(Hidden::CreatedWithin))
+            }),
             "sid" => refusal(Refusal::Sid),
             "signature" => refusal(Refusal::Signature),
             "permission" => refusal(Refusal::Permission),
@@ -247,7 +334,8 @@ impl FromStr for Rule {
             )
         };
         let (target, rest) = text.trim().split_once(':').ok_or_else(refuse)?;
-        let (fault, chance) = rest.split_once('=').ok_or_else(refuse)?;
+        // The last one: a text may hold others.
+        let (fault, chance) = rest.rsplit_once('=').ok_or_else(refuse)?;
         let chance = match (chance.strip_suffix('x'), chance.strip_prefix('@')) {
             (Some(count), _) => Chance::Next(count.parse().map_err(|_| refuse())?),
             (None, Some(place)) => {
@@ -275,7 +363,17 @@ impl FromStr for Rule {
 /// # Errors
 /// One sentence naming the rule that cannot be read.
 pub(crate) fn parse_rules(text: &str) -> Result<Vec<Rule>, String> {
-    text.split(',').filter(|rule| !rule.trim().is_empty()).map(str::parse).collect()
+    let mut depth = 0_usize;
+    // Commas within brackets are a fault's own.
+    let rules = text.split(|character| {
+        match character {
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        character == ',' && depth == 0
+    });
+    rules.filter(|rule| !rule.trim().is_empty()).map(str::parse).collect()
 }
 
 /// What one request will meet.
@@ -289,6 +387,10 @@ pub(super) struct Plan {
     pub remark: RemarkFate,
     pub modify: u32,
     pub ignore_page: bool,
+    /// `data.status` and `data.message` of the answer to a new order.
+    pub created: Option<(i64, String)>,
+    pub bom: bool,
+    pub hidden: Vec<(Hidden, Asking)>,
 }
 
 impl Default for Plan {
@@ -302,6 +404,9 @@ impl Default for Plan {
             remark: RemarkFate::Kept,
             modify: 0,
             ignore_page: false,
+            created: None,
+            bom: false,
+            hidden: Vec::new(),
         }
     }
 }
@@ -420,6 +525,9 @@ impl Mischief {
                 Fault::Remark(fate) => plan.remark = *fate,
                 Fault::Modify(count) => plan.modify += count,
                 Fault::IgnorePage => plan.ignore_page = true,
+                Fault::Created(status, text) => plan.created = Some((*status, text.clone())),
+                Fault::Bom => plan.bom = true,
+                Fault::Hide(hidden, asking) => plan.hidden.push((hidden.clone(), *asking)),
             }
         }
         self.armed.retain(|armed| armed.rule.chance != Chance::Next(0));
@@ -439,7 +547,23 @@ mod tests {
         assert_eq!(rules[1].chance, Chance::Next(3));
         assert_eq!(parse_rules("query:5xx=@2").unwrap()[0].chance, Chance::At(2));
         assert_eq!(rules[2].fault, Fault::Slow(Duration::from_millis(10), Duration::from_secs(2)));
+        let rules = parse_rules("createOrder:refuse(100, 单据 (a=1, b:2) 不存在!)=2x,query:stale(2026-01-31 10:00:00,with_status)=1,query:hide_warehouse(1001)=1").unwrap();
+        let refusal = Refusal::Outer(100, "单据 (a=1, b:2) 不存在!".to_owned());
+        assert_eq!(rules[0].fault, Fault::End { end: End::Refusal(refusal), applied: false });
+        assert_eq!(
+            rules[1].fault,
+            Fault::Hide(Hidden::CreatedAfter(1_769_824_800), Asking::WithStatus)
+        );
+        assert_eq!(
+            rules[2].fault,
+            Fault::Hide(Hidden::Warehouse("1001".to_owned()), Asking::Either)
+        );
         for wrong in [
+            "createOrder:refuse=1",
+            "createOrder:refuse(nothing,x)=1",
+            "createOrder:created(20)=1",
+            "query:stale(yesterday)=1",
+            "query:hide_warehouse()=1",
             "x",
             "createOrder:5xx",
             "nobody:5xx=1",

@@ -4,11 +4,12 @@ use serde::Deserialize;
 
 use super::{
     Call,
+    mischief::{Asking, Hidden},
     record::Edition,
     render,
     reply::Refused,
     sign::Parameters,
-    table::{Over, Selection},
+    table::{Over, Selection, Unseen},
     time::parse_beijing,
     world::State,
 };
@@ -20,6 +21,8 @@ const THIRTY_DAYS: i64 = 30 * 86_400;
 pub(super) struct Query {
     pub call: Call,
     pub selection: Selection,
+    /// Statuses are asked for.
+    pub with_status: bool,
     pub page_no: u64,
     pub page_size: u64,
     pub total: bool,
@@ -102,7 +105,8 @@ pub(super) fn read_flagship(
     } else {
         outbounds(argument(body)?)?
     };
-    Ok(Query { call, selection, page_no, page_size, total })
+    let with_status = !selection.statuses.is_empty();
+    Ok(Query { call, selection, with_status, page_no, page_size, total })
 }
 
 fn argument<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, Refused> {
@@ -145,6 +149,7 @@ fn returns(argument: ReturnsArgument, state: &State) -> Result<Selection, Refuse
         statuses: argument.status.into_iter().collect(),
         warehouse_no: None,
         provider_no: filled(argument.provider_no),
+        unseen: Unseen::default(),
     })
 }
 
@@ -175,7 +180,13 @@ fn outbounds(argument: OutboundsArgument) -> Result<Selection, Refused> {
             }
         }
     };
-    Ok(Selection { over, statuses, warehouse_no: filled(argument.warehouse_no), provider_no: None })
+    Ok(Selection {
+        over,
+        statuses,
+        warehouse_no: filled(argument.warehouse_no),
+        provider_no: None,
+        unseen: Unseen::default(),
+    })
 }
 
 /// Reads an enterprise query: everything is in the form.
@@ -207,7 +218,9 @@ pub(super) fn read_enterprise(parameters: &Parameters) -> Result<Query, Refused>
             statuses: status.map_or_else(|| vec![95, 110], |status| vec![status]),
             warehouse_no: filled("warehouse_no").map(str::to_owned),
             provider_no: None,
+            unseen: Unseen::default(),
         },
+        with_status: status.is_some(),
         page_no,
         page_size,
         // Counted on the first page only.
@@ -216,6 +229,22 @@ pub(super) fn read_enterprise(parameters: &Parameters) -> Result<Query, Refused>
 }
 
 impl Query {
+    /// Leaves out what the script hides from this query, which arrived at Unix second `now`.
+    pub(super) fn hide(&mut self, hidden: &[(Hidden, Asking)], now: i64) {
+        let unseen = &mut self.selection.unseen;
+        for (hidden, _) in hidden.iter().filter(|(_, asking)| asking.meets(self.with_status)) {
+            let moment = match hidden {
+                Hidden::Warehouse(warehouse) => {
+                    unseen.warehouses.push(warehouse.clone());
+                    continue;
+                }
+                Hidden::CreatedAfter(moment) => *moment,
+                Hidden::CreatedWithin(span) => now.saturating_sub_unsigned(span.as_secs()),
+            };
+            unseen.created_after = Some(unseen.created_after.unwrap_or(i64::MAX).min(moment));
+        }
+    }
+
     /// The answer's body.
     pub(super) fn run(&self, state: &mut State) -> String {
         let mut rows = String::with_capacity(64 * 1024);

@@ -41,6 +41,14 @@ impl Refused {
     }
 }
 
+/// The body of an answer to `createOrder` whose outer status is 0.
+pub(super) fn data(status: i64, message: &str) -> String {
+    let mut out = "{\"status\":0,\"data\":{\"message\":".to_owned();
+    quote(&mut out, message);
+    out.push_str(&format!(",\"status\":{status}}}}}"));
+    out
+}
+
 /// The body of a scripted refusal.
 ///
 /// The enterprise edition's codes other than 1012 and 2104 are not documented; these are made up
@@ -57,10 +65,8 @@ pub(super) fn scripted(refusal: Refusal, call: Call) -> String {
     match refusal {
         Refusal::Throttle => Refused::frequency(edition).body(edition),
         Refusal::Concurrency => Refused::concurrency(edition).body(edition),
-        Refusal::Inner => {
-            "{\"status\":0,\"data\":{\"status\":1,\"message\":\"出库单对应的采购退换单状态错误\"}}"
-                .to_owned()
-        }
+        Refusal::Outer(code, text) => Refused::new(code, text).body(edition),
+        Refusal::Inner(status, text) => data(status, &text),
         Refusal::Sid => by_edition(1, 1001, "sid is not exists"),
         Refusal::Signature => by_edition(1, 1003, "签名验证失败"),
         Refusal::Permission => by_edition(100, 1010, "权限不足"),

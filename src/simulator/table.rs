@@ -40,6 +40,15 @@ pub(super) struct Selection {
     pub statuses: Vec<i32>,
     pub warehouse_no: Option<String>,
     pub provider_no: Option<String>,
+    pub unseen: Unseen,
+}
+
+/// Records that the script hides from one query.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Unseen {
+    pub warehouses: Vec<String>,
+    /// Those created after this Unix second.
+    pub created_after: Option<i64>,
 }
 
 /// Recent selections whose sorted result is kept, so that paging does not sort anew for each page.
@@ -197,6 +206,8 @@ impl<R: Row> Table<R> {
                 .provider_no
                 .as_deref()
                 .is_none_or(|provider| provider == record.provider_no())
+            && !selection.unseen.warehouses.iter().any(|hidden| hidden == record.warehouse_no())
+            && selection.unseen.created_after.is_none_or(|moment| record.created() <= moment)
     }
 
     fn ids_over(&self, over: &Over) -> Vec<u32> {

@@ -647,6 +647,35 @@ async fn every_lost_answer_leaves_what_it_says() {
         ("garbage", false, Some("Fatal error")),
         ("applied_database", true, Some("数据库错误")),
         ("inner_reject", false, Some("\"status\":1")),
+        (
+            "refuse(100, 不存在物流编码为 MR001 的物流公司, 或业务类型错误!)",
+            false,
+            Some(
+                "{\"status\":100,\"message\":\"不存在物流编码为 MR001 的物流公司, 或业务类型错误!\"}",
+            ),
+        ),
+        (
+            "applied_refuse(100,单据创建成功，审核失败)",
+            true,
+            Some("{\"status\":100,\"message\":\"单据创建成功，审核失败\"}"),
+        ),
+        (
+            "inner_refuse(30,无此单据)",
+            false,
+            Some("{\"status\":0,\"data\":{\"message\":\"无此单据\",\"status\":30}}"),
+        ),
+        (
+            "created_check_fail",
+            true,
+            Some(
+                "{\"status\":0,\"data\":{\"message\":\"check_fail 审核成功, 推送WMS失败\",\"status\":20}}",
+            ),
+        ),
+        (
+            "created(0,创建成功)",
+            true,
+            Some("{\"status\":0,\"data\":{\"message\":\"创建成功\",\"status\":0}}"),
+        ),
         ("throttle", false, Some("频率限制")),
         ("concurrency", false, Some("并发次数限制")),
         ("permission", false, Some("权限不足")),
@@ -689,6 +718,99 @@ async fn every_lost_answer_leaves_what_it_says() {
         );
         simulator.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_stands_before_any_answer() {
+    let simulator = free().await;
+    let control = simulator.control();
+    let text = async || {
+        let body = order("CR1", "").to_string();
+        let target =
+            flagship_target(simulator.account(), Call::CreateOrder.method(), &[], &body, now());
+        send(&simulator.url_flagship(), "POST", &target, &body).await.unwrap().1
+    };
+    control.add_faults("all:bom=3x,createOrder:throttle=@2").unwrap();
+    assert!(text().await.starts_with("\u{feff}{\"status\":0,"));
+    assert!(text().await.starts_with("\u{feff}{\"status\":100,"));
+    let answer = page(&simulator, Call::Outbounds, 0, 10, &json!({"src_order_no": "CR1"})).await;
+    assert!(answer.as_str().unwrap().starts_with("\u{feff}{\"status\":0,"), "{answer}");
+    assert!(text().await.starts_with("{\"status\":0,"));
+    simulator.stop().await;
+}
+
+#[tokio::test]
+async fn queries_leave_out_what_the_script_hides() {
+    let simulator = free().await;
+    let control = simulator.control();
+    for status in [48, 50] {
+        let seeding = Seeding {
+            warehouse_no: Some("1001".to_owned()),
+            status: Some(status),
+            from: Some("2023-01-10 00:00:00".to_owned()),
+            to: Some("2023-01-10 00:00:00".to_owned()),
+            ..Seeding::of(1)
+        };
+        control.seed(Kind::Outbounds, &seeding).unwrap();
+    }
+    create(&simulator, order("CR1", "")).await.unwrap();
+    let found = async |argument: Value| {
+        ids(&page(&simulator, Call::Outbounds, 0, 10, &argument).await, "stockout_id").len()
+    };
+    let old = |status: &str| json!({"time_type": 3, "start_time": "2023-01-10 00:00:00", "end_time": "2023-01-10 00:00:00", "status": status});
+    let new = |status: &str| json!({"src_order_no": "CR1", "status": status});
+    for (fault, sees) in [
+        // Old ones with and without statuses, the new one with and without.
+        ("bom=0", [2, 2, 1, 1]),
+        ("hide_warehouse(1001)=1", [0, 0, 0, 0]),
+        ("hide_warehouse(1001,with_status)=1", [0, 2, 0, 1]),
+        ("hide_warehouse(another)=1", [2, 2, 1, 1]),
+        ("stale(10m)=1", [2, 2, 0, 0]),
+        ("stale(2023-01-10 00:00:00,without_status)=1", [2, 2, 1, 0]),
+        ("stale(2022-01-01 00:00:00)=1", [0, 0, 0, 0]),
+    ] {
+        control.clear_faults();
+        control.add_faults(&format!("outbounds:{fault}")).unwrap();
+        let seen = [
+            found(old("48,50")).await,
+            found(old("")).await,
+            found(new("48,50")).await,
+            found(new("")).await,
+        ];
+        assert_eq!(seen, sees, "{fault}");
+    }
+    control.clear_faults();
+    control.add_faults("enterprise:hide_warehouse(1001,with_status)=1").unwrap();
+    let number = control.orders(Some("CR1"))[0].order_no.clone();
+    let shipped = Change { status: Some(110), ..Change::default() };
+    control.modify(Kind::Outbounds, &number, &shipped).unwrap();
+    let asked = async |status: &str| {
+        let pairs = [("src_order_no", "CR1"), ("status", status)];
+        enterprise(&simulator, &pairs[..if status.is_empty() { 1 } else { 2 }]).await["total_count"]
+            .clone()
+    };
+    assert_eq!((asked("110").await, asked("").await), (json!(0), json!(1)));
+    simulator.stop().await;
+}
+
+#[tokio::test]
+async fn characters_of_four_bytes_make_the_database_fail() {
+    let simulator = free().await;
+    let failed = json!({"status": 4, "message": "数据库错误"});
+    for text in ["😀", "𠮷"] {
+        assert_eq!(create(&simulator, order("CR1", text)).await.unwrap(), failed);
+        for field in ["unit_name", "position_no", "batch_no", "expire_date", "remark", "spec_no"] {
+            let mut one = order("CR1", "");
+            one[1][0][field] = json!(text);
+            assert_eq!(create(&simulator, one).await.unwrap(), failed, "{field}");
+        }
+        let mut one = order("CR1", "");
+        one[0]["logistics_code"] = json!(text);
+        assert_eq!(create(&simulator, one).await.unwrap(), failed);
+    }
+    assert_eq!(simulator.control().summary().orders, 0);
+    assert_eq!(create(&simulator, order("CR1", "退\u{ffff}")).await.unwrap()["status"], 0);
+    simulator.stop().await;
 }
 
 #[tokio::test]

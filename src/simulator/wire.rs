@@ -271,7 +271,7 @@ impl Server {
         if !plan.slow.is_zero() {
             sleep(plan.slow).await;
         }
-        self.end(open, plan.end, call, text, cut).await
+        self.end(open, plan, call, text, cut).await
     }
 
     /// Executes now, or later and whether or not the connection still stands then.
@@ -305,15 +305,16 @@ impl Server {
     async fn end(
         &self,
         mut open: Open,
-        end: End,
+        plan: Plan,
         call: super::Call,
         text: String,
         cut: &AtomicBool,
     ) -> Result<Response<Sent>, Cut> {
-        let response = match end {
+        let mark = if plan.bom { "\u{feff}" } else { "" };
+        let response = match plan.end {
             End::Answer => {
                 open.answered("answer", true);
-                self.answer(200, text)
+                self.answer(200, mark.to_owned() + &text)
             }
             End::Hold => {
                 open.unanswered("held");
@@ -352,7 +353,7 @@ impl Server {
             }
             End::Refusal(refusal) => {
                 open.answered("refusal", false);
-                self.answer(200, reply::scripted(refusal, call))
+                self.answer(200, mark.to_owned() + &reply::scripted(refusal, call))
             }
         };
         Ok(response)

@@ -17,7 +17,7 @@ use super::{
     query,
     quota::MinuteQuota,
     record::{Change, Edition, Kind, Outbound, PurchaseReturn, Row as _},
-    reply::Refused,
+    reply::{self, Refused},
     rng::Rng,
     seed,
     sign::Parameters,
@@ -112,13 +112,15 @@ pub(super) struct Open {
     answered: bool,
     /// The ERP's own answer left, so that the client can know.
     usable: bool,
+    /// The answer was changed so that the client cannot know.
+    obscured: bool,
     end: &'static str,
 }
 
 impl Open {
     /// What leaves for the client; `usable` when it is the ERP's own answer.
     pub(super) fn answered(mut self, end: &'static str, usable: bool) {
-        (self.end, self.answered, self.usable) = (end, true, usable);
+        (self.end, self.answered, self.usable) = (end, true, usable && !self.obscured);
     }
 
     /// Nothing will leave for the client.
@@ -322,6 +324,7 @@ impl World {
             applied: false,
             answered: false,
             usable: false,
+            obscured: false,
             end: "gone",
         };
         Ok((open, plan))
@@ -364,7 +367,14 @@ impl World {
         let order_no = order.apply(&mut state, &doing)?;
         state.ledger.count(open.call).applied += 1;
         open.applied = true;
-        Ok(format!("{{\"status\":0,\"data\":{{\"message\":\"{order_no}\",\"status\":0}}}}"))
+        Ok(match &plan.created {
+            None => reply::data(0, &order_no),
+            Some((status, text)) => {
+                open.obscured = true;
+                state.ledger.count(open.call).faulted += 1;
+                reply::data(*status, text)
+            }
+        })
     }
 
     fn query(
@@ -382,6 +392,7 @@ impl World {
             Edition::Flagship => query::read_flagship(open.call, parameters, body, &state)?,
             Edition::Enterprise => query::read_enterprise(parameters)?,
         };
+        query.hide(&plan.hidden, now);
         state.disturb(&query, plan.modify, now, at_ms);
         if plan.ignore_page {
             query.page_no = 0;
