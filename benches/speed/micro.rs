@@ -75,6 +75,7 @@ fn commands() -> Vec<Value> {
         sid: "sid".to_owned(),
         key: "key".to_owned(),
         secret: "secret:salt".into(),
+        rejected_texts: Vec::new(),
     })
     .unwrap();
     let order = sink::order_request(&one, "#0123456789abc");

@@ -315,8 +315,6 @@ fn script(
                     tombstones.push(record(partition, key, None));
                 }
             }
-            EntryKind::Proof if plan.in_place => {}
-            EntryKind::Proof => writes.push(record(0, key, Some(bytes))),
             EntryKind::Barrier if sink::declares_lost(&entry) => {
                 lost = lost.max(Some(entry.written_at))
             }

@@ -24,7 +24,9 @@ pub(super) enum Value {
     Bool(bool),
     /// From the environment: read as whatever the key is.
     Env(String),
-    /// An array or a float, which no key is; the word for it.
+    /// A list of texts.
+    Texts(Vec<String>),
+    /// A float or another list, which no key is; the word for it.
     Other(&'static str),
 }
 
@@ -179,7 +181,14 @@ fn scalar(value: &Spanned<DeValue<'_>>) -> Value {
         DeValue::Boolean(value) => Value::Bool(*value),
         DeValue::Datetime(instant) => Value::Text(instant.to_string()),
         DeValue::Float(_) => Value::Other("a number with a decimal point"),
-        DeValue::Array(_) => Value::Other("a list"),
+        DeValue::Array(items) => {
+            let text = |item: &Spanned<DeValue<'_>>| match item.get_ref() {
+                DeValue::String(text) => Some(text.to_string()),
+                _ => None,
+            };
+            let texts = items.iter().map(text).collect::<Option<_>>();
+            texts.map_or(Value::Other("a list"), Value::Texts)
+        }
         DeValue::Table(_) => Value::Other("a section"),
     }
 }

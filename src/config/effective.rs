@@ -82,6 +82,7 @@ fn text(key: &str, kind: &Kind, value: &Value) -> (String, bool) {
         Value::Env(text) => {
             (text.clone(), matches!(kind, Kind::Flag | Kind::Number(_)) && kind_fits(kind, text))
         }
+        Value::Texts(texts) => (serde_json::json!(texts).to_string(), true),
         Value::Other(word) => (format!("({word})"), false),
     }
 }
@@ -92,6 +93,7 @@ fn kind_fits(kind: &Kind, text: &str) -> bool {
     match kind {
         Kind::Flag => text.parse::<bool>().is_ok(),
         Kind::Number(_) => text.parse::<u32>().is_ok(),
+        Kind::Texts => serde_json::from_str::<Vec<String>>(text).is_ok(),
         Kind::Duration
         | Kind::DurationOrZero
         | Kind::Instant

@@ -17,6 +17,8 @@ pub(super) enum Kind {
     Text(&'static str),
     /// The same, where a number may be written without quotes.
     TextOrNumber(&'static str),
+    /// A list of texts, none of them empty.
+    Texts,
     Choice(Vec<&'static str>),
     Socket,
     Path,
@@ -40,6 +42,7 @@ impl Kind {
             Self::DurationOrZero => "allowed are durations such as \"0s\", \"250ms\", \"5s\", \"10m\", \"2h\", \"30d\"".to_owned(),
             Self::Instant => "allowed are RFC 3339 instants such as \"2026-01-01T00:00:00+08:00\"".to_owned(),
             Self::Text(allowed) | Self::TextOrNumber(allowed) => (*allowed).to_owned(),
+            Self::Texts => "allowed is a list of texts such as [\"text\"], none of them empty; by environment as JSON".to_owned(),
             Self::Choice(words) => {
                 format!("allowed are {}", words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", "))
             }
@@ -60,6 +63,7 @@ impl Kind {
             Self::DurationOrZero => "duration".to_owned(),
             Self::Instant => "instant (RFC 3339)".to_owned(),
             Self::Text(_) | Self::TextOrNumber(_) => "text".to_owned(),
+            Self::Texts => "list of texts".to_owned(),
             Self::Choice(words) => {
                 words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
             }
@@ -84,6 +88,9 @@ impl Kind {
             Self::Instant => json!({ "type": "string", "format": "date-time" }),
             Self::Text(_) | Self::Path => json!({ "type": "string", "minLength": 1 }),
             Self::TextOrNumber(_) => json!({ "type": ["string", "integer"] }),
+            Self::Texts => {
+                json!({ "type": "array", "items": { "type": "string", "minLength": 1 } })
+            }
             Self::Choice(words) => json!({ "enum": words }),
             Self::Socket => json!({ "type": "string", "pattern": "^.+:[0-9]+$" }),
             Self::WebAddress => json!({ "type": "string", "pattern": "^https?://" }),

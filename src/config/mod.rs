@@ -260,6 +260,9 @@ pub struct FlagshipSettings {
     pub key: String,
     /// `secret:salt`, split at the first colon.
     pub secret: SecretString,
+    /// Parts of texts by which `createOrder` rejects for good, besides those that the connector
+    /// knows.
+    pub rejected_texts: Vec<String>,
 }
 
 /// `[erp.enterprise]`

@@ -134,6 +134,18 @@ impl Reader {
         value
     }
 
+    /// A list of texts, none of them empty; no list where the key is not set.
+    pub(super) fn texts(&mut self, key: &str) -> Vec<String> {
+        let parse = |value: &Value| match value {
+            Value::Texts(texts) => Some(texts.clone()),
+            Value::Env(text) => serde_json::from_str(text).ok(),
+            Value::Text(_) | Value::Integer(_) | Value::Bool(_) | Value::Other(_) => None,
+        };
+        let filled = |texts: &Vec<String>| texts.iter().all(|text| !text.trim().is_empty());
+        let texts = self.optional(key, &Kind::Texts, |value| parse(value).filter(filled));
+        texts.unwrap_or_default()
+    }
+
     /// A key that has a default, so that it is only missing when the environment emptied it;
     /// `fallback` then stands in until the mistakes are reported.
     fn required<T>(
@@ -154,7 +166,7 @@ impl Reader {
         self.required(key, &Kind::Flag, false, |value| match value {
             Value::Bool(value) => Some(*value),
             Value::Env(text) => text.trim().to_ascii_lowercase().parse().ok(),
-            Value::Text(_) | Value::Integer(_) | Value::Other(_) => None,
+            Value::Text(_) | Value::Integer(_) | Value::Texts(_) | Value::Other(_) => None,
         })
     }
 
@@ -163,7 +175,7 @@ impl Reader {
             Value::Integer(text) | Value::Env(text) => {
                 text.trim().replace('_', "").parse().ok().filter(|number| range.contains(number))
             }
-            Value::Text(_) | Value::Bool(_) | Value::Other(_) => None,
+            Value::Text(_) | Value::Bool(_) | Value::Texts(_) | Value::Other(_) => None,
         })
     }
 
@@ -214,7 +226,11 @@ impl Reader {
             let text = match value {
                 // Statuses are numbers to the ERP and may be written so.
                 Value::Integer(text) => Some(text.as_str()),
-                Value::Text(_) | Value::Env(_) | Value::Bool(_) | Value::Other(_) => text_of(value),
+                Value::Text(_)
+                | Value::Env(_)
+                | Value::Bool(_)
+                | Value::Texts(_)
+                | Value::Other(_) => text_of(value),
             };
             text.filter(|text| fits(text)).map(str::to_owned)
         })
@@ -345,7 +361,7 @@ impl Reader {
             let value = match &entry.value {
                 Value::Text(text) | Value::Integer(text) | Value::Env(text) => text.clone(),
                 Value::Bool(value) => value.to_string(),
-                Value::Other(_) => {
+                Value::Texts(_) | Value::Other(_) => {
                     self.refuse(&key, &entry, &Kind::Property);
                     continue;
                 }
@@ -459,7 +475,7 @@ fn locate(document: &Document, sections: &BTreeMap<&str, &Place>, mistake: &mut 
 fn text_of(value: &Value) -> Option<&str> {
     match value {
         Value::Text(text) | Value::Env(text) => Some(text),
-        Value::Integer(_) | Value::Bool(_) | Value::Other(_) => None,
+        Value::Integer(_) | Value::Bool(_) | Value::Texts(_) | Value::Other(_) => None,
     }
 }
 
@@ -472,6 +488,7 @@ fn shown(value: &Value) -> String {
         }
         Value::Integer(text) => text.clone(),
         Value::Bool(value) => value.to_string(),
+        Value::Texts(_) => "a list".to_owned(),
         Value::Other(word) => (*word).to_owned(),
     }
 }

@@ -148,6 +148,7 @@ fn defaults() -> Map<String, Value> {
                 Given::Text(text) => json!(text),
                 Given::Integer(text) => json!(text.parse::<i64>().ok()?),
                 Given::Bool(value) => json!(value),
+                Given::Texts(texts) => json!(texts),
                 Given::Env(_) | Given::Other(_) => return None,
             };
             Some((key, value))

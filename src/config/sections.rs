@@ -269,7 +269,8 @@ fn flagship(reader: &mut Reader) -> Option<FlagshipSettings> {
         let sentence = "erp.flagship.secret is not allowed; allowed is the appsecret as the ERP shows it, \"secret:salt\" with a colon between";
         reader.mistake("erp.flagship.secret", sentence.to_owned());
     }
-    connection.map(|connection| FlagshipSettings { connection, sid, key, secret })
+    let rejected_texts = reader.texts("erp.flagship.rejected_texts");
+    connection.map(|connection| FlagshipSettings { connection, sid, key, secret, rejected_texts })
 }
 
 fn enterprise(reader: &mut Reader) -> Option<EnterpriseSettings> {

@@ -11,13 +11,13 @@ use serde_json::value::RawValue;
 use crate::{explanation::Explanation, text::shortened};
 
 use super::{
-    Answer, Call, NotExecuted, QueryFault, Refusal,
+    Answer, Call, Layer, NotExecuted, QueryFault, Refusal,
     http::Reply,
     loose,
     page::{self, RawRecord},
     quota::Limit,
 };
-use table::{Meaning, Row, enterprise_row, flagship_row, judge, row_of_text};
+use table::{Meaning, Row, enterprise_row, flagship_row, judge, row_of_text, says_created};
 
 /// An answer, judged, and what the quota and the counters learn from it.
 #[derive(Debug)]
@@ -40,18 +40,10 @@ impl<T> Judged<T> {
             Meaning::Misconfigured
             | Meaning::Rejected
             | Meaning::Unapproved
-            | Meaning::Ambiguous => Self::plain(outcome),
+            | Meaning::Ambiguous
+            | Meaning::ProbablyCreated => Self::plain(outcome),
         }
     }
-}
-
-/// Where in an answer a refusal stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Layer {
-    /// `status`/`message`: an unseen one may come from behind the order's creation.
-    Outer,
-    /// `data.status`/`data.message`: the call itself says no, unseen or not.
-    Data,
 }
 
 /// What a reader of answers knows beside the answer.
@@ -60,6 +52,8 @@ pub(super) struct Context<'a> {
     pub signature: &'a str,
     /// How far the ERP's clock is ahead of ours, in milliseconds.
     pub skew: Option<i64>,
+    /// `erp.flagship.rejected_texts`: parts of texts that the operator knows as rejections.
+    pub rejected_texts: &'a [String],
 }
 
 impl Context<'_> {
@@ -70,6 +64,12 @@ impl Context<'_> {
         let text =
             if self.signature.is_empty() { text } else { text.replace(self.signature, "…") };
         shortened(&text, MOST)
+    }
+
+    /// What the operator's list makes of a text that the table does not hold.
+    fn listed(&self, row: Row, text: &str) -> Row {
+        let listed = || self.rejected_texts.iter().any(|part| text.contains(part.as_str()));
+        if row == Row::Unseen && listed() { Row::OperatorListed } else { row }
     }
 
     fn refusal(&self, row: Row, code: Option<i64>, mut message: String) -> (Meaning, Refusal) {
@@ -155,11 +155,20 @@ pub(super) fn created(reply: &Reply, context: &Context<'_>) -> Judged<Answer> {
     if code.is_none() && message.is_empty() {
         return unknown(undocumented(body, "neither status nor message"));
     }
+    if code.is_none() && sent.data.is_some() {
+        return unknown(undocumented(body, "data without a status"));
+    }
     refused(flagship_row(code, &message), code, message, Layer::Outer, context)
 }
 
-/// Bytes of an order number; the ERP's own are some twenty characters.
-const LONGEST_NUMBER: usize = 1000;
+/// Characters of an order number: the ERP document's length of `order_no`.
+const LONGEST_NUMBER: usize = 40;
+
+/// Whether a text can be an order number: anything longer, with blanks or with Chinese characters
+/// is a message (a sister call's own sample has one in this place).
+fn is_number(text: &str) -> bool {
+    text.len() <= LONGEST_NUMBER && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
 
 /// Reads `data` of a `createOrder` whose outer layer said yes.
 fn created_data(body: &[u8], data: Option<&RawValue>, context: &Context<'_>) -> Judged<Answer> {
@@ -173,14 +182,22 @@ fn created_data(body: &[u8], data: Option<&RawValue>, context: &Context<'_>) -> 
     };
     match code {
         Some(0) => {
-            match message.map(|number| number.trim().to_owned()).filter(|number| !number.is_empty())
-            {
-                // It has to fit into the journal; whether the order is there is asked then.
-                Some(outbound_no) if outbound_no.len() > LONGEST_NUMBER => {
-                    unknown("the order number in data.message is too long to be one")
+            let text = message.unwrap_or_default();
+            match text.trim() {
+                "" => unknown("no order number in data.message"),
+                number if is_number(number) => {
+                    Judged::plain(Answer::Created { outbound_no: number.to_owned() })
                 }
-                Some(outbound_no) => Judged::plain(Answer::Created { outbound_no }),
-                None => unknown("no order number in data.message"),
+                // Success without a number: whether the order is there is asked then.
+                _ => {
+                    let message = context.words(Some(text));
+                    let row = if says_created(Layer::Data, Some(0), &message) {
+                        Row::CreatedNotApproved
+                    } else {
+                        Row::NoNumber
+                    };
+                    judged(row, Some(0), message, Layer::Data, context)
+                }
             }
         }
         Some(code) => {
@@ -198,17 +215,30 @@ fn refused(
     layer: Layer,
     context: &Context<'_>,
 ) -> Judged<Answer> {
+    // Before the table: a text of the table may follow the news that the order was made.
+    let row = if says_created(layer, code, &message) { Row::CreatedNotApproved } else { row };
+    judged(context.listed(row, &message), code, message, layer, context)
+}
+
+fn judged(
+    row: Row,
+    code: Option<i64>,
+    message: String,
+    layer: Layer,
+    context: &Context<'_>,
+) -> Judged<Answer> {
     let (meaning, refusal) = context.refusal(row, code, message);
-    let answer = match (meaning, layer) {
-        (Meaning::Throttled(_), Layer::Outer | Layer::Data) => {
+    let answer = match meaning {
+        Meaning::Throttled(_) => {
             Answer::NotExecuted(NotExecuted::Throttled { message: refusal.message })
         }
-        (Meaning::Misconfigured, Layer::Outer | Layer::Data) => Answer::Misconfigured(refusal),
-        (Meaning::Rejected | Meaning::Unapproved, Layer::Outer | Layer::Data)
-        | (Meaning::Unseen, Layer::Data) => Answer::Rejected(refusal),
-        (Meaning::Ambiguous, Layer::Outer | Layer::Data) | (Meaning::Unseen, Layer::Outer) => {
+        Meaning::Misconfigured => Answer::Misconfigured(refusal),
+        Meaning::Rejected | Meaning::Unapproved => Answer::Rejected(refusal),
+        Meaning::Ambiguous => {
             Answer::Unknown { reason: said(code, &refusal), refusal: Some(refusal) }
         }
+        Meaning::ProbablyCreated => Answer::ProbablyCreated(refusal),
+        Meaning::Unseen => Answer::Unlisted { refusal, layer },
     };
     Judged::of(answer, meaning)
 }
@@ -334,7 +364,7 @@ fn query_refused(
         Meaning::Throttled(_) => QueryFault::Throttled { call, message: refusal.message },
         Meaning::Misconfigured => QueryFault::Misconfigured { call, refusal },
         Meaning::Rejected | Meaning::Unapproved => QueryFault::Rejected { call, refusal },
-        Meaning::Ambiguous | Meaning::Unseen => {
+        Meaning::Ambiguous | Meaning::ProbablyCreated | Meaning::Unseen => {
             QueryFault::Unusable { call, reason: said(code, &refusal) }
         }
     };

@@ -1,7 +1,10 @@
 //! The ERP's calls, one attempt each.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -48,6 +51,8 @@ impl Accounts {
 #[derive(Debug)]
 struct Inner {
     accounts: RwLock<Arc<Accounts>>,
+    /// How often the accounts were replaced.
+    replaced: AtomicU64,
     quota: Quota,
     metrics: Arc<Metrics>,
 }
@@ -60,6 +65,7 @@ impl Erp {
     pub(crate) fn new(settings: &Settings, metrics: Arc<Metrics>) -> Result<Self, BuildFault> {
         Ok(Self(Arc::new(Inner {
             accounts: RwLock::new(Arc::new(Accounts::new(settings)?)),
+            replaced: AtomicU64::new(0),
             quota: Quota::new(&settings.quota),
             metrics,
         })))
@@ -73,7 +79,13 @@ impl Erp {
     pub(crate) fn replace_accounts(&self, settings: &Settings) -> Result<(), BuildFault> {
         let accounts = Arc::new(Accounts::new(settings)?);
         *self.0.accounts.write().unwrap_or_else(PoisonError::into_inner) = accounts;
+        self.0.replaced.fetch_add(1, Ordering::Release);
         Ok(())
+    }
+
+    /// Which accounts are in force: another number once they were replaced.
+    pub(crate) fn account(&self) -> u64 {
+        self.0.replaced.load(Ordering::Acquire)
     }
 
     fn accounts(&self) -> Arc<Accounts> {
@@ -155,7 +167,11 @@ impl Erp {
                 permit.spend();
                 let judged = flagship.create_order(order, timeout, guard).await;
                 let heard = match &judged.outcome {
-                    Answer::Created { .. } | Answer::Rejected(_) | Answer::Misconfigured(_) => true,
+                    Answer::Created { .. }
+                    | Answer::Rejected(_)
+                    | Answer::Unlisted { .. }
+                    | Answer::ProbablyCreated(_)
+                    | Answer::Misconfigured(_) => true,
                     Answer::NotExecuted(_) | Answer::Unknown { .. } => false,
                 };
                 self.learn(&permit, heard, judged)

@@ -29,7 +29,7 @@ pub fn records(call: Call, body: &Bytes) -> usize {
 /// The text in which the signature stands.
 pub fn answer(call: Call, status: u16, body: &[u8]) -> Result<&'static str, String> {
     let reply = Reply { status, date: None, body: Bytes::copy_from_slice(body) };
-    let context = Context { signature: SIGNATURE, skew: Some(-3000) };
+    let context = Context { signature: SIGNATURE, skew: Some(-3000), rejected_texts: &[] };
     let rows = match call {
         Call::CreateOrder => return create(&reply, &context),
         Call::QueryPurchaseReturns | Call::QueryOutbounds => {
@@ -75,6 +75,14 @@ fn create(reply: &Reply, context: &Context<'_>) -> Result<&'static str, String> 
         Answer::Rejected(refusal) => {
             quiet(&refusal.message)?;
             "rejected"
+        }
+        Answer::Unlisted { refusal, .. } => {
+            quiet(&refusal.message)?;
+            "unlisted"
+        }
+        Answer::ProbablyCreated(refusal) => {
+            quiet(&refusal.message)?;
+            "probably created"
         }
         Answer::NotExecuted(NotExecuted::Throttled { message }) => {
             quiet(&message)?;

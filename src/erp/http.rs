@@ -139,7 +139,7 @@ impl Http {
                 }
                 body.extend_from_slice(&chunk);
             }
-            Ok(Reply { status, date, body: body.into() })
+            Ok(Reply { status, date, body: without_mark(body.into()) })
         };
         let ended = match tokio::time::timeout(outgoing.timeout, exchange).await {
             Ok(ended) => ended,
@@ -156,6 +156,12 @@ impl Http {
             (Passage::Never, Err(reason)) => Err(Failure::Unreachable(reason)),
         }
     }
+}
+
+/// The answer without the byte order mark that some PHP installations put in front (RFC 8259,
+/// section 8.1, lets a reader pass over it).
+fn without_mark(body: Bytes) -> Bytes {
+    if body.starts_with(b"\xef\xbb\xbf") { body.slice(3..) } else { body }
 }
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT`.

@@ -137,6 +137,15 @@ pub struct OrderLine {
     pub remark: Option<String>,
 }
 
+/// Where in an answer to `createOrder` a refusal stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Layer {
+    /// `status` and `message`.
+    Outer,
+    /// `data.status` and `data.message`.
+    Data,
+}
+
 /// What came of one `createOrder` (`docs/erp.md#answer-classification`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
@@ -144,6 +153,11 @@ pub(crate) enum Answer {
     Created { outbound_no: String },
     /// The ERP said no, for good.
     Rejected(Refusal),
+    /// The ERP said no in a documented answer, with a code or text that the table does not list: in
+    /// all likelihood nothing was made, but nobody documents it.
+    Unlisted { refusal: Refusal, layer: Layer },
+    /// The ERP says that the order was made, and that something failed after that.
+    ProbablyCreated(Refusal),
     /// It certainly had no effect and may be sent again.
     NotExecuted(NotExecuted),
     /// Nobody knows whether an order was made; `refusal` is what the ERP said, where it said
@@ -160,6 +174,8 @@ impl Answer {
         match self {
             Self::Created { .. } => "ok",
             Self::Rejected(_) => "rejected",
+            Self::Unlisted { .. } => "unlisted",
+            Self::ProbablyCreated(_) => "probably_created",
             Self::NotExecuted(NotExecuted::Throttled { .. }) => "throttled",
             Self::NotExecuted(NotExecuted::Unreachable { .. }) => "unreachable",
             Self::NotExecuted(NotExecuted::Withheld) => "withheld",
@@ -173,9 +189,10 @@ impl Answer {
     pub(crate) fn detail(&self) -> Option<String> {
         match self {
             Self::Created { outbound_no } => Some(outbound_no.clone()),
-            Self::Rejected(refusal) | Self::Misconfigured(refusal) => {
-                Some(format!("{} {}", refusal.code, refusal.message))
-            }
+            Self::Rejected(refusal)
+            | Self::Unlisted { refusal, .. }
+            | Self::ProbablyCreated(refusal)
+            | Self::Misconfigured(refusal) => Some(format!("{} {}", refusal.code, refusal.message)),
             Self::NotExecuted(NotExecuted::Throttled { message }) => Some(message.clone()),
             Self::NotExecuted(NotExecuted::Unreachable { reason })
             | Self::Unknown { reason, .. } => Some(reason.clone()),
@@ -188,7 +205,10 @@ impl Answer {
     #[must_use]
     pub(crate) fn refusal(&self) -> Option<&Refusal> {
         match self {
-            Self::Rejected(refusal) | Self::Misconfigured(refusal) => Some(refusal),
+            Self::Rejected(refusal)
+            | Self::Unlisted { refusal, .. }
+            | Self::ProbablyCreated(refusal)
+            | Self::Misconfigured(refusal) => Some(refusal),
             Self::Unknown { refusal, .. } => refusal.as_ref(),
             Self::Created { .. } | Self::NotExecuted(_) => None,
         }

@@ -159,7 +159,7 @@ pub(super) const LABELS: &[(&str, &str)] = &[
     ),
     (
         "result",
-        "stages: see the next table; calls: `ok`, `rejected`, `throttled`, `unreachable`, `unknown`, `misconfigured`, `withheld`; transactions: `committed`, `aborted`, `unknown`, `refused`; reloads: `success`, `failure`; out-of-order rows: `confirmed`, `skipped`",
+        "stages: see the next table; calls: `ok`, `rejected`, `throttled`, `unreachable`, `unknown`, `misconfigured`, `withheld`, `unlisted`, `probably_created`; transactions: `committed`, `aborted`, `unknown`, `refused`; reloads: `success`, `failure`; out-of-order rows: `confirmed`, `skipped`",
     ),
     (
         "stage",

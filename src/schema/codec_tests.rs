@@ -135,8 +135,8 @@ impl Dice {
     }
     fn journal(&mut self) -> JournalEntry {
         JournalEntry {
-            kind: [EntryKind::Intent, EntryKind::Outcome, EntryKind::Barrier, EntryKind::Proof]
-                [usize::try_from(self.roll() % 4).unwrap()],
+            kind: [EntryKind::Intent, EntryKind::Outcome, EntryKind::Barrier]
+                [usize::try_from(self.roll() % 3).unwrap()],
             version: self.long(),
             return_no: self.text(),
             command_id: self.text(),

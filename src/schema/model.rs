@@ -174,8 +174,6 @@ pub enum EntryKind {
     Outcome,
     /// Written by a new owner; reading up to it proves the journal is complete.
     Barrier,
-    /// The pair of lookup queries has shown one of our markers for this warehouse.
-    Proof,
 }
 
 /// `schemas/JournalEntry.avsc`.
@@ -184,11 +182,11 @@ pub struct JournalEntry {
     pub kind: EntryKind,
     /// Grows by one with every entry of the same key.
     pub version: i64,
-    /// Empty for barriers and proofs.
+    /// Empty for barriers.
     pub return_no: String,
     pub command_id: String,
     pub warehouse_no: String,
-    /// SHA-256 of the business content; empty for barriers and proofs.
+    /// SHA-256 of the business content; empty for barriers.
     #[serde(with = "apache_avro::serde::bytes")]
     pub fingerprint: Vec<u8>,
     /// `#` and 13 characters of base32.
@@ -324,7 +322,7 @@ pub struct Source {
 
 avro_enum!(CreateMode { Draft = 0, Submitted = 1, Approved = 2 });
 avro_enum!(Outcome { Created = 0, Rejected = 1, Invalid = 2, InDoubt = 3, Expired = 4 });
-avro_enum!(EntryKind { Intent = 0, Outcome = 1, Barrier = 2, Proof = 3 });
+avro_enum!(EntryKind { Intent = 0, Outcome = 1, Barrier = 2 });
 avro_enum!(StateKind { Checkpoint = 0, Record = 1, DeadLetter = 2, Barrier = 3 });
 avro_record!(CreateReturnOutbound {
     command_id,

@@ -1,5 +1,4 @@
-//! A command in doubt is asked about: lookups, the proof that lookups can see anything, and the
-//! probes of a broken circuit.
+//! A command in doubt is asked about: lookups, and the probes of a broken circuit.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -7,17 +6,18 @@ use tracing::Instrument as _;
 
 use crate::{
     clock::Moment,
+    config::Edition,
     crash::{self, Fault, Point},
     erp::Call,
-    kafka::Lease,
     metrics::Hop,
 };
 
 use super::{
     call::{Question, ask, probe},
-    engine::{ABNORMAL, Engine, Happened, Slot, SlotId, Waits, Word},
+    engine::{ABNORMAL, Engine, Happened, SlotId, Waits, Word},
     journal::{Finding, Sight, Step},
-    partition::{Confirmed, given_back},
+    letter::credibly_sent,
+    partition::given_back,
     settle::{journal_key, journal_prefix},
 };
 
@@ -56,31 +56,42 @@ impl Engine<'_> {
             self.cache_failed = Some(fault.to_string());
             return false;
         }
+        let sent = || credibly_sent(&slot.record, self.parts.erp.later_clock(Edition::Flagship));
         let question = Question {
             return_no: command.return_no.clone(),
             marker: slot.life.marker.clone(),
-            first_intent_at: slot.life.first_intent_at,
+            since: slot.life.first_intent_at.or_else(sent),
             claimed,
         };
         self.counts.lookups += 1;
         let (erp, settings) = (self.parts.erp.clone(), Arc::clone(&self.parts.settings));
         let failed = Finding::Failed(ABNORMAL.to_owned());
-        let word =
-            Word::new(&self.happened, Happened::LookedUp { slot: id, finding: failed, was_probe });
+        let account = erp.account();
+        let otherwise = Happened::LookedUp { slot: id, finding: failed, account, was_probe };
+        let word = Word::new(&self.happened, otherwise);
         let asking = async move {
             crash::point(Point::LookUpAsking);
-            let finding = ask(&erp, &question, &settings.commands).await;
+            let mut finding = ask(&erp, &question, &settings.commands).await;
+            if erp.account() != account && matches!(finding, Finding::Absent { .. }) {
+                finding = Finding::Failed("the credentials were replaced meanwhile".into());
+            }
             crash::point(Point::LookUpAnswered);
             tracing::Span::current()
                 .record("erp.call", Call::QueryOutbounds.name())
                 .record("erp.result", finding.word());
-            Happened::LookedUp { slot: id, finding, was_probe }
+            Happened::LookedUp { slot: id, finding, account, was_probe }
         };
         word.after(asking.instrument(span));
         true
     }
 
-    pub(super) fn looked_up(&mut self, id: SlotId, finding: Finding, was_probe: bool) {
+    pub(super) fn looked_up(
+        &mut self,
+        id: SlotId,
+        finding: Finding,
+        account: u64,
+        was_probe: bool,
+    ) {
         let now = Moment::now();
         if was_probe {
             match &finding {
@@ -95,15 +106,18 @@ impl Engine<'_> {
             }
         }
         let (circuit_closed, stretch) = (self.breaker.closed(), self.breaker.stretch());
+        let refusals = self.breaker.refusals();
+        self.order += 1;
         let Some(slot) = self.slots.get_mut(&id) else { return };
         if slot.counted_in.is_some_and(|counted_in| counted_in != stretch) {
             slot.counted_in = None;
             slot.life.uncount();
         }
-        let warehouse_no = slot.accepted.command.warehouse_no.clone();
-        let lease = slot.lease;
-        let seen = matches!(finding, Finding::Found(_));
-        let proven = self.proofs.contains(&warehouse_no);
+        if slot.refused_in.is_some_and(|refused_in| refused_in != refusals) {
+            slot.refused_in = None;
+            slot.life.uncount_refusal();
+        }
+        slot.absent = Some((self.order, account));
         if let Finding::Failed(reason) = &finding {
             tracing::debug!(
                 command.id = slot.accepted.command.command_id,
@@ -117,8 +131,7 @@ impl Engine<'_> {
         self.parts.metrics.hop(Hop::Call, finding.word());
         self.parts.board.step(pair, Hop::Call.name(), finding.word(), finding.detail());
         let found = finding.word();
-        let step =
-            slot.life.looked_up(finding, Sight { now, proven, circuit_closed }, &self.timing);
+        let step = slot.life.looked_up(finding, Sight { now, circuit_closed }, &self.timing);
         crash::point(Point::FindingJudged);
         tracing::info!(
             command.id = slot.accepted.command.command_id,
@@ -129,69 +142,6 @@ impl Engine<'_> {
             "lookup finished"
         );
         self.step(id, step);
-        if seen {
-            self.prove(lease, &warehouse_no);
-        }
-    }
-
-    /// Lookups see our markers in this warehouse: whoever waited for that asks again. Journaled
-    /// under `lease`.
-    pub(super) fn prove(&mut self, lease: Lease, warehouse_no: &str) {
-        if !self.proofs.insert(warehouse_no.to_owned()) {
-            return;
-        }
-        self.new_proofs.push((lease, warehouse_no.to_owned()));
-        self.confirmed.remove(warehouse_no);
-        let now = Moment::now();
-        let waits = |slot: &Slot| {
-            slot.waits == Waits::Proof && slot.accepted.command.warehouse_no == warehouse_no
-        };
-        let waiting: Vec<SlotId> =
-            self.slots.iter().filter(|(_, slot)| waits(slot)).map(|(id, _)| *id).collect();
-        for id in waiting {
-            self.wake_at(id, Waits::Ask, now);
-        }
-    }
-
-    /// An order of the warehouse that exists for certain is looked up, only while somebody waits
-    /// for the proof that such orders can be seen.
-    pub(super) fn seek_proof(&mut self, warehouse_no: &str) {
-        // Asked with every created order of an unproven warehouse, so only those that once began to
-        // wait are looked at.
-        let slots = &self.slots;
-        self.unproven.retain(|id| slots.get(id).is_some_and(|slot| slot.waits == Waits::Proof));
-        let awaited = self.unproven.iter().any(|id| {
-            slots.get(id).is_some_and(|slot| slot.accepted.command.warehouse_no == warehouse_no)
-        });
-        let Some(confirmed) = self.confirmed.get(warehouse_no).cloned() else { return };
-        let warehouse_no = warehouse_no.to_owned();
-        if !awaited || !self.proof_sought.insert(warehouse_no.clone()) {
-            return;
-        }
-        let Confirmed { return_no, marker } = confirmed;
-        let (erp, settings) = (self.parts.erp.clone(), Arc::clone(&self.parts.settings));
-        let word = Word::new(
-            &self.happened,
-            Happened::ProofSought { warehouse_no: warehouse_no.clone(), seen: false },
-        );
-        word.after(async move {
-            // It becomes visible within max_visibility_lag, or the next created order is tried.
-            let question =
-                Question { return_no, marker, first_intent_at: None, claimed: HashSet::new() };
-            let deadline = Moment::now()
-                .plus(settings.max_visibility_lag)
-                .plus(settings.commands.lookup_interval);
-            let seen = loop {
-                if matches!(ask(&erp, &question, &settings.commands).await, Finding::Found(_)) {
-                    break true;
-                }
-                if Moment::now() >= deadline {
-                    break false;
-                }
-                tokio::time::sleep(settings.commands.lookup_interval).await;
-            };
-            Happened::ProofSought { warehouse_no, seen }
-        });
     }
 
     /// A probe goes out when one is due and no lookup did the same.

@@ -1,14 +1,18 @@
 //! When the ERP is down or misconfigured nothing is given up: consumption pauses, probes go out,
 //! the pipeline resumes. Pure.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
-use crate::clock::Moment;
+use crate::{clock::Moment, erp::Refusal};
 
-use super::retry::Pauses;
+use super::{engine::SlotId, retry::Pauses};
 
 /// Calls in a row without a usable answer after which the circuit opens.
 const FAILURES: u32 = 5;
+
+/// Unlisted refusals in a row, of different commands, after which they are taken for the account's
+/// and not for the commands' own.
+const REFUSALS: usize = 20;
 
 /// Whether calls may leave.
 #[derive(Debug)]
@@ -29,6 +33,15 @@ pub(super) struct Breaker {
     /// Grows whenever the circuit opens: an answer counts as an attempt only if this has not
     /// changed since its call left.
     epoch: u64,
+    /// Commands whose failure was counted since the last usable answer: each is counted once, since
+    /// a command's own content can be what the ERP fails at.
+    failed: HashSet<SlotId>,
+    /// Commands that were refused with an unlisted text since the last usable answer.
+    refused: HashSet<SlotId>,
+    /// Opened by these refusals, and no usable answer since.
+    refusing: bool,
+    /// How often that happened.
+    refusals: u64,
 }
 
 impl Default for Breaker {
@@ -37,6 +50,10 @@ impl Default for Breaker {
             circuit: Circuit::Closed { failures: 0 },
             pauses: Pauses::from(Duration::from_millis(500)),
             epoch: 0,
+            failed: HashSet::new(),
+            refused: HashSet::new(),
+            refusing: false,
+            refusals: 0,
         }
     }
 }
@@ -87,6 +104,53 @@ impl Breaker {
     pub(super) fn success(&mut self) {
         self.pauses.reset();
         self.circuit = Circuit::Closed { failures: 0 };
+        self.failed.clear();
+        self.refused.clear();
+        self.refusing = false;
+    }
+
+    /// As [`Breaker::failure`], of an answer that the command itself may be the reason of: while
+    /// the circuit is closed each command counts once.
+    pub(super) fn failure_of(&mut self, command: SlotId, reason: &str, now: Moment) {
+        if self.failed.insert(command) || !self.closed() {
+            self.failure(reason, now);
+        }
+    }
+
+    /// The ERP refused a command with an unlisted text. It answered, so this is no failure; but
+    /// many commands in a row are not all wrong.
+    pub(super) fn refused(&mut self, command: SlotId, refusal: &Refusal, now: Moment) {
+        self.refused.insert(command);
+        match &self.circuit {
+            Circuit::Open { .. } => {}
+            Circuit::Half { .. } if !self.refusing => self.neutral(),
+            Circuit::Half { .. } | Circuit::Closed { .. } if self.refused.len() < REFUSALS => {}
+            Circuit::Half { .. } | Circuit::Closed { .. } => {
+                if !self.refusing {
+                    self.refusing = true;
+                    self.refusals += 1;
+                }
+                self.open(
+                    &format!(
+                        "the ERP refused {} commands in a row with a text that is not in the table of known answers, the last with {}: {}; put the text into erp.flagship.rejected_texts if it rejects a command for good",
+                        self.refused.len(), refusal.code, refusal.message
+                    ),
+                    now,
+                );
+            }
+        }
+    }
+
+    /// Whether an unlisted refusal counts as its command's own.
+    #[must_use]
+    pub(super) fn refusals_count(&self) -> bool {
+        !self.refusing
+    }
+
+    /// Grows whenever unlisted refusals opened the circuit.
+    #[must_use]
+    pub(super) fn refusals(&self) -> u64 {
+        self.refusals
     }
 
     /// A call got no usable answer.
@@ -176,6 +240,78 @@ mod tests {
         assert_eq!(breaker.room(1, 64), 0);
         breaker.success();
         assert!(breaker.closed() && breaker.epoch() != epoch);
+    }
+
+    fn refusal() -> Refusal {
+        let message = "系统升级中".to_owned();
+        Refusal { code: 100, message, explanation: None, unapproved: false }
+    }
+
+    #[test]
+    fn a_command_that_upsets_the_database_again_and_again_counts_once() {
+        let mut breaker = Breaker::default();
+        for _ in 0..20 {
+            breaker.failure_of(1, "code 4", Moment(0));
+        }
+        assert!(breaker.closed());
+        breaker.success();
+        for command in 1..=4 {
+            breaker.failure_of(command, "code 4", Moment(0));
+        }
+        assert!(breaker.closed(), "each counts anew after a usable answer");
+        breaker.failure_of(5, "code 4", Moment(0));
+        assert!(!breaker.closed());
+        breaker.probed(Ok(()), Moment(0));
+        breaker.left();
+        breaker.failure_of(5, "code 4", Moment(0));
+        assert!(breaker.probe_at().is_some(), "a trial that failed has failed");
+    }
+
+    #[test]
+    fn refusals_of_twenty_commands_in_a_row_open_the_circuit() {
+        let mut breaker = Breaker::default();
+        for _ in 0..100 {
+            breaker.refused(0, &refusal(), Moment(0));
+        }
+        for command in 0..19 {
+            breaker.refused(command, &refusal(), Moment(0));
+        }
+        assert!(breaker.closed() && breaker.refusals_count(), "one command refused often is one");
+        breaker.success();
+        for command in 0..19 {
+            breaker.refused(command, &refusal(), Moment(0));
+        }
+        assert!(breaker.closed(), "in a row");
+        let before = breaker.refusals();
+        breaker.refused(19, &refusal(), Moment(0));
+        let Circuit::Open { reason, .. } = breaker.circuit() else { panic!("open") };
+        assert!(
+            reason.contains("100: 系统升级中") && reason.contains("rejected_texts"),
+            "{reason}"
+        );
+        assert!(!breaker.refusals_count() && breaker.refusals() == before + 1);
+        for _ in 0..3 {
+            breaker.probed(Ok(()), Moment(0));
+            assert_eq!(breaker.room(0, 64), 1, "one at a time");
+            breaker.left();
+            breaker.refused(3, &refusal(), Moment(0));
+            assert!(breaker.probe_at().is_some(), "and a pause after each");
+        }
+        assert_eq!(breaker.refusals(), before + 1, "one stretch");
+        breaker.probed(Ok(()), Moment(0));
+        breaker.success();
+        assert!(breaker.closed() && breaker.refusals_count());
+    }
+
+    #[test]
+    fn a_refusal_after_an_outage_lets_the_next_command_through() {
+        let mut breaker = Breaker::default();
+        breaker.misconfigured("app auth fail", Moment(0));
+        breaker.probed(Ok(()), Moment(0));
+        breaker.left();
+        breaker.refused(1, &refusal(), Moment(0));
+        assert_eq!(breaker.room(0, 64), 1);
+        assert!(breaker.refusals_count(), "it is the command's own");
     }
 
     #[test]

@@ -145,10 +145,8 @@ impl Engine<'_> {
             return;
         };
         match sightings.get(&slot.life.marker).cloned() {
-            // This query shows nothing of what the single lookups can see, so it proves no
-            // warehouse's visibility.
             Some(orders) => {
-                let sight = Sight { now, proven: false, circuit_closed };
+                let sight = Sight { now, circuit_closed };
                 let step = slot.life.looked_up(Finding::Found(orders), sight, &self.timing);
                 self.counts.sighted += 1;
                 self.step(id, step);

@@ -18,7 +18,7 @@ use crate::{
 };
 
 use super::{
-    journal::{Finding, may_send},
+    journal::{Finding, both_show, may_send},
     validate::{marker_of, remark_as_sent},
 };
 
@@ -73,8 +73,9 @@ pub fn order_request(command: &CreateReturnOutbound, marker: &str) -> OrderReque
 pub(super) struct Question {
     pub return_no: String,
     pub marker: String,
-    /// When the first intent was written; `None` when there never was one.
-    pub first_intent_at: Option<Timestamp>,
+    /// When the first intent was written; where there is none, when the record was first sent.
+    /// `None` when nobody knows.
+    pub since: Option<Timestamp>,
     /// Order numbers that the journal gives to other commands of this return.
     pub claimed: HashSet<String>,
 }
@@ -106,6 +107,25 @@ pub(super) async fn ask(erp: &Erp, question: &Question, settings: &CommandSettin
     )
 }
 
+/// Whether both queries show the order that carries this marker.
+///
+/// # Errors
+/// Why the ERP could not be asked, as a sentence.
+pub(super) async fn shown(
+    erp: &Erp,
+    return_no: &str,
+    marker: &str,
+    timeout: Duration,
+) -> Result<bool, String> {
+    let mut shown = [false; 2];
+    for (shown, status) in shown.iter_mut().zip([Some(STATUSES), None]) {
+        let (heads, _) = orders_of_return(erp, return_no, status, timeout).await?;
+        *shown = heads.iter().any(|head| marker_of(&head.remark) == Some(marker));
+    }
+    let [with_status, without_status] = shown;
+    Ok(both_show(with_status, without_status))
+}
+
 /// What complete answers say about a command: our marker, else orders that may be ours with the
 /// marker stripped, else nothing since the first was asked for.
 #[must_use]
@@ -123,13 +143,15 @@ pub(super) fn finding_of(seen: &[OutboundHead], question: &Question, asked_at: M
     if suspects.is_empty() { Finding::Absent { asked_at } } else { Finding::Suspects(suspects) }
 }
 
-/// An order without any marker of ours, created after the intent less a margin, that no other
-/// command claims: somebody may have rewritten its remark.
+/// An order without any marker of ours, created since the intent (or the record) less a margin,
+/// that no other command claims: somebody may have rewritten its remark.
 fn suspicious(head: &OutboundHead, question: &Question) -> bool {
-    let Some(intent) = question.first_intent_at else { return false };
+    let late = |since: Timestamp| {
+        head.create_time.is_none_or(|created| created >= since.minus(SUSPECT_MARGIN))
+    };
     marker_of(&head.remark).is_none()
         && !question.claimed.contains(&head.order_no)
-        && head.create_time.is_none_or(|created| created >= intent.minus(SUSPECT_MARGIN))
+        && question.since.is_none_or(late)
 }
 
 /// The outbound orders of a return by number, with the marker each carries, whatever their status
@@ -258,11 +280,11 @@ mod tests {
     }
 
     #[test]
-    fn suspects_are_orders_without_marker_after_the_intent_that_nobody_claims() {
+    fn suspects_are_orders_without_marker_since_the_command_that_nobody_claims() {
         let mut question = Question {
             return_no: "R".into(),
             marker: super::super::validate::marker("R", "c"),
-            first_intent_at: Some(Timestamp(1_000_000)),
+            since: Some(Timestamp(1_000_000)),
             claimed: HashSet::new(),
         };
         assert!(suspicious(&head("rewritten", Some(Timestamp(1_000_000))), &question));
@@ -274,7 +296,7 @@ mod tests {
         ));
         question.claimed.insert("CK1".into());
         assert!(!suspicious(&head("rewritten", Some(Timestamp(1_000_000))), &question));
-        let never = Question { first_intent_at: None, claimed: HashSet::new(), ..question };
-        assert!(!suspicious(&head("", None), &never));
+        let unknown = Question { since: None, claimed: HashSet::new(), ..question };
+        assert!(suspicious(&head("", Some(Timestamp(0))), &unknown), "at any time");
     }
 }

@@ -17,7 +17,7 @@ use crate::{
         Batch, Change, CommitFault, GroupView, Leaders, Lease, Outgoing, Position, REST, borrowed,
     },
     metrics::Hop,
-    schema::{EntryKind, Outcome, SchemaFault},
+    schema::{Outcome, SchemaFault},
 };
 
 use super::{
@@ -26,7 +26,7 @@ use super::{
     letter::{Death, dead_letter, doubt_letter, doubt_reason, spare},
     partition::Partition,
     settle::{
-        Origin, bare_entry, intent_entry, journal_key, journal_record, outcome_entry, result_of,
+        Origin, intent_entry, journal_key, journal_record, noted_entry, outcome_entry, result_of,
         result_record, result_without_entry,
     },
     story::Tale,
@@ -45,7 +45,7 @@ pub(super) struct Commit {
     ready: Vec<Ready>,
     /// One for each of `ready`.
     tales: Vec<Tale>,
-    proofs: Vec<(Lease, String)>,
+    notes: Vec<SlotId>,
     withdrawn: Vec<(Lease, Vec<u8>)>,
     expired: Vec<(Lease, Vec<u8>)>,
     positions: Vec<(Lease, i64)>,
@@ -87,7 +87,6 @@ fn gather(carried: usize) -> Duration {
 pub(super) enum Carried {
     Outcome,
     Intent,
-    Proof,
     Withdrawal,
 }
 
@@ -95,7 +94,7 @@ pub(super) enum Carried {
 /// fences a stale owner only where it commits offsets; an intent without one would pass.
 pub(super) const fn needs_offset(carried: Carried) -> bool {
     match carried {
-        Carried::Outcome | Carried::Intent | Carried::Proof | Carried::Withdrawal => true,
+        Carried::Outcome | Carried::Intent | Carried::Withdrawal => true,
     }
 }
 
@@ -133,7 +132,7 @@ impl Engine<'_> {
             || now < self.commit_after
             || (self.ready.is_empty()
                 && self.intents.is_empty()
-                && self.new_proofs.is_empty()
+                && self.notes.is_empty()
                 && self.withdrawn.is_empty()
                 && self.expired.is_empty()
                 && !self.passes(now))
@@ -191,7 +190,7 @@ impl Engine<'_> {
             intents: Vec::new(),
             ready: Vec::new(),
             tales: Vec::new(),
-            proofs: Vec::new(),
+            notes: Vec::new(),
             withdrawn: Vec::new(),
             expired: Vec::new(),
             positions: Vec::new(),
@@ -235,25 +234,8 @@ impl Engine<'_> {
             self.intend(&mut draft, id, now, written_at)?;
             crash::point(Point::IntentDrafted);
         }
-        for (lease, warehouse_no) in std::mem::take(&mut self.new_proofs) {
-            if self
-                .partitions
-                .get(&lease.partition)
-                .is_some_and(|partition| partition.lease == lease)
-            {
-                let entry =
-                    bare_entry(EntryKind::Proof, lease.partition, &warehouse_no, written_at);
-                let key = serde_json::json!(["#proof", warehouse_no]).to_string().into_bytes();
-                draft.records.push(journal_record(
-                    &self.parts.codec,
-                    &self.names,
-                    lease.partition,
-                    key,
-                    &entry,
-                )?);
-                draft.carries(Carried::Proof, lease);
-                draft.commit.proofs.push((lease, warehouse_no));
-            }
+        for id in std::mem::take(&mut self.notes) {
+            self.note(&mut draft, id, written_at)?;
         }
         for (lease, key) in std::mem::take(&mut self.withdrawn) {
             if self
@@ -471,6 +453,28 @@ impl Engine<'_> {
         Ok(())
     }
 
+    /// What the ERP said goes into the command's open intent, unless the command is settled.
+    fn note(
+        &self,
+        draft: &mut Draft,
+        id: SlotId,
+        written_at: Timestamp,
+    ) -> Result<(), SchemaFault> {
+        let Some(slot) = self.slots.get(&id).filter(|slot| slot.waits != Waits::Settlement) else {
+            return Ok(());
+        };
+        let command = &slot.accepted.command;
+        let pair = (command.return_no.as_str(), command.command_id.as_str());
+        let entry = noted_entry(&slot.life, pair, &command.warehouse_no, written_at, &self.timing);
+        let key = journal_key(pair.0, pair.1);
+        let partition = slot.lease.partition;
+        let record = journal_record(&self.parts.codec, &self.names, partition, key, &entry)?;
+        draft.records.push(record);
+        draft.carries(Carried::Intent, slot.lease);
+        draft.commit.notes.push(id);
+        Ok(())
+    }
+
     /// The transaction is over.
     pub(super) fn committed(&mut self, result: Result<(), CommitFault>) -> Result<(), Ended> {
         let Some(commit) = self.committing.take() else { return Ok(()) };
@@ -562,7 +566,7 @@ impl Engine<'_> {
         for (id, ..) in commit.intents.into_iter().rev() {
             self.intents.push_front(id);
         }
-        self.new_proofs.extend(commit.proofs);
+        self.notes.extend(commit.notes);
         self.withdrawn.extend(commit.withdrawn);
         self.expired.extend(commit.expired);
     }
@@ -616,6 +620,11 @@ impl Engine<'_> {
                 {
                     self.withdraw(id);
                 }
+            }
+        }
+        for id in commit.notes {
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.life.version += 1;
             }
         }
         self.counts.forgotten += u64::try_from(commit.expired.len()).unwrap_or(u64::MAX);

@@ -123,7 +123,7 @@ impl Decision {
         };
         let outcome = match (entry.kind, entry.outcome) {
             (EntryKind::Outcome, Some(outcome)) => outcome,
-            (EntryKind::Intent | EntryKind::Outcome | EntryKind::Barrier | EntryKind::Proof, _) => {
+            (EntryKind::Intent | EntryKind::Outcome | EntryKind::Barrier, _) => {
                 return Err("the decision was not carried out: the command is still being worked on, and no person has to decide".into());
             }
         };

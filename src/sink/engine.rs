@@ -2,7 +2,7 @@
 //! back as [`Happened`].
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -28,14 +28,15 @@ use super::{
     breaker::Breaker,
     bundle::Sightings,
     commit::Commit,
-    journal::{Ending, Finding, Life, Timing, may_be_forgotten},
-    letter::{Spared, first_sent},
-    partition::{Confirmed, Partition, Remembered, Restoring},
+    journal::{Ending, Finding, Life, Timing, may_be_forgotten, untimed_are_new},
+    letter::{Spared, credibly_sent, replays},
+    partition::{Partition, Remembered, Restoring},
     placement::Placement,
     retry::Pauses,
     settle::Names,
     sweep::Sweep,
     validate::Accepted,
+    visibility::{Check, Checked, References},
 };
 
 /// Names a command while it is worked on.
@@ -55,6 +56,10 @@ pub(super) struct Slot {
     pub pauses: Option<Pauses>,
     /// The breaker's stretch in which the last unknown answer counted as an attempt.
     pub counted_in: Option<u64>,
+    /// The same of an unlisted refusal ([`Breaker::refusals`]).
+    pub refused_in: Option<u64>,
+    /// Where its deciding absence stands in the order of events, and the account that was asked.
+    pub absent: Option<(u64, u64)>,
     /// The recorded outcome a copy of a command in doubt repeats.
     pub recorded: Option<Box<JournalEntry>>,
     /// Together with `due` it says the one place where the slot stands; whoever finds its id
@@ -81,8 +86,8 @@ pub(super) enum Waits {
     /// For the time of its lookup.
     Ask,
     Finding,
-    /// For a marker to be seen in its warehouse.
-    Proof,
+    /// For a check that lookups see our orders in its warehouse.
+    Visibility,
     /// For the transaction that carries its outcome.
     Settlement,
 }
@@ -129,12 +134,14 @@ pub(super) enum Happened {
     LookedUp {
         slot: SlotId,
         finding: Finding,
+        /// [`Erp::account`] of the lookup.
+        account: u64,
         was_probe: bool,
     },
     Probed(Result<(), String>),
-    ProofSought {
+    Checked {
         warehouse_no: String,
-        seen: bool,
+        checked: Checked,
     },
     Committed(Result<(), CommitFault>),
     Restored(Vec<Lease>, Result<Vec<(Restored, Remembered)>, TakeOverFault>),
@@ -239,16 +246,14 @@ pub(super) struct Engine<'a> {
     pub left: usize,
     pub left_lately: usize,
     pub ready: VecDeque<Ready>,
-    /// Proofs to be journaled: partition, warehouse.
-    pub new_proofs: Vec<(Lease, String)>,
-    /// Warehouses in which lookups have shown one of our markers: a fact about the ERP, whichever
-    /// partition saw it.
-    pub proofs: HashSet<String>,
-    /// By warehouse, an order of ours that exists for certain: what a proof is sought with.
-    pub confirmed: HashMap<String, Confirmed>,
-    pub proof_sought: HashSet<String>,
-    /// Who began to wait for a proof; some of them may be past it.
-    pub unproven: Vec<SlotId>,
+    /// Commands of which the ERP said something that a restart must know.
+    pub notes: Vec<SlotId>,
+    /// Orders of ours that exist for certain.
+    pub references: References,
+    /// Checks that lookups see our orders, by warehouse.
+    pub checks: HashMap<String, Check>,
+    /// Absences and checks so far: their order.
+    pub order: u64,
     /// Journal keys of intents that certainly had no effect and are taken back before their
     /// partition is given away.
     pub withdrawn: Vec<(Lease, Vec<u8>)>,
@@ -359,11 +364,10 @@ impl<'a> Engine<'a> {
             left: 0,
             left_lately: 0,
             ready: VecDeque::new(),
-            new_proofs: Vec::new(),
-            proofs: HashSet::new(),
-            confirmed: HashMap::new(),
-            proof_sought: HashSet::new(),
-            unproven: Vec::new(),
+            notes: Vec::new(),
+            references: References::default(),
+            checks: HashMap::new(),
+            order: 0,
             withdrawn: Vec::new(),
             expired: Vec::new(),
             sweep: Sweep::default(),
@@ -480,6 +484,7 @@ impl<'a> Engine<'a> {
         self.judge_senders(now);
         self.sweep(now);
         self.probe(now);
+        self.check(now);
         self.admit(now);
         self.send(now);
         self.commit(now)?;
@@ -592,19 +597,11 @@ impl<'a> Engine<'a> {
         match what {
             Happened::Permitted(slot, permit) => self.permitted(slot, permit),
             Happened::Answered { slot, answer, epoch } => self.answered(slot, answer, epoch),
-            Happened::LookedUp { slot, finding, was_probe } => {
-                self.looked_up(slot, finding, was_probe)
+            Happened::LookedUp { slot, finding, account, was_probe } => {
+                self.looked_up(slot, finding, account, was_probe)
             }
             Happened::Probed(result) => self.probed(result),
-            Happened::ProofSought { warehouse_no, seen } => {
-                self.proof_sought.remove(&warehouse_no);
-                if seen
-                    && let Some(lease) =
-                        self.partitions.values().next().map(|partition| partition.lease)
-                {
-                    self.prove(lease, &warehouse_no);
-                }
-            }
+            Happened::Checked { warehouse_no, checked } => self.checked(&warehouse_no, checked),
             Happened::Committed(result) => return self.committed(result),
             Happened::Restored(leases, result) => return self.restored(&leases, result),
             Happened::Learnt { lease, result } => self.learnt(lease, result),
@@ -675,8 +672,8 @@ impl<'a> Engine<'a> {
                     if journal.placed {
                         self.placement.fits();
                     }
-                    self.proofs.extend(std::mem::take(&mut journal.proofs));
-                    self.confirmed.extend(std::mem::take(&mut journal.confirmed));
+                    let lag = self.parts.settings.max_visibility_lag;
+                    self.references.merge(std::mem::take(&mut journal.references), lag);
                     self.partitions
                         .insert(lease.partition, Partition::new(&restored, journal, now));
                     self.group.start(lease);
@@ -737,6 +734,7 @@ impl<'a> Engine<'a> {
     /// Whether something of this partition is on the wire or on its way into a transaction.
     fn unfinished(&self, lease: Lease) -> bool {
         self.ready.iter().any(|ready| ready.lease == lease)
+            || self.notes.iter().any(|id| self.slots.get(id).is_some_and(|of| of.lease == lease))
             || self.withdrawn.iter().any(|(of, _)| *of == lease)
             || self.committing.as_ref().is_some_and(|commit| commit.concerns(lease))
             || self.slots.values().any(|slot| {
@@ -759,7 +757,6 @@ impl<'a> Engine<'a> {
         self.restoring.remove(&lease);
         self.slots.retain(|_, slot| slot.lease != lease);
         self.ready.retain(|ready| ready.lease != lease);
-        self.new_proofs.retain(|(of, _)| *of != lease);
         self.withdrawn.retain(|(of, _)| *of != lease);
         self.expired.retain(|(of, _)| *of != lease);
         self.held_back.retain(|record| record.lease != lease);
@@ -840,15 +837,23 @@ impl<'a> Engine<'a> {
 
     /// Whether the record is older than what the journal is certain to remember.
     pub(super) fn is_old(&self, record: &Delivered) -> bool {
-        let lost_at =
-            self.partitions.get(&record.lease.partition).and_then(|partition| partition.lost_at);
         let now = self.parts.erp.later_clock(Edition::Flagship);
-        may_be_forgotten(
-            first_sent(record),
-            now,
-            self.parts.settings.commands.dedup_window,
-            lost_at,
-        )
+        let window = self.parts.settings.commands.dedup_window;
+        let partition = self.partitions.get(&record.lease.partition);
+        // What is sent again has been read before.
+        let first = replays(record).is_none();
+        let untimed_are_new = partition.is_some_and(|partition| {
+            first
+                && untimed_are_new(
+                    partition.goes_on,
+                    partition.held,
+                    partition.begun_at,
+                    now,
+                    window,
+                )
+        });
+        let lost_at = partition.and_then(|partition| partition.lost_at);
+        may_be_forgotten(credibly_sent(record, now), now, window, lost_at, untimed_are_new)
     }
 }
 

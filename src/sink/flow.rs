@@ -20,10 +20,11 @@ use super::{
     call::{Guard, order_request},
     engine::{ABNORMAL, End, Engine, Happened, SlotId, Waits, Word},
     journal::{Step, released},
-    partition::{Confirmed, given_back},
+    partition::given_back,
     retry::Pauses,
     settle::journal_key,
     story::Asked,
+    visibility::Reference,
 };
 
 impl Engine<'_> {
@@ -54,11 +55,10 @@ impl Engine<'_> {
                 self.wake_at(id, Waits::Admission, now.plus(pause));
             }
             Step::Ask { at } => self.wake_at(id, Waits::Ask, at),
-            Step::AwaitProof { until } => {
+            Step::AwaitVisibility { until } => {
                 let warehouse_no = slot.accepted.command.warehouse_no.clone();
-                self.unproven.push(id);
-                self.wake_at(id, Waits::Proof, until);
-                self.seek_proof(&warehouse_no);
+                self.wake_at(id, Waits::Visibility, until);
+                self.checks.entry(warehouse_no).or_default();
             }
             Step::Settle(ending) => {
                 slot.waits = Waits::Settlement;
@@ -67,17 +67,17 @@ impl Engine<'_> {
                 let (lease, record, received) =
                     (slot.lease, Arc::clone(&slot.record), slot.received);
                 let key = Some(slot.accepted.command.return_no.clone());
-                let confirmed = (ending.outcome == Outcome::Created).then(|| Confirmed {
-                    return_no: slot.accepted.command.return_no.clone(),
-                    marker: slot.life.marker.clone(),
+                let created = (ending.outcome == Outcome::Created).then(|| {
+                    let order = Reference {
+                        return_no: slot.accepted.command.return_no.clone(),
+                        marker: slot.life.marker.clone(),
+                        created_at: Timestamp::now(),
+                    };
+                    (slot.accepted.command.warehouse_no.clone(), order)
                 });
-                let warehouse_no = slot.accepted.command.warehouse_no.clone();
                 self.end(lease, record, received, key, End::Life { slot: id, ending });
-                if let Some(confirmed) = confirmed
-                    && !self.proofs.contains(&warehouse_no)
-                {
-                    self.confirmed.insert(warehouse_no.clone(), confirmed);
-                    self.seek_proof(&warehouse_no);
+                if let Some((warehouse_no, order)) = created {
+                    self.refer_to(&warehouse_no, order);
                 }
             }
         }
@@ -89,7 +89,8 @@ impl Engine<'_> {
             let Some(slot) = self.slots.get(&id) else { continue };
             match slot.waits {
                 Waits::Admission => self.admission.push_back(id),
-                Waits::Ask | Waits::Proof => match self.breaker.probe_at() {
+                Waits::Visibility => self.no_check_in_time(id, now),
+                Waits::Ask => match self.breaker.probe_at() {
                     // An open circuit is probed by one lookup at a time, when a probe is due.
                     Some(probe_at) if self.probing || probe_at > now => {
                         self.wake_at(
@@ -245,7 +246,7 @@ impl Engine<'_> {
             | Waits::Sighting
             | Waits::Ask
             | Waits::Finding
-            | Waits::Proof
+            | Waits::Visibility
             | Waits::Settlement => false,
         };
         if !waits || !slot.life.may_be_withdrawn() {
@@ -328,9 +329,16 @@ impl Engine<'_> {
         crash::panic_if(Fault::Panic, &(&self.parts.settings, &self.parts.erp, &answer));
         self.flying = self.flying.saturating_sub(1);
         match &answer {
-            Answer::Created { .. } | Answer::Rejected(_) => self.breaker.success(),
+            Answer::Created { .. } | Answer::Rejected(_) | Answer::ProbablyCreated(_) => {
+                self.breaker.success()
+            }
+            Answer::Unlisted { refusal, .. } => self.breaker.refused(id, refusal, now),
+            // The ERP's database, which a command's own content can upset for ever.
+            Answer::Unknown { reason, refusal: Some(_) } => {
+                self.breaker.failure_of(id, reason, now)
+            }
             Answer::NotExecuted(NotExecuted::Unreachable { reason })
-            | Answer::Unknown { reason, .. } => self.breaker.failure(reason, now),
+            | Answer::Unknown { reason, refusal: None } => self.breaker.failure(reason, now),
             Answer::NotExecuted(NotExecuted::Throttled { .. } | NotExecuted::Withheld) => {
                 self.breaker.neutral()
             }
@@ -348,9 +356,24 @@ impl Engine<'_> {
                 self.breaker.misconfigured(&reason, now);
             }
         }
-        let counts = epoch.is_some() && epoch == self.breaker.epoch();
+        let refused = matches!(answer, Answer::Unlisted { .. });
+        let counts = if refused {
+            self.breaker.refusals_count()
+        } else {
+            epoch.is_some() && epoch == self.breaker.epoch()
+        };
         let Some(slot) = self.slots.get_mut(&id) else { return };
-        if let Answer::Unknown { reason, .. } = &answer {
+        let unclear = match &answer {
+            Answer::Unknown { reason, .. } => Some(reason.clone()),
+            Answer::Unlisted { refusal, .. } | Answer::ProbablyCreated(refusal) => {
+                Some(format!("{}: {}", refusal.code, refusal.message))
+            }
+            Answer::Created { .. }
+            | Answer::Rejected(_)
+            | Answer::NotExecuted(_)
+            | Answer::Misconfigured(_) => None,
+        };
+        if let Some(reason) = unclear {
             tracing::warn!(
                 command.id = slot.accepted.command.command_id,
                 command.return_no = slot.accepted.command.return_no,
@@ -364,9 +387,13 @@ impl Engine<'_> {
         self.parts.metrics.hop(Hop::Call, answer.word());
         self.parts.board.step(pair, Hop::Call.name(), answer.word(), answer.detail());
         slot.counted_in = epoch.filter(|_| counts && matches!(answer, Answer::Unknown { .. }));
+        slot.refused_in = (refused && counts).then(|| self.breaker.refusals());
         let withheld = matches!(answer, Answer::NotExecuted(NotExecuted::Withheld));
         let send_by = slot.send_by.unwrap_or(now);
         let step = slot.life.answered(answer, send_by, counts, now, &self.timing);
+        if slot.life.is_noted() {
+            self.notes.push(id);
+        }
         crash::point(Point::AnswerJudged);
         if step == Step::Again && withheld {
             // The intent ran out on the way: renewed without a pause.

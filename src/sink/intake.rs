@@ -405,6 +405,8 @@ impl Engine<'_> {
                 permit: None,
                 pauses: None,
                 counted_in: None,
+                refused_in: None,
+                absent: None,
                 recorded,
                 waits,
                 due: None,

@@ -4,16 +4,18 @@
 //! ```text
 //!            judge                 intent committed            answered
 //! accepted ─────────▶ Intend ──────────────────────▶ Call ───────────────▶ Settle
-//!     │                  ▲                             │ unknown
-//!     │ open intent,     │ absent, decided             ▼
-//!     └─────────────────▶└──────────────────────────  Ask ───────────────▶ Settle (found, several, suspect, limit)
+//!     │                  ▲                             │ unknown, unlisted
+//!     │ open intent      │ lookups see our orders      ▼
+//!     └────────────────▶ │                            Ask ───────────────▶ Settle (found, several, suspect, limit)
+//!                        │                             │ absent, decided
+//!                        └──────────────────── AwaitVisibility ──────────▶ Settle (rejected, limit)
 //! ```
 
 use std::time::Duration;
 
 use crate::{
     clock::{Moment, Timestamp},
-    erp::{Answer, NotExecuted, Refusal},
+    erp::{Answer, Layer, NotExecuted, Refusal},
     explanation::Explanation,
     schema::{EntryKind, JournalEntry, Outcome},
 };
@@ -36,6 +38,10 @@ pub(super) struct Timing {
 /// The pauses between the tries of a command whose return is not approved yet stay within these:
 /// each try costs a call.
 const UNAPPROVED_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// So many unlisted refusals of one command, each followed by a decided absence, are a rejection.
+/// One alone may be a passing fault of the ERP.
+const MOST_REFUSALS: i32 = 2;
 
 impl Timing {
     /// From an intent's writing to the last moment its call can still take effect unseen: send-by +
@@ -89,17 +95,53 @@ pub(super) fn may_send(owned: bool, send_by: Moment, now: Moment) -> bool {
 
 /// Whether the journal may have forgotten a record's command: what is older than the dedup window
 /// less a tenth, and what was sent before the journal was declared lost. Clocks of senders differ:
-/// what was sent shortly after that as well.
+/// what was sent shortly after that as well. `untimed_are_new`: a record without a credible time
+/// cannot have been read before ([`untimed_are_new`]).
 #[must_use]
 pub(super) fn may_be_forgotten(
     stamped: Option<Timestamp>,
     now_wall: Timestamp,
     horizon: Duration,
     lost_at: Option<Timestamp>,
+    untimed_are_new: bool,
 ) -> bool {
-    let remembered = now_wall.minus(horizon - horizon / 10);
+    let remembered = remembered_since(now_wall, horizon);
     let lost = lost_at.map(|at| at.plus(LOSS_MARGIN));
-    stamped.map_or(lost.is_some(), |at| at < remembered || lost.is_some_and(|lost| at < lost))
+    let untimed = lost.is_some() || !untimed_are_new;
+    stamped.map_or(untimed, |at| at < remembered || lost.is_some_and(|lost| at < lost))
+}
+
+/// Whether a record whose time nobody knows is new to the journal: the partition goes on from a
+/// committed offset, or its journal holds no command and is younger than the dedup window, so that
+/// none was forgotten.
+#[must_use]
+pub(super) fn untimed_are_new(
+    goes_on: bool,
+    holds_commands: bool,
+    begun_at: Option<Timestamp>,
+    now_wall: Timestamp,
+    horizon: Duration,
+) -> bool {
+    let remembered = remembered_since(now_wall, horizon);
+    goes_on || (!holds_commands && begun_at.is_none_or(|at| at >= remembered))
+}
+
+fn remembered_since(now_wall: Timestamp, horizon: Duration) -> Timestamp {
+    now_wall.minus(horizon - horizon / 10)
+}
+
+/// Whether a check that was sent at one place in the order of events decides for an absence that
+/// was answered at another: only a later one shows that the lookup was not blind.
+#[must_use]
+pub(super) const fn covers(sent: u64, answered: u64) -> bool {
+    sent > answered
+}
+
+/// Whether lookups see our orders: a known one has to stand in the answers to both queries, with
+/// the listed statuses and without `status`, since either may be filtered alone.
+#[must_use]
+pub(super) const fn both_show(with_status: bool, without_status: bool) -> bool {
+    with_status && without_status
 }
 
 /// Records this much younger than a declared loss of the journal are looked for before their first
@@ -188,14 +230,14 @@ pub(super) fn judge(
             let doubt = Doubt { decided: true, ..Doubt::new(known.now.plus(timing.bound())) };
             let life = Life {
                 counted: 0,
+                refusals: 0,
+                warning: None,
                 dismissed: entry.candidates.clone(),
                 ..Life::of_entry(accepted, &entry)
             };
             Verdict::Resume(Life { doubt: Some(doubt), ..life })
         }
-        (EntryKind::Outcome | EntryKind::Barrier | EntryKind::Proof, _) => {
-            Verdict::Duplicate(Box::new(entry))
-        }
+        (EntryKind::Outcome | EntryKind::Barrier, _) => Verdict::Duplicate(Box::new(entry)),
     }
 }
 
@@ -208,10 +250,14 @@ pub(super) struct Life {
     pub version: i64,
     /// The attempt an intent stands for; 0 before the first.
     pub attempt: u32,
-    /// Unknown answers that count against `max_attempts`.
+    /// Unknown answers and unlisted refusals that count against `max_attempts`.
     pub counted: u32,
-    /// Unlisted refusals so far, as the journal has them.
+    /// Unlisted refusals so far.
     pub refusals: i32,
+    /// Where the refusal stood, if the last answer was an unlisted one.
+    pub unlisted: Option<Layer>,
+    /// The ERP said that it made the order, with this text: it is never called again.
+    pub warning: Option<String>,
     pub first_intent_at: Option<Timestamp>,
     pub first_attempt_at: Option<Timestamp>,
     pub last_attempt_at: Option<Timestamp>,
@@ -234,7 +280,7 @@ fn last_refusal(entry: &JournalEntry) -> Option<Refusal> {
     let explanation = match entry.kind {
         EntryKind::Intent => entry.explanation.both(),
         // That of an outcome may be the connector's own reason.
-        EntryKind::Outcome | EntryKind::Barrier | EntryKind::Proof => None,
+        EntryKind::Outcome | EntryKind::Barrier => None,
     };
     let message = entry.erp_message.clone().unwrap_or_default();
     Some(Refusal { code: entry.erp_code?, message, explanation, unapproved: false })
@@ -247,17 +293,27 @@ pub(super) struct Doubt {
     pub bound: Moment,
     /// Since when lookups have been impossible with the circuit closed.
     pub failing_since: Option<Moment>,
-    /// Since when an "absent" waits for the proof that lookups see our markers in this warehouse.
-    pub unproven_since: Option<Moment>,
+    /// Since when a decided absence waits until lookups are known to see our orders in this
+    /// warehouse.
+    pub blind_since: Option<Moment>,
+    /// What the last check of that showed.
+    pub blind: Option<Explanation>,
     /// A copy of a command in doubt: never calls.
     pub repeated: bool,
-    /// A person found no order: an absence needs no proof that lookups can see one.
+    /// A person found no order: an absence needs no check that lookups can see one.
     pub decided: bool,
 }
 
 impl Doubt {
     fn new(bound: Moment) -> Self {
-        Self { bound, failing_since: None, unproven_since: None, repeated: false, decided: false }
+        Self {
+            bound,
+            failing_since: None,
+            blind_since: None,
+            blind: None,
+            repeated: false,
+            decided: false,
+        }
     }
 }
 
@@ -274,6 +330,17 @@ pub(super) enum Finding {
     Failed(String),
 }
 
+/// Whether lookups see our orders in a warehouse (`visibility.rs` asks).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Visibility {
+    /// Both queries show the newest order of ours there.
+    Seen,
+    /// One of them does not, or there is no order of ours to ask for.
+    Blind(Explanation),
+    /// Throttled, failed or short: no check at all.
+    Failed(String),
+}
+
 /// What to do next with a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -286,9 +353,8 @@ pub(super) enum Step {
     Again,
     /// Look for the marker at this moment.
     Ask { at: Moment },
-    /// Wait until lookups have shown a marker in this warehouse; ask again then, or at this
-    /// moment.
-    AwaitProof { until: Moment },
+    /// Wait until lookups are known to see our orders in this warehouse, at most until then.
+    AwaitVisibility { until: Moment },
     /// It is over.
     Settle(Ending),
 }
@@ -315,11 +381,11 @@ impl Ending {
         }
     }
 
-    fn rejected() -> Self {
+    fn rejected(reason: Option<Explanation>) -> Self {
         Self {
             outcome: Outcome::Rejected,
             outbound_no: None,
-            reason: None,
+            reason,
             candidates: Vec::new(),
             recovered: false,
         }
@@ -370,8 +436,6 @@ pub(super) fn written(way: Way) -> Written {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sight {
     pub now: Moment,
-    /// This pair of queries has shown one of our markers for the warehouse before.
-    pub proven: bool,
     /// The circuit breaker is closed: a failure is the lookup's own.
     pub circuit_closed: bool,
 }
@@ -385,6 +449,8 @@ impl Life {
             attempt: 0,
             counted: 0,
             refusals: 0,
+            unlisted: None,
+            warning: None,
             first_intent_at: None,
             first_attempt_at: None,
             last_attempt_at: None,
@@ -408,6 +474,8 @@ impl Life {
             // A crash is no unknown answer; the attempts before this one were.
             counted: attempt.saturating_sub(1),
             refusals: entry.refusals,
+            unlisted: None,
+            warning: entry.warning.clone(),
             first_intent_at: entry.first_intent_at,
             first_attempt_at: entry.first_attempt_at,
             last_attempt_at: entry.last_attempt_at,
@@ -459,7 +527,15 @@ impl Life {
         self.attempt == 1 && self.doubt.is_none()
     }
 
-    /// The ERP answered, or did not. `counts`: the breaker was and stayed closed.
+    /// Whether what the ERP said has to stand in the journal before the command is settled: after a
+    /// restart it must not be called again.
+    #[must_use]
+    pub(super) fn is_noted(&self) -> bool {
+        self.warning.is_some()
+    }
+
+    /// The ERP answered, or did not. `counts`: the answer may count against `max_attempts`, for an
+    /// unknown one because the breaker was and stayed closed.
     #[must_use]
     pub(super) fn answered(
         &mut self,
@@ -472,6 +548,7 @@ impl Life {
         if let Some(refusal) = answer.refusal() {
             self.last_refusal = Some(refusal.clone());
         }
+        self.unlisted = None;
         match answer {
             Answer::Created { outbound_no } => {
                 self.last_refusal = None;
@@ -487,7 +564,20 @@ impl Life {
             Answer::Rejected(refusal) if self.waits_for_approval(&refusal, now, timing) => {
                 Step::Later { pause: timing.unapproved_pause() }
             }
-            Answer::Rejected(_) => Step::Settle(Ending::rejected()),
+            Answer::Rejected(_) => Step::Settle(Ending::rejected(None)),
+            Answer::Unlisted { layer, .. } => {
+                self.counted += u32::from(counts);
+                self.refusals += i32::from(counts);
+                self.unlisted = Some(layer);
+                self.doubt = Some(Doubt::new(timing.bound_after(send_by)));
+                Step::Ask { at: now }
+            }
+            Answer::ProbablyCreated(refusal) => {
+                let said = Some(refusal.message).filter(|message| !message.is_empty());
+                self.warning = Some(said.unwrap_or_else(|| format!("status {}", refusal.code)));
+                self.doubt = Some(Doubt::new(timing.bound_after(send_by)));
+                Step::Ask { at: now }
+            }
             Answer::NotExecuted(
                 NotExecuted::Throttled { .. }
                 | NotExecuted::Unreachable { .. }
@@ -507,6 +597,13 @@ impl Life {
     /// command's.
     pub(super) fn uncount(&mut self) {
         self.counted = self.counted.saturating_sub(1);
+    }
+
+    /// The pipeline was paused after the unlisted refusal that counted last: it was the ERP's, not
+    /// the command's.
+    pub(super) fn uncount_refusal(&mut self) {
+        self.uncount();
+        self.refusals = self.refusals.saturating_sub(1);
     }
 
     /// A lookup came back.
@@ -529,8 +626,8 @@ impl Life {
             },
             Finding::Suspects(orders) => Step::Settle(Ending::in_doubt(
                 Explanation::new(
-                    "an outbound order without marker was created after this command's intent; compare it in the ERP and resolve the command",
-                    "此指令写入意图之后，出现了一张不带标记的出库单；请在旺店通中核对后裁决此指令",
+                    "an outbound order without marker was created since this command was sent; compare it in the ERP and resolve the command",
+                    "此指令发出之后，出现了一张不带标记的出库单；请在旺店通中核对后裁决此指令",
                 ),
                 orders,
             )),
@@ -563,32 +660,101 @@ impl Life {
         if !timing.decides(asked_at, doubt.bound) {
             return Step::Ask { at: doubt.bound.plus(timing.lookup_interval).max(sight.now) };
         }
-        if !sight.proven && !doubt.decided {
-            // A permission filter would make every lookup blind.
-            let since = *doubt.unproven_since.get_or_insert(sight.now);
-            let until = since.plus(timing.lookup_timeout);
-            if sight.now >= until {
-                return Step::Settle(Ending::in_doubt(
-                    Explanation::new(
-                        "lookups have never shown one of our markers in this warehouse, so absence proves nothing; check the appkey's warehouse permission and resolve the command",
-                        "在此仓库从未查到过带有本连接器标记的出库单，所以查不到并不说明没有创建；请检查 appkey 的仓库权限，然后裁决此指令",
+        if let Some(warning) = &self.warning {
+            // The lookup is blind, not the ERP: a second call would make a second order.
+            return Step::Settle(Ending::in_doubt(
+                Explanation::new(
+                    format!(
+                        "the ERP said that it made the order ({warning}), but no lookup shows one; find it in the ERP and resolve the command"
                     ),
-                    Vec::new(),
-                ));
-            }
-            return Step::AwaitProof { until };
+                    format!(
+                        "旺店通表示单据已创建（{warning}），但查询不到；请在旺店通中找到该单据后裁决此指令"
+                    ),
+                ),
+                Vec::new(),
+            ));
         }
+        if doubt.decided {
+            self.decided(sight, timing)
+        } else {
+            await_visibility(doubt, sight, timing)
+        }
+    }
+
+    /// A check of the warehouse came back that was sent after the deciding absence, or the time for
+    /// one is over.
+    #[must_use]
+    pub(super) fn checked(
+        &mut self,
+        visibility: Visibility,
+        sight: Sight,
+        timing: &Timing,
+    ) -> Step {
+        let Some(mut doubt) = self.doubt.take() else { return Step::Ask { at: sight.now } };
+        let step = match visibility {
+            Visibility::Seen => {
+                (doubt.blind_since, doubt.blind) = (None, None);
+                self.decided(sight, timing)
+            }
+            Visibility::Blind(reason) => {
+                doubt.blind = Some(reason);
+                await_visibility(&mut doubt, sight, timing)
+            }
+            Visibility::Failed(_) => {
+                if !sight.circuit_closed {
+                    // An outage alone never makes a command in doubt.
+                    doubt.blind_since = None;
+                }
+                await_visibility(&mut doubt, sight, timing)
+            }
+        };
+        self.doubt = Some(doubt);
+        step
+    }
+
+    /// There is no order of this command, for certain.
+    fn decided(&mut self, sight: Sight, timing: &Timing) -> Step {
         if let Some(refusal) = self.rejection.take() {
             if self.waits_for_approval(&refusal, sight.now, timing) {
                 return Step::Later { pause: timing.unapproved_pause() };
             }
-            return Step::Settle(Ending::rejected());
+            return Step::Settle(Ending::rejected(None));
+        }
+        match self.unlisted {
+            Some(Layer::Outer) if self.refusals >= MOST_REFUSALS => {
+                return Step::Settle(Ending::rejected(Some(Explanation::new(
+                    format!(
+                        "the ERP refused it {} times with a text that the connector does not know, and no outbound order was found after either",
+                        self.refusals
+                    ),
+                    format!(
+                        "旺店通以连接器未收录的文本拒绝了 {} 次，且每次之后都未找到出库单",
+                        self.refusals
+                    ),
+                ))));
+            }
+            Some(Layer::Data) if self.refusals >= MOST_REFUSALS => {
+                return Step::Settle(Ending::in_doubt(
+                    Explanation::new(
+                        format!(
+                            "the ERP accepted the call {} times and answered with a data.status that the connector does not know; no outbound order is found; check the ERP and resolve the command",
+                            self.refusals
+                        ),
+                        format!(
+                            "旺店通 {} 次受理调用，但返回了连接器未收录的 data.status，且未找到出库单；请在旺店通中核对后裁决此指令",
+                            self.refusals
+                        ),
+                    ),
+                    Vec::new(),
+                ));
+            }
+            Some(Layer::Outer | Layer::Data) | None => {}
         }
         if self.counted >= timing.max_attempts {
             return Step::Settle(Ending::in_doubt(
                 Explanation::new(
                     format!(
-                        "{} attempts ended without an answer and no outbound order is found; check the ERP and resolve the command",
+                        "{} attempts ended without a clear answer and no outbound order is found; check the ERP and resolve the command",
                         self.counted
                     ),
                     format!(
@@ -601,6 +767,22 @@ impl Life {
         }
         Step::Intend
     }
+}
+
+/// A permission filter, another account's proxy or a stale replica would make every lookup blind.
+fn await_visibility(doubt: &mut Doubt, sight: Sight, timing: &Timing) -> Step {
+    let since = *doubt.blind_since.get_or_insert(sight.now);
+    let until = since.plus(timing.lookup_timeout);
+    if sight.now < until {
+        return Step::AwaitVisibility { until };
+    }
+    let reason = doubt.blind.take().unwrap_or_else(|| {
+        Explanation::new(
+            "the ERP could not be asked for too long whether its outbound query shows this warehouse's orders; check the ERP and resolve the command",
+            "长时间无法确认旺店通的出库单查询能否看到此仓库的单据；请在旺店通中核对后裁决此指令",
+        )
+    });
+    Step::Settle(Ending::in_doubt(reason, Vec::new()))
 }
 
 fn failed(doubt: &mut Doubt, reason: &str, sight: Sight, timing: &Timing) -> Step {
@@ -631,7 +813,7 @@ mod tests {
         decimal::Decimal,
         schema::{CommandLine, CreateReturnOutbound},
         sink::{
-            settle::{intent_entry, outcome_entry},
+            settle::{intent_entry, noted_entry, outcome_entry},
             validate::validate,
         },
     };
@@ -645,7 +827,7 @@ mod tests {
         max_attempts: 2,
         unapproved_retry_timeout: Duration::ZERO,
     };
-    const SIGHT: Sight = Sight { now: Moment(1_000_000), proven: true, circuit_closed: true };
+    const SIGHT: Sight = Sight { now: Moment(1_000_000), circuit_closed: true };
 
     const DEADLINE: Timestamp = Timestamp(1_767_323_045_000);
 
@@ -693,6 +875,19 @@ mod tests {
         life
     }
 
+    /// An absence and, where one is waited for, the check that follows.
+    fn absent(life: &mut Life, asked_at: Moment, timing: &Timing) -> Step {
+        let sight = Sight { now: asked_at.max(SIGHT.now), ..SIGHT };
+        match life.looked_up(Finding::Absent { asked_at }, sight, timing) {
+            Step::AwaitVisibility { .. } => life.checked(Visibility::Seen, sight, timing),
+            step => step,
+        }
+    }
+
+    fn blind() -> Visibility {
+        Visibility::Blind(Explanation::new("not shown", "查不到"))
+    }
+
     fn unknown() -> Answer {
         Answer::Unknown { reason: "timeout".into(), refusal: None }
     }
@@ -726,10 +921,7 @@ mod tests {
                 Step::Ask { at: deciding }
             );
         }
-        assert_eq!(
-            life.looked_up(Finding::Absent { asked_at: deciding }, SIGHT, &TIMING),
-            Step::Intend
-        );
+        assert_eq!(absent(&mut life, deciding, &TIMING), Step::Intend);
         assert_eq!(life.next_attempt(), 2);
     }
 
@@ -755,34 +947,155 @@ mod tests {
     }
 
     #[test]
-    fn absence_proves_nothing_before_a_marker_was_ever_seen() {
+    fn an_absence_decides_only_once_lookups_are_known_to_see_our_orders() {
         let mut life = called();
         let _ = life.answered(unknown(), Moment(0), true, Moment(0), &TIMING);
-        let blind = Sight { proven: false, ..SIGHT };
         let until = SIGHT.now.plus(TIMING.lookup_timeout);
-        assert_eq!(
-            life.looked_up(Finding::Absent { asked_at: SIGHT.now }, blind, &TIMING),
-            Step::AwaitProof { until }
-        );
-        assert_eq!(
-            life.clone().looked_up(Finding::Absent { asked_at: SIGHT.now }, SIGHT, &TIMING),
-            Step::Intend
-        );
-        let Step::Settle(ending) = life.looked_up(
-            Finding::Absent { asked_at: until },
-            Sight { now: until, ..blind },
-            &TIMING,
-        ) else {
-            panic!("settles")
-        };
+        let waits = Step::AwaitVisibility { until };
+        let finding = Finding::Absent { asked_at: SIGHT.now };
+        assert_eq!(life.looked_up(finding, SIGHT, &TIMING), waits);
+        assert_eq!(life.clone().checked(Visibility::Seen, SIGHT, &TIMING), Step::Intend);
+        assert_eq!(life.checked(blind(), SIGHT, &TIMING), waits);
+        let failed = || Visibility::Failed("timeout".into());
+        assert_eq!(life.checked(failed(), SIGHT, &TIMING), waits);
+        // An outage is no blindness: the time begins anew.
+        let outage = Sight { now: until, circuit_closed: false };
+        let later = Step::AwaitVisibility { until: until.plus(TIMING.lookup_timeout) };
+        assert_eq!(life.clone().checked(failed(), outage, &TIMING), later);
+        let late = Sight { now: until, ..SIGHT };
+        let Step::Settle(ending) = life.checked(failed(), late, &TIMING) else { panic!("settles") };
         assert_eq!(ending.outcome, Outcome::InDoubt);
+        let reason = ending.reason.as_ref().map(|reason| (reason.en(), reason.zh()));
+        assert_eq!(reason, Some(("not shown", "查不到")), "what the last check showed");
+    }
+
+    fn unlisted(layer: Layer, message: &str) -> Answer {
+        let refusal = Refusal { message: message.into(), explanation: None, ..refusal() };
+        Answer::Unlisted { refusal, layer }
+    }
+
+    /// Refused with unlisted texts until it settles; says after how many calls.
+    fn refused(layer: Layer, timing: &Timing) -> (u32, Ending, JournalEntry) {
+        let mut life = called();
+        loop {
+            let text = format!("{} {layer:?}", life.attempt);
+            let step = life.answered(unlisted(layer, &text), Moment(0), true, Moment(0), timing);
+            assert_eq!(step, Step::Ask { at: Moment(0) });
+            match absent(&mut life, SIGHT.now, timing) {
+                Step::Settle(ending) => {
+                    let entry = outcome_entry(&life, &ending, ("R", "c"), "W", Timestamp(9));
+                    return (life.attempt, ending, entry);
+                }
+                step => assert_eq!(step, Step::Intend),
+            }
+            life.intended(life.next_attempt(), Timestamp(3));
+        }
+    }
+
+    #[test]
+    fn two_unlisted_refusals_with_nothing_found_are_a_rejection() {
+        let timing = Timing { max_attempts: 5, ..TIMING };
+        let (calls, ending, entry) = refused(Layer::Outer, &timing);
+        assert_eq!((calls, ending.outcome), (2, Outcome::Rejected));
+        assert_eq!((entry.erp_code, entry.erp_message.as_deref()), (Some(100), Some("2 Outer")));
+        assert!(entry.explanation.en().is_some() && entry.explanation.zh().is_some());
+        // Of the inner layer nobody knows what the code means: a person decides.
+        let (calls, ending, entry) = refused(Layer::Data, &timing);
+        assert_eq!((calls, ending.outcome), (2, Outcome::InDoubt));
+        assert_eq!((entry.erp_code, entry.erp_message.as_deref()), (Some(100), Some("2 Data")));
+        let (calls, ending, _) = refused(Layer::Outer, &Timing { max_attempts: 1, ..TIMING });
+        assert_eq!((calls, ending.outcome), (1, Outcome::InDoubt), "no more calls than allowed");
+    }
+
+    #[test]
+    fn a_restart_keeps_the_count_of_unlisted_refusals() {
+        let timing = Timing { max_attempts: 5, ..TIMING };
+        let mut life = called();
+        let _ = life.answered(unlisted(Layer::Outer, "no"), Moment(0), true, Moment(0), &timing);
+        assert_eq!(absent(&mut life, SIGHT.now, &timing), Step::Intend);
+        let intent = intent_entry(&life, ("R", "c"), "W", Timestamp(9), &timing);
+        assert_eq!((intent.refusals, intent.erp_message.as_deref()), (1, Some("no")));
+        let Verdict::Resume(mut life) = judge(&accepted(), 0, 7, known(Some(intent)), &timing)
+        else {
+            panic!("looked up first")
+        };
+        // The restored attempt may have been answered or not: it is no second refusal.
+        assert_eq!(absent(&mut life, SIGHT.now, &timing), Step::Intend);
+        life.intended(life.next_attempt(), Timestamp(3));
+        let _ = life.answered(unlisted(Layer::Outer, "no"), Moment(0), true, Moment(0), &timing);
+        let Step::Settle(ending) = absent(&mut life, SIGHT.now, &timing) else {
+            panic!("the second refusal")
+        };
+        assert_eq!((ending.outcome, life.attempt), (Outcome::Rejected, 3));
+    }
+
+    #[test]
+    fn a_refusal_of_a_paused_pipeline_does_not_count() {
+        let timing = Timing { max_attempts: 5, ..TIMING };
+        let mut life = called();
+        let _ = life.answered(unlisted(Layer::Outer, "no"), Moment(0), false, Moment(0), &timing);
+        assert_eq!((life.refusals, life.counted), (0, 0));
+        life.intended(life.next_attempt(), Timestamp(3));
+        let _ = life.answered(unlisted(Layer::Outer, "no"), Moment(0), true, Moment(0), &timing);
+        life.uncount_refusal();
+        assert_eq!((life.refusals, life.counted), (0, 0));
+    }
+
+    #[test]
+    fn a_probably_created_order_is_looked_for_and_never_called_again() {
+        let made = || {
+            Answer::ProbablyCreated(Refusal {
+                code: 20,
+                message: "check_fail 审核成功, 推送WMS失败".into(),
+                ..refusal()
+            })
+        };
+        let mut life = called();
+        let step = life.answered(made(), Moment(0), true, Moment(0), &TIMING);
+        assert_eq!(step, Step::Ask { at: Moment(0) }, "at once");
+        let found = life.clone().looked_up(Finding::Found(vec!["CK1".into()]), SIGHT, &TIMING);
+        let entry = entry_of(&life, found);
+        assert_eq!(
+            (entry.outcome, entry.outbound_no.as_deref(), entry.warning.as_deref()),
+            (Some(Outcome::Created), Some("CK1"), Some("check_fail 审核成功, 推送WMS失败"))
+        );
+        // Also by another owner, which knows it from the journal; no check changes that.
+        let noted = noted_entry(&life, ("R", "c"), "W", Timestamp(9), &TIMING);
+        assert_eq!((noted.kind, noted.attempt), (EntryKind::Intent, 1));
+        let Verdict::Resume(restored) = judge(&accepted(), 0, 7, known(Some(noted)), &TIMING)
+        else {
+            panic!("looked up first")
+        };
+        for mut life in [life, restored] {
+            assert!(life.is_noted());
+            let absent = Finding::Absent { asked_at: SIGHT.now };
+            let step = life.looked_up(absent, SIGHT, &TIMING);
+            let entry = entry_of(&life, step);
+            assert_eq!((entry.outcome, entry.erp_code), (Some(Outcome::InDoubt), Some(20)));
+            assert!(entry.explanation.en().is_some_and(|reason| reason.contains("check_fail")));
+        }
+    }
+
+    #[test]
+    fn a_record_of_unknown_time_is_young_only_where_nothing_was_forgotten() {
+        let (now, horizon) = (Timestamp(10_000_000), Duration::from_secs(1000));
+        let old = |goes_on, held, begun_at, lost_at| {
+            let new = untimed_are_new(goes_on, held, begun_at, now, horizon);
+            may_be_forgotten(None, now, horizon, lost_at, new)
+        };
+        let (young, aged) = (Some(Timestamp(9_900_000)), Some(Timestamp(1)));
+        assert!(!old(true, true, aged, None), "the partition goes on");
+        assert!(!old(false, false, None, None) && !old(false, false, young, None), "a new journal");
+        assert!(old(false, true, young, None) && old(false, false, aged, None));
+        assert!(old(true, false, young, Some(Timestamp(1))), "a declared loss");
+        assert!(!may_be_forgotten(Some(now), now, horizon, None, false), "a known time decides");
     }
 
     #[test]
     fn a_later_rejection_is_final_only_when_nothing_is_found() {
         let mut life = called();
         let _ = life.answered(unknown(), Moment(0), true, Moment(0), &TIMING);
-        let _ = life.looked_up(Finding::Absent { asked_at: SIGHT.now }, SIGHT, &TIMING);
+        let _ = absent(&mut life, SIGHT.now, &TIMING);
         life.intended(life.next_attempt(), Timestamp(2));
         assert_eq!(
             life.answered(Answer::Rejected(refusal()), SIGHT.now, true, SIGHT.now, &TIMING),
@@ -795,17 +1108,11 @@ mod tests {
         };
         assert_eq!(ending.outcome, Outcome::Created);
         let later = SIGHT.now.plus(TIMING.bound()).plus(TIMING.lookup_interval);
-        let Step::Settle(ending) = life.looked_up(
-            Finding::Absent { asked_at: later },
-            Sight { now: later, ..SIGHT },
-            &TIMING,
-        ) else {
-            panic!("settles")
-        };
+        let Step::Settle(ending) = absent(&mut life, later, &TIMING) else { panic!("settles") };
         assert_eq!(ending.outcome, Outcome::Rejected);
         assert_eq!(
             called().answered(Answer::Rejected(refusal()), Moment(0), true, Moment(0), &TIMING),
-            Step::Settle(Ending::rejected())
+            Step::Settle(Ending::rejected(None))
         );
     }
 
@@ -846,7 +1153,7 @@ mod tests {
         assert_eq!(said(&entry_of(&life, step)), words, "the order was found");
 
         // Through the intent of the next attempt, another owner and an attempt without an answer.
-        let step = life.looked_up(Finding::Absent { asked_at: SIGHT.now }, SIGHT, &TIMING);
+        let step = absent(&mut life, SIGHT.now, &TIMING);
         let intent = entry_of(&life, step);
         assert_eq!((intent.kind, said(&intent)), (EntryKind::Intent, words));
         let Verdict::Resume(mut life) = judge(&accepted(), 0, 7, known(Some(intent)), &TIMING)
@@ -894,7 +1201,7 @@ mod tests {
                 life.answered(unknown(), Moment(0), counts, Moment(0), &TIMING),
                 Step::Ask { .. }
             ));
-            let step = life.looked_up(Finding::Absent { asked_at: SIGHT.now }, SIGHT, &TIMING);
+            let step = absent(&mut life, SIGHT.now, &TIMING);
             match (life.counted, step) {
                 (2, Step::Settle(ending)) => assert_eq!(ending.outcome, Outcome::InDoubt),
                 (_, step) => assert_eq!(step, Step::Intend),
@@ -975,9 +1282,9 @@ mod tests {
             panic!("asked about first")
         };
         assert_eq!(life.dismissed, ["CK9"]);
-        // Absence decides no earlier than the bound from now on, but needs no proof: a person has
+        // Absence decides no earlier than the bound from now on, but needs no check: a person has
         // looked.
-        let blind = |at| Sight { now: at, proven: false, circuit_closed: true };
+        let blind = |at| Sight { now: at, circuit_closed: true };
         let deciding = Moment(2000).plus(TIMING.bound()).plus(TIMING.lookup_interval);
         assert_eq!(
             life.looked_up(
@@ -1028,7 +1335,7 @@ mod tests {
         let timing = Timing { unapproved_retry_timeout: Duration::from_secs(10_000), ..TIMING };
         let mut life = called();
         let _ = life.answered(unknown(), Moment(0), true, Moment(0), &timing);
-        let _ = life.looked_up(Finding::Absent { asked_at: SIGHT.now }, SIGHT, &timing);
+        let _ = absent(&mut life, SIGHT.now, &timing);
         life.intended(life.next_attempt(), Timestamp(2));
         let unapproved = Answer::Rejected(Refusal { unapproved: true, ..refusal() });
         assert_eq!(
@@ -1036,11 +1343,7 @@ mod tests {
             Step::Ask { at: SIGHT.now }
         );
         let later = SIGHT.now.plus(timing.bound()).plus(timing.lookup_interval);
-        let step = life.looked_up(
-            Finding::Absent { asked_at: later },
-            Sight { now: later, ..SIGHT },
-            &timing,
-        );
+        let step = absent(&mut life, later, &timing);
         assert_eq!(
             (step, life.next_attempt()),
             (Step::Later { pause: timing.unapproved_pause() }, 3)

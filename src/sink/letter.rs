@@ -1,7 +1,7 @@
 //! Dead letters of the command pipeline: what could not be done, byte for byte, with everything a
 //! person needs beside it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     clock::Timestamp,
@@ -78,6 +78,17 @@ pub(crate) fn first_sent(record: &Delivered) -> Option<Timestamp> {
         (Some(said), Some(own)) => Some(said.min(own)),
         (said, own) => said.or(own),
     }
+}
+
+/// 2020-01-01: no record of a product that did not exist is older.
+const EARLIEST: Timestamp = Timestamp(1_577_836_800_000);
+/// Clocks of senders differ; a record from further in the future has a wrong time.
+const AHEAD: Duration = Duration::from_secs(24 * 3600);
+
+/// [`first_sent`], unless it cannot be true: seconds taken for milliseconds lie in 1970.
+#[must_use]
+pub(crate) fn credibly_sent(record: &Delivered, now: Timestamp) -> Option<Timestamp> {
+    first_sent(record).filter(|at| (EARLIEST..=now.plus(AHEAD)).contains(at))
 }
 
 /// A header that holds a number, the last of its name.
@@ -424,6 +435,23 @@ mod tests {
             .filter(|(key, _)| key == name)
             .map(|(_, value)| value.clone())
             .collect()
+    }
+
+    #[test]
+    fn a_time_before_the_product_or_far_ahead_is_none() {
+        let now = Timestamp(1_796_000_000_000);
+        let day = 24 * 3_600_000;
+        let sent = |at: i64| credibly_sent(&Delivered { timestamp: Some(at), ..record() }, now);
+        assert_eq!(sent(now.0 / 1000), None, "seconds");
+        assert_eq!((sent(EARLIEST.0 - 1), sent(EARLIEST.0)), (None, Some(EARLIEST)));
+        assert_eq!(sent(now.0 + day), Some(Timestamp(now.0 + day)));
+        assert_eq!(sent(now.0 + day + 1), None);
+        let redriven = Delivered {
+            timestamp: Some(now.0),
+            headers: vec![(FIRST_SENT.into(), Some(b"1796000000".to_vec()))],
+            ..record()
+        };
+        assert_eq!(credibly_sent(&redriven, now), None, "no younger than it says");
     }
 
     #[test]

@@ -34,6 +34,7 @@ mod status;
 mod story;
 mod sweep;
 mod validate;
+mod visibility;
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,7 +1,7 @@
 //! One owned partition: its offsets, its keys, and what the journal said when it was taken over.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -30,6 +30,7 @@ use super::{
     placement::tells,
     settle::{Names, bare_entry, journal_record},
     validate::Accepted,
+    visibility::{Reference, References},
 };
 
 /// What waits for what came before it with the same key.
@@ -65,13 +66,6 @@ pub(super) const fn its_turn(ahead: usize) -> bool {
     ahead == 0
 }
 
-/// An order of ours that exists for certain: lookups must be able to show its marker.
-#[derive(Clone, Debug)]
-pub(super) struct Confirmed {
-    pub return_no: String,
-    pub marker: String,
-}
-
 /// What one owned partition holds in memory.
 #[derive(Debug)]
 pub(super) struct Partition {
@@ -99,6 +93,12 @@ pub(super) struct Partition {
     /// The journal was declared lost then: what was sent before is looked for before its first
     /// call.
     pub lost_at: Option<Timestamp>,
+    /// The partition goes on from an offset that this group committed.
+    pub goes_on: bool,
+    /// Its journal has held an entry of a command.
+    pub held: bool,
+    /// When its journal was begun.
+    pub begun_at: Option<Timestamp>,
 }
 
 impl Partition {
@@ -118,6 +118,9 @@ impl Partition {
             read_at: None,
             draining: false,
             lost_at: journal.lost_at,
+            goes_on: restored.committed.is_some(),
+            held: journal.held,
+            begun_at: journal.counted_at,
         }
     }
 
@@ -151,12 +154,14 @@ pub(super) struct Remembered {
     pub counted: Option<i32>,
     /// It has a record of that count.
     pub keeps_count: bool,
+    /// It has held an entry of a command.
+    pub held: bool,
+    /// When its count was written, which is when it was begun.
+    pub counted_at: Option<Timestamp>,
     /// It knows of a command that stood where only the configured partitioner puts it.
     pub placed: bool,
-    /// Warehouses in which lookups have shown one of our markers.
-    pub proofs: HashSet<String>,
-    /// By warehouse, an order of ours that the ERP confirmed: what a proof is sought with.
-    pub confirmed: HashMap<String, Confirmed>,
+    /// Orders of ours that the ERP confirmed.
+    pub references: References,
     pub lost_at: Option<Timestamp>,
 }
 
@@ -464,6 +469,7 @@ impl Restoring {
         loader: Arc<Mutex<Loader>>,
     ) -> Apply {
         let (metrics, group) = (Arc::clone(&self.metrics), self.group.clone());
+        let lag = self.settings.max_visibility_lag;
         let (codec, runtime, partitions, names, partitioner) = (
             Arc::clone(&self.codec),
             tokio::runtime::Handle::current(),
@@ -486,9 +492,11 @@ impl Restoring {
             let (Some(bytes), Some(entry)) = (value, entry) else {
                 journal.open.remove(key);
                 journal.in_doubt.remove(key);
+                journal.held |= !key.starts_with(br##"["#"##);
                 return loader.push(partition, key, None).map_err(|fault| fault.to_string());
             };
             journal.commands |= matches!(entry.kind, EntryKind::Intent | EntryKind::Outcome);
+            journal.held |= journal.commands;
             journal.placed = journal.placed
                 || matches!(entry.kind, EntryKind::Intent | EntryKind::Outcome)
                     && tells(&entry.return_no, partition, partitions, partitioner);
@@ -498,11 +506,10 @@ impl Restoring {
                         journal.lost_at = journal.lost_at.max(Some(entry.written_at));
                     }
                     journal.counted = entry.partitions.or(journal.counted);
-                    journal.keeps_count |= key.starts_with(COUNT);
-                    Ok(())
-                }
-                EntryKind::Proof => {
-                    journal.proofs.insert(entry.warehouse_no);
+                    if key.starts_with(COUNT) {
+                        journal.keeps_count = true;
+                        journal.counted_at = Some(entry.written_at);
+                    }
                     Ok(())
                 }
                 EntryKind::Intent => {
@@ -515,13 +522,15 @@ impl Restoring {
                     journal.in_doubt.remove(key);
                     if entry.outcome == Some(Outcome::InDoubt) {
                         journal.in_doubt.insert(key.to_vec(), entry.written_at);
-                    } else if entry.outcome == Some(Outcome::Created)
-                        && !entry.resolved
-                        && !journal.confirmed.contains_key(&entry.warehouse_no)
-                    {
-                        journal.confirmed.insert(
-                            entry.warehouse_no,
-                            Confirmed { return_no: entry.return_no, marker: entry.marker },
+                    } else if entry.outcome == Some(Outcome::Created) && !entry.resolved {
+                        journal.references.note(
+                            &entry.warehouse_no,
+                            Reference {
+                                return_no: entry.return_no,
+                                marker: entry.marker,
+                                created_at: entry.written_at,
+                            },
+                            lag,
                         );
                     }
                     loader.push(partition, key, Some(bytes)).map_err(|fault| fault.to_string())

@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::Duration};
 
 use super::{
     call::{Question, finding_of},
-    journal::{Finding, Known, Life, Sight, Timing, Verdict, judge},
+    journal::{Finding, Known, Life, Sight, Timing, Verdict, Visibility, judge},
     letter::{Death, dead_letter},
     settle::{Names, intent_entry, journal_key, outcome_entry},
     validate::{Accepted, marker, validate},
@@ -104,11 +104,12 @@ fn twice<S: Clone + std::fmt::Debug, R: std::fmt::Debug>(
     })
 }
 
-fn looked_up(name: &'static str, finding: Finding, proven: bool) -> (String, [String; 2]) {
-    let sight = Sight { now: NOW, proven, circuit_closed: true };
+const SIGHT: Sight = Sight { now: NOW, circuit_closed: true };
+
+fn looked_up(name: &'static str, finding: Finding) -> (String, [String; 2]) {
     (
         format!("lookup: {name}"),
-        twice(in_doubt(), |life| life.looked_up(finding.clone(), sight, &TIMING)),
+        twice(in_doubt(), |life| life.looked_up(finding.clone(), SIGHT, &TIMING)),
     )
 }
 
@@ -118,19 +119,25 @@ fn every_pure_effect_twice_in_a_row_changes_nothing() {
     let question = Question {
         return_no: "R".into(),
         marker: marked.clone(),
-        first_intent_at: Some(Timestamp(0)),
+        since: Some(Timestamp(0)),
         claimed: HashSet::new(),
     };
     let lease = Lease { partition: 0, epoch: 1 };
     let mut table = vec![
-        looked_up("found", Finding::Found(vec!["CK1".into()]), true),
-        looked_up("several", Finding::Found(vec!["CK1".into(), "CK2".into()]), true),
-        looked_up("suspects", Finding::Suspects(vec!["CK1".into()]), true),
-        looked_up("absent too early", Finding::Absent { asked_at: Moment(20_001) }, true),
-        looked_up("absent", Finding::Absent { asked_at: NOW }, true),
-        looked_up("absent without proof", Finding::Absent { asked_at: NOW }, false),
-        looked_up("failed", Finding::Failed("short".into()), true),
+        looked_up("found", Finding::Found(vec!["CK1".into()])),
+        looked_up("several", Finding::Found(vec!["CK1".into(), "CK2".into()])),
+        looked_up("suspects", Finding::Suspects(vec!["CK1".into()])),
+        looked_up("absent too early", Finding::Absent { asked_at: Moment(20_001) }),
+        looked_up("absent", Finding::Absent { asked_at: NOW }),
+        looked_up("failed", Finding::Failed("short".into())),
     ];
+    for visibility in [Visibility::Seen, Visibility::Failed("short".into())] {
+        let mut life = in_doubt();
+        let _ = life.looked_up(Finding::Absent { asked_at: NOW }, SIGHT, &TIMING);
+        let name = format!("check: {visibility:?}");
+        let effect = |life: &mut Life| life.checked(visibility.clone(), SIGHT, &TIMING);
+        table.push((name, twice(life, effect)));
+    }
     let mut prefix = Prefix::restore(0, "");
     assert!(prefix.deliver(0) && prefix.deliver(1));
     prefix.finish(1);
@@ -161,9 +168,8 @@ fn every_pure_effect_twice_in_a_row_changes_nothing() {
     let mut prefix = Prefix::restore(0, "");
     assert_eq!([prefix.deliver(3), prefix.deliver(3)], [true, false]);
     // Rows of the table above that settle must do so both times.
-    let sight = Sight { now: NOW, proven: true, circuit_closed: true };
     assert!(matches!(
-        in_doubt().looked_up(Finding::Found(vec!["CK1".into()]), sight, &TIMING),
+        in_doubt().looked_up(Finding::Found(vec!["CK1".into()]), SIGHT, &TIMING),
         Step::Settle(_)
     ));
 
@@ -172,7 +178,7 @@ fn every_pure_effect_twice_in_a_row_changes_nothing() {
     let life = in_doubt();
     let intent = intent_entry(&life, ("R", "c"), "W", Timestamp(1), &TIMING);
     let Step::Settle(ending) =
-        in_doubt().looked_up(Finding::Found(vec!["CK1".into()]), sight, &TIMING)
+        in_doubt().looked_up(Finding::Found(vec!["CK1".into()]), SIGHT, &TIMING)
     else {
         panic!("settles")
     };

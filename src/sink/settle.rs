@@ -69,6 +69,20 @@ pub(super) fn intent_entry(
     }
 }
 
+/// The intent again with what the ERP said since: of a probably created order a restart must not
+/// call again.
+#[must_use]
+pub(super) fn noted_entry(
+    life: &Life,
+    key: (&str, &str),
+    warehouse_no: &str,
+    written_at: Timestamp,
+    timing: &Timing,
+) -> JournalEntry {
+    let attempt = i32::try_from(life.attempt).unwrap_or(i32::MAX);
+    JournalEntry { attempt, ..intent_entry(life, key, warehouse_no, written_at, timing) }
+}
+
 /// The entry an outcome is.
 #[must_use]
 pub(super) fn outcome_entry(
@@ -122,7 +136,7 @@ fn entry(
         erp_code: said.map(|refusal| refusal.code),
         erp_message: said.map(|refusal| refusal.message.clone()),
         explanation: said.and_then(|refusal| refusal.explanation.clone()).into(),
-        warning: None,
+        warning: life.warning.clone(),
         candidates: Vec::new(),
         recovered: false,
         resolved: false,
@@ -133,7 +147,7 @@ fn entry(
     }
 }
 
-/// A journal entry that belongs to no command: a barrier or a proof.
+/// A journal entry that belongs to no command: a barrier.
 #[must_use]
 pub(super) fn bare_entry(
     kind: EntryKind,

@@ -70,7 +70,7 @@ impl Step {
             Self::Again => "retry",
             Self::Later { .. } => "retry_later",
             Self::Ask { .. } => "lookup",
-            Self::AwaitProof { .. } => "await_visibility",
+            Self::AwaitVisibility { .. } => "await_visibility",
             Self::Settle(_) => "settle",
         }
     }

@@ -175,7 +175,7 @@ mod tests {
             !expired(&of(EntryKind::Outcome, Some(Outcome::InDoubt), 0), now, horizon),
             "a person has to decide yet"
         );
-        for kind in [EntryKind::Intent, EntryKind::Barrier, EntryKind::Proof] {
+        for kind in [EntryKind::Intent, EntryKind::Barrier] {
             assert!(!expired(&of(kind, None, 0), now, horizon));
         }
     }

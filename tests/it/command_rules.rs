@@ -208,18 +208,18 @@ fn look_ups_go_on_while_the_route_is_paused() {
 }
 
 #[test]
-fn a_command_that_waited_for_a_proof_is_called_once_however_long_it_is_held_up_then() {
-    let mut rig = Rig::with_partitions("proven", 1).commands("avro");
+fn a_command_that_waited_for_a_visibility_check_is_called_once_however_long_it_is_held_up_then() {
+    let mut rig = Rig::with_partitions("visible", 1).commands("avro");
     let limit = Duration::from_secs(12);
     rig.config.set("commands", "lookup_timeout", format!("{}s", limit.as_secs())).set(
         "erp",
         "max_visibility_lag",
-        "10s",
+        "3s",
     );
     let commands = approved(&rig, "CT", 2);
     let connector = rig.start();
-    // Nothing was created, and no lookup has ever shown one of our markers: absence proves nothing
-    // yet.
+    // Nothing was created, and no order of ours is there to check the lookups with: absence means
+    // nothing yet.
     rig.erp.only_faults("createOrder:reset=1x");
     rig.send(&commands[..1]);
     let asked = |times: usize, how: &str| {
@@ -228,16 +228,15 @@ fn a_command_that_waited_for_a_proof_is_called_once_however_long_it_is_held_up_t
                 .then_some(())
         });
     };
-    asked(2, "lookup finished");
+    asked(1, "command.next_step=\"await_visibility\"");
     let patient = Instant::now() + limit;
-    rig.erp.only_faults("createOrder:late(5s)=1x");
     rig.send(&commands[1..]);
     rig.results(1);
-    // Before the second order can be seen.
+    // Before the second order must be visible.
     assert!(rig.verb(&["commands", "pause"], b"").status.success());
     until("the pause", PATIENCE, || pipeline(&connector)["paused"].is_string().then_some(()));
     asked(1, "command.next_step=\"new_intent\"");
-    assert_eq!(rig.erp.creates().received, 2, "the pause came before the proof");
+    assert_eq!(rig.erp.creates().received, 2, "the pause came before the check");
     // When its patience would have ended it has been in line for long.
     until("the end of its patience", PATIENCE, || {
         (Instant::now() > patient + Duration::from_secs(1)).then_some(())
@@ -377,7 +376,7 @@ fn outcomes_are_forgotten_after_the_horizon_but_open_intents_never_and_old_recor
             &rig.topics.commands,
             Some(one.return_no.as_bytes()),
             Some(&avro(one)),
-            &[("wdt-original-timestamp", "1000")],
+            &[("wdt-original-timestamp", "1000"), ("wdt-redrive-count", "0")],
         );
     }
     sender.flush();

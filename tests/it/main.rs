@@ -19,6 +19,7 @@ mod kit;
 #[allow(dead_code, reason = "shared with benches/, which use another share of it")]
 mod parts;
 
+mod answers;
 mod bad_input;
 mod change_route;
 mod clocks;

@@ -45,16 +45,16 @@ fn twenty_thousand_outcomes_are_remembered_after_a_restart() {
     drop(connector);
 }
 
-/// A proof that the warehouse's orders can be seen: harmless, and what an active journal grows by.
+/// An entry of no command: harmless, and what the journal grows by.
 fn grow(rig: &Rig, sender: &Sender) {
     let mut entry: JournalEntry = journal::outcome(&command("", ""), 0, -1, "");
-    entry.kind = EntryKind::Proof;
+    entry.kind = EntryKind::Barrier;
     entry.outcome = None;
     entry.outbound_no = None;
     entry.fingerprint = Vec::new();
     entry.written_at = Timestamp::now();
     let value = rig.codec().encode_journal(&entry).expect("an entry fits its schema");
-    let key = serde_json::json!(["#proof", WAREHOUSE]).to_string();
+    let key = serde_json::json!(["#grown", WAREHOUSE]).to_string();
     sender.send_to(&rig.topics.journal, 0, Some(key.as_bytes()), Some(&value));
     sender.flush();
 }

@@ -73,9 +73,7 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
 fn state(entry: &JournalEntry) -> &'static str {
     match (entry.kind, entry.outcome) {
         (EntryKind::Outcome, Some(outcome)) => outcome.name(),
-        (EntryKind::Intent | EntryKind::Outcome | EntryKind::Barrier | EntryKind::Proof, _) => {
-            "OPEN"
-        }
+        (EntryKind::Intent | EntryKind::Outcome | EntryKind::Barrier, _) => "OPEN",
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) fn judge(letter: &Letter, entry: Option<&JournalEntry>, old: bool) ->
             Ruling::Leave(format!("the command is {}{order}", outcome.name()))
         }
         (EntryKind::Intent, _) => leave("the command is still being worked on"),
-        (EntryKind::Outcome | EntryKind::Barrier | EntryKind::Proof, _) => {
+        (EntryKind::Outcome | EntryKind::Barrier, _) => {
             leave("the journal does not know how the command ended")
         }
     }

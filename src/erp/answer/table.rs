@@ -1,7 +1,10 @@
 //! The tables of `docs/erp.md#answer-classification`: codes and texts to a [`Row`], and every row's
 //! meaning as one exhaustive match, [`judge`].
 
-use crate::{erp::quota::Limit, explanation::Explanation};
+use crate::{
+    erp::{Layer, quota::Limit},
+    explanation::Explanation,
+};
 
 /// The rows of the table of errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +24,9 @@ pub(super) enum Row {
     NoSuchReturn,
     ReturnNotApproved,
     NoSuchWarehouse,
+    NoSuchDocument,
+    Carrier,
+    OutsourcedWarehouse,
     Goods,
     BatchStopped,
     BatchRequired,
@@ -30,6 +36,13 @@ pub(super) enum Row {
     WindowMissing,
     WindowTooWide,
     PagingMissing,
+    UnknownField,
+    /// A success whose message is no order number.
+    NoNumber,
+    /// The order exists; its approval or its push to the warehouse failed.
+    CreatedNotApproved,
+    /// A text of `erp.flagship.rejected_texts`.
+    OperatorListed,
     /// A code or text the table does not hold.
     Unseen,
 }
@@ -44,13 +57,17 @@ pub(super) enum Meaning {
     Unapproved,
     /// May have been executed.
     Ambiguous,
-    /// It stands where it stands: see [`super::Layer`].
+    /// Says itself that an order was made.
+    ProbablyCreated,
+    /// It stands where it stands: see [`Layer`].
     Unseen,
 }
 
 /// The table: every row's meaning and its explanation.
 pub(super) fn judge(row: Row) -> (Meaning, Option<Explanation>) {
-    use Meaning::{Ambiguous, Misconfigured, Rejected, Throttled, Unapproved, Unseen};
+    use Meaning::{
+        Ambiguous, Misconfigured, ProbablyCreated, Rejected, Throttled, Unapproved, Unseen,
+    };
     let (meaning, en, zh) = match row {
         Row::FrequencyQuota => (
             Throttled(Limit::Frequency),
@@ -107,6 +124,17 @@ pub(super) fn judge(row: Row) -> (Meaning, Option<Explanation>) {
             "采购退货单不是“已审核”状态（40）",
         ),
         Row::NoSuchWarehouse => (Rejected, "there is no such warehouse", "仓库不存在"),
+        Row::NoSuchDocument => (Rejected, "there is no such document", "单据不存在"),
+        Row::Carrier => (
+            Rejected,
+            "there is no such carrier, or it does not serve this kind of order",
+            "物流公司不存在或业务类型错误",
+        ),
+        Row::OutsourcedWarehouse => (
+            Rejected,
+            "the warehouse is an outsourced one: the provider's consignee and address must be complete",
+            "出库仓库为外部仓库：收货人和地址必须填写完整",
+        ),
         Row::Goods => {
             (Rejected, "a SKU of the lines is unknown or repeated", "明细中有货品不存在或重复")
         }
@@ -116,7 +144,11 @@ pub(super) fn judge(row: Row) -> (Meaning, Option<Explanation>) {
         Row::BatchRequired => {
             (Rejected, "batch and expiry date are required", "必须填写批次和有效期")
         }
-        Row::Quantity => (Rejected, "a quantity is not valid", "数量不合法"),
+        Row::Quantity => (
+            Rejected,
+            "a quantity is not valid, or decimals are not enabled for the account",
+            "数量不合法，或账号未开启小数",
+        ),
         Row::FieldMissing => (Rejected, "a required field is empty", "必填字段为空"),
         Row::FieldTooLong => (Rejected, "a field is too long", "字段内容超长"),
         Row::WindowMissing => {
@@ -128,6 +160,22 @@ pub(super) fn judge(row: Row) -> (Meaning, Option<Explanation>) {
         Row::PagingMissing => {
             (Rejected, "the query lacks its paging parameters", "查询缺少分页参数")
         }
+        Row::UnknownField => (Rejected, "a field is unknown or not valid", "字段未知或无效"),
+        Row::NoNumber => (
+            Ambiguous,
+            "the ERP reported success without an order number",
+            "旺店通返回成功，但没有给出出库单号",
+        ),
+        Row::CreatedNotApproved => (
+            ProbablyCreated,
+            "the ERP says that it made the order; approving it or passing it on failed",
+            "旺店通表示单据已创建，但审核或推送失败",
+        ),
+        Row::OperatorListed => (
+            Rejected,
+            "a rejection by the operator's list erp.flagship.rejected_texts",
+            "运维人员在 erp.flagship.rejected_texts 中列为拒绝的文本",
+        ),
         Row::Unseen => return (Unseen, None),
     };
     (meaning, Some(Explanation::new(en, zh)))
@@ -138,6 +186,8 @@ pub(super) fn judge(row: Row) -> (Meaning, Option<Explanation>) {
 /// warehouse named like another row) decides the class.
 const TEXTS: &[(Row, &[&str])] = &[
     (Row::NoSuchWarehouse, &["仓库编号为", "的仓库不存在"]),
+    (Row::Carrier, &["不存在物流编码为", "的物流公司或业务类型错误"]),
+    (Row::NoSuchReturn, &["采购退货单号为", "的单据不存在"]),
     (Row::BatchStopped, &["批次", "不存在或已停用"]),
     (Row::Goods, &["货品列表中货品不存在或者货品重复"]),
     (Row::Goods, &["货品列表中有相同商家编码"]),
@@ -146,15 +196,28 @@ const TEXTS: &[(Row, &[&str])] = &[
     (Row::ConcurrencyQuota, &["超过每分钟最大并发次数限制"]),
     (Row::Permission, &["权限不足"]),
     (Row::WarehouseAccess, &["无仓库访问权限"]),
+    (Row::WarehouseAccess, &["无该仓库权限"]),
     (Row::NoSuchReturn, &["采购退货单不存在"]),
+    (Row::NoSuchReturn, &["采购退货单号不存在"]),
     (Row::ReturnNotApproved, &["出库单对应的采购退换单状态错误"]),
     (Row::BatchRequired, &["非销售出、入库单批次、有效期必传"]),
     (Row::Quantity, &["数量不合法"]),
     (Row::FieldMissing, &["不能为空"]),
+    (Row::FieldMissing, &["不可为空"]),
+    (Row::FieldMissing, &["must not be null"]),
+    (Row::Carrier, &["物流公司不存在或类型错误"]),
+    (Row::OutsourcedWarehouse, &["出库仓库为外部仓库", "填写完整"]),
+    (Row::Goods, &["商家编码不存在"]),
+    (Row::Goods, &["商家编码全不存在"]),
+    (Row::Goods, &["单品", "不存在"]),
+    (Row::NoSuchWarehouse, &["仓库不存在"]),
+    (Row::NoSuchDocument, &["单据不存在"]),
+    (Row::NoSuchDocument, &["未找到对应的单据信息"]),
     (Row::FieldTooLong, &["Data truncation: Data too long for column"]),
     (Row::WindowMissing, &["参数中必须包含起止时间"]),
     (Row::WindowTooWide, &["您的查询时间过宽"]),
     (Row::WindowTooWide, &["查询时间不能大于30天"]),
+    (Row::WindowTooWide, &["您的查询条件太过宽"]),
     (Row::PagingMissing, &["此方法仅支持分页查询"]),
     (Row::Database, &["数据库错误"]),
     (Row::Other, &["其他错误"]),
@@ -162,7 +225,20 @@ const TEXTS: &[(Row, &[&str])] = &[
 
 /// Texts of code 1.
 const ACCOUNT_TEXTS: &[&str] = &["sid is not", "验证失败", "app auth fail"];
-const ARGUMENT_TEXTS: &[&str] = &["argument", "parameter", "参数"];
+const ARGUMENT_TEXTS: &[&str] = &["argument", "parameter", "must not be null", "参数"];
+
+/// Texts by which the ERP says that the document exists, whatever failed after that (sister calls'
+/// pages of the ERP document; `docs/erp.md#answer-classification`).
+const CREATED_TEXTS: &[&str] = &["成功", "check_fail", "已创建"];
+/// `data.status` of a document that was created and not approved or not pushed to the warehouse.
+const CREATED_NOT_APPROVED: i64 = 20;
+
+/// Whether the ERP says itself that an order was made. `data.status` 20 says so in the inner layer
+/// only.
+pub(super) fn says_created(layer: Layer, code: Option<i64>, text: &str) -> bool {
+    (layer == Layer::Data && code == Some(CREATED_NOT_APPROVED))
+        || CREATED_TEXTS.iter().any(|part| text.contains(part))
+}
 
 fn holds(text: &str, pieces: &[&str]) -> bool {
     let mut rest = text;
@@ -194,8 +270,9 @@ fn row_of_account_text(text: &str) -> Row {
 pub(super) fn flagship_row(code: Option<i64>, text: &str) -> Row {
     match code {
         Some(1) => row_of_account_text(text),
+        Some(2) => Row::UnknownField,
         Some(3) => Row::SecondFactor,
-        Some(4) => Row::Database,
+        Some(4 | 1064) => Row::Database,
         Some(5 | 99) => Row::Other,
         Some(6) => Row::AddressNotAllowed,
         Some(7) => Row::Clock,

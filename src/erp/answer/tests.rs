@@ -5,7 +5,7 @@ fn reply(body: &str) -> Reply {
 }
 
 fn context() -> Context<'static> {
-    Context { signature: "00f3e310f4d39b63fbfa13ef27f51254", skew: None }
+    Context { signature: "00f3e310f4d39b63fbfa13ef27f51254", skew: None, rejected_texts: &[] }
 }
 
 fn create(body: &str) -> Answer {
@@ -25,6 +25,9 @@ fn word(answer: &Answer) -> &'static str {
         Answer::Created { .. } => "created",
         Answer::Rejected(refusal) if refusal.unapproved => "unapproved",
         Answer::Rejected(_) => "rejected",
+        Answer::Unlisted { layer: Layer::Outer, .. } => "unlisted",
+        Answer::Unlisted { layer: Layer::Data, .. } => "unlisted inside",
+        Answer::ProbablyCreated(_) => "probably created",
         Answer::NotExecuted(NotExecuted::Throttled { .. }) => "throttled",
         Answer::NotExecuted(NotExecuted::Unreachable { .. } | NotExecuted::Withheld) => "not sent",
         Answer::Unknown { .. } => "unknown",
@@ -38,12 +41,17 @@ fn chinese(char: char) -> bool {
 
 fn explained(answer: &Answer) -> bool {
     match answer {
-        Answer::Rejected(refusal) | Answer::Misconfigured(refusal) => {
+        Answer::Rejected(refusal)
+        | Answer::ProbablyCreated(refusal)
+        | Answer::Misconfigured(refusal) => {
             let languages =
                 |both: &Explanation| both.en().is_ascii() && both.zh().contains(chinese);
             refusal.explanation.as_ref().is_some_and(languages)
         }
-        Answer::Created { .. } | Answer::NotExecuted(_) | Answer::Unknown { .. } => true,
+        Answer::Created { .. }
+        | Answer::NotExecuted(_)
+        | Answer::Unlisted { .. }
+        | Answer::Unknown { .. } => true,
     }
 }
 
@@ -82,6 +90,24 @@ const TABLE: &[(i64, &str, &str)] = &[
     (100, "参数中必须包含起止时间", "rejected"),
     (100, "您的查询时间过宽,查询时间不能大于30天", "rejected"),
     (100, "此方法仅支持分页查询", "rejected"),
+    (1, "warehouse_no must not be null", "rejected"),
+    (2, "unknown field", "rejected"),
+    (1064, " Unknown Database Error", "unknown"),
+    (100, "不存在物流编码为 MR001 的物流公司或业务类型错误!", "rejected"),
+    (100, "物流公司不存在或类型错误", "rejected"),
+    (100, "无该仓库权限", "rejected"),
+    (100, "仓库不存在", "rejected"),
+    (100, "采购退货单号不存在", "rejected"),
+    (100, "采购退货单号为 CT1 的单据不存在", "rejected"),
+    (100, "单据不存在", "rejected"),
+    (100, "未找到对应的单据信息!", "rejected"),
+    (100, "商家编码不存在", "rejected"),
+    (100, "商家编码全不存在或都已删除", "rejected"),
+    (100, "单品 daba1 不存在", "rejected"),
+    (100, "出库仓库为外部仓库，请确保收货人、收货地址填写完整", "rejected"),
+    (100, "仓库编号不可为空", "rejected"),
+    (100, "num must not be null", "rejected"),
+    (100, "您的查询条件太过宽，请增加查询条件", "rejected"),
 ];
 
 #[test]
@@ -117,8 +143,9 @@ fn the_inner_layer_rejects_by_the_same_texts() {
     for (code, text, expected) in TABLE.iter().filter(|(code, ..)| *code == 100) {
         assert_eq!(word(&create(&inner(*code, text))), *expected, "{text}");
     }
-    let Answer::Rejected(refusal) = create(&inner(7, "单据已被他人锁定")) else {
-        panic!("not rejected")
+    let Answer::Unlisted { refusal, layer: Layer::Data } = create(&inner(7, "单据已被他人锁定"))
+    else {
+        panic!("not unlisted")
     };
     assert_eq!(
         refusal,
@@ -133,20 +160,72 @@ fn the_inner_layer_rejects_by_the_same_texts() {
 }
 
 #[test]
-fn what_the_table_does_not_hold_is_unknown_in_the_outer_layer_and_counted() {
-    for (code, text) in [
-        (100, "新的错误"),
-        (1, "新的错误"),
-        (2, "权限不足"),
-        (-5, ""),
-        (1012, "超过每分钟最大调用频率限制"),
-    ] {
+fn what_the_table_does_not_hold_is_an_unlisted_refusal_and_counted() {
+    for (code, text) in
+        [(100, "新的错误"), (1, "新的错误"), (-5, ""), (1012, "超过每分钟最大调用频率限制")]
+    {
         let judged = created(&reply(&outer(code, text)), &context());
-        assert_eq!(word(&judged.outcome), "unknown", "{code} {text}");
+        assert_eq!(word(&judged.outcome), "unlisted", "{code} {text}");
         assert!(judged.unseen, "{code} {text}");
         let refusal = judged.outcome.refusal().unwrap();
         assert_eq!((refusal.code, refusal.message.as_str()), (code, text), "the ERP's own words");
     }
+    let right = r#"{"status":100,"code":"right.required","message":"无该仓库权限"}"#;
+    assert_eq!(word(&create(right)), "rejected", "whose code is a text");
+    let both = r#"{"message":"新的错误","data":{"status":0,"message":"CH1"}}"#;
+    assert_eq!(word(&create(both)), "unknown", "without a status nobody knows which layer counts");
+}
+
+#[test]
+fn what_says_that_the_order_was_made_is_probably_created_whatever_follows() {
+    for (code, text) in [
+        (100, "创建成功，但物流公司不存在或类型错误"),
+        (100, "单据已创建"),
+        (100, "check_fail"),
+        (4, "保存成功，数据库错误"),
+    ] {
+        assert_eq!(word(&create(&outer(code, text))), "probably created", "{code} {text}");
+        assert_eq!(word(&create(&inner(code, text))), "probably created", "{code} {text}");
+    }
+    for text in ["", "check_fail 审核成功, 推送WMS失败", "审核失败", "仓库不存在"]
+    {
+        let answer = create(&inner(20, text));
+        assert_eq!(word(&answer), "probably created", "{text}");
+        assert!(explained(&answer), "{text}");
+    }
+    assert_eq!(
+        word(&create(&outer(20, "新的错误"))),
+        "unlisted",
+        "20 is a code of the inner layer"
+    );
+    let answer = create(&inner(0, "创建成功"));
+    assert_eq!(word(&answer), "probably created");
+}
+
+#[test]
+fn the_operators_texts_reject_like_those_of_the_table() {
+    let texts = ["已被他人锁定".to_owned()];
+    let context = Context { rejected_texts: &texts, ..context() };
+    let judged = |body: &str| created(&reply(body), &context);
+    for body in [outer(100, "单据已被他人锁定!"), inner(7, "单据已被他人锁定")] {
+        let judged = judged(&body);
+        assert_eq!((word(&judged.outcome), judged.unseen), ("rejected", false), "{body}");
+        assert!(explained(&judged.outcome));
+    }
+    // What may have been executed stays so.
+    for body in [outer(4, "已被他人锁定"), outer(100, "创建成功，已被他人锁定")] {
+        assert_ne!(word(&judged(&body).outcome), "rejected", "{body}");
+    }
+}
+
+#[test]
+fn what_is_no_plausible_number_is_none() {
+    for text in ["CK 1", "系统繁忙", "CK1，成", &"C".repeat(41), "CK\u{a0}1"] {
+        let answer = create(&inner(0, text));
+        assert!(!matches!(answer, Answer::Created { .. }), "{text}");
+        assert_eq!(answer.refusal().map(|refusal| refusal.message.as_str()), Some(text));
+    }
+    assert_eq!(word(&create(&inner(0, " CK-20/1_a "))), "created");
 }
 
 #[test]

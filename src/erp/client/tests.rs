@@ -38,6 +38,7 @@ fn erp_at(url: &str) -> Erp {
         sid: "my-sid".to_owned(),
         key: KEY.to_owned(),
         secret: format!("{SECRET}:{SALT}").into(),
+        rejected_texts: Vec::new(),
     };
     let enterprise = EnterpriseSettings {
         connection,
@@ -46,6 +47,7 @@ fn erp_at(url: &str) -> Erp {
         appsecret: SECRET.to_owned().into(),
     };
     Erp(Arc::new(Inner {
+        replaced: AtomicU64::new(0),
         accounts: RwLock::new(Arc::new(Accounts {
             flagship: Some(Flagship::new(&flagship).unwrap()),
             enterprise: Some(Enterprise::new(&enterprise).unwrap()),
@@ -298,6 +300,7 @@ fn with_authority(url: &str, proxy: Option<String>) -> FlagshipSettings {
         sid: "my-sid".to_owned(),
         key: KEY.to_owned(),
         secret: format!("{SECRET}:{SALT}").into(),
+        rejected_texts: Vec::new(),
     }
 }
 
@@ -439,13 +442,14 @@ async fn a_refusal_by_the_quota_slows_the_budget_and_the_unseen_is_counted() {
     assert_eq!((budget.refused, budget.cooldown_until.is_some()), (1, true));
     let (url, _requests) = server(answer("200 OK", "", r#"{"status":4711,"message":"?"}"#)).await;
     let erp = erp_at(&url);
-    assert!(matches!(create(&erp, LONG, yes(2)).await, Answer::Unknown { .. }));
+    assert!(matches!(create(&erp, LONG, yes(2)).await, Answer::Unlisted { .. }));
     assert!(erp.0.metrics.render().contains("wdt_connector_erp_unknown_responses_total 1\n"));
 }
 
 #[tokio::test]
 async fn a_call_without_account_is_misconfigured_and_names_the_section() {
     let erp = Erp(Arc::new(Inner {
+        replaced: AtomicU64::new(0),
         accounts: RwLock::new(Arc::new(Accounts { flagship: None, enterprise: None })),
         quota: Quota::new(&QuotaSettings {
             scope: QuotaScope::Call,

@@ -91,7 +91,7 @@ impl Enterprise {
             Ok(exchange) => exchange,
             Err(failure) => return query_failure(call, failure),
         };
-        let judged = answer::enterprise_rows(call, &exchange.reply, &exchange.context());
+        let judged = answer::enterprise_rows(call, &exchange.reply, &exchange.context(&[]));
         let outcome = judged.outcome.map(|rows| exchange.page(rows, page.count));
         Judged { outcome, throttled: judged.throttled, unseen: judged.unseen }
     }

@@ -34,6 +34,7 @@ pub(in super::super) struct Flagship {
     key: String,
     secret: SecretString,
     salt: SecretString,
+    rejected_texts: Vec<String>,
 }
 
 impl fmt::Debug for Flagship {
@@ -56,6 +57,7 @@ impl Flagship {
             key: settings.key.clone(),
             secret: secret.into(),
             salt: salt.into(),
+            rejected_texts: settings.rejected_texts.clone(),
         })
     }
 
@@ -97,7 +99,9 @@ impl Flagship {
             CREATE_CAP,
         );
         match self.line.exchange(signed).await {
-            Ok(exchange) => answer::created(&exchange.reply, &exchange.context()),
+            Ok(exchange) => {
+                answer::created(&exchange.reply, &exchange.context(&self.rejected_texts))
+            }
             Err(Failure::Withheld) => plain(Answer::NotExecuted(NotExecuted::Withheld)),
             Err(Failure::Unreachable(reason)) => plain(unreachable_order(reason)),
             Err(Failure::Lost(reason)) => plain(Answer::Unknown { reason, refusal: None }),
@@ -123,7 +127,7 @@ impl Flagship {
             Ok(exchange) => exchange,
             Err(failure) => return query_failure(call, failure),
         };
-        let judged = answer::flagship_rows(call, &exchange.reply, &exchange.context());
+        let judged = answer::flagship_rows(call, &exchange.reply, &exchange.context(&[]));
         let outcome = judged.outcome.map(|rows| exchange.page(rows, page.count));
         Judged { outcome, throttled: judged.throttled, unseen: judged.unseen }
     }
@@ -347,6 +351,7 @@ mod tests {
             sid: "wdtapi3".to_owned(),
             key: "demo-ot".to_owned(),
             secret: secret.into(),
+            rejected_texts: Vec::new(),
         })
     }
 

@@ -44,8 +44,8 @@ struct Exchange {
 }
 
 impl Exchange {
-    fn context(&self) -> Context<'_> {
-        Context { signature: &self.signature, skew: self.skew }
+    fn context<'a>(&'a self, rejected_texts: &'a [String]) -> Context<'a> {
+        Context { signature: &self.signature, skew: self.skew, rejected_texts }
     }
 
     fn page(&self, rows: Rows, counted: bool) -> Page {

@@ -9,7 +9,7 @@ use crate::{
         call::finding_of,
         commit::Carried,
         journal::{
-            Doubt, Ending, Finding, Life, Sight, Step, Verdict, Way, Written, judge, written,
+            Doubt, Ending, Finding, Life, Step, Verdict, Visibility, Way, Written, judge, written,
         },
     },
 };
@@ -29,8 +29,16 @@ pub(super) struct Ablation {
     pub of_the_world: bool,
 }
 
-pub(super) const NONE: Left =
-    Left { crashes: 0, moves: 0, drains: 0, losses: 0, failures: 0, strips: 0 };
+pub(super) const NONE: Left = Left {
+    crashes: 0,
+    moves: 0,
+    drains: 0,
+    losses: 0,
+    failures: 0,
+    strips: 0,
+    filters: 0,
+    unlists: 0,
+};
 pub(super) const ONE: &[(u8, u8, u8)] = &[(0, 0, 0)];
 
 fn ablation(
@@ -238,16 +246,16 @@ pub(super) fn all() -> Vec<Ablation> {
                 rules.placement = |_, _, _, _, _| Ok(());
             },
         ),
-        // Its record carries no time, or the rule below would catch it: either alone suffices
-        // otherwise.
+        // Either alone suffices.
         ablation(
-            "open intents kept",
+            "open intents kept, and records of unknown time look first",
             ONE,
             Left { crashes: 1, ..NONE },
             ONE_ORDER,
             untimed,
             |rules| {
                 rules.expired = |entry, now, horizon| entry.written_at < now.minus(horizon);
+                rules.untimed_are_new = |_, _, _, _, _| true;
             },
         ),
         ablation(
@@ -257,7 +265,7 @@ pub(super) fn all() -> Vec<Ablation> {
             ONE_ORDER,
             forgetful,
             |rules| {
-                rules.may_be_forgotten = |_, _, _, _| false;
+                rules.may_be_forgotten = |_, _, _, _, _| false;
             },
         ),
         ablation(
@@ -279,11 +287,85 @@ pub(super) fn all() -> Vec<Ablation> {
                 };
             },
         ),
-        ablation("absence needs a proof of sight", ONE, NONE, ONE_ORDER, blind, |rules| {
-            rules.looked_up = |life, finding, sight, timing| {
-                life.looked_up(finding, Sight { proven: true, ..sight }, timing)
-            };
+        ablation(
+            "records of unknown time look first",
+            ONE,
+            Left { crashes: 1, ..NONE },
+            ONE_ORDER,
+            |scenario| {
+                untimed(scenario);
+                scenario.resets = true;
+            },
+            |rules| {
+                rules.untimed_are_new = |_, _, _, _, _| true;
+            },
+        ),
+        ablation("an absence needs a check", ONE, NONE, ONE_ORDER, blind, |rules| {
+            rules.looked_up =
+                |life, finding, sight, timing| match life.looked_up(finding, sight, timing) {
+                    Step::AwaitVisibility { .. } => life.checked(Visibility::Seen, sight, timing),
+                    step => step,
+                };
         }),
+        ablation(
+            "the check comes after the lookup",
+            ONE,
+            Left { filters: 1, ..NONE },
+            ONE_ORDER,
+            |scenario| scenario.doubtful = true,
+            |rules| rules.covers = |_, _| true,
+        ),
+        ablation(
+            "the check asks both queries",
+            ONE,
+            Left { filters: 1, unlists: 1, ..NONE },
+            ONE_ORDER,
+            |scenario| scenario.doubtful = true,
+            |rules| rules.both_show = |with_status, _| with_status,
+        ),
+        ablation(
+            "a probably created order is not called again",
+            ONE,
+            NONE,
+            ONE_ORDER,
+            elsewhere,
+            |rules| {
+                rules.looked_up = |life, finding, sight, timing| {
+                    life.warning = None;
+                    life.looked_up(finding, sight, timing)
+                };
+            },
+        ),
+        ablation(
+            "a probably created order is noted",
+            ONE,
+            Left { drains: 1, ..NONE },
+            ONE_ORDER,
+            elsewhere,
+            |rules| rules.noted = |_| false,
+        ),
+        ablation(
+            "an unlisted refusal is looked up",
+            ONE,
+            NONE,
+            REJECTED,
+            |scenario| {
+                scenario.unlisted = true;
+                very_late(scenario);
+            },
+            |rules| {
+                rules.answered = |life, answer, send_by, counts, now, timing| match answer {
+                    Answer::Unlisted { .. } => Step::Settle(Ending {
+                        outcome: crate::schema::Outcome::Rejected,
+                        outbound_no: None,
+                        reason: None,
+                        candidates: Vec::new(),
+                        recovered: false,
+                    }),
+                    answer => life.answered(answer, send_by, counts, now, timing),
+                };
+            },
+        ),
         ablation("assumption D", ONE, NONE, ONE_ORDER, |scenario| scenario.times.delay = 5, |_| {}),
         ablation(
             "assumption F",
@@ -372,5 +454,12 @@ pub(super) fn very_late(scenario: &mut Scenario) {
 
 pub(super) fn blind(scenario: &mut Scenario) {
     scenario.blind = true;
+    scenario.doubtful = true;
+}
+
+/// The ERP says that it made the order, and no lookup shows it: it exists as another document.
+pub(super) fn elsewhere(scenario: &mut Scenario) {
+    scenario.says_made = true;
+    scenario.made_elsewhere = true;
     scenario.doubtful = true;
 }

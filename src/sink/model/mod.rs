@@ -25,7 +25,7 @@ use std::{
 
 use stateright::{Checker, HasDiscoveries, Model};
 
-use ablations::{Ablation, NONE, ONE, blind, forgetful, hurried, very_late};
+use ablations::{Ablation, NONE, ONE, blind, elsewhere, forgetful, hurried, untimed, very_late};
 use rules::Rules;
 use scenario::{FINISHED, ONE_ORDER, Scenario};
 use world::Left;
@@ -74,6 +74,27 @@ fn one_command() -> Vec<Scenario> {
             .with(very_late),
         Scenario::new("lookups never show an order", ONE, Left { crashes: 1, losses: 1, ..NONE })
             .with(blind),
+        Scenario::new(
+            "permission narrowed, lost answer",
+            ONE,
+            Left { crashes: 1, losses: 1, filters: 1, unlists: 1, ..NONE },
+        )
+        .with(|scenario| scenario.doubtful = true),
+        Scenario::new("unlisted refusals", ONE, Left { crashes: 1, losses: 1, ..NONE }).with(
+            |scenario| {
+                scenario.refuses = true;
+                scenario.unlisted = true;
+                scenario.doubtful = true;
+            },
+        ),
+        Scenario::new("made, and says so", ONE, Left { crashes: 1, losses: 1, ..NONE })
+            .with(|scenario| scenario.says_made = true),
+        Scenario::new("made elsewhere", ONE, Left { drains: 1, ..NONE }).with(elsewhere),
+        Scenario::new("record of unknown time, lost offsets", ONE, Left { crashes: 1, ..NONE })
+            .with(|scenario| {
+                untimed(scenario);
+                scenario.resets = true;
+            }),
         Scenario::new("old record, lost offsets", ONE, Left { crashes: 1, losses: 1, ..NONE })
             .with(forgetful),
     ]

@@ -6,27 +6,34 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use crate::{
     clock::Moment,
     config::Partitioner,
-    erp::{Answer, NotExecuted, OutboundHead, Refusal},
+    erp::{Answer, Layer, NotExecuted, OutboundHead, Refusal},
+    explanation::Explanation,
     kafka::{ISOLATION, Lease, Part, Prefix, TakeOverPart},
     schema::{EntryKind, JournalEntry, Outcome},
     sink::{
         call::Question,
         commit::Carried,
         engine::Waits,
-        journal::{Finding, Known, Life, Sight, Step, Verdict, Way},
-        settle::{bare_entry, intent_entry, outcome_entry},
+        journal::{Finding, Known, Life, Sight, Step, Verdict, Visibility, Way},
+        settle::{bare_entry, intent_entry, noted_entry, outcome_entry},
     },
 };
 
 use super::{
     scenario::{Action, Scenario, Sent, partition_of},
     world::{
-        Command, End, Journal, NOW, Noted, Order, Phase, Process, Request, Running, Slot,
+        Command, End, Journal, NOW, Noted, Order, Phase, Process, Request, Running, Shown, Slot,
         TakingOver, Txn, World, wall,
     },
 };
 
 const HORIZON: Duration = Duration::from_secs(1000);
+
+const SIGHT: Sight = Sight { now: NOW, circuit_closed: true };
+
+fn refusal() -> Refusal {
+    Refusal { code: 1, message: String::new(), explanation: None, unapproved: false }
+}
 
 impl World {
     /// `false`: the action cannot be carried out now.
@@ -63,6 +70,23 @@ impl World {
             }
             Action::LookUp { process, offset, fresh, fails } => {
                 self.look_up(scenario, process, offset, fresh, fails)
+            }
+            Action::Check { process, offset } => self.check(scenario, process, offset),
+            Action::CheckEarly(process) => {
+                let seen = (scenario.rules.both_show)(!self.blind[0], !self.blind[1]);
+                if let Some(running) = self.running(process) {
+                    running.checked = Some(seen);
+                }
+            }
+            Action::Filter(queries) => {
+                self.left.filters -= 1;
+                for (blind, filtered) in self.blind.iter_mut().zip(queries) {
+                    *blind |= filtered;
+                }
+            }
+            Action::Unlist(order) => {
+                self.left.unlists -= 1;
+                self.orders[order].shown = Shown::Unlisted;
             }
             Action::TakeOver(process) => return self.take_over(scenario, process),
             Action::Move => {
@@ -248,8 +272,18 @@ impl World {
         if taking.next < parts.len() {
             self.processes[process].phase = Phase::TakingOver(taking);
         } else {
+            let aged = self.aged;
+            let untimed_are_new = (scenario.rules.untimed_are_new)(
+                taking.committed.0 > 0,
+                !taking.before.is_empty(),
+                Some(wall(false)),
+                wall(aged),
+                HORIZON,
+            );
             let mut running = Running {
                 lease,
+                checked: None,
+                untimed_are_new,
                 prefix: Prefix::restore(taking.committed.0, &taking.committed.1),
                 known: taking.before,
                 restored_at: NOW,
@@ -285,6 +319,7 @@ impl World {
             intents: Vec::new(),
             settled: std::mem::take(&mut running.ready),
             withdrawn: std::mem::take(&mut running.withdrawn),
+            notes: Vec::new(),
         };
         let mut carried = Vec::new();
         for (offset, end) in &txn.settled {
@@ -320,6 +355,17 @@ impl World {
                 slot.life.next_attempt(),
                 NOW.plus(scenario.timing.intent_ttl),
             ));
+        }
+        for (offset, slot) in running.slots.iter_mut().filter(|(_, slot)| slot.note) {
+            slot.note = false;
+            if slot.waits != Waits::Settlement {
+                carried.push(Carried::Intent);
+                let sent = scenario.record(partition_of(txn.lease), *offset);
+                let entry = noted_entry(&slot.life, pair(sent), "W", wall(aged), &scenario.timing);
+                let entry = Arc::new(JournalEntry { version: 1, ..entry });
+                txn.entries.push((sent.command, Some(entry)));
+                txn.notes.push(*offset);
+            }
         }
         for command in &txn.withdrawn {
             carried.push(Carried::Withdrawal);
@@ -397,6 +443,11 @@ impl World {
             }
             running.ready = [txn.settled, std::mem::take(&mut running.ready)].concat();
             running.withdrawn.extend(txn.withdrawn);
+            for offset in &txn.notes {
+                if let Some(slot) = running.slots.get_mut(offset) {
+                    slot.note = true;
+                }
+            }
         }
     }
 
@@ -475,17 +526,19 @@ impl World {
     fn arrive(&mut self, scenario: &Scenario, request: usize, refused: bool, lost: bool) {
         let request = self.requests.remove(request);
         if !refused {
-            self.orders.push(Order { command: request.command, age: 0, marked: true });
+            let shown = if scenario.made_elsewhere { Shown::Never } else { Shown::Both };
+            self.orders.push(Order { command: request.command, age: 0, marked: true, shown });
         }
         self.left.losses -= u8::from(lost);
         if let Some(process) = request.by.filter(|_| !lost) {
             let answer = if refused {
-                Answer::Rejected(Refusal {
-                    code: 1,
-                    message: String::new(),
-                    explanation: None,
-                    unapproved: false,
-                })
+                if scenario.unlisted {
+                    Answer::Unlisted { refusal: refusal(), layer: Layer::Outer }
+                } else {
+                    Answer::Rejected(refusal())
+                }
+            } else if scenario.says_made {
+                Answer::ProbablyCreated(refusal())
             } else {
                 Answer::Created { outbound_no: String::new() }
             };
@@ -503,6 +556,7 @@ impl World {
         if withheld {
             slot.send_by = None;
         }
+        slot.note = (scenario.rules.noted)(&slot.life);
         running.step(scenario, offset, step);
     }
 
@@ -515,14 +569,17 @@ impl World {
         fails: bool,
     ) {
         self.left.failures -= u8::from(fails);
-        let orders = self.orders.clone();
+        let (orders, blind) = (self.orders.clone(), self.blind);
         let Some(running) = self.running(process) else { return };
         let sent = scenario.record(partition_of(running.lease), offset);
         let heads: Vec<OutboundHead> = orders
             .iter()
             .zip(0..)
-            .filter(|(order, _)| {
-                !scenario.blind && (fresh || order.age >= scenario.times.visibility)
+            .filter(|(order, _)| fresh || order.age >= scenario.times.visibility)
+            .filter(|(order, _)| match order.shown {
+                Shown::Both => blind != [true, true],
+                Shown::Unlisted => !blind[1],
+                Shown::Never => false,
             })
             .filter(|(order, _)| return_of(order.command) == sent.of_return)
             .map(|(order, at)| head(scenario, order, at))
@@ -539,7 +596,7 @@ impl World {
         let question = Question {
             return_no: sent.accepted.command.return_no.clone(),
             marker: slot.life.marker.clone(),
-            first_intent_at: slot.life.first_intent_at,
+            since: slot.life.first_intent_at.or(sent.stamped),
             claimed,
         };
         let finding = if fails {
@@ -547,9 +604,25 @@ impl World {
         } else {
             (scenario.rules.finding_of)(&heads, &question, NOW)
         };
-        let sight = Sight { now: NOW, proven: !scenario.blind, circuit_closed: true };
-        let step = (scenario.rules.looked_up)(&mut slot.life, finding, sight, &scenario.timing);
+        let step = (scenario.rules.looked_up)(&mut slot.life, finding, SIGHT, &scenario.timing);
+        let waits = matches!(step, Step::AwaitVisibility { .. });
         running.step(scenario, offset, step);
+        // An earlier check decides only where that rule is taken out.
+        if waits && running.checked == Some(true) && (scenario.rules.covers)(0, 1) {
+            running.checked(scenario, offset, Visibility::Seen);
+        }
+    }
+
+    /// A check is sent after the absence was answered, or the time for one is over.
+    fn check(&mut self, scenario: &Scenario, process: usize, offset: i64) {
+        let seen = (scenario.rules.both_show)(!self.blind[0], !self.blind[1]);
+        let Some(running) = self.running(process) else { return };
+        let visibility = if seen && (scenario.rules.covers)(1, 0) {
+            Visibility::Seen
+        } else {
+            Visibility::Blind(Explanation::new("", ""))
+        };
+        running.checked(scenario, offset, visibility);
     }
 
     /// The dedup window passes: whatever has outlived it is forgotten.
@@ -608,7 +681,13 @@ impl Running {
             written_at: crate::clock::Timestamp(i64::try_from(NOW.0 - noted.age).unwrap()),
             ..JournalEntry::clone(&noted.entry)
         });
-        let old = (scenario.rules.may_be_forgotten)(sent.stamped, wall(aged), HORIZON, None);
+        let old = (scenario.rules.may_be_forgotten)(
+            sent.stamped,
+            wall(aged),
+            HORIZON,
+            None,
+            self.untimed_are_new,
+        );
         let known = Known {
             entry,
             restored_at: self.restored_at,
@@ -647,8 +726,14 @@ impl Running {
         let life = Life { version: 0, source_offset: 0, ..life };
         self.slots.insert(
             offset,
-            Slot { command: sent.command, life, send_by: None, waits, at: NOW, copy },
+            Slot { command: sent.command, life, send_by: None, waits, at: NOW, copy, note: false },
         );
+    }
+
+    fn checked(&mut self, scenario: &Scenario, offset: i64, visibility: Visibility) {
+        let Some(slot) = self.slots.get_mut(&offset) else { return };
+        let step = (scenario.rules.checked)(&mut slot.life, visibility, SIGHT, &scenario.timing);
+        self.step(scenario, offset, step);
     }
 
     fn step(&mut self, scenario: &Scenario, offset: i64, step: Step) {
@@ -673,8 +758,8 @@ impl Running {
                 slot.waits = Waits::Ask;
                 slot.at = at.max(NOW);
             }
-            Step::AwaitProof { until } => {
-                slot.waits = Waits::Proof;
+            Step::AwaitVisibility { until } => {
+                slot.waits = Waits::Visibility;
                 slot.at = until.max(NOW);
             }
             Step::Settle(ending) => {

@@ -13,8 +13,9 @@ use crate::{
         call::{Question, finding_of},
         commit::{Carried, needs_offset},
         journal::{
-            Finding, Known, Life, Sight, Step, Timing, Verdict, Way, Written, judge,
-            may_be_forgotten, may_send, released, written,
+            Finding, Known, Life, Sight, Step, Timing, Verdict, Visibility, Way, Written,
+            both_show, covers, judge, may_be_forgotten, may_send, released, untimed_are_new,
+            written,
         },
         partition::its_turn,
         sweep::expired,
@@ -26,7 +27,9 @@ type Judge = fn(&Accepted, i32, i64, Known, &Timing) -> Verdict;
 type Answered = fn(&mut Life, Answer, Moment, bool, Moment, &Timing) -> Step;
 type Placement = fn(Option<&[u8]>, &str, i32, i32, Partitioner) -> Result<(), String>;
 
-type Forgotten = fn(Option<Timestamp>, Timestamp, Duration, Option<Timestamp>) -> bool;
+type Forgotten = fn(Option<Timestamp>, Timestamp, Duration, Option<Timestamp>, bool) -> bool;
+type UntimedAreNew = fn(bool, bool, Option<Timestamp>, Timestamp, Duration) -> bool;
+type Checked = fn(&mut Life, Visibility, Sight, &Timing) -> Step;
 type Fence = fn(&Standing<u8>, &[Lease]) -> Result<u8, Vec<Lease>>;
 
 #[derive(Clone, Copy)]
@@ -36,6 +39,11 @@ pub(super) struct Rules {
     pub may_send: fn(bool, Moment, Moment) -> bool,
     pub answered: Answered,
     pub looked_up: fn(&mut Life, Finding, Sight, &Timing) -> Step,
+    pub checked: Checked,
+    pub covers: fn(u64, u64) -> bool,
+    pub both_show: fn(bool, bool) -> bool,
+    pub noted: fn(&Life) -> bool,
+    pub untimed_are_new: UntimedAreNew,
     pub finding_of: fn(&[OutboundHead], &Question, Moment) -> Finding,
     pub written: fn(Way) -> Written,
     pub may_be_withdrawn: fn(&Life) -> bool,
@@ -59,6 +67,11 @@ impl Rules {
         may_send,
         answered: Life::answered,
         looked_up: Life::looked_up,
+        checked: Life::checked,
+        covers,
+        both_show,
+        noted: Life::is_noted,
+        untimed_are_new,
         finding_of,
         written,
         may_be_withdrawn: Life::may_be_withdrawn,

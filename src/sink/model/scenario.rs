@@ -19,7 +19,7 @@ use crate::{
 
 use super::{
     rules::Rules,
-    world::{Command, Left, NOW, Partition, Phase, Process, Running, World},
+    world::{Command, Left, NOW, Order, Partition, Phase, Process, Running, Shown, World},
 };
 
 /// One record of the commands topic.
@@ -63,6 +63,12 @@ pub(super) struct Scenario {
     pub refuses: bool,
     /// The ERP refuses whatever comes after the first order of a return: its state has moved on.
     pub one_per_return: bool,
+    /// What the ERP refuses it refuses with a text that is not listed.
+    pub unlisted: bool,
+    /// The ERP says that it made the order, and that something failed after that.
+    pub says_made: bool,
+    /// That order is in none of the lookups' answers.
+    pub made_elsewhere: bool,
     /// Lookups never show an order: a permission filter.
     pub blind: bool,
     /// The dedup window may pass.
@@ -106,6 +112,17 @@ pub(super) enum Action {
         fresh: bool,
         fails: bool,
     },
+    /// A check that lookups see our orders, for a command that waits for one.
+    Check {
+        process: usize,
+        offset: i64,
+    },
+    /// A check that nobody waits for.
+    CheckEarly(usize),
+    /// A permission is narrowed: these queries show nothing any more.
+    Filter([bool; 2]),
+    /// An order comes into a status outside the list.
+    Unlist(usize),
     TakeOver(usize),
     /// The group gives the partition to the other process while its owner goes on unaware.
     Move,
@@ -195,6 +212,9 @@ impl Scenario {
             left,
             refuses: false,
             one_per_return: false,
+            unlisted: false,
+            says_made: false,
+            made_elsewhere: false,
             blind: false,
             ages: false,
             resets: false,
@@ -239,6 +259,7 @@ impl Scenario {
         let flags = (
             self.refuses,
             self.one_per_return,
+            (self.unlisted, self.says_made, self.made_elsewhere),
             self.blind,
             self.ages,
             self.resets,
@@ -283,22 +304,31 @@ impl Scenario {
         let intends =
             running.slots.values().any(|slot| slot.waits == Waits::Intent) && !running.draining;
         if world.open[process].is_none()
-            && (intends || !running.ready.is_empty() || !running.withdrawn.is_empty())
+            && (intends
+                || !running.ready.is_empty()
+                || !running.withdrawn.is_empty()
+                || running.slots.values().any(|slot| slot.note))
         {
             found.push(Action::Begin(process));
         }
         for (offset, slot) in &running.slots {
             match slot.waits {
                 Waits::Wire if !running.draining => found.push(Action::Call(process, *offset)),
-                Waits::Answer if NOW.0 >= slot.at.0 + self.times.call => {
+                // An answer that never comes and an order that no lookup shows are together beyond
+                // what any rule can know.
+                Waits::Answer if NOW.0 >= slot.at.0 + self.times.call && !self.made_elsewhere => {
                     found.push(Action::TimeOut(process, *offset))
                 }
-                Waits::Ask | Waits::Proof if NOW >= slot.at && !running.draining => {
+                Waits::Visibility if !running.draining => {
+                    found.push(Action::Check { process, offset: *offset });
+                }
+                Waits::Ask if NOW >= slot.at && !running.draining => {
                     let unsettled = world.orders.iter().any(|order| {
                         order.command == slot.command && order.age < self.times.visibility
                     });
+                    let blind = world.blind == [true, true];
                     for fresh in
-                        [true, false].into_iter().filter(|fresh| !fresh || unsettled && !self.blind)
+                        [true, false].into_iter().filter(|fresh| !fresh || unsettled && !blind)
                     {
                         found.push(Action::LookUp {
                             process,
@@ -319,11 +349,21 @@ impl Scenario {
                 _ => {}
             }
         }
+        // Only where a rule is taken out does anybody use what this shows.
+        if (self.rules.covers)(0, 1) && running.checked.is_none() && !running.slots.is_empty() {
+            found.push(Action::CheckEarly(process));
+        }
         let owner = world.partitions[partition_of(running.lease)].owner == Some(process);
         if owner && world.left.drains > 0 && !running.draining {
             found.push(Action::Revoke(process));
         }
-        if owner && running.draining {
+        let unfinished = running
+            .slots
+            .values()
+            .any(|slot| slot.note || matches!(slot.waits, Waits::Answer | Waits::Settlement))
+            || world.open[process].is_some();
+        // A drain that runs out of time is a crash.
+        if owner && running.draining && !(self.made_elsewhere && unfinished) {
             found.push(Action::Release(process));
         }
     }
@@ -425,6 +465,7 @@ impl Model for Scenario {
             requests: Vec::new(),
             orders: Vec::new(),
             left: self.left,
+            blind: [self.blind; 2],
             aged: false,
             reset: false,
         };
@@ -458,6 +499,7 @@ impl Model for Scenario {
                     | Action::Call(..)
                     | Action::TakeOver(_)
                     | Action::LookUp { .. }
+                    | Action::Check { .. }
             )
         };
         if !overdue && (!self.hurried || !found.iter().any(busy)) {
@@ -472,6 +514,14 @@ impl Model for Scenario {
                     .filter(|(_, order)| order.marked)
                     .map(|(at, _)| Action::Strip(at)),
             );
+        }
+        if world.left.filters > 0 {
+            found.extend([[true, false], [false, true], [true, true]].map(Action::Filter));
+        }
+        if world.left.unlists > 0 {
+            let listed = |(_, order): &(usize, &Order)| order.shown == Shown::Both;
+            let orders = world.orders.iter().enumerate().filter(listed);
+            found.extend(orders.map(|(at, _)| Action::Unlist(at)));
         }
         if self.ages && !world.aged && world.requests.is_empty() {
             found.push(Action::Age);

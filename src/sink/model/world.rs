@@ -39,6 +39,8 @@ pub(super) struct World {
     pub requests: Vec<Request>,
     pub orders: Vec<Order>,
     pub left: Left,
+    /// Whether the queries with and without `status` show nothing any more: a permission filter.
+    pub blind: [bool; 2],
     /// The dedup window has passed.
     pub aged: bool,
     /// Group offsets were lost once.
@@ -57,6 +59,10 @@ pub(super) struct Left {
     pub failures: u8,
     /// Remarks rewritten by hand.
     pub strips: u8,
+    /// Permissions narrowed.
+    pub filters: u8,
+    /// Orders that come into a status outside the list.
+    pub unlists: u8,
 }
 
 /// What Kafka holds of one partition number: offsets of the commands, entries of the journal.
@@ -115,6 +121,10 @@ pub(super) struct Running {
     pub ready: Vec<(i64, End)>,
     pub withdrawn: Vec<Command>,
     pub draining: bool,
+    /// What a check showed that no absence had waited for.
+    pub checked: Option<bool>,
+    /// A record whose time nobody knows is new to the journal.
+    pub untimed_are_new: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -127,6 +137,8 @@ pub(super) struct Slot {
     pub at: Moment,
     /// A copy of a command in doubt.
     pub copy: bool,
+    /// What the ERP said has to go into the journal.
+    pub note: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -151,6 +163,7 @@ pub(super) struct Txn {
     pub intents: Vec<(i64, u32, Moment)>,
     pub settled: Vec<(i64, End)>,
     pub withdrawn: Vec<Command>,
+    pub notes: Vec<i64>,
 }
 
 /// A call of `createOrder` on its way.
@@ -171,6 +184,17 @@ pub(super) struct Order {
     pub command: Command,
     pub age: u64,
     pub marked: bool,
+    pub shown: Shown,
+}
+
+/// Which queries show an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Shown {
+    Both,
+    /// Only the one without `status`.
+    Unlisted,
+    /// Neither: it exists as a document of another kind.
+    Never,
 }
 
 impl World {
@@ -231,7 +255,7 @@ impl Running {
             }
             match slot.waits {
                 Waits::Answer => pass(&mut slot.at, floor),
-                Waits::Ask | Waits::Proof => pass(&mut slot.at, 0),
+                Waits::Ask | Waits::Visibility => pass(&mut slot.at, 0),
                 Waits::Admission
                 | Waits::Permit
                 | Waits::Intent
@@ -243,7 +267,7 @@ impl Running {
             if let Some(doubt) = &mut slot.life.doubt {
                 pass(&mut doubt.bound, floor);
                 for since in
-                    [&mut doubt.failing_since, &mut doubt.unproven_since].into_iter().flatten()
+                    [&mut doubt.failing_since, &mut doubt.blind_since].into_iter().flatten()
                 {
                     pass(since, floor);
                 }

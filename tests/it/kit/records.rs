@@ -10,6 +10,8 @@ use rdkafka::{
     producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer},
 };
 
+use wdt_connector::testing::clock::Timestamp;
+
 use crate::parts::broker;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -108,6 +110,21 @@ impl Sender {
     /// Queues one record for a partition of the caller's choice, wrong ones included.
     pub fn send_to(&self, topic: &str, partition: i32, key: Option<&[u8]>, value: Option<&[u8]>) {
         self.queue(topic, Some(partition), key, value, &[]);
+    }
+
+    /// Sends one record with a time of the caller's choice, wrong ones included.
+    pub fn send_at(
+        &self,
+        topic: &str,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        at: Timestamp,
+    ) {
+        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic).timestamp(at.0);
+        (record.partition, record.key, record.payload) = (Some(partition), key, value);
+        self.producer.send(record).map_err(|(fault, _)| fault).expect("a record is queued");
+        self.flush();
     }
 
     fn queue(
