@@ -215,11 +215,9 @@ impl Engine<'_> {
                     && slot.accepted.command.warehouse_no == warehouse_no
             })
         };
-        self.checks.retain(|warehouse_no, check| check.sent.is_some() || waits(warehouse_no));
-        for (warehouse_no, check) in &mut self.checks {
-            if check.sent.is_some() || check.next > now {
-                continue;
-            }
+        let due = |check: &Check| check.sent.is_none() && check.next <= now;
+        self.checks.retain(|warehouse_no, check| !due(check) || waits(warehouse_no));
+        for (warehouse_no, check) in self.checks.iter_mut().filter(|(_, check)| due(check)) {
             let settings = &self.parts.settings;
             let before = Timestamp::now().minus(settings.max_visibility_lag);
             if let Some(young) = self.references.too_young(warehouse_no, before) {
