@@ -149,8 +149,8 @@ impl Erp {
     }
 
     /// `wms.stockout.PurchaseReturn.createOrder`: one attempt, never repeated by the client. The
-    /// guard is asked now and once more when the body is about to leave. Dropping the future leaves
-    /// the effect unknown, as a timeout does.
+    /// guard is asked once the call has its place on the wire, and once more when the body is about
+    /// to leave. Dropping the future leaves the effect unknown, as a timeout does.
     pub(crate) async fn create_order(
         &self,
         mut permit: Permit,
@@ -158,6 +158,7 @@ impl Erp {
         timeout: Duration,
         guard: SharedGuard,
     ) -> Answer {
+        permit.take_place().await;
         let begun = Instant::now();
         let accounts = self.accounts();
         let answer = match &accounts.flagship {
@@ -181,7 +182,8 @@ impl Erp {
         answer
     }
 
-    /// One page of a query: one attempt. `permit.call` says which query.
+    /// One page of a query: one attempt, `timeout` from its place on the wire on. `permit.call`
+    /// says which query.
     ///
     /// # Errors
     /// [`QueryFault`].
@@ -192,6 +194,7 @@ impl Erp {
         page: PageRequest,
         timeout: Duration,
     ) -> Result<Page, QueryFault> {
+        permit.take_place().await;
         let begun = Instant::now();
         let call = permit.call;
         let misconfigured = Err(QueryFault::Misconfigured { call, refusal: not_configured(call) });

@@ -1,7 +1,7 @@
 //! The ERP client of both pipelines: one signed attempt per call, every answer classified.
 //!
 //! ```text
-//! Quota ─▶ Permit ─▶ Erp ─▶ edition (parameters, body) ─▶ sign ─▶ http (one attempt) ─▶ answer (table) ─▶ Answer | Page
+//! Quota ─▶ Permit ─▶ Erp ─▶ place on the wire ─▶ edition (parameters, body) ─▶ sign ─▶ http (one attempt) ─▶ answer (table) ─▶ Answer | Page
 //! ```
 //!
 //! The client never retries: whether a call may be repeated is the pipeline's decision. The ERP's
@@ -324,4 +324,4 @@ mod sign;
 
 pub(crate) use client::{BuildFault, Erp};
 pub(crate) use outbound::OutboundHead;
-pub(crate) use quota::{BudgetStatus, Permit, Quota, Work};
+pub(crate) use quota::{BudgetStatus, Permit, Place, Quota, Work};

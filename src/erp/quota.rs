@@ -2,15 +2,19 @@
 //! share of all of it.
 //!
 //! ```text
-//! acquire(call, class) ─▶ line per (budget, class) ─▶ budget (rate, burst, rest after a refusal) ─▶ Permit ─▶ one call
+//! acquire(call, class) ─▶ line per (budget, class) ─▶ budget (rate, burst, rest after a refusal) ─▶ Permit
+//! Permit ─▶ line per (account, class) ─▶ place on the wire (concurrent calls) ─▶ one call
 //! ```
 //!
 //! A budget pays for one call of an appkey, or for all of them (`quota.scope`). Whoever waits
 //! stands in a line per (budget, class). A free budget goes to the most urgent class, with a floor
-//! for each of the others ([`account`]). A line is served by a task that lives only while somebody
-//! waits.
+//! for each of the others ([`line`]). A line is served by a task that lives only while somebody
+//! waits. A place on the wire is taken right before the call leaves ([`place`]), so a permit may be
+//! held for as long as a transaction takes.
 
 mod account;
+mod line;
+mod place;
 mod share;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -26,6 +30,7 @@ use crate::{
 use super::{Call, Class};
 use account::Account;
 
+pub(crate) use place::Place;
 pub(crate) use share::Work;
 
 /// Which of the ERP's two quotas refused a call.
@@ -59,8 +64,8 @@ impl Quota {
         }
     }
 
-    /// Waits until a call of this kind may leave. Dropping the future gives the place in the line
-    /// up.
+    /// Waits until the rate allows a call of this kind. Dropping the future gives the place in the
+    /// line up.
     pub(crate) async fn acquire(&self, call: Call, class: Class) -> Permit {
         let account = self.account(call);
         let began = Instant::now();
@@ -77,6 +82,34 @@ impl Quota {
         }
     }
 
+    /// A place on the wire for a call of this kind, if one is free and nobody waits for one.
+    pub(crate) fn place_at_once(&self, call: Call) -> Option<Place> {
+        self.account(call).place_at_once()
+    }
+
+    /// Waits for a place on the wire. Dropping the future gives the place in the line up.
+    pub(crate) async fn place(&self, call: Call, class: Class) -> Place {
+        self.account(call).place(class).await
+    }
+
+    /// What a call of this kind may count on now: whoever collects permits ahead of the wire has
+    /// no use for more, and others may.
+    #[must_use]
+    pub(crate) fn room(&self, call: Call) -> Room {
+        let now = Instant::now();
+        let mut state = self.account(call).lock();
+        let places = usize::try_from(state.places.free(now)).unwrap_or(usize::MAX);
+        let budget = state.budget(call);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "calls a second, positive, far below the largest usize"
+        )]
+        let second = (budget.rate_at(now) / 60.0).ceil() as usize;
+        let permits = usize::try_from(budget.burst()).unwrap_or(usize::MAX).saturating_add(second);
+        Room { places, permits }
+    }
+
     /// Which part of the work that makes this call is this instance's, 0 to 1. Budgets are scaled
     /// by it: rate, burst and concurrent calls, the last two to no less than 1. Work that was never
     /// named takes no part.
@@ -91,6 +124,7 @@ impl Quota {
             );
         }
         account.changed.notify_one();
+        account.seat();
     }
 
     /// Calls a minute that are in force for a call in this instance now.
@@ -134,26 +168,53 @@ pub(crate) struct BudgetStatus {
     pub refused: u64,
     /// Nothing leaves before this instant, because of a refusal.
     pub cooldown_until: Option<Timestamp>,
-    /// Permits of the whole account that are out, and how many may be.
+    /// Calls of the whole account that are under way, and how many may be.
     pub out: u32,
     pub max_in_flight_calls: u32,
+    /// Callers of the whole account who have a permit and wait for a place on the wire; the command
+    /// pipeline counts as one.
+    pub waiting_for_place: usize,
+}
+
+/// What an account has to give now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// Free places on the wire.
+    pub places: usize,
+    /// Most permits its budget gives within a second.
+    pub permits: usize,
 }
 
 /// The right to make one call. Dropping it unused gives back what can be given back; dropping it at
-/// all frees its place among the concurrent calls, so it is kept until the answer is there.
+/// all frees its place on the wire, so it is kept until the answer is there.
 #[derive(Debug)]
 pub(crate) struct Permit {
     /// For which call.
     pub call: Call,
     /// On whose behalf.
     pub class: Class,
-    /// How long it was waited for.
+    /// How long it was waited for, and for its place.
     pub waited: Duration,
     account: Arc<Account>,
+    place: Option<Place>,
     sent: Option<Instant>,
 }
 
 impl Permit {
+    /// Its place on the wire.
+    pub(crate) fn put(&mut self, place: Place) {
+        self.place = Some(place);
+    }
+
+    /// Waits for a place on the wire, unless it has one.
+    pub(super) async fn take_place(&mut self) {
+        if self.place.is_none() {
+            let began = Instant::now();
+            self.place = Some(self.account.place(self.class).await);
+            self.waited += began.elapsed();
+        }
+    }
+
     /// The call leaves now.
     pub(super) fn spend(&mut self) {
         if self.sent.is_none() {
@@ -171,7 +232,7 @@ impl Permit {
         state.budget(self.call).refused(sent, now);
         match limit {
             Limit::Frequency => {}
-            Limit::Concurrency => state.narrow(sent, now),
+            Limit::Concurrency => state.places.narrow(sent, now),
         }
     }
 
@@ -186,7 +247,6 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut state = self.account.lock();
-        state.out = state.out.saturating_sub(1);
         if self.sent.is_none() {
             state.budget(self.call).give_back();
         }

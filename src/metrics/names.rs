@@ -100,7 +100,7 @@ names! {
 
     ErpCalls: Counter "erp_calls" ["call", "priority", "result"] "Calls to the ERP, by call, priority and result";
     ErpCallDuration: Histogram "erp_call_duration_seconds" ["call"] "Duration of one call to the ERP";
-    QuotaWait: Histogram "quota_wait_seconds" ["call", "priority"] "Time a call waited for the quota, by call and priority";
+    QuotaWait: Histogram "quota_wait_seconds" ["call", "priority"] "Time a call waited for the quota, by call and priority; of queries also for a place among the concurrent calls";
     ErpCallsInFlight: Gauge "erp_calls_in_flight" [] "Calls of the command pipeline in flight";
     ErpUnknownResponses: Counter "erp_unknown_responses" [] "Responses whose code or text is not in the table of known responses";
     ErpClockSkew: Gauge "erp_clock_skew_seconds" ["edition"] "How far the ERP's clock is ahead of this machine's";

@@ -56,6 +56,7 @@ fn touch_everything(metrics: &Metrics) {
         cooldown_until: Some(Timestamp::now().plus(second)),
         out: 1,
         max_in_flight_calls: 64,
+        waiting_for_place: 0,
     }]);
     metrics.feed_state(Feed::PurchaseReturns, "live");
     metrics.feed_progress(Feed::PurchaseReturns, "snapshot", 0.5);

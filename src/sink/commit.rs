@@ -161,7 +161,7 @@ impl Engine<'_> {
             records: records.into_iter().map(Arc::new).collect(),
         };
         self.committing = Some(commit);
-        self.left_lately = std::mem::take(&mut self.left).max(self.left_lately / 2);
+        self.freed_lately = std::mem::take(&mut self.freed).max(self.freed_lately / 2);
         self.counts.transactions += 1;
         let transactor = self.transactor.clone();
         let word = Word::new(

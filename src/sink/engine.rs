@@ -14,7 +14,7 @@ use crate::{
     board::Pulse,
     clock::Moment,
     config::Edition,
-    erp::{Answer, Call, Erp, Permit, Work},
+    erp::{Answer, Call, Erp, Permit, Place, Work},
     kafka::{
         Asked, CommitFault, Delivered, Group, GroupEvent, GroupFault, GroupState, Lease, Restored,
         Store, TakeOverFault, Threads, Transactor,
@@ -126,6 +126,8 @@ pub(super) enum End {
 pub(super) enum Happened {
     /// `None`: what waited for the permit has panicked.
     Permitted(SlotId, Option<Permit>),
+    /// `None`: what waited for the place has panicked.
+    Placed(Option<Place>),
     Answered {
         slot: SlotId,
         answer: Answer,
@@ -242,9 +244,12 @@ pub(super) struct Engine<'a> {
     pub wire: VecDeque<SlotId>,
     /// Calls on the wire.
     pub flying: usize,
-    /// Calls that left since the running transaction began, and while one ran lately.
-    pub left: usize,
-    pub left_lately: usize,
+    /// Calls that were answered since the running transaction began, and while one ran lately.
+    pub freed: usize,
+    pub freed_lately: usize,
+    /// A place on the wire for the next call, and whether one is waited for.
+    pub place: Option<Place>,
+    pub place_wanted: bool,
     pub ready: VecDeque<Ready>,
     /// Commands of which the ERP said something that a restart must know.
     pub notes: Vec<SlotId>,
@@ -361,8 +366,10 @@ impl<'a> Engine<'a> {
             intents: VecDeque::new(),
             wire: VecDeque::new(),
             flying: 0,
-            left: 0,
-            left_lately: 0,
+            freed: 0,
+            freed_lately: 0,
+            place: None,
+            place_wanted: false,
             ready: VecDeque::new(),
             notes: Vec::new(),
             references: References::default(),
@@ -596,6 +603,7 @@ impl<'a> Engine<'a> {
     fn happened(&mut self, what: Happened) -> Result<(), Ended> {
         match what {
             Happened::Permitted(slot, permit) => self.permitted(slot, permit),
+            Happened::Placed(place) => self.placed(place),
             Happened::Answered { slot, answer, epoch } => self.answered(slot, answer, epoch),
             Happened::LookedUp { slot, finding, account, was_probe } => {
                 self.looked_up(slot, finding, account, was_probe)

@@ -9,7 +9,7 @@ use crate::{
     clock::{Moment, Timestamp},
     config::Edition,
     crash::{self, Fault, Point},
-    erp::{Answer, Call, Class, NotExecuted, Permit},
+    erp::{Answer, Call, Class, NotExecuted, Permit, Place},
     kafka::Lease,
     metrics::Hop,
     schema::Outcome,
@@ -117,12 +117,17 @@ impl Engine<'_> {
         }
     }
 
-    /// How many commands may be between their turn and the ERP's answer: those on the wire, and
-    /// what leaves in some transactions, so that a fast ERP never waits for an intent, not behind a
-    /// slow transaction either, and a slow ERP meets few intents that ran out.
+    /// How many commands may be between their turn and the wire: one for every free place, and for
+    /// those that become free while one transaction gathers them and the next commits their
+    /// intents. What stands on the wire with a committed intent is then at most one transaction's
+    /// worth ahead of the places: a fast ERP does not wait for intents, and at a slow one they do
+    /// not run out. Permits that the budget gives in a second are enough, as others may need them.
     fn reach(&self) -> usize {
         let most = self.parts.settings.commands.max_in_flight;
-        most + self.left_lately.saturating_mul(6).clamp(most, most.saturating_mul(8))
+        let room = self.parts.erp.quota().room(Call::CreateOrder);
+        let free = most.saturating_sub(self.flying).min(room.places);
+        let soon = self.freed_lately.saturating_mul(2).clamp(1, most.saturating_mul(8));
+        (free + soon).min(room.permits)
     }
 
     /// Takes commands in line into the quota's, as far ahead of the wire as [`Engine::reach`] says.
@@ -132,16 +137,14 @@ impl Engine<'_> {
         }
         let most = match self.breaker.circuit() {
             Circuit::Closed { .. } => self.reach(),
-            Circuit::Half { .. } => 1,
+            Circuit::Half { .. } => 1_usize.saturating_sub(self.flying),
             Circuit::Open { .. } => {
                 self.give_permits_back();
                 return;
             }
         };
         let ahead = self.committing.as_ref().map_or(0, super::commit::Commit::intents);
-        while self.permits_pending + self.intents.len() + ahead + self.wire.len() + self.flying
-            < most
-        {
+        while self.permits_pending + self.intents.len() + ahead + self.wire.len() < most {
             let Some(id) = self.admission.pop_front() else { break };
             let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.waits == Waits::Admission)
             else {
@@ -270,7 +273,7 @@ impl Engine<'_> {
         }
     }
 
-    /// Calls leave while there is room on the wire; an intent that ran out is renewed, not used.
+    /// Calls leave while there are places on the wire; an intent that ran out is renewed, not used.
     pub(super) fn send(&mut self, now: Moment) {
         let most = self.parts.settings.commands.max_in_flight;
         while self.breaker.room(self.flying, most) > 0 {
@@ -290,17 +293,25 @@ impl Engine<'_> {
                 self.admission.push_front(id);
                 continue;
             };
-            let Some(permit) = slot.permit.take() else {
+            let Some(mut permit) = slot.permit.take() else {
                 slot.waits = Waits::Admission;
                 self.admission.push_front(id);
                 continue;
             };
+            let quota = self.parts.erp.quota();
+            let place = self.place.take().or_else(|| quota.place_at_once(Call::CreateOrder));
+            let Some(place) = place else {
+                slot.permit = Some(permit);
+                self.wire.push_front(id);
+                self.want_place();
+                break;
+            };
+            permit.put(place);
             slot.waits = Waits::Answer;
             let at = Timestamp::now();
             slot.life.first_attempt_at.get_or_insert(at);
             slot.life.last_attempt_at = Some(at);
             self.flying += 1;
-            self.left += 1;
             self.counts.calls += 1;
             self.breaker.left();
             let epoch = self.breaker.epoch();
@@ -322,12 +333,34 @@ impl Engine<'_> {
             };
             word.after(calling.instrument(slot.trace.hop()));
         }
+        // Others may use it.
+        self.place = None;
+    }
+
+    /// Stands in the line for places on behalf of whichever command leaves next: until then each of
+    /// them may be withdrawn, renewed or paused.
+    fn want_place(&mut self) {
+        if self.place_wanted {
+            return;
+        }
+        self.place_wanted = true;
+        let quota = self.parts.erp.quota().clone();
+        Word::new(&self.happened, Happened::Placed(None)).after(async move {
+            Happened::Placed(Some(quota.place(Call::CreateOrder, Class::Command).await))
+        });
+    }
+
+    /// [`Engine::send`] uses it in this turn, or gives it back.
+    pub(super) fn placed(&mut self, place: Option<Place>) {
+        self.place_wanted = false;
+        self.place = place;
     }
 
     pub(super) fn answered(&mut self, id: SlotId, answer: Answer, epoch: Option<u64>) {
         let now = Moment::now();
         crash::panic_if(Fault::Panic, &(&self.parts.settings, &self.parts.erp, &answer));
         self.flying = self.flying.saturating_sub(1);
+        self.freed += 1;
         match &answer {
             Answer::Created { .. } | Answer::Rejected(_) | Answer::ProbablyCreated(_) => {
                 self.breaker.success()

@@ -12,6 +12,7 @@ use std::{
 };
 
 use md5::{Digest as _, Md5};
+use rustix::process::Signal;
 use serde_json::json;
 use wdt_connector::testing::{
     clock::Timestamp,
@@ -28,7 +29,7 @@ use crate::{
         rig::{PATIENCE, Rig},
         until,
     },
-    parts::say,
+    parts::{PrivateBroker, say},
 };
 
 /// Real minutes, because it is the ERP that counts them.
@@ -272,6 +273,62 @@ fn an_intent_that_ran_out_is_renewed_and_called() {
     let results = rig.results(COMMANDS);
     assert!(results.iter().all(|result| result.outcome == Outcome::Created), "{results:?}");
     assert_eq!((results.len(), rig.erp.order_count()), (COMMANDS, 6));
+}
+
+#[test]
+fn intents_that_wait_for_a_transaction_take_no_place_from_lookups() {
+    const COMMANDS: usize = 6;
+    let Some(mut broker) = PrivateBroker::start("intents that wait for a frozen broker") else {
+        return;
+    };
+    let mut rig =
+        Rig::on("waiting-intents", &broker.bootstrap(), broker.client(), 2).commands("avro");
+    rig.config.set("quota", "max_concurrent_calls", 1);
+    rig.erp.take_anything();
+    // Between two of its lookups whoever else waits takes the place.
+    rig.erp.faults("createOrder:applied_timeout=1x,outbounds:5xx=4x");
+    rig.send(
+        &(0..COMMANDS).map(|number| command(&format!("WI{number:05}"), "cmd")).collect::<Vec<_>>(),
+    );
+    let _connector = rig.start();
+    until("a call on the wire", PATIENCE, || (rig.erp.creates().received == 1).then_some(()));
+    // From now on no transaction ends; the call is given up, and looked up again and again.
+    broker.process().signal(Signal::STOP);
+    until("lookups beside intents that wait", PATIENCE, || {
+        (rig.erp.outbound_queries() >= 4).then_some(())
+    });
+    broker.process().signal(Signal::CONT);
+    let results = rig.results(COMMANDS);
+    assert!(results.iter().all(|result| result.outcome == Outcome::Created), "{results:?}");
+    assert_eq!((results.len(), rig.erp.order_count()), (COMMANDS, 6));
+}
+
+#[test]
+fn intents_are_no_further_ahead_of_a_slow_erp_than_one_transaction() {
+    const COMMANDS: usize = 60;
+    let mut rig = Rig::new("ahead").commands("avro");
+    rig.config.set("commands", "max_in_flight", 4);
+    rig.erp.take_anything();
+    rig.erp.latency(Duration::from_millis(500));
+    rig.send(
+        &(0..COMMANDS).map(|number| command(&format!("AH{number:05}"), "cmd")).collect::<Vec<_>>(),
+    );
+    let connector = rig.start();
+    let mut most = 0;
+    until("every command has been called", PATIENCE, || {
+        let now = connector.status()["sections"]["commands"]["now"].clone();
+        most = most.max(now["open_intents"].as_u64().unwrap());
+        (rig.erp.creates().received == COMMANDS as u64).then_some(())
+    });
+    rig.results(COMMANDS);
+    // Four on the wire, four that were answered during a transaction, the intents of as many again
+    // in that transaction.
+    assert!(most <= 12, "{most} open intents at once");
+    let intents = read_all(&rig.topics.journal)
+        .iter()
+        .filter(|record| record.value.is_some() && rig.journal(record).kind == EntryKind::Intent)
+        .count();
+    assert_eq!(intents, COMMANDS, "none had to be renewed");
 }
 
 #[test]

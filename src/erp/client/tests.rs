@@ -230,6 +230,29 @@ async fn a_guard_that_says_no_before_sending_keeps_everything_back() {
 }
 
 #[tokio::test]
+async fn the_guard_is_asked_when_the_call_has_its_place() {
+    let (url, mut requests) = server(Then::Wait).await;
+    let erp = erp_at(&url);
+    let mut places = Vec::new();
+    while let Some(place) = erp.quota().place_at_once(Call::CreateOrder) {
+        places.push(place);
+    }
+    let guard = yes(0);
+    let mut waiting = Box::pin(create(&erp, LONG, Arc::clone(&guard)));
+    assert!(tokio::time::timeout(Duration::from_millis(50), &mut waiting).await.is_err());
+    assert_eq!(guard.asked.load(Ordering::SeqCst), 0, "what holds now may not hold then");
+    assert_eq!(erp.quota().status()[0].waiting_for_place, 1);
+    places.pop();
+    assert_eq!(waiting.await, Answer::NotExecuted(NotExecuted::Withheld));
+    assert_eq!(guard.asked.load(Ordering::SeqCst), 1);
+    assert!(requests.try_recv().is_err(), "not even a connection");
+    // A call that is given up gives its place to the next one.
+    let lost = create(&erp, LONG, yes(2));
+    assert!(tokio::time::timeout(Duration::from_millis(200), lost).await.is_err());
+    assert!(erp.quota().place_at_once(Call::QueryOutbounds).is_some());
+}
+
+#[tokio::test]
 async fn a_guard_that_says_no_at_the_last_moment_leaves_an_incomplete_request() {
     let (url, mut requests) = server(Then::Wait).await;
     let erp = erp_at(&url);

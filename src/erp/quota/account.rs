@@ -1,14 +1,12 @@
-//! One appkey: its budgets, its lines of waiters, its concurrent calls.
+//! One appkey: its budgets, and the lines of those who wait for a permit.
 //!
-//! Who goes next, of those whose budget allows it: whoever was passed over too often (its floor),
-//! else the most urgent class. Where lookups or commands pay from the same budget, the patient
+//! Who goes next, of those whose budget allows it: see [`super::line`]. Where lookups or commands pay from the same budget, the patient
 //! classes (feeds, late passes, backfills) leave them the saved-up burst and live on what would be
 //! lost otherwise. So urgent calls wait no longer beside them than alone, but for the floors, which
 //! together are less than a tenth.
 
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -31,11 +29,10 @@ use crate::{
 
 use super::{
     BudgetStatus, Permit,
+    line::{Line, is_patient},
+    place::Places,
     share::{Shares, Work},
 };
-
-/// After a refusal for concurrency, one more call at once is tried every so often.
-const WIDEN_EVERY: Duration = Duration::from_secs(60);
 
 /// What one budget pays for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,25 +58,7 @@ impl Key {
     }
 }
 
-/// How many calls of others a waiting class lets go first: its floor is one in so many and one, 5 %
-/// or 2.5 %. The three patient classes together take less than a tenth from the urgent ones this
-/// way.
-fn patience(class: Class) -> u32 {
-    match class {
-        Class::Lookup | Class::Command => 19,
-        Class::Feed | Class::LatePass | Class::Backfill => 39,
-    }
-}
-
-/// Leaves what is saved up to the urgent ones.
-fn is_patient(class: Class) -> bool {
-    match class {
-        Class::Lookup | Class::Command => false,
-        Class::Feed | Class::LatePass | Class::Backfill => true,
-    }
-}
-
-/// One appkey: its budgets, its lines, its concurrent calls.
+/// One appkey: its budgets, its lines, its places on the wire.
 #[derive(Debug)]
 pub(super) struct Account {
     state: Mutex<State>,
@@ -94,24 +73,10 @@ pub(super) struct State {
     settings: QuotaSettings,
     budgets: BTreeMap<Key, Budget>,
     shares: Shares,
-    lines: BTreeMap<(Key, Class), Line>,
-    /// Permits that are out.
-    pub out: u32,
-    max_in_flight_calls: u32,
-    /// As configured, this instance's part of it.
-    out_most: u32,
-    narrowed_at: Instant,
+    lines: BTreeMap<(Key, Class), Line<Waiting>>,
+    pub places: Places,
     /// Whether the task that serves the lines is alive.
     pub serving: bool,
-}
-
-#[derive(Debug, Default)]
-struct Line {
-    waiting: VecDeque<Waiting>,
-    /// How often others went first.
-    passed: u32,
-    /// How often those were lookups or commands.
-    yielded: u32,
 }
 
 #[derive(Debug)]
@@ -121,24 +86,9 @@ struct Waiting {
     sender: oneshot::Sender<Permit>,
 }
 
-impl Line {
-    /// Its floor, against whoever: also from what is saved up for the urgent classes.
-    fn overdue(&self, class: Class) -> bool {
-        self.yielded >= patience(class)
-    }
-
-    /// Who goes first is less: floors, then urgency, among the patient classes again with their
-    /// floors.
-    fn rank(&self, class: Class) -> impl Ord + use<> {
-        let beyond = |count: u32| Reverse(if count >= patience(class) { count } else { 0 });
-        (beyond(self.yielded), is_patient(class), beyond(self.passed), class)
-    }
-}
-
 impl Account {
     pub(super) fn new(settings: &QuotaSettings, edition: Edition) -> Self {
         let now = Instant::now();
-        let out_most = settings.max_concurrent_calls.max(1);
         let mut state = State {
             scope: settings.scope,
             edition,
@@ -146,10 +96,7 @@ impl Account {
             budgets: BTreeMap::new(),
             shares: Shares::default(),
             lines: BTreeMap::new(),
-            out: 0,
-            max_in_flight_calls: out_most,
-            out_most,
-            narrowed_at: now,
+            places: Places::new(settings.max_concurrent_calls, now),
             serving: false,
         };
         for call in Call::ALL.into_iter().filter(|call| call.edition() == edition) {
@@ -171,13 +118,9 @@ impl Account {
         let now = Instant::now();
         let mut state = self.lock();
         let nobody_waits = !state.serving;
-        state.widen(now);
         let key = state.key(call);
         let keep = if is_patient(class) { state.kept(key) } else { 0 };
-        if nobody_waits
-            && state.out < state.max_in_flight_calls
-            && state.budget(call).ready(now, keep) == Ready::Now
-        {
+        if nobody_waits && state.budget(call).ready(now, keep) == Ready::Now {
             state.take(key, now);
             return Ok(self.permit(call, class));
         }
@@ -198,7 +141,14 @@ impl Account {
     }
 
     fn permit(self: &Arc<Self>, call: Call, class: Class) -> Permit {
-        Permit { call, class, waited: Duration::ZERO, account: Arc::clone(self), sent: None }
+        Permit {
+            call,
+            class,
+            waited: Duration::ZERO,
+            account: Arc::clone(self),
+            place: None,
+            sent: None,
+        }
     }
 }
 
@@ -225,7 +175,6 @@ async fn serve(account: Arc<Account>, mut alive: Alive) {
         let turn = {
             let mut state = account.lock();
             crash::panic_once_if(Fault::QuotaPanic);
-            state.widen(now);
             loop {
                 match state.turn(now) {
                     Turn::Grant(class, waiting) => granted.push((class, waiting)),
@@ -265,7 +214,7 @@ async fn serve(account: Arc<Account>, mut alive: Alive) {
 
 /// What the lines' server does next.
 enum Turn {
-    /// One permit to the head of a line of this class; it is counted as out already.
+    /// One permit to the head of a line of this class; its budget has paid already.
     Grant(Class, Waiting),
     /// Nobody waits.
     Empty,
@@ -290,7 +239,6 @@ impl State {
     }
 
     fn take(&mut self, key: Key, now: Instant) {
-        self.out += 1;
         if let Some(budget) = self.budgets.get_mut(&key) {
             budget.take(now);
         }
@@ -311,11 +259,6 @@ impl State {
         if self.lines.values().all(|line| line.waiting.is_empty()) {
             return Turn::Empty;
         }
-        if self.out >= self.max_in_flight_calls {
-            return Turn::Wait(
-                (self.max_in_flight_calls < self.out_most).then(|| self.narrowed_at + WIDEN_EVERY),
-            );
-        }
         let mut next: Option<Instant> = None;
         let mut free = Vec::new();
         for ((key, class), line) in self.lines.iter().filter(|(_, line)| !line.waiting.is_empty()) {
@@ -333,37 +276,15 @@ impl State {
         else {
             return Turn::Wait(next);
         };
-        for (other, line) in &mut self.lines {
-            // Passed over: by the same budget, or for want of a place among the concurrent calls.
-            let could = other.0 == chosen.0 || free.iter().any(|(_, free)| free == other);
+        for (other, line) in self.lines.iter_mut().filter(|(other, _)| other.0 == chosen.0) {
             if *other == chosen {
-                (line.passed, line.yielded) = (0, 0);
-            } else if could && !line.waiting.is_empty() {
-                line.passed += 1;
-                line.yielded += u32::from(!is_patient(chosen.1));
+                line.went();
+            } else {
+                line.pass_over(chosen.1);
             }
         }
         self.take(chosen.0, now);
         Turn::Grant(chosen.1, waiting)
-    }
-
-    /// Fewer calls at once, after a refusal for concurrency; a burst refused as a whole counts
-    /// once.
-    pub(super) fn narrow(&mut self, sent: Instant, now: Instant) {
-        if self.max_in_flight_calls == self.out_most || sent > self.narrowed_at {
-            self.max_in_flight_calls = (self.max_in_flight_calls * 7 / 10).max(1);
-            self.narrowed_at = now;
-        }
-    }
-
-    /// One more call at once for every quiet minute.
-    fn widen(&mut self, now: Instant) {
-        while self.max_in_flight_calls < self.out_most
-            && now.saturating_duration_since(self.narrowed_at) >= WIDEN_EVERY
-        {
-            self.max_in_flight_calls += 1;
-            self.narrowed_at += WIDEN_EVERY;
-        }
     }
 
     /// See [`super::Quota::set_share`]; whether that was something new.
@@ -383,14 +304,13 @@ impl State {
             reason = "a share of a u32, between 0 and the whole"
         )]
         let most = (part.floor() as u32).max(1);
-        let narrowed = self.max_in_flight_calls < self.out_most;
-        self.max_in_flight_calls = if narrowed { self.max_in_flight_calls.min(most) } else { most };
-        self.out_most = most;
+        self.places.set_most(most);
         true
     }
 
     pub(super) fn status(&mut self, now: Instant) -> Vec<BudgetStatus> {
-        let (lines, out, max_in_flight_calls) = (&self.lines, self.out, self.max_in_flight_calls);
+        let (out, max_in_flight_calls) = (self.places.out(), self.places.open(now));
+        let (lines, waiting_for_place) = (&self.lines, self.places.waiting());
         let waits = |key: Key, class: Class| {
             let line = lines.get(&(key, class)).into_iter().flat_map(|line| &line.waiting);
             line.filter(|waiting| !waiting.sender.is_closed())
@@ -427,6 +347,7 @@ impl State {
                     cooldown_until: budget.resting(now).map(|left| Timestamp::now().plus(left)),
                     out,
                     max_in_flight_calls,
+                    waiting_for_place,
                 }
             })
             .collect()

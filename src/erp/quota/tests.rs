@@ -40,6 +40,7 @@ fn caller(quota: &Quota, call: Call, class: Class, hold: Duration, pause: Durati
         loop {
             let mut permit = quota.acquire(call, class).await;
             tokio::time::sleep(hold).await;
+            permit.take_place().await;
             permit.spend();
             calls.lock().unwrap().push((Instant::now(), class));
             tokio::time::sleep(Duration::from_millis(300)).await;
@@ -154,6 +155,7 @@ async fn no_more_calls_at_once_than_allowed_and_a_free_place_is_taken_at_once() 
                 if position % 2 == 0 { Call::CreateOrder } else { Call::QueryPurchaseReturns };
             tokio::spawn(async move {
                 let mut permit = quota.acquire(call, Class::Command).await;
+                permit.take_place().await;
                 permit.spend();
                 most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -166,6 +168,92 @@ async fn no_more_calls_at_once_than_allowed_and_a_free_place_is_taken_at_once() 
     }
     assert_eq!(most.load(Ordering::SeqCst), 3);
     assert!(start.elapsed() <= Duration::from_millis(4050), "{:?}", start.elapsed());
+}
+
+/// One call with a permit, which holds its place for so long.
+async fn called(quota: &Quota, class: Class, span: Duration) {
+    let mut permit = quota.acquire(Call::QueryOutbounds, class).await;
+    permit.take_place().await;
+    permit.spend();
+    tokio::time::sleep(span).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn permits_that_are_held_unspent_keep_nobody_from_leaving() {
+    let quota = quota(600, 10, 1);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(quota.acquire(Call::CreateOrder, Class::Command).await);
+    }
+    for class in Class::ALL {
+        let left = called(&quota, class, Duration::ZERO);
+        tokio::time::timeout(Duration::from_secs(10), left).await.expect("it leaves");
+    }
+    assert_eq!(quota.status()[0].out, 0);
+    // Nor does one that waits for its place in vain take it with it when it goes.
+    let mut first = held.pop().unwrap();
+    first.take_place().await;
+    assert_eq!(
+        (quota.status()[0].out, quota.place_at_once(Call::CreateOrder).is_some()),
+        (1, false)
+    );
+    let mut second = held.pop().unwrap();
+    let waited = tokio::time::timeout(Duration::from_secs(1), second.take_place()).await;
+    assert!(waited.is_err(), "the only place is taken");
+    drop(first);
+    assert!(quota.place_at_once(Call::QueryPurchaseReturns).is_some());
+    assert_eq!((quota.status()[0].out, quota.status()[0].waiting_for_place), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_goes_to_the_most_urgent_and_its_wait_counts() {
+    let quota = quota(6000, 100, 1);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let place = quota.place(Call::QueryOutbounds, Class::Backfill).await;
+    let order = Arc::new(Mutex::new(Vec::new()));
+    for class in [Class::Backfill, Class::LatePass, Class::Feed, Class::Command, Class::Lookup] {
+        let (quota, order) = (quota.clone(), Arc::clone(&order));
+        tokio::spawn(async move {
+            let mut permit = quota.acquire(Call::QueryOutbounds, class).await;
+            assert_eq!(permit.waited, Duration::ZERO);
+            permit.take_place().await;
+            assert!(permit.waited >= Duration::from_secs(5), "{:?}", permit.waited);
+            order.lock().unwrap().push(class);
+        });
+        tokio::task::yield_now().await;
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!((quota.status()[0].out, quota.status()[0].waiting_for_place), (1, 5));
+    assert_eq!(quota.room(Call::CreateOrder).places, 0);
+    drop(place);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(*order.lock().unwrap(), Class::ALL);
+    assert_eq!(quota.room(Call::CreateOrder).places, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_places_are_short_nobody_starves() {
+    let quota = quota(600_000, 1000, 2);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let calls = Calls::default();
+    for class in Class::ALL {
+        for _ in 0..4 {
+            caller(&quota, Call::QueryOutbounds, class, Duration::ZERO, Duration::ZERO, &calls);
+        }
+    }
+    tokio::time::sleep(HOUR / 6).await;
+    let calls = calls.lock().unwrap().clone();
+    assert!(calls.len() > 3900, "two at once, 300 ms each: {}", calls.len());
+    for (class, floor) in [
+        (Class::Lookup, 500),
+        (Class::Command, 45),
+        (Class::Feed, 23),
+        (Class::LatePass, 23),
+        (Class::Backfill, 23),
+    ] {
+        assert!(count(&calls, class) * 1000 >= calls.len() * floor, "{class:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -211,7 +299,6 @@ async fn a_refusal_for_concurrency_narrows_and_widens() {
     drop(permit);
     assert_eq!(max_in_flight_calls(&quota), 7);
     tokio::time::sleep(Duration::from_secs(200)).await;
-    drop(quota.acquire(Call::CreateOrder, Class::Command).await);
     assert_eq!(max_in_flight_calls(&quota), 10);
 }
 

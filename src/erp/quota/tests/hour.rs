@@ -63,6 +63,7 @@ impl Erp {
             // Its intent is committed.
             sleep(Duration::from_millis(5 + self.roll(200))).await;
         }
+        permit.take_place().await;
         permit.spend();
         // What has left arrives, whatever becomes of who sent it.
         let (erp, travel) = (Arc::clone(self), Duration::from_millis(self.roll(self.travel)));
