@@ -413,7 +413,8 @@ async fn try_commit_fenced(
         Err(
             CommitFault::Aborted(reason)
             | CommitFault::Unknown(reason)
-            | CommitFault::TooLarge { reason, .. },
+            | CommitFault::TooLarge { reason, .. }
+            | CommitFault::Denied { reason, .. },
         ) => {
             tracing::info!(error = %reason, "restore transaction not committed; retrying");
             Ok(false)

@@ -98,6 +98,10 @@ pub(crate) enum CommitFault {
     /// smaller ones in their place.
     #[error("{reason}")]
     TooLarge { records: Vec<usize>, reason: String },
+    /// Nothing was written: the account may not write to the topics of these records, by their place
+    /// in the batch. The same batch may be tried again without them, or once that is granted.
+    #[error("{reason}")]
+    Denied { records: Vec<usize>, reason: String },
     /// Nobody knows. A new producer has fenced the old one by the time this is returned, or some
     /// lease is over, or the transaction is being aborted and a partition without a leader keeps it
     /// from ending: whatever was committed stays, and every partition concerned must be taken over
@@ -177,6 +181,8 @@ struct Count {
     failed: Option<KafkaError>,
     /// Places of the records that were too large, alone or together with others.
     too_large: Vec<usize>,
+    /// Topics that the account may not write to.
+    denied: BTreeSet<String>,
 }
 
 impl Deliveries {
@@ -196,6 +202,12 @@ impl Deliveries {
             count = self.changed.wait(count).unwrap_or_else(PoisonError::into_inner);
         }
         std::mem::take(&mut *count)
+    }
+
+    /// The account may not write to a topic. Says so.
+    fn deny(&self, topic: &str) {
+        rights::complain(&rights::denial(Operation::Write, &Resource::Topic(topic.to_owned())));
+        self.lock().denied.insert(topic.to_owned());
     }
 
     /// The fate of the record at this place of the batch.
@@ -219,7 +231,7 @@ struct Reports(Arc<Deliveries>);
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         match rights::denied_in_log(facility, line) {
-            Some(sentence) => rights::complain(&sentence),
+            Some(topic) => self.0.deny(topic),
             None => tracing::debug!(
                 kafka.log.level = ?level,
                 kafka.log.facility = facility,
@@ -242,10 +254,7 @@ impl ProducerContext for Reports {
         if let Err((error, record)) = result
             && rights::is_denial(error)
         {
-            rights::complain(&rights::denial(
-                Operation::Write,
-                &Resource::Topic(record.topic().to_owned()),
-            ));
+            self.0.deny(record.topic());
         }
         self.0.one(at, result.as_ref().err().map(|(error, _)| error.clone()));
     }
@@ -274,6 +283,8 @@ enum Step {
     Abort(String),
     /// The same, because of the records at these places.
     TooLarge(Vec<usize>),
+    /// The same, because the account may not write to these topics.
+    Denied(BTreeSet<String>),
     /// Drop the producer; nobody knows.
     Rebuild(String),
     /// A partition of the transaction has no leader. The coordinator accepts no other transaction
@@ -281,6 +292,9 @@ enum Step {
     Blocked(String),
     /// Another producer took the transactional id.
     Fenced(String),
+    /// The coordinator has no such transaction: another producer took the id, or the coordinator
+    /// ended it by itself.
+    InvalidState(String),
 }
 
 /// How many transactional ids of this process were given up as blocked ([`Step::Blocked`]). Both
@@ -479,6 +493,17 @@ impl Writer {
                     },
                     Err(step) => step,
                 },
+                Err(Step::Denied(topics)) => match live.abort(batch) {
+                    Ok(()) => return Err(denied(batch, &topics)),
+                    // librdkafka ends a transaction to which the broker has added no partition,
+                    // which the broker refuses. No commit was asked for: nothing is committed.
+                    Err(Step::InvalidState(_)) => {
+                        self.producer = None;
+                        self.revive(in_vain);
+                        return Err(denied(batch, &topics));
+                    }
+                    Err(step) => step,
+                },
                 Err(Step::TooLarge(refused)) => match live.abort(batch) {
                     Ok(()) => match self.judge(batch, &refused) {
                         Some(fault) => return Err(fault),
@@ -500,21 +525,22 @@ impl Writer {
                     self.revive(in_vain);
                     CommitFault::Unknown(reason)
                 }
-                Step::TooLarge(_) => {
+                Step::TooLarge(_) | Step::Denied(_) => {
                     self.revive(in_vain);
                     CommitFault::Unknown(
-                        "records were too large and the transaction could not be aborted"
-                            .to_owned(),
+                        "records were refused and the transaction could not be aborted".to_owned(),
                     )
                 }
-                Step::Fenced(reason) if self.replaced(&batch.group) => {
+                Step::Fenced(reason) | Step::InvalidState(reason)
+                    if self.replaced(&batch.group) =>
+                {
                     CommitFault::Fenced(format!(
                         "another process uses the same kafka.instance_ordinal ({reason}); every instance needs an ordinal of its own, so this one stops"
                     ))
                 }
                 // A coordinator that ends a transaction by itself bumps the epoch as well: then
                 // nobody took our place.
-                Step::Fenced(reason) => {
+                Step::Fenced(reason) | Step::InvalidState(reason) => {
                     self.revive(in_vain);
                     CommitFault::Unknown(reason)
                 }
@@ -592,12 +618,20 @@ impl Live {
                     for at in at..batch.records.len() {
                         self.deliveries.one(at, None);
                     }
-                    self.deliveries.finish();
-                    return Err(delivery(&error));
+                    // What was refused before may be why nothing more is taken.
+                    let Count { denied, .. } = self.deliveries.finish();
+                    return Err(if denied.is_empty() {
+                        delivery(&error)
+                    } else {
+                        Step::Denied(denied)
+                    });
                 }
             }
         }
-        let Count { failed, too_large, .. } = self.deliveries.finish();
+        let Count { failed, too_large, denied, .. } = self.deliveries.finish();
+        if !denied.is_empty() {
+            return Err(Step::Denied(denied));
+        }
         if !too_large.is_empty() {
             return Err(Step::TooLarge(too_large));
         }
@@ -729,6 +763,17 @@ fn some_partition_has_no_leader(producer: &ThreadedProducer<Reports>) -> bool {
     })
 }
 
+/// The records of a batch for topics that the account may not write to.
+fn denied(batch: &Batch, topics: &BTreeSet<String>) -> CommitFault {
+    let of = |record: &Outgoing| topics.contains(&*record.topic);
+    let records = batch.records.iter().enumerate().filter(|(_, record)| of(record));
+    let named: Vec<&str> = topics.iter().map(String::as_str).collect();
+    CommitFault::Denied {
+        records: records.map(|(at, _)| at).collect(),
+        reason: rights::denial(Operation::Write, &Resource::Topic(named.join(", "))),
+    }
+}
+
 /// Refused by the broker, or by the producer itself.
 fn is_too_large(error: &KafkaError) -> bool {
     error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
@@ -756,8 +801,8 @@ fn classify(error: &KafkaError) -> Step {
         KafkaError::Transaction(inner) => match inner.code() {
             RDKafkaErrorCode::Fenced
             | RDKafkaErrorCode::ProducerFenced
-            | RDKafkaErrorCode::InvalidProducerEpoch
-            | RDKafkaErrorCode::InvalidTransactionalState => Step::Fenced(inner.string()),
+            | RDKafkaErrorCode::InvalidProducerEpoch => Step::Fenced(inner.string()),
+            RDKafkaErrorCode::InvalidTransactionalState => Step::InvalidState(inner.string()),
             _ if inner.txn_requires_abort() => Step::Abort(inner.string()),
             _ => Step::Rebuild(inner.string()),
         },

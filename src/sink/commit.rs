@@ -481,7 +481,9 @@ impl Engine<'_> {
         let now = Moment::now();
         let word = match &result {
             Ok(()) => "committed",
-            Err(CommitFault::Aborted(_) | CommitFault::TooLarge { .. }) => "aborted",
+            Err(
+                CommitFault::Aborted(_) | CommitFault::TooLarge { .. } | CommitFault::Denied { .. },
+            ) => "aborted",
             Err(CommitFault::NotOwner(_)) => "refused",
             Err(CommitFault::Unknown(_) | CommitFault::Fenced(_)) => "unknown",
         };
@@ -494,7 +496,7 @@ impl Engine<'_> {
                 self.commit_after = now.plus(gather(commit.records));
                 self.apply(commit, now).map_err(Ended::Failed)
             }
-            Err(CommitFault::Aborted(reason)) => {
+            Err(CommitFault::Aborted(reason) | CommitFault::Denied { reason, .. }) => {
                 tracing::info!(error = %reason, "transaction aborted; retrying");
                 self.commit_after = now.plus(self.commit_pauses.next_pause());
                 self.take_back(commit);

@@ -156,7 +156,7 @@ impl Publisher {
                         return Err(PublishFault::TooLarge { pieces: excess, reason });
                     }
                 }
-                Err(CommitFault::Aborted(reason)) => {
+                Err(CommitFault::Aborted(reason) | CommitFault::Denied { reason, .. }) => {
                     done("aborted");
                     self.rest(&mut pause, &reason).await?;
                 }
