@@ -65,6 +65,8 @@ named! {
         CommandDelivered = "command.delivered",
         CommandRead = "command.read",
         CommandAccepted = "command.accepted",
+        /// The copy for its key's partition stands in a transaction that is being put together.
+        CommandForwarded = "command.forwarded",
         CommandJudged = "command.judged",
         CommandPermitted = "command.permitted",
         /// The intent stands in a transaction that is being put together.

@@ -2,7 +2,7 @@
 //! `check`.
 
 use crate::{
-    config::{Feed, KafkaSettings, Settings},
+    config::{Feed, KafkaSettings, Partitioner, Settings},
     kafka::rights::{Operation, Resource},
     sink,
 };
@@ -75,6 +75,13 @@ pub(super) fn needed(settings: &Settings) -> Vec<Right> {
     );
     if settings.commands.enabled || none {
         wanted.topic(&topics.commands, &[(Read, "commands are read, and their offsets committed")]);
+        match settings.commands.partitioner {
+            Partitioner::Murmur2 | Partitioner::Crc32 => wanted.topic(
+                &topics.commands,
+                &[(Write, "commands in another partition than their key's are forwarded")],
+            ),
+            Partitioner::Any => {}
+        }
         wanted.topic(
             &topics.journal,
             &[
@@ -233,6 +240,20 @@ mod tests {
         assert!(names.contains(&"Write topic wdt.return-outbound.changes".to_owned()), "{names:?}");
         assert!(names.contains(&"Read group wdt-connector.feeds".to_owned()), "{names:?}");
         assert!(!names.iter().any(|name| name.contains("purchase-return") || name.contains("connector.commands")), "{names:?}");
+    }
+
+    #[test]
+    fn the_commands_topic_is_written_where_commands_may_be_forwarded() {
+        for (partitioner, writes) in [("murmur2", true), ("crc32", true), ("any", false)] {
+            let rights = needed(&settings(&format!(
+                "[commands]\nenabled = true\npartitioner = \"{partitioner}\"\n"
+            )));
+            let commands = Resource::Topic("wdt.purchase-return.commands".to_owned());
+            let found = rights
+                .iter()
+                .any(|right| right.operation == Operation::Write && right.resource == commands);
+            assert_eq!(found, writes, "{partitioner}");
+        }
     }
 
     #[test]

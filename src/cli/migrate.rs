@@ -136,12 +136,12 @@ pub(super) async fn execute(args: Args, settings: &Settings) -> anyhow::Result<E
     let open = found.values().filter(|(_, entry)| entry.kind == EntryKind::Intent).count();
     if open > 0 && !refused {
         bail!(
-            "{open} commands are still open; start the connector, let them settle, and try again once `commands list --open` is empty"
+            "{open} commands are still open; start the connector with the commands.partitioner they were begun under, let them settle, and try again once `commands list --open` is empty"
         );
     }
     if open > 0 {
         output::complain(&format!(
-            "{open} commands are still open; where their partition changes they will be INVALID, and `wdt-connector dlq redrive` sends them to the right one, where the ERP is asked about them before anything is called"
+            "{open} commands are still open; where their partition changes they are forwarded to the right one, where the ERP is asked about them before anything is called"
         ));
     }
     if !plan.in_place {
@@ -212,7 +212,7 @@ async fn drained(settings: &Settings, plan: &Move, refused: bool) -> anyhow::Res
         (0, _) => Ok(()),
         (_, true) => {
             output::complain(&format!(
-                "{unread} commands of {} are not read yet; those whose partition changes will be INVALID, and `wdt-connector dlq redrive` sends them to the right one",
+                "{unread} commands of {} are not read yet; those whose partition changes are forwarded to the right one",
                 plan.commands
             ));
             Ok(())

@@ -34,6 +34,7 @@ impl Commands {
         }
         Self {
             received: add(r, Name::CommandsReceived, Counter::default()),
+            forwarded: add(r, Name::CommandsForwarded, Counter::default()),
             results,
             seconds: add(r, Name::CommandDuration, command_seconds()),
             end_to_end: add(r, Name::CommandEndToEnd, command_seconds()),
@@ -54,6 +55,11 @@ impl Metrics {
     /// One command record was delivered.
     pub(crate) fn command_received(&self) {
         self.commands.received.inc();
+    }
+
+    /// One command record was written to its key's partition.
+    pub(crate) fn command_forwarded(&self) {
+        self.commands.forwarded.inc();
     }
 
     /// One result was committed: `CREATED`…, and whether it was a duplicate.

@@ -82,6 +82,7 @@ struct Process {
 #[derive(Debug)]
 struct Commands {
     received: Counter,
+    forwarded: Counter,
     results: Counters<2>,
     seconds: Histogram,
     end_to_end: Histogram,

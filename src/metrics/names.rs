@@ -86,6 +86,7 @@ names! {
     RestoredRecords: Counter "restored_records" ["pipeline"] "Records read while restoring, counted as they are read";
 
     CommandsReceived: Counter "commands_received" [] "Command records delivered by Kafka";
+    CommandsForwarded: Counter "commands_forwarded" [] "Command records found outside their key's partition and written to it; received once more there";
     CommandResults: Counter "command_results" ["outcome", "duplicate"] "Results committed, by outcome and whether the command was a duplicate";
     CommandDuration: Histogram "command_duration_seconds" [] "From a command's delivery to its committed result";
     CommandEndToEnd: Histogram "command_end_to_end_latency_seconds" [] "From the command record's own time to its committed result";
@@ -177,7 +178,7 @@ pub(super) const LABELS: &[(&str, &str)] = &[
 #[cfg(test)]
 pub(super) const STAGE_RESULTS: &[(&str, &str)] = &[
     ("command", "`command`, `invalid`, `undecodable`, `awaiting_schema`"),
-    ("validate", "`accepted`, `invalid`"),
+    ("validate", "`accepted`, `forwarded`, `invalid`"),
     ("journal", "`fresh`, `look_first`, `resume`, `repeat`, `duplicate`, `conflict`, `expired`"),
     (
         "call",

@@ -22,15 +22,17 @@ use crate::{
 
 use super::{
     engine::{ABNORMAL, End, Ended, Engine, Happened, Ready, SlotId, Waits, Word},
+    intake::told,
     journal::{Way, written},
     letter::{Death, dead_letter, doubt_letter, doubt_reason, spare},
     partition::Partition,
+    placement::{denied, forwarded},
     settle::{
         Origin, intent_entry, journal_key, journal_record, noted_entry, outcome_entry, result_of,
         result_record, result_without_entry,
     },
     story::Tale,
-    validate::{partition_of, remark_as_sent},
+    validate::{Misplaced, partition_of, remark_as_sent},
 };
 
 /// Between transactions that commit nothing but offsets behind transaction markers.
@@ -53,8 +55,9 @@ pub(super) struct Commit {
     changes: BTreeMap<i32, Vec<Change>>,
     begun: Moment,
     records: usize,
-    /// Dead letters: their places among the records, and whose they are.
-    letters: Vec<(usize, Lease, i64)>,
+    /// Dead letters and forwarded records, which are not the connector's own: their places among
+    /// the records, and whose they are.
+    copies: Vec<(usize, Lease, i64)>,
 }
 
 impl Commit {
@@ -68,6 +71,12 @@ impl Commit {
 
     pub(super) fn intents(&self) -> usize {
         self.intents.len()
+    }
+
+    /// The records whose copies stand at these places.
+    fn copies_at(&self, places: &[usize]) -> Vec<(Lease, i64)> {
+        let refused = self.copies.iter().filter(|(at, ..)| places.contains(at));
+        refused.map(|(_, lease, offset)| (*lease, *offset)).collect()
     }
 }
 
@@ -197,7 +206,7 @@ impl Engine<'_> {
             changes: BTreeMap::new(),
             begun: now,
             records: 0,
-            letters: Vec::new(),
+            copies: Vec::new(),
         };
         let mut draft = Draft { commit, records: Vec::new(), leases: BTreeMap::new() };
         let written_at = Timestamp::now();
@@ -292,11 +301,16 @@ impl Engine<'_> {
             }
             End::Copy { entry } | End::Decided { entry } => Some(entry.return_no.as_str()),
             End::Plain { return_no, .. } => Some(return_no.as_str()),
-            End::Refused(_) | End::Poison(_) => None,
+            End::Refused(_) | End::Poison(_) | End::Forwarded { .. } => None,
         };
+        if let End::Forwarded { to, .. } = &ready.end
+            && leaders.get(&*self.names.commands).is_some_and(|topic| topic.lost.contains(to))
+        {
+            return true;
+        }
         let letter = match &ready.end {
             End::Life { ending, .. } => ending.outcome == Outcome::InDoubt,
-            End::Copy { .. } | End::Decided { .. } => false,
+            End::Copy { .. } | End::Decided { .. } | End::Forwarded { .. } => false,
             End::Plain { outcome, .. } => *outcome == Outcome::Invalid,
             End::Refused(_) | End::Poison(_) => true,
         };
@@ -405,12 +419,17 @@ impl Engine<'_> {
                 tale.result = Some(result);
             }
             End::Poison(reason) => tale.death = Some((Death::Undecodable, reason.clone())),
+            End::Forwarded { to, sent, .. } => {
+                draft.commit.copies.push((draft.records.len(), ready.lease, ready.record.offset));
+                draft.records.push(forwarded(names, &ready.record, *to, *sent));
+                crash::point(Point::CommandForwarded);
+            }
         }
         if let Some((death, reason)) = &tale.death {
             let letter = letter
                 .unwrap_or_else(|| dead_letter(names, &ready.record, *death, reason, connector));
             let (spared, why) = &ready.spared;
-            draft.commit.letters.push((draft.records.len(), ready.lease, ready.record.offset));
+            draft.commit.copies.push((draft.records.len(), ready.lease, ready.record.offset));
             draft.records.push(spare(letter, &ready.record, *spared, why, names));
         }
         Ok(tale)
@@ -496,24 +515,18 @@ impl Engine<'_> {
                 self.commit_after = now.plus(gather(commit.records));
                 self.apply(commit, now).map_err(Ended::Failed)
             }
-            Err(CommitFault::Aborted(reason) | CommitFault::Denied { reason, .. }) => {
+            Err(CommitFault::Aborted(reason)) => {
                 tracing::info!(error = %reason, "transaction aborted; retrying");
                 self.commit_after = now.plus(self.commit_pauses.next_pause());
                 self.take_back(commit);
                 Ok(())
             }
             Err(CommitFault::TooLarge { records, reason }) => {
-                let letters: BTreeMap<usize, (Lease, i64)> = commit
-                    .letters
-                    .iter()
-                    .map(|(at, lease, offset)| (*at, (*lease, *offset)))
-                    .collect();
+                let copies = commit.copies_at(&records);
+                let mut stuck = copies.len() < records.len();
                 self.take_back(commit);
-                let mut stuck = false;
-                for at in records {
-                    stuck |= !letters
-                        .get(&at)
-                        .is_some_and(|(lease, offset)| self.spare(*lease, *offset, &reason));
+                for (lease, offset) in copies {
+                    stuck |= !self.spare(lease, offset, &reason);
                 }
                 if stuck {
                     // Nothing can be left out of a result or a journal entry: it waits for a topic
@@ -522,6 +535,26 @@ impl Engine<'_> {
                         error = %reason,
                         "record too large for its topic, transaction aborted; retrying"
                     );
+                    self.commit_after = now.plus(self.commit_pauses.next_pause());
+                }
+                Ok(())
+            }
+            Err(CommitFault::Denied { records, reason }) => {
+                let copies = commit.copies_at(&records);
+                self.take_back(commit);
+                let why = denied(self.parts.settings.commands.partitioner);
+                let mut answered = false;
+                for (lease, offset) in copies {
+                    answered |= self.do_not_forward(lease, offset, &why);
+                }
+                if answered {
+                    self.misplacements.denied(now);
+                    tracing::warn!(
+                        error = %reason,
+                        "failed to forward misplaced commands; they are INVALID"
+                    );
+                } else {
+                    tracing::info!(error = %reason, "transaction aborted; retrying");
                     self.commit_after = now.plus(self.commit_pauses.next_pause());
                 }
                 Ok(())
@@ -538,19 +571,38 @@ impl Engine<'_> {
         }
     }
 
-    /// The dead letter of a record leaves out more the next time; `false` where nothing is left to
-    /// be left out.
+    /// The dead letter of a record leaves out more the next time, and a record that was to be
+    /// forwarded is answered where it stands; `false` where nothing is left to be left out.
     fn spare(&mut self, lease: Lease, offset: i64, reason: &str) -> bool {
-        let Some(ready) = self
-            .ready
-            .iter_mut()
-            .find(|ready| ready.lease == lease && ready.record.offset == offset)
-        else {
+        if self.do_not_forward(lease, offset, &format!("it could not be forwarded: {reason}")) {
             return true;
-        };
+        }
+        let Some(ready) = self.ready_of(lease, offset) else { return true };
         let Some(more) = ready.spared.0.more() else { return false };
         ready.spared = (more, reason.to_owned());
         true
+    }
+
+    /// A record that was to be forwarded and cannot be is invalid; `false` for any other one.
+    fn do_not_forward(&mut self, lease: Lease, offset: i64, reason: &str) -> bool {
+        let Some(ready) = self.ready_of(lease, offset) else { return false };
+        let End::Forwarded { to, return_no, command_id, .. } = &ready.end else { return false };
+        let misplaced = Misplaced::Partition {
+            partition: lease.partition,
+            return_no: return_no.clone(),
+            expected: *to,
+        };
+        ready.end = End::Plain {
+            outcome: Outcome::Invalid,
+            return_no: return_no.clone(),
+            command_id: command_id.clone(),
+            violations: told(vec![misplaced.to_string(), reason.to_owned()]),
+        };
+        true
+    }
+
+    fn ready_of(&mut self, lease: Lease, offset: i64) -> Option<&mut Ready> {
+        self.ready.iter_mut().find(|ready| ready.lease == lease && ready.record.offset == offset)
     }
 
     /// Nothing of it happened: everything goes back to where it waited.
@@ -684,6 +736,11 @@ impl Engine<'_> {
                 (Some(*outcome), false, (*outcome == Outcome::Invalid).then_some(Death::Invalid))
             }
             End::Poison(_) => (None, false, Some(Death::Undecodable)),
+            End::Forwarded { .. } => {
+                self.counts.forwarded += 1;
+                // Its copy is what is settled.
+                return metrics.command_forwarded();
+            }
         };
         if let Some(outcome) = outcome {
             let name = outcome.name();

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     background,
     board::Pulse,
-    clock::Moment,
+    clock::{Moment, Timestamp},
     config::Edition,
     erp::{Answer, Call, Erp, Permit, Place, Work},
     kafka::{
@@ -31,7 +31,7 @@ use super::{
     journal::{Ending, Finding, Life, Timing, may_be_forgotten, untimed_are_new},
     letter::{Spared, credibly_sent, replays},
     partition::{Partition, Remembered, Restoring},
-    placement::Placement,
+    placement::{Misplacements, is_forwarded},
     retry::Pauses,
     settle::Names,
     sweep::Sweep,
@@ -119,6 +119,9 @@ pub(super) enum End {
     Plain { outcome: Outcome, return_no: String, command_id: String, violations: Vec<String> },
     /// Nobody can be answered.
     Poison(String),
+    /// It stands in another partition than its key's: a copy goes there, and is answered there.
+    /// `sent`: when it was first sent, as the copy says it.
+    Forwarded { to: i32, return_no: String, command_id: String, sent: Option<Timestamp> },
 }
 
 /// What comes back from elsewhere.
@@ -265,9 +268,7 @@ pub(super) struct Engine<'a> {
     /// Journal keys of outcomes older than the dedup window.
     pub expired: Vec<(Lease, Vec<u8>)>,
     pub sweep: Sweep,
-    /// Whether the senders choose partitions as configured, and what waits for the answer.
-    pub placement: Placement,
-    pub held_back: Vec<Delivered>,
+    pub misplacements: Misplacements,
     /// Who paused the pipeline, in words.
     pub paused: Option<String>,
     pub committing: Option<Commit>,
@@ -312,6 +313,8 @@ pub(super) struct Counts {
     pub duplicates: u64,
     pub recovered: u64,
     pub dead_letters: u64,
+    /// Records written to their key's partition.
+    pub forwarded: u64,
     pub transactions: u64,
     pub calls: u64,
     pub lookups: u64,
@@ -344,6 +347,7 @@ impl<'a> Engine<'a> {
                     partitions: (0..partition_count).collect(),
                     offsets: true,
                     written: vec![
+                        parts.settings.topics.commands.clone(),
                         parts.settings.topics.results.clone(),
                         parts.settings.topics.commands_dlq.clone(),
                     ],
@@ -378,8 +382,7 @@ impl<'a> Engine<'a> {
             withdrawn: Vec::new(),
             expired: Vec::new(),
             sweep: Sweep::default(),
-            placement: Placement::default(),
-            held_back: Vec::new(),
+            misplacements: Misplacements::default(),
             paused: None,
             committing: None,
             commit_after: Moment(0),
@@ -488,7 +491,6 @@ impl<'a> Engine<'a> {
         let now = Moment::now();
         self.claim();
         self.due(now);
-        self.judge_senders(now);
         self.sweep(now);
         self.probe(now);
         self.check(now);
@@ -677,9 +679,6 @@ impl<'a> Engine<'a> {
                         "partition restored"
                     );
                     self.counts.restored_entries += restored.entries;
-                    if journal.placed {
-                        self.placement.fits();
-                    }
                     let lag = self.parts.settings.max_visibility_lag;
                     self.references.merge(std::mem::take(&mut journal.references), lag);
                     self.partitions
@@ -767,13 +766,12 @@ impl<'a> Engine<'a> {
         self.ready.retain(|ready| ready.lease != lease);
         self.withdrawn.retain(|(of, _)| *of != lease);
         self.expired.retain(|(of, _)| *of != lease);
-        self.held_back.retain(|record| record.lease != lease);
     }
 
     /// The circuit breaker pauses consumption; the member keeps polling.
     fn hold(&mut self) {
         let open = matches!(self.breaker.circuit(), super::breaker::Circuit::Open { .. });
-        let hold = open || self.paused.is_some() || self.placement.misfit().is_some();
+        let hold = open || self.paused.is_some();
         for partition in self.partitions.values() {
             if hold {
                 self.group.pause(partition.lease);
@@ -822,18 +820,10 @@ impl<'a> Engine<'a> {
         self.paused = paused;
     }
 
-    /// Why nothing is begun, apart from the ERP.
-    pub(super) fn standstill(&self) -> Option<&str> {
-        self.placement.misfit().or(self.paused.as_deref())
-    }
-
     /// Whether every assigned partition is restored; owning none is fine.
     pub(super) fn readiness(&self) -> Result<(), String> {
         if !self.joined {
             return Err("the instance is not a member of its consumer group now".into());
-        }
-        if let Some(reason) = self.placement.misfit() {
-            return Err(reason.to_owned());
         }
         if self.restoring.is_empty() {
             Ok(())
@@ -848,8 +838,8 @@ impl<'a> Engine<'a> {
         let now = self.parts.erp.later_clock(Edition::Flagship);
         let window = self.parts.settings.commands.dedup_window;
         let partition = self.partitions.get(&record.lease.partition);
-        // What is sent again has been read before.
-        let first = replays(record).is_none();
+        // What is sent again has been read before, and so may have been what was forwarded.
+        let first = replays(record).is_none() && !is_forwarded(record);
         let untimed_are_new = partition.is_some_and(|partition| {
             first
                 && untimed_are_new(

@@ -2,6 +2,7 @@
 //! set.
 
 use crate::{
+    clock::Timestamp,
     config::{CommandFormat, Partitioner},
     kafka::{Delivered, Lease, Outgoing, Prefix, tool::Seen},
     schema::Codec,
@@ -12,6 +13,7 @@ use super::{
     command::{Parsed, parse},
     decision::Decision,
     letter::{self, Death, Letter, Replay, Spared, dead_letter, first_sent, spare},
+    placement::{FORWARDED, forwarded},
     settle::Names,
     validate::{check_placement, remark_as_sent, validate},
 };
@@ -90,6 +92,7 @@ pub fn record(bytes: &[u8]) -> Result<&'static str, String> {
                     letter::DOUBT,
                     letter::LEFT_OUT,
                     letter::UNREADABLE,
+                    FORWARDED,
                 ]
                 .contains(&name)
         };
@@ -106,6 +109,15 @@ pub fn record(bytes: &[u8]) -> Result<&'static str, String> {
         if age.is_some() && first_sent(&copy) != age {
             return Err(format!("a copy is of {:?}, not {age:?}", first_sent(&copy)));
         }
+    }
+    let copy = forwarded(&names, &record, 1, Some(age.unwrap_or(Timestamp(0))));
+    let kept = copy.headers.get(..record.headers.len()) == Some(&record.headers[..]);
+    if (&copy.key, &copy.value, kept) != (&record.key, &record.value, true) {
+        return Err(format!("what is forwarded is not the record: {copy:?}"));
+    }
+    let copy = Delivered { headers: copy.headers, timestamp: Some(i64::MAX), ..record.clone() };
+    if first_sent(&copy) != Some(age.unwrap_or(Timestamp(0))) {
+        return Err(format!("a forwarded record is of {:?}, not {age:?}", first_sent(&copy)));
     }
     let smaller = [Spared::Value, Spared::Everything]
         .map(|spared| spare(whole.clone(), &record, spared, "too large", &names));

@@ -19,11 +19,10 @@ use super::{
     decision::Decision,
     engine::{ABNORMAL, End, Engine, Happened, Ready, Slot, Waits, Word},
     journal::{Known, Verdict, judge},
-    letter::{Spared, first_sent, replays},
+    letter::{Spared, credibly_sent, first_sent, replays},
     partition::{Queued, Work, its_turn},
-    placement::{Placement, Treatment, tells},
     settle::journal_key,
-    validate::{check_placement, validate},
+    validate::{Misplaced, check_placement, validate},
 };
 
 /// Characters of a name that are repeated in an answer; no valid one is longer.
@@ -36,7 +35,7 @@ const MOST_VIOLATION: usize = 255;
 const MOST_DETAIL: usize = 1000;
 
 /// The violations as they are answered.
-fn told(violations: Vec<String>) -> Vec<String> {
+pub(super) fn told(violations: Vec<String>) -> Vec<String> {
     let more = violations.len().saturating_sub(MOST_VIOLATIONS);
     let named = violations
         .iter()
@@ -72,9 +71,6 @@ impl Engine<'_> {
     }
 
     fn read(&mut self, record: Delivered) {
-        if self.placement.misfit().is_some() {
-            return self.held_back.push(record);
-        }
         let received = Moment::now();
         let lease = record.lease;
         let settings = &self.parts.settings.commands;
@@ -98,6 +94,7 @@ impl Engine<'_> {
                     settings.partitioner,
                 )
                 .map(|()| decision)
+                .map_err(|misplaced| misplaced.to_string())
             });
             return match placed {
                 Ok(decision) => {
@@ -129,10 +126,10 @@ impl Engine<'_> {
                 self.learn(lease, id, Duration::ZERO);
             }
             Parsed::Invalid { return_no, command_id, violations } => {
-                self.invalid(lease, record, received, return_no, command_id, violations)
+                let pair = (return_no, command_id);
+                self.invalid(Arc::new(record), received, None, pair, violations)
             }
             Parsed::Command(command) => {
-                let key_fits = record.key.as_deref() == Some(command.return_no.as_bytes());
                 crash::point(Point::CommandRead);
                 let placed = check_placement(
                     record.key.as_deref(),
@@ -145,93 +142,84 @@ impl Engine<'_> {
                     (command.return_no.clone(), command.command_id.clone());
                 let mut trace = Trace::begin((&return_no, &command_id), &record.headers);
                 match (placed, validate(*command)) {
-                    (Ok(()), validated) => {
-                        if tells(
-                            &return_no,
-                            lease.partition,
-                            self.partition_count,
-                            settings.partitioner,
-                        ) {
-                            self.placement.fits();
-                        }
-                        match validated {
-                            Ok(accepted) => {
-                                self.passed(
-                                    (&return_no, &command_id),
-                                    Hop::Validate,
-                                    "accepted",
-                                    None,
-                                );
-                                trace.enter(Hop::Journal);
-                                self.enqueue(Queued {
-                                    record: Arc::new(record),
-                                    received,
-                                    work: Work::Command(accepted),
-                                    trace,
-                                });
-                            }
-                            Err(violations) => self.invalid(
-                                lease, record, received, return_no, command_id, violations,
-                            ),
-                        }
+                    (Ok(()), Ok(accepted)) => {
+                        self.passed((&return_no, &command_id), Hop::Validate, "accepted", None);
+                        trace.enter(Hop::Journal);
+                        self.enqueue(Queued {
+                            record: Arc::new(record),
+                            received,
+                            work: Work::Command(accepted),
+                            trace,
+                        });
                     }
-                    (Err(misplaced), validated) => {
-                        if key_fits && self.held(&return_no, lease.partition) {
-                            self.held_back.push(record);
-                            return;
-                        }
-                        let violations = std::iter::once(misplaced)
+                    (Err(Misplaced::Partition { expected, .. }), Ok(_)) => {
+                        self.enqueue(Queued {
+                            record: Arc::new(record),
+                            received,
+                            work: Work::Misplaced { return_no, command_id, to: expected },
+                            trace,
+                        });
+                    }
+                    (placed, validated) => {
+                        let violations = (placed.err().map(|misplaced| misplaced.to_string()))
+                            .into_iter()
                             .chain(validated.err().unwrap_or_default())
                             .collect();
-                        self.invalid(lease, record, received, return_no, command_id, violations);
+                        self.invalid(
+                            Arc::new(record),
+                            received,
+                            None,
+                            (return_no, command_id),
+                            violations,
+                        );
                     }
                 }
             }
         }
     }
 
-    /// Whether a misplaced record waits for the judgement of its senders.
-    fn held(&mut self, return_no: &str, partition: i32) -> bool {
+    /// A good command that stands in another partition than its key's goes there: copies of it are
+    /// judged by what that partition's journal knows. Nothing is known of it here: a partition
+    /// whose journal holds entries of other keys than its own is not taken over.
+    fn forward(
+        &mut self,
+        record: Arc<Delivered>,
+        received: Moment,
+        (return_no, command_id): (String, String),
+        to: i32,
+    ) {
+        let (lease, key) = (record.lease, Some(return_no.clone()));
         let configured = self.parts.settings.commands.partitioner;
-        let was_fine = self.placement.misfit().is_none();
-        let treatment = self.placement.misplaced(
-            return_no,
-            partition,
+        if let Some(why) = self.misplacements.refusal(&record, configured, Moment::now()) {
+            let partition = lease.partition;
+            let misplaced =
+                Misplaced::Partition { partition, return_no: return_no.clone(), expected: to };
+            let violations = vec![misplaced.to_string(), why];
+            return self.invalid(record, received, key, (return_no, command_id), violations);
+        }
+        self.misplacements.seen(
+            &self.names.commands,
+            &return_no,
+            lease.partition,
             self.partition_count,
             configured,
-            Moment::now(),
         );
-        if let Some(reason) = self.placement.misfit().filter(|_| was_fine) {
-            tracing::error!(%reason, "partitioner mismatch; command pipeline paused");
-        }
-        treatment == Treatment::Hold
-    }
-
-    /// Judges senders of few records in time, and settles what waited once it is known to be
-    /// invalid.
-    pub(super) fn judge_senders(&mut self, now: Moment) {
-        if self.held_back.is_empty() {
-            return;
-        }
-        let was_fine = self.placement.misfit().is_none();
-        self.placement.due(self.partition_count, self.parts.settings.commands.partitioner, now);
-        if let Some(reason) = self.placement.misfit().filter(|_| was_fine) {
-            tracing::error!(%reason, "partitioner mismatch; command pipeline paused");
-        }
-        if matches!(self.placement, Placement::Fits) {
-            for record in std::mem::take(&mut self.held_back) {
-                self.read(record);
-            }
-        }
+        let detail = Some(format!("to partition {to}"));
+        self.passed((&return_no, &command_id), Hop::Validate, "forwarded", detail);
+        // A record of unknown time that is new here is new there: the copy's own time is as good. One
+        // that may have been read before stays one that is looked for before its first call.
+        let now = self.parts.erp.later_clock(Edition::Flagship);
+        let known = credibly_sent(&record, now).is_some() || self.is_old(&record);
+        let sent = known.then(|| first_sent(&record).unwrap_or(Timestamp(0)));
+        self.end(lease, record, received, key, End::Forwarded { to, return_no, command_id, sent });
     }
 
     fn invalid(
         &mut self,
-        lease: Lease,
-        record: Delivered,
+        record: Arc<Delivered>,
         received: Moment,
-        return_no: String,
-        command_id: String,
+        key: Option<String>,
+        (return_no, command_id): (String, String),
         violations: Vec<String>,
     ) {
         // Whatever its size was, its answer has to fit into a record.
@@ -245,10 +233,10 @@ impl Engine<'_> {
             Some(shortened(&violations.join("; "), MOST_DETAIL)),
         );
         self.end(
-            lease,
-            Arc::new(record),
+            record.lease,
+            record,
             received,
-            None,
+            key,
             End::Plain { outcome: Outcome::Invalid, return_no, command_id, violations },
         );
     }
@@ -356,6 +344,9 @@ impl Engine<'_> {
             Work::Command(accepted) => {
                 (accepted.command.return_no.clone(), accepted.command.command_id.clone())
             }
+            Work::Misplaced { return_no, command_id, .. } => {
+                (return_no.clone(), command_id.clone())
+            }
             Work::Decision(decision) => (decision.return_no.clone(), decision.command_id.clone()),
         };
         let journal_key = journal_key(&return_no, &command_id);
@@ -373,6 +364,9 @@ impl Engine<'_> {
         };
         let accepted = match work {
             Work::Command(accepted) => accepted,
+            Work::Misplaced { to, .. } => {
+                return self.forward(record, received, (return_no, command_id), to);
+            }
             Work::Decision(decision) => {
                 let end = match decision.settle(entry.as_ref(), Timestamp::now()) {
                     Ok(entry) => End::Decided { entry: Box::new(entry) },

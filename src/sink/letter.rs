@@ -11,7 +11,7 @@ use crate::{
     text::shortened,
 };
 
-use super::settle::Names;
+use super::{placement::FORWARDED, settle::Names};
 
 /// What Kafka Connect's error headers begin with (KIP-298; values are UTF-8).
 pub(crate) const PREFIX: &str = "__connect.errors.";
@@ -358,7 +358,7 @@ impl Letter {
     fn once_more(&self, topic: &str, partition: Option<i32>, times: u32) -> Outgoing {
         let ours = |name: &str| {
             name.starts_with(PREFIX)
-                || [FIRST_SENT, REPLAY, DOUBT, LEFT_OUT, UNREADABLE].contains(&name)
+                || [FIRST_SENT, REPLAY, DOUBT, LEFT_OUT, UNREADABLE, FORWARDED].contains(&name)
         };
         let mut headers: Vec<_> =
             self.headers.iter().filter(|(name, _)| !ours(name)).cloned().collect();
@@ -585,7 +585,11 @@ mod tests {
 
     #[test]
     fn a_letter_is_sent_again_as_it_was_with_its_age_and_a_count() {
-        let mut letter = read(&dead_letter(&names(), &record(), Death::Invalid, "num is 0", "app"));
+        let mut forwarded = record();
+        forwarded.headers.push((FORWARDED.into(), Some(b"c:1:2".to_vec())));
+        let mut letter =
+            read(&dead_letter(&names(), &forwarded, Death::Invalid, "num is 0", "app"));
+        assert!(letter.headers.contains(&forwarded.headers[2]), "a person sees where it came from");
         assert_eq!(
             (letter.label.as_str(), letter.reason.as_str(), letter.source),
             ("invalid", "num is 0", Some((3, 42)))

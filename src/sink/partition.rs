@@ -1,7 +1,7 @@
 //! One owned partition: its offsets, its keys, and what the journal said when it was taken over.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -27,9 +27,8 @@ use crate::{
 use super::{
     bundle::Sightings,
     decision::Decision,
-    placement::tells,
     settle::{Names, bare_entry, journal_record},
-    validate::Accepted,
+    validate::{Accepted, partition_of},
     visibility::{Reference, References},
 };
 
@@ -46,6 +45,12 @@ pub(super) struct Queued {
 #[derive(Clone, Debug)]
 pub(super) enum Work {
     Command(Accepted),
+    /// A command that stands in another partition than its key's, `to`.
+    Misplaced {
+        return_no: String,
+        command_id: String,
+        to: i32,
+    },
     /// A person's decision about a command in doubt.
     Decision(Decision),
 }
@@ -55,6 +60,7 @@ impl Work {
     pub(super) fn key(&self) -> &str {
         match self {
             Self::Command(accepted) => &accepted.command.return_no,
+            Self::Misplaced { return_no, .. } => return_no,
             Self::Decision(decision) => &decision.return_no,
         }
     }
@@ -158,8 +164,8 @@ pub(super) struct Remembered {
     pub held: bool,
     /// When its count was written, which is when it was begun.
     pub counted_at: Option<Timestamp>,
-    /// It knows of a command that stood where only the configured partitioner puts it.
-    pub placed: bool,
+    /// Keys of commands that `commands.partitioner` puts into another partition.
+    elsewhere: HashSet<Vec<u8>>,
     /// Orders of ours that the ERP confirmed.
     pub references: References,
     pub lost_at: Option<Timestamp>,
@@ -318,6 +324,9 @@ impl Restoring {
         if uncounted.iter().any(|(_, journal)| !journal.commands) {
             self.check_others(leases, restored).await?;
         }
+        for (restored, journal) in restored.iter().zip(&journals) {
+            self.check_places(restored.lease.partition, journal)?;
+        }
         let uncounted: Vec<&Restored> =
             uncounted.into_iter().map(|(restored, _)| restored).collect();
         self.keep_count(&uncounted).await?;
@@ -339,6 +348,18 @@ impl Restoring {
         Err(TakeOverFault::Refused(format!(
             "{} had {counted} partitions when its journal was written and has {} now, so copies of a command could be judged by two owners; stop every instance and run `wdt-connector topics repartition --partitions {}`",
             self.names.commands, self.partitions, self.partitions
+        )))
+    }
+
+    /// The entries of another partition's keys were written under another partitioner: copies of
+    /// those commands go to a partition whose journal does not know them.
+    fn check_places(&self, partition: i32, journal: &Remembered) -> Result<(), TakeOverFault> {
+        let Some(key) = journal.elsewhere.iter().next() else { return Ok(()) };
+        Err(TakeOverFault::Refused(format!(
+            "{} [{partition}] holds {}, which commands.partitioner puts into another partition, so copies of a command could be judged by two owners; set commands.partitioner to what it was, or once all commands are settled under that, stop every instance, change it and run `wdt-connector topics repartition --partitions {}`",
+            self.names.journal,
+            String::from_utf8_lossy(key),
+            self.partitions
         )))
     }
 
@@ -493,13 +514,17 @@ impl Restoring {
                 journal.open.remove(key);
                 journal.in_doubt.remove(key);
                 journal.held |= !key.starts_with(br##"["#"##);
+                journal.elsewhere.remove(key);
                 return loader.push(partition, key, None).map_err(|fault| fault.to_string());
             };
             journal.commands |= matches!(entry.kind, EntryKind::Intent | EntryKind::Outcome);
             journal.held |= journal.commands;
-            journal.placed = journal.placed
-                || matches!(entry.kind, EntryKind::Intent | EntryKind::Outcome)
-                    && tells(&entry.return_no, partition, partitions, partitioner);
+            if matches!(entry.kind, EntryKind::Intent | EntryKind::Outcome)
+                && partition_of(entry.return_no.as_bytes(), partitions, partitioner)
+                    .is_some_and(|belongs| belongs != partition)
+            {
+                journal.elsewhere.insert(key.to_vec());
+            }
             match entry.kind {
                 EntryKind::Barrier => {
                     if declares_lost(&entry) {

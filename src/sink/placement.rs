@@ -1,127 +1,187 @@
-//! Whether the senders choose partitions as `commands.partitioner` says. A topic whose first
-//! records all stand elsewhere is a misconfiguration, not a thousand invalid commands: the pipeline
-//! pauses and names the partitioner that would fit. Pure.
+//! Commands that stand in another partition than `commands.partitioner` gives their key: what is
+//! written to their right one, and what is said of their senders. Pure, but for the log.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
-use crate::{clock::Moment, config::Partitioner};
+use crate::{
+    clock::{Moment, Timestamp},
+    config::Partitioner,
+    kafka::{Delivered, Outgoing},
+    text::shortened,
+};
 
-use super::validate::partition_of;
+use super::{
+    letter::{FIRST_SENT, number},
+    settle::Names,
+    validate::partition_of,
+};
 
-/// So many different keys in the wrong partition that one other partitioner explains are no
-/// accident.
-const EXPLAINED: usize = 3;
-/// So many that none explains are none either.
-const UNEXPLAINED: usize = 5;
-/// Fewer keys are judged after this long.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The header of a record that was forwarded: `topic:partition:offset` of where its sender wrote
+/// it. A record is forwarded once.
+pub(crate) const FORWARDED: &str = "wdt-forwarded";
 
-/// What is known of the senders.
-#[derive(Debug, Default)]
-pub(super) enum Placement {
-    /// Nothing has shown yet that the configured partitioner is the senders'; what it does not
-    /// explain is held back.
-    #[default]
-    Unknown,
-    /// Keys in the wrong partition, and since when.
-    Doubtful { misplaced: BTreeMap<String, i32>, since: Moment },
-    /// The configured partitioner is the senders': a misplaced command is its sender's mistake.
-    Fits,
-    /// The configuration does not fit the senders.
-    Misfit(String),
-}
+/// So many records that one other partitioner explains are no accident: a partition chosen at
+/// random is that partitioner's as well now and then.
+const EXPLAINED: u64 = 3;
+/// Until a topic that denied the right to write to it is tried again: each try costs an aborted
+/// transaction.
+const DENIED_FOR: std::time::Duration = std::time::Duration::from_secs(10);
+/// Characters of a header that are repeated in an answer.
+const MOST_HEADER: usize = 100;
 
-/// What to do with a misplaced record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Treatment {
-    /// Not settled yet: the senders are being judged.
-    Hold,
-    /// It is invalid.
-    Invalid,
-}
-
-/// Whether a key in this partition tells the configured partitioner from the other: both would put
-/// many keys there.
+/// Whether the record is a copy that an instance wrote to its key's partition.
 #[must_use]
-pub(super) fn tells(key: &str, partition: i32, partitions: i32, configured: Partitioner) -> bool {
-    let chooses = |partitioner| partition_of(key.as_bytes(), partitions, partitioner);
-    match configured {
-        Partitioner::Any => true,
-        Partitioner::Murmur2 => {
-            chooses(configured) == Some(partition) && chooses(Partitioner::Crc32) != Some(partition)
-        }
-        Partitioner::Crc32 => {
-            chooses(configured) == Some(partition)
-                && chooses(Partitioner::Murmur2) != Some(partition)
-        }
+pub(super) fn is_forwarded(record: &Delivered) -> bool {
+    record.headers.iter().any(|(name, _)| name == FORWARDED)
+}
+
+/// The same record for its right partition: key, value and headers byte for byte, and where and
+/// when (`sent`) it was sent first.
+#[must_use]
+pub(super) fn forwarded(
+    names: &Names,
+    record: &Delivered,
+    to: i32,
+    sent: Option<Timestamp>,
+) -> Outgoing {
+    let mut headers = record.headers.clone();
+    if let Some(sent) = sent.filter(|sent| number(&record.headers, FIRST_SENT) != Some(sent.0)) {
+        headers.push((FIRST_SENT.to_owned(), Some(sent.0.to_string().into_bytes())));
+    }
+    let from = format!("{}:{}:{}", names.commands, record.lease.partition, record.offset);
+    headers.push((FORWARDED.to_owned(), Some(from.into_bytes())));
+    Outgoing {
+        topic: Arc::clone(&names.commands),
+        partition: Some(to),
+        key: record.key.clone(),
+        value: record.value.clone(),
+        headers,
     }
 }
 
-impl Placement {
-    /// Some command stands where only the configured partitioner puts it ([`tells`]), now or in the
-    /// journal.
-    pub(super) fn fits(&mut self) {
-        if matches!(self, Self::Unknown | Self::Doubtful { .. }) {
-            *self = Self::Fits;
-        }
-    }
+/// What is known of misplaced records: how many there were by what explains their partition, and
+/// whether they may be forwarded.
+#[derive(Debug, Default)]
+pub(super) struct Misplacements {
+    /// In the partition that the partitioner which is not configured gives their key.
+    other: u64,
+    /// In the partition that neither gives it.
+    neither: u64,
+    denied_at: Option<Moment>,
+}
 
-    /// A record with the right key stands in the wrong partition.
-    pub(super) fn misplaced(
+impl Misplacements {
+    /// A misplaced record is about to be forwarded. Says so once for each pattern of senders in
+    /// this process.
+    pub(super) fn seen(
         &mut self,
+        topic: &str,
         key: &str,
         partition: i32,
         partitions: i32,
         configured: Partitioner,
-        now: Moment,
-    ) -> Treatment {
-        match self {
-            Self::Fits => return Treatment::Invalid,
-            Self::Misfit(_) => return Treatment::Hold,
-            Self::Unknown => {
-                *self = Self::Doubtful {
-                    misplaced: BTreeMap::from([(key.to_owned(), partition)]),
-                    since: now,
-                }
+    ) {
+        static OTHER: AtomicBool = AtomicBool::new(false);
+        static NEITHER: AtomicBool = AtomicBool::new(false);
+        let said = if explains(key, partition, partitions, configured) {
+            self.other += 1;
+            if self.other < EXPLAINED {
+                return;
             }
-            Self::Doubtful { misplaced, .. } => {
-                misplaced.insert(key.to_owned(), partition);
-            }
+            &OTHER
+        } else {
+            self.neither += 1;
+            &NEITHER
+        };
+        if said.swap(true, Ordering::Relaxed) {
+            return;
         }
-        if let Self::Doubtful { misplaced, .. } = self
-            && (misplaced.len() >= UNEXPLAINED
-                || misplaced.len() >= EXPLAINED
-                    && fitting(misplaced, partitions, configured).is_some())
-        {
-            *self = Self::Misfit(reason(misplaced, partitions, configured));
-        }
-        Treatment::Hold
-    }
-
-    /// Judges few keys once they have waited long enough: several that another partitioner explains
-    /// are a misconfiguration, anything else is the senders' mistake.
-    pub(super) fn due(&mut self, partitions: i32, configured: Partitioner, now: Moment) {
-        if let Self::Doubtful { misplaced, since } = self
-            && now >= since.plus(PATIENCE)
-        {
-            *self = if misplaced.len() > 1 && fitting(misplaced, partitions, configured).is_some() {
-                Self::Misfit(reason(misplaced, partitions, configured))
-            } else {
-                Self::Fits
-            };
+        if let Some(advice) = self.advice(partitions, configured) {
+            tracing::warn!(
+                kafka.topic = topic,
+                forwarded = self.other + self.neither,
+                %advice,
+                "commands found outside their key's partition; forwarding them"
+            );
         }
     }
 
-    /// Why the pipeline pauses.
+    /// What sender or operator can do so that nothing has to be forwarded; `None` while there is
+    /// nothing to be said.
     #[must_use]
-    pub(super) fn misfit(&self) -> Option<&str> {
-        match self {
-            Self::Misfit(reason) => Some(reason),
-            Self::Unknown | Self::Doubtful { .. } | Self::Fits => None,
+    pub(super) fn advice(&self, partitions: i32, configured: Partitioner) -> Option<String> {
+        let other = other(configured)?;
+        if self.neither > 0 {
+            return Some(format!(
+                "neither murmur2 nor crc32 explains the partitions of {} records: have the senders choose partitions as commands.partitioner = \"{}\" says ({})",
+                self.neither,
+                name(configured),
+                setting(configured)
+            ));
         }
+        (self.other >= EXPLAINED).then(|| {
+            format!(
+                "the senders use {}, not commands.partitioner = \"{}\": have them use that ({}), or stop every instance, set commands.partitioner = \"{}\" and run `wdt-connector topics repartition --partitions {partitions}`",
+                name(other),
+                name(configured),
+                setting(configured),
+                name(other)
+            )
+        })
+    }
+
+    /// The connector may not write to the commands topic.
+    pub(super) fn denied(&mut self, now: Moment) {
+        self.denied_at = Some(now);
+    }
+
+    /// Why a misplaced record is not forwarded; `None` where it is.
+    #[must_use]
+    pub(super) fn refusal(
+        &self,
+        record: &Delivered,
+        configured: Partitioner,
+        now: Moment,
+    ) -> Option<String> {
+        if let Some((_, from)) = record.headers.iter().rfind(|(name, _)| name == FORWARDED) {
+            let from = String::from_utf8_lossy(from.as_deref().unwrap_or_default());
+            return Some(format!(
+                "it was forwarded before ({FORWARDED}: {}) and is not forwarded again: the instances must agree on commands.partitioner and the partitions must stay as many",
+                shortened(&from, MOST_HEADER)
+            ));
+        }
+        self.denied_at.filter(|at| at.until(now) < DENIED_FOR).map(|_| denied(configured))
     }
 }
 
+/// Why a record stays where it is without the right to write to its topic.
+#[must_use]
+pub(super) fn denied(configured: Partitioner) -> String {
+    format!(
+        "it cannot be forwarded without Write on the commands topic: grant that to the connector, or have the sender choose partitions by {} ({})",
+        name(configured),
+        setting(configured)
+    )
+}
+
+/// Whether the partitioner that is not configured puts the key there.
+fn explains(key: &str, partition: i32, partitions: i32, configured: Partitioner) -> bool {
+    other(configured).and_then(|other| partition_of(key.as_bytes(), partitions, other))
+        == Some(partition)
+}
+
+fn other(configured: Partitioner) -> Option<Partitioner> {
+    match configured {
+        Partitioner::Murmur2 => Some(Partitioner::Crc32),
+        Partitioner::Crc32 => Some(Partitioner::Murmur2),
+        Partitioner::Any => None,
+    }
+}
+
+/// As `commands.partitioner` has it.
 fn name(partitioner: Partitioner) -> &'static str {
     match partitioner {
         Partitioner::Murmur2 => "murmur2",
@@ -130,122 +190,136 @@ fn name(partitioner: Partitioner) -> &'static str {
     }
 }
 
-/// The partitioner that puts every key where it stands.
-fn fitting(
-    misplaced: &BTreeMap<String, i32>,
-    partitions: i32,
-    configured: Partitioner,
-) -> Option<Partitioner> {
-    [Partitioner::Murmur2, Partitioner::Crc32]
-        .into_iter()
-        .filter(|candidate| *candidate != configured)
-        .find(|candidate| {
-            misplaced.iter().all(|(key, partition)| {
-                partition_of(key.as_bytes(), partitions, *candidate) == Some(*partition)
-            })
-        })
-}
-
-fn reason(misplaced: &BTreeMap<String, i32>, partitions: i32, configured: Partitioner) -> String {
-    let advice = match fitting(misplaced, partitions, configured) {
-        Some(fits) => format!("{} would fit: set commands.partitioner = \"{}\" and start again", name(fits), name(fits)),
-        None => "neither murmur2 nor crc32 would fit, so the senders choose partitions in some other way: have them use one of the two, or set commands.partitioner = \"any\" at your own risk".to_owned(),
-    };
-    format!(
-        "the commands topic's first records do not stand in the partitions that commands.partitioner = \"{}\" gives their keys ({} looked at); {advice}",
-        name(configured),
-        misplaced.len()
-    )
+/// What senders set for it.
+fn setting(partitioner: Partitioner) -> &'static str {
+    match partitioner {
+        Partitioner::Murmur2 => "Java clients' default, partitioner=murmur2_random with librdkafka",
+        Partitioner::Crc32 => "librdkafka's default, partitioner=consistent_random",
+        Partitioner::Any => "any",
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kafka::Lease;
+    use crate::sink::letter::first_sent;
 
+    const PARTITIONS: i32 = 6;
+
+    fn names() -> Names {
+        Names {
+            commands: "c".into(),
+            results: "r".into(),
+            commands_dlq: "d".into(),
+            journal: "j".into(),
+        }
+    }
+
+    fn record(headers: &[(&str, &str)], timestamp: Option<i64>) -> Delivered {
+        let header = |(name, value): &(&str, &str)| ((*name).to_owned(), Some((*value).into()));
+        Delivered {
+            lease: Lease { partition: 3, epoch: 1 },
+            offset: 42,
+            key: Some(b"R1".to_vec()),
+            value: Some(b"v".to_vec()),
+            left_out: None,
+            unreadable_headers: 0,
+            headers: headers.iter().map(header).collect(),
+            timestamp,
+        }
+    }
+
+    /// Keys and where `partitioner` puts them, which is not where murmur2 does.
     fn keys(partitioner: Partitioner) -> impl Iterator<Item = (String, i32)> {
+        let of = |key: &str, by| partition_of(key.as_bytes(), PARTITIONS, by).unwrap();
         (0..).map(|number| format!("R{number}")).filter_map(move |key| {
-            let stands = partition_of(key.as_bytes(), 6, partitioner).unwrap();
-            (Some(stands) != partition_of(key.as_bytes(), 6, Partitioner::Murmur2))
-                .then_some((key, stands))
+            let stands = of(&key, partitioner);
+            (stands != of(&key, Partitioner::Murmur2)).then_some((key, stands))
         })
     }
 
-    fn judge(placement: &mut Placement, key: &str, partition: i32, at: u64) -> Treatment {
-        placement.misplaced(key, partition, 6, Partitioner::Murmur2, Moment(at))
+    fn see(misplacements: &mut Misplacements, key: &str, partition: i32) -> Option<String> {
+        misplacements.seen("c", key, partition, PARTITIONS, Partitioner::Murmur2);
+        misplacements.advice(PARTITIONS, Partitioner::Murmur2)
     }
 
     #[test]
-    fn three_keys_in_the_wrong_place_name_the_partitioner_that_fits() {
-        let mut placement = Placement::default();
-        for (key, partition) in keys(Partitioner::Crc32).take(3) {
-            assert!(placement.misfit().is_none());
-            // The same key again says nothing new.
-            for _ in 0..3 {
-                assert_eq!(judge(&mut placement, &key, partition, 0), Treatment::Hold);
-            }
-        }
-        assert!(
-            placement.misfit().is_some_and(|reason| reason.contains("\"crc32\"")),
-            "{placement:?}"
+    fn a_forwarded_record_keeps_what_it_has_and_its_age() {
+        let said = |copy: &Outgoing| -> Vec<(String, String)> {
+            let text = |value: &Option<Vec<u8>>| {
+                String::from_utf8(value.clone().unwrap_or_default()).unwrap()
+            };
+            copy.headers.iter().map(|(name, value)| (name.clone(), text(value))).collect()
+        };
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let forwarded = |record: &Delivered| {
+            forwarded(&names(), record, 5, Some(first_sent(record).unwrap_or(Timestamp(0))))
+        };
+        let copy = forwarded(&record(&[("traceparent", "00-1")], Some(7000)));
+        assert_eq!((&*copy.topic, copy.partition), ("c", Some(5)));
+        assert_eq!(
+            (copy.key.as_deref(), copy.value.as_deref()),
+            (Some(&b"R1"[..]), Some(&b"v"[..]))
         );
-        placement.fits();
-        assert!(placement.misfit().is_some(), "nothing is taken back");
+        assert_eq!(
+            said(&copy),
+            [pair("traceparent", "00-1"), pair(FIRST_SENT, "7000"), pair(FORWARDED, "c:3:42")]
+        );
+        // What a redrive says stays, unless it makes the record younger than the log does.
+        let redriven = forwarded(&record(&[(FIRST_SENT, "6000")], Some(7000)));
+        assert_eq!(said(&redriven), [pair(FIRST_SENT, "6000"), pair(FORWARDED, "c:3:42")]);
+        let younger = forwarded(&record(&[(FIRST_SENT, "8000")], Some(7000)));
+        assert_eq!(number(&younger.headers, FIRST_SENT), Some(7000));
+        let unknown = forwarded(&record(&[], None));
+        assert_eq!(number(&unknown.headers, FIRST_SENT), Some(0), "it does not become young");
     }
 
     #[test]
-    fn only_a_key_the_other_would_put_elsewhere_tells_them_apart() {
-        let chooses =
-            |key: &str, partitioner| partition_of(key.as_bytes(), 6, partitioner).unwrap();
-        for key in (0..100).map(|number| format!("R{number}")) {
-            let (murmur2, crc32) =
-                (chooses(&key, Partitioner::Murmur2), chooses(&key, Partitioner::Crc32));
-            assert_eq!(tells(&key, murmur2, 6, Partitioner::Murmur2), murmur2 != crc32);
-            assert!(!tells(&key, (murmur2 + 1) % 6, 6, Partitioner::Murmur2));
-        }
-    }
-
-    #[test]
-    fn nothing_fits_random_partitions() {
-        let mut placement = Placement::default();
-        for number in 0..6 {
-            let key = format!("R{number}");
-            let wrong =
-                (partition_of(key.as_bytes(), 6, Partitioner::Murmur2).unwrap() + 1 + number % 2)
-                    % 6;
-            judge(&mut placement, &key, wrong, 0);
-        }
+    fn three_records_name_the_partitioner_that_explains_them() {
+        let mut misplacements = Misplacements::default();
+        let advice: Vec<_> = keys(Partitioner::Crc32)
+            .take(3)
+            .map(|(key, partition)| see(&mut misplacements, &key, partition))
+            .collect();
+        assert_eq!(advice[..2], [None, None]);
+        let said = advice[2].as_deref().unwrap();
         assert!(
-            placement.misfit().is_some_and(|reason| reason.contains("neither")),
-            "{placement:?}"
+            said.contains("commands.partitioner = \"crc32\" and run")
+                && said.contains("partitioner=murmur2_random"),
+            "{said}"
         );
     }
 
     #[test]
-    fn one_record_in_its_place_makes_the_others_the_senders_mistake() {
-        let mut placement = Placement::default();
-        let (key, partition) = keys(Partitioner::Crc32).next().unwrap();
-        assert_eq!(judge(&mut placement, &key, partition, 0), Treatment::Hold);
-        placement.fits();
-        for (key, partition) in keys(Partitioner::Crc32).take(9) {
-            assert_eq!(judge(&mut placement, &key, partition, 0), Treatment::Invalid);
-        }
+    fn what_neither_explains_is_said_at_once() {
+        let mut misplacements = Misplacements::default();
+        let (key, stands) = keys(Partitioner::Crc32)
+            .find_map(|(key, stands)| {
+                let random = (stands + 1) % PARTITIONS;
+                let right = partition_of(key.as_bytes(), PARTITIONS, Partitioner::Murmur2);
+                (right != Some(random)).then_some((key, random))
+            })
+            .unwrap();
+        let said = see(&mut misplacements, &key, stands).unwrap();
+        assert!(said.starts_with("neither"), "{said}");
     }
 
     #[test]
-    fn few_keys_are_judged_when_nothing_else_comes() {
-        let mut placement = Placement::default();
-        let mut wrong = keys(Partitioner::Crc32);
-        let (key, partition) = wrong.next().unwrap();
-        judge(&mut placement, &key, partition, 0);
-        placement.due(6, Partitioner::Murmur2, Moment(9_999));
-        assert!(matches!(placement, Placement::Doubtful { .. }));
-        placement.due(6, Partitioner::Murmur2, Moment(10_000));
-        assert!(matches!(placement, Placement::Fits), "one alone may be anything");
-        let mut placement = Placement::default();
-        for (key, partition) in wrong.take(2) {
-            judge(&mut placement, &key, partition, 0);
+    fn a_record_is_forwarded_once_and_not_while_that_is_denied() {
+        let mut misplacements = Misplacements::default();
+        let refusal = |of: &Misplacements, headers: &[(&str, &str)], at| {
+            of.refusal(&record(headers, None), Partitioner::Murmur2, Moment(at))
+        };
+        assert_eq!(refusal(&misplacements, &[], 0), None);
+        let again = refusal(&misplacements, &[(FORWARDED, "c:1:9")], 0).unwrap();
+        assert!(again.contains("c:1:9"), "{again}");
+        misplacements.denied(Moment(1000));
+        let denied = refusal(&misplacements, &[], 10_999).unwrap();
+        assert!(denied.contains("Write") && denied.contains("murmur2_random"), "{denied}");
+        assert_eq!(refusal(&misplacements, &[], 11_000), None, "it is tried again");
+        for sentence in [again, denied] {
+            assert!(sentence.chars().count() <= 255, "it is told whole: {sentence}");
         }
-        placement.due(6, Partitioner::Murmur2, Moment(10_000));
-        assert!(placement.misfit().is_some());
     }
 }

@@ -136,7 +136,7 @@ impl Engine<'_> {
         self.parts.board.set(
             ROLE,
             json!({
-                "paused": self.standstill(),
+                "paused": self.paused,
                 "circuit": circuit,
                 "circuit_reason": reason,
                 "received": self.counts.received,
@@ -144,6 +144,11 @@ impl Engine<'_> {
                 "duplicates": self.counts.duplicates,
                 "recovered": self.counts.recovered,
                 "dead_letters": self.counts.dead_letters,
+                "forwarded": self.counts.forwarded,
+                "partitioner_advice": self.misplacements.advice(
+                    self.partition_count,
+                    self.parts.settings.commands.partitioner,
+                ),
                 "transactions": self.counts.transactions,
                 "calls": self.counts.calls,
                 "lookups": self.counts.lookups,

@@ -137,27 +137,36 @@ fn text(found: &mut Vec<String>, name: &str, value: &str, least: usize, most: us
     }
 }
 
+/// A record that does not stand where copies of it would.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Misplaced {
+    #[error("the record's key is not return_no; copies of a command must have the same key")]
+    Key,
+    #[error(
+        "the record is in partition {partition}, but commands.partitioner puts return_no {return_no:?} into partition {expected}"
+    )]
+    Partition { partition: i32, return_no: String, expected: i32 },
+}
+
 /// Whether key and partition are where copies of this command would be as well; otherwise two
 /// owners could judge them.
 ///
 /// # Errors
-/// The violation as a sentence.
+/// [`Misplaced`], with the violation as its sentence.
 pub(super) fn check_placement(
     key: Option<&[u8]>,
     return_no: &str,
     partition: i32,
     partitions: i32,
     partitioner: Partitioner,
-) -> Result<(), String> {
+) -> Result<(), Misplaced> {
     if key != Some(return_no.as_bytes()) {
-        return Err(
-            "the record's key is not return_no; copies of a command must have the same key".into(),
-        );
+        return Err(Misplaced::Key);
     }
     match partition_of(return_no.as_bytes(), partitions, partitioner) {
-        Some(expected) if expected != partition => Err(format!(
-            "the record is in partition {partition}, but commands.partitioner puts return_no {return_no:?} into partition {expected}"
-        )),
+        Some(expected) if expected != partition => {
+            Err(Misplaced::Partition { partition, return_no: return_no.to_owned(), expected })
+        }
         Some(_) | None => Ok(()),
     }
 }

@@ -249,66 +249,6 @@ fn a_command_that_waited_for_a_visibility_check_is_called_once_however_long_it_i
 }
 
 #[test]
-fn senders_with_another_partitioner_pause_the_route_which_names_it() {
-    let mut rig = Rig::new("partitioner").commands("avro");
-    let commands = approved(&rig, "CT", 20);
-    let sender = Sender::new();
-    for one in &commands {
-        let partition = partition_of(one.return_no.as_bytes(), 4, Partitioner::Crc32).unwrap();
-        sender.send_to(
-            &rig.topics.commands,
-            partition,
-            Some(one.return_no.as_bytes()),
-            Some(&avro(one)),
-        );
-    }
-    sender.flush();
-    let connector = rig.spawn();
-    until("the pause that names crc32", PATIENCE, || {
-        let status = http::get(&connector.url("/status")).ok()?.json();
-        status["sections"]["commands"]["paused"]
-            .as_str()
-            .is_some_and(|said| said.contains("\"crc32\""))
-            .then_some(())
-    });
-    assert_eq!(http::get(&connector.url("/readyz")).unwrap().status, 503);
-    let results = read_all(&rig.topics.results).len();
-    assert!(
-        results < 20 && read_all(&rig.topics.commands_dlq).is_empty(),
-        "nothing is declared invalid"
-    );
-    assert!(connector.terminate(Duration::from_secs(20)).success());
-    rig.config.set("commands", "partitioner", "crc32");
-    let _connector = rig.start();
-    let results = rig.results(20);
-    assert_once(&rig, &commands, &results);
-    assert!(read_all(&rig.topics.commands_dlq).is_empty());
-}
-
-#[test]
-fn a_copy_in_another_partition_is_invalid_and_creates_nothing() {
-    let rig = Rig::new("elsewhere").commands("avro");
-    let commands = approved(&rig, "CT", 12);
-    let _connector = rig.start();
-    rig.send(&commands);
-    rig.results(12);
-    let sender = Sender::new();
-    let own = partition_of(commands[0].return_no.as_bytes(), 4, Partitioner::Murmur2).unwrap();
-    sender.send_to(
-        &rig.topics.commands,
-        (own + 1) % 4,
-        Some(commands[0].return_no.as_bytes()),
-        Some(&avro(&commands[0])),
-    );
-    sender.flush();
-    let results = rig.results(13);
-    let result =
-        results.iter().find(|result| result.outcome == Outcome::Invalid).expect("an invalid copy");
-    assert!(result.violations[0].contains("partition"), "{result:?}");
-    assert_eq!((rig.erp.order_count(), read_all(&rig.topics.commands_dlq).len()), (12, 1));
-}
-
-#[test]
 fn many_open_intents_after_a_crash_cost_one_question() {
     let rig = Rig::with_partitions("bundle", 2).commands("avro");
     let commands = approved(&rig, "CT", 20);
@@ -711,6 +651,73 @@ fn more_partitions_are_refused_until_the_journal_has_migrated() {
     assert!(connector.terminate(Duration::from_secs(20)).success());
     let (code, text) = said(&["topics", "repartition", "--partitions", "5"]);
     assert!(code == Some(0) && text.contains("0 entries moved"), "again: {text}");
+}
+
+#[test]
+fn another_partitioner_is_refused_until_the_journal_has_migrated() {
+    let mut rig = Rig::new("repartitioned").commands("avro");
+    let commands = approved(&rig, "CT", 12);
+    let connector = rig.start();
+    rig.send(&commands[..11]);
+    rig.results(11);
+    rig.erp.only_faults("query:5xx=1,createOrder:applied_timeout=1x");
+    rig.send(&commands[11..]);
+    until("an order nobody was told of", PATIENCE, || (rig.erp.order_count() == 12).then_some(()));
+    connector.kill();
+    rig.erp.only_faults("");
+    let said = |rig: &Rig, arguments: &[&str]| {
+        let output = rig.verb(arguments, b"");
+        let text = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        (output.status.code(), text)
+    };
+    // What the journal knows stands where the earlier partitioner put it: a copy would come to a
+    // partition that knows nothing of it, and an open intent would be left behind.
+    rig.config.set("commands", "partitioner", "crc32");
+    let refused = |rig: &Rig| {
+        let (code, text) = said(rig, &["run"]);
+        assert!(
+            code == Some(1)
+                && text.contains("commands.partitioner")
+                && text.contains("topics repartition --partitions 4"),
+            "{text}"
+        );
+    };
+    refused(&rig);
+    let repartition = ["topics", "repartition", "--partitions", "4"];
+    let (code, text) = said(&rig, &repartition);
+    assert!(
+        code == Some(1) && (text.contains("not settled") || text.contains("still open")),
+        "{text}"
+    );
+    rig.config.set("commands", "partitioner", "murmur2");
+    let connector = rig.start();
+    let results = rig.results(12);
+    assert_once(&rig, &commands, &results);
+    rig.wait_committed(12);
+    assert!(connector.terminate(Duration::from_secs(20)).success());
+
+    rig.config.set("commands", "partitioner", "crc32");
+    for _ in 0..2 {
+        refused(&rig);
+    }
+    let (code, text) = said(&rig, &repartition);
+    assert_eq!(code, Some(0), "{text}");
+    for (key, places) in journal_places(&rig) {
+        let pair: Vec<String> = serde_json::from_str(&key).expect("a key of ours");
+        let belongs = partition_of(pair[0].as_bytes(), 4, Partitioner::Crc32).unwrap();
+        assert_eq!(places, BTreeSet::from([belongs]), "{key}");
+    }
+    // Copies from a sender that still uses the earlier one are forwarded to where they are known.
+    let calls = rig.erp.creates().received;
+    let _connector = rig.start();
+    rig.send(&commands);
+    let results = rig.results(24);
+    assert_eq!(results.iter().filter(|result| result.duplicate).count(), 12);
+    assert_eq!((rig.erp.creates().received, rig.erp.order_count()), (calls, 12));
 }
 
 #[test]

@@ -9,14 +9,17 @@ use std::{
 };
 
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
-use wdt_connector::testing::{crash::Point, schema::CreateReturnOutbound};
+use wdt_connector::testing::{
+    config::Partitioner, crash::Point, schema::CreateReturnOutbound, sink::partition_of,
+};
 
 use crate::{
     kit::{
-        commands::command,
+        commands::{avro, command},
         connector::Connector,
         kafka_proxy::{KafkaProxy, Request},
         ledger::Verdict,
+        records::Sender,
         rig::{PATIENCE, Rig},
         topics, until, wait,
     },
@@ -43,6 +46,8 @@ enum Way {
     Ended,
     /// The results topic refuses the first outcome: the transaction is aborted.
     Refused,
+    /// The commands stand in another partition than their key's: they are forwarded.
+    Misplaced,
 }
 
 /// Which passages of a point are crashed at: of the three transactions of a command the first is
@@ -74,10 +79,22 @@ fn rows() -> Vec<(Point, u32, Way)> {
                 (&[1], Way::Found)
             }
             Point::LookUpHalf => (&[1], Way::Absent),
+            Point::CommandForwarded => (&[1, 2], Way::Misplaced),
             _ => (&[1], Way::Plain),
         };
         rows.extend(passages.iter().map(|passage| (point, *passage, way)));
     }
+    // A forwarding transaction comes after those of the takeover and before the intent's.
+    for point in [
+        Point::TxnSent,
+        Point::TxnDelivered,
+        Point::TxnOffsetsSent,
+        Point::TxnCommitting,
+        Point::TxnCommitted,
+    ] {
+        rows.extend([2, 3, 4].map(|passage| (point, passage, Way::Misplaced)));
+    }
+    rows.push((Point::OutcomeCommitted, 1, Way::Misplaced));
     rows
 }
 
@@ -114,13 +131,17 @@ fn abreast<T: Send + std::fmt::Debug>(rows: Vec<T>, run: impl Fn(&T) + Sync) {
 
 /// Only what the command pipeline needs, in one partition.
 fn small_rig(result_limit: &str) -> Rig {
+    rig_with(1, result_limit)
+}
+
+fn rig_with(partitions: i32, result_limit: &str) -> Rig {
     let rig = Rig::bare("crash").commands("avro");
     let names = &rig.topics;
     topics::create(&[
-        (&names.commands, 1, &[]),
+        (&names.commands, partitions, &[]),
         (&names.results, 1, &[("max.message.bytes", result_limit)]),
         (&names.commands_dlq, 1, &[]),
-        (&names.journal, 1, &[("cleanup.policy", "compact")]),
+        (&names.journal, partitions, &[("cleanup.policy", "compact")]),
     ]);
     rig.erp.take_anything();
     rig
@@ -131,6 +152,17 @@ fn pair() -> Vec<CreateReturnOutbound> {
     vec![command("K", "first"), command("K", "second")]
 }
 
+/// Sends them to the one of two partitions that is not their key's.
+fn misplace(rig: &Rig, commands: &[CreateReturnOutbound]) {
+    let sender = Sender::new();
+    for one in commands {
+        let key = one.return_no.as_bytes();
+        let own = partition_of(key, 2, Partitioner::Murmur2).expect("a partition");
+        sender.send_to(&rig.topics.commands, 1 - own, Some(key), Some(&avro(one)));
+    }
+    sender.flush();
+}
+
 fn killed(connector: &mut Connector, row: &str) {
     let status = connector.wait_end(PATIENCE).unwrap_or_else(|| panic!("{row} was never reached"));
     assert_eq!(status.signal(), Some(9), "{row}: it ended with {status}");
@@ -138,10 +170,14 @@ fn killed(connector: &mut Connector, row: &str) {
 
 fn crash(&(point, passage, way): &(Point, u32, Way)) {
     let row = format!("{}={}*off->kill", point.name(), passage - 1);
-    let rig = small_rig(if way == Way::Refused { "100" } else { "1048588" });
+    let rig = match way {
+        Way::Refused => small_rig("100"),
+        Way::Misplaced => rig_with(2, "1048588"),
+        Way::Plain | Way::Found | Way::Absent | Way::Heir | Way::Ended => small_rig("1048588"),
+    };
     let mut commands = pair();
     match way {
-        Way::Plain | Way::Refused => {}
+        Way::Plain | Way::Refused | Way::Misplaced => {}
         Way::Found => rig.erp.faults("createOrder:applied_reset=1x"),
         Way::Absent => rig.erp.faults("createOrder:reset=1x"),
         Way::Heir => {
@@ -161,8 +197,10 @@ fn crash(&(point, passage, way): &(Point, u32, Way)) {
         }
         Way::Ended => rig.erp.faults("createOrder:slow(500ms)=1x"),
     }
-    if way != Way::Heir {
-        rig.send(&commands);
+    match way {
+        Way::Heir => {}
+        Way::Misplaced => misplace(&rig, &commands),
+        Way::Plain | Way::Found | Way::Absent | Way::Ended | Way::Refused => rig.send(&commands),
     }
     let mut doomed = rig.spawn_with(&[("FAILPOINTS", &row)]);
     if way == Way::Ended {

@@ -11,6 +11,7 @@ use std::{
 };
 
 use serde_json::json;
+use wdt_connector::testing::{config::Partitioner, schema::Outcome, sink::partition_of};
 
 use crate::{
     kit::{
@@ -65,10 +66,12 @@ fn locked() -> Option<&'static Locked> {
 }
 
 /// Full rights, no rights, and one user for each right that is taken away.
-const USERS: usize = 48;
+const USERS: usize = 50;
 const ALMIGHTY: usize = 0;
 const NOBODY: usize = 1;
-const FIRST_OF_TABLE: usize = 2;
+/// Does not forward.
+const READER: usize = 2;
+const FIRST_OF_TABLE: usize = 3;
 
 impl Locked {
     /// Turns a configuration to the locked door.
@@ -255,11 +258,11 @@ fn named_by_check(case: &Case) {
 }
 
 fn named_by_run(case: &Case) {
-    let only_on_demand =
-        case.missing.operation == "Write" && case.missing.name == case.topics.control;
+    let only_on_demand = case.missing.operation == "Write"
+        && [&case.topics.control, &case.topics.commands].contains(&&case.missing.name);
     if case.missing.operation == "DescribeConfigs" || only_on_demand {
         // Only `check` and `topics` look at a topic's options; only a person's request writes a
-        // decision.
+        // decision, and only a misplaced command is forwarded.
         return;
     }
     let connector = Connector::spawn(&case.file, case.port, &case.log);
@@ -270,6 +273,76 @@ fn named_by_run(case: &Case) {
             .any(|line| line.contains("Kafka denies") && line.contains(&resource))
             .then_some(())
     });
+}
+
+#[test]
+fn a_misplaced_command_that_may_not_be_forwarded_is_invalid_until_the_right_is_granted() {
+    let Some(locked) = locked() else { return };
+    let mut rig = Rig::bare("unforwarded").commands("json");
+    locked.enter(&mut rig.config, READER);
+    rig.erp.take_anything();
+    create_at(&locked.broker.admin(), &rig.topics.wanted(2));
+    let (forwarding, others): (Vec<Grant>, Vec<Grant>) = printed_rights(&rig, READER)
+        .into_iter()
+        .partition(|grant| grant.name == rig.topics.commands && grant.operation == "Write");
+    assert_eq!(forwarding.len(), 1);
+    locked.broker.allow(&others);
+    let denial = format!("Kafka denies Write on topic {};", rig.topics.commands);
+    until_said("only the right to forward to be missing", || {
+        let said = text(&rig.verb(&["check"], b""));
+        let denials = said.lines().filter(|line| line.contains("Kafka denies")).count();
+        (denials == 1 && said.contains(&denial), said)
+    });
+    let connector = rig.start();
+    let sender = Sender::with(locked.broker.admin());
+    let send = |number: usize, misplaced: i32| {
+        let one = command(&format!("CT-{number}"), "c");
+        let key = one.return_no.as_bytes();
+        let own = partition_of(key, 2, Partitioner::Murmur2).unwrap();
+        let to = (own + misplaced) % 2;
+        sender.send_to(&rig.topics.commands, to, Some(key), Some(&json_bytes(&one)));
+        sender.flush();
+    };
+    let mut reader = Reader::with(locked.broker.admin(), &rig.topics.results);
+    for (number, misplaced) in [(0, 1), (1, 0), (2, 1)] {
+        send(number, misplaced);
+    }
+    reader.at_least(3, PATIENCE);
+    let mut ends: Vec<_> = reader.seen.iter().map(|record| rig.result(record)).collect();
+    ends.sort_by(|one, other| one.return_no.cmp(&other.return_no));
+    let outcomes: Vec<_> = ends.iter().map(|end| end.outcome).collect();
+    assert_eq!(outcomes, [Outcome::Invalid, Outcome::Created, Outcome::Invalid]);
+    for invalid in [&ends[0], &ends[2]] {
+        let said = invalid.violations.join("; ");
+        assert!(
+            said.contains("into partition")
+                && said.contains("Write on the commands topic")
+                && said.contains("partitioner=murmur2_random"),
+            "{said}"
+        );
+    }
+    connector.wait_log(&denial, PATIENCE);
+    assert_eq!(
+        connector.log().matches("restarting from committed offsets").count(),
+        0,
+        "a denial costs no restore"
+    );
+    assert_eq!(
+        (rig.erp.order_count(), connector.status()["sections"]["commands"]["forwarded"].as_u64()),
+        (1, Some(0))
+    );
+
+    locked.broker.allow(&forwarding);
+    let mut sent = 3;
+    until("a command to be forwarded", PATIENCE, || {
+        send(sent, 1);
+        sent += 1;
+        reader.at_least(sent, PATIENCE);
+        let last = reader.seen.last().map(|record| rig.result(record))?;
+        (last.outcome == Outcome::Created).then_some(())
+    });
+    assert_eq!(rig.erp.order_count(), 2);
+    assert_eq!(connector.terminate(Duration::from_secs(30)).code(), Some(0));
 }
 
 #[test]

@@ -39,6 +39,7 @@ mod limits;
 mod locked_down;
 mod log_fields;
 mod membership;
+mod misplaced;
 mod operate;
 mod ownership;
 mod panics;

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use serde_json::json;
-use wdt_connector::testing::schema::Outcome;
+use wdt_connector::testing::{config::Partitioner, schema::Outcome, sink::partition_of};
 
 use crate::{
     kit::{
-        commands::{command, json_bytes},
+        commands::{command, json_bytes, line},
         erp::Kind,
         records::{Reader, Sender, read_all},
         rig::{PATIENCE, Rig},
@@ -307,4 +307,33 @@ fn a_change_that_its_topic_does_not_take_goes_to_the_dead_letters_and_the_feed_g
         rig.erp.modify(Kind::Returns, number, &json!({"remark": "after"}));
     }
     events.at_least(before + numbers.len(), PATIENCE);
+}
+
+/// The copy has more headers than the record, and its topic may take less than it did.
+#[test]
+fn a_misplaced_command_too_large_to_be_forwarded_is_invalid() {
+    let rig = Rig::with_partitions("largecopy", 2).commands("json");
+    rig.erp.take_anything();
+    let mut large = command("CT-1", "c");
+    large.details = (1..3000).map(|seed| line(&noise(40, seed), "1")).collect();
+    let own = partition_of(b"CT-1", 2, Partitioner::Murmur2).unwrap();
+    let sender = Sender::new();
+    sender.send_to(&rig.topics.commands, 1 - own, Some(b"CT-1"), Some(&json_bytes(&large)));
+    let good = command("CT-2", "c");
+    let own = partition_of(b"CT-2", 2, Partitioner::Murmur2).unwrap();
+    sender.send_to(&rig.topics.commands, 1 - own, Some(b"CT-2"), Some(&json_bytes(&good)));
+    sender.flush();
+    topics::alter(&rig.topics.commands, &[("max.message.bytes", "20000")]);
+    let _connector = rig.start();
+    let results = rig.results(2);
+    let of = |return_no: &str| {
+        results.iter().find(|result| result.return_no == return_no).expect("a result")
+    };
+    assert_eq!(of("CT-2").outcome, Outcome::Created);
+    let said = of("CT-1").violations.join("; ");
+    assert_eq!(of("CT-1").outcome, Outcome::Invalid);
+    assert!(said.contains("into partition") && said.contains("could not be forwarded"), "{said}");
+    let letters = read_all(&rig.topics.commands_dlq);
+    assert_eq!((letters.len(), letters[0].value.as_deref()), (1, Some(&json_bytes(&large)[..])));
+    assert_eq!(rig.erp.order_count(), 1);
 }

@@ -19,13 +19,13 @@ use crate::{
         },
         partition::its_turn,
         sweep::expired,
-        validate::{Accepted, check_placement},
+        validate::{Accepted, Misplaced, check_placement},
     },
 };
 
 type Judge = fn(&Accepted, i32, i64, Known, &Timing) -> Verdict;
 type Answered = fn(&mut Life, Answer, Moment, bool, Moment, &Timing) -> Step;
-type Placement = fn(Option<&[u8]>, &str, i32, i32, Partitioner) -> Result<(), String>;
+type Placement = fn(Option<&[u8]>, &str, i32, i32, Partitioner) -> Result<(), Misplaced>;
 
 type Forgotten = fn(Option<Timestamp>, Timestamp, Duration, Option<Timestamp>, bool) -> bool;
 type UntimedAreNew = fn(bool, bool, Option<Timestamp>, Timestamp, Duration) -> bool;

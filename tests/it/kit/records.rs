@@ -87,9 +87,14 @@ impl Sender {
     }
 
     /// For any broker.
-    pub fn with(mut config: ClientConfig) -> Self {
+    pub fn with(config: ClientConfig) -> Self {
+        Self::partitioned(config, "murmur2_random")
+    }
+
+    /// The same with another of librdkafka's partitioners; `consistent_random` is its default.
+    pub fn partitioned(mut config: ClientConfig, partitioner: &str) -> Self {
         config
-            .set("partitioner", "murmur2_random")
+            .set("partitioner", partitioner)
             .set("enable.idempotence", "true")
             .set("linger.ms", "5")
             .set("queue.buffering.max.messages", "500000");
@@ -110,6 +115,18 @@ impl Sender {
     /// Queues one record for a partition of the caller's choice, wrong ones included.
     pub fn send_to(&self, topic: &str, partition: i32, key: Option<&[u8]>, value: Option<&[u8]>) {
         self.queue(topic, Some(partition), key, value, &[]);
+    }
+
+    /// The same with headers.
+    pub fn send_headed_to(
+        &self,
+        topic: &str,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[(&str, &str)],
+    ) {
+        self.queue(topic, Some(partition), key, value, headers);
     }
 
     /// Sends one record with a time of the caller's choice, wrong ones included.
