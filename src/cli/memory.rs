@@ -12,7 +12,7 @@ use crate::{
         scan::{From, Scan},
         tool::Seen,
     },
-    schema::{Codec, DecodeFault, EntryKind, JournalEntry, LearnFault},
+    schema::{Codec, DecodeFault, EntryKind, JournalEntry},
 };
 
 use super::progress;
@@ -36,7 +36,7 @@ pub(super) fn decode<T>(
     match read(codec, bytes) {
         Err(DecodeFault::UnknownSchemaId(id)) => match runtime.block_on(codec.learn(id)) {
             Ok(()) => read(codec, bytes).map_err(|fault| fault.to_string()),
-            Err(LearnFault::Unusable(reason) | LearnFault::Unavailable(reason)) => Err(reason),
+            Err(fault) => Err(fault.to_string()),
         },
         read => read.map_err(|fault| fault.to_string()),
     }

@@ -19,7 +19,7 @@ use crate::{
     clock::Timestamp,
     config::{Loaded, Settings},
     kafka::tool::{self, Begin, Seen},
-    schema::{Codec, DecodeFault, LearnFault},
+    schema::{Codec, DecodeFault},
 };
 
 use super::{End, memory, output};
@@ -194,8 +194,8 @@ pub(super) async fn readable(codec: &Codec, bytes: &[u8]) -> serde_json::Result<
     if let Err(DecodeFault::UnknownSchemaId(id)) = decoded {
         match codec.learn(id).await {
             Ok(()) => decoded = codec.to_json(bytes),
-            Err(LearnFault::Unusable(reason) | LearnFault::Unavailable(reason)) => {
-                tracing::debug!(schema.id = id, error = %reason, "failed to fetch a schema");
+            Err(fault) => {
+                tracing::debug!(schema.id = id, error = %fault, "failed to fetch a schema");
             }
         }
     }

@@ -5,9 +5,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use apache_avro::Schema;
-
-use super::{Subject, canonical::fingerprint, shape::Shape};
+use super::{Subject, canonical::fingerprint, shape::Schema};
 
 /// One schema, parsed.
 #[derive(Debug)]
@@ -15,7 +13,7 @@ pub(crate) struct Known {
     /// Without namespace; that of the file.
     pub(crate) name: &'static str,
     pub(crate) text: &'static str,
-    pub(crate) shape: Shape,
+    pub(crate) schema: Schema,
     /// CRC-64-AVRO of the Parsing Canonical Form, little endian, as single-object encoding writes
     /// it.
     pub(crate) fingerprint: [u8; 8],
@@ -103,19 +101,6 @@ pub(crate) fn schemas() -> Vec<SchemaInfo> {
     .collect()
 }
 
-/// Parses a schema that stands alone.
-///
-/// # Errors
-/// The end of a sentence about the schema.
-pub(crate) fn parse(text: &str) -> Result<Shape, String> {
-    // Once per process, before the library reads anything: its default lets one length allocate
-    // half a gigabyte.
-    apache_avro::util::max_allocation_bytes(super::datum::MAX_BYTES);
-    let schema =
-        Schema::parse_str(text).map_err(|error| format!("is not a valid Avro schema: {error}"))?;
-    Shape::of(&schema)
-}
-
 impl Catalog {
     fn load() -> Self {
         let mut by_fingerprint = HashMap::new();
@@ -173,18 +158,24 @@ impl Catalog {
 /// A schema that is compiled in.
 #[expect(clippy::expect_used, reason = "the text is compiled in and every test run parses it")]
 pub(crate) fn load(name: &'static str, text: &'static str) -> Arc<Known> {
-    let shape = parse(text).expect("a schema of this crate is valid");
+    let schema = Schema::ours(text).expect("a schema of this crate is valid");
     let fingerprint =
         fingerprint(&serde_json::from_str(text).expect("a schema of this crate is JSON"))
             .to_le_bytes();
-    Arc::new(Known { name, text, shape, fingerprint })
+    Arc::new(Known { name, text, schema, fingerprint })
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::Value;
 
-    use super::*;
+    use super::{
+        super::{
+            parser::ours,
+            shape::{Node, Shape, Size},
+        },
+        *,
+    };
 
     fn json(text: &str) -> Value {
         serde_json::from_str(text).unwrap()
@@ -232,8 +223,7 @@ mod tests {
     fn every_released_schema_can_be_read_with_the_current_one() {
         for (name, text) in RELEASED {
             let current = schemas().into_iter().find(|info| info.name == name).unwrap();
-            let (writer, reader) =
-                (Schema::parse_str(text).unwrap(), Schema::parse_str(current.text).unwrap());
+            let (writer, reader) = (ours(text).unwrap(), ours(current.text).unwrap());
             apache_avro::schema_compatibility::SchemaCompatibility::can_read(&writer, &reader)
                 .unwrap_or_else(|error| panic!("{name}: {error}"));
         }
@@ -250,12 +240,10 @@ mod tests {
             assert_eq!(within["namespace"], namespace);
             assert_eq!(within["name"], "Envelope", "Debezium's transforms look for this ending");
             assert_eq!(within["fields"][0]["type"][1], alone);
-            let Shape::Record(shape) = &envelope.shape else { panic!("a record") };
-            assert_eq!(
-                shape.fields[0].shape,
-                Shape::Union(vec![Shape::Null, record.shape.clone()])
-            );
-            assert_eq!(shape.fields[1].shape, shape.fields[0].shape);
+            let root = envelope.schema.root();
+            let Shape::Record(id) = root.shape else { panic!("a record") };
+            let fields = &root.record(*id).fields;
+            assert_eq!(fields[1].shape, fields[0].shape);
         }
     }
 
@@ -280,6 +268,82 @@ mod tests {
         for info in schemas() {
             check(&json(info.text), info.name);
         }
+    }
+
+    /// What others write with may contain itself, take no bytes or have defaults that do not fit;
+    /// ours may not: `translate` goes as deep as they are.
+    #[test]
+    fn our_schemas_are_finite_and_their_defaults_fit() {
+        fn check(node: Node<'_>, depth: usize, path: &str) {
+            assert!(depth < 16, "{path}");
+            assert!(node.size() == Size::Something || *node.shape == Shape::Null, "{path}");
+            match node.shape {
+                Shape::Array(inner) | Shape::Map(inner) => {
+                    assert_ne!(**inner, Shape::Null, "{path}");
+                    check(node.at(inner), depth + 1, path);
+                }
+                Shape::Union(branches) => {
+                    branches.iter().for_each(|branch| check(node.at(branch), depth + 1, path));
+                }
+                Shape::Record(id) => {
+                    for field in &node.record(*id).fields {
+                        let path = format!("{path}.{}", field.name);
+                        assert_ne!(field.shape, Shape::Null, "{path}");
+                        check(node.at(&field.shape), depth + 1, &path);
+                    }
+                }
+                _ => {}
+            }
+        }
+        fn defaults(schema: &Value) -> usize {
+            match schema {
+                Value::Array(all) => all.iter().map(defaults).sum(),
+                Value::Object(object) => {
+                    // An enum's default is none of a field.
+                    let own = object.contains_key("default") && !object.contains_key("symbols");
+                    usize::from(own) + object.values().map(defaults).sum::<usize>()
+                }
+                _ => 0,
+            }
+        }
+        let current = schemas().into_iter().map(|info| (info.name, info.text));
+        for (name, text) in current.chain(RELEASED) {
+            let known = load(name, text);
+            check(known.schema.root(), 0, name);
+            let fit = known.schema.fields().filter(|field| field.default.is_some()).count();
+            assert_eq!(fit, defaults(&json(text)), "{name}");
+        }
+    }
+
+    /// The parser is told to accept any name; ours are Avro's, which every reader accepts.
+    #[test]
+    fn our_names_are_avros() {
+        fn part(text: &str) {
+            let letter = |ch: char| ch.is_ascii_alphabetic() || ch == '_';
+            assert!(text.starts_with(letter), "{text}");
+            assert!(text.chars().all(|ch| letter(ch) || ch.is_ascii_digit()), "{text}");
+        }
+        fn check(schema: &Value) {
+            match schema {
+                Value::Array(all) => all.iter().for_each(check),
+                Value::Object(object) => {
+                    part(object.get("name").map_or("_", |name| name.as_str().unwrap()));
+                    if let Some(space) = object.get("namespace") {
+                        space.as_str().unwrap().split('.').for_each(part);
+                    }
+                    for list in ["symbols", "aliases"].iter().filter_map(|key| object.get(*key)) {
+                        list.as_array().unwrap().iter().for_each(|one| part(one.as_str().unwrap()));
+                    }
+                    for key in ["type", "fields", "items", "values"] {
+                        object.get(key).into_iter().for_each(check);
+                    }
+                }
+                // A primitive type, or one by its full name.
+                other => other.as_str().unwrap().split('.').for_each(part),
+            }
+        }
+        let current = schemas().into_iter().map(|info| info.text);
+        current.chain(RELEASED.map(|(_, text)| text)).for_each(|text| check(&json(text)));
     }
 
     /// The lines of a schema's text on which the fields of its records begin.

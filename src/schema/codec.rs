@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use crate::{
@@ -13,12 +13,12 @@ use crate::{
 
 use super::{
     CommandResult, CreateReturnOutbound, EnvelopeParts, FeedState, JournalEntry, Subject,
-    catalog::{Known, RELEASED, catalog, load, parse},
+    catalog::{Known, RELEASED, catalog, load},
     datum::{Broken, Cursor, Datum, put_bytes, put_long},
     json::to_json,
-    learnt::{Learnt, Lesson, UNUSABLE_FOR},
+    learnt::{Learnt, Lesson, Next},
     registry::{Registry, RegistryFault},
-    shape::Shape,
+    shape::{Node, Schema},
     translate::translate,
 };
 
@@ -41,9 +41,13 @@ pub enum DecodeFault {
 /// Why a schema id could not be learnt.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LearnFault {
-    /// The registry does not know it, or it is no schema we can read from: the record is poison.
+    /// The registry does not know it, and has not for 30 s, or it is no schema we can read from:
+    /// the record is poison.
     #[error("{0}")]
     Unusable(String),
+    /// The registry does not know it yet: try again soon.
+    #[error("{0}")]
+    Missing(String),
     /// The registry did not answer: try again later, the record is not to blame.
     #[error("{0}")]
     Unavailable(String),
@@ -69,14 +73,14 @@ enum Writer {
     /// One of ours, current or released.
     Known(Arc<Known>),
     /// One from the registry.
-    Learnt(Arc<Shape>),
+    Learnt(Arc<Schema>),
 }
 
 impl Writer {
-    fn shape(&self) -> &Shape {
+    fn root(&self) -> Node<'_> {
         match self {
-            Self::Known(known) => &known.shape,
-            Self::Learnt(shape) => shape,
+            Self::Known(known) => known.schema.root(),
+            Self::Learnt(schema) => schema.root(),
         }
     }
 }
@@ -119,9 +123,7 @@ impl Codec {
                     }
                     // That version never ran here.
                     Err(RegistryFault::Missing(_)) => {}
-                    Err(fault @ (RegistryFault::Refused(_) | RegistryFault::Unavailable(_))) => {
-                        return Err(told(fault));
-                    }
+                    Err(fault) => return Err(told(fault)),
                 }
             }
             let id = if settings.register {
@@ -258,53 +260,37 @@ impl Codec {
     pub fn to_json(&self, bytes: &[u8]) -> Result<serde_json::Value, DecodeFault> {
         let (writer, datum) = self.unframe(bytes)?;
         let mut cursor = Cursor::new(datum);
-        let json = to_json(writer.shape(), &mut cursor);
+        let json = to_json(writer.root(), &mut cursor);
         json.and_then(|json| cursor.end().map(|()| json))
             .map_err(|broken| DecodeFault::Malformed(format!("the value cannot be read: {broken}")))
     }
 
-    /// Asks the registry for a schema id met in a message; bounded cache, a missing id is
-    /// remembered for a minute only.
+    /// Asks the registry for a schema id met in a message; the answers kept are bounded.
+    ///
+    /// An id the registry does not know is missing for 30 s and unusable then; it is asked for
+    /// again a minute later.
     ///
     /// # Errors
     /// [`LearnFault`].
     pub async fn learn(&self, id: u32) -> Result<(), LearnFault> {
-        match self.lesson(id) {
-            Some(Lesson::Readable(_)) => return Ok(()),
-            Some(Lesson::Unusable { reason, until }) if Moment::now() < until => {
-                return Err(LearnFault::Unusable(reason));
-            }
-            Some(Lesson::Unusable { .. }) | None => {}
+        if let Next::Told(told) = self.lessons().next(id, Moment::now()) {
+            return told;
         }
         let Some(registry) = &self.registry else {
             return Err(LearnFault::Unusable(no_registry(id)));
         };
-        let parsed = match registry.schema(id).await {
-            Ok(text) => {
-                parse(&text).map_err(|reason| format!("schema {id} of the registry {reason}"))
+        let found = match registry.schema(id).await {
+            Ok(stored) => Schema::parse(&stored.text, &stored.references)
+                .map_err(|reason| format!("schema {id} of the registry {reason}")),
+            Err(RegistryFault::Unreadable(reason)) => Err(reason),
+            Err(RegistryFault::Missing(reason)) => {
+                return Err(self.lessons_mut().missing(id, reason, Moment::now()));
             }
-            Err(RegistryFault::Missing(reason)) => Err(reason),
             Err(fault @ (RegistryFault::Unavailable(_) | RegistryFault::Refused(_))) => {
                 return Err(LearnFault::Unavailable(fault.to_string()));
             }
         };
-        let mut learnt = self.learnt.write().unwrap_or_else(PoisonError::into_inner);
-        match parsed {
-            Ok(shape) => {
-                learnt.insert(id, Lesson::Readable(Arc::new(shape)));
-                Ok(())
-            }
-            Err(reason) => {
-                learnt.insert(
-                    id,
-                    Lesson::Unusable {
-                        reason: reason.clone(),
-                        until: Moment::now().plus(UNUSABLE_FOR),
-                    },
-                );
-                Err(LearnFault::Unusable(reason))
-            }
-        }
+        self.lessons_mut().found(id, found, Moment::now())
     }
 
     /// A record's datum in the current schema from its kept single-object encoding, re-encoded when
@@ -395,17 +381,19 @@ impl Codec {
         if let Some(known) = self.own.get(&id) {
             return Ok(Writer::Known(Arc::clone(known)));
         }
-        match self.lesson(id) {
-            Some(Lesson::Readable(shape)) => Ok(Writer::Learnt(shape)),
-            Some(Lesson::Unusable { .. }) | None if self.registry.is_some() => {
-                Err(DecodeFault::UnknownSchemaId(id))
-            }
-            Some(Lesson::Unusable { .. }) | None => Err(DecodeFault::Malformed(no_registry(id))),
+        match (self.lessons().by_id.get(&id), &self.registry) {
+            (Some(Lesson::Readable(schema)), _) => Ok(Writer::Learnt(Arc::clone(schema))),
+            (_, Some(_)) => Err(DecodeFault::UnknownSchemaId(id)),
+            (_, None) => Err(DecodeFault::Malformed(no_registry(id))),
         }
     }
 
-    fn lesson(&self, id: u32) -> Option<Lesson> {
-        self.learnt.read().unwrap_or_else(PoisonError::into_inner).by_id.get(&id).cloned()
+    fn lessons(&self) -> RwLockReadGuard<'_, Learnt> {
+        self.learnt.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lessons_mut(&self) -> RwLockWriteGuard<'_, Learnt> {
+        self.learnt.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -425,12 +413,11 @@ fn current_form<'a>(
                 known.name, current.name
             )));
         }
-        Writer::Learnt(shape) if **shape == current.shape => return Ok(Cow::Borrowed(datum)),
         Writer::Known(_) | Writer::Learnt(_) => {}
     }
     let mut cursor = Cursor::new(datum);
     let mut out = Vec::with_capacity(datum.len());
-    translate(writer.shape(), &current.shape, &mut cursor, &mut out)
+    translate(writer.root(), current.schema.root(), &mut cursor, &mut out)
         .and_then(|()| cursor.end())
         .map_err(|broken| unreadable(current, &broken))?;
     Ok(Cow::Owned(out))

@@ -8,7 +8,7 @@ use std::{
 };
 
 use apache_avro::{
-    Schema, reader::datum::GenericDatumReader, types::Value as Avro,
+    Schema as Reference, reader::datum::GenericDatumReader, types::Value as Avro,
     writer::datum::GenericDatumWriter,
 };
 use axum::http::StatusCode;
@@ -26,7 +26,7 @@ use crate::{
     explanation::Explanation,
     schema::{
         Checkpoint, CommandLine, CreateMode, EntryKind, ExplanationFields, Op, Outcome, Source,
-        StateKind, datum::put_long, learnt::MAX_LEARNT, schemas,
+        StateKind, datum::put_long, learnt::MAX_LEARNT, parser::ours, schemas, shape::Shape,
     },
 };
 
@@ -247,14 +247,10 @@ fn confluent() -> Codec {
 }
 
 /// The schema as `apache-avro` sees it, parsed once: property tests ask often.
-fn parsed(text: &'static str) -> &'static Schema {
-    static PARSED: LazyLock<Mutex<HashMap<&'static str, &'static Schema>>> =
+fn parsed(text: &'static str) -> &'static Reference {
+    static PARSED: LazyLock<Mutex<HashMap<&'static str, &'static Reference>>> =
         LazyLock::new(Mutex::default);
-    PARSED
-        .lock()
-        .unwrap()
-        .entry(text)
-        .or_insert_with(|| Box::leak(Box::new(Schema::parse_str(text).unwrap())))
+    PARSED.lock().unwrap().entry(text).or_insert_with(|| Box::leak(Box::new(ours(text).unwrap())))
 }
 
 /// `apache-avro`'s own bytes.
@@ -337,7 +333,7 @@ proptest! {
             (&catalog().feed_state, reference(Subject::FeedState, &dice.feed_state())),
         ] {
             let (mut cursor, mut out) = (Cursor::new(&datum), Vec::new());
-            prop_assert_eq!(translate(&known.shape, &known.shape, &mut cursor, &mut out), Ok(()));
+            prop_assert_eq!(translate(known.schema.root(), known.schema.root(), &mut cursor, &mut out), Ok(()));
             prop_assert_eq!(&out, &datum);
         }
     }
@@ -366,7 +362,7 @@ proptest! {
     fn integers_and_decimals_take_apache_avros_form(long: i64, unscaled in -9_999_999_999_999_999_999_i128..=9_999_999_999_999_999_999) {
         let mut out = Vec::new();
         put_long(&mut out, long);
-        let schema = Schema::Long;
+        let schema = Reference::Long;
         prop_assert_eq!(&out, &GenericDatumWriter::builder(&schema).build().unwrap().write_ser_to_vec(&long).unwrap());
         prop_assert_eq!(Cursor::new(&out).long(), Ok(long));
         let decimal = Decimal::from_unscaled(unscaled).unwrap();
@@ -375,14 +371,6 @@ proptest! {
         prop_assert_eq!(&out[1..], decimal.to_avro());
         prop_assert_eq!(Decimal::take(&mut Cursor::new(&out)), Ok(decimal));
     }
-}
-
-/// The shape without one of its record's fields, as an older version would have it.
-fn without(shape: &Shape, at: usize) -> Shape {
-    let Shape::Record(record) = shape else { panic!("a record") };
-    let mut older = record.as_ref().clone();
-    older.fields.remove(at);
-    Shape::Record(Arc::new(older))
 }
 
 /// What an older version wrote is read with the defaults of the fields it did not have.
@@ -398,18 +386,20 @@ fn every_field_with_a_default_may_be_younger_than_an_entry() {
         (&catalog().return_outbound, sample_record(Feed::ReturnOutbounds, Edition::Enterprise)),
         (&catalog().purchase_return, sample_record(Feed::PurchaseReturns, Edition::Flagship)),
     ] {
-        let Shape::Record(record) = &known.shape else { panic!("a record") };
-        let whole = to_json(&known.shape, &mut Cursor::new(&datum)).unwrap();
-        for (at, field) in record.fields.iter().enumerate() {
+        let root = known.schema.root();
+        let Shape::Record(id) = root.shape else { panic!("a record") };
+        let whole = to_json(root, &mut Cursor::new(&datum)).unwrap();
+        for (at, field) in root.record(*id).fields.iter().enumerate() {
             let Some(default) = &field.default else { continue };
-            let older = without(&known.shape, at);
+            let older = known.schema.without(at);
             let (mut written, mut read) = (Vec::new(), Vec::new());
-            translate(&known.shape, &older, &mut Cursor::new(&datum), &mut written).unwrap();
-            translate(&older, &known.shape, &mut Cursor::new(&written), &mut read).unwrap();
+            translate(root, older.root(), &mut Cursor::new(&datum), &mut written).unwrap();
+            translate(older.root(), root, &mut Cursor::new(&written), &mut read).unwrap();
             let mut wanted = whole.clone();
-            wanted[&field.name] = to_json(&field.shape, &mut Cursor::new(default)).unwrap();
+            wanted[&field.name] =
+                to_json(root.at(&field.shape), &mut Cursor::new(default)).unwrap();
             assert_eq!(
-                to_json(&known.shape, &mut Cursor::new(&read)).unwrap(),
+                to_json(root, &mut Cursor::new(&read)).unwrap(),
                 wanted,
                 "{}.{}",
                 known.name,
@@ -486,8 +476,8 @@ fn a_decimal_beyond_19_digits_is_no_command() {
 }
 
 fn learnt(codec: &Codec, id: u32, text: &str) {
-    let shape = Lesson::Readable(Arc::new(parse(text).unwrap()));
-    codec.learnt.write().unwrap().insert(id, shape);
+    let lesson = Lesson::Readable(Arc::new(Schema::parse(text, &[]).unwrap()));
+    codec.learnt.write().unwrap().insert(id, lesson);
 }
 
 /// A sender's own schema: other names, other order, wider and narrower types, fields missing and
@@ -511,7 +501,7 @@ fn a_sender_may_write_with_a_schema_of_its_own() {
     ]})
     .to_string();
     learnt(&codec, 77, &text);
-    let schema = Schema::parse_str(&text).unwrap();
+    let schema = ours(&text).unwrap();
     let item = Avro::Record(vec![
         ("num".to_owned(), Avro::Decimal(apache_avro::Decimal::from([0x27, 0x10]))),
         ("colour".to_owned(), Avro::Enum(1, "BLUE".to_owned())),
@@ -743,7 +733,7 @@ fn a_kept_record_is_given_back_as_it_was() {
     );
     let known = &catalog().return_outbound;
     let (mut cursor, mut out) = (Cursor::new(&datum), Vec::new());
-    translate(&known.shape, &known.shape, &mut cursor, &mut out).unwrap();
+    translate(known.schema.root(), known.schema.root(), &mut cursor, &mut out).unwrap();
     assert_eq!(out, datum);
 }
 

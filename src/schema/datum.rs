@@ -5,6 +5,8 @@
 
 use crate::{clock::Timestamp, decimal::Decimal};
 
+use super::shape::Size;
+
 /// Why a datum cannot be read: the rest of a sentence that begins with the value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -149,16 +151,15 @@ impl<'a> Cursor<'a> {
             .map_err(|_| Broken::new("holds a text that is not UTF-8"))
     }
 
-    /// The number of items of an array's or map's next block; 0 ends it.
-    pub(crate) fn block(&mut self) -> Result<usize, Broken> {
+    /// The number of items of an array's or map's next block, each of this size; 0 ends it.
+    pub(crate) fn block(&mut self, size: Size) -> Result<usize, Broken> {
         let count = self.long()?;
         if count < 0 {
             // The block's size in bytes follows; it serves those who skip.
             self.count()?;
         }
         let count = usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX);
-        // An item takes at least one byte: the walkers refuse those that take none.
-        if count > self.left() {
+        if size != Size::Nothing && count > self.left() {
             Err(Broken::new("announces more items than it has bytes"))
         } else {
             Ok(count)
@@ -279,7 +280,7 @@ impl<T: Datum> Datum for Vec<T> {
     fn take(cursor: &mut Cursor<'_>) -> Result<Self, Broken> {
         let mut items = Self::new();
         loop {
-            let count = cursor.block()?;
+            let count = cursor.block(Size::Something)?;
             if count == 0 {
                 return Ok(items);
             }

@@ -2,16 +2,17 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, RwLock},
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use crate::config::RegistrySettings;
 
 use super::{
     Codec, DecodeFault, Subject,
-    catalog::{catalog, parse},
+    catalog::catalog,
     learnt::{Learnt, Lesson},
     registry::{Registry, RegistryFault, read_problem, read_registered, read_stored},
+    shape::Schema,
 };
 
 /// Registry ids the trial knows: our command's schema, and one a sender wrote otherwise.
@@ -45,7 +46,7 @@ impl Trial {
         };
         let registry = Registry::new(&settings).map_err(|fault| fault.to_string())?;
         let mut learnt = Learnt::default();
-        learnt.insert(FOREIGN_ID, Lesson::Readable(Arc::new(parse(FOREIGN)?)));
+        learnt.insert(FOREIGN_ID, Lesson::Readable(Arc::new(Schema::parse(FOREIGN, &[])?)));
         let own = HashMap::from([(OWN_ID, Arc::clone(catalog().of(Subject::Command)))]);
         Ok(Self(Codec {
             registry: Some(registry),
@@ -84,6 +85,28 @@ impl Trial {
         }
     }
 
+    /// A schema somebody writes commands with, behind a line with a datum of it in hexadecimal.
+    #[must_use]
+    pub fn written(&self, bytes: &[u8]) -> &'static str {
+        let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+        let (datum, text) = bytes.split_at(end);
+        let Ok(datum) = data_encoding::HEXLOWER_PERMISSIVE.decode(datum) else {
+            return "no datum";
+        };
+        let Ok(schema) = Schema::parse(&String::from_utf8_lossy(text), &[]) else {
+            return "no schema";
+        };
+        let lesson = Lesson::Readable(Arc::new(schema));
+        self.0.learnt.write().unwrap_or_else(PoisonError::into_inner).insert(FOREIGN_ID, lesson);
+        let framed = [&[0][..], &FOREIGN_ID.to_be_bytes(), &datum].concat();
+        match (self.0.decode_command(&framed), self.0.to_json(&framed)) {
+            (Ok(_), Ok(_)) => "a command",
+            (Ok(_), Err(_)) => "a command that cannot be shown",
+            (Err(_), Ok(_)) => "another value",
+            (Err(_), Err(_)) => "malformed",
+        }
+    }
+
     /// An answer of the registry: to a registration, with a schema, or with a reason.
     #[must_use]
     pub fn registry(bytes: &[u8]) -> &'static str {
@@ -91,12 +114,12 @@ impl Trial {
         if read_registered("register", bytes).is_ok() {
             return "an id";
         }
-        match read_stored(OWN_ID, bytes) {
-            Ok(text) => match parse(&text) {
+        match read_stored("schema 7 of the registry", bytes) {
+            Ok((text, _)) => match Schema::parse(&text, &[]) {
                 Ok(_) => "a schema",
                 Err(_) => "a schema that cannot be read from",
             },
-            Err(RegistryFault::Missing(_)) => "no schema for us",
+            Err(RegistryFault::Missing(_) | RegistryFault::Unreadable(_)) => "no schema for us",
             Err(RegistryFault::Refused(_)) => "refused",
             Err(RegistryFault::Unavailable(_)) => "not the documented JSON",
         }

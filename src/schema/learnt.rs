@@ -8,12 +8,17 @@ use std::{
 
 use crate::clock::Moment;
 
-use super::shape::Shape;
+use super::{codec::LearnFault, shape::Schema};
 
 /// Ids come from messages, which anybody may write: what is remembered about them is bounded.
 pub(super) const MAX_LEARNT: usize = 1_000;
-/// A missing id is asked for again after this: its schema may have reached the registry late.
+/// An unusable id is asked for again after this: its schema may have reached the registry late.
 pub(super) const UNUSABLE_FOR: Duration = Duration::from_secs(60);
+/// How long an id may be missing before it is unusable: a registry answers from followers, which
+/// may not know yet what a sender has registered.
+pub(super) const MISSING_FOR: Duration = Duration::from_secs(30);
+/// Least time between two questions for a missing id, whoever waits for it.
+const ASK_EVERY: Duration = Duration::from_millis(500);
 
 /// The answers by id.
 #[derive(Debug, Default)]
@@ -26,11 +31,90 @@ pub(super) struct Learnt {
 /// One answer.
 #[derive(Clone, Debug)]
 pub(super) enum Lesson {
-    Readable(Arc<Shape>),
-    Unusable { reason: String, until: Moment },
+    Readable(Arc<Schema>),
+    /// The registry did not know it.
+    Missing {
+        reason: String,
+        /// At first and at last.
+        since: Moment,
+        asked: Moment,
+    },
+    /// The registry has something that cannot be read from.
+    Unusable {
+        reason: String,
+        asked: Moment,
+    },
+}
+
+/// What follows when an id is met.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// The registry has to be asked.
+    Ask,
+    /// What is remembered.
+    Told(Result<(), LearnFault>),
 }
 
 impl Learnt {
+    /// Whether the registry has to be asked for this id now.
+    pub(super) fn next(&self, id: u32, now: Moment) -> Next {
+        match self.by_id.get(&id) {
+            None => Next::Ask,
+            Some(Lesson::Readable(_)) => Next::Told(Ok(())),
+            Some(Lesson::Unusable { reason, asked }) => {
+                if asked.until(now) < UNUSABLE_FOR {
+                    Next::Told(Err(LearnFault::Unusable(reason.clone())))
+                } else {
+                    Next::Ask
+                }
+            }
+            Some(Lesson::Missing { reason, since, asked }) => {
+                let pause = asked.until(now);
+                // The last answer decides only if it is from the end of the time.
+                if since.until(*asked) >= MISSING_FOR && pause < UNUSABLE_FOR {
+                    Next::Told(Err(LearnFault::Unusable(reason.clone())))
+                } else if since.until(*asked) < MISSING_FOR && pause < ASK_EVERY {
+                    Next::Told(Err(LearnFault::Missing(reason.clone())))
+                } else {
+                    Next::Ask
+                }
+            }
+        }
+    }
+
+    /// The registry, asked now, has it.
+    pub(super) fn found(
+        &mut self,
+        id: u32,
+        schema: Result<Schema, String>,
+        now: Moment,
+    ) -> Result<(), LearnFault> {
+        match schema {
+            Ok(schema) => {
+                self.insert(id, Lesson::Readable(Arc::new(schema)));
+                Ok(())
+            }
+            Err(reason) => {
+                self.insert(id, Lesson::Unusable { reason: reason.clone(), asked: now });
+                Err(LearnFault::Unusable(reason))
+            }
+        }
+    }
+
+    /// The registry, asked now, does not know it.
+    pub(super) fn missing(&mut self, id: u32, reason: String, now: Moment) -> LearnFault {
+        let since = match self.by_id.get(&id) {
+            Some(Lesson::Missing { since, .. }) => *since,
+            None | Some(Lesson::Readable(_) | Lesson::Unusable { .. }) => now,
+        };
+        self.insert(id, Lesson::Missing { reason: reason.clone(), since, asked: now });
+        if since.until(now) < MISSING_FOR {
+            LearnFault::Missing(reason)
+        } else {
+            LearnFault::Unusable(reason)
+        }
+    }
+
     /// Remembers an answer, and forgets the oldest beyond the bound.
     pub(super) fn insert(&mut self, id: u32, lesson: Lesson) {
         if self.by_id.insert(id, lesson).is_none() {
@@ -41,5 +125,63 @@ impl Learnt {
                 self.by_id.remove(&oldest);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Moment {
+        Moment(seconds * 1_000)
+    }
+    fn missing() -> LearnFault {
+        LearnFault::Missing("404".to_owned())
+    }
+    fn unusable() -> LearnFault {
+        LearnFault::Unusable("404".to_owned())
+    }
+
+    /// Asks a registry that does not know it, where it has to be asked; whether it was.
+    fn meet(learnt: &mut Learnt, id: u32, now: Moment) -> (LearnFault, bool) {
+        match learnt.next(id, now) {
+            Next::Ask => (learnt.missing(id, "404".to_owned(), now), true),
+            Next::Told(told) => (told.unwrap_err(), false),
+        }
+    }
+
+    #[test]
+    fn a_missing_id_is_waited_for_once_and_then_asked_for_once_a_minute() {
+        let mut learnt = Learnt::default();
+        for second in 0..30 {
+            assert_eq!(meet(&mut learnt, 5, at(second)), (missing(), true));
+            let meanwhile = at(second).plus(Duration::from_millis(300));
+            assert_eq!(meet(&mut learnt, 5, meanwhile), (missing(), false), "another partition");
+        }
+        for minute in 0..5 {
+            let begins = 30 + minute * 60;
+            assert_eq!(meet(&mut learnt, 5, at(begins)), (unusable(), true));
+            assert_eq!(meet(&mut learnt, 5, at(begins + 59)), (unusable(), false));
+        }
+        assert_eq!(meet(&mut learnt, 6, at(1_000)), (missing(), true), "each id for itself");
+    }
+
+    #[test]
+    fn an_id_that_was_missing_long_ago_is_asked_for_before_it_is_given_up() {
+        let mut learnt = Learnt::default();
+        assert_eq!(meet(&mut learnt, 5, at(0)), (missing(), true));
+        assert_eq!(learnt.next(5, at(45)), Next::Ask);
+        let schema = Schema::parse("\"int\"", &[]);
+        assert_eq!(learnt.found(5, schema, at(45)), Ok(()));
+        assert_eq!(learnt.next(5, at(46)), Next::Told(Ok(())));
+    }
+
+    #[test]
+    fn what_cannot_be_read_from_is_not_waited_for() {
+        let mut learnt = Learnt::default();
+        let unreadable = LearnFault::Unusable("x".to_owned());
+        assert_eq!(learnt.found(5, Err("x".to_owned()), at(0)), Err(unreadable.clone()));
+        assert_eq!(learnt.next(5, at(59)), Next::Told(Err(unreadable)));
+        assert_eq!(learnt.next(5, at(60)), Next::Ask);
     }
 }

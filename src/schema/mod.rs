@@ -10,6 +10,7 @@ pub mod fuzz;
 mod json;
 mod learnt;
 mod model;
+mod parser;
 mod registry;
 pub(crate) mod shape;
 mod standing;
@@ -32,3 +33,5 @@ pub use subject::{EnvelopeParts, Op, Subject};
 pub(crate) use codec::reference_json;
 #[cfg(test)]
 mod upgrade_tests;
+#[cfg(test)]
+mod writer_tests;

@@ -1,6 +1,6 @@
-//! Client of a schema registry: Confluent's API, three calls, one attempt each.
+//! Client of a schema registry: Confluent's API, four calls, one attempt each.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use reqwest::{Client, Method, StatusCode, redirect, retry};
 use secrecy::{ExposeSecret, SecretString};
@@ -16,8 +16,11 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// For the whole call.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// No schema is larger; an answer that is comes from something that is no registry.
+/// No schema is larger; an answer that is comes from something that is no registry. Also for a
+/// schema and all it refers to together.
 const MAX_ANSWER: usize = 1024 * 1024;
+/// Schemas that one refers to, also through others.
+const MAX_REFERENCES: usize = 100;
 /// Characters of a registry's reason that are repeated.
 const MAX_REASON: usize = 1000;
 /// What Confluent's API calls its JSON.
@@ -26,9 +29,12 @@ const MEDIA_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 /// Why the registry did not do what was asked: one sentence, never with credentials.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RegistryFault {
-    /// It does not have what was asked for, or it is nothing we can read from.
+    /// It does not have what was asked for.
     #[error("{0}")]
     Missing(String),
+    /// It has something we can never read from.
+    #[error("{0}")]
+    Unreadable(String),
     /// It says no: an incompatible schema, credentials, permissions.
     #[error("{0}")]
     Refused(String),
@@ -52,14 +58,29 @@ struct Registered {
     id: u32,
 }
 
-/// An answer to `GET /schemas/ids/{id}`.
+/// A schema as the registry keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) text: String,
+    /// The texts of all schemas it refers to, also through others.
+    pub(crate) references: Vec<String>,
+}
+
+/// An answer to `GET /schemas/ids/{id}` and to `GET /subjects/{subject}/versions/{version}`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Stored {
+struct Given {
     schema: String,
     schema_type: Option<String>,
     #[serde(default)]
     references: Option<Vec<serde_json::Value>>,
+}
+
+/// Where a schema stands that another one refers to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+pub(super) struct Reference {
+    subject: String,
+    version: u32,
 }
 
 /// An answer to a question of compatibility.
@@ -121,7 +142,7 @@ impl Registry {
             .await
             .map_err(|fault| match fault {
                 RegistryFault::Missing(reason) => RegistryFault::Refused(reason),
-                fault @ (RegistryFault::Refused(_) | RegistryFault::Unavailable(_)) => fault,
+                fault => fault,
             })
     }
 
@@ -136,7 +157,7 @@ impl Registry {
                 RegistryFault::Missing(reason) => RegistryFault::Missing(format!(
                     "{reason}; register it there, or set schema_registry.register = true"
                 )),
-                fault @ (RegistryFault::Refused(_) | RegistryFault::Unavailable(_)) => fault,
+                fault => fault,
             },
         )
     }
@@ -167,14 +188,46 @@ impl Registry {
         })
     }
 
-    /// The text of the schema with this id.
+    /// The schema with this id and all it refers to.
     ///
     /// # Errors
-    /// [`RegistryFault::Missing`] also for what is no self-contained Avro schema.
-    pub(crate) async fn schema(&self, id: u32) -> Result<String, RegistryFault> {
-        let what = format!("give schema {id}");
-        let answer = self.call(&what, Method::GET, &format!("/schemas/ids/{id}"), None).await?;
-        read_stored(id, &answer)
+    /// [`RegistryFault::Unreadable`] for what is no Avro schema, is too large or refers to too many
+    /// others.
+    pub(crate) async fn schema(&self, id: u32) -> Result<Stored, RegistryFault> {
+        let of = format!("schema {id} of the registry");
+        let answer = self
+            .call(&format!("give {of}"), Method::GET, &format!("/schemas/ids/{id}"), None)
+            .await?;
+        let (text, mut open) = read_stored(&of, &answer)?;
+        let mut size = text.len();
+        let mut references = Vec::new();
+        let mut seen = HashSet::new();
+        while let Some(next) = open.pop() {
+            if !seen.insert(next.clone()) {
+                continue;
+            }
+            if seen.len() > MAX_REFERENCES {
+                return Err(RegistryFault::Unreadable(format!(
+                    "{of} refers to more than {MAX_REFERENCES} other schemas"
+                )));
+            }
+            let Reference { subject, version } = next;
+            let referred = format!("version {version} of {subject}, which schema {id} refers to");
+            // Also one that was deleted since, as Confluent's clients ask for it.
+            let path =
+                format!("/subjects/{}/versions/{version}?deleted=true", percent_encoded(&subject));
+            let answer = self.call(&format!("give {referred}"), Method::GET, &path, None).await?;
+            let (text, more) = read_stored(&format!("{referred},"), &answer)?;
+            size += text.len();
+            if size > MAX_ANSWER {
+                return Err(RegistryFault::Unreadable(format!(
+                    "{of} is larger than {MAX_ANSWER} bytes with all it refers to"
+                )));
+            }
+            references.push(text);
+            open.extend(more);
+        }
+        Ok(Stored { text, references })
     }
 
     async fn post(&self, what: &str, path: &str, schema: &str) -> Result<u32, RegistryFault> {
@@ -224,7 +277,7 @@ impl Registry {
                 // from something that is no registry.
                 let is_schema = asks && is_json && response.status().is_success();
                 return Err(if is_schema {
-                    RegistryFault::Missing(sentence)
+                    RegistryFault::Unreadable(sentence)
                 } else {
                     RegistryFault::Unavailable(sentence)
                 });
@@ -239,21 +292,24 @@ impl Registry {
     }
 }
 
-/// The schema's text in an answer to `GET /schemas/ids/{id}`.
-pub(super) fn read_stored(id: u32, answer: &[u8]) -> Result<String, RegistryFault> {
-    let stored: Stored =
-        serde_json::from_slice(answer).map_err(|_| garbage(&format!("give schema {id}")))?;
-    if stored.schema_type.as_deref().is_some_and(|kind| kind != "AVRO") {
-        return Err(RegistryFault::Missing(format!(
-            "schema {id} of the registry is not an Avro schema"
-        )));
+/// The text of a schema in the answer that gives it, and what it refers to.
+pub(super) fn read_stored(
+    of: &str,
+    answer: &[u8],
+) -> Result<(String, Vec<Reference>), RegistryFault> {
+    let given: Given =
+        serde_json::from_slice(answer).map_err(|_| garbage(&format!("give {of}")))?;
+    if given.schema_type.as_deref().is_some_and(|kind| kind != "AVRO") {
+        return Err(RegistryFault::Unreadable(format!("{of} is not an Avro schema")));
     }
-    if stored.references.is_some_and(|references| !references.is_empty()) {
-        return Err(RegistryFault::Missing(format!(
-            "schema {id} of the registry refers to other schemas; only self-contained ones are read"
-        )));
-    }
-    Ok(stored.schema)
+    let references = given.references.unwrap_or_default().into_iter().map(|reference| {
+        serde_json::from_value(reference).map_err(|_| {
+            RegistryFault::Unreadable(format!(
+                "{of} refers to a schema without its subject and version"
+            ))
+        })
+    });
+    Ok((given.schema, references.collect::<Result<_, _>>()?))
 }
 
 /// The id in an answer to a registration.

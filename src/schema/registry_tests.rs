@@ -28,6 +28,8 @@ pub(crate) struct Fake {
     answer: Arc<Mutex<(StatusCode, String)>>,
     /// Comes before `answer`.
     once: Arc<Mutex<Option<(StatusCode, String)>>>,
+    /// What is answered to a request that ends so, before both.
+    by_end: Arc<Mutex<Vec<(String, StatusCode, String)>>>,
 }
 
 impl Fake {
@@ -36,6 +38,7 @@ impl Fake {
             asked: Arc::default(),
             answer: Arc::new(Mutex::new((status, answer.to_owned()))),
             once: Arc::default(),
+            by_end: Arc::default(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/apis/ccompat/v7/", listener.local_addr().unwrap());
@@ -57,6 +60,9 @@ impl Fake {
     pub(crate) fn answers_once(&self, status: StatusCode, answer: &str) {
         *self.once.lock().unwrap() = Some((status, answer.to_owned()));
     }
+    fn answers_to(&self, end: &str, status: StatusCode, answer: &str) {
+        self.by_end.lock().unwrap().push((end.to_owned(), status, answer.to_owned()));
+    }
     pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
     }
@@ -75,6 +81,10 @@ async fn answered(
         auth,
         String::from_utf8(body.to_vec()).unwrap(),
     ));
+    let (uri, by_end) = (uri.to_string(), fake.by_end.lock().unwrap());
+    if let Some((_, status, answer)) = by_end.iter().rfind(|(end, ..)| uri.ends_with(end)) {
+        return (*status, answer.clone());
+    }
     let once = fake.once.lock().unwrap().take();
     once.unwrap_or_else(|| fake.answer.lock().unwrap().clone())
 }
@@ -213,7 +223,7 @@ async fn a_missing_id_is_remembered_and_an_outage_is_not() {
     .await;
     let codec = Codec::connect(Some(&settings), &topics(), &[]).await.unwrap();
     for _ in 0..2 {
-        let Err(LearnFault::Unusable(reason)) = codec.learn(5).await else { panic!("unusable") };
+        let Err(LearnFault::Missing(reason)) = codec.learn(5).await else { panic!("missing") };
         assert!(reason.contains("Schema 5 not found"), "{reason}");
     }
     assert_eq!(fake.asked().len(), 1, "the second answer comes from memory");
@@ -224,7 +234,10 @@ async fn a_missing_id_is_remembered_and_an_outage_is_not() {
     assert!(matches!(codec.learn(6).await, Err(LearnFault::Unavailable(_))));
     for (stored, part) in [
         (json!({"schema": "{}", "schemaType": "PROTOBUF"}), "not an Avro schema"),
-        (json!({"schema": "\"string\"", "references": [{"name": "x"}]}), "refers to other schemas"),
+        (
+            json!({"schema": "\"string\"", "references": [{"name": "x"}]}),
+            "without its subject and version",
+        ),
         (json!({"schema": "nonsense"}), "not a valid Avro schema"),
     ]
     .into_iter()
@@ -234,6 +247,84 @@ async fn a_missing_id_is_remembered_and_an_outage_is_not() {
         let Err(LearnFault::Unusable(reason)) = codec.learn(id).await else { panic!("unusable") };
         assert!(reason.contains(part), "{reason}");
     }
+}
+
+/// What Confluent's serializers register with `references`: the types stand under subjects of their
+/// own.
+#[tokio::test]
+async fn what_a_schema_refers_to_is_fetched_with_it() {
+    let (fake, settings) = Fake::start(StatusCode::OK, "").await;
+    let registry = Registry::new(&settings).unwrap();
+    let stored = |text: &str, references: Value| {
+        json!({"schema": text, "schemaType": "AVRO", "references": references}).to_string()
+    };
+    let to = |subject: &str, version: u32| json!({"name": subject, "subject": subject, "version": version});
+    fake.answers_to(
+        "/schemas/ids/7",
+        StatusCode::OK,
+        &stored("C", json!([to("a/b", 1), to("d", 3)])),
+    );
+    fake.answers_to(
+        "/subjects/a%2Fb/versions/1?deleted=true",
+        StatusCode::OK,
+        &stored("A", json!([to("d", 3)])),
+    );
+    fake.answers_to(
+        "/subjects/d/versions/3?deleted=true",
+        StatusCode::OK,
+        &stored("D", Value::Null),
+    );
+    let found = registry.schema(7).await.unwrap();
+    assert_eq!(
+        (found.text.as_str(), found.references),
+        ("C", vec!["D".to_owned(), "A".to_owned()])
+    );
+    assert_eq!(fake.asked().len(), 3, "each once");
+
+    // One that refers to itself, and to many others.
+    fake.answers_to(
+        "/subjects/d/versions/3?deleted=true",
+        StatusCode::OK,
+        &stored("D", json!([to("d", 3)])),
+    );
+    assert_eq!(registry.schema(7).await.unwrap().references.len(), 2);
+    let many: Vec<Value> = (1..=101).map(|version| to("many", version)).collect();
+    for version in 1..=101 {
+        let end = format!("/subjects/many/versions/{version}?deleted=true");
+        fake.answers_to(&end, StatusCode::OK, &stored("M", Value::Null));
+    }
+    fake.answers_to("/schemas/ids/8", StatusCode::OK, &stored("C", many.into()));
+    let RegistryFault::Unreadable(reason) = registry.schema(8).await.unwrap_err() else { panic!() };
+    assert_eq!(reason, "schema 8 of the registry refers to more than 100 other schemas");
+    let large = "x".repeat(MAX_ANSWER / 2);
+    fake.answers_to(
+        "/subjects/d/versions/3?deleted=true",
+        StatusCode::OK,
+        &stored(&large, Value::Null),
+    );
+    fake.answers_to(
+        "/subjects/a%2Fb/versions/1?deleted=true",
+        StatusCode::OK,
+        &stored(&large, Value::Null),
+    );
+    let RegistryFault::Unreadable(reason) = registry.schema(7).await.unwrap_err() else { panic!() };
+    assert_eq!(
+        reason,
+        "schema 7 of the registry is larger than 1048576 bytes with all it refers to"
+    );
+
+    // One that is not there yet, one of another kind.
+    let missing = r#"{"error_code":40401,"message":"Subject 'd' not found."}"#;
+    fake.answers_to("/subjects/d/versions/3?deleted=true", StatusCode::NOT_FOUND, missing);
+    let RegistryFault::Missing(reason) = registry.schema(7).await.unwrap_err() else { panic!() };
+    assert_eq!(
+        reason,
+        "the schema registry could not give version 3 of d, which schema 7 refers to: 404 Not Found: Subject 'd' not found."
+    );
+    let proto = r#"{"schema":"syntax","schemaType":"PROTOBUF"}"#;
+    fake.answers_to("/subjects/d/versions/3?deleted=true", StatusCode::OK, proto);
+    let RegistryFault::Unreadable(reason) = registry.schema(7).await.unwrap_err() else { panic!() };
+    assert_eq!(reason, "version 3 of d, which schema 7 refers to, is not an Avro schema");
 }
 
 #[tokio::test]
@@ -250,7 +341,7 @@ async fn a_registered_schema_that_is_too_large_is_refused_by_its_id() {
         Fake::start(StatusCode::OK, &format!("{{\"schema\": \"{}\"}}", "x".repeat(2 * MAX_ANSWER)))
             .await;
     let registry = Registry::new(&settings).unwrap();
-    let RegistryFault::Missing(reason) = registry.schema(7).await.unwrap_err() else {
+    let RegistryFault::Unreadable(reason) = registry.schema(7).await.unwrap_err() else {
         panic!("refused for good")
     };
     assert!(

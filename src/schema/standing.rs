@@ -38,17 +38,13 @@ pub(crate) async fn standing(
     match registry.verify(name, text).await {
         Ok(id) => return Ok(Standing::Registered(id)),
         Err(RegistryFault::Missing(_)) => {}
-        Err(fault @ (RegistryFault::Refused(_) | RegistryFault::Unavailable(_))) => {
-            return Err(told(fault));
-        }
+        Err(fault) => return Err(told(fault)),
     }
     match registry.compatible(name, text).await {
         Ok(reasons) if reasons.is_empty() => Ok(Standing::Compatible),
         Ok(reasons) => Ok(Standing::Incompatible(reasons.join("; "))),
         Err(RegistryFault::Missing(_)) => Ok(Standing::New),
-        Err(fault @ (RegistryFault::Refused(_) | RegistryFault::Unavailable(_))) => {
-            Err(told(fault))
-        }
+        Err(fault) => Err(told(fault)),
     }
 }
 

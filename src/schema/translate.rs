@@ -8,46 +8,55 @@
 use crate::decimal::Decimal;
 
 use super::{
-    datum::{Broken, Cursor, put_bool, put_bytes, put_decimal, put_len, put_long},
-    shape::{Record, Shape},
+    datum::{Broken, Cursor, MAX_BYTES, put_bool, put_bytes, put_decimal, put_len, put_long},
+    shape::{Node, Record, Shape, Size},
 };
 
 /// Rewrites the datum at the cursor, written as `writer`, as `reader` wants it.
 ///
+/// Goes as deep as `reader`, which is one of ours and contains no type in itself.
+///
 /// # Errors
 /// [`Broken`] when the bytes are not `writer`'s or what they say has no place in `reader`.
 pub(crate) fn translate(
-    writer: &Shape,
-    reader: &Shape,
+    writer: Node<'_>,
+    reader: Node<'_>,
     cursor: &mut Cursor<'_>,
     out: &mut Vec<u8>,
 ) -> Result<(), Broken> {
-    if let Shape::Union(branches) = writer {
-        return translate(branch(branches, cursor)?, reader, cursor, out);
+    if let Shape::Union(branches) = writer.shape {
+        return translate(writer.at(branch(branches, cursor)?), reader, cursor, out);
     }
-    match (writer, reader) {
-        (_, Shape::Union(branches)) => {
+    match (writer.shape, reader.shape) {
+        (shape, Shape::Union(branches)) => {
             let fitting = branches
                 .iter()
-                .position(|branch| same_kind(writer, branch))
-                .or_else(|| branches.iter().position(|branch| promotes(writer, branch)));
+                .position(|branch| same_kind(shape, branch))
+                .or_else(|| branches.iter().position(|branch| promotes(shape, branch)));
             let Some((at, branch)) =
                 fitting.and_then(|at| branches.get(at).map(|branch| (at, branch)))
             else {
-                return Err(misplaced(writer, reader));
+                return Err(misplaced(shape, reader.shape));
             };
             put_len(out, at);
-            translate(writer, branch, cursor, out)
+            translate(writer, reader.at(branch), cursor, out)
         }
         (Shape::Array(items), Shape::Array(wanted)) => {
-            blocks(cursor, out, |cursor, out| translate(items, wanted, cursor, out))
+            let (items, wanted) = (writer.at(items), reader.at(wanted));
+            blocks(cursor, items.size(), out, |cursor, out| translate(items, wanted, cursor, out))
         }
-        (Shape::Map(values), Shape::Map(wanted)) => blocks(cursor, out, |cursor, out| {
-            put_bytes(out, cursor.str()?.as_bytes());
-            translate(values, wanted, cursor, out)
-        }),
-        (Shape::Record(writer), Shape::Record(reader)) => record(writer, reader, cursor, out),
-        (_, _) => leaf(writer, reader, cursor, out),
+        (Shape::Map(values), Shape::Map(wanted)) => {
+            let (values, wanted) = (writer.at(values), reader.at(wanted));
+            blocks(cursor, Size::Something, out, |cursor, out| {
+                put_bytes(out, cursor.str()?.as_bytes());
+                translate(values, wanted, cursor, out)
+            })
+        }
+        (Shape::Record(written), Shape::Record(wanted)) => {
+            let (written, wanted) = (writer.record(*written), reader.record(*wanted));
+            record((writer, written), (reader, wanted), cursor, out)
+        }
+        (shape, wanted) => leaf(shape, wanted, cursor, out),
     }
 }
 
@@ -77,11 +86,11 @@ fn leaf(
             put_decimal(out, decimal(*scale, *fixed, cursor)?)
         }
         (Shape::BigDecimal, Shape::Decimal { .. }) => put_decimal(out, big_decimal(cursor)?),
-        (Shape::Enum { symbols, .. }, Shape::Enum { symbols: known, default }) => {
-            put_symbol(symbol(symbols, cursor)?, known, default.as_deref(), out)?;
+        (Shape::Enum(symbols), Shape::Enum(known)) => {
+            put_symbol(symbol(&symbols.all, cursor)?, &known.all, known.default.as_deref(), out)?;
         }
-        (Shape::String, Shape::Enum { symbols, .. }) => {
-            put_symbol(cursor.str()?, symbols, None, out)?
+        (Shape::String, Shape::Enum(symbols)) => {
+            put_symbol(cursor.str()?, &symbols.all, None, out)?
         }
         (_, _) => return Err(misplaced(writer, reader)),
     }
@@ -137,7 +146,7 @@ fn promotes(writer: &Shape, reader: &Shape) -> bool {
         }
         Shape::Bytes => matches!(reader, Shape::String),
         Shape::BigDecimal => matches!(reader, Shape::Decimal { .. }),
-        Shape::String => matches!(reader, Shape::Bytes | Shape::Enum { .. }),
+        Shape::String => matches!(reader, Shape::Bytes | Shape::Enum(_)),
         Shape::Fixed(_) => matches!(reader, Shape::Bytes),
         Shape::Null
         | Shape::Boolean
@@ -145,7 +154,7 @@ fn promotes(writer: &Shape, reader: &Shape) -> bool {
         | Shape::Double
         | Shape::Civil { .. }
         | Shape::Decimal { .. }
-        | Shape::Enum { .. }
+        | Shape::Enum(_)
         | Shape::Array(_)
         | Shape::Map(_)
         | Shape::Union(_)
@@ -156,20 +165,25 @@ fn promotes(writer: &Shape, reader: &Shape) -> bool {
 /// Copies an array or a map item by item, as one block.
 fn blocks<'a>(
     cursor: &mut Cursor<'a>,
+    each: Size,
     out: &mut Vec<u8>,
     mut item: impl FnMut(&mut Cursor<'a>, &mut Vec<u8>) -> Result<(), Broken>,
 ) -> Result<(), Broken> {
     let mut copied = Vec::new();
     let mut items = 0_usize;
     loop {
-        let count = cursor.block()?;
+        let count = cursor.block(each)?;
         if count == 0 {
             break;
         }
         for _ in 0..count {
             item(cursor, &mut copied)?;
+            // Of what takes no bytes there may be any number, and each may become a few defaults.
+            if copied.len() > MAX_BYTES {
+                return Err(Broken::new(format!("is larger than {MAX_BYTES} bytes when read")));
+            }
         }
-        items += count;
+        items = items.saturating_add(count);
     }
     if items > 0 {
         put_len(out, items);
@@ -180,25 +194,40 @@ fn blocks<'a>(
 }
 
 fn record(
-    writer: &Record,
-    reader: &Record,
+    (writer, written): (Node<'_>, &Record),
+    (reader, wanted): (Node<'_>, &Record),
     cursor: &mut Cursor<'_>,
     out: &mut Vec<u8>,
 ) -> Result<(), Broken> {
-    let mut spans = Vec::with_capacity(writer.fields.len());
-    for field in &writer.fields {
-        let start = *cursor;
-        skip(&field.shape, cursor).map_err(|broken| within(&field.name, &broken))?;
-        let len = start.left() - cursor.left();
-        spans.push((field, Cursor::new(start.rest().get(..len).unwrap_or_default())));
+    if written.parts().is_none() {
+        let endless = written.fields.iter().find(|field| {
+            let node = writer.at(&field.shape);
+            node.size() == Size::Endless
+        });
+        let (name, shape) = endless.map_or(("", writer.shape), |field| (&field.name, &field.shape));
+        return skip(writer.at(shape), cursor).map_err(|broken| within(name, &broken));
     }
-    for wanted in &reader.fields {
-        let by_name = spans.iter().find(|(field, _)| field.name == wanted.name);
-        let found = by_name
-            .or_else(|| spans.iter().find(|(field, _)| wanted.aliases.contains(&field.name)));
+    // Fields that take no bytes are looked for by name only: a value costs no more than its bytes.
+    let mut spans = Vec::with_capacity(written.solid.len().min(cursor.left()));
+    for (at, field) in
+        written.solid.iter().filter_map(|at| written.fields.get(*at).map(|field| (*at, field)))
+    {
+        let start = *cursor;
+        skip(writer.at(&field.shape), cursor).map_err(|broken| within(&field.name, &broken))?;
+        let len = start.left() - cursor.left();
+        spans.push((at, Cursor::new(start.rest().get(..len).unwrap_or_default())));
+    }
+    for wanted in &wanted.fields {
+        let found = std::iter::once(&wanted.name)
+            .chain(&wanted.aliases)
+            .find_map(|name| written.position(name))
+            .and_then(|at| written.fields.get(at).map(|field| (at, field)));
         match (found, &wanted.default) {
-            (Some((field, span)), _) => {
-                translate(&field.shape, &wanted.shape, &mut { *span }, out)
+            (Some((at, field)), _) => {
+                let span = spans.binary_search_by_key(&at, |(at, _)| *at).ok();
+                let span = span.and_then(|span| spans.get(span)).map(|(_, span)| *span);
+                let mut span = span.unwrap_or_else(|| Cursor::new(&[]));
+                translate(writer.at(&field.shape), reader.at(&wanted.shape), &mut span, out)
                     .map_err(|broken| within(&field.name, &broken))?;
             }
             (None, Some(default)) => out.extend_from_slice(default),
@@ -220,35 +249,83 @@ pub(super) fn within(field: &str, broken: &Broken) -> Broken {
 
 /// Goes past one value.
 ///
+/// The way back is kept in memory, no larger than the value, not on the stack: a value of a type
+/// that contains itself may be of any depth.
+///
 /// # Errors
 /// [`Broken`] when the bytes are not the shape's.
-pub(crate) fn skip(shape: &Shape, cursor: &mut Cursor<'_>) -> Result<(), Broken> {
-    match shape {
-        Shape::Null => Ok(()),
-        Shape::Boolean => cursor.bool().map(drop),
-        Shape::Int => cursor.int().map(drop),
-        Shape::Long | Shape::Instant { .. } | Shape::Civil { long: true, .. } => {
-            cursor.long().map(drop)
+pub(crate) fn skip(node: Node<'_>, cursor: &mut Cursor<'_>) -> Result<(), Broken> {
+    /// What is still to be gone past.
+    enum Rest<'s> {
+        Parts(std::slice::Iter<'s, Shape>),
+        Items { left: usize, of: &'s Shape, keys: bool },
+    }
+    let (mut rest, mut next) = (Vec::new(), Some(node.shape));
+    loop {
+        if let Some(shape) = next.take() {
+            match shape {
+                Shape::Null => {}
+                Shape::Boolean => cursor.bool().map(drop)?,
+                Shape::Int | Shape::Civil { long: false, .. } => cursor.int().map(drop)?,
+                Shape::Long | Shape::Instant { .. } | Shape::Civil { long: true, .. } => {
+                    cursor.long().map(drop)?
+                }
+                Shape::Float => cursor.take(4).map(drop)?,
+                Shape::Double => cursor.take(8).map(drop)?,
+                Shape::Bytes | Shape::BigDecimal | Shape::Decimal { fixed: None, .. } => {
+                    cursor.bytes().map(drop)?
+                }
+                Shape::String => cursor.str().map(drop)?,
+                Shape::Fixed(size) | Shape::Decimal { fixed: Some(size), .. } => {
+                    cursor.take(*size).map(drop)?
+                }
+                Shape::Enum(symbols) => symbol(&symbols.all, cursor).map(drop)?,
+                Shape::Array(of) => rest.push(Rest::Items { left: 0, of, keys: false }),
+                Shape::Map(of) => rest.push(Rest::Items { left: 0, of, keys: true }),
+                Shape::Union(branches) => {
+                    next = Some(branch(branches, cursor)?);
+                    continue;
+                }
+                Shape::Record(id) => {
+                    let record = node.record(*id);
+                    let parts = record.parts().ok_or_else(|| {
+                        Broken::new(format!(
+                            "is of the record {}, every value of which contains another one",
+                            record.name
+                        ))
+                    })?;
+                    rest.push(Rest::Parts(parts));
+                }
+            }
         }
-        Shape::Civil { long: false, .. } => cursor.int().map(drop),
-        Shape::Float => cursor.take(4).map(drop),
-        Shape::Double => cursor.take(8).map(drop),
-        Shape::Bytes | Shape::BigDecimal | Shape::Decimal { fixed: None, .. } => {
-            cursor.bytes().map(drop)
-        }
-        Shape::String => cursor.str().map(drop),
-        Shape::Fixed(size) | Shape::Decimal { fixed: Some(size), .. } => {
-            cursor.take(*size).map(drop)
-        }
-        Shape::Enum { symbols, .. } => symbol(symbols, cursor).map(drop),
-        Shape::Array(items) => each(cursor, |cursor| skip(items, cursor)),
-        Shape::Map(values) => each(cursor, |cursor| {
-            cursor.str()?;
-            skip(values, cursor)
-        }),
-        Shape::Union(branches) => skip(branch(branches, cursor)?, cursor),
-        Shape::Record(record) => {
-            record.fields.iter().try_for_each(|field| skip(&field.shape, cursor))
+        match rest.last_mut() {
+            None => return Ok(()),
+            Some(Rest::Parts(parts)) => {
+                next = parts.next();
+                // The last one is gone past in its record's place: a chain takes no memory.
+                if parts.len() == 0 {
+                    rest.pop();
+                }
+            }
+            Some(Rest::Items { left, of, keys }) => {
+                if *left == 0 {
+                    let size = if *keys { Size::Something } else { node.at(of).size() };
+                    *left = cursor.block(size)?;
+                    if *left == 0 {
+                        rest.pop();
+                        continue;
+                    }
+                    if size == Size::Nothing {
+                        *left = 0;
+                        continue;
+                    }
+                }
+                *left -= 1;
+                if *keys {
+                    cursor.str()?;
+                }
+                next = Some(*of);
+            }
         }
     }
 }
@@ -256,10 +333,11 @@ pub(crate) fn skip(shape: &Shape, cursor: &mut Cursor<'_>) -> Result<(), Broken>
 /// Visits every item of an array or a map.
 pub(super) fn each<'a>(
     cursor: &mut Cursor<'a>,
+    size: Size,
     mut item: impl FnMut(&mut Cursor<'a>) -> Result<(), Broken>,
 ) -> Result<(), Broken> {
     loop {
-        let count = cursor.block()?;
+        let count = cursor.block(size)?;
         if count == 0 {
             return Ok(());
         }

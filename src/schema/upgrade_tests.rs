@@ -14,9 +14,10 @@ use serde_json::Value;
 
 use super::{
     Codec,
-    catalog::{catalog, load, parse},
+    catalog::{catalog, load},
     datum::Cursor,
     json::to_json,
+    shape::Schema,
     translate::translate,
 };
 
@@ -119,7 +120,7 @@ fn bytes_of_today_are_read_with_the_schemas_of_every_released_version() {
             "FeedState" => &catalog().feed_state,
             _ => &catalog().command,
         };
-        let older = parse(&text).unwrap();
+        let older = Schema::ours(&text).unwrap();
         let values = kept(&folder("tests/schemas/golden"), schema);
         assert!(values.len() >= 3, "{schema}: {} golden values", values.len());
         for (file, bytes) in values {
@@ -131,12 +132,16 @@ fn bytes_of_today_are_read_with_the_schemas_of_every_released_version() {
             );
             let datum = &bytes[HEADER..];
             let mut read = Vec::new();
-            translate(&today.shape, &older, &mut Cursor::new(datum), &mut read)
+            translate(today.schema.root(), older.root(), &mut Cursor::new(datum), &mut read)
                 .unwrap_or_else(|fault| panic!("{what}: {fault:?}"));
-            let has = to_json(&older, &mut Cursor::new(&read)).unwrap();
+            let has = to_json(older.root(), &mut Cursor::new(&read)).unwrap();
             // What the older version does not know is dropped; everything it reads is as it was
             // written.
-            assert_keeps(&has, &to_json(&today.shape, &mut Cursor::new(datum)).unwrap(), &what);
+            assert_keeps(
+                &has,
+                &to_json(today.schema.root(), &mut Cursor::new(datum)).unwrap(),
+                &what,
+            );
             if load(today.name, Box::leak(text.clone().into_boxed_str())).fingerprint
                 == today.fingerprint
             {

@@ -152,6 +152,7 @@ pub(super) enum Happened {
     Restored(Vec<Lease>, Result<Vec<(Restored, Remembered)>, TakeOverFault>),
     Learnt {
         lease: Lease,
+        id: u32,
         result: Result<(), LearnFault>,
     },
     Sighted {
@@ -614,7 +615,7 @@ impl<'a> Engine<'a> {
             Happened::Checked { warehouse_no, checked } => self.checked(&warehouse_no, checked),
             Happened::Committed(result) => return self.committed(result),
             Happened::Restored(leases, result) => return self.restored(&leases, result),
-            Happened::Learnt { lease, result } => self.learnt(lease, result),
+            Happened::Learnt { lease, id, result } => self.learnt(lease, id, result),
             Happened::Sighted { leases, result } => self.sighted(&leases, result),
         }
         Ok(())

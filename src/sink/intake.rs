@@ -21,6 +21,7 @@ use super::{
     journal::{Known, Verdict, judge},
     letter::{Spared, credibly_sent, first_sent, replays},
     partition::{Queued, Work, its_turn},
+    patience::Wait,
     settle::journal_key,
     validate::{Misplaced, check_placement, validate},
 };
@@ -31,6 +32,8 @@ const MOST_NAME: usize = 255;
 /// length.
 const MOST_VIOLATIONS: usize = 100;
 const MOST_VIOLATION: usize = 255;
+/// Until the registry is asked again for a schema.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Characters of what the page says of a step.
 const MOST_DETAIL: usize = 1000;
 
@@ -261,50 +264,62 @@ impl Engine<'_> {
 
     fn learn(&self, lease: Lease, id: u32, pause: Duration) {
         let codec = Arc::clone(&self.parts.codec);
-        let word = Word::new(
-            &self.happened,
-            Happened::Learnt { lease, result: Err(LearnFault::Unavailable(ABNORMAL.to_owned())) },
-        );
+        let abnormal = Err(LearnFault::Unavailable(ABNORMAL.to_owned()));
+        let word = Word::new(&self.happened, Happened::Learnt { lease, id, result: abnormal });
         word.after(async move {
             tokio::time::sleep(pause).await;
             let result = codec.learn(id).await;
-            Happened::Learnt { lease, result }
+            Happened::Learnt { lease, id, result }
         });
     }
 
-    /// The schema of the record that holds its partition back is known now, or never will be.
-    pub(super) fn learnt(&mut self, lease: Lease, result: Result<(), LearnFault>) {
+    /// The schema of the record that holds its partition back is known now, or never will be, or it
+    /// is asked for again: another partition may have learnt it meanwhile.
+    pub(super) fn learnt(&mut self, lease: Lease, id: u32, result: Result<(), LearnFault>) {
         let Some(partition) =
             self.partitions.get_mut(&lease.partition).filter(|partition| partition.lease == lease)
         else {
             return;
         };
+        let now = Moment::now();
+        let refused = match result {
+            Ok(()) => {
+                partition.patience.learnt();
+                None
+            }
+            Err(LearnFault::Unusable(reason)) => {
+                partition.patience.unusable(id, now);
+                Some(reason)
+            }
+            Err(LearnFault::Missing(reason)) => match partition.patience.missing(id, now) {
+                Wait::Over => Some(reason),
+                wait @ (Wait::Begins | Wait::GoesOn) => {
+                    if wait == Wait::Begins {
+                        tracing::warn!(
+                            kafka.partition = lease.partition,
+                            schema.id = id,
+                            error = %reason,
+                            "schema id unknown to the registry; commands wait up to 30 s for it"
+                        );
+                    }
+                    return self.learn(lease, id, ASK_AGAIN);
+                }
+            },
+            Err(LearnFault::Unavailable(reason)) => {
+                tracing::warn!(
+                    kafka.partition = lease.partition,
+                    schema.id = id,
+                    error = %reason,
+                    "schema registry unavailable; commands wait, retrying"
+                );
+                return self.learn(lease, id, ASK_AGAIN);
+            }
+        };
         let mut waiting = std::mem::take(&mut partition.unlearnt);
         let Some(first) = waiting.pop_front() else { return };
-        match result {
-            Ok(()) => self.read(first),
-            Err(LearnFault::Unusable(reason)) => {
-                self.end(lease, Arc::new(first), Moment::now(), None, End::Poison(reason))
-            }
-            Err(LearnFault::Unavailable(reason)) => {
-                if let Parsed::Unlearnt(id) =
-                    parse(&first, self.parts.settings.commands.format, &self.parts.codec)
-                {
-                    tracing::warn!(
-                        kafka.partition = lease.partition,
-                        schema.id = id,
-                        error = %reason,
-                        "schema registry unavailable; commands wait, retrying"
-                    );
-                    waiting.push_front(first);
-                    if let Some(partition) = self.partitions.get_mut(&lease.partition) {
-                        partition.unlearnt = waiting;
-                    }
-                    return self.learn(lease, id, Duration::from_secs(1));
-                }
-                // Another partition has learnt it meanwhile.
-                self.read(first);
-            }
+        match refused {
+            None => self.read(first),
+            Some(reason) => self.end(lease, Arc::new(first), now, None, End::Poison(reason)),
         }
         // The first may wait for the next unknown schema already; everything else keeps its place
         // behind it.

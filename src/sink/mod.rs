@@ -27,6 +27,7 @@ mod intake;
 mod journal;
 pub(crate) mod letter;
 mod partition;
+mod patience;
 mod placement;
 mod retry;
 mod settle;

@@ -27,6 +27,7 @@ use crate::{
 use super::{
     bundle::Sightings,
     decision::Decision,
+    patience::Patience,
     settle::{Names, bare_entry, journal_record},
     validate::{Accepted, partition_of},
     visibility::{Reference, References},
@@ -91,6 +92,7 @@ pub(super) struct Partition {
     pub sightings: Option<Sightings>,
     /// Records that wait for a schema to be learnt, and everything after them.
     pub unlearnt: VecDeque<Delivered>,
+    pub patience: Patience,
     /// The offset behind the last record that was delivered, and when that one was sent.
     pub read_to: i64,
     pub read_at: Option<Timestamp>,
@@ -120,6 +122,7 @@ impl Partition {
             in_doubt: journal.in_doubt,
             sightings: Some(Sightings::new()),
             unlearnt: VecDeque::new(),
+            patience: Patience::default(),
             read_to: start,
             read_at: None,
             draining: false,
@@ -581,11 +584,11 @@ fn decode(
             Err(DecodeFault::UnknownSchemaId(id)) => match runtime.block_on(codec.learn(id)) {
                 Ok(()) => {}
                 Err(LearnFault::Unusable(reason)) => return Err(reason),
-                Err(LearnFault::Unavailable(reason)) => {
+                Err(LearnFault::Missing(reason) | LearnFault::Unavailable(reason)) => {
                     tracing::warn!(
                         schema.id = id,
                         error = %reason,
-                        "schema registry unavailable; journal restore waits, retrying"
+                        "failed to fetch a schema of the journal; journal restore waits, retrying"
                     );
                     runtime.block_on(tokio::time::sleep(std::time::Duration::from_secs(1)));
                 }

@@ -286,7 +286,7 @@ pub(super) async fn learn(codec: &Codec, cancel: &CancellationToken, id: u32) ->
                 ))
                 .into());
             }
-            Some(Err(LearnFault::Unavailable(reason))) => {
+            Some(Err(LearnFault::Missing(reason) | LearnFault::Unavailable(reason))) => {
                 tracing::warn!(
                     schema.id = id,
                     error = %reason,

@@ -153,6 +153,23 @@ pub fn all() -> Vec<Target> {
             lifetime: FOR_EVER,
         },
         Target {
+            name: "writer_schema",
+            corpus: &["tests/fuzz/corpus/writer_schema"],
+            words: &[
+                "no datum",
+                "no schema",
+                "a command",
+                "a command that cannot be shown",
+                "another value",
+                "malformed",
+            ],
+            trial: || {
+                let codec = schema::fuzz::Trial::new().unwrap();
+                Box::new(move |bytes| Ok(codec.written(bytes)))
+            },
+            lifetime: FOR_EVER,
+        },
+        Target {
             name: "admin",
             corpus: &["tests/fuzz/corpus/admin"],
             words: &[

@@ -1,6 +1,9 @@
 //! Both pipelines and a real schema registry: its reasons at the start, its absence later.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
 use wdt_connector::testing::{
@@ -13,6 +16,7 @@ use crate::{
     kit::{
         commands::command,
         erp::Kind,
+        follower::Follower,
         http,
         proxy::Proxy,
         records::{Reader, Record, Sender, committed, read_all},
@@ -257,4 +261,136 @@ fn with_the_registry_gone_a_new_schema_waits_and_other_partitions_go_on() {
     );
     assert_eq!(rig.erp.orders().len(), 7);
     assert!(read_all(&rig.topics.commands_dlq).is_empty());
+}
+
+/// Names in any script, a field of no bytes, a type that contains itself, and types that stand
+/// under subjects of their own.
+#[test]
+fn a_sender_s_own_schema_may_refer_to_others_and_use_any_names() {
+    let rig = Rig::new("regrefs").commands("avro").with_registry();
+    rig.erp.take_anything();
+    let register = |name: &str, schema: serde_json::Value, references: serde_json::Value| {
+        let subject = format!("{}-{name}", rig.topics.commands);
+        let body =
+            json!({"schema": schema.to_string(), "schemaType": "AVRO", "references": references});
+        let registered = ask("POST", &format!("/subjects/{subject}/versions"), &body);
+        assert_eq!(registered.status, 200, "{name}: {}", registered.body);
+        let reference = json!([{"name": name, "subject": subject, "version": 1}]);
+        (u32::try_from(registered.json()["id"].as_u64().unwrap()).unwrap(), reference)
+    };
+    let cause = json!({"type": "record", "name": "com.ex.Cause", "fields": [{"name": "next", "type": ["null", "Cause"]}]});
+    let (_, causes) = register("com.ex.Cause", cause, json!([]));
+    let line = json!({"type": "record", "name": "com.ex.Line", "fields": [
+        {"name": "spec_no", "type": "string"},
+        {"name": "num", "type": {"type": "bytes", "logicalType": "decimal", "precision": 10, "scale": 2}},
+        {"name": "cause", "type": ["null", "Cause"]},
+    ]});
+    let (_, lines) = register("com.ex.Line", line, causes);
+    let order = json!({"type": "record", "name": "采购退货", "namespace": "com.ex.Jobs", "fields": [
+        {"name": "备注", "type": "string"},
+        {"name": "command_id", "type": "string"},
+        {"name": "return_no", "type": "string"},
+        {"name": "warehouse_no", "type": "string"},
+        {"name": "nothing", "type": "null"},
+        {"name": "details", "type": {"type": "array", "items": "com.ex.Line"}},
+    ]});
+    let (id, _) = register("order", order, lines);
+    let _connector = rig.start();
+    let datum = b"\x02x\x02c\x08CT-1\x02w\x02\x02s\x04\x00\xfa\x02\x02\x00\x00";
+    let bytes = [&[0][..], &id.to_be_bytes(), datum].concat();
+    let sender = Sender::new();
+    sender.send(&rig.topics.commands, Some(b"CT-1"), Some(&bytes), &[]);
+    sender.flush();
+    rig.wait_committed(1);
+    assert!(read_all(&rig.topics.commands_dlq).is_empty());
+    let results = rig.results(1);
+    assert_eq!((results[0].outcome, results[0].return_no.as_str()), (Outcome::Created, "CT-1"));
+    assert_eq!(rig.erp.orders().len(), 1);
+}
+
+/// A command whose schema no registry has.
+fn send_rubbish(rig: &Rig, sender: &Sender, id: u32, return_no: &str) {
+    let bytes = [&[0][..], &id.to_be_bytes(), b"\x02c"].concat();
+    sender.send(&rig.topics.commands, Some(return_no.as_bytes()), Some(&bytes), &[]);
+}
+
+/// Puts a node that lags between the connector and the registry.
+fn through_follower(rig: &mut Rig) -> Follower {
+    let follower = Follower::of(registry().url());
+    rig.config.set("schema_registry", "url", follower.url());
+    follower
+}
+
+#[test]
+fn a_schema_that_the_registry_knows_late_is_waited_for() {
+    let mut rig = Rig::new("reglate").commands("avro").with_registry();
+    let follower = through_follower(&mut rig);
+    rig.erp.take_anything();
+    let (id, sender) = (next_version(&rig, "late"), Sender::new());
+    follower.hide(id);
+    let connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.results);
+    // Thirteen in three partitions; the fourth one has none and goes on.
+    (0..13).for_each(|nth| send_new(&rig, &sender, id, &return_in(nth % 3, nth as usize)));
+    send_known(&rig, &sender, &return_in(3, 0));
+    sender.flush();
+    reader.at_least(1, PATIENCE);
+    connector.wait_log("schema id unknown to the registry; commands wait", PATIENCE);
+    until("the registry to be asked again", PATIENCE, || (follower.asked(id) > 4).then_some(()));
+    reader.finish();
+    assert_eq!(reader.seen.iter().map(Record::key_text).collect::<Vec<_>>(), [return_in(3, 0)]);
+
+    follower.show(id);
+    reader.at_least(14, PATIENCE);
+    rig.wait_committed(14);
+    reader.finish();
+    let results: Vec<CommandResult> = reader.seen.iter().map(|record| rig.result(record)).collect();
+    assert_eq!(results.len(), 14);
+    assert!(
+        results.iter().all(|result| result.outcome == Outcome::Created && !result.duplicate),
+        "{results:?}"
+    );
+    assert!(read_all(&rig.topics.commands_dlq).is_empty(), "none was to blame");
+}
+
+/// One that never comes costs its partition 30 s, each further one 2 s; other partitions nothing.
+#[test]
+fn schema_ids_that_never_come_are_dead_letters_and_do_not_stop_the_partition() {
+    let mut rig = Rig::new("regnever").commands("avro").with_registry();
+    let follower = through_follower(&mut rig);
+    rig.erp.take_anything();
+    let sender = Sender::new();
+    let connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.results);
+    let rubbish = |nth: u32| 4_000_000_000 + nth;
+    let begun = Instant::now();
+    for nth in 0..20 {
+        // Each id twice: it is waited for once.
+        (0..2).for_each(|_| send_rubbish(&rig, &sender, rubbish(nth), &return_in(0, 0)));
+    }
+    send_known(&rig, &sender, &return_in(0, 0));
+    send_known(&rig, &sender, &return_in(1, 0));
+    sender.flush();
+    reader.at_least(1, PATIENCE);
+    assert_eq!(reader.seen[0].key_text(), return_in(1, 0), "other partitions go on");
+    reader.at_least(2, PATIENCE);
+    let took = begun.elapsed();
+    rig.wait_committed(42);
+    let letters = read_all(&rig.topics.commands_dlq);
+    assert_eq!(letters.len(), 40);
+    for letter in &letters {
+        let reason = letter.header("__connect.errors.exception.message").unwrap();
+        assert!(
+            reason.contains("could not give schema 40000000") && reason.contains("404"),
+            "{reason}"
+        );
+    }
+    // 30 s for the first, 2 s for each further one; the rest is the machine's.
+    assert!(
+        (Duration::from_secs(68)..Duration::from_secs(100)).contains(&took),
+        "{took:?} for 20 unknown ids"
+    );
+    assert!(follower.asked(rubbish(0)) <= 40 && follower.asked(rubbish(19)) <= 6);
+    let waits = connector.log().matches("schema id unknown to the registry").count();
+    assert_eq!(waits, 20, "each is said once");
 }

@@ -104,19 +104,19 @@ impl Table {
     fn of(known: &Known) -> Self {
         // The same text the shape was read from, so it is JSON.
         let text = serde_json::from_str(known.text).unwrap_or_default();
-        Self::new(&known.shape, &text, String::new())
+        Self::new(known.schema.root(), &text, String::new())
     }
 
     /// `text` is the record's own schema: its words say which edition sends a field.
-    fn new(shape: &shape::Shape, text: &Value, prefix: String) -> Self {
+    fn new(node: shape::Node<'_>, text: &Value, prefix: String) -> Self {
         let mut table = Self {
             columns: Vec::new(),
             positions: FxHashMap::default(),
             followers: Vec::new(),
             prefix,
         };
-        let shape::Shape::Record(record) = shape else { return table };
-        for field in &record.fields {
+        let shape::Shape::Record(id) = node.shape else { return table };
+        for field in &node.record(*id).fields {
             let (nullable, inner) = match &field.shape {
                 shape::Shape::Union(branches) => {
                     (true, branches.iter().find(|branch| **branch != shape::Shape::Null))
@@ -133,7 +133,7 @@ impl Table {
                 .find(|written| written["name"] == field.name.as_str());
             let written = written.unwrap_or(&Value::Null);
             let kind = inner.map_or(Kind::Text, |inner| {
-                Kind::of(&field.name, inner, items(&written["type"]), &path)
+                Kind::of(&field.name, node.at(inner), items(&written["type"]), &path)
             });
             if !matches!(kind, Kind::Extra) {
                 for name in field.aliases.iter().chain([&field.name]) {
@@ -183,15 +183,17 @@ impl Kind {
         }
     }
 
-    fn of(name: &str, shape: &shape::Shape, text: &Value, path: &str) -> Self {
+    fn of(name: &str, node: shape::Node<'_>, text: &Value, path: &str) -> Self {
         use shape::Shape;
-        match shape {
+        match node.shape {
             Shape::Int => Self::Int,
             Shape::Long => Self::Long,
             Shape::Instant { .. } => Self::Instant,
             Shape::Decimal { .. } => Self::Decimal,
             Shape::Boolean => Self::Boolean,
-            Shape::Array(items) => Self::Lines(Table::new(items, text, format!("{path}."))),
+            Shape::Array(items) => {
+                Self::Lines(Table::new(node.at(items), text, format!("{path}.")))
+            }
             Shape::Map(_) if name == EXTRA => Self::Extra,
             Shape::String
             | Shape::Map(_)
@@ -384,8 +386,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Key<'a> {
 mod tests {
     use super::*;
 
-    fn check(table: &Table, shape: &shape::Shape) {
-        let shape::Shape::Record(record) = shape else { panic!("a record") };
+    fn check(table: &Table, node: shape::Node<'_>) {
+        let shape::Shape::Record(id) = node.shape else { panic!("a record") };
+        let record = node.record(*id);
         assert_eq!(table.columns.len(), record.fields.len());
         for (at, (column, field)) in table.columns.iter().zip(&record.fields).enumerate() {
             let inner = match &field.shape {
@@ -406,7 +409,7 @@ mod tests {
                     let shape::Shape::Array(items) = inner else {
                         panic!("{} is no array", column.path)
                     };
-                    check(lines, items);
+                    check(lines, node.at(items));
                 }
                 Kind::Extra => assert_eq!(
                     at + 1,
@@ -444,8 +447,8 @@ mod tests {
 
     #[test]
     fn the_tables_cover_the_schemas() {
-        check(&Layout::of(Feed::PurchaseReturns).table, &catalog().purchase_return.shape);
-        check(&Layout::of(Feed::ReturnOutbounds).table, &catalog().return_outbound.shape);
+        check(&Layout::of(Feed::PurchaseReturns).table, catalog().purchase_return.schema.root());
+        check(&Layout::of(Feed::ReturnOutbounds).table, catalog().return_outbound.schema.root());
         for feed in Feed::ALL {
             let layout = Layout::of(feed);
             for name in [layout.id, layout.number, "modified", "status", layout.return_no]

@@ -8,6 +8,7 @@ pub mod config;
 pub mod connector;
 pub mod erp;
 pub mod fleet;
+pub mod follower;
 pub mod group;
 pub mod http;
 pub mod journal;
