@@ -225,16 +225,14 @@ pub fn marker(return_no: &str, command_id: &str) -> String {
     format!("#{}", text.get(..13).unwrap_or(&text))
 }
 
-/// Whether a remark begins with some marker of ours.
+/// The marker of ours with which a remark begins; it may be anybody's, of any characters.
 #[must_use]
 pub(crate) fn marker_of(remark: &str) -> Option<&str> {
     let candidate = remark.get(..14)?;
-    let (hash, code) = candidate.split_at(1);
+    let code = candidate.strip_prefix('#')?;
     let ends = remark.get(14..).is_none_or(|rest| rest.is_empty() || rest.starts_with(' '));
-    (hash == "#"
-        && ends
-        && code.bytes().all(|byte| byte.is_ascii_uppercase() || (b'2'..=b'7').contains(&byte)))
-    .then_some(candidate)
+    (ends && code.bytes().all(|byte| byte.is_ascii_uppercase() || (b'2'..=b'7').contains(&byte)))
+        .then_some(candidate)
 }
 
 /// The remark as sent: marker, space, the sender's remark. In front it survives truncation and
@@ -405,6 +403,8 @@ mod tests {
             "",
             "#short",
             "破损破损破损破损破损破损",
+            "外箱破损 6",
+            "外箱破损 6 件",
             "#abcdefghijklm x",
             &format!("{marker}X"),
             &format!(" {marker}"),
