@@ -158,16 +158,27 @@ pub(super) fn created(reply: &Reply, context: &Context<'_>) -> Judged<Answer> {
     if code.is_none() && sent.data.is_some() {
         return unknown(undocumented(body, "data without a status"));
     }
+    // Whatever the outer layer says, the inner one may tell of an order.
+    if let Some(data) = sent.data.and_then(|data| parse(data.get().as_bytes()).ok())
+        && let (Ok(code), Ok(message)) = (loose::integer(data.status), loose::text(data.message))
+    {
+        let message = context.words(message);
+        if says_created(Layer::Data, code, &message) {
+            return judged(Row::CreatedNotApproved, code, message, Layer::Data, context);
+        }
+    }
     refused(flagship_row(code, &message), code, message, Layer::Outer, context)
 }
 
 /// Characters of an order number: the ERP document's length of `order_no`.
 const LONGEST_NUMBER: usize = 40;
 
-/// Whether a text can be an order number: anything longer, with blanks or with Chinese characters
-/// is a message (a sister call's own sample has one in this place).
+/// Whether a text can be an order number: anything longer, with blanks, with Chinese characters or
+/// without a digit is a message (a sister call's own sample has one in this place).
 fn is_number(text: &str) -> bool {
-    text.len() <= LONGEST_NUMBER && text.bytes().all(|byte| byte.is_ascii_graphic())
+    text.len() <= LONGEST_NUMBER
+        && text.bytes().all(|byte| byte.is_ascii_graphic())
+        && text.bytes().any(|byte| byte.is_ascii_digit())
 }
 
 /// Reads `data` of a `createOrder` whose outer layer said yes.
@@ -185,7 +196,7 @@ fn created_data(body: &[u8], data: Option<&RawValue>, context: &Context<'_>) -> 
             let text = message.unwrap_or_default();
             match text.trim() {
                 "" => unknown("no order number in data.message"),
-                number if is_number(number) => {
+                number if is_number(number) && !says_created(Layer::Data, Some(0), number) => {
                     Judged::plain(Answer::Created { outbound_no: number.to_owned() })
                 }
                 // Success without a number: whether the order is there is asked then.
@@ -228,19 +239,36 @@ fn judged(
     context: &Context<'_>,
 ) -> Judged<Answer> {
     let (meaning, refusal) = context.refusal(row, code, message);
-    let answer = match meaning {
-        Meaning::Throttled(_) => {
+    let answer = match (meaning, layer) {
+        (Meaning::Throttled(_), Layer::Outer) => {
             Answer::NotExecuted(NotExecuted::Throttled { message: refusal.message })
         }
-        Meaning::Misconfigured => Answer::Misconfigured(refusal),
-        Meaning::Rejected | Meaning::Unapproved => Answer::Rejected(refusal),
-        Meaning::Ambiguous => {
+        (Meaning::Misconfigured, Layer::Outer) => Answer::Misconfigured(refusal),
+        // Behind a success of the outer layer these are no reason to call again: the document may
+        // exist, and only its approval be refused.
+        (Meaning::Throttled(_) | Meaning::Misconfigured, Layer::Data) => {
+            Answer::Unlisted { refusal, layer }
+        }
+        (Meaning::Rejected, Layer::Outer | Layer::Data) | (Meaning::Unapproved, Layer::Outer) => {
+            Answer::Rejected(refusal)
+        }
+        (Meaning::Unapproved, Layer::Data) => {
+            Answer::Rejected(Refusal { unapproved: false, ..refusal })
+        }
+        // A gateway's own JSON looks like that: nothing says that the ERP has read the request.
+        (Meaning::Unseen, Layer::Outer) if code.is_none() => {
             Answer::Unknown { reason: said(code, &refusal), refusal: Some(refusal) }
         }
-        Meaning::ProbablyCreated => Answer::ProbablyCreated(refusal),
-        Meaning::Unseen => Answer::Unlisted { refusal, layer },
+        (Meaning::Ambiguous, Layer::Outer | Layer::Data) => {
+            Answer::Unknown { reason: said(code, &refusal), refusal: Some(refusal) }
+        }
+        (Meaning::ProbablyCreated, Layer::Outer | Layer::Data) => Answer::ProbablyCreated(refusal),
+        (Meaning::Unseen, Layer::Outer | Layer::Data) => Answer::Unlisted { refusal, layer },
     };
-    Judged::of(answer, meaning)
+    match (meaning, layer) {
+        (Meaning::Throttled(_), Layer::Data) => Judged::plain(answer),
+        (_, Layer::Outer | Layer::Data) => Judged::of(answer, meaning),
+    }
 }
 
 /// A refusal in one clause.

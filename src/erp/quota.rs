@@ -8,7 +8,7 @@
 //!
 //! A budget pays for one call of an appkey, or for all of them (`quota.scope`). Whoever waits
 //! stands in a line per (budget, class). A free budget goes to the most urgent class, with a floor
-//! for each of the others ([`line`]). A line is served by a task that lives only while somebody
+//! for each of the others ([`mod@line`]). A line is served by a task that lives only while somebody
 //! waits. A place on the wire is taken right before the call leaves ([`place`]), so a permit may be
 //! held for as long as a transaction takes.
 

@@ -105,18 +105,10 @@ impl Engine<'_> {
                 }
             }
         }
-        let (circuit_closed, stretch) = (self.breaker.closed(), self.breaker.stretch());
-        let refusals = self.breaker.refusals();
+        let circuit_closed = !self.breaker.is_open();
         self.order += 1;
+        self.uncount(id);
         let Some(slot) = self.slots.get_mut(&id) else { return };
-        if slot.counted_in.is_some_and(|counted_in| counted_in != stretch) {
-            slot.counted_in = None;
-            slot.life.uncount();
-        }
-        if slot.refused_in.is_some_and(|refused_in| refused_in != refusals) {
-            slot.refused_in = None;
-            slot.life.uncount_refusal();
-        }
         slot.absent = Some((self.order, account));
         if let Finding::Failed(reason) = &finding {
             tracing::debug!(
@@ -142,6 +134,21 @@ impl Engine<'_> {
             "lookup finished"
         );
         self.step(id, step);
+    }
+
+    /// An answer that counted before the circuit opened was the outage's, or the account's, and not
+    /// the command's.
+    pub(super) fn uncount(&mut self, id: SlotId) {
+        let (stretch, refusals) = (self.breaker.stretch(), self.breaker.refusals());
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        if slot.counted_in.is_some_and(|counted_in| counted_in != stretch) {
+            slot.counted_in = None;
+            slot.life.uncount();
+        }
+        if slot.refused_in.is_some_and(|refused_in| refused_in != refusals) {
+            slot.refused_in = None;
+            slot.life.uncount_refusal();
+        }
     }
 
     /// A probe goes out when one is due and no lookup did the same.

@@ -71,6 +71,12 @@ impl Breaker {
         matches!(self.circuit, Circuit::Closed { .. })
     }
 
+    /// Whether nothing but probes may leave.
+    #[must_use]
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.circuit, Circuit::Open { .. })
+    }
+
     /// Of the current closed stretch; `None` while not closed.
     #[must_use]
     pub(super) fn epoch(&self) -> Option<u64> {
@@ -122,9 +128,9 @@ impl Breaker {
     pub(super) fn refused(&mut self, command: SlotId, refusal: &Refusal, now: Moment) {
         self.refused.insert(command);
         match &self.circuit {
+            Circuit::Open { .. } | Circuit::Closed { .. } if self.refused.len() < REFUSALS => {}
             Circuit::Open { .. } => {}
-            Circuit::Half { .. } if !self.refusing => self.neutral(),
-            Circuit::Half { .. } | Circuit::Closed { .. } if self.refused.len() < REFUSALS => {}
+            Circuit::Half { .. } if self.refused.len() < REFUSALS => self.neutral(),
             Circuit::Half { .. } | Circuit::Closed { .. } => {
                 if !self.refusing {
                     self.refusing = true;
@@ -309,9 +315,15 @@ mod tests {
         breaker.misconfigured("app auth fail", Moment(0));
         breaker.probed(Ok(()), Moment(0));
         breaker.left();
-        breaker.refused(1, &refusal(), Moment(0));
-        assert_eq!(breaker.room(0, 64), 1);
-        assert!(breaker.refusals_count(), "it is the command's own");
+        for command in 0..19 {
+            breaker.left();
+            breaker.refused(command, &refusal(), Moment(0));
+            assert_eq!(breaker.room(0, 64), 1);
+            assert!(breaker.refusals_count(), "it is the command's own");
+        }
+        breaker.left();
+        breaker.refused(19, &refusal(), Moment(0));
+        assert!(!breaker.refusals_count() && breaker.room(0, 64) == 0, "so many are the account's");
     }
 
     #[test]

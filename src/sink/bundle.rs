@@ -137,7 +137,7 @@ impl Engine<'_> {
     /// A command whose intent was open at the takeover: seen already, or to be asked about now.
     pub(super) fn resume(&mut self, id: SlotId) {
         let now = Moment::now();
-        let circuit_closed = self.breaker.closed();
+        let circuit_closed = !self.breaker.is_open();
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let Some(partition) = self.partitions.get(&slot.lease.partition) else { return };
         let Some(sightings) = &partition.sightings else {

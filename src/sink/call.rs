@@ -107,7 +107,7 @@ pub(super) async fn ask(erp: &Erp, question: &Question, settings: &CommandSettin
     )
 }
 
-/// Whether both queries show the order that carries this marker.
+/// Whether both queries show the order that carries this marker, in this warehouse.
 ///
 /// # Errors
 /// Why the ERP could not be asked, as a sentence.
@@ -115,12 +115,16 @@ pub(super) async fn shown(
     erp: &Erp,
     return_no: &str,
     marker: &str,
+    warehouse_no: &str,
     timeout: Duration,
 ) -> Result<bool, String> {
     let mut shown = [false; 2];
     for (shown, status) in shown.iter_mut().zip([Some(STATUSES), None]) {
         let (heads, _) = orders_of_return(erp, return_no, status, timeout).await?;
-        *shown = heads.iter().any(|head| marker_of(&head.remark) == Some(marker));
+        let here = |head: &OutboundHead| {
+            head.warehouse_no.as_deref().is_none_or(|its_own| its_own == warehouse_no)
+        };
+        *shown = heads.iter().any(|head| marker_of(&head.remark) == Some(marker) && here(head));
     }
     let [with_status, without_status] = shown;
     Ok(both_show(with_status, without_status))

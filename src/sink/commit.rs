@@ -4,7 +4,7 @@
 //! What is atomic with what, and why: `docs/delivery.md#atomic-settlement`.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -25,7 +25,7 @@ use super::{
     intake::told,
     journal::{Way, written},
     letter::{Death, dead_letter, doubt_letter, doubt_reason, spare},
-    partition::Partition,
+    partition::{Partition, forgotten_entry},
     placement::{denied, forwarded},
     settle::{
         Origin, intent_entry, journal_key, journal_record, noted_entry, outcome_entry, result_of,
@@ -50,6 +50,8 @@ pub(super) struct Commit {
     notes: Vec<SlotId>,
     withdrawn: Vec<(Lease, Vec<u8>)>,
     expired: Vec<(Lease, Vec<u8>)>,
+    /// How far the commands were read when these are forgotten.
+    forgotten: Vec<(Lease, i64)>,
     positions: Vec<(Lease, i64)>,
     /// What the cache of the journal learns once it is committed.
     changes: BTreeMap<i32, Vec<Change>>,
@@ -202,6 +204,7 @@ impl Engine<'_> {
             notes: Vec::new(),
             withdrawn: Vec::new(),
             expired: Vec::new(),
+            forgotten: Vec::new(),
             positions: Vec::new(),
             changes: BTreeMap::new(),
             begun: now,
@@ -263,7 +266,18 @@ impl Engine<'_> {
                 draft.commit.withdrawn.push((lease, key));
             }
         }
-        for (lease, key, tombstone) in self.forget() {
+        let forgotten = self.forget();
+        let leases: BTreeSet<Lease> = forgotten.iter().map(|(lease, ..)| *lease).collect();
+        for lease in leases {
+            let Some(partition) = self.partitions.get(&lease.partition) else { continue };
+            if partition.forgotten_to.is_none_or(|to| to < partition.read_to) {
+                let (key, entry) = forgotten_entry(lease.partition, partition.read_to, written_at);
+                let (codec, names) = (&self.parts.codec, &self.names);
+                draft.records.push(journal_record(codec, names, lease.partition, key, &entry)?);
+                draft.commit.forgotten.push((lease, partition.read_to));
+            }
+        }
+        for (lease, key, tombstone) in forgotten {
             draft.records.push(tombstone);
             draft.carries(Carried::Withdrawal, lease);
             draft.commit.changes.entry(lease.partition).or_default().push((key.clone(), None));
@@ -679,6 +693,13 @@ impl Engine<'_> {
         for id in commit.notes {
             if let Some(slot) = self.slots.get_mut(&id) {
                 slot.life.version += 1;
+            }
+        }
+        for (lease, read_to) in commit.forgotten {
+            if let Some(partition) =
+                self.partitions.get_mut(&lease.partition).filter(|of| of.lease == lease)
+            {
+                partition.forgotten_to = Some(read_to);
             }
         }
         self.counts.forgotten += u64::try_from(commit.expired.len()).unwrap_or(u64::MAX);

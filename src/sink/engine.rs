@@ -28,7 +28,7 @@ use super::{
     breaker::Breaker,
     bundle::Sightings,
     commit::Commit,
-    journal::{Ending, Finding, Life, Timing, may_be_forgotten, untimed_are_new},
+    journal::{Ending, Finding, Life, Timing, may_be_forgotten, untimed_is_new},
     letter::{Spared, credibly_sent, replays},
     partition::{Partition, Remembered, Restoring},
     placement::{Misplacements, is_forwarded},
@@ -840,19 +840,11 @@ impl<'a> Engine<'a> {
         let window = self.parts.settings.commands.dedup_window;
         let partition = self.partitions.get(&record.lease.partition);
         // What is sent again has been read before, and so may have been what was forwarded.
-        let first = replays(record).is_none() && !is_forwarded(record);
-        let untimed_are_new = partition.is_some_and(|partition| {
-            first
-                && untimed_are_new(
-                    partition.goes_on,
-                    partition.held,
-                    partition.begun_at,
-                    now,
-                    window,
-                )
-        });
+        let new = replays(record).is_none()
+            && !is_forwarded(record)
+            && partition.is_some_and(|of| untimed_is_new(record.offset, of.forgotten_to));
         let lost_at = partition.and_then(|partition| partition.lost_at);
-        may_be_forgotten(credibly_sent(record, now), now, window, lost_at, untimed_are_new)
+        may_be_forgotten(credibly_sent(record, now), now, window, lost_at, new)
     }
 }
 

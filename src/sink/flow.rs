@@ -9,7 +9,7 @@ use crate::{
     clock::{Moment, Timestamp},
     config::Edition,
     crash::{self, Fault, Point},
-    erp::{Answer, Call, Class, NotExecuted, Permit, Place},
+    erp::{Answer, Call, Class, Layer, NotExecuted, Permit, Place},
     kafka::Lease,
     metrics::Hop,
     schema::Outcome,
@@ -365,7 +365,11 @@ impl Engine<'_> {
             Answer::Created { .. } | Answer::Rejected(_) | Answer::ProbablyCreated(_) => {
                 self.breaker.success()
             }
-            Answer::Unlisted { refusal, .. } => self.breaker.refused(id, refusal, now),
+            Answer::Unlisted { refusal, layer: Layer::Outer } => {
+                self.breaker.refused(id, refusal, now)
+            }
+            // The outer layer took the call: it is about this command alone.
+            Answer::Unlisted { layer: Layer::Data, .. } => self.breaker.neutral(),
             // The ERP's database, which a command's own content can upset for ever.
             Answer::Unknown { reason, refusal: Some(_) } => {
                 self.breaker.failure_of(id, reason, now)
@@ -389,11 +393,12 @@ impl Engine<'_> {
                 self.breaker.misconfigured(&reason, now);
             }
         }
-        let refused = matches!(answer, Answer::Unlisted { .. });
-        let counts = if refused {
-            self.breaker.refusals_count()
-        } else {
-            epoch.is_some() && epoch == self.breaker.epoch()
+        self.uncount(id);
+        let refused = matches!(answer, Answer::Unlisted { layer: Layer::Outer, .. });
+        let counts = match &answer {
+            Answer::Unlisted { layer: Layer::Outer, .. } => self.breaker.refusals_count(),
+            Answer::Unlisted { layer: Layer::Data, .. } => true,
+            _ => epoch.is_some() && epoch == self.breaker.epoch(),
         };
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let unclear = match &answer {

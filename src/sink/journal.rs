@@ -95,39 +95,27 @@ pub(super) fn may_send(owned: bool, send_by: Moment, now: Moment) -> bool {
 
 /// Whether the journal may have forgotten a record's command: what is older than the dedup window
 /// less a tenth, and what was sent before the journal was declared lost. Clocks of senders differ:
-/// what was sent shortly after that as well. `untimed_are_new`: a record without a credible time
-/// cannot have been read before ([`untimed_are_new`]).
+/// what was sent shortly after that as well. `new`: without a credible time it counts as new
+/// ([`untimed_is_new`]).
 #[must_use]
 pub(super) fn may_be_forgotten(
     stamped: Option<Timestamp>,
     now_wall: Timestamp,
     horizon: Duration,
     lost_at: Option<Timestamp>,
-    untimed_are_new: bool,
+    new: bool,
 ) -> bool {
-    let remembered = remembered_since(now_wall, horizon);
+    let remembered = now_wall.minus(horizon - horizon / 10);
     let lost = lost_at.map(|at| at.plus(LOSS_MARGIN));
-    let untimed = lost.is_some() || !untimed_are_new;
+    let untimed = lost.is_some() || !new;
     stamped.map_or(untimed, |at| at < remembered || lost.is_some_and(|lost| at < lost))
 }
 
-/// Whether a record whose time nobody knows is new to the journal: the partition goes on from a
-/// committed offset, or its journal holds no command and is younger than the dedup window, so that
-/// none was forgotten.
+/// Whether a record whose time nobody knows cannot have been read before the journal forgot
+/// anything: it stands behind everything that had been read then.
 #[must_use]
-pub(super) fn untimed_are_new(
-    goes_on: bool,
-    holds_commands: bool,
-    begun_at: Option<Timestamp>,
-    now_wall: Timestamp,
-    horizon: Duration,
-) -> bool {
-    let remembered = remembered_since(now_wall, horizon);
-    goes_on || (!holds_commands && begun_at.is_none_or(|at| at >= remembered))
-}
-
-fn remembered_since(now_wall: Timestamp, horizon: Duration) -> Timestamp {
-    now_wall.minus(horizon - horizon / 10)
+pub(super) fn untimed_is_new(offset: i64, forgotten_to: Option<i64>) -> bool {
+    forgotten_to.is_none_or(|read_to| offset >= read_to)
 }
 
 /// Whether a check that was sent at one place in the order of events decides for an absence that
@@ -193,13 +181,14 @@ pub(super) fn judge(
     timing: &Timing,
 ) -> Verdict {
     let Some(entry) = known.entry else {
-        if accepted.command.expires_at.is_some_and(|deadline| deadline < known.now_wall) {
-            return Verdict::Expired;
-        }
         let life = Life::begin(accepted, partition, offset);
+        // First: the journal may have forgotten that it was called, and a deadline hides no order.
         if known.old {
             let doubt = Doubt::new(known.restored_at.plus(timing.bound()));
             return Verdict::LookFirst(Life { doubt: Some(doubt), ..life });
+        }
+        if accepted.command.expires_at.is_some_and(|deadline| deadline < known.now_wall) {
+            return Verdict::Expired;
         }
         return Verdict::Fresh(life);
     };
@@ -436,7 +425,7 @@ pub(super) fn written(way: Way) -> Written {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sight {
     pub now: Moment,
-    /// The circuit breaker is closed: a failure is the lookup's own.
+    /// The circuit breaker is not open: a failure is the lookup's own.
     pub circuit_closed: bool,
 }
 
@@ -724,11 +713,11 @@ impl Life {
             Some(Layer::Outer) if self.refusals >= MOST_REFUSALS => {
                 return Step::Settle(Ending::rejected(Some(Explanation::new(
                     format!(
-                        "the ERP refused it {} times with a text that the connector does not know, and no outbound order was found after either",
+                        "the ERP refused it {} times with answers that the connector does not know, and no outbound order was found after any",
                         self.refusals
                     ),
                     format!(
-                        "旺店通以连接器未收录的文本拒绝了 {} 次，且每次之后都未找到出库单",
+                        "旺店通拒绝了 {} 次，答复均未被连接器收录，且每次之后都未找到出库单",
                         self.refusals
                     ),
                 ))));
@@ -737,11 +726,11 @@ impl Life {
                 return Step::Settle(Ending::in_doubt(
                     Explanation::new(
                         format!(
-                            "the ERP accepted the call {} times and answered with a data.status that the connector does not know; no outbound order is found; check the ERP and resolve the command",
+                            "{} answers of the ERP are not known to the connector, the last one a data.status; no outbound order is found; check the ERP and resolve the command",
                             self.refusals
                         ),
                         format!(
-                            "旺店通 {} 次受理调用，但返回了连接器未收录的 data.status，且未找到出库单；请在旺店通中核对后裁决此指令",
+                            "旺店通的 {} 次答复均未被连接器收录，最后一次为 data.status，且未找到出库单；请在旺店通中核对后裁决此指令",
                             self.refusals
                         ),
                     ),
@@ -900,6 +889,9 @@ mod tests {
     fn a_deadline_counts_only_before_any_intent() {
         let late = Known { now_wall: Timestamp(DEADLINE.0 + 1), ..known(None) };
         assert!(matches!(judge(&accepted(), 0, 7, late, &TIMING), Verdict::Expired));
+        let forgotten = Known { old: true, now_wall: Timestamp(DEADLINE.0 + 1), ..known(None) };
+        let verdict = judge(&accepted(), 0, 7, forgotten, &TIMING);
+        assert!(matches!(verdict, Verdict::LookFirst(_)), "it may have been called");
     }
 
     #[test]
@@ -1079,15 +1071,13 @@ mod tests {
     #[test]
     fn a_record_of_unknown_time_is_young_only_where_nothing_was_forgotten() {
         let (now, horizon) = (Timestamp(10_000_000), Duration::from_secs(1000));
-        let old = |goes_on, held, begun_at, lost_at| {
-            let new = untimed_are_new(goes_on, held, begun_at, now, horizon);
+        let old = |offset, forgotten_to, lost_at| {
+            let new = untimed_is_new(offset, forgotten_to);
             may_be_forgotten(None, now, horizon, lost_at, new)
         };
-        let (young, aged) = (Some(Timestamp(9_900_000)), Some(Timestamp(1)));
-        assert!(!old(true, true, aged, None), "the partition goes on");
-        assert!(!old(false, false, None, None) && !old(false, false, young, None), "a new journal");
-        assert!(old(false, true, young, None) && old(false, false, aged, None));
-        assert!(old(true, false, young, Some(Timestamp(1))), "a declared loss");
+        assert!(!old(0, None, None), "nothing was forgotten");
+        assert!(old(6, Some(7), None) && !old(7, Some(7), None));
+        assert!(old(7, Some(7), Some(Timestamp(1))), "a declared loss");
         assert!(!may_be_forgotten(Some(now), now, horizon, None, false), "a known time decides");
     }
 

@@ -101,12 +101,8 @@ pub(super) struct Partition {
     /// The journal was declared lost then: what was sent before is looked for before its first
     /// call.
     pub lost_at: Option<Timestamp>,
-    /// The partition goes on from an offset that this group committed.
-    pub goes_on: bool,
-    /// Its journal has held an entry of a command.
-    pub held: bool,
-    /// When its journal was begun.
-    pub begun_at: Option<Timestamp>,
+    /// The offset behind everything that had been read when an outcome was forgotten last.
+    pub forgotten_to: Option<i64>,
 }
 
 impl Partition {
@@ -127,9 +123,7 @@ impl Partition {
             read_at: None,
             draining: false,
             lost_at: journal.lost_at,
-            goes_on: restored.committed.is_some(),
-            held: journal.held,
-            begun_at: journal.counted_at,
+            forgotten_to: journal.forgotten_to,
         }
     }
 
@@ -163,10 +157,8 @@ pub(super) struct Remembered {
     pub counted: Option<i32>,
     /// It has a record of that count.
     pub keeps_count: bool,
-    /// It has held an entry of a command.
-    pub held: bool,
-    /// When its count was written, which is when it was begun.
-    pub counted_at: Option<Timestamp>,
+    /// The offset behind everything that had been read when an outcome was forgotten last.
+    pub forgotten_to: Option<i64>,
     /// Keys of commands that `commands.partitioner` puts into another partition.
     elsewhere: HashSet<Vec<u8>>,
     /// Orders of ours that the ERP confirmed.
@@ -227,6 +219,22 @@ pub(crate) fn count_entry(
             ..bare_entry(EntryKind::Barrier, partition, "", at)
         },
     )
+}
+
+/// What the key of a [`forgotten_entry`] begins with.
+const FORGOTTEN: &[u8] = br##"["#forgotten""##;
+
+/// The record that says how far the commands had been read when outcomes were forgotten: key and
+/// entry. A record of unknown time before that may be one of theirs.
+#[must_use]
+pub(super) fn forgotten_entry(
+    partition: i32,
+    read_to: i64,
+    at: Timestamp,
+) -> (Vec<u8>, JournalEntry) {
+    let key = serde_json::json!(["#forgotten", partition]).to_string().into_bytes();
+    let entry = bare_entry(EntryKind::Barrier, partition, "", at);
+    (key, JournalEntry { source_offset: read_to, ..entry })
 }
 
 fn barrier_key(partition: i32) -> Vec<u8> {
@@ -516,12 +524,10 @@ impl Restoring {
             let (Some(bytes), Some(entry)) = (value, entry) else {
                 journal.open.remove(key);
                 journal.in_doubt.remove(key);
-                journal.held |= !key.starts_with(br##"["#"##);
                 journal.elsewhere.remove(key);
                 return loader.push(partition, key, None).map_err(|fault| fault.to_string());
             };
             journal.commands |= matches!(entry.kind, EntryKind::Intent | EntryKind::Outcome);
-            journal.held |= journal.commands;
             if matches!(entry.kind, EntryKind::Intent | EntryKind::Outcome)
                 && partition_of(entry.return_no.as_bytes(), partitions, partitioner)
                     .is_some_and(|belongs| belongs != partition)
@@ -534,9 +540,9 @@ impl Restoring {
                         journal.lost_at = journal.lost_at.max(Some(entry.written_at));
                     }
                     journal.counted = entry.partitions.or(journal.counted);
-                    if key.starts_with(COUNT) {
-                        journal.keeps_count = true;
-                        journal.counted_at = Some(entry.written_at);
+                    journal.keeps_count |= key.starts_with(COUNT);
+                    if key.starts_with(FORGOTTEN) {
+                        journal.forgotten_to = Some(entry.source_offset);
                     }
                     Ok(())
                 }

@@ -11,7 +11,6 @@ use crate::{
 };
 
 use super::{
-    breaker::Circuit,
     call::{PAGE_SIZE, STATUSES, shown},
     engine::{ABNORMAL, Engine, Happened, SlotId, Waits, Word},
     journal::{Sight, Visibility, covers},
@@ -27,37 +26,33 @@ pub(super) struct Reference {
     pub created_at: Timestamp,
 }
 
-/// By warehouse, the newest order of ours that the ERP must show by now, and one that takes its
-/// place once it is as old.
+/// By warehouse, the newest orders of ours: the last one, and earlier ones for while it is too
+/// young to be visible for certain.
 #[derive(Debug, Default)]
-pub(super) struct References(HashMap<String, Newest>);
-
-#[derive(Debug, Default)]
-struct Newest {
-    old: Option<Reference>,
-    young: Option<Reference>,
-}
+pub(super) struct References(HashMap<String, Vec<Reference>>);
 
 impl References {
     /// An order exists for certain. `lag`: `erp.max_visibility_lag`.
     pub(super) fn note(&mut self, warehouse_no: &str, order: Reference, lag: Duration) {
-        let Newest { old, young } = self.0.entry(warehouse_no.to_owned()).or_default();
-        match young {
-            // Between two of them lies the lag, so that few are kept and one is always old enough.
-            Some(kept) if order.created_at >= kept.created_at.plus(lag) => {
-                *old = young.replace(order);
-            }
-            Some(kept) if order.created_at >= kept.created_at => {}
-            Some(_) if old.as_ref().is_some_and(|old| order.created_at < old.created_at) => {}
-            Some(_) => *old = Some(order),
-            None => *young = Some(order),
+        // Of an owner whose clock is ahead: it exists now.
+        let created_at = order.created_at.min(Timestamp::now());
+        let kept = self.0.entry(warehouse_no.to_owned()).or_default();
+        kept.push(Reference { created_at, ..order });
+        kept.sort_by_key(|order| order.created_at);
+        // Whatever the moment, one of three is as old as the lag and less than two lags older than
+        // the newest that is: the last before the lag, the first after it, and the newest.
+        let Some(newest) = kept.last().map(|order| order.created_at) else { return };
+        let old = kept.iter().rposition(|order| order.created_at <= newest.minus(lag));
+        kept.drain(..old.unwrap_or(0));
+        if let Some(between) = kept.len().checked_sub(1).filter(|last| *last > 2) {
+            kept.drain(2..between);
         }
     }
 
-    /// Those of a journal that was restored.
+    /// Those of a journal that was restored, or that a search has shown.
     pub(super) fn merge(&mut self, others: Self, lag: Duration) {
-        for (warehouse_no, Newest { old, young }) in others.0 {
-            for order in [old, young].into_iter().flatten() {
+        for (warehouse_no, orders) in others.0 {
+            for order in orders {
                 self.note(&warehouse_no, order, lag);
             }
         }
@@ -65,14 +60,12 @@ impl References {
 
     /// The newest order of the warehouse that was made before this.
     fn newest(&self, warehouse_no: &str, before: Timestamp) -> Option<&Reference> {
-        let Newest { old, young } = self.0.get(warehouse_no)?;
-        young.as_ref().filter(|young| young.created_at <= before).or(old.as_ref())
+        self.0.get(warehouse_no)?.iter().rfind(|order| order.created_at <= before)
     }
 
-    /// The only order of the warehouse that is known, made after this.
+    /// The first order of a warehouse, if all that are known were made after this.
     fn too_young(&self, warehouse_no: &str, before: Timestamp) -> Option<&Reference> {
-        let Newest { old, young } = self.0.get(warehouse_no)?;
-        young.as_ref().filter(|young| old.is_none() && young.created_at > before)
+        self.0.get(warehouse_no)?.first().filter(|order| order.created_at > before)
     }
 }
 
@@ -88,28 +81,35 @@ pub(super) struct Check {
     pause: Duration,
 }
 
+/// Also between two searches for an order to ask for, which cost more.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// What came of a check.
 #[derive(Debug)]
 pub(super) struct Checked {
     pub visibility: Visibility,
+    /// Orders of ours that a search has shown, of whatever warehouse.
+    pub found: References,
+    pub searched: bool,
     /// [`Erp::account`] of the check.
     pub account: u64,
 }
 
-/// Periods of creation in which an order of ours is looked for where none is known, each one call
-/// or some: the ERP answers for 30 days at most.
-const PERIODS: [Duration; 3] = [
+/// Periods of creation in which an order of ours is looked for where none is known, the shortest
+/// first: the ERP answers for 30 days at most.
+const PERIODS: [Duration; 4] = [
+    Duration::from_secs(3600),
     Duration::from_secs(24 * 3600),
     Duration::from_secs(7 * 24 * 3600),
     Duration::from_secs(30 * 24 * 3600 - 3600),
 ];
-/// Pages of a period that are read at most: any order of ours will do.
-const MOST_PAGES: u32 = 10;
+/// Pages of a period that are read at most. Where that is not all of it, a longer period would show
+/// the same pages again.
+const MOST_PAGES: u32 = 5;
 
-/// An order of ours in the warehouse, created before `before`. The query's own filter for a
-/// warehouse shows ordinary warehouses only, so it is not used.
+/// Looks for an order of ours in the warehouse, created before `before`; `found` keeps those of
+/// other warehouses, too. The query's own filter for a warehouse shows ordinary warehouses only, so
+/// it is not used. Answers how many orders were read, and whether those were all.
 ///
 /// # Errors
 /// Why the ERP could not be asked, as a sentence.
@@ -118,7 +118,9 @@ async fn find(
     warehouse_no: &str,
     before: Timestamp,
     timeout: Duration,
-) -> Result<Option<Reference>, String> {
+    found: &mut References,
+) -> Result<(u64, bool), String> {
+    let mut read = 0;
     for period in PERIODS {
         let selection = Selection {
             window: Some((before.minus(period).floor_second(), before.floor_second())),
@@ -128,7 +130,8 @@ async fn find(
             warehouse_no: None,
             provider_no: None,
         };
-        let (mut newest, mut count): (Option<Reference>, u64) = (None, 0);
+        let (mut count, mut all) = (0, false);
+        read = 0;
         for page_no in 0..MOST_PAGES {
             let permit = erp.quota().acquire(Call::QueryOutbounds, Class::Lookup).await;
             let request = PageRequest { page_no, page_size: PAGE_SIZE, count: page_no == 0 };
@@ -137,55 +140,51 @@ async fn find(
                 .await
                 .map_err(|fault| fault.to_string())?;
             count = page.total_count.unwrap_or(count);
-            for row in &page.rows {
-                let found = ours(OutboundHead::read(&row.json)?, warehouse_no);
-                newest = newest.into_iter().chain(found).max_by_key(|order| order.created_at);
+            read += u64::try_from(page.rows.len()).unwrap_or(u64::MAX);
+            // A row that cannot be read is no order of ours.
+            let heads = page.rows.iter().filter_map(|row| OutboundHead::read(&row.json).ok());
+            for (of_warehouse, order) in heads.filter_map(ours) {
+                found.note(&of_warehouse, order, Duration::ZERO);
             }
-            if u64::from(page_no + 1) * u64::from(PAGE_SIZE) >= count {
+            all = u64::from(page_no + 1) * u64::from(PAGE_SIZE) >= count;
+            if all {
                 break;
             }
         }
-        if newest.is_some() {
-            return Ok(newest);
+        if found.newest(warehouse_no, before).is_some() || !all {
+            return Ok((read, all));
         }
     }
-    Ok(None)
+    Ok((read, true))
 }
 
-/// The order as a reference, if it is one of ours in this warehouse.
-fn ours(head: OutboundHead, warehouse_no: &str) -> Option<Reference> {
+/// Warehouse and reference of an order, if it is one of ours.
+fn ours(head: OutboundHead) -> Option<(String, Reference)> {
     let marker = marker_of(&head.remark)?.to_owned();
-    (head.warehouse_no.as_deref() == Some(warehouse_no)).then_some(())?;
-    Some(Reference { return_no: head.src_order_no?, marker, created_at: head.create_time? })
+    let (return_no, created_at) = (head.src_order_no?, head.create_time?);
+    Some((head.warehouse_no?, Reference { return_no, marker, created_at }))
 }
 
-/// One check: the known order, or one that is looked for.
+/// One check: the known order, or one that is looked for and then in `found`.
 async fn visibility(
     erp: &Erp,
     warehouse_no: &str,
     known: Option<Reference>,
     before: Timestamp,
     timeout: Duration,
+    found: &mut References,
 ) -> Visibility {
     let order = match known {
-        Some(order) => Ok(Some(order)),
-        None => find(erp, warehouse_no, before, timeout).await,
+        Some(order) => order,
+        None => match find(erp, warehouse_no, before, timeout, found).await {
+            Err(reason) => return Visibility::Failed(reason),
+            Ok((read, all)) => match found.newest(warehouse_no, before) {
+                Some(order) => order.clone(),
+                None => return nothing_found(warehouse_no, read, all),
+            },
+        },
     };
-    let order = match order {
-        Ok(Some(order)) => order,
-        Ok(None) => {
-            return Visibility::Blind(Explanation::new(
-                format!(
-                    "the ERP shows no outbound order with a marker of this connector in warehouse {warehouse_no}, so that it shows none of this command means nothing; check the appkey's warehouse permission, look for the order in the ERP and resolve the command"
-                ),
-                format!(
-                    "在仓库 {warehouse_no} 查不到任何带有本连接器标记的出库单，所以查不到此指令的单据并不说明没有创建；请检查 appkey 的仓库权限，在旺店通中核对后裁决此指令"
-                ),
-            ));
-        }
-        Err(reason) => return Visibility::Failed(reason),
-    };
-    match shown(erp, &order.return_no, &order.marker, timeout).await {
+    match shown(erp, &order.return_no, &order.marker, warehouse_no, timeout).await {
         Ok(true) => Visibility::Seen,
         Ok(false) => Visibility::Blind(Explanation::new(
             format!(
@@ -201,11 +200,26 @@ async fn visibility(
     }
 }
 
+fn nothing_found(warehouse_no: &str, read: u64, all: bool) -> Visibility {
+    let (among, among_zh) = if all {
+        ("the orders of the last 30 days".to_owned(), "近 30 天的出库单".to_owned())
+    } else {
+        (format!("the {read} orders that were read"), format!("已读取的 {read} 张出库单"))
+    };
+    Visibility::Blind(Explanation::new(
+        format!(
+            "no order with a marker of this connector is known in warehouse {warehouse_no}, and none is among {among}, so that the ERP shows none of this command means nothing; check the appkey's warehouse permission, look for the order in the ERP and resolve the command"
+        ),
+        format!(
+            "仓库 {warehouse_no} 中没有已知的带有本连接器标记的出库单，{among_zh}中也没有，所以查不到此指令的单据并不说明没有创建；请检查 appkey 的仓库权限，在旺店通中核对后裁决此指令"
+        ),
+    ))
+}
+
 impl Engine<'_> {
     /// Checks go out for the warehouses in which a decided absence waits.
     pub(super) fn check(&mut self, now: Moment) {
-        let open = matches!(self.breaker.circuit(), Circuit::Open { .. });
-        if open || self.checks.is_empty() {
+        if self.breaker.is_open() || self.checks.is_empty() {
             return;
         }
         let slots = &self.slots;
@@ -231,21 +245,27 @@ impl Engine<'_> {
             let known = self.references.newest(warehouse_no, before).cloned();
             let (erp, timeout) = (self.parts.erp.clone(), settings.commands.call_timeout);
             let (warehouse_no, account) = (warehouse_no.clone(), erp.account());
-            let failed = Visibility::Failed(ABNORMAL.to_owned());
+            let searched = known.is_none();
+            let failed = Checked {
+                visibility: Visibility::Failed(ABNORMAL.to_owned()),
+                found: References::default(),
+                searched,
+                account,
+            };
             let word = Word::new(
                 &self.happened,
-                Happened::Checked {
-                    warehouse_no: warehouse_no.clone(),
-                    checked: Checked { visibility: failed, account },
-                },
+                Happened::Checked { warehouse_no: warehouse_no.clone(), checked: failed },
             );
             word.after(async move {
-                let mut visibility = visibility(&erp, &warehouse_no, known, before, timeout).await;
+                let mut found = References::default();
+                let asking = visibility(&erp, &warehouse_no, known, before, timeout, &mut found);
+                let mut visibility = asking.await;
                 if erp.account() != account {
                     visibility =
                         Visibility::Failed("the credentials were replaced meanwhile".into());
                 }
-                Happened::Checked { warehouse_no, checked: Checked { visibility, account } }
+                let checked = Checked { visibility, found, searched, account };
+                Happened::Checked { warehouse_no, checked }
             });
         }
     }
@@ -262,16 +282,19 @@ impl Engine<'_> {
 
     /// A check came back: it decides for every absence of the warehouse that was answered before it
     /// was sent.
-    pub(super) fn checked(&mut self, warehouse_no: &str, checked: Checked) {
+    pub(super) fn checked(&mut self, warehouse_no: &str, mut checked: Checked) {
         let now = Moment::now();
+        let lag = self.parts.settings.max_visibility_lag;
+        self.references.merge(std::mem::take(&mut checked.found), lag);
         let Some(check) = self.checks.get_mut(warehouse_no) else { return };
         let Some(sent) = check.sent.take() else { return };
         if checked.visibility == Visibility::Seen {
             *check = Check::default();
         } else {
             let interval = self.parts.settings.commands.lookup_interval;
-            check.pause = (check.pause * 2).clamp(interval, LONGEST_PAUSE.max(interval));
-            check.next = now.plus(check.pause);
+            let longest = LONGEST_PAUSE.max(interval);
+            check.pause = (check.pause * 2).clamp(interval, longest);
+            check.next = now.plus(if checked.searched { longest } else { check.pause });
         }
         match &checked.visibility {
             Visibility::Seen => {
@@ -298,8 +321,9 @@ impl Engine<'_> {
             })
             .map(|(id, _)| *id)
             .collect();
-        let sight = Sight { now, circuit_closed: self.breaker.closed() };
+        let sight = Sight { now, circuit_closed: !self.breaker.is_open() };
         for id in waiting {
+            self.uncount(id);
             let Some(slot) = self.slots.get_mut(&id) else { continue };
             if slot.absent.is_some_and(|(_, account)| account != checked.account) {
                 // The absence was another account's.
@@ -320,7 +344,8 @@ impl Engine<'_> {
 
     /// No check decided in time.
     pub(super) fn no_check_in_time(&mut self, id: SlotId, now: Moment) {
-        let sight = Sight { now, circuit_closed: self.breaker.closed() };
+        let sight = Sight { now, circuit_closed: !self.breaker.is_open() };
+        self.uncount(id);
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let late = Visibility::Failed("no check in time".to_owned());
         let step = slot.life.checked(late, sight, &self.timing);
@@ -353,14 +378,32 @@ mod tests {
         for at in [0, 10, 50, 60, 100, 119, 130] {
             references.note("W", order(at), LAG);
         }
-        // Of those in between one in every lag is kept.
-        assert_eq!(newest(&references, 129), Some(60));
-        assert_eq!(newest(&references, 59), Some(60), "better than none");
-        references.note("W", order(120), LAG);
-        references.note("W", order(180), LAG);
-        assert_eq!(newest(&references, 129), Some(120));
-
+        assert_eq!(newest(&references, 130), Some(130), "the last one, once it is old enough");
+        assert_eq!(newest(&references, 129), Some(119), "or one before it");
+        assert_eq!(newest(&references, 70), Some(60));
+        assert_eq!(newest(&references, 59), None, "too young to be visible for certain");
+        assert_eq!(
+            references.too_young("W", Timestamp(59)).map(|order| order.created_at.0),
+            Some(60)
+        );
+        assert_eq!(references.too_young("W", Timestamp(60)), None);
         assert_eq!(references.newest("elsewhere", Timestamp(1000)), None);
+        assert!((0..1000).all(|at| {
+            references.note("W", order(200 + at), LAG);
+            references.0.get("W").is_some_and(|kept| kept.len() <= 3)
+        }));
+    }
+
+    #[test]
+    fn an_order_of_the_future_is_one_of_now() {
+        let mut references = References::default();
+        let now = Timestamp::now();
+        references.note("W", order(now.0 + 86_400_000), LAG);
+        assert!(newest(&references, now.0 + 1000).is_some());
+        for at in (1000..3000).step_by(10) {
+            references.note("W", order(at), LAG);
+        }
+        assert!(newest(&references, 2930).is_none_or(|at| at <= 2930));
     }
 
     #[test]
@@ -376,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_order_of_ours_in_the_warehouse_is_a_reference() {
+    fn only_an_order_of_ours_is_a_reference() {
         let marker = super::super::validate::marker("R", "c");
         let head = OutboundHead {
             stockout_id: "1".into(),
@@ -388,9 +431,9 @@ mod tests {
             status: None,
         };
         let expected = Reference { return_no: "R".into(), marker, created_at: Timestamp(7) };
-        assert_eq!(ours(head.clone(), "W"), Some(expected));
-        assert_eq!(ours(head.clone(), "V"), None);
-        assert_eq!(ours(OutboundHead { remark: "note".into(), ..head.clone() }, "W"), None);
-        assert_eq!(ours(OutboundHead { src_order_no: None, ..head }, "W"), None);
+        assert_eq!(ours(head.clone()), Some(("W".into(), expected)));
+        assert_eq!(ours(OutboundHead { remark: "note".into(), ..head.clone() }), None);
+        assert_eq!(ours(OutboundHead { src_order_no: None, ..head.clone() }), None);
+        assert_eq!(ours(OutboundHead { warehouse_no: None, ..head }), None);
     }
 }

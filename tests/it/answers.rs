@@ -1,8 +1,14 @@
 //! What the ERP's answers to `createOrder` come to: refusals nobody lists, orders that were made
 //! although the answer says otherwise, lookups that are blind.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
+use rdkafka::{
+    Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions},
+    client::DefaultClientContext,
+    consumer::{BaseConsumer, CommitMode, Consumer as _},
+};
 use serde_json::json;
 use wdt_connector::testing::{
     clock::Timestamp,
@@ -13,9 +19,9 @@ use crate::kit::{
     commands::{WAREHOUSE, avro, command},
     connector::Connector,
     erp::Kind,
-    records::{Sender, read_all},
+    records::{Reader, Sender, read_all},
     rig::{PATIENCE, Rig},
-    until,
+    until, wait,
 };
 
 fn approved(rig: &Rig, prefix: &str, count: usize) -> Vec<CreateReturnOutbound> {
@@ -230,6 +236,65 @@ fn refusals_of_many_commands_in_a_row_pause_the_pipeline_and_count_for_none() {
     }
 }
 
+/// An outage, and then maintenance: the refusals come while the circuit is half open.
+#[test]
+fn refusals_after_an_outage_pause_the_pipeline_as_well() {
+    let rig = Rig::with_partitions("outageupgrade", 1).commands("avro");
+    let connector = with_known_order(&rig);
+    let all = approved(&rig, "CMD", 30);
+    rig.erp.only_faults("createOrder:5xx=1");
+    rig.send(&all);
+    until("an open circuit", PATIENCE, || (circuit(&connector) != "\"closed\"").then_some(()));
+    rig.erp.only_faults("createOrder:refuse(100,系统升级中)=1");
+    until("the pause that names the text", PATIENCE, || {
+        let commands = &connector.status()["sections"]["commands"];
+        let reason = commands["circuit_reason"].as_str()?;
+        reason.contains("系统升级中").then_some(())
+    });
+    rig.erp.only_faults("");
+    let results = rig.results(1 + all.len());
+    assert!(results.iter().all(|result| result.outcome == Outcome::Created), "{results:?}");
+}
+
+/// The second refusal of a command is one of many in a row, found while it waits for its check.
+#[test]
+fn refusals_of_an_account_do_not_count_for_who_waits_for_a_check() {
+    let rig = Rig::with_partitions("refusedwaiting", 1).commands("avro");
+    let connector = with_known_order(&rig);
+    let (first, others) = (approved(&rig, "FIRST", 1), approved(&rig, "OTHER", 25));
+    rig.erp.only_faults("createOrder:refuse(100,系统升级中)=1");
+    rig.send(&first);
+    until("the second refusal", PATIENCE, || (rig.erp.creates().received == 3).then_some(()));
+    rig.erp.only_faults(&format!(
+        "createOrder:refuse(100,系统升级中)=1,outbounds:hide_warehouse({WAREHOUSE})=1"
+    ));
+    connector.wait_log("visibility check found lookups blind", PATIENCE);
+    rig.send(&others);
+    connector.wait_log("circuit breaker opened", PATIENCE);
+    rig.erp.only_faults("");
+    let results = rig.results(1 + 26);
+    assert!(results.iter().all(|result| result.outcome == Outcome::Created), "{results:?}");
+}
+
+/// A text of the table behind a success of the outer layer, of an order that was made.
+#[test]
+fn a_listed_text_of_the_inner_layer_repeats_no_call_unasked() {
+    for (name, text) in [("innerright", "权限不足"), ("innerquota", "超过每分钟最大调用频率限制")]
+    {
+        let rig = Rig::with_partitions(name, 1).commands("avro");
+        let _connector = with_known_order(&rig);
+        let made = approved(&rig, "MADE", 1);
+        rig.erp.only_faults(&format!("createOrder:created(21,单据已保存，审核失败：{text})=4x"));
+        rig.send(&made);
+        let result = result_of(&rig.results(2), &made[0]);
+        assert_eq!(
+            (result.outcome, result.recovered, orders_of(&rig, &made[0])),
+            (Outcome::Created, true, 1),
+            "{result:?}"
+        );
+    }
+}
+
 #[test]
 fn a_byte_order_mark_before_every_answer_changes_nothing() {
     let rig = Rig::with_partitions("mark", 1).commands("avro");
@@ -271,6 +336,59 @@ fn a_permission_that_was_narrowed_makes_no_second_order() {
         let reason = result.explanation.en().unwrap_or_default();
         assert!(reason.contains("of return") && reason.contains("permission"), "{name}: {reason}");
     }
+}
+
+/// The known order has moved: that it is shown says nothing about its former warehouse.
+#[test]
+fn an_order_of_another_warehouse_shows_nothing() {
+    let mut rig = Rig::with_partitions("moved", 1).commands("avro");
+    rig.config.set("commands", "lookup_timeout", "8s");
+    let _connector = with_known_order(&rig);
+    let known = rig.results(1)[0].clone();
+    let number = known.outbound_no.clone().expect("an order");
+    let elsewhere = json!({"set": {"warehouse_no": "ELSEWHERE"}});
+    rig.erp.modify(Kind::FlagshipOutbounds, &number, &elsewhere);
+    let lost = approved(&rig, "LOST", 1);
+    let from = pass_second(known.settled_at);
+    rig.erp.only_faults(&format!("createOrder:applied_timeout=1x,outbounds:stale({from})=1"));
+    rig.send(&lost);
+    let result = result_of(&rig.results(2), &lost[0]);
+    assert_eq!((result.outcome, orders_of(&rig, &lost[0])), (Outcome::InDoubt, 1), "{result:?}");
+}
+
+/// Orders of strangers, and remarks of all kinds.
+#[test]
+fn an_order_is_found_among_many_of_others() {
+    let rig = Rig::with_partitions("busy", 1).commands("avro");
+    let connector = rig.start();
+    let one = approved(&rig, "ONE", 1);
+    let ago = |seconds: u64| Timestamp::now().minus(Duration::from_secs(seconds)).to_beijing();
+    rig.erp.made(
+        Kind::FlagshipOutbounds,
+        &json!({"count": 1500, "warehouse_no": "OTHER", "from": ago(7200), "to": ago(3700)}),
+    );
+    let ours = |return_no: &str| {
+        let seeding = json!({
+            "return_no": return_no, "count": 1, "warehouse_no": WAREHOUSE,
+            "from": ago(120), "to": ago(60),
+        });
+        rig.erp.made(Kind::FlagshipOutbounds, &seeding).remove(0)
+    };
+    for (return_no, remark) in
+        [("BY-HAND", "外箱破损 6"), ("EMOJI", "📦📦📦 x"), ("OF-US", "#ABCDEFGHIJKLM by hand")]
+    {
+        let number = ours(return_no);
+        rig.erp.modify(Kind::FlagshipOutbounds, &number, &json!({"remark": remark}));
+    }
+    let queries = rig.erp.outbound_queries();
+    rig.erp.only_faults("createOrder:reset=1x");
+    rig.send(&one);
+    let result = result_of(&rig.results(1), &one[0]);
+    assert_eq!((result.outcome, result.attempts), (Outcome::Created, 2), "{result:?}");
+    let queries = rig.erp.outbound_queries() - queries;
+    println!("{queries} queries");
+    assert!(queries <= 2 + 2 + 1 + 2, "{queries} queries");
+    drop(connector);
 }
 
 #[test]
@@ -339,4 +457,62 @@ fn a_record_without_a_credible_time_is_called_where_nothing_was_forgotten() {
     }
     assert_eq!(rig.erp.outbound_queries(), 0, "nothing is looked up first");
     drop(connector);
+}
+
+/// Records of 1970 whose outcomes are forgotten, and whose offsets come back.
+fn untimed_and_forgotten(name: &str, lose_offsets: impl Fn(&Rig)) {
+    let mut rig = Rig::with_partitions(name, 1).commands("avro");
+    let commands = approved(&rig, "UNTIMED", 3);
+    let connector = rig.start();
+    for one in &commands {
+        let (key, at) = (Some(one.return_no.as_bytes()), Timestamp(1_700_000_000));
+        Sender::new().send_at(&rig.topics.commands, 0, key, Some(&avro(one)), at);
+    }
+    rig.results(3);
+    rig.wait_committed(3);
+    connector.kill();
+    rig.config.set("commands", "dedup_window", "1s");
+    let connector = rig.start();
+    // Its answer tells the ERP's clock, without which nothing is forgotten.
+    rig.send(&approved(&rig, "CLOCK", 1));
+    Reader::new(&rig.topics.journal).until("three tombstones", PATIENCE, |seen| {
+        let gone = seen.iter().filter(|record| record.value.is_none());
+        gone.map(|record| record.key.clone()).collect::<BTreeSet<_>>().len() >= 3
+    });
+    assert!(connector.terminate(PATIENCE).success());
+    assert_eq!(rig.erp.order_count(), 4);
+    lose_offsets(&rig);
+    let _connector = rig.start();
+    let results = rig.results(7);
+    assert_eq!(rig.erp.order_count(), 4, "nothing is created twice: {results:?}");
+}
+
+#[test]
+fn records_of_unknown_time_are_looked_for_after_their_offsets_were_reset() {
+    untimed_and_forgotten("untimedreset", |rig| {
+        // kafka-consumer-groups --reset-offsets --to-earliest
+        let group = format!("{}.commands", rig.application_id);
+        let consumer: BaseConsumer = rig.broker.clone().set("group.id", &group).create().unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&rig.topics.commands, 0, Offset::Offset(0)).unwrap();
+        until("the reset", PATIENCE, || consumer.commit(&list, CommitMode::Sync).ok());
+    });
+}
+
+#[test]
+fn records_of_unknown_time_are_looked_for_by_every_owner_after_their_offsets_were_lost() {
+    untimed_and_forgotten("untimedlost", |rig| {
+        let group = format!("{}.commands", rig.application_id);
+        let admin: AdminClient<DefaultClientContext> = rig.broker.create().unwrap();
+        until("the end of the group", PATIENCE, || {
+            let deleted = wait(admin.delete_groups(&[&group], &AdminOptions::new())).unwrap();
+            deleted.into_iter().all(|one| one.is_ok()).then_some(())
+        });
+        // The first owner commits an offset and dies before it has settled anything.
+        rig.erp.only_faults("query:5xx=1");
+        let connector = rig.start();
+        connector.wait_log("lookup failed", PATIENCE);
+        connector.kill();
+        rig.erp.only_faults("");
+    });
 }

@@ -224,7 +224,6 @@ fn take_overs_and_look_ups_repeated_change_nothing() {
     for _ in 0..2 {
         stage.run();
         let again = stage.world();
-        // The warehouse's proof of sight is written once.
         assert_eq!(again, settled, "restored again");
     }
 }

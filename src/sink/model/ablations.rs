@@ -255,7 +255,7 @@ pub(super) fn all() -> Vec<Ablation> {
             untimed,
             |rules| {
                 rules.expired = |entry, now, horizon| entry.written_at < now.minus(horizon);
-                rules.untimed_are_new = |_, _, _, _, _| true;
+                rules.untimed_is_new = |_, _| true;
             },
         ),
         ablation(
@@ -292,12 +292,9 @@ pub(super) fn all() -> Vec<Ablation> {
             ONE,
             Left { crashes: 1, ..NONE },
             ONE_ORDER,
-            |scenario| {
-                untimed(scenario);
-                scenario.resets = true;
-            },
+            lost_and_untimed,
             |rules| {
-                rules.untimed_are_new = |_, _, _, _, _| true;
+                rules.untimed_is_new = |_, _| true;
             },
         ),
         ablation("an absence needs a check", ONE, NONE, ONE_ORDER, blind, |rules| {
@@ -438,6 +435,11 @@ pub(super) fn untimed(scenario: &mut Scenario) {
     for sent in &mut scenario.log {
         sent.stamped = None;
     }
+}
+
+pub(super) fn lost_and_untimed(scenario: &mut Scenario) {
+    untimed(scenario);
+    scenario.resets = true;
 }
 
 pub(super) fn forgetful(scenario: &mut Scenario) {

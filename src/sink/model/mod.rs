@@ -25,7 +25,9 @@ use std::{
 
 use stateright::{Checker, HasDiscoveries, Model};
 
-use ablations::{Ablation, NONE, ONE, blind, elsewhere, forgetful, hurried, untimed, very_late};
+use ablations::{
+    Ablation, NONE, ONE, blind, elsewhere, forgetful, hurried, lost_and_untimed, very_late,
+};
 use rules::Rules;
 use scenario::{FINISHED, ONE_ORDER, Scenario};
 use world::Left;
@@ -91,10 +93,7 @@ fn one_command() -> Vec<Scenario> {
             .with(|scenario| scenario.says_made = true),
         Scenario::new("made elsewhere", ONE, Left { drains: 1, ..NONE }).with(elsewhere),
         Scenario::new("record of unknown time, lost offsets", ONE, Left { crashes: 1, ..NONE })
-            .with(|scenario| {
-                untimed(scenario);
-                scenario.resets = true;
-            }),
+            .with(lost_and_untimed),
         Scenario::new("old record, lost offsets", ONE, Left { crashes: 1, losses: 1, ..NONE })
             .with(forgetful),
     ]
@@ -114,6 +113,13 @@ fn several_records() -> Vec<Scenario> {
             .with(hurried),
         Scenario::new("two keys, drain, lost answer", KEYS, Left { drains: 1, losses: 1, ..NONE })
             .with(hurried),
+        Scenario::new(
+            "two records of unknown time, lost offsets, takeover",
+            KEYS,
+            Left { crashes: 1, moves: 1, ..NONE },
+        )
+        .with(lost_and_untimed)
+        .with(hurried),
         Scenario::new(
             "two commands of one return",
             SIBLINGS,

@@ -272,18 +272,10 @@ impl World {
         if taking.next < parts.len() {
             self.processes[process].phase = Phase::TakingOver(taking);
         } else {
-            let aged = self.aged;
-            let untimed_are_new = (scenario.rules.untimed_are_new)(
-                taking.committed.0 > 0,
-                !taking.before.is_empty(),
-                Some(wall(false)),
-                wall(aged),
-                HORIZON,
-            );
             let mut running = Running {
                 lease,
                 checked: None,
-                untimed_are_new,
+                forgotten_to: self.partitions[at].forgotten_to,
                 prefix: Prefix::restore(taking.committed.0, &taking.committed.1),
                 known: taking.before,
                 restored_at: NOW,
@@ -631,12 +623,20 @@ impl World {
         let forget = |journal: &mut Journal| {
             journal.retain(|_, noted| !(scenario.rules.expired)(&noted.entry, wall(true), HORIZON))
         };
-        for partition in &mut self.partitions {
+        for (at, partition) in self.partitions.iter_mut().enumerate() {
+            let before = partition.journal.len();
             forget(&mut partition.journal);
+            if partition.journal.len() < before {
+                partition.forgotten_to = Some(i64::try_from(scenario.sent(at).count()).unwrap());
+            }
         }
         for process in &mut self.processes {
             match &mut process.phase {
-                Phase::Running(running) => forget(&mut running.known),
+                Phase::Running(running) => {
+                    forget(&mut running.known);
+                    let at = partition_of(running.lease);
+                    running.forgotten_to = self.partitions[at].forgotten_to;
+                }
                 Phase::TakingOver(taking) => forget(&mut taking.before),
                 Phase::Down | Phase::Idle => {}
             }
@@ -686,7 +686,7 @@ impl Running {
             wall(aged),
             HORIZON,
             None,
-            self.untimed_are_new,
+            (scenario.rules.untimed_is_new)(offset, self.forgotten_to),
         );
         let known = Known {
             entry,

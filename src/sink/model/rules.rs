@@ -14,7 +14,7 @@ use crate::{
         commit::{Carried, needs_offset},
         journal::{
             Finding, Known, Life, Sight, Step, Timing, Verdict, Visibility, Way, Written,
-            both_show, covers, judge, may_be_forgotten, may_send, released, untimed_are_new,
+            both_show, covers, judge, may_be_forgotten, may_send, released, untimed_is_new,
             written,
         },
         partition::its_turn,
@@ -28,7 +28,7 @@ type Answered = fn(&mut Life, Answer, Moment, bool, Moment, &Timing) -> Step;
 type Placement = fn(Option<&[u8]>, &str, i32, i32, Partitioner) -> Result<(), Misplaced>;
 
 type Forgotten = fn(Option<Timestamp>, Timestamp, Duration, Option<Timestamp>, bool) -> bool;
-type UntimedAreNew = fn(bool, bool, Option<Timestamp>, Timestamp, Duration) -> bool;
+type UntimedIsNew = fn(i64, Option<i64>) -> bool;
 type Checked = fn(&mut Life, Visibility, Sight, &Timing) -> Step;
 type Fence = fn(&Standing<u8>, &[Lease]) -> Result<u8, Vec<Lease>>;
 
@@ -43,7 +43,7 @@ pub(super) struct Rules {
     pub covers: fn(u64, u64) -> bool,
     pub both_show: fn(bool, bool) -> bool,
     pub noted: fn(&Life) -> bool,
-    pub untimed_are_new: UntimedAreNew,
+    pub untimed_is_new: UntimedIsNew,
     pub finding_of: fn(&[OutboundHead], &Question, Moment) -> Finding,
     pub written: fn(Way) -> Written,
     pub may_be_withdrawn: fn(&Life) -> bool,
@@ -71,7 +71,7 @@ impl Rules {
         covers,
         both_show,
         noted: Life::is_noted,
-        untimed_are_new,
+        untimed_is_new,
         finding_of,
         written,
         may_be_withdrawn: Life::may_be_withdrawn,

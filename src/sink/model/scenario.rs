@@ -530,6 +530,7 @@ impl Model for Scenario {
             && world.aged
             && !world.reset
             && world.partitions.iter().all(|partition| partition.owner.is_none())
+            && world.open.iter().all(Option::is_none)
         {
             found.push(Action::Reset);
         }

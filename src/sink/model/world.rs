@@ -72,6 +72,8 @@ pub(super) struct Partition {
     pub journal: Journal,
     pub offset: i64,
     pub metadata: String,
+    /// As the journal says it: see [`Running::forgotten_to`].
+    pub forgotten_to: Option<i64>,
 }
 
 pub(super) type Journal = BTreeMap<Command, Noted>;
@@ -123,8 +125,8 @@ pub(super) struct Running {
     pub draining: bool,
     /// What a check showed that no absence had waited for.
     pub checked: Option<bool>,
-    /// A record whose time nobody knows is new to the journal.
-    pub untimed_are_new: bool,
+    /// The offset behind everything that had been read when an outcome was forgotten.
+    pub forgotten_to: Option<i64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
