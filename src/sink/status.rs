@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::{
     clock::Timestamp,
     erp::Call,
+    explanation::Explanation,
     kafka::{GroupView, Offsets},
     metrics::CommandsNow,
     schema::JournalEntry,
@@ -131,7 +132,18 @@ impl Engine<'_> {
             .values()
             .filter(|slot| slot.life.doubt.is_some())
             .take(SHOWN)
-            .map(|slot| json!({ "return_no": slot.accepted.command.return_no, "command_id": slot.accepted.command.command_id, "attempt": slot.life.attempt, "since": slot.life.last_attempt_at.map(|at| at.to_string()) }))
+            .map(|slot| {
+                // Why lookups decide nothing there, as the last visibility check has it.
+                let blind = slot.life.doubt.as_ref().and_then(|doubt| doubt.blind.as_ref());
+                json!({
+                    "return_no": slot.accepted.command.return_no,
+                    "command_id": slot.accepted.command.command_id,
+                    "attempt": slot.life.attempt,
+                    "since": slot.life.last_attempt_at.map(|at| at.to_string()),
+                    "explanation": blind.map(Explanation::en),
+                    "explanation_zh": blind.map(Explanation::zh),
+                })
+            })
             .collect();
         self.parts.board.set(
             ROLE,

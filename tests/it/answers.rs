@@ -268,7 +268,10 @@ fn refusals_of_an_account_do_not_count_for_who_waits_for_a_check() {
     rig.erp.only_faults(&format!(
         "createOrder:refuse(100,系统升级中)=1,outbounds:hide_warehouse({WAREHOUSE})=1"
     ));
-    connector.wait_log("visibility check found lookups blind", PATIENCE);
+    until("the reason in /status", PATIENCE, || {
+        let waits = &connector.status()["sections"]["commands"]["unverified_commands"][0];
+        waits["explanation"].as_str().is_some_and(|why| why.contains("permission")).then_some(())
+    });
     rig.send(&others);
     connector.wait_log("circuit breaker opened", PATIENCE);
     rig.erp.only_faults("");
