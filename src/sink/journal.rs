@@ -51,10 +51,12 @@ impl Timing {
         self.intent_ttl + self.call_timeout + self.apply_grace
     }
 
-    /// The bound of a call of our own: everything is known but what happens after send-by.
+    /// The bound of a call of our own whose outcome is unknown since `now`: everything is known but
+    /// what happens after send-by. A process that was frozen meanwhile heard of it late, and its
+    /// request may have left as late.
     #[must_use]
-    pub(super) fn bound_after(&self, send_by: Moment) -> Moment {
-        send_by.plus(self.call_timeout).plus(self.apply_grace)
+    pub(super) fn bound_after(&self, send_by: Moment, now: Moment) -> Moment {
+        send_by.plus(self.call_timeout).max(now).plus(self.apply_grace)
     }
 
     /// The bound of an intent somebody else wrote: the whole duration from the end of our restore,
@@ -510,10 +512,11 @@ impl Life {
 
     /// Whether taking the intent back leaves nothing to ask about, given that its call never left
     /// or certainly had no effect: of a later attempt, or of an intent that was found, an earlier
-    /// call is still in doubt.
+    /// call is still in doubt. Nor where the intent took the place of another entry, which may be a
+    /// person's decision.
     #[must_use]
     pub(super) fn may_be_withdrawn(&self) -> bool {
-        self.attempt == 1 && self.doubt.is_none()
+        self.attempt == 1 && self.doubt.is_none() && self.version <= 1
     }
 
     /// Whether what the ERP said has to stand in the journal before the command is settled: after a
@@ -547,7 +550,7 @@ impl Life {
                 // An earlier attempt may have been applied late; the rejection may even be its
                 // consequence.
                 self.rejection = Some(refusal);
-                self.doubt = Some(Doubt::new(timing.bound_after(send_by)));
+                self.doubt = Some(Doubt::new(timing.bound_after(send_by, now)));
                 Step::Ask { at: now }
             }
             Answer::Rejected(refusal) if self.waits_for_approval(&refusal, now, timing) => {
@@ -558,13 +561,13 @@ impl Life {
                 self.counted += u32::from(counts);
                 self.refusals += i32::from(counts);
                 self.unlisted = Some(layer);
-                self.doubt = Some(Doubt::new(timing.bound_after(send_by)));
+                self.doubt = Some(Doubt::new(timing.bound_after(send_by, now)));
                 Step::Ask { at: now }
             }
             Answer::ProbablyCreated(refusal) => {
                 let said = Some(refusal.message).filter(|message| !message.is_empty());
                 self.warning = Some(said.unwrap_or_else(|| format!("status {}", refusal.code)));
-                self.doubt = Some(Doubt::new(timing.bound_after(send_by)));
+                self.doubt = Some(Doubt::new(timing.bound_after(send_by, now)));
                 Step::Ask { at: now }
             }
             Answer::NotExecuted(
@@ -575,7 +578,7 @@ impl Life {
             | Answer::Misconfigured(_) => Step::Again,
             Answer::Unknown { .. } => {
                 self.counted += u32::from(counts);
-                self.doubt = Some(Doubt::new(timing.bound_after(send_by)));
+                self.doubt = Some(Doubt::new(timing.bound_after(send_by, now)));
                 // The first lookup goes out at once: found settles.
                 Step::Ask { at: now }
             }
@@ -918,6 +921,23 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_froze_across_the_call_waits_from_when_it_heard_of_it() {
+        let mut life = called();
+        // The call timed out at 45 s; the process hears of it at 100 s.
+        let heard = Moment(100_000);
+        let _ = life.answered(unknown(), Moment(15_000), true, heard, &TIMING);
+        let deciding = heard.plus(TIMING.apply_grace).plus(TIMING.lookup_interval);
+        assert_eq!(
+            life.looked_up(
+                Finding::Absent { asked_at: heard },
+                Sight { now: heard, ..SIGHT },
+                &TIMING
+            ),
+            Step::Ask { at: deciding }
+        );
+    }
+
+    #[test]
     fn found_settles_at_any_time_and_several_need_a_person() {
         let mut life = called();
         let _ = life.answered(unknown(), Moment(15_000), true, Moment(20_000), &TIMING);
@@ -1242,6 +1262,19 @@ mod tests {
             candidates: vec!["CK9".into()],
             ..crate::sink::settle::bare_entry(EntryKind::Outcome, 0, "W", Timestamp(1))
         }
+    }
+
+    #[test]
+    fn an_intent_that_replaced_a_decision_is_not_withdrawn() {
+        // In doubt without ever having been called, found not to exist, and sent again.
+        let decided = JournalEntry { attempt: 0, version: 2, ..entry(Outcome::Rejected, true) };
+        let replay = Known { replayed: true, ..known(Some(decided)) };
+        let Verdict::Resume(mut life) = judge(&accepted(), 0, 7, replay, &TIMING) else {
+            panic!("asked about first")
+        };
+        life.intended(life.next_attempt(), Timestamp(2));
+        assert_eq!((life.attempt, life.may_be_withdrawn()), (1, false));
+        assert!(called().may_be_withdrawn());
     }
 
     #[test]

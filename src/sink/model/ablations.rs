@@ -71,7 +71,9 @@ pub(super) fn all() -> Vec<Ablation> {
                 rules.released = |send_by, now| Some(send_by.unwrap_or(Moment(now.0 + 1)));
             },
         ),
-        ablation("send-by check", ONE, NONE, ONE_ORDER, plain, |rules| {
+        // Whoever sends late itself waits from when it heard of it: it is the successor that counts on
+        // the send-by.
+        ablation("send-by check", ONE, Left { moves: 1, ..NONE }, ONE_ORDER, plain, |rules| {
             rules.released = |send_by, _| send_by;
             rules.may_send = |owned, _, _| owned;
         }),
