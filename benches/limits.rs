@@ -2,7 +2,7 @@
 //! goes on. One JSON line each.
 //!
 //! `cargo bench --bench limits` (release) runs every case; `-- keys 100000`, `-- settled 10000`,
-//! `-- bomb 1048588` one of a size of one's own. `tests/it/limits.rs` has short forms of the same.
+//! `-- commits 100000`, `-- bomb 1048588` one of a size of one's own. `tests/it/limits.rs` has short forms of the same.
 
 #![allow(unreachable_pub, reason = "the kit's modules are written as a library's")]
 #![allow(
@@ -54,6 +54,7 @@ fn main() {
         ("settled", 100_000, settled),
         ("bomb", 131_072, bomb),
         ("bomb", 1_048_588, bomb),
+        ("commits", 2_000_000, commits),
     ] {
         if wanted.first().is_none_or(|first| first == name) {
             println!("{}", run(size.unwrap_or(usual)));
@@ -63,6 +64,30 @@ fn main() {
             break;
         }
     }
+}
+
+/// Commits of the cache, one for each transaction that settles something: a month of a busy
+/// pipeline.
+fn commits(count: usize) -> serde_json::Value {
+    let folder = std::env::temp_dir().join(format!("wdt-commits-{}", std::process::id()));
+    let resident = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+    };
+    let commit = |count: usize| {
+        let count = u32::try_from(count).unwrap();
+        wdt_connector::testing::kafka::commit_often(&folder, count).unwrap();
+    };
+    // What one cache takes is taken before.
+    commit(count / 20);
+    let (before, begun) = (resident(), Instant::now());
+    commit(count);
+    let (grown, seconds) = (resident() - before, begun.elapsed().as_secs_f64());
+    let _ = std::fs::remove_dir_all(&folder);
+    json!({
+        "case": "commits", "commits": count, "seconds": seconds, "grown_mb": grown, "bound_mb": 4.0, "honoured": grown <= 4.0,
+    })
 }
 
 fn peak(connector: &Connector) -> f64 {

@@ -69,7 +69,7 @@ pub mod testing {
         pub use crate::erp::{Call, fuzz, page, record};
     }
     pub mod kafka {
-        pub use crate::kafka::REST;
+        pub use crate::kafka::{REST, commit_often};
     }
     pub mod schema {
         pub use crate::schema::{

@@ -46,6 +46,7 @@ pub(crate) use restore::{
     worse,
 };
 pub(crate) use silence::{POLL_MARGIN, Threads};
+pub use store::commit_often;
 pub(crate) use store::{Change, Loader, Store, StoreFault, borrowed};
 pub(crate) use topic::{Backlog, partition_counts};
 pub use transaction::REST;

@@ -1,14 +1,21 @@
 //! What the compacted topics say, on disk: a disposable cache that is never the truth.
 
 use std::{
-    fs,
+    fs, io,
     ops::Bound,
     path::{Path, PathBuf},
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     thread::JoinHandle,
 };
 
-use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition, TableError};
+use redb::{
+    Database, Durability, ReadOnlyTable, ReadableDatabase, StorageBackend, TableDefinition,
+    TableError, backends::FileBackend,
+};
 
 use crate::background;
 
@@ -28,6 +35,7 @@ struct File {
     /// Always there until the drop.
     database: Option<Database>,
     path: PathBuf,
+    commits: AtomicU64,
 }
 
 impl std::fmt::Debug for Store {
@@ -59,6 +67,49 @@ impl std::fmt::Debug for View {
         out.debug_tuple("View").field(&self.store).finish()
     }
 }
+
+/// A file that is never synced: the topic is the truth, and nothing here has to survive the process.
+#[derive(Debug)]
+struct Unsynced(FileBackend);
+
+impl StorageBackend for Unsynced {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.0.close()
+    }
+}
+
+/// Commits this often to a cache under `folder`, for `benches/limits.rs`.
+///
+/// # Errors
+/// [`StoreFault`].
+pub fn commit_often(folder: &Path, times: u32) -> Result<(), StoreFault> {
+    let store = Store::create(folder, "commits")?;
+    (0..times).try_for_each(|at| store.apply(0, [(&b"key"[..], Some(&at.to_be_bytes()[..]))]))
+}
+
+/// Commits from one that redb takes for durable to the next: it keeps some 40 bytes for each until
+/// then.
+const DURABLE_EVERY: u64 = 1000;
 
 impl View {
     /// The value of a key.
@@ -98,11 +149,18 @@ impl Store {
         {
             return Err(fault(&path, &error));
         }
-        let database = Database::builder()
-            .set_cache_size(MEMORY)
-            .create(&path)
+        let file = fs::File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
             .map_err(|error| fault(&path, &error))?;
-        Ok(Self(Arc::new(File { database: Some(database), path })))
+        let database = FileBackend::new(file)
+            .and_then(|file| {
+                Database::builder().set_cache_size(MEMORY).create_with_backend(Unsynced(file))
+            })
+            .map_err(|error| fault(&path, &error))?;
+        Ok(Self(Arc::new(File { database: Some(database), path, commits: AtomicU64::new(0) })))
     }
 
     fn database(&self) -> Result<&Database, StoreFault> {
@@ -173,8 +231,11 @@ impl Store {
         C: IntoIterator<Item = ChangeRef<'a>>,
     {
         let mut transaction = self.database()?.begin_write().map_err(|error| self.fault(error))?;
-        // The topic is the truth; nothing here has to survive the process.
-        transaction.set_durability(Durability::None).map_err(|error| self.fault(error))?;
+        // redb remembers every commit until one is durable, which costs nothing here but its pages:
+        // see [`Unsynced`].
+        if !self.0.commits.fetch_add(1, Ordering::Relaxed).is_multiple_of(DURABLE_EVERY) {
+            transaction.set_durability(Durability::None).map_err(|error| self.fault(error))?;
+        }
         for (partition, changes) in partitions {
             let name = table(partition);
             let mut table = transaction
