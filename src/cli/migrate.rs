@@ -141,7 +141,7 @@ pub(super) async fn execute(args: Args, settings: &Settings) -> anyhow::Result<E
     }
     if open > 0 {
         output::complain(&format!(
-            "{open} commands are still open; where their partition changes they are forwarded to the right one, where the ERP is asked about them before anything is called"
+            "{open} commands are still open; where their partition changes they are forwarded to the right one, where the ERP is asked about them before anything is called; one that was forwarded before is INVALID, and `dlq redrive` sends it to the right one"
         ));
     }
     if !plan.in_place {
@@ -327,7 +327,8 @@ fn script(
             writes.push(record(partition, key, Some(codec.encode_journal(&entry)?)));
         }
         for (records, count) in [(&mut begun, 0), (&mut counts, plan.partitions)] {
-            let (key, entry) = sink::count_entry(partition, count, now);
+            let (key, entry) =
+                sink::count_entry(partition, count, settings.commands.partitioner, now);
             records.push(record(partition, key, Some(codec.encode_journal(&entry)?)));
         }
     }

@@ -312,6 +312,18 @@ pub enum Partitioner {
     Any,
 }
 
+impl Partitioner {
+    /// Its name in the configuration and in the journal.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Murmur2 => "murmur2",
+            Self::Crc32 => "crc32",
+            Self::Any => "any",
+        }
+    }
+}
+
 /// `[commands]`
 #[derive(Clone, Debug)]
 pub struct CommandSettings {

@@ -277,6 +277,30 @@ impl Engine<'_> {
                 draft.commit.forgotten.push((lease, partition.read_to));
             }
         }
+        // What is forwarded is remembered elsewhere, and forgotten there without a word to this
+        // partition: read once more, it may be one of those.
+        let mut passed_on = BTreeMap::<Lease, i64>::new();
+        for ready in &draft.commit.ready {
+            if matches!(ready.end, End::Forwarded { sent: None, .. }) {
+                let to = passed_on.entry(ready.lease).or_default();
+                *to = (*to).max(ready.record.offset + 1);
+            }
+        }
+        for (lease, to) in passed_on {
+            let Some(partition) = self.partitions.get(&lease.partition) else { continue };
+            if partition.forgotten_to.is_none_or(|known| known < to)
+                && !draft
+                    .commit
+                    .forgotten
+                    .iter()
+                    .any(|(of, read_to)| *of == lease && *read_to >= to)
+            {
+                let (key, entry) = forgotten_entry(lease.partition, to, written_at);
+                let (codec, names) = (&self.parts.codec, &self.names);
+                draft.records.push(journal_record(codec, names, lease.partition, key, &entry)?);
+                draft.commit.forgotten.push((lease, to));
+            }
+        }
         for (lease, key, tombstone) in forgotten {
             draft.records.push(tombstone);
             draft.carries(Carried::Withdrawal, lease);
@@ -687,6 +711,10 @@ impl Engine<'_> {
                 if self.partitions.get(&lease.partition).is_some_and(|partition| partition.draining)
                 {
                     self.withdraw(id);
+                    // What is not called here any more needs no room.
+                    if let Some(slot) = self.slots.get_mut(&id) {
+                        slot.permit = None;
+                    }
                 }
             }
         }

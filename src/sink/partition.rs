@@ -1,7 +1,7 @@
 //! One owned partition: its offsets, its keys, and what the journal said when it was taken over.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use crate::{
     background,
     clock::{Moment, Timestamp},
-    config::Settings,
+    config::{Partitioner, Settings},
     kafka::{
         Apply, Cancel, Delivered, Group, Lease, Loader, Outgoing, Prefix, Restored, Store,
         TakeOver, TakeOverFault, Transactor, commit_fenced,
@@ -29,7 +29,7 @@ use super::{
     decision::Decision,
     patience::Patience,
     settle::{Names, bare_entry, journal_record},
-    validate::{Accepted, partition_of},
+    validate::Accepted,
     visibility::{Reference, References},
 };
 
@@ -159,15 +159,14 @@ pub(super) struct Remembered {
     pub keeps_count: bool,
     /// The offset behind everything that had been read when an outcome was forgotten last.
     pub forgotten_to: Option<i64>,
-    /// Keys of commands that `commands.partitioner` puts into another partition.
-    elsewhere: HashSet<Vec<u8>>,
+    /// The partitioner that this count was written with.
+    partitioner: Option<String>,
     /// Orders of ours that the ERP confirmed.
     pub references: References,
     pub lost_at: Option<Timestamp>,
 }
 
-/// Offsets at the end of another partition's journal among which its newest barrier is looked for
-/// first.
+/// Offsets at the end of another partition's journal among which its count is looked for first.
 const NEAR: i64 = 10_000;
 /// Until the other partitions' journals are asked for again.
 const OTHERS_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
@@ -201,15 +200,17 @@ pub(crate) fn declares_lost(entry: &JournalEntry) -> bool {
 /// What the key of a [`count_entry`] begins with.
 const COUNT: &[u8] = br##"["#count""##;
 
-/// The record that says how many partitions commands and journal have from now on: key and entry.
+/// The record that says how many partitions commands and journal have from now on, and (as its
+/// nonce) which partitioner gives a key one of them: key and entry.
 /// No topic has 0 of them: that says that entries are being moved, and no instance runs.
 #[must_use]
 pub(crate) fn count_entry(
     partition: i32,
     partitions: i32,
+    partitioner: Partitioner,
     at: Timestamp,
 ) -> (Vec<u8>, JournalEntry) {
-    let nonce = Some(format!("counted-{}", at.0));
+    let nonce = Some(partitioner.name().to_owned());
     let key = serde_json::json!(["#count", partition]).to_string().into_bytes();
     (
         key,
@@ -326,17 +327,15 @@ impl Restoring {
             let journal_of = |restored: &Restored| all.remove(&restored.lease.partition);
             restored.iter().map(journal_of).map(Option::unwrap_or_default).collect()
         };
-        for counted in journals.iter().filter_map(|journal| journal.counted) {
-            self.check_count(counted)?;
+        for journal in &journals {
+            journal.counted.map_or(Ok(()), |counted| self.check_count(counted))?;
+            journal.partitioner.as_deref().map_or(Ok(()), |of| self.check_partitioner(of))?;
         }
         let uncounted: Vec<(&Restored, &Remembered)> =
             restored.iter().zip(&journals).filter(|(_, journal)| !journal.keeps_count).collect();
         // A partition that knows no command may be one too many: then only the others can say so.
         if uncounted.iter().any(|(_, journal)| !journal.commands) {
             self.check_others(leases, restored).await?;
-        }
-        for (restored, journal) in restored.iter().zip(&journals) {
-            self.check_places(restored.lease.partition, journal)?;
         }
         let uncounted: Vec<&Restored> =
             uncounted.into_iter().map(|(restored, _)| restored).collect();
@@ -362,15 +361,17 @@ impl Restoring {
         )))
     }
 
-    /// The entries of another partition's keys were written under another partitioner: copies of
-    /// those commands go to a partition whose journal does not know them.
-    fn check_places(&self, partition: i32, journal: &Remembered) -> Result<(), TakeOverFault> {
-        let Some(key) = journal.elsewhere.iter().next() else { return Ok(()) };
+    /// Copies of a command go where the partitioner puts them: under another one to a partition whose
+    /// journal does not know it. Forwarded commands leave no entry where they stood, so the entries
+    /// do not tell.
+    fn check_partitioner(&self, written_with: &str) -> Result<(), TakeOverFault> {
+        let configured = self.settings.commands.partitioner.name();
+        if written_with == configured {
+            return Ok(());
+        }
         Err(TakeOverFault::Refused(format!(
-            "{} [{partition}] holds {}, which commands.partitioner puts into another partition, so copies of a command could be judged by two owners; set commands.partitioner to what it was, or once all commands are settled under that, stop every instance, change it and run `wdt-connector topics repartition --partitions {}`",
-            self.names.journal,
-            String::from_utf8_lossy(key),
-            self.partitions
+            "{} was written with commands.partitioner = \"{written_with}\" and it is \"{configured}\" now, so copies of a command could be judged by two owners; set it to what it was, or once all commands are settled under that, stop every instance, change it and run `wdt-connector topics repartition --partitions {}`",
+            self.names.journal, self.partitions
         )))
     }
 
@@ -384,7 +385,8 @@ impl Restoring {
         let now = Timestamp::now();
         let record = |restored: &&Restored| {
             let partition = restored.lease.partition;
-            let (key, entry) = count_entry(partition, self.partitions, now);
+            let partitioner = self.settings.commands.partitioner;
+            let (key, entry) = count_entry(partition, self.partitions, partitioner, now);
             journal_record(&self.codec, &self.names, partition, key, &entry).map(Arc::new)
         };
         let records = uncounted.iter().map(record).collect::<Result<Vec<_>, _>>();
@@ -419,7 +421,10 @@ impl Restoring {
                 return Err(TakeOverFault::NotOwner(ended));
             }
         };
-        counted.into_values().try_for_each(|counted| self.check_count(counted))
+        counted.into_values().try_for_each(|(counted, partitioner)| {
+            self.check_count(counted)?;
+            partitioner.map_or(Ok(()), |partitioner| self.check_partitioner(&partitioner))
+        })
     }
 
     /// By partition, the count it keeps. Of a young journal it is near the end: only where it is
@@ -427,7 +432,7 @@ impl Restoring {
     async fn newest_counts(
         &self,
         partitions: Vec<i32>,
-    ) -> Result<Result<BTreeMap<i32, i32>, ToolFault>, TakeOverFault> {
+    ) -> Result<Result<BTreeMap<i32, (i32, Option<String>)>, ToolFault>, TakeOverFault> {
         let (kafka, topic, codec, runtime) = (
             self.settings.kafka.clone(),
             self.names.journal.to_string(),
@@ -438,8 +443,7 @@ impl Restoring {
             let newest = |only: &[i32], from: &From| {
                 let mut counted = BTreeMap::new();
                 Scan::open(&kafka, &topic, Some(only), from)?.run(|record, _| {
-                    let speaks =
-                        |key: &[u8]| key.starts_with(COUNT) || key.starts_with(br##"["#barrier""##);
+                    let speaks = |key: &[u8]| key.starts_with(COUNT);
                     if record.key.as_deref().is_some_and(speaks)
                         && let Some(entry) = record
                             .value
@@ -447,7 +451,7 @@ impl Restoring {
                             .and_then(|bytes| decode(&codec, &runtime, bytes, || ()).ok())
                         && let Some(count) = entry.partitions
                     {
-                        counted.insert(record.partition, count);
+                        counted.insert(record.partition, (count, entry.nonce));
                     }
                     true
                 })?;
@@ -502,13 +506,8 @@ impl Restoring {
     ) -> Apply {
         let (metrics, group) = (Arc::clone(&self.metrics), self.group.clone());
         let lag = self.settings.max_visibility_lag;
-        let (codec, runtime, partitions, names, partitioner) = (
-            Arc::clone(&self.codec),
-            tokio::runtime::Handle::current(),
-            self.partitions,
-            self.names.clone(),
-            self.settings.commands.partitioner,
-        );
+        let (codec, runtime, names) =
+            (Arc::clone(&self.codec), tokio::runtime::Handle::current(), self.names.clone());
         Box::new(move |partition, key, value| {
             metrics.restored("commands");
             // Before any lock is taken: a schema may have to be waited for.
@@ -524,23 +523,19 @@ impl Restoring {
             let (Some(bytes), Some(entry)) = (value, entry) else {
                 journal.open.remove(key);
                 journal.in_doubt.remove(key);
-                journal.elsewhere.remove(key);
                 return loader.push(partition, key, None).map_err(|fault| fault.to_string());
             };
             journal.commands |= matches!(entry.kind, EntryKind::Intent | EntryKind::Outcome);
-            if matches!(entry.kind, EntryKind::Intent | EntryKind::Outcome)
-                && partition_of(entry.return_no.as_bytes(), partitions, partitioner)
-                    .is_some_and(|belongs| belongs != partition)
-            {
-                journal.elsewhere.insert(key.to_vec());
-            }
             match entry.kind {
                 EntryKind::Barrier => {
                     if declares_lost(&entry) {
                         journal.lost_at = journal.lost_at.max(Some(entry.written_at));
                     }
                     journal.counted = entry.partitions.or(journal.counted);
-                    journal.keeps_count |= key.starts_with(COUNT);
+                    if key.starts_with(COUNT) {
+                        journal.keeps_count = true;
+                        journal.partitioner = entry.nonce.clone();
+                    }
                     if key.starts_with(FORGOTTEN) {
                         journal.forgotten_to = Some(entry.source_offset);
                     }

@@ -118,17 +118,17 @@ impl Misplacements {
             return Some(format!(
                 "neither murmur2 nor crc32 explains the partitions of {} records: have the senders choose partitions as commands.partitioner = \"{}\" says ({})",
                 self.neither,
-                name(configured),
+                configured.name(),
                 setting(configured)
             ));
         }
         (self.other >= EXPLAINED).then(|| {
             format!(
                 "the senders use {}, not commands.partitioner = \"{}\": have them use that ({}), or stop every instance, set commands.partitioner = \"{}\" and run `wdt-connector topics repartition --partitions {partitions}`",
-                name(other),
-                name(configured),
+                other.name(),
+                configured.name(),
                 setting(configured),
-                name(other)
+                other.name()
             )
         })
     }
@@ -162,7 +162,7 @@ impl Misplacements {
 pub(super) fn denied(configured: Partitioner) -> String {
     format!(
         "it cannot be forwarded without Write on the commands topic: grant that to the connector, or have the sender choose partitions by {} ({})",
-        name(configured),
+        configured.name(),
         setting(configured)
     )
 }
@@ -182,14 +182,6 @@ fn other(configured: Partitioner) -> Option<Partitioner> {
 }
 
 /// As `commands.partitioner` has it.
-fn name(partitioner: Partitioner) -> &'static str {
-    match partitioner {
-        Partitioner::Murmur2 => "murmur2",
-        Partitioner::Crc32 => "crc32",
-        Partitioner::Any => "any",
-    }
-}
-
 /// What senders set for it.
 fn setting(partitioner: Partitioner) -> &'static str {
     match partitioner {

@@ -4,10 +4,8 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use rdkafka::{
-    Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions},
     client::DefaultClientContext,
-    consumer::{BaseConsumer, CommitMode, Consumer as _},
 };
 use serde_json::json;
 use wdt_connector::testing::{
@@ -493,12 +491,7 @@ fn untimed_and_forgotten(name: &str, lose_offsets: impl Fn(&Rig)) {
 #[test]
 fn records_of_unknown_time_are_looked_for_after_their_offsets_were_reset() {
     untimed_and_forgotten("untimedreset", |rig| {
-        // kafka-consumer-groups --reset-offsets --to-earliest
-        let group = format!("{}.commands", rig.application_id);
-        let consumer: BaseConsumer = rig.broker.clone().set("group.id", &group).create().unwrap();
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&rig.topics.commands, 0, Offset::Offset(0)).unwrap();
-        until("the reset", PATIENCE, || consumer.commit(&list, CommitMode::Sync).ok());
+        rig.reset_offset(0, 0);
     });
 }
 

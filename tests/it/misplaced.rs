@@ -1,10 +1,14 @@
 //! Commands in another partition than their key's: whatever partitioner their senders use, each is
 //! forwarded once to the right one and comes to one order and one result.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde_json::Value;
 use wdt_connector::testing::{
+    clock::Timestamp,
     config::Partitioner,
     schema::{CreateReturnOutbound, Outcome},
     sink::partition_of,
@@ -15,7 +19,7 @@ use crate::kit::{
     connector::Connector,
     http,
     ledger::Verdict,
-    records::{Sender, read_all},
+    records::{Reader, Sender, read_all},
     rig::{PATIENCE, Rig},
     until,
 };
@@ -244,4 +248,68 @@ fn two_instances_forward_to_each_other_and_a_killed_one_loses_and_doubles_nothin
         .count();
     assert_eq!(forwarded.len(), misplaced, "each once");
     drop((second, heir));
+}
+
+/// Its partition's journal forgets what was forwarded there; the place it was forwarded from still
+/// knows that it was read.
+#[test]
+fn forwarded_records_of_unknown_time_are_looked_for_when_they_are_read_again() {
+    let mut rig = Rig::with_partitions("untimedforward", PARTITIONS).commands("avro");
+    rig.erp.take_anything();
+    let all: Vec<_> = commands("UF", 100)
+        .into_iter()
+        .filter(|one| place(&one.return_no, Partitioner::Murmur2) == 1)
+        .take(4)
+        .collect();
+    let connector = rig.start();
+    for one in &all[..3] {
+        let (key, at) = (Some(one.return_no.as_bytes()), Timestamp(1_700_000_000));
+        Sender::new().send_at(&rig.topics.commands, 0, key, Some(&avro(one)), at);
+    }
+    rig.results(3);
+    rig.wait_committed(6);
+    connector.kill();
+    rig.config.set("commands", "dedup_window", "1s");
+    let connector = rig.start();
+    // Its answer tells the ERP's clock, without which nothing is forgotten.
+    rig.send(&all[3..]);
+    Reader::new(&rig.topics.journal).until("three tombstones", PATIENCE, |seen| {
+        let gone = seen.iter().filter(|record| record.value.is_none());
+        gone.map(|record| record.key.clone()).collect::<BTreeSet<_>>().len() >= 3
+    });
+    assert!(connector.terminate(PATIENCE).success());
+    rig.reset_offset(0, 0);
+    let _connector = rig.start();
+    let results = rig.results(7);
+    assert_eq!(rig.erp.order_count(), 4, "nothing is created twice: {results:?}");
+}
+
+/// What was forwarded left no entry where it stood: the count's record says which partitioner
+/// holds, in every partition.
+#[test]
+fn another_partitioner_is_refused_by_partitions_that_only_forwarded() {
+    let mut rig = Rig::with_partitions("mixed", PARTITIONS).commands("avro");
+    rig.erp.take_anything();
+    let all = commands("MX", 10);
+    let first = rig.start();
+    for one in &all {
+        misplace(&rig, one, &[]);
+    }
+    rig.results(all.len());
+    rig.config.set("kafka", "instance_ordinal", 1);
+    for partitioner in ["crc32", "any"] {
+        rig.config.set("commands", "partitioner", partitioner);
+        let mut second = rig.spawn();
+        let ended = second.wait_end(PATIENCE).expect("it ends by itself");
+        assert_eq!(ended.code(), Some(1), "{partitioner}");
+        let log = second.log();
+        let said = format!("commands.partitioner = \"murmur2\" and it is \"{partitioner}\" now");
+        assert!(log.contains(&said) || log.contains(&said.replace('"', "\\\"")), "{log}");
+    }
+    for one in &all {
+        misplace(&rig, one, &[]);
+    }
+    rig.results(2 * all.len());
+    assert_eq!(rig.erp.order_count(), 10);
+    assert!(first.terminate(PATIENCE).success());
 }

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use rdkafka::ClientConfig;
+use rdkafka::{
+    ClientConfig, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, CommitMode, Consumer as _},
+};
 use serde_json::json;
 use wdt_connector::testing::{
     clock::Timestamp,
@@ -299,6 +302,18 @@ impl Rig {
     /// A reader of one of this rig's topics.
     pub fn reader(&self, topic: &str) -> Reader {
         Reader::with(self.broker.clone(), topic)
+    }
+
+    /// As `kafka-consumer-groups --reset-offsets` does for one partition of the commands; nobody
+    /// may be a member.
+    pub fn reset_offset(&self, partition: i32, offset: i64) {
+        let group = format!("{}.commands", self.application_id);
+        let consumer: BaseConsumer =
+            self.broker.clone().set("group.id", &group).create().expect("a consumer");
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.topics.commands, partition, Offset::Offset(offset))
+            .expect("an offset");
+        super::until("the reset", PATIENCE, || consumer.commit(&list, CommitMode::Sync).ok());
     }
 
     /// The sum of the offsets that are committed for the commands topic.
