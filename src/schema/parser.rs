@@ -44,7 +44,8 @@ pub(super) fn ours(text: &str) -> Result<Schema, String> {
 /// define.
 ///
 /// Gives every named type, then the schema itself; all of them refer to named types by full name.
-/// A type that is looked for in its user's namespace may stand in none.
+/// A type that is looked for in its user's namespace may stand in none, where that is not
+/// ambiguous. References come in the order in which a parser would be given them.
 ///
 /// # Errors
 /// The end of a sentence about the schema.
@@ -128,6 +129,16 @@ impl RecordFieldNameValidator for AnyName {
     }
 }
 
+/// How a type is named where it is used.
+#[derive(Default)]
+struct Uses {
+    /// By its full name, somewhere.
+    in_full: bool,
+    /// By its simple name before it was defined: Java takes one in no namespace then, if there is
+    /// one by then.
+    early: bool,
+}
+
 /// A writer's schema as the crate accepts it.
 ///
 /// The crate parses a named type with all that stands in it, keeps a copy of it for every type
@@ -137,8 +148,8 @@ impl RecordFieldNameValidator for AnyName {
 struct Prepared {
     definitions: Vec<Value>,
     defined: HashSet<String>,
-    /// The full names of types that are used, each as it was written.
-    used: HashMap<String, String>,
+    /// By the full names of types that are used.
+    used: HashMap<String, Uses>,
     /// Bytes of full names, wherever one stands.
     names: usize,
 }
@@ -240,7 +251,11 @@ impl Prepared {
         }
         let full = self.full_name(&name, namespace)?;
         let absolute = absolute(&full);
-        self.used.insert(full, name);
+        let in_full = name.contains('.') || name == full;
+        let early = !in_full && !self.defined.contains(&full);
+        let uses = self.used.entry(full).or_default();
+        uses.in_full |= in_full;
+        uses.early |= early;
         Ok(absolute)
     }
 
@@ -266,17 +281,28 @@ impl Prepared {
     /// A definition of every name that is used: the crate wants one before, Java since 1.11.1 does
     /// not. The crate replaces it when it comes to the real one.
     fn declare(&mut self) -> Result<Vec<Value>, String> {
-        let declare = |(full, written): (String, String)| {
+        let declare = |(full, uses): (String, Uses)| {
             // As Java looks for it: in the namespace, then in none.
-            if self.defined.contains(&full) || self.defined.contains(&written) {
-                let name = absolute(&full);
-                Ok(object([("type", "fixed".into()), ("name", name), ("size", 0.into())]))
-            } else {
-                Err(format!("it refers to {full}, which it does not define"))
+            let simple = full.rsplit_once('.').map(|(_, simple)| simple);
+            let alone = simple.filter(|simple| self.defined.contains(*simple));
+            match (self.defined.contains(&full), alone) {
+                (true, Some(alone)) if uses.early => Err(format!(
+                    "it uses {alone} before it defines {full}, and defines {alone} without a namespace too: which is meant is not known; write {full} or .{alone}"
+                )),
+                (false, Some(_)) if uses.in_full => Err(undefined(&full)),
+                (false, None) => Err(undefined(&full)),
+                (true, _) | (false, Some(_)) => {
+                    let name = absolute(&full);
+                    Ok(object([("type", "fixed".into()), ("name", name), ("size", 0.into())]))
+                }
             }
         };
         std::mem::take(&mut self.used).into_iter().map(declare).collect()
     }
+}
+
+fn undefined(full: &str) -> String {
+    format!("it refers to {full}, which it does not define")
 }
 
 fn is_primitive(name: &str) -> bool {

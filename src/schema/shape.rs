@@ -124,10 +124,10 @@ impl Schema {
     }
 
     /// Reads a writer's schema; `references` are the texts it takes types from that it does not
-    /// define, in any order.
+    /// define, in the order in which a parser would be given them.
     ///
-    /// Accepts what Java accepts. Names may be of any characters; defaults and aliases, which are a
-    /// reader's, are left out.
+    /// Names may be of any characters; defaults and aliases, which are a reader's, are left out.
+    /// Nests at most 127 levels of JSON, as `serde_json` reads it, where Java has no bound.
     ///
     /// # Errors
     /// The end of a sentence about the schema.

@@ -221,7 +221,7 @@ fn types_may_stand_in_schemas_that_one_refers_to() {
         .to_string(),
     ];
     assert_eq!(read(&written), Ok(wanted()));
-    // In any order.
+    // A type may be used before its definition.
     written.references.reverse();
     assert_eq!(read(&written), Ok(wanted()));
     written.references.truncate(1);
@@ -231,6 +231,57 @@ fn types_may_stand_in_schemas_that_one_refers_to() {
     );
     written.references.push(written.references[0].clone());
     assert_eq!(refused(&written), "is not a valid Avro schema: it defines com.ex.Cause twice");
+}
+
+/// Java resolves a name where it stands, Avro's specification never outside of the namespace, so
+/// that a name without one may mean two types: they differ in nothing but the scale.
+#[test]
+fn a_name_that_may_mean_two_types_is_refused() {
+    let fixed = |namespace: &str, scale: u32| json!({"type": "fixed", "name": "G", "namespace": namespace, "size": 4, "logicalType": "decimal", "precision": 9, "scale": scale});
+    let a = json!({"name": "a", "type": fixed("", 2)});
+    let b = json!({"name": "b", "type": fixed("n", 4)});
+    let c = json!({"name": "num", "type": "G"});
+    let wanted = json!({"type": "record", "name": "W", "fields": [
+        {"name": "num", "type": {"type": "bytes", "logicalType": "decimal", "precision": 19, "scale": 4}}]});
+    let wanted = Schema::parse(&wanted.to_string(), &[]).unwrap();
+    let read = |order: &[&Value]| {
+        let text = json!({"type": "record", "name": "n.C", "fields": order}).to_string();
+        let schema = Schema::parse(&text, &[])?;
+        let datum: Vec<u8> = order
+            .iter()
+            .flat_map(|field| [0, 0, 0, if field["name"] == "num" { 250 } else { 0 }])
+            .collect();
+        let mut out = Vec::new();
+        translate(schema.root(), wanted.root(), &mut Cursor::new(&datum), &mut out).unwrap();
+        Ok(Decimal::from_avro(&out[1..]).unwrap().to_string())
+    };
+    let refused = Err("is not a valid Avro schema: it uses G before it defines n.G, and defines G without a namespace too: which is meant is not known; write n.G or .G".to_owned());
+    for (order, result) in [
+        ([&a, &b, &c], Ok("0.0250")),
+        ([&b, &a, &c], Ok("0.0250")),
+        ([&b, &c, &a], Ok("0.0250")),
+        ([&a, &c, &b], Err(())),
+        ([&c, &a, &b], Err(())),
+        ([&c, &b, &a], Err(())),
+    ] {
+        let result = result.map(str::to_owned).or(refused.clone());
+        assert_eq!(read(&order), result, "{order:?}");
+    }
+    // Where only one is there.
+    assert_eq!(read(&[&a, &c]), Ok("2.5000".to_owned()));
+    assert_eq!(read(&[&c, &a]), Ok("2.5000".to_owned()));
+    assert_eq!(read(&[&c, &b]), Ok("0.0250".to_owned()));
+    let full = json!({"name": "x", "type": "n.G"});
+    assert!(read(&[&a, &c, &full]).unwrap_err().contains("refers to n.G, which it does not"));
+
+    // What a schema refers to comes before it.
+    let text = json!({"type": "record", "name": "n.C", "fields": [c, {"name": "x", "type": ".G"}]});
+    let (a, b) = (fixed("", 2).to_string(), fixed("n", 4).to_string());
+    let user = r#"{"type":"record","name":"n.U","fields":[{"name":"g","type":"G"}]}"#.to_owned();
+    Schema::parse(&text.to_string(), &[a.clone(), b.clone()]).unwrap();
+    Schema::parse(&text.to_string(), &[b.clone(), user.clone(), a.clone()]).unwrap();
+    let between = Schema::parse(&text.to_string(), &[a, user, b]);
+    assert_eq!(between.map(drop), refused.map(drop::<String>));
 }
 
 /// Types and values of them, made up.
