@@ -41,8 +41,8 @@ pub enum DecodeFault {
 /// Why a schema id could not be learnt.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LearnFault {
-    /// The registry does not know it, and has not for 30 s, or it is no schema we can read from:
-    /// the record is poison.
+    /// The registry does not know it or refuses it, and has for 30 s, or it is no schema we can
+    /// read from: the record is poison.
     #[error("{0}")]
     Unusable(String),
     /// The registry does not know it yet: try again soon.
@@ -55,8 +55,11 @@ pub enum LearnFault {
 
 /// First byte of the Confluent framing; a big-endian `u32` id follows.
 const CONFLUENT: u8 = 0;
+/// Registries count in Java's `int`.
+const MAX_ID: u32 = i32::MAX.cast_unsigned();
 /// First bytes of the single-object encoding; 8 bytes of fingerprint follow.
 const SINGLE_OBJECT: [u8; 2] = [0xc3, 0x01];
+
 /// Encodes and decodes every value; shared, cheap to clone behind an `Arc`.
 #[derive(Debug)]
 pub struct Codec {
@@ -268,7 +271,7 @@ impl Codec {
     /// Asks the registry for a schema id met in a message; the answers kept are bounded.
     ///
     /// An id the registry does not know is missing for 30 s and unusable then; it is asked for
-    /// again a minute later.
+    /// again a minute later. So is one that it refuses while it gives a schema of ours.
     ///
     /// # Errors
     /// [`LearnFault`].
@@ -286,8 +289,21 @@ impl Codec {
             Err(RegistryFault::Missing(reason)) => {
                 return Err(self.lessons_mut().missing(id, reason, Moment::now()));
             }
-            Err(fault @ (RegistryFault::Unavailable(_) | RegistryFault::Refused(_))) => {
-                return Err(LearnFault::Unavailable(fault.to_string()));
+            Err(RegistryFault::Refused(reason)) => {
+                // Of everything, or of this id? A message must not hold what stands behind it for
+                // ever.
+                let gives = match self.ids.values().next() {
+                    Some(own) => registry.gives(*own).await,
+                    None => false,
+                };
+                return Err(if gives {
+                    self.lessons_mut().missing(id, reason, Moment::now())
+                } else {
+                    LearnFault::Unavailable(reason)
+                });
+            }
+            Err(RegistryFault::Unavailable(reason)) => {
+                return Err(LearnFault::Unavailable(reason));
             }
         };
         self.lessons_mut().found(id, found, Moment::now())
@@ -383,6 +399,9 @@ impl Codec {
         }
         match (self.lessons().by_id.get(&id), &self.registry) {
             (Some(Lesson::Readable(schema)), _) => Ok(Writer::Learnt(Arc::clone(schema))),
+            (_, Some(_)) if id > MAX_ID => Err(DecodeFault::Malformed(format!(
+                "the value begins with the schema id {id}, which no schema registry gives: they end at {MAX_ID}"
+            ))),
             (_, Some(_)) => Err(DecodeFault::UnknownSchemaId(id)),
             (_, None) => Err(DecodeFault::Malformed(no_registry(id))),
         }

@@ -188,6 +188,12 @@ impl Registry {
         })
     }
 
+    /// Whether it gives the schema with this id now.
+    pub(crate) async fn gives(&self, id: u32) -> bool {
+        let what = format!("give schema {id} of the registry");
+        self.call(&what, Method::GET, &format!("/schemas/ids/{id}"), None).await.is_ok()
+    }
+
     /// The schema with this id and all it refers to.
     ///
     /// # Errors

@@ -249,6 +249,49 @@ async fn a_missing_id_is_remembered_and_an_outage_is_not() {
     }
 }
 
+/// One id that the registry refuses holds a partition for a bounded time; one that refuses
+/// everything is waited for.
+#[tokio::test]
+async fn a_refusal_is_about_the_id_where_the_registry_gives_another_one() {
+    let (fake, settings) = Fake::start(StatusCode::OK, r#"{"id":3}"#).await;
+    let codec = Codec::connect(Some(&settings), &topics(), &[Subject::Command]).await.unwrap();
+    let own = json!({ "schema": schemas()[0].text }).to_string();
+    for status in [400, 401, 403, 406, 409, 422] {
+        let refusal = StatusCode::from_u16(status).unwrap();
+        let body = format!(r#"{{"error_code":{status}01,"message":"not this one"}}"#);
+        let id = u32::from(status);
+        fake.answers(refusal, &body);
+        fake.answers_to("/schemas/ids/3", refusal, &body);
+        let Err(LearnFault::Unavailable(reason)) = codec.learn(id).await else {
+            panic!("{status}")
+        };
+        assert!(reason.contains("not this one"), "{reason}");
+        fake.answers_to("/schemas/ids/3", StatusCode::BAD_GATEWAY, "");
+        assert!(matches!(codec.learn(id).await, Err(LearnFault::Unavailable(_))), "{status}");
+        fake.answers_to("/schemas/ids/3", StatusCode::OK, &own);
+        let Err(LearnFault::Missing(reason)) = codec.learn(id).await else { panic!("{status}") };
+        assert!(reason.contains("not this one"), "{reason}");
+    }
+    // Too much was asked, whatever it was.
+    for status in [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT] {
+        fake.answers(status, "");
+        assert!(matches!(codec.learn(9).await, Err(LearnFault::Unavailable(_))), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn an_id_that_no_registry_gives_is_not_asked_for() {
+    let (fake, settings) = Fake::start(StatusCode::OK, "").await;
+    let codec = Codec::connect(Some(&settings), &topics(), &[]).await.unwrap();
+    let unknown = codec.decode_command(&[0, 0x7f, 0xff, 0xff, 0xff, 0]);
+    assert_eq!(unknown, Err(DecodeFault::UnknownSchemaId(2_147_483_647)));
+    assert_eq!(
+        malformed(codec.decode_command(&[0, 0x80, 0, 0, 0, 0])),
+        "the value begins with the schema id 2147483648, which no schema registry gives: they end at 2147483647"
+    );
+    assert!(fake.asked().is_empty());
+}
+
 /// What Confluent's serializers register with `references`: the types stand under subjects of their
 /// own.
 #[tokio::test]
