@@ -62,7 +62,7 @@ struct Registered {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stored {
     pub(crate) text: String,
-    /// The texts of all schemas it refers to, also through others.
+    /// The texts of all schemas it refers to, also through others; each behind those it refers to.
     pub(crate) references: Vec<String>,
 }
 
@@ -77,8 +77,10 @@ struct Given {
 }
 
 /// Where a schema stands that another one refers to.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(super) struct Reference {
+    /// Of the type, for Avro.
+    name: String,
     subject: String,
     version: u32,
 }
@@ -196,6 +198,9 @@ impl Registry {
 
     /// The schema with this id and all it refers to.
     ///
+    /// Of references with the same name the first one counts, in the order in which Confluent's
+    /// clients resolve them: depth first, by the order of each list.
+    ///
     /// # Errors
     /// [`RegistryFault::Unreadable`] for what is no Avro schema, is too large or refers to too many
     /// others.
@@ -204,12 +209,20 @@ impl Registry {
         let answer = self
             .call(&format!("give {of}"), Method::GET, &format!("/schemas/ids/{id}"), None)
             .await?;
-        let (text, mut open) = read_stored(&of, &answer)?;
+        let (text, referred) = read_stored(&of, &answer)?;
         let mut size = text.len();
         let mut references = Vec::new();
-        let mut seen = HashSet::new();
-        while let Some(next) = open.pop() {
-            if !seen.insert(next.clone()) {
+        let (mut names, mut seen) = (HashSet::new(), HashSet::new());
+        // Texts whose references are not complete yet, the outermost first.
+        let mut open = vec![(text, referred.into_iter())];
+        loop {
+            let Some((_, rest)) = open.last_mut() else { break };
+            let Some(next) = rest.next() else {
+                references.extend(open.pop().map(|(text, _)| text));
+                continue;
+            };
+            let Reference { name, subject, version } = next;
+            if !names.insert(name) || !seen.insert((subject.clone(), version)) {
                 continue;
             }
             if seen.len() > MAX_REFERENCES {
@@ -217,7 +230,6 @@ impl Registry {
                     "{of} refers to more than {MAX_REFERENCES} other schemas"
                 )));
             }
-            let Reference { subject, version } = next;
             let referred = format!("version {version} of {subject}, which schema {id} refers to");
             // Also one that was deleted since, as Confluent's clients ask for it.
             let path =
@@ -230,9 +242,9 @@ impl Registry {
                     "{of} is larger than {MAX_ANSWER} bytes with all it refers to"
                 )));
             }
-            references.push(text);
-            open.extend(more);
+            open.push((text, more.into_iter()));
         }
+        let text = references.pop().unwrap_or_default();
         Ok(Stored { text, references })
     }
 
@@ -311,7 +323,7 @@ pub(super) fn read_stored(
     let references = given.references.unwrap_or_default().into_iter().map(|reference| {
         serde_json::from_value(reference).map_err(|_| {
             RegistryFault::Unreadable(format!(
-                "{of} refers to a schema without its subject and version"
+                "{of} refers to a schema without its name, subject and version"
             ))
         })
     });

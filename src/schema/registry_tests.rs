@@ -236,7 +236,7 @@ async fn a_missing_id_is_remembered_and_an_outage_is_not() {
         (json!({"schema": "{}", "schemaType": "PROTOBUF"}), "not an Avro schema"),
         (
             json!({"schema": "\"string\"", "references": [{"name": "x"}]}),
-            "without its subject and version",
+            "without its name, subject and version",
         ),
         (json!({"schema": "nonsense"}), "not a valid Avro schema"),
     ]
@@ -331,7 +331,11 @@ async fn what_a_schema_refers_to_is_fetched_with_it() {
         &stored("D", json!([to("d", 3)])),
     );
     assert_eq!(registry.schema(7).await.unwrap().references.len(), 2);
-    let many: Vec<Value> = (1..=101).map(|version| to("many", version)).collect();
+    let many: Vec<Value> = (1..=101)
+        .map(
+            |version| json!({"name": format!("N{version}"), "subject": "many", "version": version}),
+        )
+        .collect();
     for version in 1..=101 {
         let end = format!("/subjects/many/versions/{version}?deleted=true");
         fake.answers_to(&end, StatusCode::OK, &stored("M", Value::Null));
@@ -368,6 +372,41 @@ async fn what_a_schema_refers_to_is_fetched_with_it() {
     fake.answers_to("/subjects/d/versions/3?deleted=true", StatusCode::OK, proto);
     let RegistryFault::Unreadable(reason) = registry.schema(7).await.unwrap_err() else { panic!() };
     assert_eq!(reason, "version 3 of d, which schema 7 refers to, is not an Avro schema");
+}
+
+/// As Confluent's `AbstractSchemaProvider.resolveReferences` does: depth first, in the order of the
+/// lists, the first of a name.
+#[tokio::test]
+async fn references_of_one_name_and_two_versions_are_the_first_one() {
+    let (fake, settings) = Fake::start(StatusCode::OK, "").await;
+    let registry = Registry::new(&settings).unwrap();
+    let stored = |text: &str, references: &[(&str, u32)]| {
+        let references = references.iter().map(|(name, version)| json!({"name": name, "subject": format!("{name}-value"), "version": version}));
+        json!({"schema": text, "references": references.collect::<Vec<_>>()}).to_string()
+    };
+    let gives = |end: &str, text: &str, references: &[(&str, u32)]| {
+        fake.answers_to(end, StatusCode::OK, &stored(text, references));
+    };
+    let version = |name: &str, version: u32| {
+        format!("/subjects/{name}-value/versions/{version}?deleted=true")
+    };
+    gives(&version("Money", 1), "M1", &[("Digits", 1)]);
+    gives(&version("Money", 2), "M2", &[]);
+    gives(&version("Digits", 1), "D1", &[]);
+    gives(&version("B", 1), "B", &[("Money", 1), ("A", 1)]);
+    gives(&version("A", 1), "A", &[("B", 1), ("Digits", 1)]);
+    for (references, wanted) in [
+        (&[("Money", 2), ("B", 1)][..], &["M2", "D1", "A", "B"][..]),
+        (&[("B", 1), ("Money", 2)], &["D1", "M1", "A", "B"]),
+        (&[("A", 1), ("B", 1), ("Money", 2)], &["D1", "M1", "B", "A"]),
+    ] {
+        gives("/schemas/ids/7", "C", references);
+        let found = registry.schema(7).await.unwrap();
+        assert_eq!(
+            (found.text.as_str(), &found.references[..]),
+            ("C", &wanted.iter().map(ToString::to_string).collect::<Vec<_>>()[..])
+        );
+    }
 }
 
 #[tokio::test]
