@@ -24,10 +24,16 @@ pub enum DecimalFault {
     /// Digits other than zero beyond the fourth decimal place; they are never rounded away.
     #[error("has digits beyond the 4th decimal place")]
     TooPrecise,
+    /// Binary, and longer without sign bytes than any number with so few digits is written.
+    #[error("takes more than 64 bytes")]
+    TooWide,
 }
 
 /// 10^19: the first unscaled value that does not fit.
 const LIMIT: i128 = 10_000_000_000_000_000_000;
+
+/// Significant bytes that are read, at most: 154 digits; SQL's widest decimals have 77.
+const MAX_BYTES: usize = 64;
 
 impl Decimal {
     /// Zero.
@@ -137,20 +143,63 @@ impl Decimal {
     ///
     /// # Errors
     /// [`DecimalFault::NotANumber`] for an empty string, [`DecimalFault::TooLarge`] beyond 19
-    /// digits.
+    /// digits, [`DecimalFault::TooWide`].
     pub fn from_avro(bytes: &[u8]) -> Result<Self, DecimalFault> {
-        let Some(first) = bytes.first() else { return Err(DecimalFault::NotANumber) };
-        let fill: u8 = if first & 0x80 == 0 { 0 } else { 0xff };
-        let significant: Vec<u8> = bytes.iter().copied().skip_while(|byte| *byte == fill).collect();
-        if significant.len() > 15 {
-            return Err(DecimalFault::TooLarge);
-        }
-        let mut wide = [fill; 16];
-        for (slot, byte) in wide.iter_mut().rev().zip(significant.iter().rev()) {
-            *slot = *byte;
-        }
-        Self::from_unscaled(i128::from_be_bytes(wide))
+        Self::from_scaled(bytes, 4)
     }
+
+    /// From the number × 10^`scale` in two's complement, big endian; accepts redundant sign bytes.
+    /// Never rounds.
+    ///
+    /// # Errors
+    /// See [`DecimalFault`].
+    pub fn from_scaled(bytes: &[u8], scale: i64) -> Result<Self, DecimalFault> {
+        let first = bytes.first().ok_or(DecimalFault::NotANumber)?;
+        let negative = first & 0x80 != 0;
+        let fill: u8 = if negative { 0xff } else { 0 };
+        let redundant = bytes.iter().take_while(|byte| **byte == fill).count();
+        let significant = bytes.get(redundant..).unwrap_or_default();
+        if significant.len() > MAX_BYTES {
+            return Err(DecimalFault::TooWide);
+        }
+        // The magnitude, with a byte for the carry.
+        let mut magnitude = [0_u8; MAX_BYTES + 1];
+        let (_, magnitude) = magnitude.split_at_mut(MAX_BYTES - significant.len());
+        let mut carry = negative;
+        for (slot, byte) in
+            magnitude.iter_mut().rev().zip(significant.iter().rev().chain(std::iter::once(&fill)))
+        {
+            (*slot, carry) = (byte ^ fill).overflowing_add(u8::from(carry));
+        }
+        if magnitude.iter().all(|byte| *byte == 0) {
+            return Ok(Self::ZERO);
+        }
+        // Ends with the digits: what is left is not zero.
+        for _ in 4..scale {
+            if divide_by_10(magnitude) != 0 {
+                return Err(DecimalFault::TooPrecise);
+            }
+        }
+        let below_limit =
+            |value: i128| if value < LIMIT { Ok(value) } else { Err(DecimalFault::TooLarge) };
+        let mut unscaled = magnitude
+            .iter()
+            .try_fold(0_i128, |value, byte| below_limit(value * 256 + i128::from(*byte)))?;
+        for _ in scale..4 {
+            unscaled = below_limit(unscaled * 10)?;
+        }
+        Ok(Self(if negative { -unscaled } else { unscaled }))
+    }
+}
+
+/// Divides a big-endian number in its place; the remainder.
+fn divide_by_10(number: &mut [u8]) -> u16 {
+    number.iter_mut().fold(0, |rest, byte| {
+        let part = rest * 256 + u16::from(*byte);
+        // A remainder is at most 9: the quotient is below 256.
+        *byte = u8::try_from(part / 10).unwrap_or(u8::MAX);
+        part % 10
+    })
 }
 
 impl fmt::Display for Decimal {
@@ -205,6 +254,8 @@ impl<'de> Deserialize<'de> for Decimal {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -264,6 +315,21 @@ mod tests {
         assert_eq!(Decimal::from_avro(&[0xff, 0xff, 0xfe]).map(Decimal::unscaled), Ok(-2));
         assert_eq!(Decimal::from_avro(&[]), Err(DecimalFault::NotANumber));
         assert_eq!(Decimal::from_avro(&[1; 40]), Err(DecimalFault::TooLarge));
+        assert_eq!(Decimal::from_avro(&[1; 65]), Err(DecimalFault::TooWide));
+    }
+
+    proptest! {
+        #[test]
+        fn any_scale_reads_as_the_same_text(number: i128, shift in 0_u32..128, scale in -30_i32..45) {
+            let number = number >> shift;
+            let parsed = Decimal::parse(&format!("{number}e{}", -scale));
+            prop_assert_eq!(Decimal::from_scaled(&number.to_be_bytes(), scale.into()).ok(), parsed.ok());
+            // And digits that go away again.
+            let digits = number % 1_000_000_000;
+            let scaled = digits * 10_i128.pow(28);
+            let read = Decimal::from_scaled(&scaled.to_be_bytes(), i64::from(scale) + 28);
+            prop_assert_eq!(read, Decimal::from_scaled(&digits.to_be_bytes(), scale.into()));
+        }
     }
 
     #[test]

@@ -377,33 +377,20 @@ pub(super) fn decimal(
         Some(size) => cursor.take(size)?,
         None => cursor.bytes()?,
     };
-    if scale == 4 {
-        return Decimal::from_avro(bytes)
-            .map_err(|fault| Broken::new(format!("holds a decimal that {fault}")));
-    }
-    let unscaled =
-        unscaled(bytes).ok_or_else(|| Broken::new("holds a decimal of more than 38 digits"))?;
-    Decimal::parse(&format!("{unscaled}e-{scale}"))
-        .map_err(|fault| Broken::new(format!("holds a decimal that {fault}")))
+    scaled(bytes, i64::try_from(scale).unwrap_or(i64::MAX))
 }
 
 /// Reads a `big-decimal`: bytes that hold the unscaled value as bytes and the scale as an int
 /// (Avro 1.12 specification, *Decimal*).
 pub(super) fn big_decimal(cursor: &mut Cursor<'_>) -> Result<Decimal, Broken> {
     let mut inner = Cursor::new(cursor.bytes()?);
-    let unscaled = unscaled(inner.bytes()?)
-        .ok_or_else(|| Broken::new("holds a decimal of more than 38 digits"))?;
+    let unscaled = inner.bytes()?;
     let scale = inner.int()?;
     inner.end()?;
-    Decimal::parse(&format!("{unscaled}e{}", -i64::from(scale)))
-        .map_err(|fault| Broken::new(format!("holds a decimal that {fault}")))
+    scaled(unscaled, scale.into())
 }
 
-/// Two's complement, big endian, of at most 16 bytes.
-fn unscaled(bytes: &[u8]) -> Option<i128> {
-    let first = bytes.first()?;
-    let mut wide = [if first & 0x80 == 0 { 0_u8 } else { 0xff }; 16];
-    let start = wide.len().checked_sub(bytes.len())?;
-    wide.get_mut(start..)?.copy_from_slice(bytes);
-    Some(i128::from_be_bytes(wide))
+fn scaled(unscaled: &[u8], scale: i64) -> Result<Decimal, Broken> {
+    Decimal::from_scaled(unscaled, scale)
+        .map_err(|fault| Broken::new(format!("holds a decimal that {fault}")))
 }

@@ -284,6 +284,96 @@ fn a_name_that_may_mean_two_types_is_refused() {
     assert_eq!(between.map(drop), refused.map(drop::<String>));
 }
 
+/// However wide its bytes are: `decimal(77,38)` is BigQuery's, ORC and Parquet pad a `fixed`.
+#[test]
+fn decimals_of_any_width_are_read_exactly_or_refused() {
+    let quantity = |kind: &Value, datum: &[u8]| {
+        let mut written = written();
+        written.schema["fields"][3]["type"]["items"]["fields"][1]["type"] = kind.clone();
+        let schema = Schema::parse(&written.schema.to_string(), &[]).unwrap();
+        let datum = [b"\x02c\x02r\x02w\x02\x02s", datum, b"\x00"].concat();
+        command_with(&schema, &datum).map(|command| command.details[0].num.to_string()).map_err(
+            |fault| {
+                let fault = fault.to_string();
+                let (_, end) = fault.split_once("num: holds a decimal that ").expect(&fault);
+                end.to_owned()
+            },
+        )
+    };
+    let bytes = |precision: u32, scale: u32| json!({"type": "bytes", "logicalType": "decimal", "precision": precision, "scale": scale});
+    let as_bytes = |datum: &[u8]| {
+        let mut out = Vec::new();
+        put_bytes(&mut out, datum);
+        out
+    };
+    for size in [8, 16, 17, 20, 32, 100] {
+        for (scale, unscaled) in [(2, 250_i64), (4, 25_000), (3, -2_500), (0, -2)] {
+            let fixed = json!({"type": "fixed", "name": "Q", "size": size, "logicalType": "decimal", "precision": 15, "scale": scale});
+            let fill = if unscaled < 0 { 0xff } else { 0 };
+            let datum = [vec![fill; size - 8], unscaled.to_be_bytes().to_vec()].concat();
+            let wanted = ["2.5000", "-2.5000", "-2.0000"]
+                [usize::from(unscaled < 0) + usize::from(scale == 0)];
+            assert_eq!(quantity(&fixed, &datum), Ok(wanted.to_owned()), "{size} {scale}");
+            let padded = as_bytes(&datum);
+            assert_eq!(quantity(&bytes(15, scale), &padded), Ok(wanted.to_owned()), "{size}");
+        }
+    }
+    const WIDE: &str = "takes more than 64 bytes";
+    const LARGE: &str = "has more than 15 digits before the decimal point";
+    const PRECISE: &str = "has digits beyond the 4th decimal place";
+    let wide = "38412efc5d70".repeat(11);
+    for (precision, scale, unscaled, wanted) in [
+        // 25 × 10^37, both signs, and one more.
+        (77, 38, "00bc143fa4e250eb3117d955a000000000", Ok("2.5000")),
+        (77, 38, "ff43ebc05b1daf14cee826aa6000000000", Ok("-2.5000")),
+        (77, 38, "00bc143fa4e250eb3117d955a000000001", Err(PRECISE)),
+        // 5 × 10^37, 10^39, −250,001 × 10^33.
+        (38, 38, "259da6542d43623d04c5112000000000", Ok("0.5000")),
+        (77, 37, "02f050fe938943acc45f65568000000000", Ok("100.0000")),
+        (77, 38, "ff43eb8f0d576a873baf654f5600000000", Err(PRECISE)),
+        // 10^53 - 10^34, the largest, and 10^53.
+        (77, 38, "010b46c6cdd6e3e080a243f5a9774c5712719c00000000", Ok("999999999999999.9999")),
+        (77, 38, "010b46c6cdd6e3e0828f4db456ff0c8ea0000000000000", Err(LARGE)),
+        (77, 4, "446c3b15f9926687d2c40534fdb564000000000000", Err(LARGE)),
+        (77, 0, "446c3b15f9926687d2c40534fdb564000000000000", Err(LARGE)),
+        // 25 × 10^148 and 25 × 10^149 in 63 bytes; more than 64.
+        (
+            150,
+            149,
+            "0138d352e5096af1affe54ec0828a6ddf794eb197e9f76e88ecba59996f36eca6534757e479c94012b50098c90000000000000000000000000000000000000",
+            Ok("2.5000"),
+        ),
+        (
+            154,
+            150,
+            "0c38413cf25e2d70dfef5138519684ababd12efef23aa51593f477ffe58253e7f40c96eecc1dc80bb1205f7da0000000000000000000000000000000000000",
+            Ok("2.5000"),
+        ),
+        (180, 100, &wide, Err(WIDE)),
+        (1_000_000, 1_000_000, "05", Err(PRECISE)),
+        (1_000_000, 1_000_000, "00", Ok("0.0000")),
+        (9, 2, "", Err("is not a decimal number")),
+        (9, 4, "", Err("is not a decimal number")),
+    ] {
+        let datum = data_encoding::HEXLOWER.decode(unscaled.as_bytes()).unwrap();
+        let read = quantity(&bytes(precision, scale), &as_bytes(&datum));
+        assert_eq!(read, wanted.map(str::to_owned).map_err(str::to_owned), "{scale} {unscaled}");
+    }
+    let big = json!({"type": "bytes", "logicalType": "big-decimal"});
+    for (unscaled, scale, wanted) in [
+        (&b"\x19"[..], 1, Ok("2.5000")),
+        (&[0, 0, 0x19], 1, Ok("2.5000")),
+        (&[0xff, 0xfe], -3, Ok("-2000.0000")),
+        (&[1], i32::MIN, Err(LARGE)),
+        (&[1], i32::MAX, Err(PRECISE)),
+        (&[0], i32::MIN, Ok("0.0000")),
+    ] {
+        let inner = [as_bytes(unscaled), longs(&[scale.into()])].concat();
+        let read = quantity(&big, &as_bytes(&inner));
+        assert_eq!(read, wanted.map(str::to_owned).map_err(str::to_owned), "{scale} {unscaled:?}");
+    }
+}
+
 /// Types and values of them, made up.
 struct Maker {
     dice: u64,
