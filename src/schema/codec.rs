@@ -282,10 +282,13 @@ impl Codec {
         let Some(registry) = &self.registry else {
             return Err(LearnFault::Unusable(no_registry(id)));
         };
-        let found = match registry.schema(id).await {
-            Ok(stored) => Schema::parse(&stored.text, &stored.references)
-                .map_err(|reason| format!("schema {id} of the registry {reason}")),
-            Err(RegistryFault::Unreadable(reason)) => Err(reason),
+        let (text, found) = match registry.schema(id).await {
+            Ok(stored) => {
+                let found = Schema::parse(&stored.text, &stored.references)
+                    .map_err(|reason| format!("schema {id} of the registry {reason}"));
+                (stored.size(), found)
+            }
+            Err(RegistryFault::Unreadable(reason)) => (0, Err(reason)),
             Err(RegistryFault::Missing(reason)) => {
                 return Err(self.lessons_mut().missing(id, reason, Moment::now()));
             }
@@ -306,7 +309,7 @@ impl Codec {
                 return Err(LearnFault::Unavailable(reason));
             }
         };
-        self.lessons_mut().found(id, found, Moment::now())
+        self.lessons_mut().found(id, text, found, Moment::now())
     }
 
     /// A record's datum in the current schema from its kept single-object encoding, re-encoded when

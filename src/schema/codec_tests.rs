@@ -477,7 +477,7 @@ fn a_decimal_beyond_19_digits_is_no_command() {
 
 fn learnt(codec: &Codec, id: u32, text: &str) {
     let lesson = Lesson::Readable(Arc::new(Schema::parse(text, &[]).unwrap()));
-    codec.learnt.write().unwrap().insert(id, lesson);
+    codec.learnt.write().unwrap().insert(id, lesson, text.len());
 }
 
 /// A sender's own schema: other names, other order, wider and narrower types, fields missing and
@@ -717,6 +717,26 @@ fn what_is_learnt_is_bounded() {
     let learnt = codec.learnt.read().unwrap();
     assert_eq!((learnt.by_id.len(), learnt.order.len()), (MAX_LEARNT, MAX_LEARNT));
     assert!(learnt.by_id.contains_key(&2_999) && !learnt.by_id.contains_key(&100));
+}
+
+#[tokio::test]
+async fn what_is_learnt_is_bounded_by_its_text() {
+    let (fake, settings) = registry::tests::Fake::start(StatusCode::OK, "").await;
+    let codec = Codec::connect(Some(&settings), &registry::tests::topics(), &[]).await.unwrap();
+    let missing = r#"{"error_code":40403,"message":"Schema not found"}"#;
+    fake.answers(StatusCode::NOT_FOUND, missing);
+    assert!(matches!(codec.learn(1).await, Err(LearnFault::Missing(_))));
+    let large = format!(r#"{{"type":"string","doc":"{}"}}"#, "x".repeat(1_000_000));
+    fake.answers(StatusCode::OK, &serde_json::json!({ "schema": large }).to_string());
+    for id in 2..30 {
+        codec.learn(id).await.unwrap();
+    }
+    let kept = || {
+        let learnt = codec.learnt.read().unwrap();
+        assert_eq!(learnt.by_id.len(), learnt.order.len());
+        (learnt.by_id.keys().copied().min(), learnt.by_id.len())
+    };
+    assert_eq!(kept(), (Some(22), 8), "the oldest are forgotten");
 }
 
 #[test]

@@ -46,7 +46,8 @@ impl Trial {
         };
         let registry = Registry::new(&settings).map_err(|fault| fault.to_string())?;
         let mut learnt = Learnt::default();
-        learnt.insert(FOREIGN_ID, Lesson::Readable(Arc::new(Schema::parse(FOREIGN, &[])?)));
+        let lesson = Lesson::Readable(Arc::new(Schema::parse(FOREIGN, &[])?));
+        learnt.insert(FOREIGN_ID, lesson, FOREIGN.len());
         let own = HashMap::from([(OWN_ID, Arc::clone(catalog().of(Subject::Command)))]);
         Ok(Self(Codec {
             registry: Some(registry),
@@ -97,7 +98,9 @@ impl Trial {
             return "no schema";
         };
         let lesson = Lesson::Readable(Arc::new(schema));
-        self.0.learnt.write().unwrap_or_else(PoisonError::into_inner).insert(FOREIGN_ID, lesson);
+        let mut learnt = self.0.learnt.write().unwrap_or_else(PoisonError::into_inner);
+        learnt.insert(FOREIGN_ID, lesson, text.len());
+        drop(learnt);
         let framed = [&[0][..], &FOREIGN_ID.to_be_bytes(), &datum].concat();
         match (self.0.decode_command(&framed), self.0.to_json(&framed)) {
             (Ok(_), Ok(_)) => "a command",

@@ -12,6 +12,9 @@ use super::{codec::LearnFault, shape::Schema};
 
 /// Ids come from messages, which anybody may write: what is remembered about them is bounded.
 pub(super) const MAX_LEARNT: usize = 1_000;
+/// Bytes of text that the schemas were read from, at most: what is kept of one takes up to 21 times
+/// as much.
+const MAX_TEXT: usize = 8 * 1024 * 1024;
 /// An unusable id is asked for again after this: its schema may have reached the registry late.
 pub(super) const UNUSABLE_FOR: Duration = Duration::from_secs(60);
 /// How long an id may be missing before it is unusable: a registry answers from followers, which
@@ -24,8 +27,10 @@ const ASK_EVERY: Duration = Duration::from_millis(500);
 #[derive(Debug, Default)]
 pub(super) struct Learnt {
     pub(super) by_id: HashMap<u32, Lesson>,
-    /// Oldest first.
-    pub(super) order: VecDeque<u32>,
+    /// With the bytes of its text; oldest first.
+    pub(super) order: VecDeque<(u32, usize)>,
+    /// Bytes of all texts.
+    text: usize,
 }
 
 /// One answer.
@@ -82,20 +87,22 @@ impl Learnt {
         }
     }
 
-    /// The registry, asked now, has it.
+    /// The registry, asked now, has it, in so many bytes of text.
     pub(super) fn found(
         &mut self,
         id: u32,
+        text: usize,
         schema: Result<Schema, String>,
         now: Moment,
     ) -> Result<(), LearnFault> {
         match schema {
             Ok(schema) => {
-                self.insert(id, Lesson::Readable(Arc::new(schema)));
+                self.insert(id, Lesson::Readable(Arc::new(schema)), text);
                 Ok(())
             }
             Err(reason) => {
-                self.insert(id, Lesson::Unusable { reason: reason.clone(), asked: now });
+                let length = reason.len();
+                self.insert(id, Lesson::Unusable { reason: reason.clone(), asked: now }, length);
                 Err(LearnFault::Unusable(reason))
             }
         }
@@ -107,7 +114,8 @@ impl Learnt {
             Some(Lesson::Missing { since, .. }) => *since,
             None | Some(Lesson::Readable(_) | Lesson::Unusable { .. }) => now,
         };
-        self.insert(id, Lesson::Missing { reason: reason.clone(), since, asked: now });
+        let length = reason.len();
+        self.insert(id, Lesson::Missing { reason: reason.clone(), since, asked: now }, length);
         if since.until(now) < MISSING_FOR {
             LearnFault::Missing(reason)
         } else {
@@ -115,15 +123,20 @@ impl Learnt {
         }
     }
 
-    /// Remembers an answer, and forgets the oldest beyond the bound.
-    pub(super) fn insert(&mut self, id: u32, lesson: Lesson) {
-        if self.by_id.insert(id, lesson).is_none() {
-            self.order.push_back(id);
+    /// Remembers an answer of so many bytes of text, and forgets the oldest beyond the bounds.
+    pub(super) fn insert(&mut self, id: u32, lesson: Lesson, text: usize) {
+        if self.by_id.insert(id, lesson).is_some() {
+            let before = self.order.iter().position(|(known, _)| *known == id);
+            let before = before.and_then(|at| self.order.remove(at));
+            self.text -= before.map_or(0, |(_, text)| text);
         }
-        while self.order.len() > MAX_LEARNT {
-            if let Some(oldest) = self.order.pop_front() {
-                self.by_id.remove(&oldest);
-            }
+        self.order.push_back((id, text));
+        self.text += text;
+        while (self.order.len() > MAX_LEARNT || self.text > MAX_TEXT)
+            && let Some((oldest, text)) = self.order.pop_front()
+        {
+            self.by_id.remove(&oldest);
+            self.text -= text;
         }
     }
 }
@@ -172,7 +185,7 @@ mod tests {
         assert_eq!(meet(&mut learnt, 5, at(0)), (missing(), true));
         assert_eq!(learnt.next(5, at(45)), Next::Ask);
         let schema = Schema::parse("\"int\"", &[]);
-        assert_eq!(learnt.found(5, schema, at(45)), Ok(()));
+        assert_eq!(learnt.found(5, 5, schema, at(45)), Ok(()));
         assert_eq!(learnt.next(5, at(46)), Next::Told(Ok(())));
     }
 
@@ -180,8 +193,27 @@ mod tests {
     fn what_cannot_be_read_from_is_not_waited_for() {
         let mut learnt = Learnt::default();
         let unreadable = LearnFault::Unusable("x".to_owned());
-        assert_eq!(learnt.found(5, Err("x".to_owned()), at(0)), Err(unreadable.clone()));
+        assert_eq!(learnt.found(5, 1, Err("x".to_owned()), at(0)), Err(unreadable.clone()));
         assert_eq!(learnt.next(5, at(59)), Next::Told(Err(unreadable)));
         assert_eq!(learnt.next(5, at(60)), Next::Ask);
+    }
+
+    #[test]
+    fn the_latest_answers_are_kept_up_to_a_size_of_their_texts() {
+        let mut learnt = Learnt::default();
+        let schema = || Schema::parse("\"int\"", &[]);
+        meet(&mut learnt, 0, at(0));
+        for id in 1..=4 {
+            learnt.found(id, MAX_TEXT / 4 - 3, schema(), at(0)).unwrap();
+        }
+        assert_eq!(learnt.by_id.len(), 5);
+        // The oldest is the newest now, and in place of itself.
+        learnt.found(0, MAX_TEXT / 2, schema(), at(1)).unwrap();
+        let mut kept: Vec<u32> = learnt.by_id.keys().copied().collect();
+        kept.sort_unstable();
+        assert_eq!(kept, [0, 3, 4]);
+        learnt.found(0, 1, schema(), at(1)).unwrap();
+        learnt.found(5, MAX_TEXT / 2, schema(), at(1)).unwrap();
+        assert_eq!(learnt.by_id.len(), 4);
     }
 }

@@ -66,6 +66,13 @@ pub(crate) struct Stored {
     pub(crate) references: Vec<String>,
 }
 
+impl Stored {
+    /// Bytes of all texts.
+    pub(crate) fn size(&self) -> usize {
+        self.text.len() + self.references.iter().map(String::len).sum::<usize>()
+    }
+}
+
 /// An answer to `GET /schemas/ids/{id}` and to `GET /subjects/{subject}/versions/{version}`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]

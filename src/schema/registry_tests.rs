@@ -54,7 +54,7 @@ impl Fake {
             },
         )
     }
-    fn answers(&self, status: StatusCode, answer: &str) {
+    pub(crate) fn answers(&self, status: StatusCode, answer: &str) {
         *self.answer.lock().unwrap() = (status, answer.to_owned());
     }
     pub(crate) fn answers_once(&self, status: StatusCode, answer: &str) {
