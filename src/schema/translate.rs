@@ -272,10 +272,11 @@ pub(crate) fn skip(node: Node<'_>, cursor: &mut Cursor<'_>) -> Result<(), Broken
                 }
                 Shape::Float => cursor.take(4).map(drop)?,
                 Shape::Double => cursor.take(8).map(drop)?,
-                Shape::Bytes | Shape::BigDecimal | Shape::Decimal { fixed: None, .. } => {
-                    cursor.bytes().map(drop)?
-                }
-                Shape::String => cursor.str().map(drop)?,
+                // Not every sender's texts are UTF-8; only those that are used have to be.
+                Shape::String
+                | Shape::Bytes
+                | Shape::BigDecimal
+                | Shape::Decimal { fixed: None, .. } => cursor.bytes().map(drop)?,
                 Shape::Fixed(size) | Shape::Decimal { fixed: Some(size), .. } => {
                     cursor.take(*size).map(drop)?
                 }
@@ -322,7 +323,7 @@ pub(crate) fn skip(node: Node<'_>, cursor: &mut Cursor<'_>) -> Result<(), Broken
                 }
                 *left -= 1;
                 if *keys {
-                    cursor.str()?;
+                    cursor.bytes()?;
                 }
                 next = Some(*of);
             }

@@ -284,6 +284,29 @@ fn a_name_that_may_mean_two_types_is_refused() {
     assert_eq!(between.map(drop), refused.map(drop::<String>));
 }
 
+/// Old systems write texts in GBK, which Java replaces: only what is used has to be UTF-8.
+#[test]
+fn texts_that_nobody_reads_may_be_of_any_bytes() {
+    let gbk = b"\x08\xcd\xcb\xbb\xf5";
+    let map = |values: &str| json!({"type": "map", "values": values});
+    for (kind, datum) in [
+        (json!("string"), gbk.to_vec()),
+        (json!(["null", "string"]), [&[2], &gbk[..]].concat()),
+        (map("string"), [&[2], &gbk[..], gbk, &[0]].concat()),
+        (map("null"), [&[2], &gbk[..], &[0]].concat()),
+    ] {
+        assert_eq!(read(&of_type(kind.clone(), &datum)), Ok(wanted()), "{kind}");
+        let mut used = of_type(kind, &datum);
+        used.schema["fields"][0]["name"] = "remark".into();
+        let reason = refused(&used);
+        assert!(reason.starts_with("field remark: "), "{reason}");
+    }
+    assert_eq!(
+        refused(&with_field(json!({"name": "remark", "type": "string"}), gbk)),
+        "field remark: holds a text that is not UTF-8"
+    );
+}
+
 /// However wide its bytes are: `decimal(77,38)` is BigQuery's, ORC and Parquet pad a `fixed`.
 #[test]
 fn decimals_of_any_width_are_read_exactly_or_refused() {
