@@ -299,13 +299,15 @@ impl Codec {
                     Some(own) => registry.gives(*own).await,
                     None => false,
                 };
-                return Err(if gives {
-                    self.lessons_mut().missing(id, reason, Moment::now())
-                } else {
-                    LearnFault::Unavailable(reason)
-                });
+                let (mut lessons, now) = (self.lessons_mut(), Moment::now());
+                if gives {
+                    return Err(lessons.missing(id, reason, now));
+                }
+                lessons.unanswered(id, now);
+                return Err(LearnFault::Unavailable(reason));
             }
             Err(RegistryFault::Unavailable(reason)) => {
+                self.lessons_mut().unanswered(id, Moment::now());
                 return Err(LearnFault::Unavailable(reason));
             }
         };

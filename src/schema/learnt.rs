@@ -22,6 +22,9 @@ pub(super) const UNUSABLE_FOR: Duration = Duration::from_secs(60);
 pub(super) const MISSING_FOR: Duration = Duration::from_secs(30);
 /// Least time between two questions for a missing id, whoever waits for it.
 const ASK_EVERY: Duration = Duration::from_millis(500);
+/// A missing id that nobody asked for in this time is new again: whoever sends it now may have
+/// registered it now.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
 /// The answers by id.
 #[derive(Debug, Default)]
@@ -40,7 +43,7 @@ pub(super) enum Lesson {
     /// The registry did not know it.
     Missing {
         reason: String,
-        /// At first and at last.
+        /// At first, with outages taken out, and at last.
         since: Moment,
         asked: Moment,
     },
@@ -111,8 +114,12 @@ impl Learnt {
     /// The registry, asked now, does not know it.
     pub(super) fn missing(&mut self, id: u32, reason: String, now: Moment) -> LearnFault {
         let since = match self.by_id.get(&id) {
-            Some(Lesson::Missing { since, .. }) => *since,
-            None | Some(Lesson::Readable(_) | Lesson::Unusable { .. }) => now,
+            Some(Lesson::Missing { since, asked, .. }) if asked.until(now) < FORGOTTEN_AFTER => {
+                *since
+            }
+            None | Some(Lesson::Missing { .. } | Lesson::Readable(_) | Lesson::Unusable { .. }) => {
+                now
+            }
         };
         let length = reason.len();
         self.insert(id, Lesson::Missing { reason: reason.clone(), since, asked: now }, length);
@@ -120,6 +127,16 @@ impl Learnt {
             LearnFault::Missing(reason)
         } else {
             LearnFault::Unusable(reason)
+        }
+    }
+
+    /// The registry did not answer: that time says nothing about the id.
+    pub(super) fn unanswered(&mut self, id: u32, now: Moment) {
+        if let Some(Lesson::Missing { since, asked, .. }) = self.by_id.get_mut(&id)
+            && since.until(*asked) < MISSING_FOR
+        {
+            *since = since.plus(asked.until(now));
+            *asked = now;
         }
     }
 
@@ -177,6 +194,45 @@ mod tests {
             assert_eq!(meet(&mut learnt, 5, at(begins + 59)), (unusable(), false));
         }
         assert_eq!(meet(&mut learnt, 6, at(1_000)), (missing(), true), "each id for itself");
+    }
+
+    #[test]
+    fn an_outage_is_no_part_of_the_time_that_an_id_is_missing() {
+        let mut learnt = Learnt::default();
+        for second in 0..10 {
+            assert_eq!(meet(&mut learnt, 5, at(second)), (missing(), true));
+        }
+        // An hour's, asked for every 10 s, and another one.
+        for second in (0..3_600).step_by(10) {
+            learnt.unanswered(5, at(20 + second));
+        }
+        learnt.unanswered(6, at(3_620));
+        for second in 3_611..3_621 {
+            assert_eq!(meet(&mut learnt, 5, at(second)), (missing(), true), "{second}");
+        }
+        learnt.unanswered(5, at(3_700));
+        assert_eq!(meet(&mut learnt, 5, at(3_701)), (missing(), true));
+        assert_eq!(meet(&mut learnt, 5, at(3_711)), (unusable(), true));
+        // What was given up is asked for no sooner and no later.
+        learnt.unanswered(5, at(3_762));
+        assert_eq!(meet(&mut learnt, 5, at(3_763)), (unusable(), false));
+        assert_eq!(meet(&mut learnt, 5, at(3_771)), (unusable(), true));
+    }
+
+    #[test]
+    fn an_id_that_nobody_asked_for_in_ten_minutes_is_waited_for_again() {
+        let mut learnt = Learnt::default();
+        for second in 0..=30 {
+            meet(&mut learnt, 5, at(second));
+        }
+        assert_eq!(meet(&mut learnt, 5, at(629)), (unusable(), true));
+        assert_eq!(meet(&mut learnt, 5, at(1_229)), (missing(), true));
+        for second in 1_230..1_259 {
+            assert_eq!(meet(&mut learnt, 5, at(second)), (missing(), true));
+        }
+        assert_eq!(meet(&mut learnt, 5, at(1_259)), (unusable(), true));
+        assert_eq!(meet(&mut learnt, 6, at(2_000)), (missing(), true));
+        assert_eq!(meet(&mut learnt, 6, at(2_700)), (missing(), true));
     }
 
     #[test]

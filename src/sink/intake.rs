@@ -306,6 +306,7 @@ impl Engine<'_> {
                 }
             },
             Err(LearnFault::Unavailable(reason)) => {
+                partition.patience.unanswered(id, now);
                 tracing::warn!(
                     kafka.partition = lease.partition,
                     schema.id = id,

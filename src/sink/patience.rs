@@ -16,10 +16,18 @@ const MOST: usize = 64;
 /// Of one partition.
 #[derive(Debug, Default)]
 pub(super) struct Patience {
-    /// What is waited for, and until when.
-    waits: Option<(u32, Moment)>,
+    waits: Option<Waits>,
     /// What was given up, and when; the last one at the end.
     given_up: VecDeque<(u32, Moment)>,
+}
+
+/// What is waited for.
+#[derive(Debug)]
+struct Waits {
+    id: u32,
+    until: Moment,
+    /// At last.
+    asked: Moment,
 }
 
 /// What follows when the registry does not know an id.
@@ -35,9 +43,10 @@ pub(super) enum Wait {
 impl Patience {
     /// The registry, asked now, does not know this id.
     pub(super) fn missing(&mut self, id: u32, now: Moment) -> Wait {
-        match self.waits {
-            Some((same, until)) if same == id => {
-                if now < until {
+        match &mut self.waits {
+            Some(waits) if waits.id == id => {
+                waits.asked = now;
+                if now < waits.until {
                     return Wait::GoesOn;
                 }
                 self.unusable(id, now);
@@ -49,15 +58,24 @@ impl Patience {
                     return Wait::Over;
                 }
                 let short = lately.next().is_some();
-                self.waits = Some((id, now.plus(if short { SHORT } else { LONG })));
+                let until = now.plus(if short { SHORT } else { LONG });
+                self.waits = Some(Waits { id, until, asked: now });
                 Wait::Begins
             }
         }
     }
 
+    /// The registry did not answer: that time is no part of the wait.
+    pub(super) fn unanswered(&mut self, id: u32, now: Moment) {
+        if let Some(waits) = self.waits.as_mut().filter(|waits| waits.id == id) {
+            waits.until = waits.until.plus(waits.asked.until(now));
+            waits.asked = now;
+        }
+    }
+
     /// This id will never be readable, whether it was waited for or not.
     pub(super) fn unusable(&mut self, id: u32, now: Moment) {
-        if self.waits.take_if(|(waits, _)| *waits == id).is_some() {
+        if self.waits.take_if(|waits| waits.id == id).is_some() {
             self.given_up.push_back((id, now));
             if self.given_up.len() > MOST {
                 self.given_up.pop_front();
@@ -109,6 +127,21 @@ mod tests {
             patience.learnt();
         }
         assert_eq!(stands_still(&mut patience, 5, 30), 30);
+    }
+
+    #[test]
+    fn an_outage_is_no_part_of_the_wait() {
+        let mut patience = Patience::default();
+        patience.unanswered(1, at(0));
+        assert_eq!(patience.missing(1, at(1)), Wait::Begins);
+        assert_eq!(patience.missing(1, at(11)), Wait::GoesOn);
+        for second in (0..3_600).step_by(10) {
+            patience.unanswered(1, at(20 + second));
+        }
+        assert_eq!(patience.missing(1, at(3_611)), Wait::GoesOn);
+        patience.unanswered(2, at(3_620));
+        assert_eq!(patience.missing(1, at(3_629)), Wait::GoesOn);
+        assert_eq!(patience.missing(1, at(3_630)), Wait::Over);
     }
 
     #[test]
