@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    background,
     clock::Moment,
     config::{RegistrySettings, Topics},
 };
@@ -284,9 +285,21 @@ impl Codec {
         };
         let (text, found) = match registry.schema(id).await {
             Ok(stored) => {
-                let found = Schema::parse(&stored.text, &stored.references)
-                    .map_err(|reason| format!("schema {id} of the registry {reason}"));
-                (stored.size(), found)
+                let text = stored.size();
+                // A large one takes a while, in which other work of the thread would wait.
+                let parsed = background::blocking("schema", move || {
+                    Schema::parse(&stored.text, &stored.references)
+                });
+                let found = match parsed.await {
+                    Ok(found) => found,
+                    Err(panic) if panic.is_panic() => {
+                        Err("could not be read, which is a defect of the connector".to_owned())
+                    }
+                    Err(_) => {
+                        return Err(LearnFault::Unavailable("the process ends".to_owned()));
+                    }
+                };
+                (text, found.map_err(|reason| format!("schema {id} of the registry {reason}")))
             }
             Err(RegistryFault::Unreadable(reason)) => (0, Err(reason)),
             Err(RegistryFault::Missing(reason)) => {

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::{
-    config::RegistrySettings,
+    config::{RegistrySettings, duration_text},
     http_client::{cause, is_https, trusting},
 };
 
@@ -16,6 +16,8 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// For the whole call.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// For a schema and all it refers to, call by call: a hundred at half a second each.
+const DEADLINE: Duration = Duration::from_secs(60);
 /// No schema is larger; an answer that is comes from something that is no registry. Also for a
 /// schema and all it refers to together.
 const MAX_ANSWER: usize = 1024 * 1024;
@@ -50,6 +52,8 @@ pub(crate) struct Registry {
     /// Without the last slash.
     base: String,
     auth: Option<SecretString>,
+    /// [`DEADLINE`].
+    deadline: Duration,
 }
 
 /// An answer to `POST`.
@@ -138,6 +142,7 @@ impl Registry {
             client,
             base: settings.url.trim_end_matches('/').to_owned(),
             auth: settings.auth.clone(),
+            deadline: DEADLINE,
         })
     }
 
@@ -212,6 +217,15 @@ impl Registry {
     /// [`RegistryFault::Unreadable`] for what is no Avro schema, is too large or refers to too many
     /// others.
     pub(crate) async fn schema(&self, id: u32) -> Result<Stored, RegistryFault> {
+        tokio::time::timeout(self.deadline, self.gather(id)).await.unwrap_or_else(|_| {
+            Err(RegistryFault::Unavailable(format!(
+                "the schema registry could not give schema {id} of the registry and all it refers to within {}",
+                duration_text(self.deadline)
+            )))
+        })
+    }
+
+    async fn gather(&self, id: u32) -> Result<Stored, RegistryFault> {
         let of = format!("schema {id} of the registry");
         let answer = self
             .call(&format!("give {of}"), Method::GET, &format!("/schemas/ids/{id}"), None)

@@ -374,6 +374,23 @@ async fn what_a_schema_refers_to_is_fetched_with_it() {
     assert_eq!(reason, "version 3 of d, which schema 7 refers to, is not an Avro schema");
 }
 
+#[tokio::test]
+async fn a_schema_and_all_it_refers_to_have_one_deadline() {
+    let (_fake, mut settings) = Fake::start(StatusCode::OK, "").await;
+    // Connects and never answers.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    settings.url = format!("http://{}", listener.local_addr().unwrap());
+    let mut registry = Registry::new(&settings).unwrap();
+    registry.deadline = Duration::from_millis(1);
+    assert_eq!(
+        registry.schema(7).await,
+        Err(RegistryFault::Unavailable(
+            "the schema registry could not give schema 7 of the registry and all it refers to within 1ms"
+                .to_owned()
+        ))
+    );
+}
+
 /// As Confluent's `AbstractSchemaProvider.resolveReferences` does: depth first, in the order of the
 /// lists, the first of a name.
 #[tokio::test]

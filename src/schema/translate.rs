@@ -114,17 +114,18 @@ fn put_symbol(
 }
 
 fn misplaced(writer: &Shape, reader: &Shape) -> Broken {
-    // What Avro ignores as an invalid logical type is bytes too. The specification lets a reader
+    // What Avro ignores as an invalid logical type is bytes or fixed too. The specification lets a reader
     // take them for its own decimal; a quantity is not guessed.
     let decimal = |shape: &Shape| matches!(shape, Shape::Decimal { .. });
     let wants_decimal = match reader {
         Shape::Union(branches) => branches.iter().any(decimal),
         other => decimal(other),
     };
-    if *writer == Shape::Bytes && wants_decimal {
-        return Broken::new(
-            "is written as bytes without a valid logicalType decimal, so its scale is not known; declare precision and scale in the writer's schema",
-        );
+    if matches!(writer, Shape::Bytes | Shape::Fixed(_)) && wants_decimal {
+        return Broken::new(format!(
+            "is written as {} without a valid logicalType decimal, so its scale is not known; declare precision and scale in the writer's schema",
+            writer.kind()
+        ));
     }
     let wanted = match reader {
         Shape::Union(branches) => branches.iter().map(Shape::kind).collect::<Vec<_>>().join(" or "),

@@ -284,6 +284,35 @@ fn a_name_that_may_mean_two_types_is_refused() {
     assert_eq!(between.map(drop), refused.map(drop::<String>));
 }
 
+#[test]
+fn a_quantity_whose_scale_is_not_known_says_what_to_declare() {
+    let invalid = json!({"logicalType": "decimal", "precision": 4, "scale": 5});
+    for kind in ["bytes", "fixed"] {
+        let mut written = written();
+        let num = &mut written.schema["fields"][3]["type"]["items"]["fields"][1]["type"];
+        *num = json!({"type": kind, "name": "Q", "size": 2});
+        for valid in [false, true] {
+            if valid {
+                num.as_object_mut().unwrap().extend(invalid.as_object().unwrap().clone());
+            }
+            let schema =
+                json!({"type": "record", "name": "L", "fields": [{"name": "num", "type": num}]});
+            let schema = Schema::parse(&schema.to_string(), &[]).unwrap();
+            let wanted = json!({"type": "record", "name": "W", "fields": [
+                {"name": "num", "type": {"type": "bytes", "logicalType": "decimal", "precision": 19, "scale": 4}}]});
+            let wanted = Schema::parse(&wanted.to_string(), &[]).unwrap();
+            let mut cursor = Cursor::new(b"\x02\x02");
+            let refused = translate(schema.root(), wanted.root(), &mut cursor, &mut Vec::new());
+            assert_eq!(
+                refused.unwrap_err().0,
+                format!(
+                    "field num: is written as {kind} without a valid logicalType decimal, so its scale is not known; declare precision and scale in the writer's schema"
+                )
+            );
+        }
+    }
+}
+
 /// Old systems write texts in GBK, which Java replaces: only what is used has to be UTF-8.
 #[test]
 fn texts_that_nobody_reads_may_be_of_any_bytes() {
