@@ -5,10 +5,7 @@
 //! is left, and every named type stands alone. What is no schema is passed on for the crate to
 //! refuse.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Once,
-};
+use std::{collections::HashMap, sync::Once};
 
 use apache_avro::{
     AvroResult, Schema,
@@ -152,7 +149,8 @@ struct Uses {
 #[derive(Default)]
 struct Prepared {
     definitions: Vec<Value>,
-    defined: HashSet<String>,
+    /// By full name, where in `definitions`; `None` while a record's fields are read.
+    defined: HashMap<String, Option<usize>>,
     /// By the full names of types that are used.
     used: HashMap<String, Uses>,
     /// Bytes of full names, wherever one stands.
@@ -209,9 +207,12 @@ impl Prepared {
         };
         let namespace = written.get("namespace").and_then(Value::as_str).unwrap_or(namespace);
         let full = self.full_name(&name, namespace)?;
-        if !self.defined.insert(full.clone()) {
-            return Err(format!("it defines {full} twice"));
+        let twice = || Err(format!("it defines {full} twice"));
+        let known = self.defined.get(&full).copied();
+        if known.is_some() && kind == "record" {
+            return twice();
         }
+        self.defined.entry(full.clone()).or_default();
         let (own, _) = full.rsplit_once('.').unwrap_or_default();
         let (inside, value) = match kind {
             "record" => {
@@ -231,7 +232,15 @@ impl Prepared {
         let kept = [("type", kind.into()), ("name", absolute(&full)), (inside, value)];
         let logical = (kind == "fixed").then(|| logical(written)).into_iter().flatten();
         let definition = object(kept.into_iter().chain(logical));
-        self.definitions.push(definition);
+        match known {
+            None => {
+                self.defined.insert(full.clone(), Some(self.definitions.len()));
+                self.definitions.push(definition);
+            }
+            // Java since 1.12 writes the same one again.
+            Some(at) if at.and_then(|at| self.definitions.get(at)) == Some(&definition) => {}
+            Some(_) => return twice(),
+        }
         Ok(absolute(&full))
     }
 
@@ -257,7 +266,7 @@ impl Prepared {
         let full = self.full_name(&name, namespace)?;
         let absolute = absolute(&full);
         let in_full = name.contains('.') || name == full;
-        let early = !in_full && !self.defined.contains(&full);
+        let early = !in_full && !self.defined.contains_key(&full);
         let uses = self.used.entry(full).or_default();
         uses.in_full |= in_full;
         uses.early |= early;
@@ -289,8 +298,8 @@ impl Prepared {
         let declare = |(full, uses): (String, Uses)| {
             // As Java looks for it: in the namespace, then in none.
             let simple = full.rsplit_once('.').map(|(_, simple)| simple);
-            let alone = simple.filter(|simple| self.defined.contains(*simple));
-            match (self.defined.contains(&full), alone) {
+            let alone = simple.filter(|simple| self.defined.contains_key(*simple));
+            match (self.defined.contains_key(&full), alone) {
                 (true, Some(alone)) if uses.early => Err(format!(
                     "it uses {alone} before it defines {full}, and defines {alone} without a namespace too: which is meant is not known; write {full} or .{alone}"
                 )),

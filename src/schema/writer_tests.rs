@@ -233,6 +233,48 @@ fn types_may_stand_in_schemas_that_one_refers_to() {
     assert_eq!(refused(&written), "is not a valid Avro schema: it defines com.ex.Cause twice");
 }
 
+/// As Java does since 1.12, whose writers repeat them.
+#[test]
+fn the_same_enum_or_fixed_may_be_defined_twice_and_nothing_else() {
+    let twice = |first: &Value, second: &Value| {
+        let mut written = of_type(first.clone(), b"\x00");
+        let after = json!({"name": "y", "type": second});
+        written.schema["fields"].as_array_mut().unwrap().push(after);
+        written.after = b"\x00".to_vec();
+        written
+    };
+    let kind = json!({"type": "enum", "name": "n.E", "symbols": ["A", "B"]});
+    let documented = json!({"type": "enum", "name": "E", "namespace": "n", "symbols": ["A", "B"], "doc": "d", "default": "A"});
+    let fixed = json!({"type": "fixed", "name": "n.E", "size": 1});
+    let decimal = json!({"type": "fixed", "name": "n.E", "size": 1, "logicalType": "decimal", "precision": 2, "scale": 1});
+    let record = json!({"type": "record", "name": "n.E", "fields": [{"name": "a", "type": "int"}]});
+    for (first, second) in
+        [(&kind, &kind), (&kind, &documented), (&fixed, &fixed), (&decimal, &decimal)]
+    {
+        assert_eq!(read(&twice(first, second)), Ok(wanted()), "{second}");
+        let mut written = twice(&json!("n.E"), second);
+        written.references = vec![first.to_string()];
+        assert_eq!(read(&written), Ok(wanted()), "{second}");
+    }
+    let other = json!({"type": "enum", "name": "n.E", "symbols": ["B", "A"]});
+    let scaled = json!({"type": "fixed", "name": "n.E", "size": 1, "logicalType": "decimal", "precision": 2, "scale": 0});
+    for (first, second) in [
+        (&kind, &other),
+        (&kind, &fixed),
+        (&fixed, &decimal),
+        (&decimal, &scaled),
+        (&record, &record),
+        (&record, &kind),
+        (&kind, &record),
+    ] {
+        assert_eq!(
+            refused(&twice(first, second)),
+            "is not a valid Avro schema: it defines n.E twice",
+            "{second}"
+        );
+    }
+}
+
 /// Java resolves a name where it stands, Avro's specification never outside of the namespace, so
 /// that a name without one may mean two types: they differ in nothing but the scale.
 #[test]
