@@ -236,8 +236,7 @@ impl Registry {
         let (mut names, mut seen) = (HashSet::new(), HashSet::new());
         // Texts whose references are not complete yet, the outermost first.
         let mut open = vec![(text, referred.into_iter())];
-        loop {
-            let Some((_, rest)) = open.last_mut() else { break };
+        while let Some((_, rest)) = open.last_mut() {
             let Some(next) = rest.next() else {
                 references.extend(open.pop().map(|(text, _)| text));
                 continue;

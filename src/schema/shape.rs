@@ -127,7 +127,7 @@ impl Schema {
     /// define, in the order in which a parser would be given them.
     ///
     /// Names may be of any characters; defaults and aliases, which are a reader's, are left out.
-    /// Nests at most 127 levels of JSON, as `serde_json` reads it, where Java has no bound.
+    /// The text is JSON as `serde_json` reads it, at most 127 levels deep; Java reads more.
     ///
     /// # Errors
     /// The end of a sentence about the schema.
