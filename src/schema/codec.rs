@@ -49,7 +49,8 @@ pub enum LearnFault {
     /// The registry does not know it yet: try again soon.
     #[error("{0}")]
     Missing(String),
-    /// The registry did not answer: try again later, the record is not to blame.
+    /// The registry did not answer, or refuses everything: try again later, the record is not to
+    /// blame.
     #[error("{0}")]
     Unavailable(String),
 }
