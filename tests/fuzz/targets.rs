@@ -111,7 +111,15 @@ pub fn all() -> Vec<Target> {
         answers(
             "create_order",
             &["tests/fuzz/corpus/create_order"],
-            &["created", "rejected", "throttled", "unknown", "misconfigured"],
+            &[
+                "created",
+                "rejected",
+                "unlisted",
+                "probably created",
+                "throttled",
+                "unknown",
+                "misconfigured",
+            ],
             || trial_of(Call::CreateOrder),
         ),
         answers(
