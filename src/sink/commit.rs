@@ -4,7 +4,7 @@
 //! What is atomic with what, and why: `docs/delivery.md#atomic-settlement`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -267,34 +267,23 @@ impl Engine<'_> {
             }
         }
         let forgotten = self.forget();
-        let leases: BTreeSet<Lease> = forgotten.iter().map(|(lease, ..)| *lease).collect();
-        for lease in leases {
-            let Some(partition) = self.partitions.get(&lease.partition) else { continue };
-            if partition.forgotten_to.is_none_or(|to| to < partition.read_to) {
-                let (key, entry) = forgotten_entry(lease.partition, partition.read_to, written_at);
-                let (codec, names) = (&self.parts.codec, &self.names);
-                draft.records.push(journal_record(codec, names, lease.partition, key, &entry)?);
-                draft.commit.forgotten.push((lease, partition.read_to));
+        let mut read_to = BTreeMap::<Lease, i64>::new();
+        for (lease, ..) in &forgotten {
+            if let Some(partition) = self.partitions.get(&lease.partition) {
+                read_to.insert(*lease, partition.read_to);
             }
         }
         // What is forwarded is remembered elsewhere, and forgotten there without a word to this
         // partition: read once more, it may be one of those.
-        let mut passed_on = BTreeMap::<Lease, i64>::new();
         for ready in &draft.commit.ready {
             if matches!(ready.end, End::Forwarded { sent: None, .. }) {
-                let to = passed_on.entry(ready.lease).or_default();
+                let to = read_to.entry(ready.lease).or_default();
                 *to = (*to).max(ready.record.offset + 1);
             }
         }
-        for (lease, to) in passed_on {
+        for (lease, to) in read_to {
             let Some(partition) = self.partitions.get(&lease.partition) else { continue };
-            if partition.forgotten_to.is_none_or(|known| known < to)
-                && !draft
-                    .commit
-                    .forgotten
-                    .iter()
-                    .any(|(of, read_to)| *of == lease && *read_to >= to)
-            {
+            if partition.forgotten_to.is_none_or(|known| known < to) {
                 let (key, entry) = forgotten_entry(lease.partition, to, written_at);
                 let (codec, names) = (&self.parts.codec, &self.names);
                 draft.records.push(journal_record(codec, names, lease.partition, key, &entry)?);
