@@ -9,13 +9,13 @@ use std::{
 
 use crate::{
     clock::{Moment, Timestamp},
-    erp::{Erp, Selection},
+    erp::Erp,
     kafka::Lease,
     schema::JournalEntry,
 };
 
 use super::{
-    call::{PAGE_SIZE, STATUSES, SUSPECT_MARGIN, orders},
+    call::{PAGE_SIZE, SUSPECT_MARGIN, created_between, orders},
     engine::{ABNORMAL, Engine, Happened, SlotId, Waits, Word},
     journal::{Finding, Sight},
     validate::marker_of,
@@ -51,14 +51,7 @@ async fn sight(
     markers: &HashSet<String>,
     timeout: Duration,
 ) -> Result<Sightings, String> {
-    let selection = Selection {
-        window: Some((start, end)),
-        time_type: Some(2),
-        return_no: None,
-        status: Some(STATUSES.to_owned()),
-        warehouse_no: None,
-        provider_no: None,
-    };
+    let selection = created_between(start, end);
     // More pages than intents would cost more than asking for each by itself.
     let most = u64::try_from(intents).unwrap_or(u64::MAX).saturating_mul(u64::from(PAGE_SIZE));
     let (heads, _) = orders(erp, &selection, most, timeout).await?;

@@ -10,7 +10,7 @@ use crate::{
     config::CommandSettings,
     crash::{self, Point},
     erp::{
-        Call, Class, Erp, OrderLine, OrderRequest, OutboundHead, PageRequest, QueryFault,
+        Call, Class, Erp, OrderLine, OrderRequest, OutboundHead, Page, PageRequest, QueryFault,
         Selection, SendGuard,
     },
     kafka::{Group, Lease},
@@ -195,6 +195,33 @@ async fn orders_of_return(
     orders(erp, &selection, u64::MAX, timeout).await
 }
 
+/// The orders created in a period, its ends included, in the listed statuses.
+pub(super) fn created_between(start: Timestamp, end: Timestamp) -> Selection {
+    Selection {
+        window: Some((start, end)),
+        time_type: Some(2),
+        return_no: None,
+        status: Some(STATUSES.to_owned()),
+        warehouse_no: None,
+        provider_no: None,
+    }
+}
+
+/// One page of orders; the first with the count.
+///
+/// # Errors
+/// Why the ERP could not be asked, as a sentence.
+pub(super) async fn page_of(
+    erp: &Erp,
+    selection: &Selection,
+    page_no: u32,
+    timeout: Duration,
+) -> Result<Page, String> {
+    let permit = erp.quota().acquire(Call::QueryOutbounds, Class::Lookup).await;
+    let request = PageRequest { page_no, page_size: PAGE_SIZE, count: page_no == 0 };
+    erp.query(permit, selection, request, timeout).await.map_err(|fault| fault.to_string())
+}
+
 /// All pages of a set that only grows, of at most `most` orders: distinct ids must reach the count,
 /// or the lookup is none.
 pub(super) async fn orders(
@@ -208,12 +235,7 @@ pub(super) async fn orders(
     let mut asked_at = None;
     let mut page_no = 0;
     loop {
-        let permit = erp.quota().acquire(Call::QueryOutbounds, Class::Lookup).await;
-        let request = PageRequest { page_no, page_size: PAGE_SIZE, count: page_no == 0 };
-        let page = erp
-            .query(permit, selection, request, timeout)
-            .await
-            .map_err(|fault| fault.to_string())?;
+        let page = page_of(erp, selection, page_no, timeout).await?;
         asked_at.get_or_insert(page.asked_at);
         if let Some(total) = page.total_count {
             count = total;

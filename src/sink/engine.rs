@@ -771,7 +771,7 @@ impl<'a> Engine<'a> {
 
     /// The circuit breaker pauses consumption; the member keeps polling.
     fn hold(&mut self) {
-        let open = matches!(self.breaker.circuit(), super::breaker::Circuit::Open { .. });
+        let open = self.breaker.is_open();
         let hold = open || self.paused.is_some();
         for partition in self.partitions.values() {
             if hold {

@@ -372,7 +372,7 @@ impl Ending {
         }
     }
 
-    fn rejected(reason: Option<Explanation>) -> Self {
+    pub(super) fn rejected(reason: Option<Explanation>) -> Self {
         Self {
             outcome: Outcome::Rejected,
             outbound_no: None,
@@ -550,8 +550,7 @@ impl Life {
                 // An earlier attempt may have been applied late; the rejection may even be its
                 // consequence.
                 self.rejection = Some(refusal);
-                self.doubt = Some(Doubt::new(timing.bound_after(send_by, now)));
-                Step::Ask { at: now }
+                self.ask_after(send_by, now, timing)
             }
             Answer::Rejected(refusal) if self.waits_for_approval(&refusal, now, timing) => {
                 Step::Later { pause: timing.unapproved_pause() }
@@ -561,14 +560,12 @@ impl Life {
                 self.counted += u32::from(counts);
                 self.refusals += i32::from(counts);
                 self.unlisted = Some(layer);
-                self.doubt = Some(Doubt::new(timing.bound_after(send_by, now)));
-                Step::Ask { at: now }
+                self.ask_after(send_by, now, timing)
             }
             Answer::ProbablyCreated(refusal) => {
                 let said = Some(refusal.message).filter(|message| !message.is_empty());
                 self.warning = Some(said.unwrap_or_else(|| format!("status {}", refusal.code)));
-                self.doubt = Some(Doubt::new(timing.bound_after(send_by, now)));
-                Step::Ask { at: now }
+                self.ask_after(send_by, now, timing)
             }
             Answer::NotExecuted(
                 NotExecuted::Throttled { .. }
@@ -578,11 +575,15 @@ impl Life {
             | Answer::Misconfigured(_) => Step::Again,
             Answer::Unknown { .. } => {
                 self.counted += u32::from(counts);
-                self.doubt = Some(Doubt::new(timing.bound_after(send_by, now)));
-                // The first lookup goes out at once: found settles.
-                Step::Ask { at: now }
+                self.ask_after(send_by, now, timing)
             }
         }
+    }
+
+    /// Nobody knows what the call came to. The first lookup goes out at once: found settles.
+    fn ask_after(&mut self, send_by: Moment, now: Moment, timing: &Timing) -> Step {
+        self.doubt = Some(Doubt::new(timing.bound_after(send_by, now)));
+        Step::Ask { at: now }
     }
 
     /// The circuit opened after the unknown answer that counted last: it was the outage's, not the

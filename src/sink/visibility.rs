@@ -6,12 +6,12 @@ use std::{collections::HashMap, time::Duration};
 
 use crate::{
     clock::{Moment, Timestamp},
-    erp::{Call, Class, Erp, OutboundHead, PageRequest, Selection},
+    erp::{Erp, OutboundHead},
     explanation::Explanation,
 };
 
 use super::{
-    call::{PAGE_SIZE, STATUSES, shown},
+    call::{PAGE_SIZE, created_between, page_of, shown},
     engine::{ABNORMAL, Engine, Happened, SlotId, Waits, Word},
     journal::{Sight, Visibility, covers},
     validate::marker_of,
@@ -36,8 +36,13 @@ impl References {
     pub(super) fn note(&mut self, warehouse_no: &str, order: Reference, lag: Duration) {
         // Of an owner whose clock is ahead: it exists now.
         let created_at = order.created_at.min(Timestamp::now());
-        let kept = self.0.entry(warehouse_no.to_owned()).or_default();
-        kept.push(Reference { created_at, ..order });
+        let order = Reference { created_at, ..order };
+        // A restore notes every order of its journal: most are of warehouses that are known.
+        let Some(kept) = self.0.get_mut(warehouse_no) else {
+            self.0.insert(warehouse_no.to_owned(), vec![order]);
+            return;
+        };
+        kept.push(order);
         kept.sort_by_key(|order| order.created_at);
         // Whatever the moment, one of three is as old as the lag and less than two lags older than
         // the newest that is: the last before the lag, the first after it, and the newest.
@@ -122,23 +127,11 @@ async fn find(
 ) -> Result<(u64, bool), String> {
     let mut read = 0;
     for period in PERIODS {
-        let selection = Selection {
-            window: Some((before.minus(period).floor_second(), before.floor_second())),
-            time_type: Some(2),
-            return_no: None,
-            status: Some(STATUSES.to_owned()),
-            warehouse_no: None,
-            provider_no: None,
-        };
+        let selection = created_between(before.minus(period).floor_second(), before.floor_second());
         let (mut count, mut all) = (0, false);
         read = 0;
         for page_no in 0..MOST_PAGES {
-            let permit = erp.quota().acquire(Call::QueryOutbounds, Class::Lookup).await;
-            let request = PageRequest { page_no, page_size: PAGE_SIZE, count: page_no == 0 };
-            let page = erp
-                .query(permit, &selection, request, timeout)
-                .await
-                .map_err(|fault| fault.to_string())?;
+            let page = page_of(erp, &selection, page_no, timeout).await?;
             count = page.total_count.unwrap_or(count);
             read += u64::try_from(page.rows.len()).unwrap_or(u64::MAX);
             // A row that cannot be read is no order of ours.

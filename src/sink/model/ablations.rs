@@ -278,13 +278,7 @@ pub(super) fn all() -> Vec<Ablation> {
             very_late,
             |rules| {
                 rules.answered = |life, answer, send_by, counts, now, timing| match answer {
-                    Answer::Rejected(_) => Step::Settle(Ending {
-                        outcome: crate::schema::Outcome::Rejected,
-                        outbound_no: None,
-                        reason: None,
-                        candidates: Vec::new(),
-                        recovered: false,
-                    }),
+                    Answer::Rejected(_) => Step::Settle(Ending::rejected(None)),
                     answer => life.answered(answer, send_by, counts, now, timing),
                 };
             },
@@ -354,13 +348,7 @@ pub(super) fn all() -> Vec<Ablation> {
             },
             |rules| {
                 rules.answered = |life, answer, send_by, counts, now, timing| match answer {
-                    Answer::Unlisted { .. } => Step::Settle(Ending {
-                        outcome: crate::schema::Outcome::Rejected,
-                        outbound_no: None,
-                        reason: None,
-                        candidates: Vec::new(),
-                        recovered: false,
-                    }),
+                    Answer::Unlisted { .. } => Step::Settle(Ending::rejected(None)),
                     answer => life.answered(answer, send_by, counts, now, timing),
                 };
             },
