@@ -419,15 +419,6 @@ mod tests {
         }
     }
 
-    fn names() -> Names {
-        Names {
-            commands: "c".into(),
-            results: "r".into(),
-            commands_dlq: "d".into(),
-            journal: "j".into(),
-        }
-    }
-
     fn header(letter: &Outgoing, name: &str) -> Vec<Option<Vec<u8>>> {
         letter
             .headers
@@ -456,7 +447,8 @@ mod tests {
 
     #[test]
     fn a_dead_letter_keeps_what_was_sent_and_says_why() {
-        let letter = dead_letter(&names(), &record(), Death::Undecodable, "kein Avro", "app");
+        let letter =
+            dead_letter(&Names::short(), &record(), Death::Undecodable, "kein Avro", "app");
         assert_eq!(
             (letter.key.as_deref(), letter.value.as_deref(), &*letter.topic),
             (Some(&[0xff][..]), None, "d")
@@ -478,7 +470,8 @@ mod tests {
             headers: vec![("mine".into(), Some(b"h".to_vec()))],
             ..record()
         };
-        let whole = dead_letter(&names(), &sent, Death::Undecodable, &"x".repeat(9000), "app");
+        let whole =
+            dead_letter(&Names::short(), &sent, Death::Undecodable, &"x".repeat(9000), "app");
         let message = |letter: &Outgoing| {
             String::from_utf8(
                 header(letter, "__connect.errors.exception.message").pop().unwrap().unwrap(),
@@ -486,8 +479,8 @@ mod tests {
             .unwrap()
         };
         assert_eq!(message(&whole).chars().count(), MOST_REASON + 1);
-        assert_eq!(spare(whole.clone(), &sent, Spared::Nothing, "", &names()), whole);
-        let less = spare(whole.clone(), &sent, Spared::Value, "d is small", &names());
+        assert_eq!(spare(whole.clone(), &sent, Spared::Nothing, "", &Names::short()), whole);
+        let less = spare(whole.clone(), &sent, Spared::Value, "d is small", &Names::short());
         assert_eq!(
             (less.key.as_deref(), less.value.as_deref(), header(&less, "mine").len()),
             (Some(&[0xff][..]), None, 1)
@@ -503,11 +496,11 @@ mod tests {
             "{}",
             message(&less)
         );
-        let least = spare(whole, &sent, Spared::Everything, "d is small", &names());
+        let least = spare(whole, &sent, Spared::Everything, "d is small", &Names::short());
         assert_eq!(header(&least, LEFT_OUT), vec![Some(b"everything".to_vec())]);
         // The consumer may have left it out already.
         let named = dead_letter(
-            &names(),
+            &Names::short(),
             &Delivered { value: None, left_out: Some(9), ..record() },
             Death::Undecodable,
             "large",
@@ -515,7 +508,10 @@ mod tests {
         );
         assert_eq!(header(&named, LEFT_OUT), vec![Some(b"value".to_vec())]);
         assert_eq!(
-            header(&spare(named, &sent, Spared::Everything, "d is small", &names()), LEFT_OUT),
+            header(
+                &spare(named, &sent, Spared::Everything, "d is small", &Names::short()),
+                LEFT_OUT
+            ),
             vec![Some(b"everything".to_vec())]
         );
         assert_eq!(
@@ -535,7 +531,10 @@ mod tests {
         replayed.headers.push((REPLAY.into(), Some(b"2".to_vec())));
         assert_eq!((first_sent(&replayed), replays(&replayed)), (Some(Timestamp(5000)), Some(2)));
         assert_eq!(
-            header(&dead_letter(&names(), &replayed, Death::Invalid, "x", "app"), FIRST_SENT),
+            header(
+                &dead_letter(&Names::short(), &replayed, Death::Invalid, "x", "app"),
+                FIRST_SENT
+            ),
             vec![Some(b"5000".to_vec())]
         );
         // A header from the future makes nothing younger.
@@ -552,7 +551,7 @@ mod tests {
             version: 4,
             ..bare_entry(EntryKind::Outcome, 3, "W1", Timestamp(1))
         };
-        let letter = doubt_letter(&names(), &record(), &entry, "#M remark", "app");
+        let letter = doubt_letter(&Names::short(), &record(), &entry, "#M remark", "app");
         let facts = header(&letter, DOUBT).pop().unwrap().unwrap();
         let facts: serde_json::Value = serde_json::from_slice(&facts).unwrap();
         assert_eq!(facts["candidates"], serde_json::json!(["CK1", "CK2"]));
@@ -588,7 +587,7 @@ mod tests {
         let mut forwarded = record();
         forwarded.headers.push((FORWARDED.into(), Some(b"c:1:2".to_vec())));
         let mut letter =
-            read(&dead_letter(&names(), &forwarded, Death::Invalid, "num is 0", "app"));
+            read(&dead_letter(&Names::short(), &forwarded, Death::Invalid, "num is 0", "app"));
         assert!(letter.headers.contains(&forwarded.headers[2]), "a person sees where it came from");
         assert_eq!(
             (letter.label.as_str(), letter.reason.as_str(), letter.source),
@@ -619,7 +618,8 @@ mod tests {
                 ]
             );
             let delivered = Delivered { headers: again.headers, timestamp: Some(9500), ..record() };
-            letter = read(&dead_letter(&names(), &delivered, Death::Invalid, "num is 0", "app"));
+            letter =
+                read(&dead_letter(&Names::short(), &delivered, Death::Invalid, "num is 0", "app"));
         }
         assert_eq!(letter.replay("c", None, 2), Replay::Capped);
     }

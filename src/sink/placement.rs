@@ -199,15 +199,6 @@ mod tests {
 
     const PARTITIONS: i32 = 6;
 
-    fn names() -> Names {
-        Names {
-            commands: "c".into(),
-            results: "r".into(),
-            commands_dlq: "d".into(),
-            journal: "j".into(),
-        }
-    }
-
     fn record(headers: &[(&str, &str)], timestamp: Option<i64>) -> Delivered {
         let header = |(name, value): &(&str, &str)| ((*name).to_owned(), Some((*value).into()));
         Delivered {
@@ -246,7 +237,7 @@ mod tests {
         };
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let forwarded = |record: &Delivered| {
-            forwarded(&names(), record, 5, Some(first_sent(record).unwrap_or(Timestamp(0))))
+            forwarded(&Names::short(), record, 5, Some(first_sent(record).unwrap_or(Timestamp(0))))
         };
         let copy = forwarded(&record(&[("traceparent", "00-1")], Some(7000)));
         assert_eq!((&*copy.topic, copy.partition), ("c", Some(5)));

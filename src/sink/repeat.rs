@@ -199,12 +199,7 @@ fn every_pure_effect_twice_in_a_row_changes_nothing() {
         left_out: None,
         unreadable_headers: 0,
     };
-    let names = Names {
-        commands: "c".into(),
-        results: "r".into(),
-        commands_dlq: "d".into(),
-        journal: "j".into(),
-    };
+    let names = Names::short();
     let letter =
         |record: &Delivered| dead_letter(&names, record, Death::Undecodable, "not Avro", "app");
     let once = letter(&record);

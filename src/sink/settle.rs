@@ -34,6 +34,19 @@ impl From<&Topics> for Names {
     }
 }
 
+#[cfg(test)]
+impl Names {
+    /// Short ones for tests.
+    pub(super) fn short() -> Self {
+        Self {
+            commands: "c".into(),
+            results: "r".into(),
+            commands_dlq: "d".into(),
+            journal: "j".into(),
+        }
+    }
+}
+
 /// The journal's key of a command: a JSON array, so that no two pairs are the same text.
 #[must_use]
 pub(crate) fn journal_key(return_no: &str, command_id: &str) -> Vec<u8> {

@@ -568,19 +568,10 @@ fn more_partitions_are_refused_until_the_journal_has_migrated() {
     rig.results(24);
     rig.wait_committed(24);
     // Running, or with unread commands, nothing is migrated.
-    let said = |arguments: &[&str]| {
-        let output = rig.verb(arguments, b"");
-        let text = format!(
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        (output.status.code(), text)
-    };
     assert!(connector.terminate(Duration::from_secs(20)).success());
     let late = approved(&rig, "LATE", 1);
     rig.send(&late);
-    let (code, text) = said(&["topics", "repartition", "--partitions", "5"]);
+    let (code, text) = rig.said(&["topics", "repartition", "--partitions", "5"]);
     assert!(
         code == Some(1) && text.contains("1 commands") && text.contains("not settled"),
         "{text}"
@@ -593,26 +584,26 @@ fn more_partitions_are_refused_until_the_journal_has_migrated() {
     // Somebody gives both topics more partitions by hand: the journal's own count is what is
     // believed.
     topics::grow(&rig.topics.commands, 5);
-    let (code, text) = said(&["run"]);
+    let (code, text) = rig.said(&["run"]);
     assert!(code == Some(1) && text.contains("topics repartition --partitions 5"), "{text}");
     topics::grow(&rig.topics.journal, 5);
     // However often it is tried: a supervisor starts it again and again.
     for _ in 0..3 {
-        let (code, text) = said(&["run"]);
+        let (code, text) = rig.said(&["run"]);
         assert!(code == Some(1) && text.contains("topics repartition --partitions 5"), "{text}");
     }
     // Nothing can be settled any more, so what has come meanwhile does not keep the way out closed.
     let stray = approved(&rig, "STRAY", 1);
     rig.send(&stray);
-    let (code, text) = said(&["topics", "repartition", "--partitions", "4"]);
+    let (code, text) = rig.said(&["topics", "repartition", "--partitions", "4"]);
     assert!(code == Some(1) && text.contains("no partitions away"), "{text}");
-    let (code, text) = said(&["topics", "repartition", "--partitions", "5"]);
+    let (code, text) = rig.said(&["topics", "repartition", "--partitions", "5"]);
     assert!(
         code == Some(0) && text.contains("5 partitions") && text.contains("1 commands"),
         "{text}"
     );
     // Now that instances run again, they settle what is left.
-    let (code, text) = said(&["topics", "repartition", "--partitions", "5"]);
+    let (code, text) = rig.said(&["topics", "repartition", "--partitions", "5"]);
     assert!(code == Some(1) && text.contains("not settled"), "{text}");
     for (key, places) in journal_places(&rig) {
         let pair: Vec<String> = serde_json::from_str(&key).expect("a key of ours");
@@ -649,7 +640,7 @@ fn more_partitions_are_refused_until_the_journal_has_migrated() {
     assert!(commands.iter().all(|one| text.contains(&one.return_no)), "{text}");
     rig.wait_committed(50);
     assert!(connector.terminate(Duration::from_secs(20)).success());
-    let (code, text) = said(&["topics", "repartition", "--partitions", "5"]);
+    let (code, text) = rig.said(&["topics", "repartition", "--partitions", "5"]);
     assert!(code == Some(0) && text.contains("0 entries moved"), "again: {text}");
 }
 
@@ -665,20 +656,11 @@ fn another_partitioner_is_refused_until_the_journal_has_migrated() {
     until("an order nobody was told of", PATIENCE, || (rig.erp.order_count() == 12).then_some(()));
     connector.kill();
     rig.erp.only_faults("");
-    let said = |rig: &Rig, arguments: &[&str]| {
-        let output = rig.verb(arguments, b"");
-        let text = format!(
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        (output.status.code(), text)
-    };
     // What the journal knows stands where the earlier partitioner put it: a copy would come to a
     // partition that knows nothing of it, and an open intent would be left behind.
     rig.config.set("commands", "partitioner", "crc32");
     let refused = |rig: &Rig| {
-        let (code, text) = said(rig, &["run"]);
+        let (code, text) = rig.said(&["run"]);
         assert!(
             code == Some(1)
                 && text.contains("commands.partitioner")
@@ -688,7 +670,7 @@ fn another_partitioner_is_refused_until_the_journal_has_migrated() {
     };
     refused(&rig);
     let repartition = ["topics", "repartition", "--partitions", "4"];
-    let (code, text) = said(&rig, &repartition);
+    let (code, text) = rig.said(&repartition);
     assert!(
         code == Some(1) && (text.contains("not settled") || text.contains("still open")),
         "{text}"
@@ -704,7 +686,7 @@ fn another_partitioner_is_refused_until_the_journal_has_migrated() {
     for _ in 0..2 {
         refused(&rig);
     }
-    let (code, text) = said(&rig, &repartition);
+    let (code, text) = rig.said(&repartition);
     assert_eq!(code, Some(0), "{text}");
     for (key, places) in journal_places(&rig) {
         let pair: Vec<String> = serde_json::from_str(&key).expect("a key of ours");

@@ -15,17 +15,6 @@ use crate::kit::{
     until,
 };
 
-/// Stdout and stderr of a verb as text, and its exit code.
-fn said(rig: &Rig, arguments: &[&str]) -> (Option<i32>, String) {
-    let output = rig.verb(arguments, b"");
-    let text = format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    (output.status.code(), text)
-}
-
 /// Runs a verb that must succeed; its stdout as JSON, one value a line.
 fn lines(rig: &Rig, arguments: &[&str]) -> Vec<Value> {
     let output = rig.verb(arguments, b"");
@@ -96,9 +85,9 @@ fn a_person_decides_about_a_command_in_doubt_once_and_for_all() {
     });
 
     // A typing error is noticed before it becomes an outcome.
-    let (code, text) = said(&rig, &["commands", "resolve", "CT-1", "c-1", "--order", "CK-TYPO"]);
+    let (code, text) = rig.said(&["commands", "resolve", "CT-1", "c-1", "--order", "CK-TYPO"]);
     assert!(code == Some(1) && text.contains(&order), "{text}");
-    let (code, text) = said(&rig, &["commands", "resolve", "CT-1", "c-1", "--order", &order]);
+    let (code, text) = rig.said(&["commands", "resolve", "CT-1", "c-1", "--order", &order]);
     assert!(code == Some(0) && text.contains("CREATED"), "{text}");
     let results = rig.results(2);
     assert_eq!(
@@ -109,7 +98,7 @@ fn a_person_decides_about_a_command_in_doubt_once_and_for_all() {
 
     // Decided once: a second decision is refused, a copy yields the decision, and nothing is ever
     // called.
-    let (code, text) = said(&rig, &["commands", "resolve", "CT-1", "c-1", "--no-order"]);
+    let (code, text) = rig.said(&["commands", "resolve", "CT-1", "c-1", "--no-order"]);
     assert!(code == Some(1) && text.contains("CREATED"), "{text}");
     rig.send(&[command("CT-1", "c-1")]);
     let results = rig.results(3);
@@ -126,7 +115,7 @@ fn a_person_decides_about_a_command_in_doubt_once_and_for_all() {
         "{shown}"
     );
     assert_eq!(shown["dead_letters"][0]["reason"], "in_doubt");
-    let (code, text) = said(&rig, &["commands", "show", "CT-1", "c-1"]);
+    let (code, text) = rig.said(&["commands", "show", "CT-1", "c-1"]);
     assert!(code == Some(0) && text.contains(&order) && text.contains("resolved"), "{text}");
     until("nothing left to decide", PATIENCE, || {
         (connector.metric("wdt_connector_commands_awaiting_resolution", &[]) == 0.0).then_some(())
@@ -215,10 +204,10 @@ fn what_a_person_found_not_to_exist_is_created_by_a_replay_and_only_by_one() {
     let _connector = rig.start();
     let (_, suspect) = in_doubt(&rig);
     // In doubt and nothing found: a replay would only repeat the lookups, so it is left out.
-    let (code, text) = said(&rig, &["dlq", "redrive"]);
+    let (code, text) = rig.said(&["dlq", "redrive"]);
     assert!(code == Some(0) && text.contains("resolve") && text.contains("0 sent again"), "{text}");
 
-    let (code, text) = said(&rig, &["commands", "resolve", "CT-1", "c-1", "--no-order"]);
+    let (code, text) = rig.said(&["commands", "resolve", "CT-1", "c-1", "--no-order"]);
     assert!(code == Some(0) && text.contains("REJECTED"), "{text}");
     rig.send(&[command("CT-1", "c-1")]);
     let results = rig.results(3);
@@ -228,7 +217,7 @@ fn what_a_person_found_not_to_exist_is_created_by_a_replay_and_only_by_one() {
         (Outcome::Rejected, true),
         "a sender's copy creates nothing"
     );
-    let (code, text) = said(&rig, &["commands", "replay", "--from-time", "1h"]);
+    let (code, text) = rig.said(&["commands", "replay", "--from-time", "1h"]);
     assert!(code == Some(0) && text.contains("2 commands sent again"), "{text}");
     let results = rig.results(5);
     let copies: Vec<_> =
@@ -236,9 +225,9 @@ fn what_a_person_found_not_to_exist_is_created_by_a_replay_and_only_by_one() {
     assert_eq!(copies, [(Outcome::Rejected, true); 2], "nor does a replay of what was read before");
     assert_eq!(rig.erp.orders().len(), 1);
 
-    let (code, text) = said(&rig, &["dlq", "redrive", "--dry-run"]);
+    let (code, text) = rig.said(&["dlq", "redrive", "--dry-run"]);
     assert!(code == Some(0) && text.contains("1 would be sent"), "{text}");
-    let (code, text) = said(&rig, &["dlq", "redrive"]);
+    let (code, text) = rig.said(&["dlq", "redrive"]);
     assert!(code == Some(0) && text.contains("1 sent again"), "{text}");
     let result = rig.results(6).remove(5);
     assert_eq!(
@@ -253,7 +242,7 @@ fn what_a_person_found_not_to_exist_is_created_by_a_replay_and_only_by_one() {
             && order.order_no != suspect)
     );
     // Again: the journal knows the outcome now.
-    let (code, text) = said(&rig, &["dlq", "redrive"]);
+    let (code, text) = rig.said(&["dlq", "redrive"]);
     assert!(code == Some(0) && text.contains("0 sent again") && text.contains("CREATED"), "{text}");
     assert_eq!(rig.erp.orders().len(), 2);
 }
@@ -370,19 +359,19 @@ fn dead_letters_are_listed_shown_and_sent_again_byte_for_byte_until_the_cap() {
         2,
         "{listed:?}"
     );
-    let (code, text) = said(&rig, &["dlq", "list"]);
+    let (code, text) = rig.said(&["dlq", "list"]);
     assert!(code == Some(0) && text.contains("2 undecodable"), "{text}");
     let letter =
         listed.iter().find(|letter| letter["key"] == "CT-1").expect("the command's letter");
     let place = format!("{}:{}", letter["partition"], letter["offset"]);
-    let (code, text) = said(&rig, &["dlq", "show", &place]);
+    let (code, text) = rig.said(&["dlq", "show", &place]);
     assert!(
         code == Some(0) && text.contains("\"warehouse_no\"") && text.contains("mine"),
         "{text}"
     );
-    assert_eq!(said(&rig, &["dlq", "show", "0:999"]).0, Some(1));
+    assert_eq!(rig.said(&["dlq", "show", "0:999"]).0, Some(1));
     assert_eq!(
-        said(&rig, &["dlq", "redrive", "--reason", "invalid"]).1.matches("0 sent again").count(),
+        rig.said(&["dlq", "redrive", "--reason", "invalid"]).1.matches("0 sent again").count(),
         1
     );
 
@@ -390,7 +379,7 @@ fn dead_letters_are_listed_shown_and_sent_again_byte_for_byte_until_the_cap() {
     rig.config.set("commands", "format", "json");
     let _connector = rig.start();
     let (code, text) =
-        said(&rig, &["dlq", "redrive", "--reason", "undecodable", "--max-redrives", "2"]);
+        rig.said(&["dlq", "redrive", "--reason", "undecodable", "--max-redrives", "2"]);
     assert!(code == Some(0) && text.contains("2 sent again"), "{text}");
     let result = rig.results(1).remove(0);
     assert_eq!((result.outcome, result.duplicate), (Outcome::Created, false), "{result:?}");
@@ -413,10 +402,10 @@ fn dead_letters_are_listed_shown_and_sent_again_byte_for_byte_until_the_cap() {
     );
     rig.wait_committed(4);
     // What has an outcome is left out; what died again has a count, and the cap ends it.
-    let (_, text) = said(&rig, &["dlq", "redrive", "--max-redrives", "2"]);
+    let (_, text) = rig.said(&["dlq", "redrive", "--max-redrives", "2"]);
     assert!(text.contains("1 sent again") && text.contains("CREATED"), "{text}");
     rig.wait_committed(5);
-    let (_, text) = said(&rig, &["dlq", "redrive", "--max-redrives", "2"]);
+    let (_, text) = rig.said(&["dlq", "redrive", "--max-redrives", "2"]);
     assert!(text.contains("0 sent again") && text.contains("redriven 2 times"), "{text}");
     assert_eq!(rig.erp.orders().len(), 1);
 }
@@ -440,9 +429,9 @@ fn a_feeds_dead_letter_is_read_again_by_the_backfill_that_is_named() {
         "{listed:?}"
     );
     let place = format!("{}:{}", listed[0]["partition"], listed[0]["offset"]);
-    let (code, text) = said(&rig, &["dlq", "show", "--feeds", &place]);
+    let (code, text) = rig.said(&["dlq", "show", "--feeds", &place]);
     assert!(code == Some(0) && text.contains(&numbers[1]), "{text}");
-    let (code, text) = said(&rig, &["dlq", "redrive", "--feeds"]);
+    let (code, text) = rig.said(&["dlq", "redrive", "--feeds"]);
     assert!(
         code == Some(0)
             && text.contains("purchase_returns: 1 records")
@@ -460,10 +449,10 @@ fn commands_sent_again_from_an_offset_or_a_time_are_answered_by_the_journal() {
     rig.send(&commands);
     rig.results(10);
     let calls = rig.erp.creates().received;
-    let (code, text) = said(&rig, &["commands", "replay", "--from-time", "1h", "--dry-run"]);
+    let (code, text) = rig.said(&["commands", "replay", "--from-time", "1h", "--dry-run"]);
     assert!(code == Some(0) && text.contains("10 commands would be sent"), "{text}");
     assert_eq!(read_all(&rig.topics.commands).len(), 10);
-    let (code, text) = said(&rig, &["commands", "replay", "--from-time", "1h"]);
+    let (code, text) = rig.said(&["commands", "replay", "--from-time", "1h"]);
     assert!(code == Some(0) && text.contains("10 commands sent again"), "{text}");
     let results = rig.results(20);
     assert_eq!(
@@ -474,13 +463,13 @@ fn commands_sent_again_from_an_offset_or_a_time_are_answered_by_the_journal() {
         10,
         "{results:?}"
     );
-    let (code, text) = said(&rig, &["commands", "replay", "--from-offset", "0:0"]);
+    let (code, text) = rig.said(&["commands", "replay", "--from-offset", "0:0"]);
     assert!(
         code == Some(0) && text.contains("redriven records and resolutions left out"),
         "{text}"
     );
     assert_eq!(
-        said(&rig, &["commands", "replay", "--from-offset", "7:0"]).0,
+        rig.said(&["commands", "replay", "--from-offset", "7:0"]).0,
         Some(1),
         "a partition that is not there"
     );

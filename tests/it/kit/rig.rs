@@ -190,6 +190,17 @@ impl Rig {
         connector::verb(&file, arguments, input, PATIENCE)
     }
 
+    /// Exit code of a verb, and its stdout and stderr as text.
+    pub fn said(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let output = self.verb(arguments, b"");
+        let text = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        (output.status.code(), text)
+    }
+
     /// The command line of another verb, to be started by the caller.
     pub fn verb_command(&self, arguments: &[&str]) -> Command {
         let (file, _) = self.write_config();
