@@ -1,48 +1,56 @@
 //! Which offsets of a partition are finished: a contiguous prefix that is committed, and what
 //! finished ahead of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use data_encoding::BASE64_NOPAD;
 
-/// Kafka's default `offset.metadata.max.bytes` is 4096; what does not fit waits for the prefix.
-const METADATA_LIMIT: usize = 4000;
+/// Characters that name the runs. Kafka's default `offset.metadata.max.bytes` is 4096, and the nonce
+/// has to fit as well; what does not fit waits for the prefix.
+const RUNS_LIMIT: usize = 4000;
 
 /// The finished offsets of one partition. Offsets need not be dense: transaction markers and
 /// compaction leave gaps, and an offset that was never delivered does not hold the prefix back.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+///
+/// Holds the offsets that are not finished and the runs of those that are, so its size does not
+/// depend on how much was finished behind a slow front.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Prefix {
     /// Everything below is finished; the next offset to be committed.
     next: i64,
     /// Everything below was delivered, or is nothing that could be: a transaction marker.
     passed: i64,
-    /// Delivered offsets at or above `next`, in order: finished or not.
-    pending: BTreeMap<i64, bool>,
-    /// Offsets an earlier owner finished ahead of its prefix, as closed runs; re-reading them is
-    /// not a copy.
-    settled_before: Vec<(i64, i64)>,
+    /// Delivered, and not finished.
+    unfinished: BTreeSet<i64>,
+    /// Finished ahead of `next`, as closed runs by their first offset, those of an earlier owner
+    /// included: re-reading them is not a copy. Two runs have something unfinished between them, or
+    /// something that was not delivered yet.
+    finished: BTreeMap<i64, i64>,
+    /// The nonce of the journal's newest takeover, which the metadata carries.
+    nonce: String,
 }
 
 impl Prefix {
-    /// Begins at a committed offset with the metadata that was committed beside it.
+    /// Begins at a committed offset with the metadata that was committed beside it. `nonce`: of the
+    /// takeover that begins it.
     #[must_use]
-    pub(crate) fn restore(next: i64, metadata: &str) -> Self {
-        Self {
-            next,
-            passed: next,
-            pending: BTreeMap::new(),
-            settled_before: decode(next, metadata),
-        }
+    pub(crate) fn restore(next: i64, metadata: &str, nonce: String) -> Self {
+        let finished = decode(next, metadata).into_iter().collect();
+        Self { next, passed: next, unfinished: BTreeSet::new(), finished, nonce }
     }
 
     /// Notes a delivered offset. `false`: it is below the prefix, delivered already, or was settled
     /// by an earlier owner; there is nothing to do for it.
     pub(crate) fn deliver(&mut self, offset: i64) -> bool {
-        if offset < self.next || self.pending.contains_key(&offset) {
+        if offset < self.passed {
             return false;
         }
-        let settled = self.settled_before.iter().any(|(from, to)| (*from..=*to).contains(&offset));
-        self.pending.insert(offset, settled);
+        self.passed = offset + 1;
+        let before = self.finished.range(..=offset).next_back();
+        let settled = before.is_some_and(|(_, to)| *to >= offset);
+        if !settled {
+            self.unfinished.insert(offset);
+        }
         !settled
     }
 
@@ -58,37 +66,55 @@ impl Prefix {
         self.committable() > self.next
     }
 
-    /// Notes that a delivered offset is finished.
+    /// Notes that a delivered offset is finished: its transaction was committed.
     pub(crate) fn finish(&mut self, offset: i64) {
-        if let Some(done) = self.pending.get_mut(&offset) {
-            *done = true;
+        if !self.unfinished.remove(&offset) {
+            return;
         }
-        // Nothing is popped here: the prefix moves only when it is taken for a commit.
+        // Gaps between two finished neighbours hold nothing deliverable, so one run covers them.
+        let (mut from, mut to) = (offset, offset);
+        let before = self.finished.range(..offset).next_back().map(|(from, to)| (*from, *to));
+        if let Some(run) = before
+            && self.unfinished.range(run.1..offset).next().is_none()
+        {
+            from = run.0;
+        }
+        let after = self.finished.range(offset..self.passed).next().map(|(from, to)| (*from, *to));
+        if let Some(run) = after
+            && self.unfinished.range(offset..run.0).next().is_none()
+        {
+            self.finished.remove(&run.0);
+            to = run.1;
+        }
+        self.finished.insert(from, to);
     }
 
-    /// Takes a finish back (the transaction that would have recorded it was aborted).
-    pub(crate) fn unfinish(&mut self, offset: i64) {
-        if let Some(done) = self.pending.get_mut(&offset) {
-            *done = false;
+    /// The same prefix once these are finished as well: what a transaction that settles them commits.
+    #[must_use]
+    pub(crate) fn with_finished(&self, offsets: impl IntoIterator<Item = i64>) -> Self {
+        let mut then = self.clone();
+        for offset in offsets {
+            then.finish(offset);
         }
+        then
     }
 
     /// What to commit now: the next offset to be read, and the metadata that names what finished
-    /// ahead of it. `None` when the metadata would not fit.
+    /// ahead of it. `None` when that does not fit, which only a new finish can bring about.
     #[must_use]
     pub(crate) fn position(&self) -> Option<(i64, String)> {
         let next = self.committable();
-        let ahead = self.ahead(next);
-        let text = encode(next, &ahead);
-        (text.len() <= METADATA_LIMIT).then_some((next, text))
+        let runs = self.finished.iter().filter(|(_, to)| **to >= next);
+        let runs = encode(next, runs.map(|(from, to)| ((*from).max(next), *to)));
+        (runs.len() <= RUNS_LIMIT).then(|| (next, format!("{FORMAT}{}:{runs}", self.nonce)))
     }
 
     /// Drops what the committed prefix covers.
     pub(crate) fn committed(&mut self, next: i64) {
-        self.pending = self.pending.split_off(&next);
         self.next = self.next.max(next);
         self.passed = self.passed.max(next);
-        self.settled_before.retain(|(_, to)| *to >= next);
+        self.unfinished = self.unfinished.split_off(&self.next);
+        self.finished.retain(|_, to| *to >= next);
     }
 
     /// The offset everything below which is finished.
@@ -100,64 +126,34 @@ impl Prefix {
     /// Delivered offsets that are not finished.
     #[must_use]
     pub(crate) fn unfinished(&self) -> usize {
-        self.pending.values().filter(|done| !**done).count()
+        self.unfinished.len()
     }
 
     fn committable(&self) -> i64 {
-        match self.pending.iter().find(|(_, done)| !**done) {
-            Some((offset, _)) => *offset,
-            None => {
-                let delivered = self.pending.last_key_value().map(|(offset, _)| offset + 1);
-                delivered.unwrap_or(self.next).max(self.passed)
-            }
-        }
-    }
-
-    /// Finished runs at or above `next`, those of an earlier owner that were not delivered yet
-    /// included.
-    fn ahead(&self, next: i64) -> Vec<(i64, i64)> {
-        let mut runs: Vec<(i64, i64)> = Vec::new();
-        let mut open: Option<(i64, i64)> = None;
-        for (offset, done) in self.pending.range(next..) {
-            open = match (open, *done) {
-                // Gaps between two finished neighbours hold nothing deliverable, so one run covers
-                // them.
-                (Some((from, _)), true) => Some((from, *offset)),
-                (None, true) => Some((*offset, *offset)),
-                (Some(run), false) => {
-                    runs.push(run);
-                    None
-                }
-                (None, false) => None,
-            };
-        }
-        runs.extend(open);
-        let delivered =
-            self.pending.last_key_value().map_or(self.next, |(offset, _)| offset + 1).max(next);
-        runs.extend(
-            self.settled_before
-                .iter()
-                .filter(|(_, to)| *to >= delivered)
-                .map(|(from, to)| ((*from).max(delivered), *to)),
-        );
-        runs
+        self.unfinished.first().copied().unwrap_or(self.passed)
     }
 }
 
-/// `1:` and base64 of varints: for each run the distance from the end of the one before (from
-/// `next` for the first), then its length less one.
-fn encode(next: i64, runs: &[(i64, i64)]) -> String {
-    if runs.is_empty() {
-        return String::new();
-    }
-    let mut bytes = Vec::with_capacity(runs.len() * 3);
+/// What the metadata begins with; then a nonce, `:` and the runs.
+const FORMAT: &str = "2:";
+
+/// The nonce in a committed offset's metadata; `None` in that of another program.
+#[must_use]
+pub(crate) fn nonce_of(metadata: &str) -> Option<&str> {
+    Some(metadata.strip_prefix(FORMAT)?.split_once(':')?.0)
+}
+
+/// Base64 of varints: for each run the distance from the end of the one before (from `next` for the
+/// first), then its length less one.
+fn encode(next: i64, runs: impl Iterator<Item = (i64, i64)>) -> String {
+    let mut bytes = Vec::new();
     let mut at = next;
     for (from, to) in runs {
         varint(&mut bytes, from - at);
         varint(&mut bytes, to - from);
         at = to + 1;
     }
-    format!("1:{}", BASE64_NOPAD.encode(&bytes))
+    BASE64_NOPAD.encode(&bytes)
 }
 
 fn varint(out: &mut Vec<u8>, value: i64) {
@@ -171,8 +167,9 @@ fn varint(out: &mut Vec<u8>, value: i64) {
 
 /// The inverse of [`encode`]; metadata of another program, or none, is no run at all.
 fn decode(next: i64, metadata: &str) -> Vec<(i64, i64)> {
-    let Some(bytes) =
-        metadata.strip_prefix("1:").and_then(|text| BASE64_NOPAD.decode(text.as_bytes()).ok())
+    let Some(bytes) = metadata
+        .strip_prefix(FORMAT)
+        .and_then(|text| BASE64_NOPAD.decode(text.split_once(':')?.1.as_bytes()).ok())
     else {
         return Vec::new();
     };
@@ -207,9 +204,17 @@ mod tests {
 
     use super::*;
 
+    fn begin(next: i64, metadata: &str) -> Prefix {
+        Prefix::restore(next, metadata, "n".to_owned())
+    }
+
+    fn text(next: i64, runs: &[(i64, i64)]) -> String {
+        format!("2:n:{}", encode(next, runs.iter().copied()))
+    }
+
     #[test]
     fn the_prefix_stops_at_the_first_unfinished_offset() {
-        let mut prefix = Prefix::restore(10, "");
+        let mut prefix = begin(10, "");
         for offset in [10, 11, 13, 14, 15] {
             assert!(prefix.deliver(offset));
         }
@@ -221,7 +226,7 @@ mod tests {
         assert_eq!(next, 13, "12 was never delivered and holds nothing back");
         prefix.committed(next);
 
-        let mut successor = Prefix::restore(next, &metadata);
+        let mut successor = begin(next, &metadata);
         assert!(successor.deliver(13));
         assert!(!successor.deliver(14), "settled ahead by the predecessor");
         assert!(successor.deliver(15));
@@ -229,22 +234,45 @@ mod tests {
 
     #[test]
     fn what_a_predecessor_settled_is_handed_on_before_it_is_delivered_again() {
-        let mut prefix = Prefix::restore(5, &encode(5, &[(7, 9), (12, 12)]));
+        let mut prefix = begin(5, &text(5, &[(7, 9), (12, 12)]));
         assert!(prefix.deliver(5));
         let (next, metadata) = prefix.position().unwrap();
         assert_eq!((next, decode(next, &metadata)), (5, vec![(7, 9), (12, 12)]));
         prefix.finish(5);
         let (next, metadata) = prefix.position().unwrap();
         assert_eq!((next, decode(next, &metadata)), (6, vec![(7, 9), (12, 12)]));
+        prefix.pass(8);
+        let (next, metadata) = prefix.position().unwrap();
+        assert_eq!((next, decode(next, &metadata)), (8, vec![(8, 9), (12, 12)]));
     }
 
     #[test]
-    fn an_aborted_finish_is_taken_back() {
-        let mut prefix = Prefix::restore(0, "");
+    fn what_is_only_drafted_is_not_finished() {
+        let mut prefix = begin(0, "");
         prefix.deliver(0);
-        prefix.finish(0);
-        prefix.unfinish(0);
+        assert_eq!(prefix.with_finished([0]).position().unwrap().0, 1);
         assert_eq!(prefix.position().unwrap().0, 0);
+    }
+
+    #[test]
+    fn memory_does_not_grow_with_what_is_finished_behind_a_slow_front() {
+        let mut prefix = begin(0, "");
+        for offset in 0..100_000 {
+            assert!(prefix.deliver(offset * 2), "every other offset is a transaction marker");
+            if offset > 0 {
+                prefix.finish(offset * 2);
+            }
+        }
+        assert_eq!((prefix.unfinished.len(), prefix.finished.len()), (1, 1));
+        assert_eq!(prefix.position().unwrap().0, 0);
+    }
+
+    #[test]
+    fn the_nonce_is_carried_and_that_of_other_metadata_is_unknown() {
+        let prefix = Prefix::restore(3, "", "0-1-2".to_owned());
+        let (_, metadata) = prefix.position().unwrap();
+        assert_eq!(nonce_of(&metadata), Some("0-1-2"));
+        assert_eq!([nonce_of(""), nonce_of("2"), nonce_of("3:a:b")], [None; 3]);
     }
 
     #[test]
@@ -252,34 +280,45 @@ mod tests {
         for text in [
             "",
             "hello",
-            "1:!!!",
-            "1:////////////////////////",
-            "1:f39/f39/f39/f38Bf39/f39/f39/f38B",
+            "2:!!!",
+            "2::!!!",
+            "2:n:////////////////////////",
+            "2:n:f39/f39/f39/f38Bf39/f39/f39/f38B",
         ] {
-            assert!(Prefix::restore(0, text).deliver(0), "{text}");
+            assert!(begin(0, text).deliver(0), "{text}");
         }
     }
 
     proptest! {
-        /// However offsets finish and whenever owners change, every offset is processed once and
-        /// the committed offset never passes an unfinished one.
+        /// However offsets finish and whenever owners change, every offset is processed once, the
+        /// committed offset never passes an unfinished one, and what is committed with nothing new
+        /// finished is no longer than what was committed before.
         #[test]
         fn every_offset_is_processed_once(gaps in proptest::collection::vec(1_i64..4, 1..60), order in proptest::collection::vec(0_usize..1000, 0..200), takeover in 0_usize..60) {
             let offsets: Vec<i64> = gaps.iter().scan(0, |at, gap| { *at += gap; Some(*at) }).collect();
             let mut processed: BTreeMap<i64, u32> = BTreeMap::new();
-            let mut prefix = Prefix::restore(0, "");
+            let mut prefix = begin(0, "");
             let mut todo: Vec<i64> = offsets.iter().copied().filter(|offset| prefix.deliver(*offset)).collect();
             for (step, pick) in order.iter().enumerate() {
                 if todo.is_empty() { break; }
                 let offset = todo.remove(pick % todo.len());
+                let then = prefix.with_finished([offset]);
+                let (next, metadata) = then.position().unwrap();
                 prefix.finish(offset);
+                prop_assert_eq!(&prefix, &then);
                 *processed.entry(offset).or_default() += 1;
-                let (next, metadata) = prefix.position().unwrap();
                 prop_assert!(todo.iter().all(|open| *open >= next));
                 prefix.committed(next);
+                prop_assert!(prefix.position().unwrap().1.len() <= metadata.len());
                 if step % 60 == takeover {
-                    prefix = Prefix::restore(next, &metadata);
-                    todo = offsets.iter().copied().filter(|offset| *offset >= next && prefix.deliver(*offset)).collect();
+                    prefix = begin(next, &metadata);
+                    todo.clear();
+                    for offset in offsets.iter().copied().filter(|offset| *offset >= next) {
+                        if prefix.deliver(offset) {
+                            todo.push(offset);
+                        }
+                        prop_assert!(prefix.position().unwrap().1.len() <= metadata.len());
+                    }
                 }
             }
             for offset in todo { prefix.finish(offset); *processed.entry(offset).or_default() += 1; }

@@ -4,7 +4,7 @@
 //! What is atomic with what, and why: `docs/delivery.md#atomic-settlement`.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, VecDeque, btree_map::Entry},
     sync::Arc,
     time::Duration,
 };
@@ -14,7 +14,8 @@ use crate::{
     config::Partitioner,
     crash::{self, Point},
     kafka::{
-        Batch, Change, CommitFault, GroupView, Leaders, Lease, Outgoing, Position, REST, borrowed,
+        Batch, Change, CommitFault, GroupView, Leaders, Lease, Outgoing, Position, Prefix, REST,
+        borrowed,
     },
     metrics::Hop,
     schema::{Outcome, SchemaFault},
@@ -52,7 +53,8 @@ pub(super) struct Commit {
     expired: Vec<(Lease, Vec<u8>)>,
     /// How far the commands were read when these are forgotten.
     forgotten: Vec<(Lease, i64)>,
-    positions: Vec<(Lease, i64)>,
+    /// The fence of every partition that is spoken for, by its number.
+    positions: BTreeMap<i32, Position>,
     /// What the cache of the journal learns once it is committed.
     changes: BTreeMap<i32, Vec<Change>>,
     begun: Moment,
@@ -64,7 +66,7 @@ pub(super) struct Commit {
 
 impl Commit {
     pub(super) fn concerns(&self, lease: Lease) -> bool {
-        self.positions.iter().any(|(of, _)| *of == lease)
+        self.positions.get(&lease.partition).is_some_and(|position| position.lease == lease)
     }
 
     pub(super) fn intends(&self, id: SlotId) -> bool {
@@ -113,14 +115,21 @@ pub(super) const fn needs_offset(carried: Carried) -> bool {
 struct Draft {
     commit: Commit,
     records: Vec<Outgoing>,
-    leases: BTreeMap<i32, Lease>,
 }
 
 impl Draft {
-    fn carries(&mut self, carried: Carried, lease: Lease) {
-        if needs_offset(carried) {
-            self.leases.insert(lease.partition, lease);
+    /// Whether the transaction may carry something of a partition: not without its fence, which is
+    /// added where it is missing.
+    fn carries(&mut self, carried: Carried, lease: Lease, prefix: &Prefix) -> bool {
+        !needs_offset(carried) || self.fences(lease, prefix)
+    }
+
+    fn fences(&mut self, lease: Lease, prefix: &Prefix) -> bool {
+        if let Entry::Vacant(place) = self.commit.positions.entry(lease.partition) {
+            let Some((offset, metadata)) = prefix.position() else { return false };
+            place.insert(Position { lease, offset, metadata });
         }
+        true
     }
 }
 
@@ -156,19 +165,10 @@ impl Engine<'_> {
                 "a record does not fit its own schema, which is a defect of the connector: {fault}"
             )
         })?;
-        let Some(Draft { commit, records, leases: _ }) = draft else { return Ok(()) };
-        let positions = commit
-            .positions
-            .iter()
-            .filter_map(|(lease, _)| {
-                let (offset, metadata) =
-                    self.partitions.get(&lease.partition)?.prefix.position()?;
-                Some(Position { lease: *lease, offset, metadata })
-            })
-            .collect();
+        let Some(Draft { commit, records }) = draft else { return Ok(()) };
         let batch = Batch {
             group: self.group.clone(),
-            positions,
+            positions: commit.positions.values().cloned().collect(),
             records: records.into_iter().map(Arc::new).collect(),
         };
         self.committing = Some(commit);
@@ -205,13 +205,13 @@ impl Engine<'_> {
             withdrawn: Vec::new(),
             expired: Vec::new(),
             forgotten: Vec::new(),
-            positions: Vec::new(),
+            positions: BTreeMap::new(),
             changes: BTreeMap::new(),
             begun: now,
             records: 0,
             copies: Vec::new(),
         };
-        let mut draft = Draft { commit, records: Vec::new(), leases: BTreeMap::new() };
+        let mut draft = Draft { commit, records: Vec::new() };
         let written_at = Timestamp::now();
 
         let (view, mut waiting) = (self.group_state.view(), VecDeque::new());
@@ -221,15 +221,7 @@ impl Engine<'_> {
                 waiting.push_back(ready);
                 continue;
             }
-            if let Some(partition) = self
-                .partitions
-                .get_mut(&ready.lease.partition)
-                .filter(|partition| partition.lease == ready.lease)
-            {
-                partition.prefix.finish(ready.record.offset);
-                draft.carries(Carried::Outcome, ready.lease);
-                draft.commit.ready.push(ready);
-            }
+            draft.commit.ready.push(ready);
         }
         // Behind what was not looked at yet.
         self.ready.append(&mut waiting);
@@ -250,23 +242,30 @@ impl Engine<'_> {
             self.note(&mut draft, id, written_at)?;
         }
         for (lease, key) in std::mem::take(&mut self.withdrawn) {
-            if self
-                .partitions
-                .get(&lease.partition)
-                .is_some_and(|partition| partition.lease == lease)
-            {
-                draft.records.push(Outgoing {
-                    topic: Arc::clone(&self.names.journal),
-                    partition: Some(lease.partition),
-                    key: Some(key.clone()),
-                    value: None,
-                    headers: Vec::new(),
-                });
-                draft.carries(Carried::Withdrawal, lease);
-                draft.commit.withdrawn.push((lease, key));
+            let Some(partition) = self.owned(lease) else { continue };
+            if !draft.carries(Carried::Withdrawal, partition.lease, &partition.prefix) {
+                self.withdrawn.push((lease, key));
+                continue;
             }
+            draft.records.push(Outgoing {
+                topic: Arc::clone(&self.names.journal),
+                partition: Some(lease.partition),
+                key: Some(key.clone()),
+                value: None,
+                headers: Vec::new(),
+            });
+            draft.commit.withdrawn.push((lease, key));
         }
-        let forgotten = self.forget();
+        let mut forgotten = self.forget();
+        forgotten.retain(|(lease, key, _)| {
+            let carried = self.owned(*lease).is_some_and(|partition| {
+                draft.carries(Carried::Withdrawal, partition.lease, &partition.prefix)
+            });
+            if !carried {
+                self.expired.push((*lease, key.clone()));
+            }
+            carried
+        });
         let mut read_to = BTreeMap::<Lease, i64>::new();
         for (lease, ..) in &forgotten {
             if let Some(partition) = self.partitions.get(&lease.partition) {
@@ -292,21 +291,11 @@ impl Engine<'_> {
         }
         for (lease, key, tombstone) in forgotten {
             draft.records.push(tombstone);
-            draft.carries(Carried::Withdrawal, lease);
             draft.commit.changes.entry(lease.partition).or_default().push((key.clone(), None));
             draft.commit.expired.push((lease, key));
         }
         for partition in self.partitions.values().filter(|partition| self.passes_of(partition)) {
-            draft.leases.insert(partition.lease.partition, partition.lease);
-        }
-        for lease in draft.leases.values() {
-            if let Some((offset, _)) = self
-                .partitions
-                .get(&lease.partition)
-                .and_then(|partition| partition.prefix.position())
-            {
-                draft.commit.positions.push((*lease, offset));
-            }
+            draft.fences(partition.lease, &partition.prefix);
         }
         draft.commit.records = draft.records.len();
         Ok((!draft.records.is_empty() || !draft.commit.positions.is_empty()).then_some(draft))
@@ -348,24 +337,41 @@ impl Engine<'_> {
     /// What settles ahead of the committed prefix is named in the offset's metadata; what does not
     /// fit there waits.
     fn hold_back_what_does_not_fit(&mut self, draft: &mut Draft) {
-        let mut held = Vec::new();
-        for partition in draft.leases.keys() {
-            let Some(partition) = self.partitions.get_mut(partition) else { continue };
-            while partition.prefix.position().is_none() {
-                let last = draft
-                    .commit
-                    .ready
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, ready)| ready.lease == partition.lease)
-                    .max_by_key(|(_, ready)| ready.record.offset);
-                let Some((at, _)) = last else { break };
-                let ready = draft.commit.ready.swap_remove(at);
-                partition.prefix.unfinish(ready.record.offset);
-                held.push(ready);
+        let mut offsets: BTreeMap<Lease, Vec<i64>> = BTreeMap::new();
+        for ready in &draft.commit.ready {
+            offsets.entry(ready.lease).or_default().push(ready.record.offset);
+        }
+        for (lease, offsets) in &mut offsets {
+            let Some(partition) = self.owned(*lease) else {
+                offsets.clear();
+                continue;
+            };
+            offsets.sort_unstable();
+            while !offsets.is_empty() {
+                let then = partition.prefix.with_finished(offsets.iter().copied());
+                if draft.carries(Carried::Outcome, *lease, &then) {
+                    break;
+                }
+                offsets.pop();
             }
         }
-        self.ready.extend(held);
+        let (fitting, held): (Vec<Ready>, Vec<Ready>) =
+            std::mem::take(&mut draft.commit.ready).into_iter().partition(|ready| {
+                let last = offsets.get(&ready.lease).and_then(|fit| fit.last());
+                last.is_some_and(|last| ready.record.offset <= *last)
+            });
+        draft.commit.ready = fitting;
+        let owned: Vec<Ready> =
+            held.into_iter().filter(|ready| self.owned(ready.lease).is_some()).collect();
+        self.ready.extend(owned);
+    }
+
+    fn owned(&self, lease: Lease) -> Option<&Partition> {
+        self.partitions.get(&lease.partition).filter(|partition| partition.lease == lease)
+    }
+
+    fn owned_mut(&mut self, lease: Lease) -> Option<&mut Partition> {
+        self.partitions.get_mut(&lease.partition).filter(|partition| partition.lease == lease)
     }
 
     /// Result, journal entry and dead letter of one ended record.
@@ -463,7 +469,7 @@ impl Engine<'_> {
     }
 
     fn intend(
-        &self,
+        &mut self,
         draft: &mut Draft,
         id: SlotId,
         now: Moment,
@@ -472,11 +478,11 @@ impl Engine<'_> {
         let Some(slot) = self.slots.get(&id).filter(|slot| slot.waits == Waits::Intent) else {
             return Ok(());
         };
-        if self
-            .partitions
-            .get(&slot.lease.partition)
-            .is_none_or(|partition| partition.draining || partition.lease != slot.lease)
-        {
+        let Some(partition) = self.owned(slot.lease).filter(|partition| !partition.draining) else {
+            return Ok(());
+        };
+        if !draft.carries(Carried::Intent, partition.lease, &partition.prefix) {
+            self.intents.push_back(id);
             return Ok(());
         }
         let command = &slot.accepted.command;
@@ -489,7 +495,6 @@ impl Engine<'_> {
             journal_key(pair.0, pair.1),
             &entry,
         )?);
-        draft.carries(Carried::Intent, slot.lease);
         draft.commit.intents.push((
             id,
             now.plus(self.timing.intent_ttl),
@@ -501,7 +506,7 @@ impl Engine<'_> {
 
     /// What the ERP said goes into the command's open intent, unless the command is settled.
     fn note(
-        &self,
+        &mut self,
         draft: &mut Draft,
         id: SlotId,
         written_at: Timestamp,
@@ -509,6 +514,11 @@ impl Engine<'_> {
         let Some(slot) = self.slots.get(&id).filter(|slot| slot.waits != Waits::Settlement) else {
             return Ok(());
         };
+        let Some(partition) = self.owned(slot.lease) else { return Ok(()) };
+        if !draft.carries(Carried::Intent, partition.lease, &partition.prefix) {
+            self.notes.push(id);
+            return Ok(());
+        }
         let command = &slot.accepted.command;
         let pair = (command.return_no.as_str(), command.command_id.as_str());
         let entry = noted_entry(&slot.life, pair, &command.warehouse_no, written_at, &self.timing);
@@ -516,7 +526,6 @@ impl Engine<'_> {
         let partition = slot.lease.partition;
         let record = journal_record(&self.parts.codec, &self.names, partition, key, &entry)?;
         draft.records.push(record);
-        draft.carries(Carried::Intent, slot.lease);
         draft.commit.notes.push(id);
         Ok(())
     }
@@ -635,12 +644,7 @@ impl Engine<'_> {
     /// Nothing of it happened: everything goes back to where it waited.
     fn take_back(&mut self, commit: Commit) {
         for ready in commit.ready.into_iter().rev() {
-            if let Some(partition) = self
-                .partitions
-                .get_mut(&ready.lease.partition)
-                .filter(|partition| partition.lease == ready.lease)
-            {
-                partition.prefix.unfinish(ready.record.offset);
+            if self.owned(ready.lease).is_some() {
                 self.ready.push_front(ready);
             }
         }
@@ -661,7 +665,12 @@ impl Engine<'_> {
         if !commit.changes.is_empty() {
             self.store.apply_all(changes).map_err(|fault| fault.to_string())?;
         }
-        for (lease, offset) in &commit.positions {
+        for ready in &commit.ready {
+            if let Some(partition) = self.owned_mut(ready.lease) {
+                partition.prefix.finish(ready.record.offset);
+            }
+        }
+        for Position { lease, offset, .. } in commit.positions.values() {
             if let Some(partition) = self
                 .partitions
                 .get_mut(&lease.partition)

@@ -219,7 +219,7 @@ fn delivered(bytes: &[u8]) -> Delivered {
 #[must_use]
 pub fn offset_metadata(bytes: &[u8]) -> &'static str {
     let text = String::from_utf8_lossy(bytes);
-    let mut prefix = Prefix::restore(0, &text);
+    let mut prefix = Prefix::restore(0, &text, String::new());
     let mut skipped = false;
     for offset in 0..16 {
         skipped |= !prefix.deliver(offset);

@@ -110,7 +110,7 @@ impl Partition {
         let (start, metadata) = restored.committed.clone().unwrap_or((0, String::new()));
         Self {
             lease: restored.lease,
-            prefix: Prefix::restore(start, &metadata),
+            prefix: Prefix::restore(start, &metadata, String::new()),
             start,
             restored_at,
             keys: HashMap::new(),

@@ -138,11 +138,10 @@ fn every_pure_effect_twice_in_a_row_changes_nothing() {
         let effect = |life: &mut Life| life.checked(visibility.clone(), SIGHT, &TIMING);
         table.push((name, twice(life, effect)));
     }
-    let mut prefix = Prefix::restore(0, "");
+    let mut prefix = Prefix::restore(0, "", String::new());
     assert!(prefix.deliver(0) && prefix.deliver(1));
     prefix.finish(1);
     table.push(("finish".into(), twice(prefix.clone(), |prefix| prefix.finish(0))));
-    table.push(("take back".into(), twice(prefix.clone(), |prefix| prefix.unfinish(1))));
     table.push(("commit".into(), twice(prefix.clone(), |prefix| prefix.committed(2))));
     table.push(("read the position".into(), twice(prefix, |prefix| prefix.position())));
     let mut ownership = Ownership::default();
@@ -165,7 +164,7 @@ fn every_pure_effect_twice_in_a_row_changes_nothing() {
     }
 
     // The same record delivered twice is one delivery, here and for a successor.
-    let mut prefix = Prefix::restore(0, "");
+    let mut prefix = Prefix::restore(0, "", String::new());
     assert_eq!([prefix.deliver(3), prefix.deliver(3)], [true, false]);
     // Rows of the table above that settle must do so both times.
     assert!(matches!(

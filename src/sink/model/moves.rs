@@ -276,7 +276,7 @@ impl World {
                 lease,
                 checked: None,
                 forgotten_to: self.partitions[at].forgotten_to,
-                prefix: Prefix::restore(taking.committed.0, &taking.committed.1),
+                prefix: Prefix::restore(taking.committed.0, &taking.committed.1, String::new()),
                 known: taking.before,
                 restored_at: NOW,
                 lines: std::collections::BTreeMap::new(),
@@ -315,7 +315,6 @@ impl World {
         };
         let mut carried = Vec::new();
         for (offset, end) in &txn.settled {
-            running.prefix.finish(*offset);
             carried.push(Carried::Outcome);
             let sent = scenario.record(partition_of(txn.lease), *offset);
             let (way, outcome) = match end {
@@ -364,7 +363,8 @@ impl World {
             txn.entries.push((*command, None));
         }
         txn.position = if carried.into_iter().any(rules.needs_offset) {
-            (rules.position)(&running.prefix)
+            let settled = txn.settled.iter().map(|(offset, _)| *offset);
+            (rules.position)(&running.prefix.with_finished(settled))
         } else {
             None
         };
@@ -430,9 +430,6 @@ impl World {
     fn take_back(&mut self, process: usize) {
         let Some(txn) = self.open[process].take() else { return };
         if let Some(running) = self.running(process).filter(|running| running.lease == txn.lease) {
-            for (offset, _) in &txn.settled {
-                running.prefix.unfinish(*offset);
-            }
             running.ready = [txn.settled, std::mem::take(&mut running.ready)].concat();
             running.withdrawn.extend(txn.withdrawn);
             for offset in &txn.notes {
@@ -772,6 +769,9 @@ impl Running {
 
     /// A transaction of this owner is committed.
     fn apply(&mut self, scenario: &Scenario, txn: Txn, aged: bool) {
+        for (offset, _) in &txn.settled {
+            self.prefix.finish(*offset);
+        }
         if let Some((offset, _)) = &txn.position {
             self.prefix.committed(*offset);
         }
