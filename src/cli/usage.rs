@@ -120,20 +120,36 @@ impl Budget {
     }
 }
 
-/// How long the commands that wait in Kafka need; `None` when Kafka does not answer, which another
-/// row says.
-async fn backlog(settings: &Settings, rate: f64) -> Option<Finding> {
-    let count = Backlog::of(&settings.kafka, sink::ROLE, &settings.topics.commands)
-        .ok()?
-        .count()
-        .await
-        .ok()?;
+/// How long the commands that wait in Kafka need, and whether their log is what the group read;
+/// nothing when Kafka does not answer, which another row says.
+async fn backlog(settings: &Settings, rate: f64) -> Vec<Finding> {
+    let topic = &settings.topics.commands;
+    let Ok(backlog) = Backlog::of(&settings.kafka, sink::ROLE, topic) else { return Vec::new() };
+    let Ok(unsettled) = backlog.count().await else { return Vec::new() };
     let says = format!(
-        "{count} commands wait in {} and need {} at {rate:.0} calls a minute",
-        settings.topics.commands,
-        about(count as f64 * 60.0 / rate)
+        "{} commands wait in {topic} and need {} at {rate:.0} calls a minute",
+        unsettled.records,
+        about(unsettled.records as f64 * 60.0 / rate)
     );
-    Some(Finding::good("backlog", says))
+    let mut rows = vec![Finding::good("backlog", says)];
+    if unsettled.removed > 0 {
+        rows.push(Finding::warning(
+            "backlog",
+            format!(
+                "retention removed up to {} records of {topic} before they were read",
+                unsettled.removed
+            ),
+            "have their senders send them again, and raise retention.ms of the topic",
+        ));
+    }
+    rows.extend(unsettled.shorter.iter().map(|(partition, committed, end)| {
+        Finding::bad(
+            "backlog",
+            format!("partition {partition} of {topic} ends at offset {end} although offset {committed} is committed: its log lost records, or was made again"),
+            "restore the topic; otherwise run reads it from its beginning: known commands end as duplicates, others are processed",
+        )
+    }));
+    rows
 }
 
 /// For people: hours and minutes, or seconds.

@@ -35,7 +35,7 @@ pub(crate) use client::largest_record;
 pub(crate) use consumer::{Delivered, Group, GroupEvent, GroupFault, GroupOptions, Lease};
 pub(crate) use group_state::{Asked, GroupState, GroupView, Offsets};
 pub(crate) use leaders::Leaders;
-pub(crate) use offsets::Prefix;
+pub(crate) use offsets::{Prefix, begun_anew, nonce_of};
 #[cfg(test)]
 pub(crate) use order::{ISOLATION, Part, TAKE_OVER, TRANSACTION, TakeOverPart};
 #[cfg(test)]
@@ -48,6 +48,6 @@ pub(crate) use restore::{
 pub(crate) use silence::{POLL_MARGIN, Threads};
 pub use store::commit_often;
 pub(crate) use store::{Change, Loader, Store, StoreFault, borrowed};
-pub(crate) use topic::{Backlog, partition_counts};
+pub(crate) use topic::{Backlog, check_compacted, partition_counts};
 pub use transaction::REST;
 pub(crate) use transaction::{Batch, CommitFault, Outgoing, Position, Transactor};

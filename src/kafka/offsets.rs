@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use data_encoding::BASE64_NOPAD;
 
+use super::{Lease, Position};
+
 /// Characters that name the runs. Kafka's default `offset.metadata.max.bytes` is 4096, and the nonce
 /// has to fit as well; what does not fit waits for the prefix.
 const RUNS_LIMIT: usize = 4000;
@@ -123,6 +125,12 @@ impl Prefix {
         self.next
     }
 
+    /// The nonce that the metadata carries.
+    #[must_use]
+    pub(crate) fn nonce(&self) -> &str {
+        &self.nonce
+    }
+
     /// Delivered offsets that are not finished.
     #[must_use]
     pub(crate) fn unfinished(&self) -> usize {
@@ -136,6 +144,27 @@ impl Prefix {
 
 /// What the metadata begins with; then a nonce, `:` and the runs.
 const FORMAT: &str = "2:";
+
+/// Metadata of an offset that was committed before any takeover was finished, so that nothing can
+/// have been remembered.
+pub(super) const NEVER_TAKEN_OVER: &str = "2::";
+/// In place of the runs: the log is begun anew from this offset.
+const ANEW: &str = "!";
+
+/// Whether the log was begun anew from the offset that this was committed with.
+#[must_use]
+pub(super) fn is_anew(metadata: &str) -> bool {
+    metadata
+        .strip_prefix(FORMAT)
+        .and_then(|text| text.split_once(':'))
+        .is_some_and(|(_, runs)| runs == ANEW)
+}
+
+/// What is committed to begin a log anew: nothing of it is settled.
+#[must_use]
+pub(crate) fn begun_anew(lease: Lease, offset: i64, nonce: &str) -> Position {
+    Position { lease, offset, metadata: format!("{FORMAT}{nonce}:{ANEW}") }
+}
 
 /// The nonce in a committed offset's metadata; `None` in that of another program.
 #[must_use]

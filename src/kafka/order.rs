@@ -23,14 +23,13 @@ pub(crate) enum Part {
 pub(crate) const TRANSACTION: [Part; 3] = [Part::Records, Part::Offsets, Part::End];
 
 /// What a new owner does before it judges a record.
+#[cfg(test)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum TakeOverPart {
     /// The stable committed offsets: asked for again while a transaction that carries some is
-    /// pending.
+    /// pending. Both logs are held against them: a topic that lost everything is refused before the
+    /// barrier, which would make it look like a living one.
     Offsets,
-    /// A topic that lost everything is refused; before the barrier, which would make it look like a
-    /// living one.
-    Memory,
     /// A record of its own, with those same offsets.
     Barrier,
     /// Everything up to the barrier; what was written before it is decided when the barrier can be
@@ -39,8 +38,9 @@ pub(crate) enum TakeOverPart {
 }
 
 /// A takeover's parts as they are done.
-pub(crate) const TAKE_OVER: [TakeOverPart; 4] =
-    [TakeOverPart::Offsets, TakeOverPart::Memory, TakeOverPart::Barrier, TakeOverPart::Read];
+#[cfg(test)]
+pub(crate) const TAKE_OVER: [TakeOverPart; 3] =
+    [TakeOverPart::Offsets, TakeOverPart::Barrier, TakeOverPart::Read];
 
 /// Every consumer's `isolation.level`: offsets are stable ones, and records those of committed
 /// transactions.

@@ -27,7 +27,7 @@ use crate::{
 use super::{
     Batch, CommitFault, Group, Leaders, Lease, Outgoing, Position, Transactor,
     client::consumer_config,
-    order::{TAKE_OVER, TakeOverPart},
+    offsets::{NEVER_TAKEN_OVER, begun_anew, is_anew, nonce_of},
     rights::{complain, read_denial},
     unreadable::{is_unreadable, unreadable},
     watchdog::Patience,
@@ -51,6 +51,12 @@ pub(crate) struct Restored {
     pub committed: Option<(i64, String)>,
     /// What the barrier was committed with: the same, or the topic's first offset.
     pub position: Position,
+    /// Where the log of the compacted topic's partition begins. Compaction alone never moves it.
+    pub first: i64,
+    /// Records of the group's topic that are gone from the log, and nobody had read.
+    pub removed: u64,
+    /// The log was begun anew, so its offsets are not those of earlier outcomes.
+    pub anew: bool,
     /// Entries read before the barrier, tombstones included.
     pub entries: u64,
 }
@@ -73,15 +79,24 @@ pub(crate) enum TakeOverFault {
         "partition {partition} of {topic} is empty although offset {offset} of the group is committed"
     )]
     Emptied { topic: String, partition: i32, offset: i64 },
+    /// The log of the group's topic ends before the committed offset. It is begun anew: that is
+    /// committed, and holds from the next assignment on.
+    #[error(
+        "partition {partition} of {topic} ends at offset {end} although offset {offset} of the group is committed: its log lost records, or was made again; it is read from its beginning"
+    )]
+    Shorter { topic: String, partition: i32, offset: i64, end: i64 },
 }
 
-/// Receives every entry of the compacted topic: partition, key, value (`None`: a tombstone).
-pub(crate) type Apply = Box<dyn FnMut(i32, &[u8], Option<&[u8]>) -> Result<(), String> + Send>;
+/// Receives every entry of the compacted topic: partition, offset, key, value (`None`: a tombstone).
+pub(crate) type Apply = Box<dyn FnMut(i32, i64, &[u8], Option<&[u8]>) -> Result<(), String> + Send>;
 
 /// How long one request for offsets may take; pending transactions make it time out, and it is
 /// asked again.
 const REQUEST: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(200);
+/// How long a log has to end before the committed offset until that is believed: a new leader may
+/// not know yet how far the log is replicated.
+const SHORTER_FOR: Duration = Duration::from_secs(30);
 
 /// Takes partitions over, as [`take_over_each`] does, and gives all of them at once.
 ///
@@ -137,6 +152,7 @@ pub(crate) async fn take_over_each(
         apply: Arc::new(Mutex::new(apply)),
         ready,
         stop: Arc::clone(&cancel.0),
+        shorter: Arc::default(),
     };
     taking.batch(partitions).await
 }
@@ -165,6 +181,8 @@ struct Taking<'a> {
     apply: Arc<Mutex<Apply>>,
     ready: mpsc::UnboundedSender<Restored>,
     stop: Arc<AtomicBool>,
+    /// Since when the logs of these partitions end before what is committed.
+    shorter: Arc<Mutex<BTreeMap<i32, Moment>>>,
 }
 
 /// How far some partitions came together.
@@ -208,62 +226,82 @@ impl Taking<'_> {
         }
     }
 
+    /// In the order of `TAKE_OVER`, which the model explores.
     async fn together(
         &self,
         reader: &Arc<Reader>,
         partitions: &[TakeOver],
     ) -> Result<Together, TakeOverFault> {
-        let leases: Arc<[Lease]> = partitions.iter().map(|partition| partition.lease).collect();
-        let mut committed = BTreeMap::new();
-        for part in TAKE_OVER {
-            still_owned(self.group, &leases, &self.stop)?;
-            match part {
-                TakeOverPart::Offsets => {
-                    committed = self.offsets(reader, partitions).await?;
-                    if committed.is_empty() {
-                        return Ok(Together::Wait);
-                    }
-                    if committed.len() < partitions.len() {
-                        let (ready, rest) = partitions.iter().cloned().partition(|partition| {
-                            committed.contains_key(&partition.lease.partition)
-                        });
-                        return Ok(Together::Part(ready, rest));
-                    }
-                    crash::point(Point::TakeOverOffsets);
-                }
-                TakeOverPart::Memory => {
-                    let (reader, partitions, committed) =
-                        (Arc::clone(reader), partitions.to_vec(), committed.clone());
-                    blocking(self.group, move || reader.check_memory(&partitions, &committed))
-                        .await?;
-                }
-                TakeOverPart::Barrier => {
-                    let positions = partitions.iter().filter_map(|partition| {
-                        committed
-                            .get(&partition.lease.partition)
-                            .map(|committed: &Committed| committed.position(partition.lease))
-                    });
-                    let records = partitions.iter().map(|partition| {
-                        Arc::new(Outgoing {
-                            partition: Some(partition.lease.partition),
-                            ..partition.barrier.clone()
-                        })
-                    });
-                    let (positions, records) = (positions.collect(), records.collect());
-                    // One of them may have lost its leader meanwhile.
-                    if !try_commit_fenced(self.group, self.transactor, positions, records).await? {
-                        return Ok(Together::Wait);
-                    }
-                    crash::point(Point::TakeOverBarrier);
-                }
-                TakeOverPart::Read => self.read(reader, partitions, &committed).await?,
-            }
-            tracing::debug!(restore.step = ?part, "restore step finished");
+        let leases: Vec<Lease> = partitions.iter().map(|partition| partition.lease).collect();
+        still_owned(self.group, &leases, &self.stop)?;
+        let committed = self.offsets(reader, partitions).await?;
+        if committed.is_empty() {
+            return Ok(Together::Wait);
         }
+        if committed.len() < partitions.len() {
+            let (ready, rest) = partitions
+                .iter()
+                .cloned()
+                .partition(|partition| committed.contains_key(&partition.lease.partition));
+            return Ok(Together::Part(ready, rest));
+        }
+        crash::point(Point::TakeOverOffsets);
+        if let Some(fault) = self.begin_anew(partitions, &committed).await? {
+            return Err(fault);
+        }
+
+        still_owned(self.group, &leases, &self.stop)?;
+        let positions = partitions.iter().filter_map(|partition| {
+            let committed: &Committed = committed.get(&partition.lease.partition)?;
+            Some(committed.position(partition.lease))
+        });
+        let records = partitions.iter().map(|partition| {
+            Arc::new(Outgoing {
+                partition: Some(partition.lease.partition),
+                ..partition.barrier.clone()
+            })
+        });
+        let (positions, records) = (positions.collect(), records.collect());
+        // One of them may have lost its leader meanwhile.
+        if !try_commit_fenced(self.group, self.transactor, positions, records).await? {
+            return Ok(Together::Wait);
+        }
+        crash::point(Point::TakeOverBarrier);
+
+        still_owned(self.group, &leases, &self.stop)?;
+        self.read(reader, partitions, &committed).await?;
         Ok(Together::Done)
     }
 
-    /// The stable offsets of those partitions that can be taken over now.
+    /// Commits that the logs that are shorter than what is committed are begun anew; the fault that
+    /// says so.
+    async fn begin_anew(
+        &self,
+        partitions: &[TakeOver],
+        committed: &BTreeMap<i32, Committed>,
+    ) -> Result<Option<TakeOverFault>, TakeOverFault> {
+        let shorter: Vec<(Lease, &Committed, i64)> = partitions
+            .iter()
+            .filter_map(|one| {
+                let committed = committed.get(&one.lease.partition)?;
+                Some((one.lease, committed, committed.shorter?))
+            })
+            .collect();
+        let Some((lease, first, end)) = shorter.first() else { return Ok(None) };
+        let positions = shorter.iter().map(|(lease, committed, _)| {
+            let nonce = nonce_of(&committed.metadata).unwrap_or_default();
+            begun_anew(*lease, committed.first, nonce)
+        });
+        commit_fenced(self.group, self.transactor, positions.collect(), Vec::new()).await?;
+        Ok(Some(TakeOverFault::Shorter {
+            topic: self.group.topic().to_owned(),
+            partition: lease.partition,
+            offset: first.offset,
+            end: *end,
+        }))
+    }
+
+    /// The stable offsets of those partitions that can be taken over now, held against both logs.
     async fn offsets(
         &self,
         reader: &Arc<Reader>,
@@ -272,27 +310,25 @@ impl Taking<'_> {
         let Some(first) = partitions.first() else { return Ok(BTreeMap::new()) };
         let topic = Arc::clone(&first.barrier.topic);
         let asked: Vec<i32> = partitions.iter().map(|one| one.lease.partition).collect();
-        let (asking, group) = (Arc::clone(reader), self.group.clone());
-        let (found, apart) = blocking(self.group, move || {
-            let led = asking.led(&topic, &asked);
-            Ok(match asking.stable_offsets(&group, &led) {
-                Some(found) => (found, Vec::new()),
-                None => (BTreeMap::new(), led),
+        let ask = |asked: Vec<i32>| {
+            let (asking, group) = (Arc::clone(reader), self.group.clone());
+            let (topic, shorter) = (Arc::clone(&topic), Arc::clone(&self.shorter));
+            blocking(self.group, move || {
+                let led = asking.led(group.topic(), &asking.led(&topic, &asked));
+                let Some(offsets) = asking.stable_offsets(&group, &led) else {
+                    return Ok((BTreeMap::new(), led));
+                };
+                Ok((asking.held_against(&group, &topic, offsets, &shorter)?, Vec::new()))
             })
-        })
-        .await?;
+        };
+        let (found, apart) = ask(asked).await?;
         if apart.len() < 2 {
             return Ok(found);
         }
         // One pending transaction fails the question about all of them.
-        let alone = apart.into_iter().map(|partition| {
-            let (asking, group) = (Arc::clone(reader), self.group.clone());
-            blocking(self.group, move || {
-                Ok(asking.stable_offsets(&group, &[partition]).unwrap_or_default())
-            })
-        });
-        let found = futures_util::future::try_join_all(alone).await?;
-        Ok(found.into_iter().flatten().collect())
+        let alone = apart.into_iter().map(|partition| ask(vec![partition]));
+        let alone = futures_util::future::try_join_all(alone).await?;
+        Ok(alone.into_iter().flat_map(|(found, _)| found).collect())
     }
 
     async fn read(
@@ -375,6 +411,12 @@ struct Committed {
     offset: i64,
     metadata: String,
     was_committed: bool,
+    /// Where the log of the group's topic begins.
+    first: i64,
+    /// Where it ends, if that is before the offset and has been for long enough.
+    shorter: Option<i64>,
+    /// Where the log of the compacted topic begins.
+    memory: i64,
 }
 
 impl Committed {
@@ -448,6 +490,9 @@ impl Reader {
     /// record for one of them would hold up the transaction, and the coordinator then holds up the
     /// producer until the partition is back.
     fn led(&self, topic: &str, asked: &[i32]) -> Vec<i32> {
+        if asked.is_empty() {
+            return Vec::new();
+        }
         let metadata = match self.0.fetch_metadata(Some(topic), REQUEST) {
             Ok(metadata) => metadata,
             Err(error) => {
@@ -468,7 +513,11 @@ impl Reader {
 
     /// `None`: not now. A pending transaction of the predecessor ends here as well: it is waited
     /// for, never read past.
-    fn stable_offsets(&self, group: &Group, asked: &[i32]) -> Option<BTreeMap<i32, Committed>> {
+    fn stable_offsets(
+        &self,
+        group: &Group,
+        asked: &[i32],
+    ) -> Option<BTreeMap<i32, Option<(i64, String)>>> {
         if asked.is_empty() {
             return None;
         }
@@ -484,38 +533,61 @@ impl Reader {
         }
     }
 
-    fn check_memory(
+    /// Those of which both logs could be asked. A log that does not answer is asked again: nothing
+    /// is taken over on the word of one that did not.
+    fn held_against(
         &self,
-        partitions: &[TakeOver],
-        committed: &BTreeMap<i32, Committed>,
-    ) -> Result<(), TakeOverFault> {
-        for take_over in partitions {
-            let (topic, partition) = (&take_over.barrier.topic, take_over.lease.partition);
-            let Some(committed) = committed
-                .get(&partition)
-                .filter(|committed| committed.was_committed && committed.offset > 0)
-            else {
-                continue;
+        group: &Group,
+        topic: &str,
+        offsets: BTreeMap<i32, Option<(i64, String)>>,
+        shorter: &Mutex<BTreeMap<i32, Moment>>,
+    ) -> Result<BTreeMap<i32, Committed>, TakeOverFault> {
+        let mut found = BTreeMap::new();
+        for (partition, committed) in offsets {
+            let logs = self.0.fetch_watermarks(topic, partition, REQUEST).and_then(|memory| {
+                Ok((memory, self.0.fetch_watermarks(group.topic(), partition, REQUEST)?))
+            });
+            let ((memory, memory_end), (first, end)) = match logs {
+                Ok(logs) => logs,
+                Err(error) => {
+                    tracing::debug!(%error, "failed to fetch watermarks; retrying");
+                    continue;
+                }
             };
-            // A broker that does not answer now is asked again by the reading itself.
-            if let Ok((first, end)) = self.0.fetch_watermarks(topic, partition, REQUEST)
-                && first >= end
-            {
-                return Err(TakeOverFault::Emptied {
-                    topic: topic.to_string(),
-                    partition,
-                    offset: committed.offset,
-                });
+            let was_committed = committed.is_some();
+            let (offset, metadata) = committed.unwrap_or((first, NEVER_TAKEN_OVER.to_owned()));
+            // Whose takeover was never finished remembers nothing yet.
+            let remembers = nonce_of(&metadata).map_or(offset > 0, |nonce| !nonce.is_empty());
+            if was_committed && remembers && memory >= memory_end {
+                return Err(TakeOverFault::Emptied { topic: topic.to_owned(), partition, offset });
             }
+            let mut known = shorter.lock().unwrap_or_else(PoisonError::into_inner);
+            let shorter = if offset > end {
+                let since = *known.entry(partition).or_insert_with(Moment::now);
+                if since.until(Moment::now()) < SHORTER_FOR {
+                    complain(&format!(
+                        "partition {partition} of {} ends at offset {end}, before the committed offset {offset}; its takeover waits, since a new leader may not know the end yet",
+                        group.topic()
+                    ));
+                    continue;
+                }
+                Some(end)
+            } else {
+                known.remove(&partition);
+                None
+            };
+            drop(known);
+            let one = Committed { offset, metadata, was_committed, first, shorter, memory };
+            found.insert(partition, one);
         }
-        Ok(())
+        Ok(found)
     }
 
     fn ask_offsets(
         &self,
         topic: &str,
         partitions: &[i32],
-    ) -> Result<BTreeMap<i32, Committed>, KafkaError> {
+    ) -> Result<BTreeMap<i32, Option<(i64, String)>>, KafkaError> {
         let mut list = TopicPartitionList::new();
         for partition in partitions {
             list.add_partition(topic, *partition);
@@ -525,16 +597,8 @@ impl Reader {
         for element in answer.elements() {
             element.error()?;
             let committed = match element.offset() {
-                Offset::Offset(offset) => Committed {
-                    offset,
-                    metadata: element.metadata().to_owned(),
-                    was_committed: true,
-                },
-                _ => {
-                    let (first, _) =
-                        self.0.fetch_watermarks(topic, element.partition(), REQUEST)?;
-                    Committed { offset: first, metadata: String::new(), was_committed: false }
-                }
+                Offset::Offset(offset) => Some((offset, element.metadata().to_owned())),
+                _ => None,
             };
             found.insert(element.partition(), committed);
         }
@@ -617,10 +681,17 @@ impl Restore<'_> {
             return;
         };
         crash::point(Point::TakeOverDone);
+        let anew = is_anew(&committed.metadata);
+        // An offset may be committed before the log begins only where it is begun anew.
+        let removed = committed.first.saturating_sub(committed.offset);
+        let removed = if anew { 0 } else { u64::try_from(removed).unwrap_or(0) };
         // Who does not wait for it any more has cancelled the takeover.
         let _ = self.ready.send(Restored {
             lease: wanted.lease,
             position: committed.position(wanted.lease),
+            first: committed.memory,
+            removed,
+            anew,
             committed: committed.was_committed.then_some((committed.offset, committed.metadata)),
             entries,
         });
@@ -638,18 +709,10 @@ impl Restore<'_> {
         let consumer = Arc::clone(&self.reader);
         let mut list = TopicPartitionList::new();
         for partition in some {
-            let next = self.open.get(partition).and_then(|reading| reading.next);
             // A known first offset spares librdkafka's half-second wait for its next look at the
             // partition's leader.
-            let from = next.map_or_else(
-                || {
-                    consumer
-                        .0
-                        .fetch_watermarks(&self.topic, *partition, REQUEST)
-                        .map_or(Offset::Beginning, |(first, _)| Offset::Offset(first))
-                },
-                Offset::Offset,
-            );
+            let Some(reading) = self.open.get(partition) else { continue };
+            let from = Offset::Offset(reading.next.unwrap_or(reading.committed.memory));
             list.add_partition_offset(&self.topic, *partition, from)
                 .map_err(|error| TakeOverFault::Refused(error.to_string()))?;
         }
@@ -700,7 +763,8 @@ impl Restore<'_> {
                 reading.entries += 1;
                 reading.next = Some(message.offset() + 1);
                 let mut apply = self.apply.lock().unwrap_or_else(PoisonError::into_inner);
-                apply(partition, message.key().unwrap_or_default(), message.payload())
+                let key = message.key().unwrap_or_default();
+                apply(partition, message.offset(), key, message.payload())
                     .map_err(TakeOverFault::Refused)?;
                 drop(apply);
                 crash::point(Point::TakeOverRead);

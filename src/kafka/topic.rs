@@ -10,7 +10,7 @@ use rdkafka::{
 use crate::{background, config::KafkaSettings};
 
 use super::{
-    admin::{Complaints, explained},
+    admin::{Admin, Complaints, explained},
     client::{client_config, consumer_config, group_id},
     rights::{Operation, Resource, denial, is_denial_code},
 };
@@ -54,6 +54,47 @@ pub(crate) async fn partition_counts(
         .map_err(|error| format!("the question about topics ended abnormally: {error}"))?
 }
 
+/// Whether a topic that everything is remembered in is compacted and nothing else: a retention would
+/// delete what must never be forgotten.
+///
+/// # Errors
+/// One sentence when its `cleanup.policy` says otherwise. Where that may not be read, a warning says
+/// so.
+pub(crate) async fn check_compacted(kafka: &KafkaSettings, topic: &str) -> Result<(), String> {
+    let options = async { Admin::connect(kafka)?.options(&[topic]).await };
+    let unknown = match options.await {
+        Ok(mut topics) => match topics.remove(topic).and_then(|mut of| of.remove("cleanup.policy"))
+        {
+            Some(policy) if policy == "compact" => return Ok(()),
+            Some(policy) => {
+                return Err(format!(
+                    "{topic} has cleanup.policy = {policy}, so what it remembers would be deleted; run `kafka-configs --alter --entity-type topics --entity-name {topic} --add-config cleanup.policy=compact`"
+                ));
+            }
+            None => denial(Operation::DescribeConfigs, &Resource::Topic(topic.to_owned())),
+        },
+        Err(fault) => fault.to_string(),
+    };
+    tracing::warn!(
+        kafka.topic = topic,
+        error = %unknown,
+        "cleanup.policy not verified; make sure that it is compact and nothing else"
+    );
+    Ok(())
+}
+
+/// What a group has yet to settle of a topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Unsettled {
+    /// Records from the committed offsets to the end of the log, of all partitions. Markers of
+    /// transactions count as records, so behind a sender that uses them it is a little less.
+    pub records: u64,
+    /// Records between the committed offsets and the beginning of the log, which are gone.
+    pub removed: u64,
+    /// Partitions whose log ends before the committed offset: partition, that offset, the end.
+    pub shorter: Vec<(i32, i64, i64)>,
+}
+
 /// How many records of a topic a group has yet to settle; keeps one connection.
 #[derive(Clone)]
 pub(crate) struct Backlog {
@@ -79,19 +120,18 @@ impl Backlog {
         Ok(Self { consumer: Arc::new(consumer), topic: topic.to_owned() })
     }
 
-    /// Records from the committed offsets to the end of the log, of all partitions. Markers of
-    /// transactions count as records, so behind a sender that uses them it is a little less.
+    /// Asks for it.
     ///
     /// # Errors
     /// One sentence when the broker does not answer or the topic does not exist.
-    pub(crate) async fn count(&self) -> Result<u64, String> {
+    pub(crate) async fn count(&self) -> Result<Unsettled, String> {
         let this = self.clone();
         background::blocking("backlog", move || this.ask())
             .await
             .map_err(|error| format!("the question about offsets ended abnormally: {error}"))?
     }
 
-    fn ask(&self) -> Result<u64, String> {
+    fn ask(&self) -> Result<Unsettled, String> {
         let unanswered =
             |error| format!("Kafka does not say how much of {} is left: {error}", self.topic);
         let metadata =
@@ -109,22 +149,22 @@ impl Backlog {
             return Err(format!("the topic {} does not exist", self.topic));
         }
         let committed = self.consumer.committed_offsets(list, TIMEOUT).map_err(unanswered)?;
-        let mut left = 0;
+        let mut found = Unsettled::default();
         for partition in committed.elements() {
             let (low, high) = self
                 .consumer
                 .fetch_watermarks(&self.topic, partition.partition(), TIMEOUT)
                 .map_err(unanswered)?;
             let next = match partition.offset() {
-                Offset::Offset(offset) => offset.max(low),
-                Offset::Beginning
-                | Offset::End
-                | Offset::Stored
-                | Offset::Invalid
-                | Offset::OffsetTail(_) => low,
+                Offset::Offset(offset) => offset,
+                _ => low,
             };
-            left += u64::try_from(high - next).unwrap_or(0);
+            found.records += u64::try_from(high - next.max(low)).unwrap_or(0);
+            found.removed += u64::try_from(low - next).unwrap_or(0);
+            if next > high {
+                found.shorter.push((partition.partition(), next, high));
+            }
         }
-        Ok(left)
+        Ok(found)
     }
 }

@@ -108,7 +108,8 @@ pub(crate) enum CommitFault {
     /// again from the log.
     #[error("the outcome of the transaction is unknown: {0}")]
     Unknown(String),
-    /// Another process uses the same `kafka.instance_ordinal`: stop.
+    /// Stop: another process uses the same `kafka.instance_ordinal`, or the topic that everything is
+    /// remembered in was replaced. Nothing was written.
     #[error("{0}")]
     Fenced(String),
 }
@@ -124,10 +125,16 @@ pub(crate) struct Transactor {
 
 impl Transactor {
     /// Starts the thread; `role` is part of the transactional id (`application_id.role.instance`).
+    /// `memory` is the topic whose offsets have to grow for ever: where they do not, it was made
+    /// again or lost its end, and the pipeline has to stop ([`CommitFault::Fenced`]).
     ///
     /// # Errors
     /// The reason as a sentence when the operating system gives no thread.
-    pub(crate) fn start(kafka: &KafkaSettings, role: &str) -> Result<Self, String> {
+    pub(crate) fn start(
+        kafka: &KafkaSettings,
+        role: &str,
+        memory: Option<&str>,
+    ) -> Result<Self, String> {
         let (requests, receiver) = mpsc::unbounded_channel();
         let batch_bytes = kafka
             .properties
@@ -141,6 +148,7 @@ impl Transactor {
             requests: receiver,
             producer: None,
             batch_size,
+            memory: memory.map(|topic| Arc::new(Memory::of(topic))),
             panics: 0,
         };
         background::thread(&format!("txn-{role}"), move || writer.run())
@@ -183,6 +191,8 @@ struct Count {
     too_large: Vec<usize>,
     /// Topics that the account may not write to.
     denied: BTreeSet<String>,
+    /// Why the topic that everything is remembered in is not the one it was.
+    replaced: Option<String>,
 }
 
 impl Deliveries {
@@ -226,12 +236,40 @@ impl Deliveries {
     }
 }
 
-struct Reports(Arc<Deliveries>);
+/// The topic that everything is remembered in.
+struct Memory {
+    topic: String,
+    /// The last offset that was written, by partition.
+    written: Mutex<BTreeMap<i32, i64>>,
+}
+
+impl Memory {
+    fn of(topic: &str) -> Self {
+        Self { topic: topic.to_owned(), written: Mutex::default() }
+    }
+
+    /// What is wrong when a record was written at this offset.
+    fn replaced(&self, partition: i32, offset: i64) -> Option<String> {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = written.insert(partition, offset)?;
+        (offset <= before).then(|| {
+            format!(
+                "partition {partition} of {} took a record at offset {offset} after one at {before}: it was made again, or lost its end; restore the topic, or declare it lost with `wdt-connector journal declare-lost --yes`",
+                self.topic
+            )
+        })
+    }
+}
+
+struct Reports {
+    deliveries: Arc<Deliveries>,
+    memory: Option<Arc<Memory>>,
+}
 
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         match rights::denied_in_log(facility, line) {
-            Some(topic) => self.0.deny(topic),
+            Some(topic) => self.deliveries.deny(topic),
             None => tracing::debug!(
                 kafka.log.level = ?level,
                 kafka.log.facility = facility,
@@ -254,9 +292,15 @@ impl ProducerContext for Reports {
         if let Err((error, record)) = result
             && rights::is_denial(error)
         {
-            self.0.deny(record.topic());
+            self.deliveries.deny(record.topic());
         }
-        self.0.one(at, result.as_ref().err().map(|(error, _)| error.clone()));
+        if let (Ok(record), Some(memory)) = (result, &self.memory)
+            && record.topic() == memory.topic
+            && let Some(reason) = memory.replaced(record.partition(), record.offset())
+        {
+            self.deliveries.lock().replaced = Some(reason);
+        }
+        self.deliveries.one(at, result.as_ref().err().map(|(error, _)| error.clone()));
     }
 }
 
@@ -273,6 +317,7 @@ struct Writer {
     producer: Option<Live>,
     /// Of the records of one batch on the wire together: a topic refuses a batch as a whole.
     batch_size: BatchSize,
+    memory: Option<Arc<Memory>>,
     /// Panics since the last transaction that was committed.
     panics: u32,
 }
@@ -290,6 +335,8 @@ enum Step {
     /// A partition of the transaction has no leader. The coordinator accepts no other transaction
     /// of this id until it has told that partition of the abort.
     Blocked(String),
+    /// The topic that everything is remembered in was replaced.
+    Replaced(String),
     /// Another producer took the transactional id.
     Fenced(String),
     /// The coordinator has no such transaction: another producer took the id, or the coordinator
@@ -449,8 +496,10 @@ impl Writer {
         {
             config.set("compression.type", "lz4");
         }
-        let producer: ThreadedProducer<Reports> =
-            config.create_with_context(Reports(Arc::clone(&deliveries)))?;
+        let producer: ThreadedProducer<Reports> = config.create_with_context(Reports {
+            deliveries: Arc::clone(&deliveries),
+            memory: self.memory.clone(),
+        })?;
         crash::point(Point::TxnInitialising);
         if let Err(error) = producer.init_transactions(INIT_TIMEOUT) {
             // A transaction of the process before this one may wait for such a partition, too.
@@ -504,6 +553,11 @@ impl Writer {
                     }
                     Err(step) => step,
                 },
+                Err(Step::Replaced(reason)) => {
+                    // Whatever comes of it: nothing was committed, and nothing more will be.
+                    let _ = live.abort(batch);
+                    return Err(CommitFault::Fenced(reason));
+                }
                 Err(Step::TooLarge(refused)) => match live.abort(batch) {
                     Ok(()) => match self.judge(batch, &refused) {
                         Some(fault) => return Err(fault),
@@ -525,7 +579,7 @@ impl Writer {
                     self.revive(in_vain);
                     CommitFault::Unknown(reason)
                 }
-                Step::TooLarge(_) | Step::Denied(_) => {
+                Step::TooLarge(_) | Step::Denied(_) | Step::Replaced(_) => {
                     self.revive(in_vain);
                     CommitFault::Unknown(
                         "records were refused and the transaction could not be aborted".to_owned(),
@@ -628,7 +682,10 @@ impl Live {
                 }
             }
         }
-        let Count { failed, too_large, denied, .. } = self.deliveries.finish();
+        let Count { failed, too_large, denied, replaced, .. } = self.deliveries.finish();
+        if let Some(reason) = replaced {
+            return Err(Step::Replaced(reason));
+        }
         if !denied.is_empty() {
             return Err(Step::Denied(denied));
         }

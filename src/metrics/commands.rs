@@ -35,6 +35,8 @@ impl Commands {
         Self {
             received: add(r, Name::CommandsReceived, Counter::default()),
             forwarded: add(r, Name::CommandsForwarded, Counter::default()),
+            log_resets: add(r, Name::CommandsLogResets, Counter::default()),
+            removed_unread: add(r, Name::CommandsRemovedUnread, Counter::default()),
             results,
             seconds: add(r, Name::CommandDuration, command_seconds()),
             end_to_end: add(r, Name::CommandEndToEnd, command_seconds()),
@@ -60,6 +62,22 @@ impl Metrics {
     /// One command record was written to its key's partition.
     pub(crate) fn command_forwarded(&self) {
         self.commands.forwarded.inc();
+    }
+
+    /// A partition of the commands topic was begun anew.
+    pub(crate) fn commands_log_reset(&self) {
+        self.commands.log_resets.inc();
+    }
+
+    /// Retention removed these before they were read.
+    pub(crate) fn commands_removed_unread(&self, records: u64) {
+        self.commands.removed_unread.inc_by(records);
+    }
+
+    /// Since the process began: partitions that were begun anew, and records that were removed
+    /// unread.
+    pub(crate) fn commands_log(&self) -> (u64, u64) {
+        (self.commands.log_resets.get(), self.commands.removed_unread.get())
     }
 
     /// One result was committed: `CREATED`…, and whether it was a duplicate.

@@ -83,6 +83,8 @@ struct Process {
 struct Commands {
     received: Counter,
     forwarded: Counter,
+    log_resets: Counter,
+    removed_unread: Counter,
     results: Counters<2>,
     seconds: Histogram,
     end_to_end: Histogram,

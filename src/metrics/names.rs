@@ -87,6 +87,8 @@ names! {
 
     CommandsReceived: Counter "commands_received" [] "Command records delivered by Kafka";
     CommandsForwarded: Counter "commands_forwarded" [] "Command records found outside their key's partition and written to it; received once more there";
+    CommandsLogResets: Counter "commands_log_resets" [] "Partitions of the commands topic that were read from their beginning again because their log ended before the committed offset, or was replaced";
+    CommandsRemovedUnread: Counter "commands_removed_unread" [] "Offsets of the commands topic that retention removed before they were read; transaction markers among them count";
     CommandResults: Counter "command_results" ["outcome", "duplicate"] "Results committed, by outcome and whether the command was a duplicate";
     CommandDuration: Histogram "command_duration_seconds" [] "From a command's delivery to its committed result";
     CommandEndToEnd: Histogram "command_end_to_end_latency_seconds" [] "From the command record's own time to its committed result";

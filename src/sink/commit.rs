@@ -269,7 +269,7 @@ impl Engine<'_> {
         let mut read_to = BTreeMap::<Lease, i64>::new();
         for (lease, ..) in &forgotten {
             if let Some(partition) = self.partitions.get(&lease.partition) {
-                read_to.insert(*lease, partition.read_to);
+                read_to.insert(*lease, partition.log.read_to());
             }
         }
         // What is forwarded is remembered elsewhere, and forgotten there without a word to this

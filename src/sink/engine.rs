@@ -159,6 +159,8 @@ pub(super) enum Happened {
         leases: Vec<Lease>,
         result: Result<Sightings, String>,
     },
+    /// A partition's log is begun anew, and why: the same for the next session.
+    BegunAnew(String),
 }
 
 /// Brings the engine what came of a task it waits for; of a task that ends without a word, as a
@@ -503,6 +505,7 @@ impl<'a> Engine<'a> {
         if self.reported.until(now) >= REPORT || self.readiness().is_ok() != self.was_ready {
             self.reported = now;
             self.was_ready = self.readiness().is_ok();
+            self.look_for_removed();
             self.report();
         }
         Ok(())
@@ -581,7 +584,7 @@ impl<'a> Engine<'a> {
                         .filter(|partition| partition.lease == lease)
                     {
                         partition.prefix.pass(offset);
-                        partition.read_to = partition.read_to.max(offset);
+                        partition.log.passed(offset);
                     }
                 }
             }
@@ -617,6 +620,7 @@ impl<'a> Engine<'a> {
             Happened::Restored(leases, result) => return self.restored(&leases, result),
             Happened::Learnt { lease, id, result } => self.learnt(lease, id, result),
             Happened::Sighted { leases, result } => self.sighted(&leases, result),
+            Happened::BegunAnew(reason) => return Err(Ended::Restart(reason)),
         }
         Ok(())
     }
@@ -679,6 +683,7 @@ impl<'a> Engine<'a> {
                         open_intents = journal.open.len(),
                         "partition restored"
                     );
+                    self.removed(lease.partition, restored.removed);
                     self.counts.restored_entries += restored.entries;
                     let lag = self.parts.settings.max_visibility_lag;
                     self.references.merge(std::mem::take(&mut journal.references), lag);
@@ -695,6 +700,11 @@ impl<'a> Engine<'a> {
             }
             Err(TakeOverFault::Fenced(reason) | TakeOverFault::Refused(reason)) => {
                 Err(Ended::Failed(reason))
+            }
+            Err(fault @ TakeOverFault::Shorter { .. }) => {
+                let reason = fault.to_string();
+                self.log_reset(&reason);
+                Err(Ended::Restart(reason))
             }
             Err(fault @ TakeOverFault::Emptied { .. }) => Err(Ended::Failed(format!(
                 "{fault}: the journal was lost, so orders could be created twice; restore the topic, or declare it lost with `wdt-connector journal declare-lost --yes`"

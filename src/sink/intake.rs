@@ -60,8 +60,11 @@ impl Engine<'_> {
             partition.unlearnt.push_back(record);
             return;
         }
-        partition.read_to = record.offset + 1;
-        if record.offset < partition.start || !partition.prefix.deliver(record.offset) {
+        let read_to = partition.log.read_to();
+        if !partition.log.delivered(record.offset) {
+            return self.begin_anew(lease, record.offset, read_to);
+        }
+        if !partition.prefix.deliver(record.offset) {
             // An earlier owner settled it: reading it again is no copy.
             self.group.release(lease, 1);
             return;

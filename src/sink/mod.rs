@@ -23,6 +23,7 @@ mod engine;
 mod flow;
 #[doc(hidden)]
 pub mod fuzz;
+mod input_log;
 mod intake;
 mod journal;
 pub(crate) mod letter;
@@ -48,8 +49,8 @@ use crate::{
     config::Settings,
     erp::Erp,
     kafka::{
-        Group, GroupOptions, LEAVE, POLL_MARGIN, Store, Transactor, control::Controls,
-        partition_counts,
+        Group, GroupOptions, LEAVE, POLL_MARGIN, Store, Transactor, check_compacted,
+        control::Controls, partition_counts,
     },
     metrics::Metrics,
     restarts::{Next, Restarts},
@@ -163,6 +164,7 @@ async fn session(
     let Some(partition_count) = wait_for_topics(parts, pulse).await? else {
         return Ok(Ended::Shutdown);
     };
+    check_compacted(&settings.kafka, &settings.topics.journal).await.map_err(PipelineFault)?;
     tracing::debug!(kafka.partition_count = partition_count, "topics verified");
     // Known before the first command is begun: a pause holds through restarts.
     while tokio::time::timeout(Duration::from_secs(1), parts.controls.settled()).await.is_err() {
@@ -174,7 +176,8 @@ async fn session(
     let store =
         Store::create(&settings.cache_dir, &format!("journal-{}", settings.kafka.instance_ordinal))
             .map_err(|fault| PipelineFault(fault.to_string()))?;
-    let transactor = Transactor::start(&settings.kafka, ROLE).map_err(PipelineFault)?;
+    let transactor = Transactor::start(&settings.kafka, ROLE, Some(&settings.topics.journal))
+        .map_err(PipelineFault)?;
     let options = GroupOptions {
         role: ROLE.into(),
         topic: settings.topics.commands.clone(),

@@ -12,8 +12,8 @@ use crate::{
     clock::{Moment, Timestamp},
     config::{Partitioner, Settings},
     kafka::{
-        Apply, Cancel, Delivered, Group, Lease, Loader, Outgoing, Prefix, Restored, Store,
-        TakeOver, TakeOverFault, Transactor, commit_fenced,
+        Apply, Cancel, Delivered, Group, Lease, Loader, Outgoing, Position, Prefix, Restored,
+        Store, TakeOver, TakeOverFault, Transactor, commit_fenced, nonce_of,
         scan::{From, Scan},
         take_over_each,
         tool::ToolFault,
@@ -27,6 +27,7 @@ use crate::{
 use super::{
     bundle::Sightings,
     decision::Decision,
+    input_log::InputLog,
     patience::Patience,
     settle::{Names, bare_entry, journal_record},
     validate::Accepted,
@@ -78,8 +79,6 @@ pub(super) const fn its_turn(ahead: usize) -> bool {
 pub(super) struct Partition {
     pub lease: Lease,
     pub prefix: Prefix,
-    /// Records below were finished by an earlier owner.
-    pub start: i64,
     pub restored_at: Moment,
     /// Commands and decisions by `return_no`; the front one is being worked on.
     pub keys: HashMap<String, VecDeque<Queued>>,
@@ -93,8 +92,8 @@ pub(super) struct Partition {
     /// Records that wait for a schema to be learnt, and everything after them.
     pub unlearnt: VecDeque<Delivered>,
     pub patience: Patience,
-    /// The offset behind the last record that was delivered, and when that one was sent.
-    pub read_to: i64,
+    pub log: InputLog,
+    /// When the last record that was delivered was sent.
     pub read_at: Option<Timestamp>,
     /// Nothing new is begun: the partition is being given back.
     pub draining: bool,
@@ -110,8 +109,7 @@ impl Partition {
         let (start, metadata) = restored.committed.clone().unwrap_or((0, String::new()));
         Self {
             lease: restored.lease,
-            prefix: Prefix::restore(start, &metadata, String::new()),
-            start,
+            prefix: Prefix::restore(start, &metadata, journal.nonce),
             restored_at,
             keys: HashMap::new(),
             open: journal.open,
@@ -119,11 +117,12 @@ impl Partition {
             sightings: Some(Sightings::new()),
             unlearnt: VecDeque::new(),
             patience: Patience::default(),
-            read_to: start,
+            log: InputLog::from(start.saturating_add_unsigned(restored.removed)),
             read_at: None,
             draining: false,
             lost_at: journal.lost_at,
-            forgotten_to: journal.forgotten_to,
+            // Its offsets are others now: nobody knows which of its records were read before.
+            forgotten_to: journal.forgotten_to.map(|to| if restored.anew { i64::MAX } else { to }),
         }
     }
 
@@ -164,6 +163,15 @@ pub(super) struct Remembered {
     /// Orders of ours that the ERP confirmed.
     pub references: References,
     pub lost_at: Option<Timestamp>,
+    /// The newest finished takeover: its nonce, which offsets committed since carry, and where the
+    /// journal's log began then.
+    taken_over: Option<(String, i64)>,
+    /// The journal was declared lost since.
+    declared: bool,
+    /// Entries that cannot be read, by key: offset and reason.
+    unreadable: BTreeMap<Vec<u8>, String>,
+    /// The nonce of this takeover.
+    nonce: String,
 }
 
 /// Offsets at the end of another partition's journal among which its count is looked for first.
@@ -236,6 +244,23 @@ pub(super) fn forgotten_entry(
     let key = serde_json::json!(["#forgotten", partition]).to_string().into_bytes();
     let entry = bare_entry(EntryKind::Barrier, partition, "", at);
     (key, JournalEntry { source_offset: read_to, ..entry })
+}
+
+/// What the key of a [`taken_over_entry`] begins with.
+const TAKEN_OVER: &[u8] = br##"["#takeover""##;
+
+/// The record that says that a takeover was finished, and where the journal's log began then: key
+/// and entry. The offsets that are committed from then on carry its nonce, so that a journal that
+/// lacks it is known not to be theirs.
+fn taken_over_entry(
+    partition: i32,
+    nonce: &str,
+    first: i64,
+    at: Timestamp,
+) -> (Vec<u8>, JournalEntry) {
+    let key = serde_json::json!(["#takeover", partition]).to_string().into_bytes();
+    let entry = bare_entry(EntryKind::Barrier, partition, "", at);
+    (key, JournalEntry { nonce: Some(nonce.to_owned()), source_offset: first, ..entry })
 }
 
 fn barrier_key(partition: i32) -> Vec<u8> {
@@ -322,25 +347,80 @@ impl Restoring {
         .await
         .map_err(|error| TakeOverFault::Refused(error.to_string()))?
         .map_err(|fault| TakeOverFault::Refused(fault.to_string()))?;
-        let journals: Vec<Remembered> = {
+        let mut journals: Vec<Remembered> = {
             let mut all = remembered.lock().unwrap_or_else(PoisonError::into_inner);
             let journal_of = |restored: &Restored| all.remove(&restored.lease.partition);
             restored.iter().map(journal_of).map(Option::unwrap_or_default).collect()
         };
-        for journal in &journals {
+        for (restored, journal) in restored.iter().zip(&journals) {
+            self.check_entries(restored.lease.partition, journal)?;
+            self.check_identity(restored, journal)?;
             journal.counted.map_or(Ok(()), |counted| self.check_count(counted))?;
             journal.partitioner.as_deref().map_or(Ok(()), |of| self.check_partitioner(of))?;
         }
-        let uncounted: Vec<(&Restored, &Remembered)> =
-            restored.iter().zip(&journals).filter(|(_, journal)| !journal.keeps_count).collect();
         // A partition that knows no command may be one too many: then only the others can say so.
-        if uncounted.iter().any(|(_, journal)| !journal.commands) {
+        if journals.iter().any(|journal| !journal.keeps_count && !journal.commands) {
             self.check_others(leases, restored).await?;
         }
-        let uncounted: Vec<&Restored> =
-            uncounted.into_iter().map(|(restored, _)| restored).collect();
-        self.keep_count(&uncounted).await?;
+        for (restored, journal) in restored.iter().zip(&mut journals) {
+            journal.nonce = self.nonce(restored.lease);
+        }
+        self.finish(restored, &journals).await?;
         Ok(journals)
+    }
+
+    /// Every entry has to be read: one that is not may be an order that was created.
+    fn check_entries(&self, partition: i32, journal: &Remembered) -> Result<(), TakeOverFault> {
+        let Some((key, what)) = journal.unreadable.first_key_value() else { return Ok(()) };
+        let others = match journal.unreadable.len() - 1 {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        Err(TakeOverFault::Refused(format!(
+            "the entry of {} in partition {partition} of {} {what}{others}; write what it was, or a tombstone where its command needs no answer any more, under the same key",
+            String::from_utf8_lossy(key),
+            self.names.journal
+        )))
+    }
+
+    /// Whether this is the journal that was written together with the committed offsets, and whole.
+    fn check_identity(
+        &self,
+        restored: &Restored,
+        journal: &Remembered,
+    ) -> Result<(), TakeOverFault> {
+        let partition = restored.lease.partition;
+        let refused = |what: String| {
+            Err(TakeOverFault::Refused(format!(
+                "partition {partition} of {} {what}, so orders could be created twice; restore the topic, or declare it lost with `wdt-connector journal declare-lost --yes`",
+                self.names.journal
+            )))
+        };
+        if journal.declared {
+            return Ok(());
+        }
+        let first = journal.taken_over.as_ref().map_or(0, |(_, first)| *first);
+        if restored.first > first {
+            return refused(format!(
+                "begins at offset {} and not at {first}, which compaction does not do: entries were deleted (its cleanup.policy must be compact and nothing else)",
+                restored.first
+            ));
+        }
+        let Some((offset, metadata)) = &restored.committed else { return Ok(()) };
+        let known = journal.taken_over.as_ref().map(|(nonce, _)| nonce.as_str());
+        let same = match nonce_of(metadata) {
+            // Committed before any takeover was finished.
+            Some("") => true,
+            Some(nonce) => known == Some(nonce),
+            // Set by another program, such as kafka-consumer-groups.
+            None => *offset == 0 || known.is_some(),
+        };
+        if same {
+            return Ok(());
+        }
+        refused(format!(
+            "is not the journal that offset {offset} of the group was committed with: it lacks the takeover before that"
+        ))
     }
 
     /// An entry stands in the partition of its command: with another count copies could be judged
@@ -375,23 +455,33 @@ impl Restoring {
         )))
     }
 
-    /// Writes the count down where it is not yet, now that it is known to be right; the barrier,
-    /// which comes before that is known, does not speak of it. From then on another count is
-    /// refused however often it is tried.
-    async fn keep_count(&self, uncounted: &[&Restored]) -> Result<(), TakeOverFault> {
-        if uncounted.is_empty() {
-            return Ok(());
-        }
+    /// Writes down that these are taken over, and the count where it is not yet, now that it is known
+    /// to be right; the barrier, which comes before that is known, speaks of neither. From then on
+    /// another count, or another journal, is refused however often it is tried.
+    async fn finish(
+        &self,
+        restored: &[Restored],
+        journals: &[Remembered],
+    ) -> Result<(), TakeOverFault> {
         let now = Timestamp::now();
-        let record = |restored: &&Restored| {
-            let partition = restored.lease.partition;
+        let (mut records, mut positions) = (Vec::new(), Vec::new());
+        for (restored, journal) in restored.iter().zip(journals) {
+            let (lease, partition) = (restored.lease, restored.lease.partition);
+            let taken = taken_over_entry(partition, &journal.nonce, restored.first, now);
             let partitioner = self.settings.commands.partitioner;
-            let (key, entry) = count_entry(partition, self.partitions, partitioner, now);
-            journal_record(&self.codec, &self.names, partition, key, &entry).map(Arc::new)
-        };
-        let records = uncounted.iter().map(record).collect::<Result<Vec<_>, _>>();
-        let records = records.map_err(|fault| TakeOverFault::Refused(fault.to_string()))?;
-        let positions = uncounted.iter().map(|restored| restored.position.clone()).collect();
+            let count = (!journal.keeps_count)
+                .then(|| count_entry(partition, self.partitions, partitioner, now));
+            for (key, entry) in [Some(taken), count].into_iter().flatten() {
+                let record = journal_record(&self.codec, &self.names, partition, key, &entry)
+                    .map_err(|fault| TakeOverFault::Refused(fault.to_string()))?;
+                records.push(Arc::new(record));
+            }
+            let Position { offset, metadata, .. } = &restored.position;
+            let prefix = Prefix::restore(*offset, metadata, journal.nonce.clone());
+            // What fitted before fits now.
+            let (offset, metadata) = prefix.position().unwrap_or((*offset, metadata.clone()));
+            positions.push(Position { lease, offset, metadata });
+        }
         commit_fenced(&self.group, &self.transactor, positions, records).await
     }
 
@@ -476,15 +566,21 @@ impl Restoring {
             .map_err(|error| TakeOverFault::Refused(error.to_string()))
     }
 
-    fn barrier(&self, lease: Lease) -> Result<TakeOver, TakeOverFault> {
-        let mut entry = bare_entry(EntryKind::Barrier, lease.partition, "", Timestamp::now());
-        entry.nonce = Some(format!(
-            "{}-{}-{}-{:x}",
+    /// Differs from that of every other takeover: each process has its own time of its start.
+    fn nonce(&self, lease: Lease) -> String {
+        format!(
+            "{}-{}-{}-{:x}-{:x}",
             self.settings.kafka.instance_ordinal,
             std::process::id(),
             lease.epoch,
+            Timestamp::now().0,
             Moment::now().0
-        ));
+        )
+    }
+
+    fn barrier(&self, lease: Lease) -> Result<TakeOver, TakeOverFault> {
+        let mut entry = bare_entry(EntryKind::Barrier, lease.partition, "", Timestamp::now());
+        entry.nonce = Some(self.nonce(lease));
         let value = self
             .codec
             .encode_journal(&entry)
@@ -506,19 +602,25 @@ impl Restoring {
     ) -> Apply {
         let (metrics, group) = (Arc::clone(&self.metrics), self.group.clone());
         let lag = self.settings.max_visibility_lag;
-        let (codec, runtime, names) =
-            (Arc::clone(&self.codec), tokio::runtime::Handle::current(), self.names.clone());
-        Box::new(move |partition, key, value| {
+        let (codec, runtime) = (Arc::clone(&self.codec), tokio::runtime::Handle::current());
+        Box::new(move |partition, offset, key, value| {
             metrics.restored("commands");
             // Before any lock is taken: a schema may have to be waited for.
             let entry = value
                 .map(|bytes| decode(&codec, &runtime, bytes, || group.restoring()))
-                .transpose()
-                .map_err(|reason| {
-                    format!("an entry of {} [{partition}] cannot be read: {reason}", names.journal)
-                })?;
+                .transpose();
             let mut remembered = remembered.lock().unwrap_or_else(PoisonError::into_inner);
             let journal = remembered.entry(partition).or_default();
+            // A later value, or a tombstone, supersedes one that cannot be read.
+            journal.unreadable.remove(key);
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(reason) => {
+                    let what = format!("at offset {offset} cannot be read ({reason})");
+                    journal.unreadable.insert(key.to_vec(), what);
+                    return Ok(());
+                }
+            };
             let mut loader = loader.lock().unwrap_or_else(PoisonError::into_inner);
             let (Some(bytes), Some(entry)) = (value, entry) else {
                 journal.open.remove(key);
@@ -530,6 +632,12 @@ impl Restoring {
                 EntryKind::Barrier => {
                     if declares_lost(&entry) {
                         journal.lost_at = journal.lost_at.max(Some(entry.written_at));
+                        journal.declared = true;
+                    }
+                    if key.starts_with(TAKEN_OVER) {
+                        let nonce = entry.nonce.clone().unwrap_or_default();
+                        journal.taken_over = Some((nonce, entry.source_offset));
+                        journal.declared = false;
                     }
                     journal.counted = entry.partitions.or(journal.counted);
                     if key.starts_with(COUNT) {

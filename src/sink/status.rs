@@ -127,6 +127,7 @@ impl Engine<'_> {
         let awaiting: usize =
             self.partitions.values().map(|partition| partition.in_doubt.len()).sum();
         let decisions = self.decisions();
+        let (log_resets, removed_unread) = self.parts.metrics.commands_log();
         let doubts: Vec<_> = self
             .slots
             .values()
@@ -157,6 +158,8 @@ impl Engine<'_> {
                 "recovered": self.counts.recovered,
                 "dead_letters": self.counts.dead_letters,
                 "forwarded": self.counts.forwarded,
+                "log_resets": log_resets,
+                "removed_unread": removed_unread,
                 "partitioner_advice": self.misplacements.advice(
                     self.partition_count,
                     self.parts.settings.commands.partitioner,

@@ -79,7 +79,7 @@ impl Engine<'_> {
         let Some(as_of) = as_of(
             Timestamp::now().min(erp.at_most),
             self.group_state.end(number),
-            partition.read_to,
+            partition.log.read_to(),
             partition.read_at,
         ) else {
             (self.sweep.due, self.sweep.place) = (now.plus(PAUSE), Some((number + 1, None)));

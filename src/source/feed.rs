@@ -13,7 +13,10 @@ use crate::{
     board::Pulse,
     clock::{Moment, millis},
     config::{Feed, FeedSettings},
-    kafka::{Group, Lease, Loader, Store, TakeOver, TakeOverFault, Transactor, take_over},
+    kafka::{
+        Group, Lease, Loader, Store, TakeOver, TakeOverFault, Transactor, check_compacted,
+        take_over,
+    },
     schema::{Checkpoint, Codec, DecodeFault, LearnFault},
 };
 
@@ -199,7 +202,7 @@ impl FeedTask {
         let loading = Loading(Arc::new(Mutex::new(Some(Loader::new(self.store.clone())))));
         let apply = {
             let (loader, metrics) = (Arc::clone(&loading.0), Arc::clone(&self.parts.metrics));
-            Box::new(move |partition: i32, key: &[u8], value: Option<&[u8]>| {
+            Box::new(move |partition: i32, _: i64, key: &[u8], value: Option<&[u8]>| {
                 metrics.restored("feeds");
                 match &mut *loader.lock().unwrap_or_else(PoisonError::into_inner) {
                     Some(loader) => {
@@ -222,7 +225,7 @@ impl FeedTask {
                 return Err(PipelineFault::State(reason).into());
             }
             // A feed's committed offset is always 0, which is never past an empty topic.
-            Some(Err(fault @ TakeOverFault::Emptied { .. })) => {
+            Some(Err(fault @ (TakeOverFault::Emptied { .. } | TakeOverFault::Shorter { .. }))) => {
                 return Err(PipelineFault::State(fault.to_string()).into());
             }
             Some(Ok(restored)) => restored.iter().map(|restored| restored.entries).sum(),
@@ -230,6 +233,10 @@ impl FeedTask {
         if let Some(mut loader) = loading.end() {
             loader.flush()?;
         }
+        let settings = &self.parts.settings;
+        check_compacted(&settings.kafka, &settings.topics.feeds_state)
+            .await
+            .map_err(PipelineFault::State)?;
         tracing::info!(
             feed = self.feed.name(),
             entries,

@@ -176,7 +176,7 @@ async fn session(parts: Parts, silence: Duration) -> Result<(), PipelineFault> {
     let pipeline = Pipeline {
         group_state,
         threads: Threads::new(silence),
-        transactor: Transactor::start(&parts.settings.kafka, ROLE)
+        transactor: Transactor::start(&parts.settings.kafka, ROLE, None)
             .map_err(PipelineFault::Producer)?,
         store: Store::create(&parts.settings.cache_dir, "feeds")?,
         status: StatusBoard::new(parts.board.clone(), Arc::clone(&parts.metrics), &enabled),

@@ -38,6 +38,7 @@ mod layers;
 mod limits;
 mod locked_down;
 mod log_fields;
+mod lost_logs;
 mod membership;
 mod misplaced;
 mod operate;

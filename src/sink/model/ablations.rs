@@ -402,7 +402,7 @@ fn unstable(rules: &mut Rules) {
 }
 
 fn no_barrier(rules: &mut Rules) {
-    rules.take_over = &[TakeOverPart::Offsets, TakeOverPart::Memory, TakeOverPart::Read];
+    rules.take_over = &[TakeOverPart::Offsets, TakeOverPart::Read];
 }
 
 pub(super) fn hurried(scenario: &mut Scenario) {

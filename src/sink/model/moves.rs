@@ -238,7 +238,6 @@ impl World {
                 taking.committed =
                     (self.partitions[at].offset, self.partitions[at].metadata.clone());
             }
-            TakeOverPart::Memory => {}
             TakeOverPart::Barrier => {
                 let fenced = (scenario.rules.fence)(&self.processes[process].standing, &[lease]);
                 if self.open[process].is_some() || fenced != Ok(self.generation) {

@@ -204,6 +204,13 @@ impl PrivateBroker {
         self.node.process = None;
     }
 
+    /// Loses a partition's log, as a new disk does; the broker is stopped. Offsets that are
+    /// committed for it stay.
+    pub fn lose(&self, topic: &str, partition: i32) {
+        let log = self.node.folder.join(&format!("data/{topic}-{partition}"));
+        fs::remove_dir_all(&log).unwrap_or_else(|error| panic!("{}: {error}", log.display()));
+    }
+
     /// Overwrites the records of a partition's largest batch but the first, as a disk does it; the
     /// partition has one segment, and the broker is stopped. Gives the batch's first offset.
     ///

@@ -1,0 +1,308 @@
+//! Logs that are not what they were: topics made again, emptied in part, set to be deleted, or
+//! shorter than what a group has committed. Nothing is created twice, nothing is passed over without
+//! a word.
+
+use std::{collections::HashMap, time::Duration};
+
+use rdkafka::{Offset, TopicPartitionList, admin::AdminOptions};
+use wdt_connector::testing::schema::{CommandResult, CreateReturnOutbound, Outcome};
+
+use crate::{
+    kit::{
+        commands::command,
+        connector::Connector,
+        journal,
+        records::{Sender, read_all},
+        rig::{PATIENCE, Rig},
+        topics, until, wait,
+    },
+    parts::{PrivateBroker, broker},
+};
+
+/// Longer than the 30 s that a log has to end before the committed offset, and a takeover.
+const BELIEVED: Duration = Duration::from_secs(90);
+
+fn some(what: &str, count: usize) -> Vec<CreateReturnOutbound> {
+    let one = |number| command(&format!("{what}{number:03}"), &format!("cmd-{number}"));
+    (0..count).map(one).collect()
+}
+
+/// Commands that a connector has settled that is running.
+fn settled(what: &str, count: usize) -> (Rig, Vec<CreateReturnOutbound>, Connector) {
+    let rig = Rig::with_partitions(what, 1).commands("avro");
+    rig.erp.take_anything();
+    let commands = some("A", count);
+    let connector = rig.start();
+    rig.send(&commands);
+    rig.results(count);
+    rig.wait_committed(i64::try_from(count).unwrap());
+    (rig, commands, connector)
+}
+
+fn stop(connector: Connector) {
+    assert_eq!(connector.terminate(PATIENCE).code(), Some(0));
+}
+
+/// The topic loses everything and is there again.
+fn make_again(topic: &str, policy: &str) {
+    topics::delete(topic);
+    topics::create(&[(topic, 1, &[("cleanup.policy", policy)])]);
+}
+
+fn delete_records(topic: &str, before: i64) {
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, 0, Offset::Offset(before)).unwrap();
+    let deleted = broker().admin().delete_records(&list, &AdminOptions::new());
+    wait(deleted).expect("the broker deletes records");
+}
+
+/// A start that must end by itself, refused in these words.
+fn refused(rig: &Rig, words: &str) {
+    let (code, said) = rig.said(&["run"]);
+    assert!(code == Some(1) && said.contains(words), "{code:?} {said}");
+}
+
+/// One result each, whatever else there is.
+fn results_of(results: &[CommandResult], commands: &[CreateReturnOutbound]) {
+    for one in commands {
+        let of = results.iter().filter(|result| {
+            result.return_no == one.return_no && result.command_id == one.command_id
+        });
+        assert_eq!(of.count(), 1, "{one:?} in {results:?}");
+    }
+}
+
+fn each_created_once(rig: &Rig, commands: usize) {
+    let orders = rig.erp.orders();
+    let mut by_return: HashMap<&str, u32> = HashMap::new();
+    for order in &orders {
+        *by_return.entry(&order.return_no).or_default() += 1;
+    }
+    assert!(by_return.values().all(|count| *count == 1), "{by_return:?}");
+    assert_eq!(orders.len(), commands);
+}
+
+#[test]
+fn a_commands_log_made_again_under_a_running_owner_is_begun_anew() {
+    let (rig, _, connector) = settled("anew-running", 20);
+    make_again(&rig.topics.commands, "delete");
+    // More than were committed: the first of them must not pass for ones that were read.
+    let fresh = some("B", 60);
+    rig.send(&fresh);
+    let results = {
+        let mut reader = rig.reader(&rig.topics.results);
+        reader.at_least(20 + 60, BELIEVED);
+        reader.finish();
+        reader.seen.iter().map(|record| rig.result(record)).collect::<Vec<_>>()
+    };
+    results_of(&results, &fresh);
+    each_created_once(&rig, 80);
+    drop(connector);
+}
+
+/// The partition's log is gone and the offsets are not, while a connector runs and while none does.
+#[test]
+fn a_commands_log_lost_with_its_disk_swallows_no_command() {
+    let Some(mut kafka) = PrivateBroker::start("a lost disk") else { return };
+    let mut rig = Rig::on("disk", &kafka.bootstrap(), kafka.client(), 1).commands("avro");
+    rig.config.kafka_property("session.timeout.ms", "30000");
+    rig.erp.take_anything();
+    let connector = rig.start();
+    let first = some("A", 20);
+    rig.send(&first);
+    rig.results(20);
+    rig.wait_committed(20);
+
+    kafka.stop();
+    kafka.lose(&rig.topics.commands, 0);
+    kafka.restart();
+    let second = some("B", 30);
+    rig.send(&second);
+    let mut reader = rig.reader(&rig.topics.results);
+    reader.at_least(50, BELIEVED);
+    assert!(connector.metric("wdt_connector_commands_log_resets_total", &[]) >= 1.0);
+    each_created_once(&rig, 50);
+    rig.wait_committed(30);
+    stop(connector);
+
+    kafka.stop();
+    kafka.lose(&rig.topics.commands, 0);
+    kafka.restart();
+    let third = some("C", 5);
+    rig.send(&third);
+    let _connector = rig.spawn();
+    reader.at_least(55, BELIEVED);
+    reader.finish();
+    let results: Vec<_> = reader.seen.iter().map(|record| rig.result(record)).collect();
+    for commands in [&first, &second, &third] {
+        results_of(&results, commands);
+    }
+    each_created_once(&rig, 55);
+}
+
+#[test]
+fn a_commands_log_shorter_than_the_committed_offset_is_begun_anew_and_said() {
+    let (rig, commands, connector) = settled("anew-shorter", 20);
+    stop(connector);
+    make_again(&rig.topics.commands, "delete");
+    // The broker forgets a topic's offsets with the topic; those of a backup it does not.
+    rig.reset_offset(0, 1000);
+    let fresh = some("B", 5);
+    rig.send(&fresh);
+    rig.send(&commands[..5]);
+    let (code, said) = rig.said(&["check"]);
+    assert!(code == Some(1) && said.contains("although offset 1000 is committed"), "{said}");
+
+    let connector = rig.spawn();
+    let results = {
+        let mut reader = rig.reader(&rig.topics.results);
+        reader.at_least(30, BELIEVED);
+        reader.finish();
+        reader.seen.iter().map(|record| rig.result(record)).collect::<Vec<_>>()
+    };
+    results_of(&results, &fresh);
+    each_created_once(&rig, 25);
+    let copies = results.iter().filter(|result| result.duplicate).count();
+    assert_eq!(copies, 5, "what the journal knows is a duplicate");
+    connector.wait_log("ends at offset 10 although offset 1000", PATIENCE);
+    assert_eq!(connector.status()["sections"]["commands"]["log_resets"], 1);
+    assert!(connector.metric("wdt_connector_commands_log_resets_total", &[]) >= 1.0);
+    // Once: the next start goes on from where this one stood.
+    rig.wait_committed(10);
+    stop(connector);
+    let connector = rig.start();
+    rig.send(&some("C", 1));
+    rig.results(31);
+    assert!(connector.metric("wdt_connector_commands_log_resets_total", &[]) == 0.0);
+}
+
+#[test]
+fn records_that_retention_took_unread_are_counted_and_said() {
+    let (rig, _, connector) = settled("unread", 4);
+    stop(connector);
+    let fresh = some("B", 12);
+    rig.send(&fresh);
+    // The last marker of the connector's own transactions is no record of this topic.
+    delete_records(&rig.topics.commands, 10);
+    let (code, said) = rig.said(&["check"]);
+    assert!(said.contains("removed up to 6 records"), "{code:?} {said}");
+    let connector = rig.start();
+    let results = rig.results(4 + 6);
+    results_of(&results, &fresh[6..]);
+    each_created_once(&rig, 10);
+    connector.wait_log("removed by retention before they were read", PATIENCE);
+    assert_eq!(connector.status()["sections"]["commands"]["removed_unread"], 6);
+
+    // While it runs and reads nothing.
+    let paused = rig.said(&["commands", "pause", "--by", "t"]);
+    assert_eq!(paused.0, Some(0), "{paused:?}");
+    until("the pause", PATIENCE, || {
+        connector.status()["sections"]["commands"]["paused"].is_string().then_some(())
+    });
+    rig.send(&some("C", 8));
+    until("the log's end", PATIENCE, || {
+        delete_records(&rig.topics.commands, 20);
+        (connector.metric("wdt_connector_commands_removed_unread_total", &[]) > 6.0).then_some(())
+    });
+}
+
+#[test]
+fn a_journal_made_again_under_a_running_owner_ends_it_before_a_call() {
+    let (rig, commands, mut connector) = settled("journal-running", 20);
+    make_again(&rig.topics.journal, "compact");
+    rig.send(&some("B", 3));
+    let status = connector.wait_end(PATIENCE).expect("the process ends by itself");
+    let log = connector.log();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("it was made again, or lost its end"), "{log}");
+    assert_eq!(rig.erp.orders().len(), 20, "no call on the word of a journal that forgot");
+    drop(connector);
+
+    // However often it is tried.
+    for _ in 0..2 {
+        refused(&rig, "declare-lost");
+    }
+    assert!(rig.verb(&["journal", "declare-lost", "--yes"], b"").status.success());
+    let _connector = rig.start();
+    rig.send(&commands);
+    rig.results(20 + 3 + 20);
+    each_created_once(&rig, 23);
+}
+
+#[test]
+fn a_journal_that_is_not_the_one_of_the_offsets_is_refused() {
+    let (rig, commands, connector) = settled("journal-other", 5);
+    stop(connector);
+    make_again(&rig.topics.journal, "compact");
+    // Not empty: a takeover that was cut off, or another program, has written to it.
+    let other = some("Z", 1);
+    journal::write(rig.broker.clone(), &rig.topics.journal, 1, other.into_iter(), 1);
+    for _ in 0..3 {
+        refused(&rig, "is not the journal that offset");
+    }
+    rig.send(&commands);
+    assert!(rig.verb(&["journal", "declare-lost", "--yes"], b"").status.success());
+    let connector = rig.start();
+    rig.results(10);
+    each_created_once(&rig, 5);
+    stop(connector);
+    // Declared once is not declared for ever.
+    make_again(&rig.topics.journal, "compact");
+    journal::write(rig.broker.clone(), &rig.topics.journal, 1, some("Y", 1).into_iter(), 1);
+    refused(&rig, "is not the journal that offset");
+}
+
+#[test]
+fn a_journal_that_lost_its_beginning_is_refused() {
+    let (rig, commands, connector) = settled("journal-partly", 5);
+    stop(connector);
+    topics::alter(&rig.topics.journal, &[("cleanup.policy", "delete")]);
+    refused(&rig, "cleanup.policy = delete");
+    delete_records(&rig.topics.journal, 8);
+    topics::alter(&rig.topics.journal, &[("cleanup.policy", "compact")]);
+    for _ in 0..2 {
+        refused(&rig, "begins at offset 8 and not at 0");
+    }
+    assert!(rig.verb(&["journal", "declare-lost", "--yes"], b"").status.success());
+    for _ in 0..2 {
+        let connector = rig.start();
+        stop(connector);
+    }
+    rig.send(&commands);
+    let connector = rig.start();
+    rig.results(10);
+    each_created_once(&rig, 5);
+    drop(connector);
+}
+
+#[test]
+fn an_unreadable_journal_entry_is_named_and_forgotten_once_it_is_superseded() {
+    let (rig, commands, connector) = settled("journal-garbage", 2);
+    stop(connector);
+    let key = journal::key(&commands[0]);
+    let sender = Sender::new();
+    let whole = read_all(&rig.topics.journal)
+        .into_iter()
+        .rfind(|record| record.key.as_deref() == Some(&key[..]))
+        .and_then(|record| record.value)
+        .expect("an entry");
+    sender.send_to(&rig.topics.journal, 0, Some(&key), Some(b"\xC3\x01garbage"));
+    sender.flush();
+    let place = read_all(&rig.topics.journal).last().expect("a record").offset;
+    let words = format!(
+        "the entry of {} in partition 0 of {} at offset {place} cannot be read",
+        String::from_utf8_lossy(&key),
+        rig.topics.journal
+    );
+    for _ in 0..2 {
+        refused(&rig, &words);
+    }
+    sender.send_to(&rig.topics.journal, 0, Some(&key), Some(&whole));
+    sender.flush();
+    let _connector = rig.start();
+    rig.send(&commands);
+    let results = rig.results(4);
+    assert_eq!(results.iter().filter(|result| result.duplicate).count(), 2, "{results:?}");
+    assert!(results.iter().all(|result| result.outcome == Outcome::Created));
+    each_created_once(&rig, 2);
+}
