@@ -26,7 +26,7 @@ struct World {
     /// Return and number.
     orders: Vec<(String, String)>,
     calls: u64,
-    /// The last value of every key but the barriers'.
+    /// The last value of every key but those of takeovers.
     journal: BTreeMap<String, Option<Vec<u8>>>,
     /// Offset within its partition, key and value.
     results: Vec<(i32, i64, String, Option<Vec<u8>>)>,
@@ -91,7 +91,10 @@ impl Stage {
         for record in read_all(&rig.topics.journal) {
             journal.insert(record.key_text(), record.value);
         }
-        journal.retain(|key, _| !key.starts_with("[\"#barrier\"") && !key.contains(HERALD));
+        let of_takeovers = ["[\"#barrier\"", "[\"#takeover\""];
+        journal.retain(|key, _| {
+            !of_takeovers.iter().any(|begin| key.starts_with(begin)) && !key.contains(HERALD)
+        });
         let results =
             read_all(&rig.topics.results).into_iter().filter(|record| record.key_text() != HERALD);
         let letters = read_all(&rig.topics.commands_dlq).into_iter();
