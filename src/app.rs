@@ -91,17 +91,16 @@ pub(crate) async fn serve(
     let serving = background::lasting_task("listener", move || {
         ops::serve(Arc::clone(&listener), shown.clone(), last_answers.clone())
     });
-    let reload =
-        Arc::new(Reload::new(publish, erp.clone(), token, board.clone(), Arc::clone(&metrics)));
-    let reloading = background::lasting_task("reload", move || Arc::clone(&reload).run());
+    // Reads the files now, so that what changes while the registry is asked is news.
+    let reload = Reload::new(publish, erp.clone(), token, board.clone(), Arc::clone(&metrics));
     let reporting = {
         let (erp, board, metrics) = (erp.clone(), board.clone(), Arc::clone(&metrics));
         background::lasting_task("quota report", move || {
             report_erp(erp.clone(), board.clone(), Arc::clone(&metrics))
         })
     };
-    let ended = generations(live, &erp, &metrics, &board, &ending).await;
-    drop((reloading, reporting));
+    let ended = generations(live, reload, &erp, &metrics, &board, &ending).await;
+    drop(reporting);
     // The listener goes last, so that a drain can be watched.
     tracing::info!("pipelines stopped");
     listening.cancel();
@@ -109,15 +108,31 @@ pub(crate) async fn serve(
     ended
 }
 
-/// Runs the pipelines; again, with clients built anew, whenever Kafka's or the registry's
-/// credentials were replaced. Leaving and joining under the same static name keeps the assignment.
+/// Runs the pipelines; again, with clients built anew, whenever Kafka's credentials were replaced.
+/// Leaving and joining under the same static name keeps the assignment.
+///
+/// Only the start asks the registry for the ids of our schemas. The codec outlives the pipelines, so
+/// that a registry that is away never ends a process that runs.
 async fn generations(
     mut live: watch::Receiver<Arc<Settings>>,
+    reload: Reload,
     erp: &Erp,
     metrics: &Arc<Metrics>,
     board: &Board,
     ending: &Ending,
 ) -> anyhow::Result<()> {
+    let settings = Arc::clone(&live.borrow());
+    let subjects = subjects(&settings);
+    let codec = tokio::select! {
+        codec = Codec::connect(settings.schema_registry.as_ref(), &settings.topics, &subjects) => {
+            Arc::new(codec?)
+        }
+        () = ending.begun().cancelled() => return Ok(()),
+    };
+    let _reloading = {
+        let (reload, codec) = (Arc::new(reload), Arc::clone(&codec));
+        background::lasting_task("reload", move || Arc::clone(&reload).run(Arc::clone(&codec)))
+    };
     loop {
         let settings = Arc::clone(&live.borrow_and_update());
         let stop = ending.begun().child_token();
@@ -132,7 +147,7 @@ async fn generations(
             }
         };
         let ended = tokio::select! {
-            ended = pipelines(&settings, erp, metrics, board, &stop, ending) => ended,
+            ended = pipelines(&settings, &codec, erp, metrics, board, &stop, ending) => ended,
             () = replaced => Ok(()),
         };
         if ended.is_err() || ending.begun().is_cancelled() || !live.has_changed().unwrap_or(false) {
@@ -145,19 +160,13 @@ async fn generations(
 
 async fn pipelines(
     settings: &Arc<Settings>,
+    codec: &Arc<Codec>,
     erp: &Erp,
     metrics: &Arc<Metrics>,
     board: &Board,
     shutdown: &CancellationToken,
     ending: &Ending,
 ) -> anyhow::Result<()> {
-    let subjects = subjects(settings);
-    let codec = tokio::select! {
-        codec = Codec::connect(settings.schema_registry.as_ref(), &settings.topics, &subjects) => {
-            Arc::new(codec?)
-        }
-        () = shutdown.cancelled() => return Ok(()),
-    };
     let role = if settings.commands.enabled { sink::ROLE } else { source::ROLE };
     let controls = Controls::follow(&settings.kafka, &settings.topics.control, role)
         .map_err(|reason| anyhow!(reason))?;
@@ -172,7 +181,7 @@ async fn pipelines(
         let parts = sink::Parts {
             settings: Arc::clone(settings),
             erp: erp.clone(),
-            codec: Arc::clone(&codec),
+            codec: Arc::clone(codec),
             metrics: Arc::clone(metrics),
             board: board.clone(),
             shutdown: shutdown.clone(),
@@ -192,7 +201,7 @@ async fn pipelines(
         let parts = source::Parts {
             settings: Arc::clone(settings),
             erp: erp.clone(),
-            codec,
+            codec: Arc::clone(codec),
             metrics: Arc::clone(metrics),
             board: board.clone(),
             shutdown: shutdown.clone(),

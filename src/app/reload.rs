@@ -8,8 +8,10 @@
 //! erp       new clients; calls in flight end with the old ones
 //! listener  the new token only
 //! kafka     the broker is asked first; then every client is rebuilt, and the pipelines restart
-//! registry  with kafka
+//! registry  it is asked for the ids of our schemas first; calls in flight end with the old client
 //! ```
+//!
+//! What was refused is tried again every 30 s: the broker or the registry may have been away.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,6 +38,7 @@ use crate::{
     kafka::partition_counts,
     metrics::Metrics,
     ops::Token,
+    schema::Codec,
 };
 
 /// Files that are written one after the other are read together.
@@ -131,7 +134,7 @@ impl Reload {
     }
 
     /// Until it is dropped.
-    pub(super) async fn run(self: Arc<Self>) {
+    pub(super) async fn run(self: Arc<Self>, codec: Arc<Codec>) {
         let (files, mut state) = (&self.files, self.lock().clone());
         let (changed, mut changes) = mpsc::channel(1);
         let _watching = watch_folders(files.iter().map(|(_, path)| path.as_path()), changed);
@@ -154,7 +157,7 @@ impl Reload {
             };
             let mut found = false;
             for part in Part::ALL {
-                found |= self.look(&mut state, files, part).await;
+                found |= self.look(&mut state, files, part, &codec).await;
             }
             self.lock().clone_from(&state);
             if asked && !found {
@@ -168,7 +171,13 @@ impl Reload {
     }
 
     /// Takes a part's files if they have changed; whether they had.
-    async fn look(&self, state: &mut State, files: &[(String, PathBuf)], part: Part) -> bool {
+    async fn look(
+        &self,
+        state: &mut State,
+        files: &[(String, PathBuf)],
+        part: Part,
+        codec: &Codec,
+    ) -> bool {
         let now = contents(files, part);
         if state.taken.get(&part) == Some(&now) {
             if state.refused.remove(&part).is_some() {
@@ -180,7 +189,7 @@ impl Reload {
             }
             return false;
         }
-        match self.take(&mut state.settings, files, part).await {
+        match self.take(&mut state.settings, files, part, codec).await {
             Ok(()) => {
                 state.taken.insert(part, now);
                 state.refused.remove(&part);
@@ -237,6 +246,7 @@ impl Reload {
         settings: &mut Settings,
         files: &[(String, PathBuf)],
         part: Part,
+        codec: &Codec,
     ) -> Result<(), String> {
         let next = reread(settings, part)?;
         for (key, path) in files.iter().filter(|(key, _)| Part::of(key) == Some(part)) {
@@ -250,17 +260,21 @@ impl Reload {
                 self.publish.send_replace(Arc::new(next.clone()));
             }
             Part::Registry => {
-                if let Some(registry) = &next.schema_registry
-                    && registry
+                if let Some(registry) = &next.schema_registry {
+                    if registry
                         .auth
                         .as_ref()
                         .is_some_and(|auth| !auth.expose_secret().contains(':'))
-                {
-                    return Err(
-                        "schema_registry.auth_file does not hold \"user:password\"".to_owned()
-                    );
+                    {
+                        return Err(
+                            "schema_registry.auth_file does not hold \"user:password\"".to_owned()
+                        );
+                    }
+                    codec
+                        .replace_registry(registry, &next.topics)
+                        .await
+                        .map_err(|fault| fault.to_string())?;
                 }
-                self.publish.send_replace(Arc::new(next.clone()));
             }
         }
         *settings = next;
@@ -280,15 +294,22 @@ async fn asked_by(hangup: &mut Option<Signal>) {
 fn files_of(settings: &Settings) -> Vec<(String, PathBuf)> {
     let mut files: Vec<(String, PathBuf)> =
         settings.secret_files.iter().map(|(key, path)| (key.clone(), path.clone())).collect();
-    let connections = [
-        ("erp.flagship.ca_file", settings.flagship.as_ref().map(|account| &account.connection)),
-        ("erp.enterprise.ca_file", settings.enterprise.as_ref().map(|account| &account.connection)),
+    let (flagship, enterprise) = (&settings.flagship, &settings.enterprise);
+    let authorities = [
+        (
+            "erp.flagship.ca_file",
+            flagship.as_ref().and_then(|account| account.connection.ca_file.clone()),
+        ),
+        (
+            "erp.enterprise.ca_file",
+            enterprise.as_ref().and_then(|account| account.connection.ca_file.clone()),
+        ),
+        (
+            "schema_registry.ca_file",
+            settings.schema_registry.as_ref().and_then(|registry| registry.ca_file.clone()),
+        ),
     ];
-    files.extend(
-        connections
-            .into_iter()
-            .filter_map(|(key, connection)| Some((key.to_owned(), connection?.ca_file.clone()?))),
-    );
+    files.extend(authorities.into_iter().filter_map(|(key, file)| Some((key.to_owned(), file?))));
     let named =
         KAFKA_FILES.into_iter().filter_map(|key| Some((key, settings.kafka.properties.get(key)?)));
     files.extend(
@@ -437,16 +458,17 @@ mod tests {
             ),
         );
         let (reload, _live) = reload(&settings);
+        let codec = Codec::single_object();
         let files = files_of(&settings);
         assert_eq!(files.len(), 2);
         let taken = Part::ALL.into_iter().map(|part| (part, contents(&files, part))).collect();
         let mut state = State { taken, refused: BTreeMap::new(), settings };
-        assert!(!reload.look(&mut state, &files, Part::Erp).await);
+        assert!(!reload.look(&mut state, &files, Part::Erp, &codec).await);
 
         for (wrong, word) in [("no-colon", "secret:salt"), ("", "is empty")] {
             std::fs::write(folder.path().join("flagship"), wrong).unwrap();
-            assert!(reload.look(&mut state, &files, Part::Erp).await);
-            assert!(reload.look(&mut state, &files, Part::Erp).await);
+            assert!(reload.look(&mut state, &files, Part::Erp, &codec).await);
+            assert!(reload.look(&mut state, &files, Part::Erp, &codec).await);
             let (_, stories) = reload.board.stories();
             let text = stories["notices"][0]["text"].as_str().unwrap();
             assert!(text.contains(word) && text.contains("stay in force"), "{text}");
@@ -456,7 +478,7 @@ mod tests {
             );
         }
         std::fs::remove_file(folder.path().join("flagship")).unwrap();
-        assert!(reload.look(&mut state, &files, Part::Erp).await);
+        assert!(reload.look(&mut state, &files, Part::Erp, &codec).await);
         assert!(
             reload
                 .metrics
@@ -466,11 +488,11 @@ mod tests {
         assert!(reload.metrics.render().contains("wdt_connector_last_reload_successful 0\n"));
 
         std::fs::write(folder.path().join("flagship"), "two:salt").unwrap();
-        assert!(reload.look(&mut state, &files, Part::Erp).await);
+        assert!(reload.look(&mut state, &files, Part::Erp, &codec).await);
         assert_eq!(state.settings.flagship.as_ref().unwrap().secret.expose_secret(), "two:salt");
         assert!(reload.metrics.render().contains("wdt_connector_last_reload_successful 1\n"));
         std::fs::write(folder.path().join("token"), "psst").unwrap();
-        assert!(reload.look(&mut state, &files, Part::Listener).await);
+        assert!(reload.look(&mut state, &files, Part::Listener, &codec).await);
         assert_eq!(state.settings.http.token.as_ref().unwrap().expose_secret(), "psst");
         let said = format!("{:?}", reload.board.sections()) + &reload.board.stories().1.to_string();
         assert!(

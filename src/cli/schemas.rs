@@ -113,7 +113,7 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
     };
     let mut report = Report::new();
     for subject in subjects(&settings) {
-        let name = format!("{}-value", subject.topic(&settings.topics));
+        let name = subject.name(&settings.topics);
         report.add(&match args.verb {
             Verb::Register => registered(registry, &name, subject).await,
             Verb::Check | Verb::Print { .. } => compared(registry, &name, subject).await,

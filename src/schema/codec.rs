@@ -65,7 +65,8 @@ const SINGLE_OBJECT: [u8; 2] = [0xc3, 0x01];
 /// Encodes and decodes every value; shared, cheap to clone behind an `Arc`.
 #[derive(Debug)]
 pub struct Codec {
-    pub(super) registry: Option<Registry>,
+    /// The client that was accepted last ([`Codec::replace_registry`]).
+    pub(super) registry: Option<RwLock<Arc<Registry>>>,
     /// The ids we write.
     pub(super) ids: BTreeMap<Subject, u32>,
     /// Our own schemas by id, current and released.
@@ -112,11 +113,10 @@ impl Codec {
         released: &[(&'static str, &'static str)],
     ) -> Result<Self, SchemaFault> {
         let Some(settings) = registry else { return Ok(Self::single_object()) };
-        let told = |fault: RegistryFault| SchemaFault(fault.to_string());
         let registry = Registry::new(settings).map_err(told)?;
         let mut codec = Self::single_object();
         for subject in subjects {
-            let name = format!("{}-value", subject.topic(topics));
+            let name = subject.name(topics);
             let current = catalog().of(*subject);
             for (_, text) in released
                 .iter()
@@ -131,17 +131,37 @@ impl Codec {
                     Err(fault) => return Err(told(fault)),
                 }
             }
-            let id = if settings.register {
-                registry.register(&name, current.text).await
-            } else {
-                registry.verify(&name, current.text).await
-            };
-            let id = id.map_err(told)?;
+            let id = registered_id(&registry, settings, &name, current.text).await?;
             codec.own.insert(id, Arc::clone(current));
             codec.ids.insert(*subject, id);
         }
-        codec.registry = Some(registry);
+        codec.registry = Some(RwLock::new(Arc::new(registry)));
         Ok(codec)
+    }
+
+    /// Takes new credentials and authorities of the same registry, once it has given the ids of our
+    /// schemas to them.
+    ///
+    /// # Errors
+    /// [`SchemaFault`] with the registry's own reason; those before stay in use.
+    pub(crate) async fn replace_registry(
+        &self,
+        settings: &RegistrySettings,
+        topics: &Topics,
+    ) -> Result<(), SchemaFault> {
+        let Some(current) = &self.registry else { return Ok(()) };
+        let candidate = Registry::new(settings).map_err(told)?;
+        for (subject, ours) in &self.ids {
+            let (name, text) = (subject.name(topics), catalog().of(*subject).text);
+            let id = registered_id(&candidate, settings, &name, text).await?;
+            if id != *ours {
+                return Err(SchemaFault(format!(
+                    "the schema registry gives the schema of {name} the id {id} and gave it {ours} before; check that these credentials are of the same registry"
+                )));
+            }
+        }
+        *current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(candidate);
+        Ok(())
     }
 
     /// Single-object encoding only, no registry.
@@ -284,6 +304,7 @@ impl Codec {
         let Some(registry) = &self.registry else {
             return Err(LearnFault::Unusable(no_registry(id)));
         };
+        let registry = Arc::clone(&registry.read().unwrap_or_else(PoisonError::into_inner));
         let (text, found) = match registry.schema(id).await {
             Ok(stored) => {
                 let text = stored.size();
@@ -475,6 +496,25 @@ fn unframed() -> DecodeFault {
         "the value begins neither with a schema registry's id (0x00 and 4 bytes) nor with Avro's single-object header (0xC301 and 8 bytes)"
             .to_owned(),
     )
+}
+
+fn told(fault: RegistryFault) -> SchemaFault {
+    SchemaFault(fault.to_string())
+}
+
+/// The id of a schema of ours, registered first where that is allowed.
+async fn registered_id(
+    registry: &Registry,
+    settings: &RegistrySettings,
+    subject: &str,
+    schema: &str,
+) -> Result<u32, SchemaFault> {
+    let id = if settings.register {
+        registry.register(subject, schema).await
+    } else {
+        registry.verify(subject, schema).await
+    };
+    id.map_err(told)
 }
 
 fn no_registry(id: u32) -> String {

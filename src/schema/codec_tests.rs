@@ -239,7 +239,7 @@ const ALL: [Subject; 6] = [
 /// As after a start with a registry that gave the ids 1 to 6.
 fn confluent() -> Codec {
     let mut codec = Codec::single_object();
-    codec.registry = Some(Registry::new(&settings()).unwrap());
+    codec.registry = Some(RwLock::new(Arc::new(Registry::new(&settings()).unwrap())));
     codec.ids = ALL.into_iter().zip(1..).collect();
     codec.own =
         codec.ids.iter().map(|(subject, id)| (*id, Arc::clone(catalog().of(*subject)))).collect();

@@ -50,7 +50,7 @@ impl Trial {
         learnt.insert(FOREIGN_ID, lesson, FOREIGN.len());
         let own = HashMap::from([(OWN_ID, Arc::clone(catalog().of(Subject::Command)))]);
         Ok(Self(Codec {
-            registry: Some(registry),
+            registry: Some(RwLock::new(Arc::new(registry))),
             ids: BTreeMap::new(),
             own,
             learnt: RwLock::new(learnt),

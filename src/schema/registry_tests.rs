@@ -187,6 +187,31 @@ async fn the_registrys_own_reason_is_told() {
 }
 
 #[tokio::test]
+async fn new_credentials_are_taken_where_the_ids_of_our_schemas_stay_the_same() {
+    let (fake, mut settings) = Fake::start(StatusCode::OK, r#"{"id":7}"#).await;
+    let codec = Codec::connect(Some(&settings), &topics(), &[Subject::Command]).await.unwrap();
+    settings.auth = Some("user:other".into());
+    for (status, answer, word) in [
+        (StatusCode::UNAUTHORIZED, "", "auth_file"),
+        (StatusCode::OK, r#"{"id":8}"#, "the id 8 and gave it 7 before"),
+    ] {
+        fake.answers(status, answer);
+        let fault = codec.replace_registry(&settings, &topics()).await.unwrap_err().to_string();
+        assert!(fault.contains(word), "{fault}");
+    }
+    let auth_of_learning = async |id: u32| {
+        let _ = codec.learn(id).await;
+        let (request, auth, _) = fake.asked().pop().unwrap();
+        assert!(request.ends_with(&format!("/schemas/ids/{id}")), "{request}");
+        auth.unwrap()
+    };
+    assert_eq!(auth_of_learning(1).await, "Basic dXNlcjpwYXNzOndvcmQ=");
+    fake.answers(StatusCode::OK, r#"{"id":7}"#);
+    codec.replace_registry(&settings, &topics()).await.unwrap();
+    assert_eq!(auth_of_learning(2).await, "Basic dXNlcjpvdGhlcg==");
+}
+
+#[tokio::test]
 async fn ids_met_in_messages_are_learnt_once() {
     let (fake, settings) = Fake::start(StatusCode::OK, r#"{"id":1}"#).await;
     let codec = Codec::connect(Some(&settings), &topics(), &[]).await.unwrap();

@@ -28,6 +28,12 @@ impl Subject {
             Self::FeedState => &topics.feeds_state,
         }
     }
+
+    /// Its name in the registry.
+    #[must_use]
+    pub fn name(self, topics: &Topics) -> String {
+        format!("{}-value", self.topic(topics))
+    }
 }
 
 /// Debezium's operation.

@@ -15,6 +15,7 @@ use wdt_connector::testing::{
 use crate::{
     kit::{
         commands::command,
+        connector::Connector,
         erp::Kind,
         follower::Follower,
         http,
@@ -127,6 +128,77 @@ fn with_the_registry_gone_known_schemas_go_on() {
     let _connector = rig.start();
     let number = rig.erp.add_one(Kind::Returns);
     reader.until("a change with it again", PATIENCE, |seen| {
+        seen.iter().any(|record| record.key_text() == number)
+    });
+}
+
+/// What the page says of a part whose new files were refused.
+fn refused(connector: &Connector, part: &str) -> Option<String> {
+    let pointer = format!("/sections/reload/refused/{part}");
+    connector.status().pointer(&pointer)?.as_str().map(str::to_owned)
+}
+
+#[test]
+fn registry_credentials_are_tried_before_they_are_taken() {
+    let mut rig = Rig::new("regauth").purchase_returns().with_registry();
+    let proxy = through_proxy(&mut rig);
+    // user:wrong
+    proxy.forbid("dXNlcjp3cm9uZw==");
+    let auth = rig.path("registry.auth");
+    std::fs::write(&auth, "user:right").unwrap();
+    rig.config.set("schema_registry", "auth_file", auth.display().to_string());
+    rig.erp.seed(Kind::Returns, 3);
+    let mut connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.purchase_returns);
+    reader.at_least(3, PATIENCE);
+
+    std::fs::write(&auth, "user:wrong").unwrap();
+    until("a refused password", PATIENCE, || {
+        assert!(connector.running(), "{}", connector.log());
+        refused(&connector, "registry").filter(|reason| reason.contains("401"))
+    });
+    assert_eq!(connector.metric("wdt_connector_last_reload_successful", &[]), 0.0);
+    let number = rig.erp.add_one(Kind::Returns);
+    reader.until("a change with the credentials before", PATIENCE, |seen| {
+        seen.iter().any(|record| record.key_text() == number)
+    });
+
+    // What nobody can judge now is judged later, also if the file does not change again.
+    proxy.refuse(true);
+    proxy.cut();
+    std::fs::write(&auth, "user:newer").unwrap();
+    until("a password that nobody can judge", PATIENCE, || {
+        assert!(connector.running(), "{}", connector.log());
+        refused(&connector, "registry").filter(|reason| !reason.contains("401"))
+    });
+    proxy.listen_in();
+    proxy.refuse(false);
+    until("a password that is taken", PATIENCE, || {
+        refused(&connector, "registry").is_none().then_some(())
+    });
+    assert!(String::from_utf8_lossy(&proxy.heard()).contains("dXNlcjpuZXdlcg=="));
+    assert_eq!(connector.metric("wdt_connector_last_reload_successful", &[]), 1.0);
+}
+
+#[test]
+fn kafka_credentials_are_replaced_while_the_registry_is_away() {
+    let mut rig = Rig::new("regawaykafka").purchase_returns().with_registry();
+    let proxy = through_proxy(&mut rig);
+    // A plain broker takes any password; what matters is that every client is built anew.
+    let password = rig.path("kafka.password");
+    std::fs::write(&password, "first").unwrap();
+    rig.config.set("kafka", "sasl_password_file", password.display().to_string());
+    rig.erp.seed(Kind::Returns, 3);
+    let mut connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.purchase_returns);
+    reader.at_least(3, PATIENCE);
+    proxy.refuse(true);
+    proxy.cut();
+    std::fs::write(&password, "second").unwrap();
+    connector.wait_log("restarting pipelines with new credentials", PATIENCE);
+    let number = rig.erp.add_one(Kind::Returns);
+    reader.until("a change from the clients built anew", PATIENCE, |seen| {
+        assert!(connector.running(), "{}", connector.log());
         seen.iter().any(|record| record.key_text() == number)
     });
 }

@@ -149,15 +149,15 @@ fn sigterm_ends_at_once_although_the_broker_was_never_there() {
 /// process again, with the new ones.
 #[test]
 fn new_credentials_end_a_process_whose_pipelines_do_not_stop() {
-    let mut rig = Rig::with_partitions("reload-hang", 1).commands("avro").with_registry();
-    let auth = rig.path("registry.auth");
-    fs::write(&auth, "user:first").unwrap();
-    rig.config.set("schema_registry", "auth_file", auth.display().to_string());
+    let mut rig = Rig::with_partitions("reload-hang", 1).commands("avro");
+    let password = rig.path("kafka.password");
+    fs::write(&password, "first").unwrap();
+    rig.config.set("kafka", "sasl_password_file", password.display().to_string());
     rig.erp.take_anything();
     rig.send(&some(1));
     let mut connector = rig.spawn_with(&[("FAILPOINTS", "poll-hang=inject")]);
     connector.wait_log("injected fault: thread hangs", PATIENCE);
-    fs::write(&auth, "user:second").unwrap();
+    fs::write(&password, "second").unwrap();
     connector.wait_log("new secrets or certificates in use", PATIENCE);
     let asked = Instant::now();
     let status = connector.wait_end(PATIENCE).expect("it ends");

@@ -21,6 +21,8 @@ struct State {
     /// What the clients sent, while it is wanted.
     heard: Mutex<Vec<u8>>,
     listening: AtomicBool,
+    /// What no client may say.
+    forbidden: Mutex<Option<String>>,
 }
 
 /// Listens on a port of its own and passes bytes on to `target` both ways.
@@ -89,6 +91,11 @@ impl Proxy {
         self.state.heard.lock().expect("no panic holds this lock").clone()
     }
 
+    /// Answers every request that contains `text` with 401, from now on.
+    pub fn forbid(&self, text: &str) {
+        *self.state.forbidden.lock().expect("no panic holds this lock") = Some(text.to_owned());
+    }
+
     /// How many connections have arrived, refused ones included.
     pub fn accepted(&self) -> u64 {
         self.state.accepted.load(Ordering::SeqCst)
@@ -131,6 +138,16 @@ fn pass(state: &State, mut from: TcpStream, mut to: TcpStream, of_client: bool) 
                 .lock()
                 .expect("no panic holds this lock")
                 .extend_from_slice(&buffer[..length]);
+        }
+        let forbidden = state.forbidden.lock().expect("no panic holds this lock").clone();
+        if of_client
+            && forbidden
+                .is_some_and(|text| String::from_utf8_lossy(&buffer[..length]).contains(&text))
+        {
+            let _ = from.write_all(
+                b"HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+            );
+            break;
         }
         let delay = state.delay_ms.load(Ordering::SeqCst);
         if delay > 0 {
