@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use jiff::{civil::DateTime, fmt::temporal::DateTimePrinter, tz::Offset};
 use serde::{Deserialize, Serialize};
 
 /// Milliseconds on this machine's suspend-proof clock (`CLOCK_BOOTTIME`: runs on while suspended,
@@ -52,7 +53,7 @@ pub struct Timestamp(pub i64);
 
 /// Beijing is UTC+8 without daylight saving. Every clock string of the ERP is Beijing time
 /// (`docs/erp.md#times-and-numbers`).
-const BEIJING_OFFSET_MS: i64 = 8 * 3_600_000;
+const BEIJING: Offset = Offset::constant(8);
 
 /// How far the tests have set this process's wall clock, in milliseconds: the content of the file
 /// that `WDT_CLOCK_OFFSET_FILE` names, read each time.
@@ -109,98 +110,39 @@ impl Timestamp {
     /// cut).
     #[must_use]
     pub fn to_beijing(self) -> String {
-        let (days, second_of_day) = {
-            let seconds = self.0.saturating_add(BEIJING_OFFSET_MS).div_euclid(1000);
-            (seconds.div_euclid(86_400), seconds.rem_euclid(86_400))
-        };
-        let (year, month, day) = civil_from_days(days);
-        format!(
-            "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}",
-            second_of_day / 3600,
-            second_of_day / 60 % 60,
-            second_of_day % 60
-        )
+        const PRINTER: DateTimePrinter = DateTimePrinter::new().separator(b' ').precision(Some(0));
+        PRINTER.datetime_to_string(&BEIJING.to_datetime(self.in_calendar()))
     }
 
     /// Reads `yyyy-MM-dd HH:mm:ss` in Beijing time; `None` when the text is anything else or no
     /// date of the calendar.
     #[must_use]
     pub fn from_beijing(text: &str) -> Option<Self> {
-        let bytes: &[u8; 19] = text.as_bytes().try_into().ok()?;
-        let [y0, y1, y2, y3, b'-', m0, m1, b'-', d0, d1, b' ', h0, h1, b':', n0, n1, b':', s0, s1] =
-            bytes
+        // The parser takes other forms as well, and a leap second.
+        let [_, _, _, _, b'-', _, _, b'-', _, _, b' ', _, _, b':', _, _, b':', b'0'..=b'5', _] =
+            text.as_bytes()
         else {
             return None;
         };
-        let number = |digits: &[&u8]| {
-            digits.iter().try_fold(0_i64, |sum, digit| {
-                digit.is_ascii_digit().then(|| sum * 10 + i64::from(**digit - b'0'))
-            })
-        };
-        let (year, month, day) =
-            (number(&[y0, y1, y2, y3])?, number(&[m0, m1])?, number(&[d0, d1])?);
-        let (hour, minute, second) = (number(&[h0, h1])?, number(&[n0, n1])?, number(&[s0, s1])?);
-        if !(1..=12).contains(&month)
-            || day < 1
-            || day > days_in_month(year, month)
-            || hour > 23
-            || minute > 59
-            || second > 59
-        {
-            return None;
-        }
-        let days = days_from_civil(year, month, day);
-        Some(Self((days * 86_400 + hour * 3600 + minute * 60 + second) * 1000 - BEIJING_OFFSET_MS))
+        let time: DateTime = text.parse().ok()?;
+        Some(Self(BEIJING.to_timestamp(time).ok()?.as_millisecond()))
+    }
+
+    /// The nearest instant of the years -9999 to 9999: a sender may write any number.
+    fn in_calendar(self) -> jiff::Timestamp {
+        jiff::Timestamp::from_millisecond(self.0).unwrap_or(if self.0 < 0 {
+            jiff::Timestamp::MIN
+        } else {
+            jiff::Timestamp::MAX
+        })
     }
 }
 
 impl fmt::Display for Timestamp {
     /// RFC 3339, UTC, milliseconds.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.0.div_euclid(1000);
-        let (year, month, day) = civil_from_days(seconds.div_euclid(86_400));
-        let second_of_day = seconds.rem_euclid(86_400);
-        write!(
-            out,
-            "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
-            second_of_day / 3600,
-            second_of_day / 60 % 60,
-            second_of_day % 60,
-            self.0.rem_euclid(1000)
-        )
+        write!(out, "{:.3}", self.in_calendar())
     }
-}
-
-fn days_in_month(year: i64, month: i64) -> i64 {
-    match month {
-        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    }
-}
-
-/// Days since 1970-01-01 of a date of the proleptic Gregorian calendar.
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
-}
-
-/// The inverse of [`days_from_civil`].
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let era = days.div_euclid(146_097);
-    let day_of_era = days.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]
@@ -225,6 +167,11 @@ mod tests {
             "2023-1-1 00:00:00",
             "2023-01-01T00:00:00",
             "0000-00-00 00:00:00",
+            "2016-12-31 23:59:60",
+            "2023-01-01 24:00:00",
+            "2023-01-01 00:00+08",
+            "2023-01-01 00:00:0Z",
+            "+002023-01 00:00:00",
         ] {
             assert_eq!(Timestamp::from_beijing(text), None, "{text}");
         }
@@ -232,7 +179,15 @@ mod tests {
 
     #[test]
     fn instants_are_shown_as_rfc_3339() {
-        assert_eq!(Timestamp(1_709_222_399_005).to_string(), "2024-02-29T15:59:59.005Z");
+        for (ms, text) in [
+            (1_709_222_399_005, "2024-02-29T15:59:59.005Z"),
+            (-1, "1969-12-31T23:59:59.999Z"),
+            (i64::MAX, "9999-12-30T22:00:00.999Z"),
+            (i64::MIN, "-009999-01-02T01:59:59.000Z"),
+        ] {
+            assert_eq!(Timestamp(ms).to_string(), text);
+        }
+        assert_eq!(Timestamp(-1).to_beijing(), "1970-01-01 07:59:59");
     }
 
     #[test]
