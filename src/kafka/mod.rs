@@ -4,7 +4,6 @@
 //! `docs/kafka.md` has what librdkafka does beyond its own documentation.
 
 pub(crate) mod admin;
-mod batch_size;
 mod client;
 mod consumer;
 pub(crate) mod control;

@@ -34,7 +34,6 @@ use crate::{
 
 use super::{
     Group, Leaders, Lease,
-    batch_size::BatchSize,
     client::{
         TRANSACTION_TIMEOUT_MS, client_config, heartbeat_interval, instance_id, largest_record,
     },
@@ -141,13 +140,12 @@ impl Transactor {
             .get("batch.size")
             .and_then(|bytes| bytes.parse().ok())
             .unwrap_or(BATCH_BYTES);
-        let batch_size = BatchSize::new(batch_bytes);
         let writer = Writer {
             kafka: kafka.clone(),
             role: role.to_owned(),
             requests: receiver,
             producer: None,
-            batch_size,
+            batch_bytes,
             memory: memory.map(|topic| Arc::new(Memory::of(topic))),
             panics: 0,
         };
@@ -315,8 +313,9 @@ struct Writer {
     role: String,
     requests: mpsc::UnboundedReceiver<Request>,
     producer: Option<Live>,
-    /// Of the records of one batch on the wire together: a topic refuses a batch as a whole.
-    batch_size: BatchSize,
+    /// `batch.size`: of the records of one batch on the wire together, before compression. A larger
+    /// record is alone in its batch; with 1, every record is.
+    batch_bytes: usize,
     memory: Option<Arc<Memory>>,
     /// Panics since the last transaction that was committed.
     panics: u32,
@@ -368,8 +367,10 @@ const RETRIES: u32 = 30;
 /// Panics in a row after which the thread ends, and the process with it, which is noticed: the same
 /// records cause the next one as well.
 const MAX_PANICS: u32 = 3;
-/// librdkafka's own default of `batch.size`.
-const BATCH_BYTES: usize = 1_000_000;
+/// Half of the smallest `max.message.bytes` we recommend, so that a topic that refuses a batch of
+/// this size refuses a record. A transaction of 2,000 records takes as long as with librdkafka's
+/// default of 1,000,000; with less it takes longer (`docs/kafka.md#record-and-batch-size`).
+const BATCH_BYTES: usize = 65_536;
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 const OFFSETS_TIMEOUT: Duration = Duration::from_secs(5);
 const INIT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -405,18 +406,7 @@ impl Writer {
                 self.panics = 0;
             }
             ended = Some(Instant::now());
-            let larger = result.is_ok() && self.batch_size.committed();
             let _ = reply.send(result);
-            if larger {
-                tracing::info!(
-                    pipeline = %self.role,
-                    batch.bytes = self.batch_size.bytes(),
-                    "batch size increased, in case the topic accepts more again"
-                );
-                // The next commit makes a new one, once it knows that the partitions are still
-                // owned.
-                self.producer = None;
-            }
         }
     }
 
@@ -489,7 +479,7 @@ impl Writer {
             .set("acks", "all")
             // Where a key decides, a Java client must come to the same partition.
             .set("partitioner", "murmur2_random")
-            .set("batch.size", self.batch_size.bytes().to_string())
+            .set("batch.size", self.batch_bytes.to_string())
             .set("linger.ms", "0");
         if !self.kafka.properties.contains_key("compression.type")
             && !self.kafka.properties.contains_key("compression.codec")
@@ -602,23 +592,22 @@ impl Writer {
         }
     }
 
-    /// Which of the refused records are too large by themselves. Where all of them may have been
-    /// refused for their company, the next producer makes smaller batches: in the end each record
-    /// is alone, so that no right to read the topic's options is needed to find out.
+    /// Which of the refused records are too large by themselves. A topic refuses a batch as a whole,
+    /// so where none of them was alone for certain, every record is from now on, without a right to
+    /// read the topic's options.
     fn judge(&mut self, batch: &Batch, refused: &[usize]) -> Option<CommitFault> {
         let sized =
             |at: &usize| batch.records.get(*at).map(|record| (*at, record.size(), &record.topic));
         let alone: Vec<_> = refused
             .iter()
             .filter_map(sized)
-            .filter(|(_, bytes, _)| *bytes > self.batch_size.bytes())
+            .filter(|(_, bytes, _)| *bytes > self.batch_bytes)
             .collect();
         let Some((_, bytes, topic)) = alone.first() else {
-            self.batch_size.refused();
+            self.batch_bytes = 1;
             tracing::info!(
                 pipeline = %self.role,
-                batch.bytes = self.batch_size.bytes(),
-                "batch too large for a topic; batch size reduced"
+                "batch too large for a topic; every record is sent in a batch of its own from now on"
             );
             self.producer = None;
             return None;

@@ -1,8 +1,6 @@
 //! What Kafka does not take because of its size: left out and said so, told as a dead letter, or
 //! waited for with a reason; never tried for ever in everybody's way.
 
-use std::time::Duration;
-
 use rdkafka::ClientConfig;
 use serde_json::json;
 use wdt_connector::testing::{config::Partitioner, schema::Outcome, sink::partition_of};
@@ -240,7 +238,7 @@ fn a_change_that_its_topic_does_not_take_goes_to_the_dead_letters_and_the_feed_g
     }
     events.until("every modification", PATIENCE, |seen| seen.len() >= 400);
     assert!(read_all(&rig.topics.feeds_dlq).is_empty());
-    connector.wait_log("batch size reduced", PATIENCE);
+    connector.wait_log("every record is sent in a batch of its own", PATIENCE);
     // A record of its own that is too large, then together with its `before` only.
     let (large, larger) = (&numbers[0], &numbers[1]);
     rig.erp.modify(Kind::Returns, larger, &json!({"remark": noise(12_000, 5)}));
@@ -286,27 +284,6 @@ fn a_change_that_its_topic_does_not_take_goes_to_the_dead_letters_and_the_feed_g
             && said.contains("a larger change goes to the dead letters"),
         "{said}"
     );
-    // A topic that takes more again gets more again, by trial and without a restart.
-    topics::alter(&rig.topics.purchase_returns, &[("max.message.bytes", "1048588")]);
-    for number in &numbers {
-        if connector.log().contains("batch size increased") {
-            break;
-        }
-        // A second each: as many transactions.
-        let before = events.seen.len();
-        rig.erp.modify(
-            Kind::Returns,
-            number,
-            &json!({"remark": noise(10, u64::try_from(before).unwrap())}),
-        );
-        events.at_least(before + 1, PATIENCE);
-    }
-    connector.wait_log("batch size increased", Duration::ZERO);
-    let before = events.seen.len();
-    for number in &numbers {
-        rig.erp.modify(Kind::Returns, number, &json!({"remark": "after"}));
-    }
-    events.at_least(before + numbers.len(), PATIENCE);
 }
 
 /// The copy has more headers than the record, and its topic may take less than it did.
