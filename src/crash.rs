@@ -183,11 +183,27 @@ fn parse(text: &str) -> Option<Action> {
     Some(Action::Kill(point, passed + 1))
 }
 
+/// What threads have passed, by their names.
+#[cfg(test)]
+static TRAIL: std::sync::Mutex<Vec<(String, Point)>> = std::sync::Mutex::new(Vec::new());
+
+/// The points that the threads of this name have passed so far.
+#[cfg(test)]
+pub(crate) fn trail(thread: &str) -> Vec<Point> {
+    let trail = TRAIL.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    trail.iter().filter(|(name, _)| name == thread).map(|(_, point)| *point).collect()
+}
+
 /// Kills the process if `FAILPOINTS` names this point.
 #[cfg(debug_assertions)]
 pub(crate) fn point(at: Point) {
     use std::sync::atomic::{AtomicU32, Ordering};
 
+    #[cfg(test)]
+    if let Some(name) = std::thread::current().name() {
+        let mut trail = TRAIL.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        trail.push((name.to_owned(), at));
+    }
     static PASSED: AtomicU32 = AtomicU32::new(0);
     if let Some(Action::Kill(wanted, passage)) = action()
         && wanted == at

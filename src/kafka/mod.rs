@@ -36,7 +36,7 @@ pub(crate) use group_state::{Asked, GroupState, GroupView, Offsets};
 pub(crate) use leaders::Leaders;
 pub(crate) use offsets::{Prefix, begun_anew, nonce_of};
 #[cfg(test)]
-pub(crate) use order::{ISOLATION, Part, TAKE_OVER, TRANSACTION, TakeOverPart};
+pub(crate) use order::{ISOLATION, TAKE_OVER, TakeOverPart};
 #[cfg(test)]
 pub(crate) use ownership::{Ownership, Standing};
 pub(crate) use poller::LEAVE;

@@ -37,7 +37,6 @@ use super::{
     client::{
         TRANSACTION_TIMEOUT_MS, client_config, heartbeat_interval, instance_id, largest_record,
     },
-    order::{Part, TRANSACTION},
     rights::{self, Operation, Resource},
 };
 
@@ -622,6 +621,11 @@ impl Writer {
 
 impl Live {
     /// The whole transaction. The inner error names leases that ended before the offsets were sent.
+    ///
+    /// `EndTxn` is not checked for the group's generation, so a stale owner whose offsets were
+    /// accepted before a rebalance can still commit after it. Whoever reads its stable offsets waits
+    /// for every such transaction, and finds all of its records, because they were delivered before
+    /// the offsets were sent. The model of the command pipeline has this order, and a test compares.
     fn write(&self, batch: &Batch) -> Result<Result<(), Vec<Lease>>, Step> {
         crash::point(Point::TxnBeginning);
         self.producer.begin_transaction().map_err(|error| classify(&error))?;
@@ -629,22 +633,14 @@ impl Live {
         crash::hang_if(Fault::TransactionHang);
         crash::panic_once_if(Fault::TransactionPanic);
         crash::panic_if(Fault::TransactionPanicAlways, &());
-        for part in TRANSACTION {
-            match part {
-                Part::Records => self.deliver(batch)?,
-                Part::Offsets => {
-                    if let Err(ended) = self.send_offsets(batch)? {
-                        return Ok(Err(ended));
-                    }
-                }
-                // Any other timeout here would leave librdkafka and the broker in disagreement.
-                Part::End => {
-                    crash::point(Point::TxnCommitting);
-                    retried(|| self.producer.commit_transaction(Timeout::Never))?;
-                    crash::point(Point::TxnCommitted);
-                }
-            }
+        self.deliver(batch)?;
+        if let Err(ended) = self.send_offsets(batch)? {
+            return Ok(Err(ended));
         }
+        crash::point(Point::TxnCommitting);
+        // Any other timeout here would leave librdkafka and the broker in disagreement.
+        retried(|| self.producer.commit_transaction(Timeout::Never))?;
+        crash::point(Point::TxnCommitted);
         Ok(Ok(()))
     }
 

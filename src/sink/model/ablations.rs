@@ -4,7 +4,7 @@
 use crate::{
     clock::Moment,
     erp::Answer,
-    kafka::{Part, TakeOverPart},
+    kafka::TakeOverPart,
     sink::{
         call::finding_of,
         commit::Carried,
@@ -16,6 +16,7 @@ use crate::{
 
 use super::{
     moves::bound_by_instant,
+    order::Part,
     rules::Rules,
     scenario::{GOOD, OFFSETS, ONE_ORDER, ONE_RESULT, REJECTED, Scenario, Times},
     world::Left,

@@ -13,6 +13,7 @@
 
 mod ablations;
 mod moves;
+mod order;
 mod reach;
 mod rules;
 mod scenario;

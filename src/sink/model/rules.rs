@@ -7,7 +7,7 @@ use crate::{
     clock::{Moment, Timestamp},
     config::Partitioner,
     erp::{Answer, OutboundHead},
-    kafka::{ISOLATION, Lease, Part, Prefix, Standing, TAKE_OVER, TRANSACTION, TakeOverPart},
+    kafka::{ISOLATION, Lease, Prefix, Standing, TAKE_OVER, TakeOverPart},
     schema::JournalEntry,
     sink::{
         call::{Question, finding_of},
@@ -22,6 +22,8 @@ use crate::{
         validate::{Accepted, Misplaced, check_placement},
     },
 };
+
+use super::order::{Part, TRANSACTION};
 
 type Judge = fn(&Accepted, i32, i64, Known, &Timing) -> Verdict;
 type Answered = fn(&mut Life, Answer, Moment, bool, Moment, &Timing) -> Step;
