@@ -386,6 +386,46 @@ fn a_certificate_or_password_that_is_wrong_is_one_sentence() {
 }
 
 #[test]
+fn kafka_credentials_and_certificates_are_tried_before_they_are_taken() {
+    let Some(locked) = locked() else { return };
+    let mut rig = Rig::bare("rotated").purchase_returns();
+    locked.enter(&mut rig.config, ALMIGHTY);
+    let (password, authority) = (rig.path("own.password"), rig.path("own.pem"));
+    fs::copy(&locked.password, &password).unwrap();
+    fs::copy(&locked.authority, &authority).unwrap();
+    rig.config
+        .set("kafka", "sasl_password_file", password.display().to_string())
+        .kafka_property("ssl.ca.location", &authority.display().to_string());
+    create_at(&locked.broker.admin(), &rig.topics.wanted(2));
+    locked.broker.allow(&printed_rights(&rig, ALMIGHTY));
+    rig.erp.seed(Kind::Returns, 1);
+    let mut connector = rig.start();
+    let mut changes = Reader::with(locked.broker.admin(), &rig.topics.purchase_returns);
+    changes.at_least(1, PATIENCE);
+
+    let stranger = Authority::new("somebody else").write(&rig.path(""), "stranger.pem");
+    for (file, content, word) in [
+        (&password, b"not-the-password".to_vec(), "Authentication failed"),
+        (&authority, fs::read(&stranger).unwrap(), "certificate verify failed"),
+    ] {
+        let before = fs::read(file).unwrap();
+        fs::write(file, content).unwrap();
+        let refused = |connector: &Connector| {
+            let status = connector.status();
+            status.pointer("/sections/reload/refused/kafka")?.as_str().map(str::to_owned)
+        };
+        until("a refusal", PATIENCE, || refused(&connector).filter(|why| why.contains(word)));
+        let number = rig.erp.add_one(Kind::Returns);
+        changes.until("a change with those before", PATIENCE, |seen| {
+            seen.iter().any(|record| record.key_text() == number)
+        });
+        fs::write(file, before).unwrap();
+        until("nothing refused", PATIENCE, || refused(&connector).is_none().then_some(()));
+    }
+    assert!(connector.running() && !connector.log().contains("restarting pipelines"));
+}
+
+#[test]
 fn a_verification_that_is_switched_off_shouts() {
     let Some(locked) = locked() else { return };
     let mut rig = Rig::bare("shout").commands("json");
