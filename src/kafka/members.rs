@@ -109,8 +109,8 @@ pub(crate) fn owners(
     }
 }
 
-/// The partitions of a topic in a member's assignment (Kafka's consumer protocol); `None` for bytes
-/// that are none.
+/// The partitions of a topic in a member's assignment (Kafka's consumer protocol), which rdkafka
+/// gives as bytes only; `None` for bytes that are none.
 fn assigned(bytes: &[u8], topic: &str) -> Option<Vec<i32>> {
     let mut cursor = Bytes(bytes);
     cursor.take(2)?;

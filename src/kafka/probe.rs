@@ -1,8 +1,9 @@
 //! Whether each right is there, found out without leaving anything behind.
 //!
-//! Nothing lists an account's own rights to it, so each is tried with a request that the broker
-//! authorizes and then refuses for another reason: a record larger than the topic takes, an offset
-//! of a partition that does not exist.
+//! Brokers can list an account's own rights (KIP-430), but rdkafka has no safe call that asks for
+//! them. Each right is therefore tried with a request that the broker authorizes and then refuses
+//! for another reason: a record larger than the topic takes, an offset of a partition that does not
+//! exist.
 
 use std::time::{Duration, Instant};
 
