@@ -7,7 +7,9 @@ use secrecy::ExposeSecret;
 
 use crate::config::KafkaSettings;
 
-use super::order::ISOLATION;
+/// Every consumer's `isolation.level`: offsets are stable ones, and records those of committed
+/// transactions.
+pub(crate) const ISOLATION: &str = "read_committed";
 
 /// Longest time an open transaction of a frozen owner may block its successor's restore: #5 of
 /// `docs/delivery.md#timing-inequalities`.

@@ -15,7 +15,6 @@ pub(crate) mod members;
 mod membership;
 pub(crate) mod mock;
 mod offsets;
-mod order;
 mod ownership;
 mod poller;
 pub(crate) mod probe;
@@ -30,13 +29,13 @@ mod transaction;
 mod unreadable;
 mod watchdog;
 
+#[cfg(test)]
+pub(crate) use client::ISOLATION;
 pub(crate) use client::largest_record;
 pub(crate) use consumer::{Delivered, Group, GroupEvent, GroupFault, GroupOptions, Lease};
 pub(crate) use group_state::{Asked, GroupState, GroupView, Offsets};
 pub(crate) use leaders::Leaders;
 pub(crate) use offsets::{Prefix, begun_anew, nonce_of};
-#[cfg(test)]
-pub(crate) use order::{ISOLATION, TAKE_OVER, TakeOverPart};
 #[cfg(test)]
 pub(crate) use ownership::{Ownership, Standing};
 pub(crate) use poller::LEAVE;

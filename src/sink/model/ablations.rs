@@ -4,7 +4,6 @@
 use crate::{
     clock::Moment,
     erp::Answer,
-    kafka::TakeOverPart,
     sink::{
         call::finding_of,
         commit::Carried,
@@ -16,7 +15,7 @@ use crate::{
 
 use super::{
     moves::bound_by_instant,
-    order::Part,
+    order::{Part, TakeOverPart},
     rules::Rules,
     scenario::{GOOD, OFFSETS, ONE_ORDER, ONE_RESULT, REJECTED, Scenario, Times},
     world::Left,

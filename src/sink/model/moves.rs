@@ -8,7 +8,7 @@ use crate::{
     config::Partitioner,
     erp::{Answer, Layer, NotExecuted, OutboundHead, Refusal},
     explanation::Explanation,
-    kafka::{ISOLATION, Lease, Prefix, TakeOverPart},
+    kafka::{ISOLATION, Lease, Prefix},
     schema::{EntryKind, JournalEntry, Outcome},
     sink::{
         call::Question,
@@ -20,7 +20,7 @@ use crate::{
 };
 
 use super::{
-    order::Part,
+    order::{Part, TakeOverPart},
     scenario::{Action, Scenario, Sent, partition_of},
     world::{
         Command, End, Journal, NOW, Noted, Order, Phase, Process, Request, Running, Shown, Slot,

@@ -7,7 +7,7 @@ use crate::{
     clock::{Moment, Timestamp},
     config::Partitioner,
     erp::{Answer, OutboundHead},
-    kafka::{ISOLATION, Lease, Prefix, Standing, TAKE_OVER, TakeOverPart},
+    kafka::{ISOLATION, Lease, Prefix, Standing},
     schema::JournalEntry,
     sink::{
         call::{Question, finding_of},
@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-use super::order::{Part, TRANSACTION};
+use super::order::{Part, TAKE_OVER, TRANSACTION, TakeOverPart};
 
 type Judge = fn(&Accepted, i32, i64, Known, &Timing) -> Verdict;
 type Answered = fn(&mut Life, Answer, Moment, bool, Moment, &Timing) -> Step;
