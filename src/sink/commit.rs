@@ -22,7 +22,7 @@ use crate::{
 };
 
 use super::{
-    engine::{ABNORMAL, End, Ended, Engine, Happened, Ready, SlotId, Waits, Word},
+    engine::{ABNORMAL, End, Ended, Engine, Happened, Ready, Slot, SlotId, Waits, Word},
     intake::told,
     journal::{Way, written},
     letter::{Death, dead_letter, doubt_letter, doubt_reason, spare},
@@ -504,16 +504,16 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// What the ERP said goes into the command's open intent, unless the command is settled.
+    /// What the ERP said goes into the command's open intent, unless the command is settled or goes
+    /// on with another intent.
     fn note(
         &mut self,
         draft: &mut Draft,
         id: SlotId,
         written_at: Timestamp,
     ) -> Result<(), SchemaFault> {
-        let Some(slot) = self.slots.get(&id).filter(|slot| slot.waits != Waits::Settlement) else {
-            return Ok(());
-        };
+        let open = |slot: &&Slot| slot.waits != Waits::Settlement && slot.life.is_noted();
+        let Some(slot) = self.slots.get(&id).filter(open) else { return Ok(()) };
         let Some(partition) = self.owned(slot.lease) else { return Ok(()) };
         if !draft.carries(Carried::Intent, partition.lease, &partition.prefix) {
             self.notes.push(id);

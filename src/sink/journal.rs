@@ -43,6 +43,9 @@ const UNAPPROVED_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration
 /// One alone may be a passing fault of the ERP.
 const MOST_REFUSALS: i32 = 2;
 
+/// The bound of an intent whose call was answered and certainly had no effect.
+pub(super) const ANSWERED: i64 = 0;
+
 impl Timing {
     /// From an intent's writing to the last moment its call can still take effect unseen: send-by +
     /// call timeout + settle time.
@@ -241,6 +244,9 @@ pub(super) struct Life {
     pub version: i64,
     /// The attempt an intent stands for; 0 before the first.
     pub attempt: u32,
+    /// The attempt was answered, and the answer does not count: the next intent keeps its number,
+    /// from which a restart tells how many counted.
+    pub uncounted: bool,
     /// Unknown answers and unlisted refusals that count against `max_attempts`.
     pub counted: u32,
     /// Unlisted refusals so far.
@@ -438,6 +444,7 @@ impl Life {
             fingerprint: accepted.fingerprint,
             version: 0,
             attempt: 0,
+            uncounted: false,
             counted: 0,
             refusals: 0,
             unlisted: None,
@@ -462,6 +469,7 @@ impl Life {
             fingerprint: accepted.fingerprint,
             version: entry.version,
             attempt,
+            uncounted: entry.kind == EntryKind::Intent && entry.bound_ms == ANSWERED,
             // A crash is no unknown answer; the attempts before this one were.
             counted: attempt.saturating_sub(1),
             refusals: entry.refusals,
@@ -501,13 +509,20 @@ impl Life {
         self.version += 1;
         self.first_intent_at.get_or_insert(written_at);
         self.doubt = None;
+        self.uncounted = false;
     }
 
     /// The attempt the next intent stands for: a renewed intent keeps its number, a decided absence
-    /// begins a new one.
+    /// begins a new one where its attempt counts. What follows the first one is a later attempt in
+    /// any case: the first may be applied late.
     #[must_use]
     pub(super) fn next_attempt(&self) -> u32 {
-        if self.attempt == 0 || self.doubt.is_some() { self.attempt + 1 } else { self.attempt }
+        match (self.attempt, &self.doubt) {
+            (0, _) => 1,
+            (attempt, None) => attempt,
+            (attempt, Some(_)) if self.uncounted => attempt.max(2),
+            (attempt, Some(_)) => attempt + 1,
+        }
     }
 
     /// Whether taking the intent back leaves nothing to ask about, given that its call never left
@@ -520,10 +535,10 @@ impl Life {
     }
 
     /// Whether what the ERP said has to stand in the journal before the command is settled: after a
-    /// restart it must not be called again.
+    /// restart it must not be called again, or what was answered must not count as unanswered.
     #[must_use]
     pub(super) fn is_noted(&self) -> bool {
-        self.warning.is_some()
+        self.warning.is_some() || self.rejection.is_some()
     }
 
     /// The ERP answered, or did not. `counts`: the answer may count against `max_attempts`, for an
@@ -541,6 +556,7 @@ impl Life {
             self.last_refusal = Some(refusal.clone());
         }
         self.unlisted = None;
+        self.uncounted = !counts || matches!(answer, Answer::Rejected(_));
         match answer {
             Answer::Created { outbound_no } => {
                 self.last_refusal = None;
@@ -589,6 +605,7 @@ impl Life {
     /// The circuit opened after the unknown answer that counted last: it was the outage's, not the
     /// command's.
     pub(super) fn uncount(&mut self) {
+        self.uncounted = true;
         self.counted = self.counted.saturating_sub(1);
     }
 
@@ -1370,7 +1387,54 @@ mod tests {
         let step = absent(&mut life, later, &timing);
         assert_eq!(
             (step, life.next_attempt()),
-            (Step::Later { pause: timing.unapproved_pause() }, 3)
+            (Step::Later { pause: timing.unapproved_pause() }, 2),
+            "no attempt is counted"
         );
+    }
+
+    #[test]
+    fn what_was_answered_and_does_not_count_does_not_count_after_a_restart_either() {
+        let timing = Timing { unapproved_retry_timeout: Duration::from_secs(100_000), ..TIMING };
+        let restarted = |entry: JournalEntry| {
+            let Verdict::Resume(life) = judge(&accepted(), 0, 7, known(Some(entry)), &timing)
+            else {
+                panic!("resumes")
+            };
+            life
+        };
+        let (pair, mut at) = (("R", "c"), SIGHT.now);
+        let mut life = called();
+        let _ = life.answered(unknown(), at, true, at, &timing);
+        for _ in 0..5 {
+            at = at.plus(Duration::from_secs(1000));
+            assert_ne!(
+                absent(&mut life, at, &timing).word(),
+                "settle",
+                "one attempt is unanswered, and two are allowed"
+            );
+            assert_eq!(life.next_attempt(), 2);
+            life.intended(2, Timestamp(2));
+            let unapproved = Answer::Rejected(Refusal { unapproved: true, ..refusal() });
+            let _ = life.answered(unapproved, at, true, at, &timing);
+            assert!(life.is_noted());
+            life = restarted(noted_entry(&life, pair, "W", Timestamp(3), &timing));
+            assert_eq!((life.attempt, life.counted), (2, 1));
+        }
+        // The answer was lost with the process: the attempt counts once it is followed by another.
+        life.intended(life.next_attempt(), Timestamp(4));
+        let unanswered =
+            JournalEntry { attempt: 2, ..intent_entry(&life, pair, "W", Timestamp(4), &timing) };
+        life = restarted(unanswered);
+        let _ = absent(&mut life, at, &timing);
+        assert_eq!((life.next_attempt(), life.counted), (3, 1));
+        // Nor do attempts of an outage count, however many there were.
+        life.intended(3, Timestamp(5));
+        for _ in 0..5 {
+            let _ = life.answered(unknown(), at, false, at, &timing);
+            at = at.plus(Duration::from_secs(1000));
+            assert_eq!(absent(&mut life, at, &timing), Step::Intend);
+            assert_eq!(life.next_attempt(), 3);
+            life.intended(3, Timestamp(6));
+        }
     }
 }

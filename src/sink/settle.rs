@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-use super::journal::{Ending, Life, Timing};
+use super::journal::{ANSWERED, Ending, Life, Timing};
 
 /// The names of the topics the pipeline writes, shared by every record.
 #[derive(Clone, Debug)]
@@ -83,7 +83,7 @@ pub(super) fn intent_entry(
 }
 
 /// The intent again with what the ERP said since: of a probably created order a restart must not
-/// call again.
+/// call again, and what was refused is no attempt without an answer.
 #[must_use]
 pub(super) fn noted_entry(
     life: &Life,
@@ -93,7 +93,9 @@ pub(super) fn noted_entry(
     timing: &Timing,
 ) -> JournalEntry {
     let attempt = i32::try_from(life.attempt).unwrap_or(i32::MAX);
-    JournalEntry { attempt, ..intent_entry(life, key, warehouse_no, written_at, timing) }
+    let intent = intent_entry(life, key, warehouse_no, written_at, timing);
+    let bound_ms = if life.rejection.is_some() { ANSWERED } else { intent.bound_ms };
+    JournalEntry { attempt, bound_ms, ..intent }
 }
 
 /// The entry an outcome is.

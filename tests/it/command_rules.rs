@@ -165,6 +165,42 @@ fn an_unapproved_return_is_rejected_when_the_time_is_over_or_none_is_given() {
 }
 
 #[test]
+fn waiting_for_an_approval_counts_as_no_attempt_through_restarts_either() {
+    let mut rig = Rig::with_partitions("unanswered", 1).commands("avro");
+    rig.config.set("commands", "unapproved_retry_timeout", "20s").set(
+        "commands",
+        "max_attempts",
+        3,
+    );
+    rig.erp.approve(["CT-SHOWN".to_owned(), "CT-WAITS".to_owned()]);
+    rig.erp.modify(Kind::Returns, "CT-WAITS", &json!({"status": 30}));
+    let mut connector = rig.start();
+    rig.send(&[command("CT-SHOWN", "c")]);
+    rig.results(1);
+    rig.erp.only_faults("createOrder:timeout=1x");
+    rig.send(&[command("CT-WAITS", "c")]);
+    for gracefully in [true, false, true] {
+        let before = rig.erp.creates().received;
+        until("two tries", PATIENCE, || (rig.erp.creates().received >= before + 2).then_some(()));
+        if gracefully {
+            assert!(connector.terminate(Duration::from_secs(20)).success());
+        } else {
+            connector.kill();
+        }
+        connector = rig.start();
+    }
+    rig.erp.modify(Kind::Returns, "CT-WAITS", &json!({"status": 40}));
+    let result = rig.results(2).remove(1);
+    assert_eq!(
+        (result.outcome, result.recovered, result.duplicate),
+        (Outcome::Created, false, false),
+        "{result:?}"
+    );
+    assert!((2..=3).contains(&result.attempts), "{result:?}");
+    assert_eq!(rig.erp.orders().len(), 2);
+}
+
+#[test]
 fn a_paused_route_begins_nothing_through_a_restart_and_goes_on_when_resumed() {
     let rig = Rig::with_partitions("pause", 2).commands("avro");
     let commands = approved(&rig, "CT", 10);

@@ -17,7 +17,7 @@ use super::{
     moves::bound_by_instant,
     order::{Part, TakeOverPart},
     rules::Rules,
-    scenario::{GOOD, OFFSETS, ONE_ORDER, ONE_RESULT, REJECTED, Scenario, Times},
+    scenario::{GOOD, OFFSETS, ONE_ORDER, ONE_RESULT, REJECTED, Scenario, Times, UNANSWERED},
     world::Left,
 };
 
@@ -353,6 +353,20 @@ pub(super) fn all() -> Vec<Ablation> {
                 };
             },
         ),
+        ablation(
+            "a refusal that is waited out keeps the attempt's number",
+            ONE,
+            Left { crashes: 1, losses: 1, ..NONE },
+            UNANSWERED,
+            unapproved,
+            |rules| {
+                rules.answered = |life, answer, send_by, counts, now, timing| {
+                    let step = life.answered(answer, send_by, counts, now, timing);
+                    life.uncounted = false;
+                    step
+                };
+            },
+        ),
         ablation("assumption D", ONE, NONE, ONE_ORDER, |scenario| scenario.times.delay = 5, |_| {}),
         ablation(
             "assumption F",
@@ -442,6 +456,14 @@ pub(super) fn forgetful(scenario: &mut Scenario) {
 pub(super) fn very_late(scenario: &mut Scenario) {
     scenario.one_per_return = true;
     scenario.times.delay = 6;
+}
+
+/// A return that may be approved at any time, or never.
+pub(super) fn unapproved(scenario: &mut Scenario) {
+    scenario.refuses = true;
+    scenario.unapproved = true;
+    scenario.doubtful = true;
+    scenario.timing.max_attempts = 3;
 }
 
 pub(super) fn blind(scenario: &mut Scenario) {

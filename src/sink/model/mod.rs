@@ -27,7 +27,8 @@ use std::{
 use stateright::{Checker, HasDiscoveries, Model};
 
 use ablations::{
-    Ablation, NONE, ONE, blind, elsewhere, forgetful, hurried, lost_and_untimed, very_late,
+    Ablation, NONE, ONE, blind, elsewhere, forgetful, hurried, lost_and_untimed, unapproved,
+    very_late,
 };
 use rules::Rules;
 use scenario::{FINISHED, ONE_ORDER, Scenario};
@@ -90,6 +91,8 @@ fn one_command() -> Vec<Scenario> {
                 scenario.doubtful = true;
             },
         ),
+        Scenario::new("unapproved return", ONE, Left { crashes: 1, losses: 1, ..NONE })
+            .with(unapproved),
         Scenario::new("made, and says so", ONE, Left { crashes: 1, losses: 1, ..NONE })
             .with(|scenario| scenario.says_made = true),
         Scenario::new("made elsewhere", ONE, Left { drains: 1, ..NONE }).with(elsewhere),

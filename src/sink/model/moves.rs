@@ -32,8 +32,8 @@ const HORIZON: Duration = Duration::from_secs(1000);
 
 const SIGHT: Sight = Sight { now: NOW, circuit_closed: true };
 
-fn refusal() -> Refusal {
-    Refusal { code: 1, message: String::new(), explanation: None, unapproved: false }
+fn refusal(unapproved: bool) -> Refusal {
+    Refusal { code: 1, message: String::new(), explanation: None, unapproved }
 }
 
 impl World {
@@ -62,6 +62,7 @@ impl World {
             }
             Action::TimeOut(process, offset) => {
                 self.nobody_waits(process, Some(offset));
+                self.unanswered += u32::from(scenario.unapproved);
                 self.answered(
                     scenario,
                     process,
@@ -103,7 +104,10 @@ impl World {
                 standing.rejoined(Some(generation));
             }
             Action::Drop(process) => self.drop_partition(process),
-            Action::Crash(process) => self.crash(process),
+            Action::Crash(process) => {
+                self.unanswered += u32::from(scenario.unapproved);
+                self.crash(process);
+            }
             Action::Assign(process) => {
                 if self.processes[process].phase == Phase::Down {
                     // Its transactional id is initialised anew first.
@@ -349,7 +353,7 @@ impl World {
         }
         for (offset, slot) in running.slots.iter_mut().filter(|(_, slot)| slot.note) {
             slot.note = false;
-            if slot.waits != Waits::Settlement {
+            if slot.waits != Waits::Settlement && (rules.noted)(&slot.life) {
                 carried.push(Carried::Intent);
                 let sent = scenario.record(partition_of(txn.lease), *offset);
                 let entry = noted_entry(&slot.life, pair(sent), "W", wall(aged), &scenario.timing);
@@ -522,12 +526,12 @@ impl World {
         if let Some(process) = request.by.filter(|_| !lost) {
             let answer = if refused {
                 if scenario.unlisted {
-                    Answer::Unlisted { refusal: refusal(), layer: Layer::Outer }
+                    Answer::Unlisted { refusal: refusal(false), layer: Layer::Outer }
                 } else {
-                    Answer::Rejected(refusal())
+                    Answer::Rejected(refusal(scenario.unapproved))
                 }
             } else if scenario.says_made {
-                Answer::ProbablyCreated(refusal())
+                Answer::ProbablyCreated(refusal(false))
             } else {
                 Answer::Created { outbound_no: String::new() }
             };
@@ -741,10 +745,10 @@ impl Running {
                 slot.send_by = None;
                 slot.waits = Waits::Intent;
             }
-            Step::Later { .. } => {
-                unreachable!("no refusal of the model says that a return is not approved")
-            }
-            Step::Again => {
+            Step::Later { .. } | Step::Again => {
+                if slot.life.doubt.is_some() {
+                    slot.send_by = None;
+                }
                 slot.waits = if (scenario.rules.released)(slot.send_by, NOW).is_some() {
                     Waits::Wire
                 } else {

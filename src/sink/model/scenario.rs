@@ -65,6 +65,8 @@ pub(super) struct Scenario {
     pub one_per_return: bool,
     /// What the ERP refuses it refuses with a text that is not listed.
     pub unlisted: bool,
+    /// What the ERP refuses it refuses because the return is not approved yet, which is waited for.
+    pub unapproved: bool,
     /// The ERP says that it made the order, and that something failed after that.
     pub says_made: bool,
     /// That order is in none of the lookups' answers.
@@ -213,6 +215,7 @@ impl Scenario {
             refuses: false,
             one_per_return: false,
             unlisted: false,
+            unapproved: false,
             says_made: false,
             made_elsewhere: false,
             blind: false,
@@ -236,6 +239,8 @@ impl Scenario {
             apply_grace: ms(settle),
             lookup_interval: ms(spacing),
             lookup_timeout: ms(send_by + call + settle + spacing + 1),
+            // For ever: no moment is as long past.
+            unapproved_retry_timeout: ms(if self.unapproved { NOW.0 } else { 0 }),
             ..self.timing
         };
         self
@@ -259,7 +264,7 @@ impl Scenario {
         let flags = (
             self.refuses,
             self.one_per_return,
-            (self.unlisted, self.says_made, self.made_elsewhere),
+            (self.unlisted, self.unapproved, self.says_made, self.made_elsewhere),
             self.blind,
             self.ages,
             self.resets,
@@ -466,6 +471,7 @@ impl Model for Scenario {
             orders: Vec::new(),
             left: self.left,
             blind: [self.blind; 2],
+            unanswered: 0,
             aged: false,
             reset: false,
         };
@@ -586,6 +592,11 @@ impl Model for Scenario {
             Property::always(DOUBT, |scenario: &Scenario, world: &World| {
                 scenario.doubtful || told(scenario, world, Outcome::InDoubt).next().is_none()
             }),
+            Property::always(UNANSWERED, |scenario: &Scenario, world: &World| {
+                !scenario.unapproved
+                    || world.unanswered >= scenario.timing.max_attempts
+                    || told(scenario, world, Outcome::InDoubt).next().is_none()
+            }),
             Property::sometimes(FINISHED, |scenario: &Scenario, world: &World| {
                 scenario.finished(world)
             }),
@@ -615,4 +626,5 @@ pub(super) const REJECTED: &str = "no REJECTED with an order";
 pub(super) const IN_ORDER: &str = "results of one key in offset order";
 pub(super) const GOOD: &str = "a good copy stays good";
 pub(super) const DOUBT: &str = "IN_DOUBT only where a person must decide";
+pub(super) const UNANSWERED: &str = "IN_DOUBT only after max_attempts without an answer";
 pub(super) const FINISHED: &str = "everything finished";

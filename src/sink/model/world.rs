@@ -41,6 +41,8 @@ pub(super) struct World {
     pub left: Left,
     /// Whether the queries with and without `status` show nothing any more: a permission filter.
     pub blind: [bool; 2],
+    /// Calls without an answer, and crashes, where the scenario counts them.
+    pub unanswered: u32,
     /// The dedup window has passed.
     pub aged: bool,
     /// Group offsets were lost once.
@@ -265,6 +267,9 @@ impl Running {
                 | Waits::Sighting
                 | Waits::Finding
                 | Waits::Settlement => {}
+            }
+            if let Some(since) = &mut slot.life.unapproved_since {
+                pass(since, floor);
             }
             if let Some(doubt) = &mut slot.life.doubt {
                 pass(&mut doubt.bound, floor);
