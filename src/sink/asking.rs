@@ -29,7 +29,8 @@ impl Engine<'_> {
         if given_back(&self.partitions, slot.lease) {
             return false;
         }
-        if crash::fault(Fault::Resend) {
+        let orphaned = slot.life.doubt.as_ref().is_some_and(|doubt| doubt.orphaned);
+        if !orphaned && crash::fault(Fault::Resend) {
             self.step(id, Step::Intend);
             return false;
         }

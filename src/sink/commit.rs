@@ -339,26 +339,25 @@ impl Engine<'_> {
     fn hold_back_what_does_not_fit(&mut self, draft: &mut Draft) {
         let mut offsets: BTreeMap<Lease, Vec<i64>> = BTreeMap::new();
         for ready in &draft.commit.ready {
-            offsets.entry(ready.lease).or_default().push(ready.record.offset);
+            offsets.entry(ready.lease).or_default().extend(ready.offset());
         }
-        for (lease, offsets) in &mut offsets {
-            let Some(partition) = self.owned(*lease) else {
-                offsets.clear();
-                continue;
-            };
+        offsets.retain(|lease, offsets| {
+            let Some(partition) = self.owned(*lease) else { return false };
             offsets.sort_unstable();
-            while !offsets.is_empty() {
+            loop {
                 let then = partition.prefix.with_finished(offsets.iter().copied());
                 if draft.carries(Carried::Outcome, *lease, &then) {
-                    break;
+                    return true;
                 }
-                offsets.pop();
+                if offsets.pop().is_none() {
+                    return false;
+                }
             }
-        }
+        });
         let (fitting, held): (Vec<Ready>, Vec<Ready>) =
             std::mem::take(&mut draft.commit.ready).into_iter().partition(|ready| {
-                let last = offsets.get(&ready.lease).and_then(|fit| fit.last());
-                last.is_some_and(|last| ready.record.offset <= *last)
+                let fit = offsets.get(&ready.lease);
+                fit.is_some_and(|fit| ready.offset() <= fit.last().copied())
             });
         draft.commit.ready = fitting;
         let owned: Vec<Ready> =
@@ -453,7 +452,11 @@ impl Engine<'_> {
             }
             End::Poison(reason) => tale.death = Some((Death::Undecodable, reason.clone())),
             End::Forwarded { to, sent, .. } => {
-                draft.commit.copies.push((draft.records.len(), ready.lease, ready.record.offset));
+                draft.commit.copies.push((
+                    draft.records.len(),
+                    ready.record.lease,
+                    ready.record.offset,
+                ));
                 draft.records.push(forwarded(names, &ready.record, *to, *sent));
                 crash::point(Point::CommandForwarded);
             }
@@ -462,7 +465,11 @@ impl Engine<'_> {
             let letter = letter
                 .unwrap_or_else(|| dead_letter(names, &ready.record, *death, reason, connector));
             let (spared, why) = &ready.spared;
-            draft.commit.copies.push((draft.records.len(), ready.lease, ready.record.offset));
+            draft.commit.copies.push((
+                draft.records.len(),
+                ready.record.lease,
+                ready.record.offset,
+            ));
             draft.records.push(spare(letter, &ready.record, *spared, why, names));
         }
         Ok(tale)
@@ -638,7 +645,9 @@ impl Engine<'_> {
     }
 
     fn ready_of(&mut self, lease: Lease, offset: i64) -> Option<&mut Ready> {
-        self.ready.iter_mut().find(|ready| ready.lease == lease && ready.record.offset == offset)
+        self.ready
+            .iter_mut()
+            .find(|ready| (ready.record.lease, ready.record.offset) == (lease, offset))
     }
 
     /// Nothing of it happened: everything goes back to where it waited.
@@ -666,8 +675,8 @@ impl Engine<'_> {
             self.store.apply_all(changes).map_err(|fault| fault.to_string())?;
         }
         for ready in &commit.ready {
-            if let Some(partition) = self.owned_mut(ready.lease) {
-                partition.prefix.finish(ready.record.offset);
+            if let (Some(offset), Some(partition)) = (ready.offset(), self.owned_mut(ready.lease)) {
+                partition.prefix.finish(offset);
             }
         }
         for Position { lease, offset, .. } in commit.positions.values() {
@@ -731,7 +740,9 @@ impl Engine<'_> {
         self.counts.forgotten += u64::try_from(commit.expired.len()).unwrap_or(u64::MAX);
         let mut released: BTreeMap<Lease, usize> = BTreeMap::new();
         for (ready, tale) in commit.ready.into_iter().zip(commit.tales) {
-            *released.entry(ready.lease).or_default() += 1;
+            if ready.offset().is_some() {
+                *released.entry(ready.lease).or_default() += 1;
+            }
             self.account(&ready, now);
             self.tell_settled(&ready, &tale, now);
             if let End::Life { slot, .. } = &ready.end {
@@ -748,7 +759,7 @@ impl Engine<'_> {
     }
 
     /// The front command of a key is done: the next one begins.
-    fn next_of(&mut self, lease: Lease, key: &str) {
+    pub(super) fn next_of(&mut self, lease: Lease, key: &str) {
         let Some(partition) =
             self.partitions.get_mut(&lease.partition).filter(|partition| partition.lease == lease)
         else {

@@ -105,6 +105,13 @@ pub(super) struct Ready {
     pub spared: (Spared, String),
 }
 
+impl Ready {
+    /// Its offset among the records that were delivered under its lease; that of an orphan was not.
+    pub(super) fn offset(&self) -> Option<i64> {
+        (self.record.lease == self.lease).then_some(self.record.offset)
+    }
+}
+
 #[derive(Debug)]
 pub(super) enum End {
     /// The end of a life: journal, result, dead letter if in doubt.
@@ -493,6 +500,7 @@ impl<'a> Engine<'a> {
     fn turn(&mut self) -> Result<(), String> {
         let now = Moment::now();
         self.claim();
+        self.work_orphans(now);
         self.due(now);
         self.sweep(now);
         self.probe(now);

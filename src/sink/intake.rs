@@ -9,7 +9,7 @@ use crate::{
     crash::{self, Point},
     kafka::{Delivered, Lease},
     metrics::Hop,
-    schema::{LearnFault, Outcome},
+    schema::{EntryKind, LearnFault, Outcome},
     telemetry::Trace,
     text::shortened,
 };
@@ -18,7 +18,7 @@ use super::{
     command::{Parsed, parse},
     decision::Decision,
     engine::{ABNORMAL, End, Engine, Happened, Ready, Slot, Waits, Word},
-    journal::{Known, Verdict, judge},
+    journal::{Known, Verdict, judge, orphaned},
     letter::{Spared, credibly_sent, first_sent, replays},
     partition::{Queued, Work, its_turn},
     patience::Wait,
@@ -88,7 +88,7 @@ impl Engine<'_> {
                 record.unreadable_headers
             );
             self.parts.metrics.hop(Hop::Command, "undecodable");
-            return self.end(lease, Arc::new(record), received, None, End::Poison(reason));
+            return self.poison(record, received, reason);
         }
         if let Some(decision) = Decision::read(&record) {
             let placed = decision.and_then(|decision| {
@@ -107,12 +107,8 @@ impl Engine<'_> {
                     let mut trace =
                         Trace::begin((&decision.return_no, &decision.command_id), &record.headers);
                     trace.enter(Hop::Journal);
-                    self.enqueue(Queued {
-                        record: Arc::new(record),
-                        received,
-                        work: Work::Decision(decision),
-                        trace,
-                    });
+                    let (record, work) = (Arc::new(record), Work::Decision(decision));
+                    self.enqueue(lease, Queued { record, received, work, trace });
                 }
                 Err(reason) => {
                     self.end(lease, Arc::new(record), received, None, End::Refused(reason))
@@ -122,9 +118,7 @@ impl Engine<'_> {
         let parsed = parse(&record, settings.format, &self.parts.codec);
         self.parts.metrics.hop(Hop::Command, parsed.word());
         match parsed {
-            Parsed::Poison(reason) => {
-                self.end(lease, Arc::new(record), received, None, End::Poison(reason))
-            }
+            Parsed::Poison(reason) => self.poison(record, received, reason),
             Parsed::Unlearnt(id) => {
                 if let Some(partition) = self.partitions.get_mut(&lease.partition) {
                     partition.unlearnt.push_front(record);
@@ -151,20 +145,17 @@ impl Engine<'_> {
                     (Ok(()), Ok(accepted)) => {
                         self.passed((&return_no, &command_id), Hop::Validate, "accepted", None);
                         trace.enter(Hop::Journal);
-                        self.enqueue(Queued {
-                            record: Arc::new(record),
-                            received,
-                            work: Work::Command(accepted),
-                            trace,
-                        });
+                        if let Some(partition) = self.partitions.get_mut(&lease.partition) {
+                            let key = journal_key(&return_no, &command_id);
+                            partition.awaited.read(record.offset, &key);
+                        }
+                        let (record, work) = (Arc::new(record), Work::Command(accepted));
+                        self.enqueue(lease, Queued { record, received, work, trace });
                     }
                     (Err(Misplaced::Partition { expected, .. }), Ok(_)) => {
-                        self.enqueue(Queued {
-                            record: Arc::new(record),
-                            received,
-                            work: Work::Misplaced { return_no, command_id, to: expected },
-                            trace,
-                        });
+                        let work = Work::Misplaced { return_no, command_id, to: expected };
+                        let record = Arc::new(record);
+                        self.enqueue(lease, Queued { record, received, work, trace });
                     }
                     (placed, validated) => {
                         let violations = (placed.err().map(|misplaced| misplaced.to_string()))
@@ -238,13 +229,18 @@ impl Engine<'_> {
             "invalid",
             Some(shortened(&violations.join("; "), MOST_DETAIL)),
         );
-        self.end(
-            record.lease,
-            record,
-            received,
-            key,
-            End::Plain { outcome: Outcome::Invalid, return_no, command_id, violations },
-        );
+        let why = violations.join("; ");
+        let end = End::Plain { outcome: Outcome::Invalid, return_no, command_id, violations };
+        match key {
+            None => self.unreadable(record, received, &why, end),
+            Some(_) => self.end(record.lease, record, received, key, end),
+        }
+    }
+
+    /// Nobody can be answered.
+    fn poison(&mut self, record: Delivered, received: Moment, reason: String) {
+        let (record, why) = (Arc::new(record), reason.clone());
+        self.unreadable(record, received, &why, End::Poison(reason));
     }
 
     pub(super) fn end(
@@ -323,7 +319,7 @@ impl Engine<'_> {
         let Some(first) = waiting.pop_front() else { return };
         match refused {
             None => self.read(first),
-            Some(reason) => self.end(lease, Arc::new(first), now, None, End::Poison(reason)),
+            Some(reason) => self.poison(first, now, reason),
         }
         // The first may wait for the next unknown schema already; everything else keeps its place
         // behind it.
@@ -333,9 +329,8 @@ impl Engine<'_> {
     }
 
     /// Commands with the same key run one after the other, in offset order.
-    fn enqueue(&mut self, queued: Queued) {
+    pub(super) fn enqueue(&mut self, lease: Lease, queued: Queued) {
         crash::point(Point::CommandAccepted);
-        let lease = queued.record.lease;
         let key = queued.work.key().to_owned();
         let Some(partition) = self.partitions.get_mut(&lease.partition) else { return };
         let line = partition.keys.entry(key.clone()).or_default();
@@ -367,8 +362,11 @@ impl Engine<'_> {
                 (return_no.clone(), command_id.clone())
             }
             Work::Decision(decision) => (decision.return_no.clone(), decision.command_id.clone()),
+            Work::Orphan(known) => {
+                (known.command.return_no.clone(), known.command.command_id.clone())
+            }
         };
-        let journal_key = journal_key(&return_no, &command_id);
+        let (now, journal_key) = (Moment::now(), journal_key(&return_no, &command_id));
         let entry = match partition.open.get(&journal_key) {
             Some(entry) => Ok(Some(entry.clone())),
             None => self.recorded(lease.partition, &journal_key),
@@ -381,8 +379,28 @@ impl Engine<'_> {
                 return;
             }
         };
-        let accepted = match work {
-            Work::Command(accepted) => accepted,
+        let restored_at = partition.restored_at;
+        let (accepted, verdict) = match work {
+            Work::Command(accepted) => {
+                let known = Known {
+                    entry,
+                    restored_at,
+                    old: self.is_old(&record),
+                    replayed: replays(&record).is_some_and(|times| times > 0),
+                    now,
+                    now_wall: self.parts.erp.earlier_clock(Edition::Flagship),
+                };
+                let verdict = judge(&accepted, lease.partition, record.offset, known, &self.timing);
+                (accepted, verdict)
+            }
+            Work::Orphan(known) => match entry {
+                Some(entry) if entry.kind == EntryKind::Intent => {
+                    let life = orphaned(&known, &entry, restored_at, &self.timing);
+                    (*known, Verdict::Resume(life))
+                }
+                // A copy was settled before it.
+                entry => return self.settled_by_copy(lease, record, received, key, entry),
+            },
             Work::Misplaced { to, .. } => {
                 return self.forward(record, received, (return_no, command_id), to);
             }
@@ -394,15 +412,6 @@ impl Engine<'_> {
                 return self.end(lease, record, received, Some(key.to_owned()), end);
             }
         };
-        let known = Known {
-            entry,
-            restored_at: partition.restored_at,
-            old: self.is_old(&record),
-            replayed: replays(&record).is_some_and(|times| times > 0),
-            now: Moment::now(),
-            now_wall: self.parts.erp.earlier_clock(Edition::Flagship),
-        };
-        let now = known.now;
         let front = Some(key.to_owned());
         let (metrics, board) = (&self.parts.metrics, &self.parts.board);
         let mut slot = |life, recorded, waits| {
@@ -428,7 +437,6 @@ impl Engine<'_> {
             self.slots.insert(id, slot);
             id
         };
-        let verdict = judge(&accepted, lease.partition, record.offset, known, &self.timing);
         metrics.hop(Hop::Journal, verdict.word());
         board.step((&return_no, &command_id), Hop::Journal.name(), verdict.word(), None);
         crash::point(Point::CommandJudged);

@@ -198,18 +198,17 @@ pub(super) fn judge(
         return Verdict::Fresh(life);
     };
     if entry.fingerprint != accepted.fingerprint {
-        return Verdict::Conflict;
+        let its_place = (entry.source_partition, entry.source_offset);
+        return if entry.kind == EntryKind::Intent && its_place == (partition, offset) {
+            // The record that was called reads otherwise than it did then.
+            Verdict::Resume(orphaned(accepted, &entry, known.restored_at, timing))
+        } else {
+            Verdict::Conflict
+        };
     }
     match (entry.kind, entry.outcome) {
         (EntryKind::Intent, _) => {
-            let bound = timing.bound_restored(
-                known.restored_at,
-                Duration::from_millis(u64::try_from(entry.bound_ms).unwrap_or(u64::MAX)),
-            );
-            Verdict::Resume(Life {
-                doubt: Some(Doubt::new(bound)),
-                ..Life::of_entry(accepted, &entry)
-            })
+            Verdict::Resume(restored(accepted, &entry, known.restored_at, timing))
         }
         (EntryKind::Outcome, Some(Outcome::InDoubt)) => {
             let doubt = Doubt { repeated: true, ..Doubt::new(known.now) };
@@ -233,6 +232,32 @@ pub(super) fn judge(
         }
         (EntryKind::Outcome | EntryKind::Barrier, _) => Verdict::Duplicate(Box::new(entry)),
     }
+}
+
+/// The life of an intent that somebody wrote and left open.
+fn restored(
+    accepted: &Accepted,
+    entry: &JournalEntry,
+    restored_at: Moment,
+    timing: &Timing,
+) -> Life {
+    let written_bound = Duration::from_millis(u64::try_from(entry.bound_ms).unwrap_or(u64::MAX));
+    let doubt = Doubt::new(timing.bound_restored(restored_at, written_bound));
+    Life { doubt: Some(doubt), ..Life::of_entry(accepted, entry) }
+}
+
+/// As of one whose record is gone, or does not say any more what was called: looked for as long as
+/// any other, and never called again.
+#[must_use]
+pub(super) fn orphaned(
+    accepted: &Accepted,
+    entry: &JournalEntry,
+    restored_at: Moment,
+    timing: &Timing,
+) -> Life {
+    let life = restored(accepted, entry, restored_at, timing);
+    let doubt = life.doubt.map(|doubt| Doubt { orphaned: true, ..doubt });
+    Life { doubt, fingerprint: entry.fingerprint.as_slice().try_into().unwrap_or_default(), ..life }
 }
 
 /// One command between its acceptance and its outcome.
@@ -299,6 +324,8 @@ pub(super) struct Doubt {
     pub repeated: bool,
     /// A person found no order: an absence needs no check that lookups can see one.
     pub decided: bool,
+    /// What to call is gone with the record: never calls.
+    pub orphaned: bool,
 }
 
 impl Doubt {
@@ -310,6 +337,7 @@ impl Doubt {
             blind: None,
             repeated: false,
             decided: false,
+            orphaned: false,
         }
     }
 }
@@ -680,6 +708,15 @@ impl Life {
                     format!(
                         "旺店通表示单据已创建（{warning}），但查询不到；请在旺店通中找到该单据后裁决此指令"
                     ),
+                ),
+                Vec::new(),
+            ));
+        }
+        if doubt.orphaned {
+            return Step::Settle(Ending::in_doubt(
+                Explanation::new(
+                    "the record of this command is gone or can no longer be read, so it cannot be sent again, and no outbound order is found; check the ERP and resolve the command",
+                    "此指令的消息已不存在或无法读取，因此无法重新发送，且未找到出库单；请在旺店通中核对后裁决此指令",
                 ),
                 Vec::new(),
             ));
@@ -1436,5 +1473,43 @@ mod tests {
             assert_eq!(life.next_attempt(), 3);
             life.intended(3, Timestamp(6));
         }
+    }
+
+    #[test]
+    fn an_orphan_is_looked_for_as_long_as_any_other_and_never_called() {
+        let entry = intent_entry(&called(), ("R", "c"), "W", Timestamp(3), &TIMING);
+        let (at, decided) = (Moment(1000), Moment(1000 + 15_000 + 30_000 + 90_000 + 30_000));
+        let orphan = || orphaned(&accepted(), &entry, at, &TIMING);
+        let looked = |finding: Finding, now: Moment| {
+            orphan().looked_up(finding, Sight { now, ..SIGHT }, &TIMING)
+        };
+        let early = Moment(decided.0 - 1);
+        assert_eq!(
+            looked(Finding::Absent { asked_at: early }, early),
+            Step::Ask { at: decided },
+            "an early absence decides nothing"
+        );
+        let Step::Settle(ending) = looked(Finding::Absent { asked_at: decided }, decided) else {
+            panic!("settles without a check: no call follows")
+        };
+        assert_eq!(ending.outcome, Outcome::InDoubt);
+        let Step::Settle(ending) = looked(Finding::Found(vec!["CK1".into()]), at) else {
+            panic!("settles")
+        };
+        assert_eq!((ending.outcome, ending.recovered), (Outcome::Created, true));
+    }
+
+    #[test]
+    fn a_record_that_reads_otherwise_than_when_it_was_called_is_no_conflict_with_itself() {
+        let mut entry = intent_entry(&called(), ("R", "c"), "W", Timestamp(3), &TIMING);
+        entry.fingerprint[0] ^= 1;
+        let verdict = |partition, offset| {
+            judge(&accepted(), partition, offset, known(Some(entry.clone())), &TIMING)
+        };
+        let Verdict::Resume(life) = verdict(0, 7) else { panic!("resumes") };
+        assert!(life.doubt.is_some_and(|doubt| doubt.orphaned));
+        assert_eq!(life.fingerprint[..], entry.fingerprint);
+        assert!(matches!(verdict(0, 8), Verdict::Conflict), "a copy with other content");
+        assert!(matches!(verdict(1, 7), Verdict::Conflict));
     }
 }

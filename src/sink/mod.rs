@@ -27,6 +27,7 @@ mod input_log;
 mod intake;
 mod journal;
 pub(crate) mod letter;
+mod orphan;
 mod partition;
 mod patience;
 mod placement;

@@ -28,6 +28,7 @@ use super::{
     bundle::Sightings,
     decision::Decision,
     input_log::InputLog,
+    orphan::Awaited,
     patience::Patience,
     settle::{Names, bare_entry, journal_record},
     validate::Accepted,
@@ -55,6 +56,9 @@ pub(super) enum Work {
     },
     /// A person's decision about a command in doubt.
     Decision(Decision),
+    /// The command of an open intent whose record is gone, or is no command any more, as far as its
+    /// entry knows it.
+    Orphan(Box<Accepted>),
 }
 
 impl Work {
@@ -64,6 +68,7 @@ impl Work {
             Self::Command(accepted) => &accepted.command.return_no,
             Self::Misplaced { return_no, .. } => return_no,
             Self::Decision(decision) => &decision.return_no,
+            Self::Orphan(known) => &known.command.return_no,
         }
     }
 }
@@ -84,6 +89,8 @@ pub(super) struct Partition {
     pub keys: HashMap<String, VecDeque<Queued>>,
     /// Open intents found at the takeover, by journal key.
     pub open: HashMap<Vec<u8>, JournalEntry>,
+    /// Those of them whose record was not read yet.
+    pub awaited: Awaited,
     /// Outcomes a person has to decide about, by journal key, and since when: the entries
     /// themselves stand in the [`Store`], so that a hundred thousand of them have room.
     pub in_doubt: BTreeMap<Vec<u8>, Timestamp>,
@@ -112,6 +119,10 @@ impl Partition {
             prefix: Prefix::restore(start, &metadata, journal.nonce),
             restored_at,
             keys: HashMap::new(),
+            awaited: Awaited::new(
+                (!restored.anew).then_some(restored.lease.partition),
+                &journal.open,
+            ),
             open: journal.open,
             in_doubt: journal.in_doubt,
             sightings: Some(Sightings::new()),

@@ -164,7 +164,7 @@ impl Engine<'_> {
                     "violations": result.violations, "candidates": result.candidates, "attempts": result.attempts,
                     "recovered": result.recovered, "duplicate": result.duplicate, "resolved": result.resolved,
                     "took_ms": crate::clock::millis(ready.received.until(now)),
-                    "partition": ready.lease.partition, "offset": ready.record.offset,
+                    "partition": ready.record.lease.partition, "offset": ready.record.offset,
                 }),
             );
             tracing::debug!(
@@ -183,7 +183,7 @@ impl Engine<'_> {
                     "pipeline": "commands", "reason": death.label(), "detail": shortened(reason, 1000),
                     "detail_zh": tale.death_zh.as_deref().map(|reason| shortened(reason, 1000)),
                     "key": ready.record.key.as_deref().map(|key| shortened(&String::from_utf8_lossy(key), 255)),
-                    "partition": ready.lease.partition, "offset": ready.record.offset,
+                    "partition": ready.record.lease.partition, "offset": ready.record.offset,
                 }),
             );
         }

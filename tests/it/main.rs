@@ -42,6 +42,7 @@ mod lost_logs;
 mod membership;
 mod misplaced;
 mod operate;
+mod orphans;
 mod ownership;
 mod panics;
 mod process;

@@ -199,7 +199,7 @@ fn topics_that_take_less_cost_a_dead_letters_value_or_make_the_route_wait_with_a
     );
     for offset in 0..3 {
         let place = format!(
-            "its value was left out of the letter and stands in {}, partition 0, offset {offset}",
+            "its value was left out of the letter and stood in {}, partition 0, offset {offset}",
             rig.topics.commands
         );
         assert_eq!(told.lines().filter(|line| line.contains(&place)).count(), 1, "{told}");

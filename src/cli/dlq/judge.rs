@@ -35,7 +35,7 @@ pub(super) fn judge(letter: &Letter, entry: Option<&JournalEntry>, old: bool) ->
     }
     if letter.left_out {
         let place = letter.source_topic.as_deref().zip(letter.source).map(|(topic, (partition, offset))| {
-            format!(" and stands in {topic}, partition {partition}, offset {offset}; have it sent again from there")
+            format!(" and stood in {topic}, partition {partition}, offset {offset}; if it still does, have it sent again from there")
         });
         return Ruling::Leave(format!(
             "its value was left out of the letter{}",

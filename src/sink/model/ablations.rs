@@ -38,6 +38,7 @@ pub(super) const NONE: Left = Left {
     strips: 0,
     filters: 0,
     unlists: 0,
+    deletions: 0,
 };
 pub(super) const ONE: &[(u8, u8, u8)] = &[(0, 0, 0)];
 

@@ -93,6 +93,12 @@ fn one_command() -> Vec<Scenario> {
         ),
         Scenario::new("unapproved return", ONE, Left { crashes: 1, losses: 1, ..NONE })
             .with(unapproved),
+        Scenario::new(
+            "record deleted, crash, lost answer",
+            ONE,
+            Left { crashes: 1, losses: 1, deletions: 1, ..NONE },
+        )
+        .with(|scenario| scenario.doubtful = true),
         Scenario::new("made, and says so", ONE, Left { crashes: 1, losses: 1, ..NONE })
             .with(|scenario| scenario.says_made = true),
         Scenario::new("made elsewhere", ONE, Left { drains: 1, ..NONE }).with(elsewhere),
@@ -104,13 +110,24 @@ fn one_command() -> Vec<Scenario> {
 }
 
 fn takeovers() -> Vec<Scenario> {
-    vec![Scenario::new("takeover and crash", ONE, Left { moves: 1, crashes: 1, ..NONE })]
+    vec![
+        Scenario::new("takeover and crash", ONE, Left { moves: 1, crashes: 1, ..NONE }),
+        Scenario::new("record deleted, takeover", ONE, Left { moves: 1, deletions: 1, ..NONE })
+            .with(|scenario| scenario.doubtful = true),
+    ]
 }
 
 fn several_records() -> Vec<Scenario> {
     vec![
         Scenario::new("copies, takeover", COPIES, Left { moves: 1, ..NONE }),
         Scenario::new("copies, crash, lost answer", COPIES, Left { crashes: 1, losses: 1, ..NONE }),
+        Scenario::new(
+            "copies, the first deleted, crash, lost answer",
+            COPIES,
+            Left { crashes: 1, losses: 1, deletions: 1, ..NONE },
+        )
+        .with(|scenario| scenario.doubtful = true)
+        .with(hurried),
         Scenario::new("copies in doubt", COPIES, Left { crashes: 1, strips: 1, ..NONE })
             .with(|scenario| scenario.doubtful = true),
         Scenario::new("two keys, takeover, crash", KEYS, Left { moves: 1, crashes: 1, ..NONE })
@@ -229,6 +246,17 @@ fn either_of_two_rules_alone_keeps_one_order() {
     }
 }
 
+fn deleted() -> Scenario {
+    Scenario::new("record deleted", ONE, Left { crashes: 1, losses: 1, deletions: 1, ..NONE })
+        .with(|scenario| scenario.doubtful = true)
+}
+
+#[test]
+fn an_intent_whose_record_is_gone_stays_open_unless_it_is_worked() {
+    let (_, stuck) = reach::explore(&deleted().without(|rules| rules.is_gone = |_, _| false));
+    assert!(stuck > 0);
+}
+
 /// Safety alone is easy to keep by doing nothing: from every state everything can still be
 /// finished.
 #[test]
@@ -249,6 +277,7 @@ fn an_end_stays_in_reach_of_every_state() {
             .with(|scenario| scenario.doubtful = true),
         Scenario::new("lookups never show an order", ONE, Left { losses: 1, ..NONE }).with(blind),
         Scenario::new("two keys, takeover", KEYS, Left { moves: 1, ..NONE }).with(hurried),
+        deleted(),
         Scenario::new("copies, crash, lost answer", COPIES, Left { crashes: 1, losses: 1, ..NONE }),
     ] {
         let begun = Instant::now();

@@ -14,7 +14,7 @@ use crate::{
         call::Question,
         commit::Carried,
         engine::Waits,
-        journal::{Finding, Known, Life, Sight, Step, Verdict, Visibility, Way},
+        journal::{Doubt, Finding, Known, Life, Sight, Step, Verdict, Visibility, Way},
         settle::{bare_entry, intent_entry, noted_entry, outcome_entry},
     },
 };
@@ -132,6 +132,10 @@ impl World {
             Action::Strip(order) => {
                 self.left.strips -= 1;
                 self.orders[order].marked = false;
+            }
+            Action::Delete => {
+                self.left.deletions -= 1;
+                self.partitions[0].log_start += 1;
             }
             Action::Age => self.age(scenario),
             Action::Reset => {
@@ -285,12 +289,18 @@ impl World {
                 restored_at: NOW,
                 lines: std::collections::BTreeMap::new(),
                 slots: std::collections::BTreeMap::new(),
+                orphans: std::collections::BTreeSet::new(),
                 ready: Vec::new(),
                 withdrawn: Vec::new(),
                 draining: false,
             };
-            for sent in scenario.sent(at).filter(|sent| sent.offset >= taking.committed.0) {
-                running.delivered(scenario, sent, self.aged);
+            let begins = taking.committed.0.max(self.partitions[at].log_start);
+            for sent in scenario.sent(at) {
+                if sent.offset >= begins {
+                    running.delivered(scenario, sent, self.aged);
+                } else if (scenario.rules.is_gone)(sent.offset, begins) {
+                    running.gone(scenario, sent, self.aged);
+                }
             }
             self.processes[process].phase = Phase::Running(running);
         }
@@ -674,6 +684,24 @@ impl Running {
         }
     }
 
+    /// The first record of a command is where its intent says it stands.
+    fn gone(&mut self, scenario: &Scenario, sent: &Sent, aged: bool) {
+        let open = |noted: &Noted| noted.entry.kind == EntryKind::Intent;
+        let first = scenario.log.iter().find(|other| other.command == sent.command);
+        if first.is_none_or(|first| first.offset != sent.offset)
+            || !self.known.get(&sent.command).is_some_and(open)
+        {
+            return;
+        }
+        self.orphans.insert(sent.offset);
+        let line = self.lines.entry(sent.of_return).or_default();
+        let ahead = line.len();
+        line.push_back(sent.offset);
+        if (scenario.rules.its_turn)(ahead) {
+            self.begin(scenario, sent.offset, aged);
+        }
+    }
+
     fn begin(&mut self, scenario: &Scenario, offset: i64, aged: bool) {
         let sent = scenario.record(partition_of(self.lease), offset);
         let entry = self.known.get(&sent.command).map(|noted| JournalEntry {
@@ -712,6 +740,10 @@ impl Running {
                     Waits::Intent
                 };
                 (life, waits, false)
+            }
+            Verdict::Resume(life) if self.orphans.remove(&offset) => {
+                let doubt = life.doubt.map(|doubt| Doubt { orphaned: true, ..doubt });
+                (Life { doubt, ..life }, Waits::Ask, false)
             }
             Verdict::LookFirst(life) | Verdict::Resume(life) => (life, Waits::Ask, false),
             Verdict::Repeat(life, _) => (life, Waits::Ask, true),

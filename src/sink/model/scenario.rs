@@ -9,7 +9,7 @@ use crate::{
     clock::Timestamp,
     decimal::Decimal,
     kafka::Lease,
-    schema::{CommandLine, CreateReturnOutbound, Outcome},
+    schema::{CommandLine, CreateReturnOutbound, EntryKind, Outcome},
     sink::{
         engine::Waits,
         journal::Timing,
@@ -140,6 +140,8 @@ pub(super) enum Action {
     Revoke(usize),
     Release(usize),
     Strip(usize),
+    /// Retention deletes the first record of the log.
+    Delete,
     Age,
     Reset,
 }
@@ -291,11 +293,18 @@ impl Scenario {
         self.sent(partition).find(|sent| sent.offset == offset).unwrap()
     }
 
-    /// Every record has its result, and everything is committed.
+    /// Every record has its result, and everything is committed; where one was deleted, no intent
+    /// of it is open.
     pub(super) fn finished(&self, world: &World) -> bool {
         self.log.iter().all(|sent| {
-            world.results.contains_key(&(sent.partition, sent.offset))
-                && world.partitions[sent.partition].offset > sent.offset
+            let partition = &world.partitions[sent.partition];
+            let open = || {
+                let noted = partition.journal.get(&sent.command);
+                noted.is_some_and(|noted| noted.entry.kind == EntryKind::Intent)
+            };
+            deleted(world, sent) && !open()
+                || world.results.contains_key(&(sent.partition, sent.offset))
+                    && partition.offset > sent.offset
         })
     }
 
@@ -450,6 +459,10 @@ impl Scenario {
     }
 }
 
+fn deleted(world: &World, sent: &Sent) -> bool {
+    sent.offset < world.partitions[sent.partition].log_start
+}
+
 /// The partition of a lease, as an index.
 pub(super) fn partition_of(lease: Lease) -> usize {
     usize::try_from(lease.partition).unwrap()
@@ -529,6 +542,9 @@ impl Model for Scenario {
             let orders = world.orders.iter().enumerate().filter(listed);
             found.extend(orders.map(|(at, _)| Action::Unlist(at)));
         }
+        if world.left.deletions > 0 {
+            found.push(Action::Delete);
+        }
         if self.ages && !world.aged && world.requests.is_empty() {
             found.push(Action::Age);
         }
@@ -560,6 +576,7 @@ impl Model for Scenario {
             Property::always(OFFSETS, |scenario: &Scenario, world: &World| {
                 scenario.log.iter().all(|sent| {
                     world.partitions[sent.partition].offset <= sent.offset
+                        || deleted(world, sent)
                         || world.results.contains_key(&(sent.partition, sent.offset))
                 })
             }),
@@ -578,6 +595,7 @@ impl Model for Scenario {
                         (other.partition, other.of_return) == (sent.partition, sent.of_return)
                             && other.offset < sent.offset
                     };
+                    let done = |other: &Sent| done(other) || deleted(world, other);
                     world.reset || scenario.log.iter().filter(before).all(done)
                 })
             }),

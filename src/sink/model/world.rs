@@ -6,7 +6,7 @@
 //! tick.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -65,6 +65,8 @@ pub(super) struct Left {
     pub filters: u8,
     /// Orders that come into a status outside the list.
     pub unlists: u8,
+    /// Records deleted from the log, the first one first.
+    pub deletions: u8,
 }
 
 /// What Kafka holds of one partition number: offsets of the commands, entries of the journal.
@@ -74,6 +76,8 @@ pub(super) struct Partition {
     pub journal: Journal,
     pub offset: i64,
     pub metadata: String,
+    /// Records below are deleted.
+    pub log_start: i64,
     /// As the journal says it: see [`Running::forgotten_to`].
     pub forgotten_to: Option<i64>,
 }
@@ -122,6 +126,8 @@ pub(super) struct Running {
     /// Offsets by return, in order; the front one is being worked on.
     pub lines: BTreeMap<u8, VecDeque<i64>>,
     pub slots: BTreeMap<i64, Slot>,
+    /// Offsets of records that are gone, and whose intent is open.
+    pub orphans: BTreeSet<i64>,
     pub ready: Vec<(i64, End)>,
     pub withdrawn: Vec<Command>,
     pub draining: bool,
