@@ -28,6 +28,8 @@ pub(crate) enum From {
     Time(i64),
     /// These offsets; partitions that are not named are not read.
     Offsets(BTreeMap<i32, i64>),
+    /// The same, and up to these offsets, which are not read themselves.
+    Ranges(BTreeMap<i32, (i64, i64)>),
 }
 
 /// A topic that can be scanned.
@@ -85,6 +87,7 @@ impl Scan {
         }
         let named: Vec<i32> = match from {
             From::Offsets(offsets) => offsets.keys().copied().collect(),
+            From::Ranges(ranges) => ranges.keys().copied().collect(),
             From::Beginning | From::Time(_) => only.unwrap_or(&known).to_vec(),
         };
         if let Some(absent) = named.iter().find(|partition| !known.contains(partition)) {
@@ -95,9 +98,14 @@ impl Scan {
         }
         let mut ranges = BTreeMap::new();
         for partition in named {
-            let (first, end) =
+            let (first, mut end) =
                 consumer.fetch_watermarks(topic, partition, REQUEST).map_err(refused)?;
             let begin = match from {
+                From::Ranges(ranges) => {
+                    let (begin, limit) = ranges.get(&partition).copied().unwrap_or((first, end));
+                    end = end.min(limit);
+                    begin.max(first)
+                }
                 From::Beginning => first,
                 From::Offsets(offsets) => {
                     offsets.get(&partition).copied().unwrap_or(first).max(first)

@@ -5,13 +5,14 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     clock::Timestamp,
+    config::Partitioner,
     explanation::Explanation,
     kafka::{Delivered, Outgoing, tool::Seen},
     schema::JournalEntry,
     text::shortened,
 };
 
-use super::{placement::FORWARDED, settle::Names};
+use super::{placement::FORWARDED, settle::Names, validate::partition_of};
 
 /// What Kafka Connect's error headers begin with (KIP-298; values are UTF-8).
 pub(crate) const PREFIX: &str = "__connect.errors.";
@@ -351,8 +352,25 @@ impl Letter {
 
     /// A copy, which is answered with what is known.
     #[must_use]
-    pub(crate) fn copy(&self, topic: &str, partition: i32) -> Outgoing {
-        self.once_more(topic, Some(partition), 0)
+    pub(crate) fn copy(&self, topic: &str, partition: Option<i32>) -> Outgoing {
+        self.once_more(topic, partition, 0)
+    }
+
+    /// Its key's partition among so many; where it `was` without a key or a partitioner.
+    #[must_use]
+    pub(crate) fn place(&self, partitions: i32, by: Partitioner, was: Option<i32>) -> Option<i32> {
+        let of_key = self.key.as_deref().and_then(|key| partition_of(key, partitions, by));
+        of_key.or(was).filter(|partition| *partition < partitions)
+    }
+
+    /// Topic, partition and offset of the record that an instance forwarded as this one, as its
+    /// header says.
+    #[must_use]
+    pub(crate) fn forwarded_from(&self) -> Option<(&str, i32, i64)> {
+        let (_, value) = self.headers.iter().rfind(|(name, _)| name == FORWARDED)?;
+        let (place, offset) = std::str::from_utf8(value.as_deref()?).ok()?.rsplit_once(':')?;
+        let (topic, partition) = place.rsplit_once(':')?;
+        Some((topic, partition.parse().ok()?, offset.parse().ok()?))
     }
 
     fn once_more(&self, topic: &str, partition: Option<i32>, times: u32) -> Outgoing {

@@ -34,6 +34,7 @@ mod ground;
 mod host;
 mod injection;
 mod instances;
+mod large_topics;
 mod layers;
 mod limits;
 mod locked_down;

@@ -313,3 +313,33 @@ fn another_partitioner_is_refused_by_partitions_that_only_forwarded() {
     assert_eq!(rig.erp.order_count(), 10);
     assert!(first.terminate(PATIENCE).success());
 }
+
+#[test]
+fn a_replay_sends_a_forwarded_command_once_and_to_its_keys_partition() {
+    let rig = Rig::with_partitions("replayed", PARTITIONS).commands("avro");
+    rig.erp.take_anything();
+    let one = &commands("CT", 1)[0];
+    let right = place(&one.return_no, Partitioner::Murmur2);
+    let connector = rig.start();
+    misplace(&rig, one, &[]);
+    rig.results(1);
+    rig.wait_committed(2);
+    assert!(connector.terminate(Duration::from_secs(20)).success());
+    // Whichever of the two is chosen, it is sent.
+    for partition in [right, (right + 1) % PARTITIONS] {
+        let from = format!("{partition}:0");
+        let (code, text) = rig.said(&["commands", "replay", "--from-offset", &from, "--dry-run"]);
+        assert!(code == Some(0) && text.contains("1 commands would be sent again"), "{text}");
+    }
+    // What claims to be the copy of another command does not keep that one back.
+    let other = command("OTHER", "c");
+    let claim = format!("{}:{}:0", rig.topics.commands, (right + 1) % PARTITIONS);
+    misplace(&rig, &other, &[("wdt-forwarded", &claim)]);
+    let (code, text) = rig.said(&["commands", "replay", "--from-time", "1h"]);
+    assert!(code == Some(0) && text.contains("2 commands sent again"), "{text}");
+    for record in read_all(&rig.topics.commands) {
+        if record.header("wdt-redrive-count").is_some() {
+            assert_eq!(record.partition, place(&record.key_text(), Partitioner::Murmur2));
+        }
+    }
+}

@@ -1,10 +1,14 @@
 //! `commands list`.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use crate::{
+    clock::Timestamp,
     config::Settings,
-    schema::{EntryKind, JournalEntry, Outcome},
+    schema::{Codec, EntryKind, JournalEntry, Outcome},
 };
 
 use super::{
@@ -79,14 +83,15 @@ pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Res
         None => None,
     };
     let wanted = Wanted::of(&args);
-    let mut found: Vec<JournalEntry> =
-        memory::journal(settings, &codec, only, move |entry| wanted.shows(entry))
-            .await?
-            .into_values()
-            .collect();
-    found.sort_by_key(|entry| std::cmp::Reverse(entry.written_at));
-    let total = found.len();
-    found.truncate(args.limit);
+    let places = memory::journal(settings, &codec, only, |record, entry| {
+        wanted.shows(entry).then_some((entry.written_at, record.partition, record.offset))
+    })
+    .await?;
+    let total = places.len();
+    let mut newest: Vec<_> = places.into_values().collect();
+    newest.sort_unstable_by_key(|place| std::cmp::Reverse(*place));
+    newest.truncate(args.limit);
+    let found = entries_at(settings, &codec, newest).await?;
     if args.json {
         for entry in &found {
             if output::say(&json(entry).to_string()).is_err() {
@@ -121,12 +126,31 @@ pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Res
     Ok(End::Done)
 }
 
+/// The entries at these places, in their order.
+async fn entries_at(
+    settings: &Settings,
+    codec: &Arc<Codec>,
+    places: Vec<(Timestamp, i32, i64)>,
+) -> anyhow::Result<Vec<JournalEntry>> {
+    let order: HashMap<(i32, i64), usize> =
+        places.into_iter().map(|(_, partition, offset)| (partition, offset)).zip(0..).collect();
+    let from = memory::around(order.keys().copied());
+    let mut reading = memory::entries(settings, codec, &settings.topics.journal, None, from);
+    let mut found = BTreeMap::new();
+    while let Some(record) = reading.next().await? {
+        let number = order.get(&(record.partition, record.offset));
+        if let (Some(number), Some((_, entry))) = (number, record.value) {
+            found.insert(*number, entry);
+        }
+    }
+    Ok(found.into_values().collect())
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::clock::Timestamp;
 
     #[derive(Parser)]
     struct Line {

@@ -83,14 +83,22 @@ async fn partition_of(
     topic: &str,
     return_no: &str,
 ) -> anyhow::Result<Option<Vec<i32>>> {
+    let count = partitions(settings, topic).await?;
+    Ok(sink::partition_of(return_no.as_bytes(), count, settings.commands.partitioner)
+        .map(|partition| vec![partition]))
+}
+
+/// How many partitions a topic has.
+pub(super) async fn partitions(settings: &Settings, topic: &str) -> anyhow::Result<i32> {
     let counts = crate::kafka::partition_counts(&settings.kafka, &[topic])
         .await
         .map_err(anyhow::Error::msg)?;
     let Some(Some(count)) = counts.first() else {
-        anyhow::bail!("{topic} does not exist; create it with `wdt-connector topics`")
+        anyhow::bail!(
+            "{topic} does not exist; create it with `wdt-connector topics --with-commands`"
+        )
     };
-    Ok(sink::partition_of(return_no.as_bytes(), *count, settings.commands.partitioner)
-        .map(|partition| vec![partition]))
+    Ok(*count)
 }
 
 /// Who is at the keyboard, for the record.

@@ -6,11 +6,24 @@
 //! it is one and when it was first sent, so that the journal, or beyond its horizon the ERP, is
 //! asked before anything could be created twice.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use crate::{clock::Timestamp, config::Settings, kafka::scan::From, sink::letter::Letter};
+use crate::{
+    clock::Timestamp,
+    config::Settings,
+    kafka::{scan::From, tool::Seen},
+    sink::letter::Letter,
+};
 
-use super::super::{End, memory, output, resend};
+use super::super::{
+    End,
+    memory::{self, Digest},
+    output,
+    resend::Resending,
+};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {
@@ -38,54 +51,77 @@ pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Res
         None => From::Offsets(args.from_offset.iter().copied().collect::<BTreeMap<_, _>>()),
     };
     let (until, return_no) = (args.until, args.return_no.clone());
-    let found = memory::collect(settings, &topic, None, from, move |record| {
-        let in_time =
-            until.is_none_or(|until| record.timestamp.is_none_or(|at| Timestamp(at) < until));
-        let wanted = return_no
-            .as_ref()
-            .is_none_or(|return_no| record.key.as_deref() == Some(return_no.as_bytes()));
-        (in_time && wanted).then_some(record)
-    })
-    .await?;
-    let (mut left, mut unreadable) = (0_usize, 0_usize);
-    let mut again = Vec::new();
-    for record in found {
+    let wanted = move |record: &Seen| {
+        until.is_none_or(|until| record.timestamp.is_none_or(|at| Timestamp(at) < until))
+            && return_no
+                .as_ref()
+                .is_none_or(|return_no| record.key.as_deref() == Some(return_no.as_bytes()))
+    };
+    let chosen = wanted.clone();
+    // Records that were forwarded, by place, with their content: the copy is sent. The content must
+    // be the same, because the header that names the place is anybody's.
+    let of = topic.clone();
+    let origins: BTreeSet<((i32, i64), Digest)> =
+        memory::collect(settings, &topic, None, from.clone(), move |record| {
+            let letter = chosen(&record).then(|| Letter::read(record))?;
+            let (_, partition, offset) =
+                letter.forwarded_from().filter(|(topic, ..)| *topic == of)?;
+            Some(((partition, offset), memory::content(&letter)))
+        })
+        .await?
+        .into_iter()
+        .collect();
+    let partitions = super::partitions(settings, &topic).await?;
+    let (mut left, mut unreadable, mut forwarded, mut again) = (0_usize, 0_usize, 0_usize, 0_usize);
+    let mut sending =
+        if args.dry_run { None } else { Some(Resending::start(settings, None, false).await?) };
+    let mut reading =
+        memory::read(settings, &topic, None, from, move |record| Ok(Some(record).filter(&wanted)));
+    while let Some(record) = reading.next().await? {
         if record.unreadable_headers > 0 {
             // A copy would lack those headers.
             unreadable += 1;
             continue;
         }
-        let partition = record.partition;
+        let place = (record.partition, record.offset);
         let letter = Letter::read(record);
         // What is a copy already has its original somewhere; a decision is made anew, not repeated.
         if letter.replays.is_some() || letter.control {
             left += 1;
+        } else if origins.contains(&(place, memory::content(&letter))) {
+            forwarded += 1;
         } else {
-            again.push(((letter.partition, letter.offset), letter.copy(&topic, partition)));
+            again += 1;
+            if let Some(sending) = &mut sending {
+                let to = letter.place(partitions, settings.commands.partitioner, Some(place.0));
+                sending.push(place, &letter.copy(&topic, to)).await;
+            }
         }
     }
-    if args.dry_run {
+    let skipped = skipped(forwarded, unreadable);
+    let Some(sending) = sending else {
         let _ = output::say(&format!(
-            "{} commands would be sent again, {left} redriven records and resolutions left out{}; nothing was sent",
-            again.len(),
-            skipped(unreadable)
+            "{again} commands would be sent again, {left} redriven records and resolutions left out{skipped}; nothing was sent"
         ));
         return Ok(End::Done);
-    }
-    let tally = resend::all(settings, again, false).await?;
+    };
+    let tally = sending.finish().await;
     let _ = output::say(&format!(
-        "{} commands sent again, {} refused, {left} redriven records and resolutions left out{}",
-        tally.sent,
-        tally.refused,
-        skipped(unreadable)
+        "{} commands sent again, {} refused, {left} redriven records and resolutions left out{skipped}",
+        tally.sent, tally.refused
     ));
     Ok(if tally.refused == 0 { End::Done } else { End::Failed })
 }
 
-/// What is said about records whose headers cannot all be read; their dead letters hold the rest.
-fn skipped(unreadable: usize) -> String {
-    match unreadable {
-        0 => String::new(),
-        some => format!(", {some} with header names that are not UTF-8 left out"),
-    }
+/// What is said about records that were forwarded, whose copies are sent, and about records whose
+/// headers cannot all be read; their dead letters hold the rest.
+fn skipped(forwarded: usize, unreadable: usize) -> String {
+    [
+        (forwarded, "forwarded ones left out for their copies"),
+        (unreadable, "with header names that are not UTF-8 left out"),
+    ]
+    .into_iter()
+    .filter(|(count, _)| *count > 0)
+    .map(|(count, what)| format!(", {count} {what}"))
+    .collect()
 }

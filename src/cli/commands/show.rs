@@ -53,11 +53,11 @@ async fn find(args: &Args, settings: &Arc<Settings>) -> anyhow::Result<Found> {
     let key = sink::journal_key(&args.return_no, &args.command_id);
     let pair = (args.return_no.clone(), args.command_id.clone());
     let wanted = pair.clone();
-    let entry = memory::journal(settings, &codec, only, move |entry| {
-        entry.return_no == wanted.0 && entry.command_id == wanted.1
+    let entry = memory::journal(settings, &codec, only, move |_, entry| {
+        (entry.return_no == wanted.0 && entry.command_id == wanted.1).then(|| entry.clone())
     })
     .await?
-    .remove(&key);
+    .remove(&memory::digest(&key));
 
     let (reading, runtime, wanted) = (Arc::clone(&codec), Handle::current(), pair.clone());
     // Results are keyed by the return, whatever partitioner the topic's other writers use: read
@@ -92,6 +92,7 @@ async fn find(args: &Args, settings: &Arc<Settings>) -> anyhow::Result<Found> {
                 .value
                 .as_deref()
                 .and_then(|value| sink::identify(value, format, &reading, &runtime));
+            let letter = sink::letter::Letter { value: None, ..letter };
             (named.as_ref() == Some(&pair)).then_some(letter)
         },
     )

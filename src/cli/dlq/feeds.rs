@@ -34,26 +34,24 @@ fn modified(letter: &Letter) -> Option<Timestamp> {
     modified.as_i64().map(Timestamp).or_else(|| Timestamp::from_beijing(modified.as_str()?))
 }
 
-fn spans(letters: &[Letter]) -> BTreeMap<String, Span> {
-    let mut spans = BTreeMap::new();
-    for letter in letters {
-        let Some(feed) = feed_of(letter) else { continue };
-        let span = spans.entry(feed).or_insert(Span { records: 0, modified: None, undated: 0 });
-        span.records += 1;
-        match (modified(letter), &mut span.modified) {
-            (None, _) => span.undated += 1,
-            (Some(at), Some((first, last))) => {
-                (*first, *last) = ((*first).min(at), (*last).max(at))
-            }
-            (Some(at), none) => *none = Some((at, at)),
-        }
+/// Counts a letter into its feed's span.
+fn add(spans: &mut BTreeMap<String, Span>, letter: &Letter) {
+    let Some(feed) = feed_of(letter) else { return };
+    let span = spans.entry(feed).or_insert(Span { records: 0, modified: None, undated: 0 });
+    span.records += 1;
+    match (modified(letter), &mut span.modified) {
+        (None, _) => span.undated += 1,
+        (Some(at), Some((first, last))) => (*first, *last) = ((*first).min(at), (*last).max(at)),
+        (Some(at), none) => *none = Some((at, at)),
     }
-    spans
 }
 
 pub(super) async fn execute(settings: &Settings, filter: &Filter) -> anyhow::Result<End> {
-    let found = letters(settings, &settings.topics.feeds_dlq, filter).await?;
-    let spans = spans(&found);
+    let mut found = letters(settings, &settings.topics.feeds_dlq, filter);
+    let mut spans = BTreeMap::new();
+    while let Some(letter) = found.next().await? {
+        add(&mut spans, &letter);
+    }
     if spans.is_empty() {
         let _ = output::say("no such dead letter");
     }
@@ -104,12 +102,15 @@ mod tests {
 
     #[test]
     fn the_period_covers_every_record_of_a_feed_in_both_forms_of_time() {
-        let found = spans(&[
+        let mut found = BTreeMap::new();
+        for letter in [
             letter(r#"["purchase_returns","1"]"#, r#"{"modified":5000}"#),
             letter(r#"["purchase_returns","2"]"#, r#"{"modified":"1970-01-01 08:00:02"}"#),
             letter(r#"["return_outbounds","1"]"#, "no json"),
             letter("foreign", "{}"),
-        ]);
+        ] {
+            add(&mut found, &letter);
+        }
         assert_eq!(found.len(), 2);
         let returns =
             Span { records: 2, modified: Some((Timestamp(2000), Timestamp(5000))), undated: 0 };

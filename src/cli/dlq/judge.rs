@@ -26,8 +26,24 @@ pub(super) enum IfAbsent {
     Leave,
 }
 
+/// What of a command's newest entry decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Known {
+    kind: EntryKind,
+    outcome: Option<Outcome>,
+    resolved: bool,
+    order: Option<String>,
+}
+
+impl From<&JournalEntry> for Known {
+    fn from(entry: &JournalEntry) -> Self {
+        let JournalEntry { kind, outcome, resolved, .. } = *entry;
+        Self { kind, outcome, resolved, order: entry.outbound_no.clone() }
+    }
+}
+
 /// Judges by what the journal says of the command; `old`: the journal may have forgotten it.
-pub(super) fn judge(letter: &Letter, entry: Option<&JournalEntry>, old: bool) -> Ruling {
+pub(super) fn judge(letter: &Letter, entry: Option<&Known>, old: bool) -> Ruling {
     if letter.control || letter.label == Death::Refused.label() {
         return Ruling::Leave(
             "a decision is made anew with `commands resolve`, not redriven".into(),
@@ -58,7 +74,7 @@ pub(super) fn judge(letter: &Letter, entry: Option<&JournalEntry>, old: bool) ->
         }
         (EntryKind::Outcome, Some(outcome)) => {
             let order = entry
-                .outbound_no
+                .order
                 .as_deref()
                 .map(|order| format!(" with the order {order}"))
                 .unwrap_or_default();
@@ -72,7 +88,7 @@ pub(super) fn judge(letter: &Letter, entry: Option<&JournalEntry>, old: bool) ->
 }
 
 /// What the ERP's answer makes of it: the orders that carry the marker.
-pub(super) fn answered(found: &[String], absent: IfAbsent, entry: Option<&JournalEntry>) -> Ruling {
+pub(super) fn answered(found: &[String], absent: IfAbsent, entry: Option<&Known>) -> Ruling {
     let in_doubt = entry.is_some_and(|entry| entry.outcome == Some(Outcome::InDoubt));
     match (found, absent) {
         // One order settles the doubt: the copy's lookup finds it.
@@ -90,7 +106,7 @@ pub(super) fn answered(found: &[String], absent: IfAbsent, entry: Option<&Journa
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{clock::Timestamp, kafka::tool::Seen};
+    use crate::kafka::tool::Seen;
 
     fn letter(label: &str) -> Letter {
         let header =
@@ -108,9 +124,8 @@ mod tests {
         })
     }
 
-    fn entry(kind: EntryKind, outcome: Option<Outcome>, resolved: bool) -> JournalEntry {
-        let (_, bare) = crate::sink::lost_entry(0, Timestamp(0));
-        JournalEntry { kind, outcome, resolved, ..bare }
+    fn entry(kind: EntryKind, outcome: Option<Outcome>, resolved: bool) -> Known {
+        Known { kind, outcome, resolved, order: None }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::{config::Settings, sink::letter::Letter};
+use crate::{clock::Timestamp, config::Settings, sink::letter::Letter};
 
 use super::{
     super::{End, memory, output},
@@ -46,8 +46,8 @@ pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Res
             }
             continue;
         }
-        let found = letters(settings, topic, &args.filter).await?;
-        any = any || !found.is_empty();
+        let found = find(settings, topic, &args).await?;
+        any = any || !found.kinds.is_empty();
         print(topic, &found, &args);
     }
     if !any && !args.json {
@@ -56,10 +56,31 @@ pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Res
     Ok(End::Done)
 }
 
-fn print(topic: &str, found: &[Letter], args: &Args) {
-    let newest = found.get(found.len().saturating_sub(args.limit)..).unwrap_or_default();
+/// What is told of a topic.
+struct Found {
+    /// The newest letters, without their values.
+    newest: BTreeMap<(Option<Timestamp>, i32, i64), Letter>,
+    /// How many there are, by kind.
+    kinds: BTreeMap<String, u64>,
+}
+
+async fn find(settings: &Settings, topic: &str, args: &Args) -> anyhow::Result<Found> {
+    let mut found = Found { newest: BTreeMap::new(), kinds: BTreeMap::new() };
+    let mut reading = letters(settings, topic, &args.filter);
+    while let Some(letter) = reading.next().await? {
+        *found.kinds.entry(letter.label.clone()).or_default() += 1;
+        let place = (letter.written_at, letter.partition, letter.offset);
+        found.newest.insert(place, Letter { value: None, ..letter });
+        if found.newest.len() > args.limit {
+            found.newest.pop_first();
+        }
+    }
+    Ok(found)
+}
+
+fn print(topic: &str, found: &Found, args: &Args) {
     if args.json {
-        for letter in newest {
+        for letter in found.newest.values() {
             let mut json = letter.json();
             if let Some(object) = json.as_object_mut() {
                 object.insert("topic".to_owned(), topic.into());
@@ -70,18 +91,15 @@ fn print(topic: &str, found: &[Letter], args: &Args) {
         }
         return;
     }
-    if found.is_empty() {
+    let total: u64 = found.kinds.values().sum();
+    if total == 0 {
         return;
     }
-    let kinds = found.iter().fold(BTreeMap::<&str, u64>::new(), |mut kinds, letter| {
-        *kinds.entry(&letter.label).or_default() += 1;
-        kinds
-    });
     let kinds: Vec<String> =
-        kinds.into_iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        found.kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     let _ = output::say(&format!("{topic}: {}", kinds.join(", ")));
     let mut table = memory::table(&["WHERE", "WRITTEN", "KEY", "KIND", "REDRIVES", "WHY"]);
-    for letter in newest {
+    for letter in found.newest.values() {
         table.add_row([
             format!("{}:{}", letter.partition, letter.offset),
             letter.written_at.map(|at| at.to_string()).unwrap_or_default(),
@@ -92,7 +110,8 @@ fn print(topic: &str, found: &[Letter], args: &Args) {
         ]);
     }
     let _ = output::say(&table.to_string());
-    if newest.len() < found.len() {
-        let _ = output::say(&format!("{} of {}; --limit shows more", newest.len(), found.len()));
+    let shown = found.newest.len();
+    if u64::try_from(shown).is_ok_and(|shown| shown < total) {
+        let _ = output::say(&format!("{shown} of {total}; --limit shows more"));
     }
 }

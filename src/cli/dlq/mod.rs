@@ -15,7 +15,10 @@ use crate::{
     sink::letter::Letter,
 };
 
-use super::{End, memory};
+use super::{
+    End,
+    memory::{self, Reading},
+};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {
@@ -85,16 +88,12 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
     }
 }
 
-/// The letters of a topic that the filter takes, oldest first.
-async fn letters(settings: &Settings, topic: &str, filter: &Filter) -> anyhow::Result<Vec<Letter>> {
+/// The letters of a topic that the filter takes, while they are read.
+fn letters(settings: &Settings, topic: &str, filter: &Filter) -> Reading<Letter> {
     let chosen = filter.clone();
-    let mut found = memory::collect(settings, topic, None, filter.from(), move |record: Seen| {
-        let letter = Letter::read(record);
-        chosen.takes(&letter).then_some(letter)
+    memory::read(settings, topic, None, filter.from(), move |record: Seen| {
+        Ok(Some(Letter::read(record)).filter(|letter| chosen.takes(letter)))
     })
-    .await?;
-    found.sort_by_key(|letter| (letter.written_at, letter.partition, letter.offset));
-    Ok(found)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! `dlq show`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use crate::{config::Settings, kafka::scan::From, sink::letter::Letter};
+use crate::{config::Settings, sink::letter::Letter};
 
 use super::super::{
     End, memory, output,
@@ -25,12 +25,8 @@ pub(super) struct Args {
 pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Result<End> {
     let topic = if args.feeds { &settings.topics.feeds_dlq } else { &settings.topics.commands_dlq };
     let (partition, offset) = args.place;
-    let from = From::Offsets(BTreeMap::from([(partition, offset)]));
-    let mut taken = false;
-    let found = memory::collect(settings, topic, None, from, move |record| {
-        (record.offset == offset && !std::mem::replace(&mut taken, true)).then_some(record)
-    })
-    .await?;
+    let from = memory::around([(partition, offset)]);
+    let found = memory::collect(settings, topic, None, from, Some).await?;
     let Some(record) = found.into_iter().next() else {
         output::complain(&format!(
             "{topic} has no record at {partition}:{offset}; `wdt-connector dlq list` shows what there is"
