@@ -2,7 +2,7 @@
 //! builds have none of it.
 //!
 //! `FAILPOINTS=<point>=kill` ends the process by SIGKILL at the first passage of that point,
-//! `<point>=2*off->kill` at the third. `FAILPOINTS=<fault>=inject` makes the process do something
+//! `<point>=2*off->kill` at the third; `<point>=pause` stops it there by SIGSTOP. `FAILPOINTS=<fault>=inject` makes the process do something
 //! wrong, so that a test can show that it is noticed. The syntax is that of the `fail` crate.
 //! The points are an enumeration, so that the crash table can prove that it covers all of them.
 
@@ -92,6 +92,19 @@ named! {
         WindowDiffed = "window.diffed",
         ChangesPublished = "changes.published",
         StateCached = "state.cached",
+
+        /// `topics repartition` has found no instance and nothing unsettled.
+        RepartitionLooked = "repartition.looked",
+        /// Every partition of the journal says that it is being migrated, and no instance runs.
+        RepartitionClosed = "repartition.closed",
+        /// The journal is read.
+        RepartitionRead = "repartition.read",
+        /// Every entry stands where it belongs.
+        RepartitionWritten = "repartition.written",
+        /// No entry stands anywhere else.
+        RepartitionRemoved = "repartition.removed",
+        /// Every partition says the new count; the commands topic does not have it yet.
+        RepartitionCounted = "repartition.counted",
     }
 }
 
@@ -153,6 +166,8 @@ pub const COMPILED: bool = cfg!(debug_assertions);
 enum Action {
     /// SIGKILL at this passage of the point, counted from 1.
     Kill(Point, u32),
+    /// SIGSTOP at every passage of the point, until somebody sends SIGCONT.
+    Pause(Point),
     Inject(Fault),
 }
 
@@ -175,6 +190,9 @@ fn parse(text: &str) -> Option<Action> {
         return Some(Action::Inject(*Fault::ALL.iter().find(|fault| fault.name() == name)?));
     }
     let point = *Point::ALL.iter().find(|point| point.name() == name)?;
+    if action == "pause" {
+        return Some(Action::Pause(point));
+    }
     let passed = match action.split_once("*off->") {
         Some((passed, "kill")) => passed.parse().ok()?,
         None if action == "kill" => 0,
@@ -194,7 +212,7 @@ pub(crate) fn trail(thread: &str) -> Vec<Point> {
     trail.iter().filter(|(name, _)| name == thread).map(|(_, point)| *point).collect()
 }
 
-/// Kills the process if `FAILPOINTS` names this point.
+/// Kills or stops the process if `FAILPOINTS` names this point.
 #[cfg(debug_assertions)]
 pub(crate) fn point(at: Point) {
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -205,6 +223,10 @@ pub(crate) fn point(at: Point) {
         trail.push((name.to_owned(), at));
     }
     static PASSED: AtomicU32 = AtomicU32::new(0);
+    if action() == Some(Action::Pause(at)) {
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
+    }
     if let Some(Action::Kill(wanted, passage)) = action()
         && wanted == at
         && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == passage
@@ -330,6 +352,7 @@ mod tests {
     fn failpoints_are_read_or_refused() {
         assert_eq!(parse("txn.begun=kill"), Some(Action::Kill(Point::TxnBegun, 1)));
         assert_eq!(parse("txn.begun=2*off->kill"), Some(Action::Kill(Point::TxnBegun, 3)));
+        assert_eq!(parse("txn.begun=pause"), Some(Action::Pause(Point::TxnBegun)));
         assert_eq!(parse("resend=inject"), Some(Action::Inject(Fault::Resend)));
         for text in [
             "txn.begun",

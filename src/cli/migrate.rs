@@ -1,14 +1,19 @@
 //! `topics repartition`: another number of partitions for commands and journal.
 //!
 //! An entry of the journal stands in the partition of its command, so more partitions mean that
-//! entries move. The order makes it safe to be interrupted at any point and run again: the journal
-//! grows first, then every partition of it says that it is being migrated (from then on every
-//! instance refuses to run, whatever the counts are), then entries are written where they belong
-//! and only then taken away where they were, then every partition says the new count, and the
-//! commands topic grows last, so that senders find the journal prepared.
+//! entries move. The order makes it safe to be interrupted at any point and run again. Every
+//! partition of the journal says that it is being migrated (from then on every instance refuses to
+//! run, whatever the counts are), and only then it is read: nobody writes it any more. The journal
+//! grows, entries are written where they belong and only then taken away where they were, then every
+//! partition says the new count, and the commands topic grows last, so that senders find the journal
+//! prepared.
+//!
+//! The journal is read for where entries stand, and again for each round of changes: about 100 bytes
+//! a command are held in memory, never the entries.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,17 +23,23 @@ use tokio::time::Instant;
 use crate::{
     clock::Timestamp,
     config::Settings,
+    crash::{Point, point},
     kafka::{
         Outgoing,
         admin::Admin,
         scan::{From, Scan},
-        tool::{Seen, Sender},
+        tool::Sender,
     },
     schema::{Codec, EntryKind, JournalEntry, Subject},
     sink,
 };
 
-use super::{End, memory, output, topics::PATIENCE};
+use super::{
+    End,
+    memory::{self, Digest, Entry, Known},
+    output,
+    topics::PATIENCE,
+};
 
 pub(super) const HELP: &str = "Example: wdt-connector topics repartition --partitions 12 --config connector.toml\n\
 Every instance must be stopped, and every command read and settled. Safe to interrupt and to run again.\n\
@@ -49,8 +60,10 @@ pub(super) struct Args {
     from_commands: Option<String>,
 }
 
-/// How long a stopped static member may still be in the group: its session.
+/// How long a stopped static member may still be in the group: its session. An open transaction is
+/// over sooner.
 const LAST_SESSION: Duration = Duration::from_secs(90);
+const PAUSE: Duration = Duration::from_secs(1);
 /// Deliveries awaited together.
 const AHEAD: usize = 500;
 
@@ -64,8 +77,34 @@ struct Move {
     in_place: bool,
 }
 
-/// The newest value of a key in one partition.
-type Found = BTreeMap<(Vec<u8>, i32), (Vec<u8>, JournalEntry)>;
+/// Where a command's newest entry stands in one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    offset: i64,
+    open: bool,
+}
+
+/// What is known of a journal.
+#[derive(Debug, Default)]
+struct Survey {
+    places: Known<Place>,
+    /// By partition, the number of partitions it says there are.
+    counts: BTreeMap<i32, i32>,
+    /// When the journal was last declared lost.
+    lost: Option<Timestamp>,
+}
+
+impl Survey {
+    fn open(&self) -> usize {
+        self.places.values().filter(|(_, place)| place.open).count()
+    }
+
+    /// The newest version of a command's entry. An interrupted run left it in two partitions.
+    fn newest(&self, key: Digest) -> Option<i64> {
+        let places = self.places.range((key, i32::MIN)..=(key, i32::MAX));
+        places.map(|(_, (version, _))| *version).max()
+    }
+}
 
 pub(super) async fn execute(args: Args, settings: &Settings) -> anyhow::Result<End> {
     let admin = Admin::connect(&settings.kafka)?;
@@ -123,18 +162,73 @@ pub(super) async fn execute(args: Args, settings: &Settings) -> anyhow::Result<E
         (None, ..) => bail!("--partitions is needed, or --from-journal with --from-commands"),
     };
     stopped(settings).await?;
-    let codec =
-        Codec::connect(settings.schema_registry.as_ref(), topics, &[Subject::Journal]).await?;
-    let mut found = entries(settings, &plan.from).await?;
+    let codec = Arc::new(
+        Codec::connect(settings.schema_registry.as_ref(), topics, &[Subject::Journal]).await?,
+    );
+    let found = survey(settings, &plan.from).await?;
     // With these counts no instance runs, so nothing more can be drained or settled.
     let refused = plan.in_place
-        && (commands != journal
-            || found
-                .values()
-                .any(|(_, entry)| entry.partitions.is_some_and(|count| count != commands)));
+        && (commands != journal || found.counts.values().any(|count| *count != commands));
     drained(settings, &plan, refused).await?;
-    let open = found.values().filter(|(_, entry)| entry.kind == EntryKind::Intent).count();
-    if open > 0 && !refused {
+    settled(found.open(), refused)?;
+    drop(found);
+    point(Point::RepartitionLooked);
+
+    let partitions = plan.partitions;
+    let mut work = Work {
+        settings,
+        sender: Sender::connect(&settings.kafka, settings.commands.partitioner)?,
+        codec,
+        plan,
+    };
+    let written = work.ends().await?;
+    work.close(journal).await?;
+    point(Point::RepartitionClosed);
+    let mut found = survey(settings, &work.plan.from).await?;
+    settled(found.open(), work.plan.in_place)?;
+    if work.plan.in_place {
+        if journal < partitions {
+            admin.grow(&topics.journal, partitions).await?;
+            // The earlier client does not know them yet.
+            work.sender = Sender::connect(&settings.kafka, settings.commands.partitioner)?;
+        }
+    } else {
+        // What the new journal has learnt since an earlier run is not overwritten with what the old
+        // one knew.
+        let known = survey(settings, &work.plan.to).await?;
+        found.places.retain(|(key, _), (version, _)| known.newest(*key) < Some(*version));
+    }
+    point(Point::RepartitionRead);
+    work.say_count(0, partitions).await?;
+    let moved = work.change(&found, |record, place| work.written(&found, record, place)).await?;
+    if let Some(at) = found.lost {
+        work.say(partitions, |partition| sink::lost_entry(partition, at)).await?;
+    }
+    point(Point::RepartitionWritten);
+    if work.plan.in_place {
+        work.change(&found, |record, _| work.removed(record)).await?;
+    } else if work.ends().await? != written {
+        bail!(
+            "{} was written while it was read; stop every instance, and run this again with the same arguments",
+            work.plan.from
+        );
+    }
+    point(Point::RepartitionRemoved);
+    work.say_count(partitions, partitions).await?;
+    point(Point::RepartitionCounted);
+    if work.plan.in_place && commands < partitions {
+        admin.grow(&topics.commands, partitions).await?;
+    }
+    let _ = output::say(&format!(
+        "{} and {} have {partitions} partitions; {moved} entries moved; start the connector again",
+        topics.commands, work.plan.to
+    ));
+    Ok(End::Done)
+}
+
+/// No command is open; `forced`: no instance runs that could settle it, and its entry may move.
+fn settled(open: usize, forced: bool) -> anyhow::Result<()> {
+    if open > 0 && !forced {
         bail!(
             "{open} commands are still open; start the connector with the commands.partitioner they were begun under, let them settle, and try again once `commands list --open` is empty"
         );
@@ -144,30 +238,11 @@ pub(super) async fn execute(args: Args, settings: &Settings) -> anyhow::Result<E
             "{open} commands are still open; where their partition changes they are forwarded to the right one, where the ERP is asked about them before anything is called; one that was forwarded before is INVALID, and `dlq redrive` sends it to the right one"
         ));
     }
-    if !plan.in_place {
-        // What the new journal has learnt since an earlier run is not overwritten with what the old
-        // one knew.
-        let known = entries(settings, &plan.to).await?;
-        let known: BTreeSet<Vec<u8>> =
-            known.into_keys().map(|(key, _)| key).filter(|key| !key.starts_with(b"[\"#")).collect();
-        found.retain(|(key, _), _| !known.contains(key));
-    }
-    if plan.in_place && journal < plan.partitions {
-        admin.grow(&topics.journal, plan.partitions).await?;
-    }
-    let moved = rewrite(settings, &codec, &plan, found).await?;
-    if plan.in_place && commands < plan.partitions {
-        admin.grow(&topics.commands, plan.partitions).await?;
-    }
-    let _ = output::say(&format!(
-        "{} and {} have {} partitions; {moved} entries moved; start the connector again",
-        topics.commands, plan.to, plan.partitions
-    ));
-    Ok(End::Done)
+    Ok(())
 }
 
-/// No instance runs: nobody writes the journal meanwhile.
-async fn stopped(settings: &Settings) -> anyhow::Result<()> {
+/// Waits until no instance runs: nobody writes the journal meanwhile. Whether it was so at once.
+async fn stopped(settings: &Settings) -> anyhow::Result<bool> {
     let deadline = Instant::now() + LAST_SESSION;
     let mut said = false;
     loop {
@@ -175,7 +250,7 @@ async fn stopped(settings: &Settings) -> anyhow::Result<()> {
         let members =
             tokio::task::spawn_blocking(move || Scan::members(&kafka, sink::ROLE)).await??;
         if members == 0 {
-            return Ok(());
+            return Ok(!said);
         }
         if Instant::now() >= deadline {
             bail!("{members} instances are running; stop them all first");
@@ -186,7 +261,7 @@ async fn stopped(settings: &Settings) -> anyhow::Result<()> {
             ));
             said = true;
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -224,233 +299,233 @@ async fn drained(settings: &Settings, plan: &Move, refused: bool) -> anyhow::Res
     }
 }
 
-/// What a journal holds, by key and partition.
-async fn entries(settings: &Settings, journal: &str) -> anyhow::Result<Found> {
+/// Reads a journal.
+async fn survey(settings: &Settings, journal: &str) -> anyhow::Result<Survey> {
     let codec = memory::codec(settings).await?;
-    let runtime = tokio::runtime::Handle::current();
-    let (kafka, topic) = (settings.kafka.clone(), journal.to_owned());
-    let read = move || {
-        let mut found = Found::new();
-        let mut unreadable = None;
-        Scan::open(&kafka, &topic, None, &From::Beginning)?.run(
-            |Seen { partition, offset, key, value, .. }, _| {
-                let place = (key.unwrap_or_default(), partition);
-                let Some(bytes) = value else {
-                    found.remove(&place);
-                    return true;
-                };
-                match memory::decode(&codec, &runtime, &bytes, Codec::decode_journal) {
-                    Ok(entry) => {
-                        found.insert(place, (bytes, entry));
-                        true
-                    }
-                    Err(reason) => {
-                        unreadable = Some(format!(
-                            "{topic} [{partition}] at offset {offset} cannot be read: {reason}"
-                        ));
-                        false
-                    }
-                }
-            },
-        )?;
-        match unreadable {
-            None => Ok(found),
-            Some(reason) => Err(anyhow::anyhow!(reason)),
+    let mut found = Survey::default();
+    let reading = memory::entries(settings, &codec, journal, None, From::Beginning);
+    found.places = memory::known(reading, |record, entry| {
+        if let Some(count) = entry.partitions {
+            found.counts.insert(record.partition, count);
         }
-    };
-    tokio::task::spawn_blocking(read).await?
+        if sink::declares_lost(entry) {
+            found.lost = found.lost.max(Some(entry.written_at));
+        }
+        Some(Place { offset: record.offset, open: entry.kind == EntryKind::Intent })
+    })
+    .await?;
+    Ok(found)
 }
 
-/// What has to be written, one part after the other.
-struct Script {
-    /// In every partition: this journal is not whole.
-    begun: Vec<Outgoing>,
-    /// Entries where they belong, and declarations in every partition.
-    writes: Vec<Outgoing>,
-    tombstones: Vec<Outgoing>,
-    /// In every partition: the count from now on.
-    counts: Vec<Outgoing>,
-    moved: u64,
+/// The changes of the journal.
+struct Work<'a> {
+    settings: &'a Settings,
+    sender: Sender,
+    codec: Arc<Codec>,
+    plan: Move,
 }
 
-fn script(
-    plan: &Move,
-    found: Found,
-    settings: &Settings,
-    codec: &Codec,
-    now: Timestamp,
-) -> anyhow::Result<Script> {
-    let record = |partition: i32, key: Vec<u8>, value: Option<Vec<u8>>| Outgoing {
-        topic: plan.to.as_str().into(),
-        partition: Some(partition),
-        key: Some(key),
-        value,
-        headers: Vec::new(),
-    };
-    let (mut writes, mut tombstones, mut moved) = (Vec::new(), Vec::new(), 0);
-    let (mut begun, mut counts) = (Vec::new(), Vec::new());
-    let mut lost: Option<Timestamp> = None;
-    // An interrupted run left an entry in both places: the newest version is the one that counts.
-    let mut newest: BTreeMap<Vec<u8>, i64> = BTreeMap::new();
-    for ((key, _), (_, entry)) in &found {
-        let version = newest.entry(key.clone()).or_insert(entry.version);
-        *version = (*version).max(entry.version);
+impl Work<'_> {
+    fn record(&self, partition: i32, key: Vec<u8>, value: Option<Vec<u8>>) -> Outgoing {
+        Outgoing {
+            topic: self.plan.to.as_str().into(),
+            partition: Some(partition),
+            key: Some(key),
+            value,
+            headers: Vec::new(),
+        }
     }
-    for ((key, partition), (bytes, entry)) in found {
-        match entry.kind {
-            EntryKind::Intent | EntryKind::Outcome => {
-                let Some(belongs) = sink::partition_of(
-                    entry.return_no.as_bytes(),
-                    plan.partitions,
-                    settings.commands.partitioner,
-                ) else {
-                    continue;
-                };
-                let elsewhere = !plan.in_place || partition != belongs;
-                if elsewhere && newest.get(&key) == Some(&entry.version) {
-                    writes.push(record(belongs, key.clone(), Some(bytes)));
-                    moved += 1;
-                }
-                if plan.in_place && partition != belongs {
-                    tombstones.push(record(partition, key, None));
-                }
+
+    /// Where the journal that is read ends.
+    async fn ends(&self) -> anyhow::Result<BTreeMap<i32, i64>> {
+        let (kafka, topic) = (self.settings.kafka.clone(), self.plan.from.clone());
+        Ok(tokio::task::spawn_blocking(move || Scan::ends(&kafka, &topic)).await??)
+    }
+
+    /// Says in every of these partitions that the journal is being migrated, until no instance runs
+    /// that did not hear it, and whatever was written before can be read.
+    async fn close(&self, partitions: i32) -> anyhow::Result<()> {
+        let mut said = self.say_count(0, partitions).await?;
+        // One that ran took its partitions over before, and may have written over what was said.
+        while !stopped(self.settings).await? {
+            said = self.say_count(0, partitions).await?;
+        }
+        let deadline = Instant::now() + LAST_SESSION;
+        loop {
+            let from = memory::around(said.iter().copied());
+            let seen =
+                memory::collect(self.settings, &self.plan.to, None, from, |_| Some(())).await?;
+            if seen.len() >= said.len() {
+                return Ok(());
             }
-            EntryKind::Barrier if sink::declares_lost(&entry) => {
-                lost = lost.max(Some(entry.written_at))
+            if Instant::now() >= deadline {
+                bail!(
+                    "a transaction of {} is still open and holds back what follows it; run this again once its time is over, see kafka-transactions.sh",
+                    self.plan.to
+                );
             }
-            EntryKind::Barrier => {}
+            tokio::time::sleep(PAUSE).await;
         }
     }
-    for partition in 0..plan.partitions {
-        if let Some(at) = lost {
-            let (key, entry) = sink::lost_entry(partition, at);
-            writes.push(record(partition, key, Some(codec.encode_journal(&entry)?)));
-        }
-        for (records, count) in [(&mut begun, 0), (&mut counts, plan.partitions)] {
-            let (key, entry) =
-                sink::count_entry(partition, count, settings.commands.partitioner, now);
-            records.push(record(partition, key, Some(codec.encode_journal(&entry)?)));
-        }
-    }
-    Ok(Script { begun, writes, tombstones, counts, moved })
-}
 
-async fn rewrite(
-    settings: &Settings,
-    codec: &Codec,
-    plan: &Move,
-    found: Found,
-) -> anyhow::Result<u64> {
-    let Script { begun, writes, tombstones, counts, moved } =
-        script(plan, found, settings, codec, Timestamp::now())?;
-    let sender = Sender::connect(&settings.kafka, settings.commands.partitioner)?;
-    // Nothing is taken away before everything stands where it belongs.
-    for records in [begun, writes, tombstones, counts] {
-        for some in records.chunks(AHEAD) {
-            let queued = some
-                .iter()
-                .map(|record| sender.queue_whole(record))
-                .collect::<Result<Vec<_>, _>>()?;
-            for delivery in queued {
+    /// Says in so many partitions what their number is; 0: they are being migrated. Where it is said.
+    async fn say_count(&self, count: i32, partitions: i32) -> anyhow::Result<Vec<(i32, i64)>> {
+        let by = self.settings.commands.partitioner;
+        let entry = |partition| sink::count_entry(partition, count, by, Timestamp::now());
+        self.say(partitions, entry).await
+    }
+
+    /// Writes one entry into each of so many partitions; where they stand.
+    async fn say(
+        &self,
+        partitions: i32,
+        entry: impl Fn(i32) -> (Vec<u8>, JournalEntry),
+    ) -> anyhow::Result<Vec<(i32, i64)>> {
+        let mut queued = Vec::new();
+        for partition in 0..partitions {
+            let (key, entry) = entry(partition);
+            let value = Some(self.codec.encode_journal(&entry)?);
+            queued.push(self.sender.queue_whole(&self.record(partition, key, value))?);
+        }
+        Ok(futures_util::future::try_join_all(queued).await?)
+    }
+
+    /// Writes what `make` makes of every command's newest entry in each partition; how much that was.
+    async fn change(
+        &self,
+        found: &Survey,
+        make: impl Fn(Entry, (i64, Place)) -> Option<Outgoing>,
+    ) -> anyhow::Result<u64> {
+        let from = From::Beginning;
+        let mut reading = memory::entries(self.settings, &self.codec, &self.plan.from, None, from);
+        let (mut queued, mut changed) = (VecDeque::new(), 0);
+        while let Some(record) = reading.next().await? {
+            let place = found.places.get(&(memory::digest(&record.key), record.partition)).copied();
+            let newest = place.filter(|(_, place)| place.offset == record.offset);
+            let Some(change) = newest.and_then(|place| make(record, place)) else { continue };
+            if queued.len() == AHEAD
+                && let Some(delivery) = queued.pop_front()
+            {
                 delivery.await?;
             }
+            queued.push_back(self.sender.queue_whole(&change)?);
+            changed += 1;
         }
+        for delivery in queued {
+            delivery.await?;
+        }
+        Ok(changed)
     }
-    Ok(moved)
+
+    fn belongs(&self, entry: &JournalEntry) -> Option<i32> {
+        let by = self.settings.commands.partitioner;
+        sink::partition_of(entry.return_no.as_bytes(), self.plan.partitions, by)
+    }
+
+    /// The entry where it belongs, unless that or a newer one stands there.
+    fn written(
+        &self,
+        found: &Survey,
+        record: Entry,
+        (version, _): (i64, Place),
+    ) -> Option<Outgoing> {
+        let (bytes, entry) = record.value?;
+        let belongs = self.belongs(&entry)?;
+        let elsewhere = !self.plan.in_place || record.partition != belongs;
+        (elsewhere && found.newest(memory::digest(&record.key)) == Some(version))
+            .then(|| self.record(belongs, record.key, Some(bytes)))
+    }
+
+    /// Nothing any more where it does not belong.
+    fn removed(&self, record: Entry) -> Option<Outgoing> {
+        let (_, entry) = record.value?;
+        (self.belongs(&entry)? != record.partition)
+            .then(|| self.record(record.partition, record.key, None))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn settings() -> Settings {
-        crate::config::from_toml("", std::iter::empty()).unwrap().settings
-    }
-
     fn outcome(return_no: &str, version: i64) -> JournalEntry {
         let (_, bare) = sink::lost_entry(0, Timestamp(0));
         JournalEntry { kind: EntryKind::Outcome, return_no: return_no.into(), version, ..bare }
     }
 
-    fn plan(in_place: bool, partitions: i32) -> Move {
-        Move { commands: "c".into(), from: "j".into(), to: "j2".into(), partitions, in_place }
-    }
-
     /// Partition and key.
     type Place = (i32, Vec<u8>);
 
-    fn made(plan: &Move, found: Found) -> (Vec<Place>, Vec<Place>, u64) {
-        let Script { begun, writes, tombstones, counts, moved } =
-            script(plan, found, &settings(), &Codec::single_object(), Timestamp(9)).unwrap();
-        assert_eq!(
-            (begun.len(), counts.len()),
-            (plan.partitions.unsigned_abs() as usize, plan.partitions.unsigned_abs() as usize)
-        );
-        let places = |records: Vec<Outgoing>| {
-            records
-                .into_iter()
-                .map(|record| (record.partition.unwrap(), record.key.unwrap()))
-                .collect::<Vec<_>>()
+    /// What is written and what is taken away; `found`: return number, partition and version.
+    fn made(
+        in_place: bool,
+        partitions: i32,
+        found: &[(&str, i32, i64)],
+    ) -> (Vec<Place>, Vec<Place>) {
+        let settings = crate::config::from_toml("", std::iter::empty()).unwrap().settings;
+        let plan =
+            Move { commands: "c".into(), from: "j".into(), to: "j2".into(), partitions, in_place };
+        let sender = Sender::connect(&settings.kafka, settings.commands.partitioner).unwrap();
+        let codec = Arc::new(Codec::single_object());
+        let work = Work { settings: &settings, sender, codec, plan };
+        let record = |(return_no, partition, version): &(&str, i32, i64)| Entry {
+            partition: *partition,
+            offset: 0,
+            key: sink::journal_key(return_no, "c"),
+            value: Some((vec![1], outcome(return_no, *version))),
         };
-        assert!(
-            tombstones.iter().all(|record| record.value.is_none())
-                && writes.iter().all(|record| record.value.is_some())
-        );
-        let commands = |places: Vec<(i32, Vec<u8>)>| {
-            places.into_iter().filter(|(_, key)| !key.starts_with(b"[\"#")).collect()
+        let place = super::Place { offset: 0, open: false };
+        let mut survey = Survey::default();
+        for one in found {
+            let key = memory::digest(&record(one).key);
+            survey.places.insert((key, one.1), (one.2, place));
+        }
+        let places = |records: Vec<Outgoing>, valued: bool| {
+            assert!(records.iter().all(|record| record.value.is_some() == valued));
+            let place = |record: Outgoing| (record.partition.unwrap(), record.key.unwrap());
+            records.into_iter().map(place).collect()
         };
-        (commands(places(writes)), places(tombstones), moved)
+        let writes =
+            found.iter().filter_map(|one| work.written(&survey, record(one), (one.2, place)));
+        let removals = found.iter().filter_map(|one| work.removed(record(one)));
+        (places(writes.collect(), true), places(removals.collect(), false))
+    }
+
+    fn belongs(return_no: &str, partitions: i32) -> i32 {
+        let by = crate::config::Partitioner::Murmur2;
+        sink::partition_of(return_no.as_bytes(), partitions, by).unwrap()
     }
 
     #[test]
     fn entries_move_to_the_partition_of_their_command_and_only_those() {
-        let found: Found = (0..50)
-            .map(|number| {
-                let return_no = format!("R{number}");
-                let old =
-                    sink::partition_of(return_no.as_bytes(), 4, settings().commands.partitioner)
-                        .unwrap();
-                ((sink::journal_key(&return_no, "c"), old), (vec![1], outcome(&return_no, 2)))
-            })
-            .collect();
-        let (writes, tombstones, moved) = made(&plan(true, 6), found.clone());
-        assert_eq!(u64::try_from(writes.len()).unwrap(), moved);
-        assert!(moved > 10 && writes.len() < 50 && tombstones.len() == writes.len(), "{moved}");
-        for number in 0..50 {
-            let return_no = format!("R{number}");
-            let at = |count| {
-                sink::partition_of(return_no.as_bytes(), count, settings().commands.partitioner)
-                    .unwrap()
-            };
-            let key = sink::journal_key(&return_no, "c");
-            assert_eq!(writes.contains(&(at(6), key.clone())), at(4) != at(6), "{return_no}");
-            assert_eq!(tombstones.contains(&(at(4), key)), at(4) != at(6), "{return_no}");
+        let names: Vec<String> = (0..50).map(|number| format!("R{number}")).collect();
+        let found: Vec<_> = names.iter().map(|name| (name.as_str(), belongs(name, 4), 2)).collect();
+        let (writes, removals) = made(true, 6, &found);
+        assert!(writes.len() > 10 && writes.len() < 50 && removals.len() == writes.len());
+        for name in &names {
+            let key = sink::journal_key(name, "c");
+            let (old, new) = (belongs(name, 4), belongs(name, 6));
+            assert_eq!(writes.contains(&(new, key.clone())), old != new, "{name}");
+            assert_eq!(removals.contains(&(old, key)), old != new, "{name}");
         }
-        // Into another topic everything is written and nothing taken away.
-        let (writes, tombstones, _) = made(&plan(false, 2), found);
-        assert_eq!((writes.len(), tombstones.len()), (50, 0));
+        // Into another topic everything is written; nothing is taken away there.
+        assert_eq!(made(false, 2, &found).0.len(), 50);
     }
 
     #[test]
     fn an_interrupted_run_is_finished_with_the_newest_version() {
         let key = sink::journal_key("R1", "c");
-        let belongs = sink::partition_of(b"R1", 6, settings().commands.partitioner).unwrap();
-        let other = (belongs + 1) % 6;
-        let both = |old, new| {
-            Found::from([
-                ((key.clone(), other), (vec![1], outcome("R1", old))),
-                ((key.clone(), belongs), (vec![2], outcome("R1", new))),
-            ])
-        };
+        let right = belongs("R1", 6);
+        let other = (right + 1) % 6;
+        let both = |old, new| made(true, 6, &[("R1", other, old), ("R1", right, new)]);
         assert_eq!(
-            made(&plan(true, 6), both(2, 3)),
-            (vec![], vec![(other, key.clone())], 0),
+            both(2, 3),
+            (vec![], vec![(other, key.clone())]),
             "the newer one stands where it belongs"
         );
-        let (writes, tombstones, _) = made(&plan(true, 6), both(2, 2));
         assert_eq!(
-            (writes, tombstones),
-            (vec![(belongs, key.clone())], vec![(other, key.clone())]),
+            both(2, 2),
+            (vec![(right, key.clone())], vec![(other, key)]),
             "the same again changes nothing"
         );
     }

@@ -26,8 +26,8 @@ use crate::{
     parts::{PrivateBroker, broker},
 };
 
-/// Points of the change pipeline have a table of their own.
-const ELSEWHERE: [&str; 3] = ["window.", "changes.", "state."];
+/// Points of the change pipeline have a table of their own; `repartition` has its own test.
+const ELSEWHERE: [&str; 4] = ["window.", "changes.", "state.", "repartition."];
 /// Rows that run at the same time.
 const ABREAST: usize = 6;
 

@@ -51,6 +51,7 @@ mod quota;
 mod readers;
 mod recorded;
 mod registry;
+mod repartition;
 mod repeat_table;
 mod restore;
 mod secrets;
