@@ -1,20 +1,20 @@
-//! `topics repartition` beside an instance that starts at the wrong moment, and killed at every
-//! step.
+//! `topics repartition` beside an instance that starts at the wrong moment, killed at every step,
+//! and over commands that are still open; and what is sent again afterwards.
 
 use std::time::Duration;
 
 use wdt_connector::testing::{
     config::Partitioner,
-    schema::{CreateReturnOutbound, Outcome},
+    schema::{CommandResult, CreateReturnOutbound, Outcome},
     sink::partition_of,
 };
 
 use crate::{
     kit::{
-        commands::command,
-        records::read_all,
+        commands::{avro, command},
+        records::{Sender, read_all},
         rig::{PATIENCE, Rig},
-        until,
+        topics, until,
     },
     parts::guard::{self, Guarded},
 };
@@ -134,4 +134,44 @@ fn a_repartition_killed_at_any_step_keeps_instances_out_until_it_is_run_again() 
         assert_eq!(rig.erp.order_count(), u64::try_from(commands.len()).unwrap(), "{step}");
         assert!(connector.terminate(Duration::from_secs(20)).success());
     }
+}
+
+#[test]
+fn a_forced_repartition_settles_open_intents_by_what_it_advises() {
+    let rig = Rig::with_partitions("forced", 2).commands("avro");
+    rig.erp.take_anything();
+    let open = moving("OPEN", 5, 2);
+    let connector = rig.start();
+    rig.erp.only_faults("query:5xx=1,createOrder:applied_timeout=1");
+    // One where it belongs, one that its owner forwards before it calls.
+    rig.send(&open[..1]);
+    let sender = Sender::new();
+    let wrong = 1 - place(&open[1].return_no, 2);
+    let key = Some(open[1].return_no.as_bytes());
+    sender.send_to(&rig.topics.commands, wrong, key, Some(&avro(&open[1])));
+    sender.flush();
+    until("orders nobody was told of", PATIENCE, || (rig.erp.order_count() == 2).then_some(()));
+    connector.kill();
+    rig.erp.only_faults("");
+
+    topics::grow(&rig.topics.commands, 5);
+    topics::grow(&rig.topics.journal, 5);
+    let (code, text) = rig.said(&["run"]);
+    assert!(code == Some(1) && text.contains("topics repartition --partitions 5"), "{text}");
+    let (code, text) = rig.said(&["topics", "repartition", "--partitions", "5"]);
+    assert!(code == Some(0) && text.contains("2 commands are still open"), "{text}");
+    assert!(text.contains("`dlq redrive` sends it to the right one"), "{text}");
+
+    let _connector = rig.start();
+    let of = |results: Vec<CommandResult>, one: &CreateReturnOutbound| -> Vec<Outcome> {
+        let own = results.into_iter().filter(|result| result.return_no == one.return_no);
+        own.map(|result| result.outcome).collect()
+    };
+    let results = rig.results(2);
+    assert_eq!(of(results.clone(), &open[0]), [Outcome::Created], "it was forwarded");
+    assert_eq!(of(results, &open[1]), [Outcome::Invalid], "it was forwarded before");
+    let (code, text) = rig.said(&["dlq", "redrive"]);
+    assert!(code == Some(0) && text.contains("1 sent again"), "{text}");
+    assert_eq!(of(rig.results(3), &open[1]), [Outcome::Invalid, Outcome::Created]);
+    assert_eq!((rig.erp.order_count(), rig.erp.creates().received), (2, 2));
 }

@@ -80,6 +80,9 @@ pub(super) fn judge(letter: &Letter, entry: Option<&Known>, old: bool) -> Ruling
                 .unwrap_or_default();
             Ruling::Leave(format!("the command is {}{order}", outcome.name()))
         }
+        // The record an instance has open stands in another partition, or this one was forwarded
+        // before its partition changed: the owner goes on with what it knows, and asks first.
+        (EntryKind::Intent, _) if letter.label == Death::Invalid.label() => Ruling::Send,
         (EntryKind::Intent, _) => leave("the command is still being worked on"),
         (EntryKind::Outcome | EntryKind::Barrier, _) => {
             leave("the journal does not know how the command ended")
@@ -148,6 +151,13 @@ mod tests {
                 "{settled:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_copy_of_an_open_command_is_sent_where_its_record_was_turned_away() {
+        let open = entry(EntryKind::Intent, None, false);
+        assert_eq!(judge(&letter("invalid"), Some(&open), false), Ruling::Send);
+        assert_eq!(judge(&letter("invalid"), Some(&open), true), Ruling::Send);
     }
 
     #[test]

@@ -39,7 +39,7 @@ enum Verb {
     /// Redrive commands from the dead letter topic, byte for byte, after asking journal and ERP
     #[command(
         after_help = "Example: wdt-connector dlq redrive --reason invalid --since 1d --dry-run --config connector.toml\n\
-        Left out, each with its reason: what has an outcome meanwhile, what is still being worked on, what a person has to decide,\n\
+        Left out, each with its reason: what has an outcome meanwhile, what is still being worked on (but not an invalid letter of it), what a person has to decide,\n\
         what was redriven --max-redrives times, older letters of the same content, letters whose value was left out as too large. Exits 1 when something could not be asked or sent."
     )]
     Redrive(replay::Args),
