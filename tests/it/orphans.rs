@@ -117,11 +117,9 @@ fn an_intent_whose_record_was_deleted_ends_in_doubt_after_the_bound_and_is_resol
 fn a_copy_that_is_read_before_its_intent_is_an_orphan_settles_it() {
     let rig = killed("copyfirst", "avro", Call::Applied);
     delete_all(&rig);
-    rig.erp.only_faults("query:slow(2s)=1");
     rig.send(&[command("CT", "c")]);
     let connector = rig.start();
     until("nothing open", PATIENCE, || (open_intents(&connector) == 0).then_some(()));
-    rig.erp.only_faults("");
     rig.send(&[command("CT", "c")]);
     let results = rig.results(2);
     let all: Vec<_> = results
