@@ -2,7 +2,7 @@
 //! `check`.
 
 use crate::{
-    config::{Feed, KafkaSettings, Partitioner, Settings},
+    config::{Feed, KafkaSettings, Partitioner, Settings, Topics},
     kafka::rights::{Operation, Resource},
     sink,
 };
@@ -70,7 +70,7 @@ pub(super) fn needed(settings: &Settings) -> Vec<Right> {
         &topics.control,
         &[
             (Read, "what is paused for all instances"),
-            (Write, "pausing and resuming at the listener"),
+            (Write, "pausing and resuming at the listener; tombstones of decisions"),
         ],
     );
     if settings.commands.enabled || none {
@@ -146,7 +146,7 @@ pub(super) fn command(kafka: &KafkaSettings, right: &Right) -> String {
 /// Prints them: a table as comments, then the commands that grant them, so that the output can be
 /// run as it is.
 pub(super) fn print(settings: &Settings) -> End {
-    let rights = needed(settings);
+    let (rights, topics) = (needed(settings), &settings.topics);
     let mut lines = vec![
         format!("# What {} needs on Kafka, and nothing else:", settings.kafka.application_id),
         "#".to_owned(),
@@ -160,13 +160,22 @@ pub(super) fn print(settings: &Settings) -> End {
         ));
     }
     lines.push("#".to_owned());
-    lines.push(
-        "# `send` needs Write on the commands topic, `tail` Read on what it shows, `topics` Create on the topics it makes.".to_owned(),
-    );
+    lines.extend(others(topics));
     lines.extend(commands(settings, &rights));
     // A reader that has seen enough ends the list, not the verb.
     let _ = lines.iter().try_for_each(|line| output::say(line));
     End::Done
+}
+
+/// What other accounts need, as comments: who decides is who may write to the control topic.
+fn others(topics: &Topics) -> Vec<String> {
+    let (commands, control) = (&topics.commands, &topics.control);
+    vec![
+        "# Other accounts:".to_owned(),
+        format!("#   senders (`send`): Write on topic {commands} and on nothing else. No prefix that {control} or {} begins with.", topics.journal),
+        format!("#   operators (`commands resolve`, `pause`, `feeds`, `backfill`): Write on topic {control}. Whoever has it decides about commands in doubt."),
+        "#   `tail`, `commands`, `dlq`: Read on what they show. `topics`: Create on the topics it makes.".to_owned(),
+    ]
 }
 
 /// One `kafka-acls` command per resource.

@@ -122,7 +122,7 @@ async fn begin(
         return Ok(None);
     }
     let order = BackfillOrder { id: order_id(), from, to, cancelled: false };
-    decide(&settings.kafka, &settings.topics.control, &backfill_key(feed), Some(&order.value()))
+    decide(&settings.kafka, &settings.topics.control, backfill_key(feed), Some(&order.value()))
         .await?;
     let _ = output::say(&format!(
         "requested: backfill {}; the owner of {} reads it beside the live feed",
@@ -161,7 +161,7 @@ async fn cancel(settings: &Settings, feed: Feed) -> anyhow::Result<End> {
         return Ok(End::Done);
     };
     let order = BackfillOrder { cancelled: true, ..standing(settings, feed).await? };
-    decide(&settings.kafka, &settings.topics.control, &backfill_key(feed), Some(&order.value()))
+    decide(&settings.kafka, &settings.topics.control, backfill_key(feed), Some(&order.value()))
         .await?;
     let _ = output::say(&format!("called off: {id}; what it has published stays"));
     Ok(End::Done)

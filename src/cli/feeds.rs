@@ -100,7 +100,7 @@ pub(super) fn order_id() -> String {
 
 async fn turn(settings: &Settings, feed: Feed, to: &str) -> anyhow::Result<End> {
     let value = json!({ "state": to, "by": operator(), "at": Timestamp::now().to_string() });
-    decide(&settings.kafka, &settings.topics.control, &pipeline_key(feed.name()), Some(&value))
+    decide(&settings.kafka, &settings.topics.control, pipeline_key(feed.name()), Some(&value))
         .await?;
     let _ =
         output::say(&format!("{} is {to}, for every instance and through restarts", feed.name()));
@@ -129,7 +129,7 @@ async fn set_watermark(
         return Ok(End::Misconfigured);
     }
     let order = WatermarkOrder { id: order_id(), watermark: to };
-    decide(&settings.kafka, &settings.topics.control, &watermark_key(feed), Some(&order.value()))
+    decide(&settings.kafka, &settings.topics.control, watermark_key(feed), Some(&order.value()))
         .await?;
     let _ = output::say(&format!(
         "requested: {} goes on from {to} (its watermark is {}); request {}",

@@ -272,7 +272,7 @@ fn judge_one(
             }
             (Role::Control, Absence::Fails | Absence::OthersDuty) => Finding::warning(
                 name,
-                "is missing, so no pipeline can be paused for all instances",
+                "is missing, so no pipeline can be paused and no command resolved",
                 "run: wdt-connector topics",
             ),
             (_, Absence::Fails | Absence::OthersDuty) => {

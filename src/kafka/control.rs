@@ -2,7 +2,8 @@
 //!
 //! A record's key is a JSON array such as `["pipeline","commands"]`, its value a JSON object; the
 //! newest of a key holds, a tombstone takes it back. The topic has one partition. Where it is
-//! missing, nothing was decided.
+//! missing, nothing was decided. A person's decision about a command is kept as it stands there:
+//! the command pipeline reads it.
 
 use std::{
     collections::BTreeMap,
@@ -40,8 +41,30 @@ use super::{
 /// Everything that was decided, by key.
 pub(crate) type Decisions = BTreeMap<Vec<String>, Value>;
 
+/// Decisions about commands that wait to be carried out, by key.
+pub(crate) type Resolutions = BTreeMap<Vec<u8>, Arc<Resolution>>;
+
+/// A decision about a command, as it stands in the topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Resolution {
+    pub offset: i64,
+    /// Milliseconds since 1970.
+    pub timestamp: Option<i64>,
+    pub value: Vec<u8>,
+}
+
+/// What the keys of decisions about commands begin with.
+pub(crate) const DECISION: &str = "decision";
+
+/// What was read so far.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Known {
+    decisions: Arc<Decisions>,
+    resolutions: Arc<Resolutions>,
+}
+
 /// The topic's only partition.
-const PARTITION: i32 = 0;
+pub(crate) const PARTITION: i32 = 0;
 /// How often the reader looks whether it should stop.
 const POLL: Duration = Duration::from_millis(200);
 const REQUEST: Duration = Duration::from_secs(5);
@@ -51,7 +74,7 @@ const MISSING_PAUSE: Duration = Duration::from_secs(30);
 /// Follows the control topic; cheap to clone. The reader ends with the last clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Controls {
-    known: watch::Receiver<Option<Arc<Decisions>>>,
+    known: watch::Receiver<Option<Known>>,
     /// The reader's.
     client: Weak<BaseConsumer<Quiet>>,
     _reader: Arc<Stop>,
@@ -108,7 +131,7 @@ impl Controls {
             topic: topic.to_owned(),
             sender,
             stop: Arc::clone(&stop.0),
-            decisions: Decisions::new(),
+            known: Known::default(),
         };
         background::lasting_thread("control", move || reader.run())
             .map_err(|error| format!("the reader of {topic} could not be started: {error}"))?;
@@ -126,7 +149,7 @@ impl Controls {
     pub(crate) async fn settled(&self) -> Arc<Decisions> {
         let mut known = self.known.clone();
         match known.wait_for(Option::is_some).await {
-            Ok(decisions) => decisions.clone().unwrap_or_default(),
+            Ok(known) => known.clone().unwrap_or_default().decisions,
             // The reader has ended; what it last knew holds.
             Err(_) => self.now(),
         }
@@ -135,7 +158,13 @@ impl Controls {
     /// What is decided as far as it was read.
     #[must_use]
     pub(crate) fn now(&self) -> Arc<Decisions> {
-        self.known.borrow().clone().unwrap_or_default()
+        self.known.borrow().clone().unwrap_or_default().decisions
+    }
+
+    /// Decisions about commands that wait, as far as it was read.
+    #[must_use]
+    pub(crate) fn resolutions(&self) -> Arc<Resolutions> {
+        self.known.borrow().clone().unwrap_or_default().resolutions
     }
 
     /// Waits for the next change; never ends when there can be none.
@@ -164,35 +193,34 @@ pub(crate) fn pipeline_key(pipeline: &str) -> Vec<String> {
 }
 
 /// Writes one decision for all instances; `None` takes it back. Ends when every in-sync replica has
-/// it.
+/// it, with its offset.
 ///
 /// # Errors
 /// [`ToolFault`] when no broker answers, the topic is missing, or the record is refused.
 pub(crate) async fn decide(
     kafka: &KafkaSettings,
     topic: &str,
-    key: &[String],
+    key: impl Into<Value>,
     value: Option<&Value>,
-) -> Result<(), ToolFault> {
+) -> Result<i64, ToolFault> {
+    let (key, value) = (key.into().to_string(), value.map(Value::to_string));
     let sender = Sender::connect(kafka, Partitioner::Any)?;
     let (verifier, name) = (sender.clone(), topic.to_owned());
     background::blocking("topic check", move || verifier.verify(&name))
         .await
         .map_err(|error| ToolFault(format!("asking for {topic} ended early: {error}")))??;
-    let key = Value::from(key.to_vec()).to_string();
-    let value = value.map(Value::to_string);
-    sender
+    let (_, offset) = sender
         .queue_change(topic, PARTITION, key.as_bytes(), value.as_deref().map(str::as_bytes))?
         .await?;
-    Ok(())
+    Ok(offset)
 }
 
 struct Reader {
     consumer: Arc<BaseConsumer<Quiet>>,
     topic: String,
-    sender: watch::Sender<Option<Arc<Decisions>>>,
+    sender: watch::Sender<Option<Known>>,
     stop: Arc<AtomicBool>,
-    decisions: Decisions,
+    known: Known,
 }
 
 impl Reader {
@@ -239,7 +267,7 @@ impl Reader {
     /// Assigns the partition from its first offset; `false` when the topic does not exist.
     fn begin(&mut self) -> Result<bool, KafkaError> {
         // Read again from the start, perhaps after a panic half-way; told only once it is read.
-        self.decisions.clear();
+        self.known = Known::default();
         // All topics: a request for one by name could create it where the broker creates topics by
         // itself.
         let metadata = self.consumer.fetch_metadata(None, REQUEST)?;
@@ -275,10 +303,10 @@ impl Reader {
                 None => {}
                 Some(Ok(message)) => {
                     crash::panic_once_if(Fault::ControlPanic);
-                    apply(
-                        &mut self.decisions,
+                    self.known.apply(
                         message.key().unwrap_or_default(),
                         message.payload(),
+                        (message.offset(), message.timestamp().to_millis()),
                     );
                     if at_end {
                         self.tell();
@@ -305,14 +333,40 @@ impl Reader {
 
     fn tell(&self) {
         self.sender.send_if_modified(|known| {
-            let changed = known.as_deref() != Some(&self.decisions);
+            let changed = known.as_ref() != Some(&self.known);
             if changed {
-                *known = Some(Arc::new(self.decisions.clone()));
+                *known = Some(self.known.clone());
             }
             changed
         });
     }
 }
+
+/// Whether a key is that of a decision about a command, or was meant to be.
+fn is_resolution(key: &[u8]) -> bool {
+    let named = serde_json::from_slice::<Vec<Value>>(key)
+        .is_ok_and(|key| key.first().and_then(Value::as_str) == Some(DECISION));
+    named || key.starts_with(format!("[\"{DECISION}\"").as_bytes())
+}
+
+impl Known {
+    fn apply(&mut self, key: &[u8], value: Option<&[u8]>, (offset, timestamp): Place) {
+        if !is_resolution(key) {
+            return apply(Arc::make_mut(&mut self.decisions), key, value);
+        }
+        let resolutions = Arc::make_mut(&mut self.resolutions);
+        match value {
+            None => resolutions.remove(key),
+            Some(value) => {
+                let resolution = Resolution { offset, timestamp, value: value.to_vec() };
+                resolutions.insert(key.to_vec(), Arc::new(resolution))
+            }
+        };
+    }
+}
+
+/// Offset and time of a record.
+type Place = (i64, Option<i64>);
 
 /// A record that is no decision is named and passed over: the topic may hold what a later version
 /// writes.
@@ -350,5 +404,21 @@ mod tests {
         );
         apply(&mut decisions, br#"["pipeline","commands"]"#, None);
         assert!(decisions.is_empty());
+    }
+
+    #[test]
+    fn decisions_about_commands_are_kept_as_they_stand_until_their_tombstone() {
+        let mut known = Known::default();
+        let keys = [&br#"["decision","R","c",0,2]"#[..], br#"[ "decision", 7]"#, br#"["decision""#];
+        for (key, offset) in keys.into_iter().zip(7..) {
+            known.apply(key, Some(b"\xff"), (offset, None));
+        }
+        known.apply(br#"["pipeline","commands"]"#, Some(b"{}"), (10, None));
+        assert_eq!((known.resolutions.len(), known.decisions.len()), (3, 1));
+        assert_eq!(known.resolutions[keys[0]].offset, 7);
+        for key in keys {
+            known.apply(key, None, (11, None));
+        }
+        assert!(known.resolutions.is_empty());
     }
 }

@@ -43,12 +43,12 @@ pub(super) async fn set_pipeline(
     match control::decide(
         &settings.kafka,
         &settings.topics.control,
-        &control::pipeline_key(pipeline),
+        control::pipeline_key(pipeline),
         Some(&value),
     )
     .await
     {
-        Ok(()) => {
+        Ok(_) => {
             if state == "paused" {
                 tracing::info!(pipeline = pipeline, "pipeline paused via HTTP");
             } else {

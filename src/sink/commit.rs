@@ -14,8 +14,8 @@ use crate::{
     config::Partitioner,
     crash::{self, Point},
     kafka::{
-        Batch, Change, CommitFault, GroupView, Leaders, Lease, Outgoing, Position, Prefix, REST,
-        borrowed,
+        Batch, Change, CommitFault, Delivered, GroupView, Leaders, Lease, Outgoing, Position,
+        Prefix, REST, borrowed,
     },
     metrics::Hop,
     schema::{Outcome, SchemaFault},
@@ -38,6 +38,8 @@ use super::{
 
 /// Between transactions that commit nothing but offsets behind transaction markers.
 const PASS_PAUSE: Duration = Duration::from_secs(5);
+/// Until decisions are tried again whose tombstones the broker denied.
+const DECISIONS_PAUSE: Duration = Duration::from_secs(10);
 /// Commands in one transaction, at most: bounds its size and the time the next one waits.
 const MOST: usize = 1000;
 
@@ -62,6 +64,8 @@ pub(super) struct Commit {
     /// Dead letters and forwarded records, which are not the connector's own: their places among
     /// the records, and whose they are.
     copies: Vec<(usize, Lease, i64)>,
+    /// Places of the tombstones of decisions.
+    tombstones: Vec<usize>,
 }
 
 impl Commit {
@@ -210,6 +214,7 @@ impl Engine<'_> {
             begun: now,
             records: 0,
             copies: Vec::new(),
+            tombstones: Vec::new(),
         };
         let mut draft = Draft { commit, records: Vec::new() };
         let written_at = Timestamp::now();
@@ -217,7 +222,8 @@ impl Engine<'_> {
         let (view, mut waiting) = (self.group_state.view(), VecDeque::new());
         for _ in 0..self.ready.len().min(MOST) {
             let Some(ready) = self.ready.pop_front() else { break };
-            if self.without_leader(&view, &ready) {
+            let postponed = ready.position.is_none() && now < self.decisions_after;
+            if postponed || self.without_leader(&view, &ready) {
                 waiting.push_back(ready);
                 continue;
             }
@@ -317,8 +323,12 @@ impl Engine<'_> {
             }
             End::Copy { entry } | End::Decided { entry } => Some(entry.return_no.as_str()),
             End::Plain { return_no, .. } => Some(return_no.as_str()),
-            End::Refused(_) | End::Poison(_) | End::Forwarded { .. } => None,
+            End::Refused(_) | End::Passed | End::Poison(_) | End::Forwarded { .. } => None,
         };
+        let standing = |topic: &Leaders| topic.count > 0 && topic.lost.is_empty();
+        if ready.position.is_none() && !leaders.get(&*self.names.control).is_some_and(standing) {
+            return true;
+        }
         if let End::Forwarded { to, .. } = &ready.end
             && leaders.get(&*self.names.commands).is_some_and(|topic| topic.lost.contains(to))
         {
@@ -326,7 +336,7 @@ impl Engine<'_> {
         }
         let letter = match &ready.end {
             End::Life { ending, .. } => ending.outcome == Outcome::InDoubt,
-            End::Copy { .. } | End::Decided { .. } | End::Forwarded { .. } => false,
+            End::Copy { .. } | End::Decided { .. } | End::Passed | End::Forwarded { .. } => false,
             End::Plain { outcome, .. } => *outcome == Outcome::Invalid,
             End::Refused(_) | End::Poison(_) => true,
         };
@@ -339,7 +349,7 @@ impl Engine<'_> {
     fn hold_back_what_does_not_fit(&mut self, draft: &mut Draft) {
         let mut offsets: BTreeMap<Lease, Vec<i64>> = BTreeMap::new();
         for ready in &draft.commit.ready {
-            offsets.entry(ready.lease).or_default().extend(ready.offset());
+            offsets.entry(ready.lease).or_default().extend(ready.position);
         }
         offsets.retain(|lease, offsets| {
             let Some(partition) = self.owned(*lease) else { return false };
@@ -357,7 +367,7 @@ impl Engine<'_> {
         let (fitting, held): (Vec<Ready>, Vec<Ready>) =
             std::mem::take(&mut draft.commit.ready).into_iter().partition(|ready| {
                 let fit = offsets.get(&ready.lease);
-                fit.is_some_and(|fit| ready.offset() <= fit.last().copied())
+                fit.is_some_and(|fit| ready.position <= fit.last().copied())
             });
         draft.commit.ready = fitting;
         let owned: Vec<Ready> =
@@ -381,8 +391,20 @@ impl Engine<'_> {
         settled_at: Timestamp,
     ) -> Result<Tale, SchemaFault> {
         let (mut tale, mut letter) = (Tale::default(), None);
-        let (codec, names) = (&self.parts.codec, &self.names);
+        let decision = ready.position.is_none();
+        let (codec, of_decisions) = (&self.parts.codec, self.names.of_decisions());
+        let names = if decision { &of_decisions } else { &self.names };
         let connector = &self.parts.settings.kafka.application_id;
+        if decision {
+            draft.commit.tombstones.push(draft.records.len());
+            draft.records.push(Outgoing {
+                topic: Arc::clone(&names.control),
+                partition: Some(ready.record.lease.partition),
+                key: ready.record.key.clone(),
+                value: None,
+                headers: Vec::new(),
+            });
+        }
         let origin = Origin { topic: &names.commands, record: &ready.record, settled_at };
         let partition = ready.lease.partition;
         match &ready.end {
@@ -438,6 +460,7 @@ impl Engine<'_> {
                 tale.result = Some(result);
             }
             End::Refused(reason) => tale.death = Some((Death::Refused, reason.clone())),
+            End::Passed => {}
             End::Plain { outcome, return_no, command_id, violations } => {
                 let result = result_without_entry(
                     *outcome,
@@ -465,11 +488,8 @@ impl Engine<'_> {
             let letter = letter
                 .unwrap_or_else(|| dead_letter(names, &ready.record, *death, reason, connector));
             let (spared, why) = &ready.spared;
-            draft.commit.copies.push((
-                draft.records.len(),
-                ready.record.lease,
-                ready.record.offset,
-            ));
+            let (lease, offset) = (ready.record.lease, ready.record.offset);
+            draft.commit.copies.push((draft.records.len(), lease, offset));
             draft.records.push(spare(letter, &ready.record, *spared, why, names));
         }
         Ok(tale)
@@ -584,13 +604,17 @@ impl Engine<'_> {
             }
             Err(CommitFault::Denied { records, reason }) => {
                 let copies = commit.copies_at(&records);
+                let decisions = records.iter().any(|at| commit.tombstones.contains(at));
                 self.take_back(commit);
                 let why = denied(self.parts.settings.commands.partitioner);
                 let mut answered = false;
                 for (lease, offset) in copies {
                     answered |= self.do_not_forward(lease, offset, &why);
                 }
-                if answered {
+                if decisions {
+                    self.decisions_after = now.plus(DECISIONS_PAUSE);
+                    tracing::warn!(error = %reason, "failed to carry out decisions; they wait");
+                } else if answered {
                     self.misplacements.denied(now);
                     tracing::warn!(
                         error = %reason,
@@ -645,9 +669,8 @@ impl Engine<'_> {
     }
 
     fn ready_of(&mut self, lease: Lease, offset: i64) -> Option<&mut Ready> {
-        self.ready
-            .iter_mut()
-            .find(|ready| (ready.record.lease, ready.record.offset) == (lease, offset))
+        let wanted = |of: &Delivered| of.lease == lease && of.offset == offset;
+        self.ready.iter_mut().find(|ready| wanted(&ready.record))
     }
 
     /// Nothing of it happened: everything goes back to where it waited.
@@ -675,7 +698,7 @@ impl Engine<'_> {
             self.store.apply_all(changes).map_err(|fault| fault.to_string())?;
         }
         for ready in &commit.ready {
-            if let (Some(offset), Some(partition)) = (ready.offset(), self.owned_mut(ready.lease)) {
+            if let (Some(offset), Some(partition)) = (ready.position, self.owned_mut(ready.lease)) {
                 partition.prefix.finish(offset);
             }
         }
@@ -740,9 +763,7 @@ impl Engine<'_> {
         self.counts.forgotten += u64::try_from(commit.expired.len()).unwrap_or(u64::MAX);
         let mut released: BTreeMap<Lease, usize> = BTreeMap::new();
         for (ready, tale) in commit.ready.into_iter().zip(commit.tales) {
-            if ready.offset().is_some() {
-                *released.entry(ready.lease).or_default() += 1;
-            }
+            *released.entry(ready.lease).or_default() += usize::from(ready.position.is_some());
             self.account(&ready, now);
             self.tell_settled(&ready, &tale, now);
             if let End::Life { slot, .. } = &ready.end {
@@ -790,6 +811,7 @@ impl Engine<'_> {
             End::Copy { entry } => (entry.outcome, true, None),
             End::Decided { entry } => (entry.outcome, false, None),
             End::Refused(_) => (None, false, Some(Death::Refused)),
+            End::Passed => (None, false, None),
             End::Plain { outcome, .. } => {
                 (Some(*outcome), false, (*outcome == Outcome::Invalid).then_some(Death::Invalid))
             }

@@ -97,19 +97,14 @@ pub(super) enum Waits {
 pub(super) struct Ready {
     pub lease: Lease,
     pub record: Arc<Delivered>,
+    /// Its offset among the commands, to be committed; a decision has none, but a tombstone.
+    pub position: Option<i64>,
     pub received: Moment,
     /// Set when the record stands at the front of its key's line.
     pub key: Option<String>,
     pub end: End,
     /// What its dead letter leaves out, and why.
     pub spared: (Spared, String),
-}
-
-impl Ready {
-    /// Its offset among the records that were delivered under its lease; that of an orphan was not.
-    pub(super) fn offset(&self) -> Option<i64> {
-        (self.record.lease == self.lease).then_some(self.record.offset)
-    }
 }
 
 #[derive(Debug)]
@@ -120,8 +115,10 @@ pub(super) enum End {
     Copy { entry: Box<JournalEntry> },
     /// A person's decision: the entry that settles the command.
     Decided { entry: Box<JournalEntry> },
-    /// A person's decision that cannot be carried out, and why.
+    /// A person's decision that cannot be carried out, or what poses as one, and why.
     Refused(String),
+    /// A person's decision about an earlier version of the entry.
+    Passed,
     /// `INVALID` or `EXPIRED`: a result without a journal entry.
     Plain { outcome: Outcome, return_no: String, command_id: String, violations: Vec<String> },
     /// Nobody can be answered.
@@ -284,6 +281,8 @@ pub(super) struct Engine<'a> {
     pub committing: Option<Commit>,
     pub commit_after: Moment,
     pub commit_pauses: Pauses,
+    /// The control topic takes no tombstone before, so decisions wait.
+    pub decisions_after: Moment,
     /// Offsets behind transaction markers are not committed alone before.
     pub passes_at: Moment,
     pub breaker: Breaker,
@@ -360,6 +359,7 @@ impl<'a> Engine<'a> {
                         parts.settings.topics.commands.clone(),
                         parts.settings.topics.results.clone(),
                         parts.settings.topics.commands_dlq.clone(),
+                        parts.settings.topics.control.clone(),
                     ],
                     drain: parts.settings.commands.drain_timeout,
                 },
@@ -397,6 +397,7 @@ impl<'a> Engine<'a> {
             committing: None,
             commit_after: Moment(0),
             commit_pauses: Pauses::from(Duration::from_millis(50)),
+            decisions_after: Moment(0),
             passes_at: Moment(0),
             breaker: Breaker::default(),
             probing: false,
@@ -700,6 +701,7 @@ impl<'a> Engine<'a> {
                     self.group.start(lease);
                 }
                 self.ask_for_all(&leases);
+                self.take_decisions();
                 Ok(())
             }
             Err(TakeOverFault::NotOwner(_)) => {
@@ -819,8 +821,9 @@ impl<'a> Engine<'a> {
     }
 
     /// What an operator decided for all instances: while the pipeline is paused nothing new is
-    /// called; lookups go on.
+    /// called; lookups and decisions about commands go on.
     fn heed(&mut self) {
+        self.take_decisions();
         let paused = self.parts.controls.pause_of(ROLE).map(|decision| {
             let said = |field: &str| {
                 decision.get(field).and_then(|value| value.as_str()).unwrap_or("unknown").to_owned()

@@ -11,7 +11,7 @@ use crate::{
 
 use super::{
     command::{Parsed, parse},
-    decision::Decision,
+    decision::{self, Decision},
     letter::{self, Death, Letter, Replay, Spared, dead_letter, first_sent, spare},
     placement::{FORWARDED, forwarded},
     settle::Names,
@@ -68,6 +68,7 @@ pub fn record(bytes: &[u8]) -> Result<&'static str, String> {
         results: "results".into(),
         commands_dlq: "commands.dlq".into(),
         journal: "journal".into(),
+        control: "control".into(),
     };
     let age = first_sent(&record);
     if record.timestamp.is_some_and(|own| age.is_none_or(|age| age.0 > own)) {
@@ -136,10 +137,11 @@ fn reading(record: &Delivered) -> (&'static str, Death) {
     if record.unreadable_headers > 0 {
         return ("unreadable names", Death::Undecodable);
     }
-    match Decision::read(record) {
-        Some(Ok(_)) => return ("a decision", Death::Refused),
-        Some(Err(_)) => return ("no decision", Death::Refused),
-        None => {}
+    if record.headers.iter().any(|(name, _)| name == decision::HEADER) {
+        return ("among the commands", Death::Refused);
+    }
+    if Decision::read(record, 1).is_ok() {
+        return ("a decision", Death::Refused);
     }
     match parse(record, CommandFormat::Json, &Codec::single_object()) {
         Parsed::Poison(_) | Parsed::Unlearnt(_) => ("poison", Death::Undecodable),

@@ -16,7 +16,7 @@ use crate::{
 
 use super::{
     command::{Parsed, parse},
-    decision::Decision,
+    decision::{self, Decision, Judgement},
     engine::{ABNORMAL, End, Engine, Happened, Ready, Slot, Waits, Word},
     journal::{Known, Verdict, judge, orphaned},
     letter::{Spared, credibly_sent, first_sent, replays},
@@ -90,30 +90,19 @@ impl Engine<'_> {
             self.parts.metrics.hop(Hop::Command, "undecodable");
             return self.poison(record, received, reason);
         }
-        if let Some(decision) = Decision::read(&record) {
-            let placed = decision.and_then(|decision| {
-                check_placement(
-                    record.key.as_deref(),
-                    &decision.return_no,
-                    lease.partition,
-                    self.partition_count,
-                    settings.partitioner,
-                )
-                .map(|()| decision)
-                .map_err(|misplaced| misplaced.to_string())
-            });
-            return match placed {
-                Ok(decision) => {
-                    let mut trace =
-                        Trace::begin((&decision.return_no, &decision.command_id), &record.headers);
-                    trace.enter(Hop::Journal);
-                    let (record, work) = (Arc::new(record), Work::Decision(decision));
-                    self.enqueue(lease, Queued { record, received, work, trace });
-                }
-                Err(reason) => {
-                    self.end(lease, Arc::new(record), received, None, End::Refused(reason))
-                }
-            };
+        if record.headers.iter().any(|(name, _)| name == decision::HEADER) {
+            tracing::warn!(
+                kafka.topic = &*self.names.commands,
+                kafka.partition = lease.partition,
+                kafka.offset = record.offset,
+                "decision among the commands refused"
+            );
+            let reason = format!(
+                "nothing is decided by a record of the commands topic (header {}): decisions are records of {}, which `wdt-connector commands resolve` writes",
+                decision::HEADER,
+                self.names.control
+            );
+            return self.end(lease, Arc::new(record), received, None, End::Refused(reason));
         }
         let parsed = parse(&record, settings.format, &self.parts.codec);
         self.parts.metrics.hop(Hop::Command, parsed.word());
@@ -251,14 +240,64 @@ impl Engine<'_> {
         key: Option<String>,
         end: End,
     ) {
+        // A record that is gone stands for itself under another lease.
+        let position = (record.lease == lease).then_some(record.offset);
         self.ready.push_back(Ready {
             lease,
             record,
+            position,
             received,
             key,
             end,
             spared: (Spared::Nothing, String::new()),
         });
+    }
+
+    /// As [`Engine::end`], of a decision.
+    fn end_decision(
+        &mut self,
+        lease: Lease,
+        record: Arc<Delivered>,
+        received: Moment,
+        key: Option<String>,
+        end: End,
+    ) {
+        let spared = (Spared::Nothing, String::new());
+        self.ready.push_back(Ready { lease, record, position: None, received, key, end, spared });
+    }
+
+    /// Puts the decisions of the control topic that are this instance's, and new to it, into the
+    /// lines of their keys. Those of other partitions are other instances'.
+    pub(super) fn take_decisions(&mut self) {
+        let standing = self.parts.controls.resolutions();
+        for partition in self.partitions.values_mut() {
+            partition.taken.retain(|key, _| standing.contains_key(key));
+        }
+        for (key, resolution) in &*standing {
+            let number = decision::owner(key, self.partition_count);
+            let Some(partition) =
+                self.partitions.get_mut(&number).filter(|partition| !partition.draining)
+            else {
+                continue;
+            };
+            let before = partition.taken.insert(key.clone(), resolution.offset);
+            if before == Some(resolution.offset) {
+                continue;
+            }
+            let (lease, received) = (partition.lease, Moment::now());
+            let record = decision::record(key, resolution);
+            match Decision::read(&record, self.partition_count) {
+                Ok(decision) => {
+                    let mut trace = Trace::begin((&decision.return_no, &decision.command_id), &[]);
+                    trace.enter(Hop::Journal);
+                    let work = Work::Decision(decision);
+                    self.enqueue(lease, Queued { record, received, work, trace });
+                }
+                Err(reason) => {
+                    self.end_decision(lease, record, received, None, End::Refused(reason))
+                }
+            }
+        }
     }
 
     fn learn(&self, lease: Lease, id: u32, pause: Duration) {
@@ -405,11 +444,20 @@ impl Engine<'_> {
                 return self.forward(record, received, (return_no, command_id), to);
             }
             Work::Decision(decision) => {
-                let end = match decision.settle(entry.as_ref(), Timestamp::now()) {
-                    Ok(entry) => End::Decided { entry: Box::new(entry) },
-                    Err(reason) => End::Refused(reason),
+                let end = match decision.judge(entry.as_ref(), Timestamp::now()) {
+                    Judgement::Settled(entry) => End::Decided { entry },
+                    Judgement::Refused(reason) => End::Refused(reason),
+                    Judgement::Passed(version) => {
+                        tracing::info!(
+                            command.id = command_id,
+                            command.return_no = return_no,
+                            "decision passed over: it answers version {}, the command is at {version}",
+                            decision.version
+                        );
+                        End::Passed
+                    }
                 };
-                return self.end(lease, record, received, Some(key.to_owned()), end);
+                return self.end_decision(lease, record, received, Some(key.to_owned()), end);
             }
         };
         let front = Some(key.to_owned());

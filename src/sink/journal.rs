@@ -20,7 +20,7 @@ use crate::{
     schema::{EntryKind, JournalEntry, Outcome},
 };
 
-use super::validate::Accepted;
+use super::{decision::permits_redrive, validate::Accepted};
 
 /// The times that the rules use (`docs/delivery.md#timing-inequalities`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,9 +217,10 @@ pub(super) fn judge(
                 Box::new(entry),
             )
         }
-        // A person found no order and an operator sends the command again: asked about once more,
-        // then called. A sender's own copy gets the decision as its answer.
-        (EntryKind::Outcome, Some(Outcome::Rejected)) if entry.resolved && known.replayed => {
+        // A person found no order and permitted another call, and an operator sends the command
+        // again: asked about once more, then called. A sender's own copy gets the decision as its
+        // answer. The header of what is sent again permits nothing: any sender can write it.
+        (EntryKind::Outcome, _) if permits_redrive(&entry) && known.replayed => {
             let doubt = Doubt { decided: true, ..Doubt::new(known.now.plus(timing.bound())) };
             let life = Life {
                 counted: 0,
@@ -1314,6 +1315,7 @@ mod tests {
             attempt: 2,
             outcome: Some(outcome),
             resolved,
+            nonce: resolved.then(|| "redrivable".to_owned()),
             candidates: vec!["CK9".into()],
             ..crate::sink::settle::bare_entry(EntryKind::Outcome, 0, "W", Timestamp(1))
         }
@@ -1343,13 +1345,16 @@ mod tests {
             ),
             "a sender's copy"
         );
-        for (outcome, resolved) in [(Outcome::Rejected, false), (Outcome::Created, true)] {
+        let settled = [(Outcome::Rejected, false), (Outcome::Created, true)];
+        let settled = settled.map(|(outcome, resolved)| entry(outcome, resolved));
+        let decided_for_good = JournalEntry { nonce: None, ..rejected.clone() };
+        for entry in settled.into_iter().chain([decided_for_good]) {
             assert!(
                 matches!(
-                    judge(&accepted(), 0, 7, replay(entry(outcome, resolved)), &TIMING),
+                    judge(&accepted(), 0, 7, replay(entry.clone()), &TIMING),
                     Verdict::Duplicate(_)
                 ),
-                "{outcome:?}"
+                "{entry:?}"
             );
         }
         assert!(matches!(

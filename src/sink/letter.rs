@@ -62,9 +62,9 @@ impl Death {
     }
 }
 
-/// How often the record was replayed from the dead letters, which means it: what a person found not
-/// to exist is created then. 0 for a mere copy (`commands replay`), `None` for what came from its
-/// sender.
+/// How often the record was replayed from the dead letters, which means it: what a person permitted
+/// to be created is created then. 0 for a mere copy (`commands replay`), `None` for what came from
+/// its sender, who can write the header as well.
 #[must_use]
 pub(crate) fn replays(record: &Delivered) -> Option<u32> {
     number(&record.headers, REPLAY)

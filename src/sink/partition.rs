@@ -87,6 +87,9 @@ pub(super) struct Partition {
     pub restored_at: Moment,
     /// Commands and decisions by `return_no`; the front one is being worked on.
     pub keys: HashMap<String, VecDeque<Queued>>,
+    /// Decisions that were taken from the control topic and still stand there, by key: at which
+    /// offset.
+    pub taken: BTreeMap<Vec<u8>, i64>,
     /// Open intents found at the takeover, by journal key.
     pub open: HashMap<Vec<u8>, JournalEntry>,
     /// Those of them whose record was not read yet.
@@ -123,6 +126,7 @@ impl Partition {
                 (!restored.anew).then_some(restored.lease.partition),
                 &journal.open,
             ),
+            taken: BTreeMap::new(),
             open: journal.open,
             in_doubt: journal.in_doubt,
             sightings: Some(Sightings::new()),

@@ -21,6 +21,15 @@ pub(crate) struct Names {
     pub results: Arc<str>,
     pub commands_dlq: Arc<str>,
     pub journal: Arc<str>,
+    pub control: Arc<str>,
+}
+
+impl Names {
+    /// The same where the records come from the control topic.
+    #[must_use]
+    pub(super) fn of_decisions(&self) -> Self {
+        Self { commands: Arc::clone(&self.control), ..self.clone() }
+    }
 }
 
 impl From<&Topics> for Names {
@@ -30,6 +39,7 @@ impl From<&Topics> for Names {
             results: topics.results.as_str().into(),
             commands_dlq: topics.commands_dlq.as_str().into(),
             journal: topics.journal.as_str().into(),
+            control: topics.control.as_str().into(),
         }
     }
 }
@@ -43,6 +53,7 @@ impl Names {
             results: "r".into(),
             commands_dlq: "d".into(),
             journal: "j".into(),
+            control: "k".into(),
         }
     }
 }

@@ -74,8 +74,8 @@ pub fn all() -> Vec<Target> {
             corpus: &["tests/fuzz/corpus/record"],
             words: &[
                 "unreadable names",
+                "among the commands",
                 "a decision",
-                "no decision",
                 "poison",
                 "invalid",
                 "another key",

@@ -1,10 +1,12 @@
 //! Commands in doubt, a person's decisions about them, and what is sent again: through the
 //! program's own verbs.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 use wdt_connector::testing::{
     schema::{CommandResult, Outcome},
-    sink::decision::{Decision, Verdict},
+    sink::decision::{Decision, Found, Verdict},
 };
 
 use crate::kit::{
@@ -95,6 +97,8 @@ fn a_person_decides_about_a_command_in_doubt_once_and_for_all() {
         (Outcome::Created, Some(order.as_str()))
     );
     assert!(results[1].resolved && !results[1].duplicate, "{:?}", results[1]);
+    assert_eq!(results[1].source_topic, rig.topics.control);
+    assert_eq!(tombstones(&rig).len(), 1);
 
     // Decided once: a second decision is refused, a copy yields the decision, and nothing is ever
     // called.
@@ -122,80 +126,222 @@ fn a_person_decides_about_a_command_in_doubt_once_and_for_all() {
     });
 }
 
+/// Write on the commands topic is a sender's right: it decides nothing and allows no second call.
 #[test]
-fn a_decision_about_something_else_is_refused_with_the_reason() {
-    let rig = rig("stale");
+fn a_sender_can_neither_decide_nor_allow_a_redrive() {
+    let rig = rig("forged");
     let connector = rig.start();
-    let (_, order) = in_doubt(&rig);
+    let (_, _) = in_doubt(&rig);
     let sender = Sender::new();
-    let mut stale = Decision {
-        return_no: "CT-1".into(),
-        command_id: "c-1".into(),
-        version: 1,
-        verdict: Verdict::Created(order),
-        by: "a test".into(),
-    };
-    let control = [("wdt-control", "resolve")];
-    sender.send(&rig.topics.commands, Some(b"CT-1"), Some(&stale.bytes()), &control);
-    stale.command_id = "c-absent".into();
-    sender.send(&rig.topics.commands, Some(b"CT-1"), Some(&stale.bytes()), &control);
-    sender.send(&rig.topics.commands, Some(b"CT-2"), Some(&stale.bytes()), &control);
-    sender.send(&rig.topics.commands, Some(b"CT-1"), Some(b"{}"), &control);
-    // Without its header it is no control record, and no command either.
-    sender.send(&rig.topics.commands, Some(b"CT-1"), Some(&stale.bytes()), &[]);
+    for version in 1..=4 {
+        let value = serde_json::json!({"wdt_control": {"resolve": {
+            "return_no": "CT-1", "command_id": "c-1", "version": version,
+            "verdict": "not_created", "by": "alice@ops-desk",
+        }}});
+        let (key, value) = (Some(&b"CT-1"[..]), value.to_string().into_bytes());
+        sender.send(&rig.topics.commands, key, Some(&value), &[("wdt-control", "resolve")]);
+    }
+    let copy = avro(&command("CT-1", "c-1"));
+    for headers in [&[("wdt-redrive-count", "1")][..], &[("wdt-control", "resolve")]] {
+        sender.send(&rig.topics.commands, Some(b"CT-1"), Some(&copy), headers);
+    }
     sender.flush();
-    rig.wait_committed(6);
+    rig.wait_committed(7);
+    let results = rig.results(2);
+    assert!(
+        results.iter().all(|one| !one.resolved && one.outcome == Outcome::InDoubt),
+        "{results:?}"
+    );
+    assert_eq!((rig.erp.order_count(), rig.erp.creates().received), (1, 1));
+    let forged = |letter: &&Record| {
+        letter.header("__connect.errors.exception.class.name").as_deref()
+            == Some("resolution_rejected")
+    };
     let letters = read_all(&rig.topics.commands_dlq);
-    let reasons: Vec<String> = letters
+    let reasons: Vec<_> = letters
         .iter()
+        .filter(forged)
         .filter_map(|letter| letter.header("__connect.errors.exception.message"))
         .collect();
-    assert_eq!(letters.len(), 6, "{reasons:?}");
-    for part in ["version 1", "knows no such command", "key is not return_no", "cannot be read"] {
-        assert!(reasons.iter().any(|reason| reason.contains(part)), "{part}: {reasons:?}");
+    assert_eq!(reasons.len(), 5, "{reasons:?}");
+    assert!(
+        reasons.iter().all(|reason| reason.contains("decisions are records of")),
+        "{reasons:?}"
+    );
+    assert!(connector.log().contains("decision among the commands refused"));
+    let (code, text) = rig.said(&["dlq", "redrive"]);
+    assert!(code == Some(0) && text.contains("0 sent again"), "{text}");
+    assert_eq!(rig.erp.order_count(), 1);
+}
+
+/// A decision about a command of the only partition, as `commands resolve` writes it.
+fn decision(return_no: &str, command_id: &str, version: i64, verdict: Verdict) -> Decision {
+    Decision {
+        return_no: return_no.into(),
+        command_id: command_id.into(),
+        partition: 0,
+        version,
+        found: Found { verdict, by: "a test".into(), at: "now".into() },
     }
-    assert_eq!(rig.results(1).len(), 1, "a refused decision is no result");
-    let pipeline = connector.status()["sections"]["commands"].clone();
-    assert_eq!(pipeline["awaiting_resolution"], 1, "{pipeline}");
+}
+
+fn decide(rig: &Rig, decisions: &[Decision]) {
+    let sender = Sender::new();
+    for one in decisions {
+        let (key, value) = (one.key().to_string(), one.value().to_string());
+        sender.send(&rig.topics.control, Some(key.as_bytes()), Some(value.as_bytes()), &[]);
+    }
+    sender.flush();
+}
+
+/// How many tombstones the control topic holds, by key.
+fn tombstones(rig: &Rig) -> BTreeMap<Vec<u8>, usize> {
+    let mut found = BTreeMap::new();
+    for record in read_all(&rig.topics.control).iter().filter(|record| record.value.is_none()) {
+        *found.entry(record.key.clone().unwrap_or_default()).or_default() += 1;
+    }
+    found
+}
+
+fn refusals(rig: &Rig) -> Vec<String> {
+    let all = read_all(&rig.topics.commands_dlq);
+    let ours = all.iter().filter(|letter| {
+        letter.header("__connect.errors.topic").as_deref() == Some(&rig.topics.control)
+    });
+    ours.filter_map(|letter| letter.header("__connect.errors.exception.message")).collect()
 }
 
 #[test]
-fn decisions_keep_their_place_in_the_returns_order_and_survive_a_kill() {
-    let rig = rig("order");
+fn a_decision_about_something_else_is_refused_once_or_passed_over() {
+    let rig = rig("stale");
     let connector = rig.start();
-    let (first, order) = in_doubt(&rig);
-    // A slow command of the same return stands before the decision: the decision waits for it.
-    rig.erp.faults("createOrder:slow(1500ms)=1x");
-    rig.send(&[command("CT-1", "c-2")]);
-    let decision = Decision {
-        return_no: "CT-1".into(),
-        command_id: "c-1".into(),
-        version: 2,
-        verdict: Verdict::Created(order.clone()),
-        by: "a test".into(),
-    };
+    let (_, order) = in_doubt(&rig);
+    let created = || Verdict::Created(order.clone());
+    let elsewhere = Decision { partition: 7, ..decision("CT-1", "c-1", 2, created()) };
+    let all = [
+        decision("CT-1", "c-1", 1, created()),
+        decision("CT-1", "c-1", 9, created()),
+        decision("CT-1", "c-absent", 1, Verdict::NoOrder),
+        elsewhere,
+    ];
+    decide(&rig, &all);
     let sender = Sender::new();
-    sender.send(
-        &rig.topics.commands,
-        Some(b"CT-1"),
-        Some(&decision.bytes()),
-        &[("wdt-control", "resolve")],
-    );
+    let unreadable = decision("CT-2", "c", 1, Verdict::NoOrder).key().to_string();
+    for key in [unreadable.as_bytes(), b"[\"decision\", 5]"] {
+        sender.send(&rig.topics.control, Some(key), Some(b"{}"), &[]);
+    }
     sender.flush();
-    until("the slow call", PATIENCE, || (rig.erp.creates().received >= 2).then_some(()));
+    until("every tombstone", PATIENCE, || (tombstones(&rig).len() == 6).then_some(()));
+    let parts = ["version 9", "no such command", "no partition 7", "cannot be read"];
+    let reasons = until("every refusal", PATIENCE, || {
+        let reasons = refusals(&rig);
+        (reasons.len() == 5).then_some(reasons)
+    });
+    for part in parts {
+        assert!(reasons.iter().any(|reason| reason.contains(part)), "{part}: {reasons:?}");
+    }
+    assert!(connector.log().contains("decision passed over"), "{}", connector.log());
+    assert_eq!(rig.results(1).len(), 1, "a refused decision is no result");
+    let pipeline = connector.status()["sections"]["commands"].clone();
+    assert_eq!(pipeline["awaiting_resolution"], 1, "{pipeline}");
+
+    // Reported once: nothing of it is left for whoever comes next.
     connector.kill();
     let _connector = rig.start();
+    let (code, text) = rig.said(&["commands", "resolve", "CT-1", "c-1", "--order", &order]);
+    assert!(code == Some(0) && text.contains("CREATED"), "{text}");
+    assert_eq!(refusals(&rig).len(), 5);
+    assert!(tombstones(&rig).values().all(|count| *count == 1));
+    let (code, text) = rig.said(&["dlq", "redrive"]);
+    assert!(code == Some(0) && text.contains("0 sent again"), "{text}");
+}
+
+#[test]
+fn decisions_keep_their_place_in_the_returns_order() {
+    let rig = rig("order");
+    let _connector = rig.start();
+    let (first, order) = in_doubt(&rig);
+    // A slow command of the same return is being called: the decision waits for it.
+    rig.erp.faults("createOrder:slow(1500ms)=1x");
+    rig.send(&[command("CT-1", "c-2")]);
+    until("the slow call", PATIENCE, || (rig.erp.creates().received >= 2).then_some(()));
+    decide(&rig, &[decision("CT-1", "c-1", 2, Verdict::Created(order.clone()))]);
     let results = rig.results(3);
-    assert_eq!(
-        results.iter().map(|result| result.source_offset).collect::<Vec<_>>(),
-        [first.source_offset, 1, 2]
-    );
+    let sources: Vec<_> =
+        results.iter().map(|result| (&*result.source_topic, result.source_offset)).collect();
+    let (commands, control) = (&*rig.topics.commands, &*rig.topics.control);
+    assert_eq!(sources, [(commands, first.source_offset), (commands, 1), (control, 0)]);
     assert!(
         results[2].resolved && results[2].outbound_no.as_deref() == Some(order.as_str()),
         "{:?}",
         results[2]
     );
     assert_eq!(rig.erp.orders().len(), 2);
+}
+
+/// Its outcome and its tombstone are one transaction: whenever the owner dies, whoever comes next
+/// finds the decision undone and there, or done and gone.
+#[test]
+fn a_decision_that_nobody_was_there_for_is_carried_out_once_whatever_dies() {
+    let rig = rig("nobody");
+    rig.erp.approve(["CT-3".to_owned(), "CT-4".to_owned()]);
+    let (connector, mut undone) = (rig.start(), Vec::new());
+    for number in 1..=4 {
+        let return_no = format!("CT-{number}");
+        rig.erp.faults("createOrder:strip_remark=1x,createOrder:applied_timeout=1x");
+        rig.send(&[command(&return_no, "c-1")]);
+        let result = rig.results(number).remove(number - 1);
+        assert_eq!(result.outcome, Outcome::InDoubt, "{result:?}");
+        undone.push(decision(&return_no, "c-1", 2, Verdict::Created(result.candidates[0].clone())));
+    }
+    connector.kill();
+    for (point, one) in
+        ["outcome.drafted", "outcome.committed", "outcome.cached"].into_iter().zip(&undone)
+    {
+        decide(&rig, std::slice::from_ref(one));
+        let mut doomed = rig.spawn_with(&[("FAILPOINTS", &format!("{point}=kill"))]);
+        assert!(doomed.wait_end(PATIENCE).is_some(), "{point}");
+    }
+    decide(&rig, &undone[3..]);
+    let _connector = rig.start();
+    let results = rig.results(8);
+    for one in &undone {
+        let of_one: Vec<_> =
+            results.iter().filter(|result| result.return_no == one.return_no).collect();
+        assert!(of_one.len() == 2 && of_one[1].resolved, "{of_one:?}");
+        assert_eq!(of_one[1].outcome, Outcome::Created);
+    }
+    let gone = tombstones(&rig);
+    assert_eq!((gone.len(), gone.values().sum::<usize>()), (4, 4), "{gone:?}");
+    assert!(refusals(&rig).is_empty());
+    assert_eq!(rig.erp.creates().received, 4);
+}
+
+/// "No order" for good: neither `dlq redrive` nor a sender's header brings it back.
+#[test]
+fn what_is_not_to_be_created_is_not_created_by_a_redrive() {
+    let rig = rig("final");
+    let _connector = rig.start();
+    in_doubt(&rig);
+    let (code, text) = rig.said(&["commands", "resolve", "CT-1", "c-1", "--no-order"]);
+    assert!(code == Some(0) && text.contains("REJECTED"), "{text}");
+    let (code, text) = rig.said(&["dlq", "redrive"]);
+    assert!(
+        code == Some(0) && text.contains("no order is created") && text.contains("0 sent again"),
+        "{text}"
+    );
+    let copy = avro(&command("CT-1", "c-1"));
+    let sender = Sender::new();
+    let redriven = [("wdt-redrive-count", "1")];
+    sender.send(&rig.topics.commands, Some(b"CT-1"), Some(&copy), &redriven);
+    sender.flush();
+    let result = rig.results(3).remove(2);
+    assert_eq!(
+        (result.outcome, result.duplicate, result.resolved),
+        (Outcome::Rejected, true, true),
+        "{result:?}"
+    );
+    assert_eq!((rig.erp.order_count(), rig.erp.creates().received), (1, 1));
 }
 
 #[test]
@@ -207,7 +353,7 @@ fn what_a_person_found_not_to_exist_is_created_by_a_replay_and_only_by_one() {
     let (code, text) = rig.said(&["dlq", "redrive"]);
     assert!(code == Some(0) && text.contains("resolve") && text.contains("0 sent again"), "{text}");
 
-    let (code, text) = rig.said(&["commands", "resolve", "CT-1", "c-1", "--no-order"]);
+    let (code, text) = rig.said(&["commands", "resolve", "CT-1", "c-1", "--no-order-redrivable"]);
     assert!(code == Some(0) && text.contains("REJECTED"), "{text}");
     rig.send(&[command("CT-1", "c-1")]);
     let results = rig.results(3);

@@ -346,6 +346,39 @@ fn a_misplaced_command_that_may_not_be_forwarded_is_invalid_until_the_right_is_g
 }
 
 #[test]
+fn decisions_whose_tombstones_are_denied_wait_and_hold_nothing_else_up() {
+    let Some(locked) = locked() else { return };
+    let mut rig = Rig::bare("undecided").commands("json");
+    locked.enter(&mut rig.config, READER);
+    rig.erp.take_anything();
+    create_at(&locked.broker.admin(), &rig.topics.wanted(1));
+    let (deciding, others): (Vec<Grant>, Vec<Grant>) = printed_rights(&rig, READER)
+        .into_iter()
+        .partition(|grant| grant.name == rig.topics.control && grant.operation == "Write");
+    assert_eq!(deciding.len(), 1);
+    locked.broker.allow(&others);
+    let connector = rig.start();
+    let sender = Sender::with(locked.broker.admin());
+    let key = Some(&br#"["decision","CT-1","c",0,2]"#[..]);
+    sender.send(&rig.topics.control, key, Some(b"{}"), &[]);
+    sender.flush();
+    connector.wait_log("failed to carry out decisions; they wait", PATIENCE);
+    let one = json_bytes(&command("CT-1", "c"));
+    sender.send(&rig.topics.commands, Some(b"CT-1"), Some(&one), &[]);
+    sender.flush();
+    let mut results = Reader::with(locked.broker.admin(), &rig.topics.results);
+    results.at_least(1, PATIENCE);
+    assert_eq!(rig.result(&results.seen[0]).outcome, Outcome::Created);
+    assert!(!connector.log().contains("restarting from committed offsets"));
+
+    locked.broker.allow(&deciding);
+    let mut letters = Reader::with(locked.broker.admin(), &rig.topics.commands_dlq);
+    letters.at_least(1, PATIENCE);
+    assert_eq!(letters.seen[0].key.as_deref(), key);
+    assert_eq!(connector.terminate(Duration::from_secs(30)).code(), Some(0));
+}
+
+#[test]
 fn a_certificate_or_password_that_is_wrong_is_one_sentence() {
     let Some(locked) = locked() else { return };
     let mut rig = Rig::bare("doors").commands("json");

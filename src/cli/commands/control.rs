@@ -40,7 +40,7 @@ pub(super) async fn execute(args: &Args, settings: &Settings, state: State) -> a
     };
     let by = args.by.clone().unwrap_or_else(operator);
     let decision = json!({ "state": word, "by": by, "at": Timestamp::now().to_string() });
-    decide(&settings.kafka, &settings.topics.control, &pipeline_key(PIPELINE), Some(&decision))
+    decide(&settings.kafka, &settings.topics.control, pipeline_key(PIPELINE), Some(&decision))
         .await?;
     let _ = output::say(&format!("the command pipeline is {word}: {says}"));
     Ok(End::Done)

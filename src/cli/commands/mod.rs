@@ -39,7 +39,8 @@ enum Verb {
         after_help = "Examples:\n  wdt-connector commands resolve TH202601010001 c-1 --order CK202601010001\n  \
         wdt-connector commands resolve TH202601010001 c-1 --no-order\n\
         The owner of the command carries the decision out, in order with the other commands of the return, and writes one more result.\n\
-        --no-order ends it as REJECTED; `dlq redrive` then has it created after looking for it once more. Exits 1 when it was refused."
+        --no-order ends it as REJECTED, for good. --no-order-redrivable does so too, and `dlq redrive` may then have it created, after looking for it once more.\n\
+        The decision is a record of the control topic, so it needs Write there. Exits 1 when it was not carried out."
     )]
     Resolve(resolve::Args),
     /// Begin no new command in any instance until `resume`; lookups of commands in doubt go on

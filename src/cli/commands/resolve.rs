@@ -7,12 +7,13 @@ use anyhow::{Context, bail};
 use tokio::{runtime::Handle, time::Instant};
 
 use crate::{
+    clock::Timestamp,
     config::{Settings, parse_duration},
     erp::Erp,
     kafka::{
-        Outgoing,
+        control::{PARTITION, decide},
         scan::{From, Scan},
-        tool::{Seen, Sender},
+        tool::Seen,
     },
     metrics::Metrics,
     schema::{Codec, CommandResult, JournalEntry, Outcome},
@@ -27,6 +28,9 @@ use super::{
     super::{End, memory, output},
     operator, partition_of, state,
 };
+
+/// The markers of one transaction reach its topics one after the other, each within moments.
+const SAME_TRANSACTION: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {
@@ -54,15 +58,20 @@ struct Found {
     /// The command created this outbound order
     #[arg(long, value_name = "ORDER_NO", value_parser = order_no)]
     order: Option<String>,
-    /// The command created no order
+    /// The command created no order, and none is to be created
     #[arg(long)]
     no_order: bool,
+    /// The command created no order, and `dlq redrive` may have it created
+    #[arg(long)]
+    no_order_redrivable: bool,
 }
 
 impl Found {
     fn verdict(&self) -> Verdict {
-        // Without an order clap has seen to it that --no-order is there.
-        self.order.clone().map_or(Verdict::NotCreated, Verdict::Created)
+        // Without an order clap has seen to it that one of the others is there.
+        let none =
+            if self.no_order_redrivable { Verdict::NoOrderRedrivable } else { Verdict::NoOrder };
+        self.order.clone().map_or(none, Verdict::Created)
     }
 }
 
@@ -88,29 +97,24 @@ pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Res
     let decision = Decision {
         return_no: args.return_no.clone(),
         command_id: args.command_id.clone(),
+        partition: entry.1,
         version: entry.0.version,
-        verdict: args.found.verdict(),
-        by: args.by.clone().unwrap_or_else(operator),
+        found: decision::Found {
+            verdict: args.found.verdict(),
+            by: args.by.clone().unwrap_or_else(operator),
+            at: Timestamp::now().to_string(),
+        },
     };
     let before = Ends::now(settings).await?;
-    let sender = Sender::connect(&settings.kafka, settings.commands.partitioner)?;
-    let record = Outgoing {
-        topic: settings.topics.commands.as_str().into(),
-        // Entry and command stand in partitions of the same number.
-        partition: Some(entry.1),
-        key: Some(args.return_no.clone().into_bytes()),
-        value: Some(decision.bytes()),
-        headers: vec![(decision::HEADER.to_owned(), Some(decision::RESOLVE.as_bytes().to_vec()))],
-    };
-    let place = sender.queue_whole(&record)?.await?;
+    let (control, value) = (&settings.topics.control, decision.value());
+    let offset = decide(&settings.kafka, control, decision.key(), Some(&value)).await?;
     if args.wait.is_zero() {
         let _ = output::say(&format!(
-            "the decision stands at {}:{}; the owner carries it out",
-            place.0, place.1
+            "the decision stands in {control} at offset {offset}; the command's owner carries it out"
         ));
         return Ok(End::Done);
     }
-    wait(settings, &codec, before, place, args.wait).await
+    wait(settings, &codec, before, (&decision, offset), args.wait).await
 }
 
 /// The command's entry and its partition, if a person has to decide about it.
@@ -183,7 +187,7 @@ async fn check(
                 args.return_no
             )
         }
-        Verdict::NotCreated => {
+        Verdict::NoOrder | Verdict::NoOrderRedrivable => {
             match orders.iter().find(|(_, marker)| marker.as_deref() == Some(&entry.marker)) {
                 Some((order, _)) => {
                     bail!(
@@ -222,12 +226,14 @@ async fn wait(
     settings: &Settings,
     codec: &Arc<Codec>,
     before: Ends,
-    place: (i32, i64),
+    (decision, offset): (&Decision, i64),
     patience: Duration,
 ) -> anyhow::Result<End> {
-    let deadline = Instant::now() + patience;
+    let mut deadline = Instant::now() + patience;
+    let mut passed = false;
+    let control = &settings.topics.control;
     loop {
-        let (reading, runtime) = (Arc::clone(codec), Handle::current());
+        let (reading, runtime, name) = (Arc::clone(codec), Handle::current(), control.clone());
         let results: Vec<CommandResult> = memory::collect(
             settings,
             &settings.topics.results,
@@ -241,10 +247,7 @@ async fn wait(
                     Codec::decode_result,
                 )
                 .ok()?;
-                (result.resolved
-                    && !result.duplicate
-                    && (result.source_partition, result.source_offset) == place)
-                    .then_some(result)
+                (result.source_topic == name && result.source_offset == offset).then_some(result)
             },
         )
         .await?;
@@ -259,6 +262,7 @@ async fn wait(
             ));
             return Ok(End::Done);
         }
+        let name = control.clone();
         let letters: Vec<Letter> = memory::collect(
             settings,
             &settings.topics.commands_dlq,
@@ -266,7 +270,9 @@ async fn wait(
             From::Offsets(before.letters.clone()),
             move |record: Seen| {
                 let letter = Letter::read(record);
-                (letter.source == Some(place)).then_some(letter)
+                let ours = letter.source_topic.as_ref() == Some(&name)
+                    && letter.source == Some((PARTITION, offset));
+                ours.then_some(letter)
             },
         )
         .await?;
@@ -275,16 +281,37 @@ async fn wait(
             return Ok(End::Failed);
         }
         if Instant::now() >= deadline {
-            output::complain(&format!(
-                "the decision stands at {}:{} and was not carried out within {}; the owner does so when it gets there: see that an instance runs and the pipeline is not paused",
-                place.0,
-                place.1,
-                crate::config::duration_text(patience)
-            ));
+            output::complain(&if passed {
+                format!(
+                    "the decision was not carried out: the command was decided about already, or settled otherwise; `wdt-connector commands show {} {}` shows how",
+                    decision.return_no, decision.command_id
+                )
+            } else {
+                format!(
+                    "the decision stands in {control} at offset {offset} and was not carried out within {}; the command's owner does so when it gets there: see that an instance runs",
+                    crate::config::duration_text(patience)
+                )
+            });
             return Ok(End::Failed);
+        }
+        if !passed && taken_back(settings, decision, offset).await? {
+            // Its result or dead letter, if there is one, is of the same transaction.
+            passed = true;
+            deadline = deadline.min(Instant::now() + SAME_TRANSACTION);
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
+}
+
+/// Whether the decision's tombstone is there.
+async fn taken_back(settings: &Settings, decision: &Decision, offset: i64) -> anyhow::Result<bool> {
+    let key = decision.key().to_string().into_bytes();
+    let from = From::Offsets(BTreeMap::from([(PARTITION, offset)]));
+    let gone = move |record: Seen| {
+        (record.key.as_deref() == Some(&key) && record.value.is_none()).then_some(())
+    };
+    let found = memory::collect(settings, &settings.topics.control, None, from, gone).await?;
+    Ok(!found.is_empty())
 }
 
 #[cfg(test)]
@@ -307,10 +334,16 @@ mod tests {
     #[test]
     fn resolutions_are_read_or_refused() {
         assert_eq!(read(&["--order", " CK1 "]), Some(Verdict::Created("CK1".into())));
-        assert_eq!(read(&["--no-order"]), Some(Verdict::NotCreated));
-        for words in
-            [&[][..], &["--order"], &["--order", " "], &["--order", "CK1", "--no-order"], &["CK1"]]
-        {
+        assert_eq!(read(&["--no-order"]), Some(Verdict::NoOrder));
+        assert_eq!(read(&["--no-order-redrivable"]), Some(Verdict::NoOrderRedrivable));
+        for words in [
+            &[][..],
+            &["--order"],
+            &["--order", " "],
+            &["--order", "CK1", "--no-order"],
+            &["--no-order", "--no-order-redrivable"],
+            &["CK1"],
+        ] {
             assert_eq!(read(words), None, "{words:?}");
         }
     }

@@ -3,7 +3,10 @@
 
 use crate::{
     schema::{EntryKind, JournalEntry, Outcome},
-    sink::letter::{Death, Letter},
+    sink::{
+        decision::permits_redrive,
+        letter::{Death, Letter},
+    },
 };
 
 /// What is to be done with a letter.
@@ -32,13 +35,15 @@ pub(super) struct Known {
     kind: EntryKind,
     outcome: Option<Outcome>,
     resolved: bool,
+    redrivable: bool,
     order: Option<String>,
 }
 
 impl From<&JournalEntry> for Known {
     fn from(entry: &JournalEntry) -> Self {
         let JournalEntry { kind, outcome, resolved, .. } = *entry;
-        Self { kind, outcome, resolved, order: entry.outbound_no.clone() }
+        let (redrivable, order) = (permits_redrive(entry), entry.outbound_no.clone());
+        Self { kind, outcome, resolved, redrivable, order }
     }
 }
 
@@ -67,10 +72,11 @@ pub(super) fn judge(letter: &Letter, entry: Option<&Known>, old: bool) -> Ruling
     let leave = |what: &str| Ruling::Leave(what.to_owned());
     match (entry.kind, entry.outcome) {
         (EntryKind::Outcome, Some(Outcome::InDoubt)) => Ruling::Ask(IfAbsent::Leave),
-        // The letter that `commands resolve --no-order` speaks of. Another letter of the same
-        // command was judged before.
+        // The letter that `commands resolve --no-order-redrivable` speaks of. Another letter of the
+        // same command was judged before.
+        (EntryKind::Outcome, _) if entry.redrivable => Ruling::Ask(IfAbsent::Send),
         (EntryKind::Outcome, Some(Outcome::Rejected)) if entry.resolved => {
-            Ruling::Ask(IfAbsent::Send)
+            leave("a person decided that no order is created; a new command needs a new command_id")
         }
         (EntryKind::Outcome, Some(outcome)) => {
             let order = entry
@@ -128,7 +134,7 @@ mod tests {
     }
 
     fn entry(kind: EntryKind, outcome: Option<Outcome>, resolved: bool) -> Known {
-        Known { kind, outcome, resolved, order: None }
+        Known { kind, outcome, resolved, redrivable: false, order: None }
     }
 
     #[test]
@@ -139,11 +145,16 @@ mod tests {
         let doubt = entry(EntryKind::Outcome, Some(Outcome::InDoubt), false);
         assert_eq!(judge(&letter("in_doubt"), Some(&doubt), false), Ruling::Ask(IfAbsent::Leave));
         let decided = entry(EntryKind::Outcome, Some(Outcome::Rejected), true);
-        assert_eq!(judge(&letter("in_doubt"), Some(&decided), false), Ruling::Ask(IfAbsent::Send));
+        let redrivable = Known { redrivable: true, ..decided.clone() };
+        assert_eq!(
+            judge(&letter("in_doubt"), Some(&redrivable), false),
+            Ruling::Ask(IfAbsent::Send)
+        );
         for settled in [
             entry(EntryKind::Outcome, Some(Outcome::Created), false),
             entry(EntryKind::Outcome, Some(Outcome::Created), true),
             entry(EntryKind::Outcome, Some(Outcome::Rejected), false),
+            decided,
             entry(EntryKind::Intent, None, false),
         ] {
             assert!(

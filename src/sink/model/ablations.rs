@@ -4,11 +4,14 @@
 use crate::{
     clock::Moment,
     erp::Answer,
+    schema::JournalEntry,
     sink::{
         call::finding_of,
         commit::Carried,
+        decision::Verdict,
         journal::{
-            Doubt, Ending, Finding, Life, Step, Verdict, Visibility, Way, Written, judge, written,
+            Doubt, Ending, Finding, Known, Life, Step, Verdict as Judged, Visibility, Way, Written,
+            judge, written,
         },
     },
 };
@@ -17,7 +20,9 @@ use super::{
     moves::bound_by_instant,
     order::{Part, TakeOverPart},
     rules::Rules,
-    scenario::{GOOD, OFFSETS, ONE_ORDER, ONE_RESULT, REJECTED, Scenario, Times, UNANSWERED},
+    scenario::{
+        FINAL, GOOD, OFFSETS, ONE_ORDER, ONE_RESULT, REJECTED, Scenario, Times, UNANSWERED,
+    },
     world::Left,
 };
 
@@ -41,6 +46,8 @@ pub(super) const NONE: Left = Left {
     deletions: 0,
 };
 pub(super) const ONE: &[(u8, u8, u8)] = &[(0, 0, 0)];
+/// Two copies of one command.
+pub(super) const COPIES: &[(u8, u8, u8)] = &[(0, 0, 0), (0, 0, 0)];
 
 fn ablation(
     name: &'static str,
@@ -190,12 +197,12 @@ pub(super) fn all() -> Vec<Ablation> {
                 rules.judge = |accepted, partition, offset, known, timing| {
                     let bound = known.entry.as_ref().map(|entry| bound_by_instant(entry, 3));
                     match (judge(accepted, partition, offset, known, timing), bound) {
-                        (Verdict::Resume(Life { doubt: Some(doubt), .. }), None) => {
+                        (Judged::Resume(Life { doubt: Some(doubt), .. }), None) => {
                             unreachable!("no entry, yet in doubt: {doubt:?}")
                         }
-                        (Verdict::Resume(life), Some(bound)) => {
+                        (Judged::Resume(life), Some(bound)) => {
                             let doubt = life.doubt.clone().map(|doubt| Doubt { bound, ..doubt });
-                            Verdict::Resume(Life { doubt, ..life })
+                            Judged::Resume(Life { doubt, ..life })
                         }
                         (verdict, _) => verdict,
                     }
@@ -247,6 +254,23 @@ pub(super) fn all() -> Vec<Ablation> {
             two_partitions,
             |rules| {
                 rules.placement = |_, _, _, _, _| Ok(());
+            },
+        ),
+        ablation(
+            "a redrive needs the verdict that permits it",
+            COPIES,
+            NONE,
+            FINAL,
+            redriven_in_vain,
+            |rules| {
+                rules.judge = |accepted, partition, offset, known, timing| {
+                    let permitted = |entry: JournalEntry| JournalEntry {
+                        nonce: entry.resolved.then(|| "redrivable".to_owned()),
+                        ..entry
+                    };
+                    let known = Known { entry: known.entry.map(permitted), ..known };
+                    judge(accepted, partition, offset, known, timing)
+                };
             },
         ),
         // Either alone suffices.
@@ -433,6 +457,19 @@ pub(super) fn two_partitions(scenario: &mut Scenario) {
         copy.offset = 0;
         copy.good = false;
     }
+}
+
+/// A person decided that there is no order and none will be: the command is sent again, and redriven.
+pub(super) fn redriven_in_vain(scenario: &mut Scenario) {
+    scenario.decided = Some(Verdict::NoOrder);
+    scenario.log[1].replayed = true;
+}
+
+/// A person decided that there is no order and permitted another call: the command is redriven, and
+/// sent again.
+pub(super) fn redriven(scenario: &mut Scenario) {
+    scenario.decided = Some(Verdict::NoOrderRedrivable);
+    scenario.log[0].replayed = true;
 }
 
 pub(super) fn untimed(scenario: &mut Scenario) {

@@ -7,9 +7,9 @@
 //! [`reach`] whether an end stays possible. Bounds are small (two processes, one to three records,
 //! one of each fault), so "holds" is strong evidence and no proof.
 //!
-//! What is not modelled: permits and the quota, the breaker, decisions of a person, the one
-//! question about many open intents (a lookup still decides), and that attempts of a crashed owner
-//! count as unanswered in the journal.
+//! What is not modelled: permits and the quota, the breaker, how a person's decision comes into the
+//! journal (what it permits is), the one question about many open intents (a lookup still decides),
+//! and that attempts of a crashed owner count as unanswered in the journal.
 
 mod ablations;
 mod moves;
@@ -27,15 +27,13 @@ use std::{
 use stateright::{Checker, HasDiscoveries, Model};
 
 use ablations::{
-    Ablation, NONE, ONE, blind, elsewhere, forgetful, hurried, lost_and_untimed, unapproved,
-    very_late,
+    Ablation, COPIES, NONE, ONE, blind, elsewhere, forgetful, hurried, lost_and_untimed, redriven,
+    redriven_in_vain, unapproved, very_late,
 };
 use rules::Rules;
 use scenario::{FINISHED, ONE_ORDER, Scenario};
 use world::Left;
 
-/// Two copies of one command.
-const COPIES: &[(u8, u8, u8)] = &[(0, 0, 0), (0, 0, 0)];
 /// Two commands of different returns.
 const KEYS: &[(u8, u8, u8)] = &[(0, 0, 0), (1, 0, 0)];
 /// Two commands of one return.
@@ -128,6 +126,14 @@ fn several_records() -> Vec<Scenario> {
         )
         .with(|scenario| scenario.doubtful = true)
         .with(hurried),
+        Scenario::new(
+            "redriven after a decision, crash, lost answer",
+            COPIES,
+            Left { crashes: 1, losses: 1, ..NONE },
+        )
+        .with(redriven),
+        Scenario::new("redriven in vain, crash", COPIES, Left { crashes: 1, ..NONE })
+            .with(redriven_in_vain),
         Scenario::new("copies in doubt", COPIES, Left { crashes: 1, strips: 1, ..NONE })
             .with(|scenario| scenario.doubtful = true),
         Scenario::new("two keys, takeover, crash", KEYS, Left { moves: 1, crashes: 1, ..NONE })

@@ -721,7 +721,7 @@ impl Running {
             entry,
             restored_at: self.restored_at,
             old,
-            replayed: false,
+            replayed: sent.replayed,
             now: NOW,
             now_wall: wall(aged),
         };

@@ -9,17 +9,19 @@ use crate::{
     clock::Timestamp,
     decimal::Decimal,
     kafka::Lease,
-    schema::{CommandLine, CreateReturnOutbound, EntryKind, Outcome},
+    schema::{CommandLine, CreateReturnOutbound, EntryKind, JournalEntry, Outcome},
     sink::{
+        decision::{Decision, Found, Judgement, Verdict},
         engine::Waits,
         journal::Timing,
+        settle::bare_entry,
         validate::{Accepted, validate},
     },
 };
 
 use super::{
     rules::Rules,
-    world::{Command, Left, NOW, Order, Partition, Phase, Process, Running, Shown, World},
+    world::{Command, Left, NOW, Noted, Order, Partition, Phase, Process, Running, Shown, World},
 };
 
 /// One record of the commands topic.
@@ -35,6 +37,8 @@ pub(super) struct Sent {
     pub stamped: Option<Timestamp>,
     /// Nothing is wrong with it: it must never end `INVALID`.
     pub good: bool,
+    /// Its header says that it was redriven.
+    pub replayed: bool,
 }
 
 /// Times in milliseconds: S, C, Z and L of `docs/delivery.md#timing-inequalities`.
@@ -84,6 +88,8 @@ pub(super) struct Scenario {
     pub hurried: bool,
     /// A person may have to decide.
     pub doubtful: bool,
+    /// What a person decided about the first command before anything else happens.
+    pub decided: Option<Verdict>,
 }
 
 /// What may happen next.
@@ -188,6 +194,7 @@ impl Scenario {
                 accepted: accepted(*of_return, *id, *content),
                 stamped: Some(Timestamp(0)),
                 good: *content == 0,
+                replayed: false,
             })
             .collect();
         let scenario = Self {
@@ -226,6 +233,7 @@ impl Scenario {
             skew: 0,
             hurried: false,
             doubtful: false,
+            decided: None,
         };
         scenario.with(|_| {})
     }
@@ -260,7 +268,8 @@ impl Scenario {
             .log
             .iter()
             .map(|sent| {
-                (sent.partition, sent.offset, sent.command, sent.accepted.fingerprint, sent.stamped)
+                let place = (sent.partition, sent.offset, sent.stamped, sent.replayed);
+                (place, sent.command, sent.accepted.fingerprint)
             })
             .collect();
         let flags = (
@@ -271,7 +280,7 @@ impl Scenario {
             self.ages,
             self.resets,
             self.hurried,
-            self.doubtful,
+            (self.doubtful, &self.decided),
         );
         format!(
             "{log:?} {} {:?} {:?} {flags:?} {}",
@@ -488,6 +497,10 @@ impl Model for Scenario {
             aged: false,
             reset: false,
         };
+        if let (Some(verdict), Some(sent)) = (&self.decided, self.log.first()) {
+            let entry = Arc::new(decided(sent, verdict));
+            world.partitions[0].journal.insert(sent.command, Noted { entry, age: 0 });
+        }
         for partition in 0..self.partitions {
             world.assign(partition, partition);
         }
@@ -607,6 +620,9 @@ impl Model for Scenario {
                         .is_none_or(|results| !results.contains(&Outcome::Invalid))
                 })
             }),
+            Property::always(FINAL, |scenario: &Scenario, world: &World| {
+                scenario.decided != Some(Verdict::NoOrder) || world.orders.is_empty()
+            }),
             Property::always(DOUBT, |scenario: &Scenario, world: &World| {
                 scenario.doubtful || told(scenario, world, Outcome::InDoubt).next().is_none()
             }),
@@ -619,6 +635,25 @@ impl Model for Scenario {
                 scenario.finished(world)
             }),
         ]
+    }
+}
+
+/// The entry of a command that was in doubt, as a decision leaves it.
+fn decided(sent: &Sent, verdict: &Verdict) -> JournalEntry {
+    let command = &sent.accepted.command;
+    let (return_no, command_id) = (command.return_no.clone(), command.command_id.clone());
+    let in_doubt = JournalEntry {
+        return_no: return_no.clone(),
+        command_id: command_id.clone(),
+        fingerprint: sent.accepted.fingerprint.to_vec(),
+        outcome: Some(Outcome::InDoubt),
+        ..bare_entry(EntryKind::Outcome, 0, "W", Timestamp(0))
+    };
+    let found = Found { verdict: verdict.clone(), by: String::new(), at: String::new() };
+    let decision = Decision { return_no, command_id, partition: 0, version: 1, found };
+    match decision.judge(Some(&in_doubt), Timestamp(0)) {
+        Judgement::Settled(entry) => JournalEntry { version: 1, ..*entry },
+        other => unreachable!("{other:?}"),
     }
 }
 
@@ -643,6 +678,7 @@ pub(super) const CREATED: &str = "CREATED never without an order";
 pub(super) const REJECTED: &str = "no REJECTED with an order";
 pub(super) const IN_ORDER: &str = "results of one key in offset order";
 pub(super) const GOOD: &str = "a good copy stays good";
+pub(super) const FINAL: &str = "no order after a decision that there will be none";
 pub(super) const DOUBT: &str = "IN_DOUBT only where a person must decide";
 pub(super) const UNANSWERED: &str = "IN_DOUBT only after max_attempts without an answer";
 pub(super) const FINISHED: &str = "everything finished";
