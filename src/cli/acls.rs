@@ -266,6 +266,16 @@ mod tests {
     }
 
     #[test]
+    fn senders_and_operators_are_told_apart_by_the_topics_they_write() {
+        let settings = settings("[topics]\ncommands = \"to.do\"\ncontrol = \"decided\"\n");
+        let lines = others(&settings.topics);
+        let of = |who: &str| lines.iter().find(|line| line.contains(who)).unwrap();
+        assert!(of("senders").contains("Write on topic to.do and on nothing else"));
+        assert!(of("operators").contains("Write on topic decided"));
+        assert!(lines.iter().all(|line| line.starts_with('#')), "it is run as a script");
+    }
+
+    #[test]
     fn the_commands_can_be_given_to_a_shell() {
         let settings = settings("[kafka.properties]\n\"sasl.username\" = \"it's me\"\n");
         let lines = commands(&settings, &needed(&settings));

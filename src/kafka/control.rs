@@ -9,7 +9,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     thread,
     time::Duration,
@@ -65,6 +65,8 @@ struct Known {
 
 /// The topic's only partition.
 pub(crate) const PARTITION: i32 = 0;
+/// Before every offset.
+const NOWHERE: i64 = -1;
 /// How often the reader looks whether it should stop.
 const POLL: Duration = Duration::from_millis(200);
 const REQUEST: Duration = Duration::from_secs(5);
@@ -75,6 +77,8 @@ const MISSING_PAUSE: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub(crate) struct Controls {
     known: watch::Receiver<Option<Known>>,
+    /// Everything before it is in `known`; [`NOWHERE`] while the topic is read from its start.
+    position: Arc<AtomicI64>,
     /// The reader's.
     client: Weak<BaseConsumer<Quiet>>,
     _reader: Arc<Stop>,
@@ -125,8 +129,9 @@ impl Controls {
         let consumer = Arc::new(consumer);
         let client = Arc::downgrade(&consumer);
         let (sender, known) = watch::channel(None);
-        let stop = Stop::default();
+        let (stop, position) = (Stop::default(), Arc::new(AtomicI64::new(NOWHERE)));
         let mut reader = Reader {
+            position: Arc::clone(&position),
             consumer,
             topic: topic.to_owned(),
             sender,
@@ -135,7 +140,7 @@ impl Controls {
         };
         background::lasting_thread("control", move || reader.run())
             .map_err(|error| format!("the reader of {topic} could not be started: {error}"))?;
-        Ok(Self { known, client, _reader: Arc::new(stop) })
+        Ok(Self { known, position, client, _reader: Arc::new(stop) })
     }
 
     /// The reader's client, for questions that need no partition assigned: a client costs some
@@ -165,6 +170,35 @@ impl Controls {
     #[must_use]
     pub(crate) fn resolutions(&self) -> Arc<Resolutions> {
         self.known.borrow().clone().unwrap_or_default().resolutions
+    }
+
+    /// Waits until everything is known that stands in the topic now, be it of a transaction that is
+    /// just being committed.
+    ///
+    /// # Errors
+    /// Why the topic's end is not known, or not reached in good time.
+    pub(crate) async fn catch_up(&self, kafka: &KafkaSettings, topic: &str) -> Result<(), String> {
+        let (kafka, topic) = (kafka.clone(), topic.to_owned());
+        // Only a client that reads what is not committed is told the end behind it.
+        let end = move || {
+            let client: BaseConsumer<Quiet> =
+                consumer_config(&kafka, "control", &group_id(&kafka, "control"))
+                    .set("isolation.level", "read_uncommitted")
+                    .create_with_context(Quiet)?;
+            client.fetch_watermarks(&topic, PARTITION, REQUEST)
+        };
+        let asked = background::blocking("control end", end).await;
+        let (_, end) = asked
+            .map_err(|error| error.to_string())?
+            .map_err(|error: KafkaError| error.to_string())?;
+        let until = std::time::Instant::now() + REQUEST;
+        while self.position.load(Ordering::Acquire) < end {
+            if std::time::Instant::now() >= until {
+                return Err(format!("its reader has not come to offset {end}"));
+            }
+            tokio::time::sleep(POLL / 4).await;
+        }
+        Ok(())
     }
 
     /// Waits for the next change; never ends when there can be none.
@@ -220,6 +254,7 @@ struct Reader {
     topic: String,
     sender: watch::Sender<Option<Known>>,
     stop: Arc<AtomicBool>,
+    position: Arc<AtomicI64>,
     known: Known,
 }
 
@@ -267,6 +302,7 @@ impl Reader {
     /// Assigns the partition from its first offset; `false` when the topic does not exist.
     fn begin(&mut self) -> Result<bool, KafkaError> {
         // Read again from the start, perhaps after a panic half-way; told only once it is read.
+        self.position.store(NOWHERE, Ordering::Release);
         self.known = Known::default();
         // All topics: a request for one by name could create it where the broker creates topics by
         // itself.
@@ -328,6 +364,21 @@ impl Reader {
                     );
                 }
             }
+            if at_end {
+                self.position.store(self.read_to(), Ordering::Release);
+            }
+        }
+    }
+
+    /// Behind what was read, the markers of transactions included.
+    fn read_to(&self) -> i64 {
+        let positions = self.consumer.position();
+        let offset = positions
+            .ok()
+            .and_then(|all| Some(all.find_partition(&self.topic, PARTITION)?.offset()));
+        match offset {
+            Some(Offset::Offset(offset)) => offset,
+            _ => NOWHERE,
         }
     }
 

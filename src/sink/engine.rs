@@ -154,6 +154,8 @@ pub(super) enum Happened {
     },
     Committed(Result<(), CommitFault>),
     Restored(Vec<Lease>, Result<Vec<(Restored, Remembered)>, TakeOverFault>),
+    /// Whether everything that earlier owners wrote to the control topic is known.
+    CaughtUp(Lease, Result<(), String>),
     Learnt {
         lease: Lease,
         id: u32,
@@ -283,6 +285,8 @@ pub(super) struct Engine<'a> {
     pub commit_pauses: Pauses,
     /// The control topic takes no tombstone before, so decisions wait.
     pub decisions_after: Moment,
+    /// Records that pose as decisions are not logged before.
+    pub forged_after: Moment,
     /// Offsets behind transaction markers are not committed alone before.
     pub passes_at: Moment,
     pub breaker: Breaker,
@@ -398,6 +402,7 @@ impl<'a> Engine<'a> {
             commit_after: Moment(0),
             commit_pauses: Pauses::from(Duration::from_millis(50)),
             decisions_after: Moment(0),
+            forged_after: Moment(0),
             passes_at: Moment(0),
             breaker: Breaker::default(),
             probing: false,
@@ -627,6 +632,7 @@ impl<'a> Engine<'a> {
             Happened::Checked { warehouse_no, checked } => self.checked(&warehouse_no, checked),
             Happened::Committed(result) => return self.committed(result),
             Happened::Restored(leases, result) => return self.restored(&leases, result),
+            Happened::CaughtUp(lease, result) => self.caught_up(lease, result),
             Happened::Learnt { lease, id, result } => self.learnt(lease, id, result),
             Happened::Sighted { leases, result } => self.sighted(&leases, result),
             Happened::BegunAnew(reason) => return Err(Ended::Restart(reason)),

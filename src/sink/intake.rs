@@ -32,7 +32,9 @@ const MOST_NAME: usize = 255;
 /// length.
 const MOST_VIOLATIONS: usize = 100;
 const MOST_VIOLATION: usize = 255;
-/// Until the registry is asked again for a schema.
+/// Between two log lines about records that pose as decisions: whoever sends one can send many.
+const FORGED_PAUSE: Duration = Duration::from_secs(60);
+/// Until the registry is asked again for a schema, or the control topic for its end.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Characters of what the page says of a step.
 const MOST_DETAIL: usize = 1000;
@@ -91,12 +93,15 @@ impl Engine<'_> {
             return self.poison(record, received, reason);
         }
         if record.headers.iter().any(|(name, _)| name == decision::HEADER) {
-            tracing::warn!(
-                kafka.topic = &*self.names.commands,
-                kafka.partition = lease.partition,
-                kafka.offset = record.offset,
-                "decision among the commands refused"
-            );
+            if self.forged_after <= received {
+                self.forged_after = received.plus(FORGED_PAUSE);
+                tracing::warn!(
+                    kafka.topic = &*self.names.commands,
+                    kafka.partition = lease.partition,
+                    kafka.offset = record.offset,
+                    "decision among the commands refused"
+                );
+            }
             let reason = format!(
                 "nothing is decided by a record of the commands topic (header {}): decisions are records of {}, which `wdt-connector commands resolve` writes",
                 decision::HEADER,
@@ -273,6 +278,7 @@ impl Engine<'_> {
         for partition in self.partitions.values_mut() {
             partition.taken.retain(|key, _| standing.contains_key(key));
         }
+        let mut asking = Vec::new();
         for (key, resolution) in &*standing {
             let number = decision::owner(key, self.partition_count);
             let Some(partition) =
@@ -280,6 +286,13 @@ impl Engine<'_> {
             else {
                 continue;
             };
+            if partition.caught_up != Some(true) {
+                // An earlier owner may have refused it, or carried it out, a moment ago.
+                if partition.caught_up.replace(false).is_none() {
+                    asking.push(partition.lease);
+                }
+                continue;
+            }
             let before = partition.taken.insert(key.clone(), resolution.offset);
             if before == Some(resolution.offset) {
                 continue;
@@ -296,6 +309,42 @@ impl Engine<'_> {
                 Err(reason) => {
                     self.end_decision(lease, record, received, None, End::Refused(reason))
                 }
+            }
+        }
+        for lease in asking {
+            self.catch_up(lease, Duration::ZERO);
+        }
+    }
+
+    fn catch_up(&self, lease: Lease, pause: Duration) {
+        let (controls, settings) = (self.parts.controls.clone(), Arc::clone(&self.parts.settings));
+        let abnormal = Happened::CaughtUp(lease, Err(ABNORMAL.to_owned()));
+        Word::new(&self.happened, abnormal).after(async move {
+            tokio::time::sleep(pause).await;
+            let result = controls.catch_up(&settings.kafka, &settings.topics.control).await;
+            Happened::CaughtUp(lease, result)
+        });
+    }
+
+    pub(super) fn caught_up(&mut self, lease: Lease, result: Result<(), String>) {
+        let Some(partition) =
+            self.partitions.get_mut(&lease.partition).filter(|partition| partition.lease == lease)
+        else {
+            return;
+        };
+        match result {
+            Ok(()) => {
+                partition.caught_up = Some(true);
+                self.take_decisions();
+            }
+            Err(reason) => {
+                tracing::warn!(
+                    kafka.topic = &*self.names.control,
+                    kafka.partition = lease.partition,
+                    error = %reason,
+                    "failed to read decisions to the end of their topic; they wait, retrying"
+                );
+                self.catch_up(lease, ASK_AGAIN);
             }
         }
     }

@@ -90,6 +90,9 @@ pub(super) struct Partition {
     /// Decisions that were taken from the control topic and still stand there, by key: at which
     /// offset.
     pub taken: BTreeMap<Vec<u8>, i64>,
+    /// Whether what earlier owners wrote to the control topic is known here; `None` until it
+    /// matters, `false` while it is waited for.
+    pub caught_up: Option<bool>,
     /// Open intents found at the takeover, by journal key.
     pub open: HashMap<Vec<u8>, JournalEntry>,
     /// Those of them whose record was not read yet.
@@ -127,6 +130,7 @@ impl Partition {
                 &journal.open,
             ),
             taken: BTreeMap::new(),
+            caught_up: None,
             open: journal.open,
             in_doubt: journal.in_doubt,
             sightings: Some(Sightings::new()),

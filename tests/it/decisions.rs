@@ -284,9 +284,17 @@ fn decisions_keep_their_place_in_the_returns_order() {
 #[test]
 fn a_decision_that_nobody_was_there_for_is_carried_out_once_whatever_dies() {
     let rig = rig("nobody");
-    rig.erp.approve(["CT-3".to_owned(), "CT-4".to_owned()]);
+    // The takeover's transaction is the first one.
+    let deaths = [
+        "outcome.drafted=kill",
+        "txn.delivered=1*off->kill",
+        "txn.committed=1*off->kill",
+        "outcome.committed=kill",
+        "outcome.cached=kill",
+    ];
+    rig.erp.approve((3..=6).map(|number| format!("CT-{number}")));
     let (connector, mut undone) = (rig.start(), Vec::new());
-    for number in 1..=4 {
+    for number in 1..=6 {
         let return_no = format!("CT-{number}");
         rig.erp.faults("createOrder:strip_remark=1x,createOrder:applied_timeout=1x");
         rig.send(&[command(&return_no, "c-1")]);
@@ -295,16 +303,14 @@ fn a_decision_that_nobody_was_there_for_is_carried_out_once_whatever_dies() {
         undone.push(decision(&return_no, "c-1", 2, Verdict::Created(result.candidates[0].clone())));
     }
     connector.kill();
-    for (point, one) in
-        ["outcome.drafted", "outcome.committed", "outcome.cached"].into_iter().zip(&undone)
-    {
+    for (death, one) in deaths.into_iter().zip(&undone) {
         decide(&rig, std::slice::from_ref(one));
-        let mut doomed = rig.spawn_with(&[("FAILPOINTS", &format!("{point}=kill"))]);
-        assert!(doomed.wait_end(PATIENCE).is_some(), "{point}");
+        let mut doomed = rig.spawn_with(&[("FAILPOINTS", death)]);
+        assert!(doomed.wait_end(PATIENCE).is_some(), "{death}");
     }
-    decide(&rig, &undone[3..]);
+    decide(&rig, &undone[5..]);
     let _connector = rig.start();
-    let results = rig.results(8);
+    let results = rig.results(12);
     for one in &undone {
         let of_one: Vec<_> =
             results.iter().filter(|result| result.return_no == one.return_no).collect();
@@ -312,9 +318,9 @@ fn a_decision_that_nobody_was_there_for_is_carried_out_once_whatever_dies() {
         assert_eq!(of_one[1].outcome, Outcome::Created);
     }
     let gone = tombstones(&rig);
-    assert_eq!((gone.len(), gone.values().sum::<usize>()), (4, 4), "{gone:?}");
+    assert_eq!((gone.len(), gone.values().sum::<usize>()), (6, 6), "{gone:?}");
     assert!(refusals(&rig).is_empty());
-    assert_eq!(rig.erp.creates().received, 4);
+    assert_eq!(rig.erp.creates().received, 6);
 }
 
 /// "No order" for good: neither `dlq redrive` nor a sender's header brings it back.
