@@ -573,6 +573,9 @@ impl<'a> Engine<'a> {
                     }
                     self.withdraw_all(*lease);
                 }
+                // Decisions still stand in their topic: the next owner carries them out, and no
+                // drain waits for a topic that may not be written.
+                self.ready.retain(|of| of.position.is_some() || !leases.contains(&of.lease));
                 self.drains.push(Drain { leases, deadline, done: Some(done) });
             }
             GroupEvent::Lost(leases) => {
