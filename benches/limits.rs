@@ -2,7 +2,8 @@
 //! goes on. One JSON line each.
 //!
 //! `cargo bench --bench limits` (release) runs every case; `-- keys 100000`, `-- settled 10000`,
-//! `-- commits 100000`, `-- bomb 1048588` one of a size of one's own. `tests/it/limits.rs` has short forms of the same.
+//! `-- commits 100000`, `-- behind 100000`, `-- bomb 1048588` one of a size of one's own.
+//! `tests/it/limits.rs` has short forms of the same.
 
 #![allow(unreachable_pub, reason = "the kit's modules are written as a library's")]
 #![allow(
@@ -41,6 +42,8 @@ const BOUND_MB: f64 = 256.0;
 const LIMIT: Duration = Duration::from_secs(600);
 /// Keys nobody knows yet, which have to go on.
 const OTHERS: usize = 100;
+/// Keys whose copies are settled.
+const KNOWN: usize = 900;
 /// lz4 expands up to 255 times; a little less leaves room for the frame.
 const EXPANDS: usize = 240;
 const BOMBS: usize = 6;
@@ -55,6 +58,7 @@ fn main() {
         ("bomb", 131_072, bomb),
         ("bomb", 1_048_588, bomb),
         ("commits", 2_000_000, commits),
+        ("behind", 2_000_000, behind),
     ] {
         if wanted.first().is_none_or(|first| first == name) {
             println!("{}", run(size.unwrap_or(usual)));
@@ -87,6 +91,47 @@ fn commits(count: usize) -> serde_json::Value {
     let _ = std::fs::remove_dir_all(&folder);
     json!({
         "case": "commits", "commits": count, "seconds": seconds, "grown_mb": grown, "bound_mb": 4.0, "honoured": grown <= 4.0,
+    })
+}
+
+/// Copies that are settled behind a command that waits for days: the offset that is committed stands
+/// still meanwhile.
+fn behind(count: usize) -> serde_json::Value {
+    let mut rig = Rig::with_partitions("limits-behind", 1).commands("json");
+    rig.config.set("log", "level", "warn").set("commands", "unapproved_retry_timeout", "24h");
+    // Copies of one key would be settled one in a transaction.
+    let known: Vec<_> = (0..KNOWN).map(|number| command(&format!("CT-{number}"), "c")).collect();
+    rig.erp.approve(known.iter().map(|one| one.return_no.clone()).chain(["CT-WAITS".to_owned()]));
+    rig.erp.modify(kit::erp::Kind::Returns, "CT-WAITS", &json!({"status": 30}));
+    let connector = rig.start();
+    rig.send_json(&[command("CT-WAITS", "c")]);
+    rig.send_json(&known);
+    rig.results(KNOWN);
+    let sender = Sender::new();
+    let resident = || connector.memory("VmRSS") as f64 / 1024.0;
+    let settled = || connector.metric("wdt_connector_command_results_total", &["true"]);
+    let (begun, mut grown_from) = (Instant::now(), 0.0);
+    let wait_for = |copies: usize| {
+        while settled() < copies as f64 && begun.elapsed() < LIMIT {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    for number in 1..=count {
+        let one = &known[number % KNOWN];
+        let key = Some(one.return_no.as_bytes());
+        sender.send(&rig.topics.commands, key, Some(&json_bytes(one)), &[]);
+        // What one burst takes is taken before.
+        if number == count / 10 {
+            wait_for(number);
+            grown_from = resident();
+        }
+    }
+    sender.flush();
+    wait_for(count);
+    let grown = resident() - grown_from;
+    json!({
+        "case": "behind_a_slow_front", "copies": count, "settled": settled(), "seconds": begun.elapsed().as_secs_f64().round(),
+        "committed": rig.committed_sum(), "grown_mb": grown, "bound_mb": 8.0, "honoured": grown <= 8.0 && settled() > 0.0,
     })
 }
 
