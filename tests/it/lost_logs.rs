@@ -2,7 +2,7 @@
 //! shorter than what a group has committed. Nothing is created twice, nothing is passed over without
 //! a word.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::atomic::Ordering, time::Duration};
 
 use rdkafka::{Offset, TopicPartitionList, admin::AdminOptions};
 use wdt_connector::testing::schema::{CommandResult, CreateReturnOutbound, Outcome};
@@ -12,6 +12,7 @@ use crate::{
         commands::command,
         connector::Connector,
         journal,
+        kafka_proxy::{KafkaProxy, Request},
         records::{Sender, read_all},
         rig::{PATIENCE, Rig},
         topics, until, wait,
@@ -227,6 +228,35 @@ fn a_journal_made_again_under_a_running_owner_ends_it_before_a_call() {
     rig.send(&commands);
     rig.results(20 + 3 + 20);
     each_created_once(&rig, 23);
+}
+
+/// The trouble that loses a log is the trouble that makes the question about it fail.
+#[test]
+fn a_lost_journal_is_refused_although_its_broker_does_not_answer_at_first() {
+    let mut proxy = KafkaProxy::new();
+    let Some(mut kafka) = PrivateBroker::behind(proxy.port(), "a lost journal") else { return };
+    proxy.run(kafka.proxied_port());
+    let rig = Rig::on("unanswered", &proxy.bootstrap(), kafka.client(), 1).commands("avro");
+    rig.erp.take_anything();
+    let connector = rig.start();
+    let commands = some("A", 5);
+    rig.send(&commands);
+    rig.results(5);
+    rig.wait_committed(5);
+    stop(connector);
+    kafka.stop();
+    kafka.lose(&rig.topics.journal, 0);
+    kafka.restart();
+    rig.send(&commands);
+    // More than librdkafka tries within the 3 s of one request.
+    let client = format!("{}-0-restore", rig.application_id);
+    let lost: Vec<_> =
+        (0..12).map(|_| proxy.lose_answer(Request::ListOffsets, &client, 0)).collect();
+    for _ in 0..2 {
+        refused(&rig, "declare-lost");
+    }
+    assert!(lost.iter().all(|sprung| sprung.load(Ordering::SeqCst)), "the answers were not lost");
+    assert_eq!(rig.erp.orders().len(), 5);
 }
 
 #[test]

@@ -19,6 +19,7 @@ use std::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Request {
     Produce = 0,
+    ListOffsets = 2,
     InitProducerId = 22,
     AddPartitionsToTxn = 24,
     AddOffsetsToTxn = 25,
@@ -27,6 +28,7 @@ pub enum Request {
 }
 
 impl Request {
+    /// Those of a transaction.
     pub const ALL: [Self; 6] = [
         Self::Produce,
         Self::InitProducerId,
