@@ -417,6 +417,8 @@ struct Committed {
     shorter: Option<i64>,
     /// Where the log of the compacted topic begins.
     memory: i64,
+    /// The log of the group's topic is begun anew.
+    anew: bool,
 }
 
 impl Committed {
@@ -556,6 +558,9 @@ impl Reader {
             };
             let was_committed = committed.is_some();
             let (offset, metadata) = committed.unwrap_or((first, NEVER_TAKEN_OVER.to_owned()));
+            let anew = is_anew(&metadata);
+            // Committed as 0 by who could not ask where the log begins.
+            let offset = if anew { offset.max(first) } else { offset };
             // Whose takeover was never finished remembers nothing yet.
             let remembers = nonce_of(&metadata).map_or(offset > 0, |nonce| !nonce.is_empty());
             if was_committed && remembers && memory >= memory_end {
@@ -577,7 +582,7 @@ impl Reader {
                 None
             };
             drop(known);
-            let one = Committed { offset, metadata, was_committed, first, shorter, memory };
+            let one = Committed { offset, metadata, was_committed, first, shorter, memory, anew };
             found.insert(partition, one);
         }
         Ok(found)
@@ -681,17 +686,14 @@ impl Restore<'_> {
             return;
         };
         crash::point(Point::TakeOverDone);
-        let anew = is_anew(&committed.metadata);
-        // An offset may be committed before the log begins only where it is begun anew.
-        let removed = committed.first.saturating_sub(committed.offset);
-        let removed = if anew { 0 } else { u64::try_from(removed).unwrap_or(0) };
+        let removed = u64::try_from(committed.first - committed.offset).unwrap_or(0);
         // Who does not wait for it any more has cancelled the takeover.
         let _ = self.ready.send(Restored {
             lease: wanted.lease,
             position: committed.position(wanted.lease),
             first: committed.memory,
             removed,
-            anew,
+            anew: committed.anew,
             committed: committed.was_committed.then_some((committed.offset, committed.metadata)),
             entries,
         });

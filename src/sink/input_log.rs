@@ -21,16 +21,24 @@ pub(super) struct InputLog {
     /// Offsets that were not delivered between two records that were, from and to: transaction
     /// markers mostly.
     gaps: VecDeque<(i64, i64)>,
+    /// Where the log began when that was heard of last. Records before it may still come, which the
+    /// consumer had fetched before.
+    first: i64,
 }
 
 impl InputLog {
     pub(super) fn from(offset: i64) -> Self {
-        Self { read_to: offset, gaps: VecDeque::new() }
+        Self { read_to: offset, gaps: VecDeque::new(), first: 0 }
     }
 
     /// The offset behind the last record that was delivered.
     pub(super) fn read_to(&self) -> i64 {
         self.read_to
+    }
+
+    /// The offset behind everything that was delivered, or will not be.
+    pub(super) fn gone_to(&self) -> i64 {
+        self.read_to.max(self.first)
     }
 
     /// Notes a record that was delivered; `false` where it stands before what was read already:
@@ -58,9 +66,9 @@ impl InputLog {
     /// place is gone goes on at the first record there is; a gap that ends before that was none.
     fn begins_at(&mut self, first: i64) -> u64 {
         let jumped = self.gaps.iter().find(|(from, to)| *from < first && first <= *to);
-        let from = jumped.map_or(self.read_to, |(from, _)| *from);
+        let from = jumped.map_or(self.read_to, |(from, _)| *from).max(self.first);
         self.gaps.retain(|(from, _)| *from >= first);
-        self.read_to = self.read_to.max(first);
+        self.first = self.first.max(first);
         u64::try_from(first - from).unwrap_or(0)
     }
 }
@@ -148,7 +156,10 @@ mod tests {
         assert_eq!([log.begins_at(5), log.begins_at(13)], [0, 0]);
         // While nothing is fetched.
         assert_eq!([log.begins_at(20), log.begins_at(20)], [7, 0]);
+        assert_eq!([log.read_to(), log.gone_to()], [13, 20]);
+        assert!(log.delivered(19), "it was fetched before");
         assert!(log.delivered(21));
+        assert_eq!(log.begins_at(20), 0);
         // Between two answers of the broker, which is where the consumer's place was gone.
         assert!(log.delivered(40));
         assert_eq!([log.begins_at(30), log.begins_at(30), log.begins_at(41)], [8, 0, 0]);

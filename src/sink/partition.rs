@@ -119,10 +119,10 @@ pub(super) struct Partition {
 
 impl Partition {
     pub(super) fn new(restored: &Restored, journal: Remembered, restored_at: Moment) -> Self {
-        let (start, metadata) = restored.committed.clone().unwrap_or((0, String::new()));
+        let Position { lease, offset: start, ref metadata } = restored.position;
         Self {
-            lease: restored.lease,
-            prefix: Prefix::restore(start, &metadata, journal.nonce),
+            lease,
+            prefix: Prefix::restore(start, metadata, journal.nonce),
             restored_at,
             keys: HashMap::new(),
             awaited: Awaited::new(

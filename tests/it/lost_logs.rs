@@ -178,6 +178,23 @@ fn a_commands_log_shorter_than_the_committed_offset_is_begun_anew_and_said() {
 }
 
 #[test]
+fn what_was_gone_before_the_first_start_is_not_missed() {
+    let rig = Rig::with_partitions("before", 1).commands("avro");
+    rig.erp.take_anything();
+    rig.send(&some("A", 5));
+    delete_records(&rig.topics.commands, 3);
+    let connector = rig.start();
+    rig.results(2);
+    rig.send(&some("B", 1));
+    rig.results(3);
+    let lag = "wdt_connector_consumer_lag_records";
+    until("an answer about the log", PATIENCE, || {
+        (connector.metric(lag, &[]) == 0.0 && connector.metrics().contains(lag)).then_some(())
+    });
+    assert!(connector.metric("wdt_connector_commands_removed_unread_total", &[]) == 0.0);
+}
+
+#[test]
 fn records_that_retention_took_unread_are_counted_and_said() {
     let (rig, _, connector) = settled("unread", 4);
     stop(connector);
