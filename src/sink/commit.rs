@@ -22,7 +22,7 @@ use crate::{
 };
 
 use super::{
-    engine::{ABNORMAL, End, Ended, Engine, Happened, Ready, Slot, SlotId, Waits, Word},
+    engine::{ABNORMAL, End, Ended, Engine, Happened, Ready, Slot, SlotId, Stands, Waits, Word},
     intake::told,
     journal::{Way, written},
     letter::{Death, dead_letter, doubt_letter, doubt_reason, spare},
@@ -222,7 +222,7 @@ impl Engine<'_> {
         let (view, mut waiting) = (self.group_state.view(), VecDeque::new());
         for _ in 0..self.ready.len().min(MOST) {
             let Some(ready) = self.ready.pop_front() else { break };
-            let postponed = ready.position.is_none() && now < self.decisions_after;
+            let postponed = ready.stands == Stands::Decision && now < self.decisions_after;
             if postponed || self.without_leader(&view, &ready) {
                 waiting.push_back(ready);
                 continue;
@@ -326,7 +326,9 @@ impl Engine<'_> {
             End::Refused(_) | End::Passed | End::Poison(_) | End::Forwarded { .. } => None,
         };
         let standing = |topic: &Leaders| topic.count > 0 && topic.lost.is_empty();
-        if ready.position.is_none() && !leaders.get(&*self.names.control).is_some_and(standing) {
+        if ready.stands == Stands::Decision
+            && !leaders.get(&*self.names.control).is_some_and(standing)
+        {
             return true;
         }
         if let End::Forwarded { to, .. } = &ready.end
@@ -349,7 +351,7 @@ impl Engine<'_> {
     fn hold_back_what_does_not_fit(&mut self, draft: &mut Draft) {
         let mut offsets: BTreeMap<Lease, Vec<i64>> = BTreeMap::new();
         for ready in &draft.commit.ready {
-            offsets.entry(ready.lease).or_default().extend(ready.position);
+            offsets.entry(ready.lease).or_default().extend(ready.stands.offset());
         }
         offsets.retain(|lease, offsets| {
             let Some(partition) = self.owned(*lease) else { return false };
@@ -367,7 +369,7 @@ impl Engine<'_> {
         let (fitting, held): (Vec<Ready>, Vec<Ready>) =
             std::mem::take(&mut draft.commit.ready).into_iter().partition(|ready| {
                 let fit = offsets.get(&ready.lease);
-                fit.is_some_and(|fit| ready.position <= fit.last().copied())
+                fit.is_some_and(|fit| ready.stands.offset() <= fit.last().copied())
             });
         draft.commit.ready = fitting;
         let owned: Vec<Ready> =
@@ -391,7 +393,7 @@ impl Engine<'_> {
         settled_at: Timestamp,
     ) -> Result<Tale, SchemaFault> {
         let (mut tale, mut letter) = (Tale::default(), None);
-        let decision = ready.position.is_none();
+        let decision = ready.stands == Stands::Decision;
         let (codec, of_decisions) = (&self.parts.codec, self.names.of_decisions());
         let names = if decision { &of_decisions } else { &self.names };
         let connector = &self.parts.settings.kafka.application_id;
@@ -698,7 +700,9 @@ impl Engine<'_> {
             self.store.apply_all(changes).map_err(|fault| fault.to_string())?;
         }
         for ready in &commit.ready {
-            if let (Some(offset), Some(partition)) = (ready.position, self.owned_mut(ready.lease)) {
+            if let (Some(offset), Some(partition)) =
+                (ready.stands.offset(), self.owned_mut(ready.lease))
+            {
                 partition.prefix.finish(offset);
             }
         }
@@ -763,7 +767,8 @@ impl Engine<'_> {
         self.counts.forgotten += u64::try_from(commit.expired.len()).unwrap_or(u64::MAX);
         let mut released: BTreeMap<Lease, usize> = BTreeMap::new();
         for (ready, tale) in commit.ready.into_iter().zip(commit.tales) {
-            *released.entry(ready.lease).or_default() += usize::from(ready.position.is_some());
+            *released.entry(ready.lease).or_default() +=
+                usize::from(ready.stands.offset().is_some());
             self.account(&ready, now);
             self.tell_settled(&ready, &tale, now);
             if let End::Life { slot, .. } = &ready.end {

@@ -97,14 +97,34 @@ pub(super) enum Waits {
 pub(super) struct Ready {
     pub lease: Lease,
     pub record: Arc<Delivered>,
-    /// Its offset among the commands, to be committed; a decision has none, but a tombstone.
-    pub position: Option<i64>,
+    pub stands: Stands,
     pub received: Moment,
     /// Set when the record stands at the front of its key's line.
     pub key: Option<String>,
     pub end: End,
     /// What its dead letter leaves out, and why.
     pub spared: (Spared, String),
+}
+
+/// Where a record stands whose end is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stands {
+    /// Among the commands, at an offset that is to be committed.
+    Command(i64),
+    /// Nowhere any more: what is known of it is its open intent.
+    Gone,
+    /// In the control topic, until its tombstone takes it away.
+    Decision,
+}
+
+impl Stands {
+    /// The offset that is to be committed.
+    pub(super) fn offset(self) -> Option<i64> {
+        match self {
+            Self::Command(offset) => Some(offset),
+            Self::Gone | Self::Decision => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -575,7 +595,8 @@ impl<'a> Engine<'a> {
                 }
                 // Decisions still stand in their topic: the next owner carries them out, and no
                 // drain waits for a topic that may not be written.
-                self.ready.retain(|of| of.position.is_some() || !leases.contains(&of.lease));
+                self.ready
+                    .retain(|of| of.stands != Stands::Decision || !leases.contains(&of.lease));
                 self.drains.push(Drain { leases, deadline, done: Some(done) });
             }
             GroupEvent::Lost(leases) => {

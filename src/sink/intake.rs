@@ -17,7 +17,7 @@ use crate::{
 use super::{
     command::{Parsed, parse},
     decision::{self, Decision, Judgement},
-    engine::{ABNORMAL, End, Engine, Happened, Ready, Slot, Waits, Word},
+    engine::{ABNORMAL, End, Engine, Happened, Ready, Slot, Stands, Waits, Word},
     journal::{Known, Verdict, judge, orphaned},
     letter::{Spared, credibly_sent, first_sent, replays},
     partition::{Queued, Work, its_turn},
@@ -246,11 +246,12 @@ impl Engine<'_> {
         end: End,
     ) {
         // A record that is gone stands for itself under another lease.
-        let position = (record.lease == lease).then_some(record.offset);
+        let stands =
+            if record.lease == lease { Stands::Command(record.offset) } else { Stands::Gone };
         self.ready.push_back(Ready {
             lease,
             record,
-            position,
+            stands,
             received,
             key,
             end,
@@ -268,7 +269,8 @@ impl Engine<'_> {
         end: End,
     ) {
         let spared = (Spared::Nothing, String::new());
-        self.ready.push_back(Ready { lease, record, position: None, received, key, end, spared });
+        let stands = Stands::Decision;
+        self.ready.push_back(Ready { lease, record, stands, received, key, end, spared });
     }
 
     /// Puts the decisions of the control topic that are this instance's, and new to it, into the

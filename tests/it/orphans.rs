@@ -62,6 +62,8 @@ fn settled(rig: &Rig, connector: &Connector) -> CommandResult {
     let result = rig.results(1).remove(0);
     assert_eq!((result.return_no.as_str(), result.command_id.as_str()), ("CT", "c"), "{result:?}");
     assert_eq!((result.source_partition, result.source_offset), (0, 0), "{result:?}");
+    assert_eq!(result.source_topic, rig.topics.commands);
+    assert!(read_all(&rig.topics.control).is_empty(), "it is no decision");
     until("nothing open", PATIENCE, || (open_intents(connector) == 0).then_some(()));
     let listed = rig.said(&["commands", "list", "--open"]);
     assert!(!listed.1.contains("\"CT\""), "{listed:?}");
