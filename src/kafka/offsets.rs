@@ -148,6 +148,8 @@ const FORMAT: &str = "2:";
 /// Metadata of an offset that was committed before any takeover was finished, so that nothing can
 /// have been remembered.
 pub(super) const NEVER_TAKEN_OVER: &str = "2::";
+/// In place of the nonce: another program had set the offset.
+const UNKNOWN: &str = "?";
 /// In place of the runs: the log is begun anew from this offset.
 const ANEW: &str = "!";
 
@@ -162,14 +164,16 @@ pub(super) fn is_anew(metadata: &str) -> bool {
 
 /// What is committed to begin a log anew: nothing of it is settled.
 #[must_use]
-pub(crate) fn begun_anew(lease: Lease, offset: i64, nonce: &str) -> Position {
+pub(crate) fn begun_anew(lease: Lease, offset: i64, nonce: Option<&str>) -> Position {
+    let nonce = nonce.unwrap_or(UNKNOWN);
     Position { lease, offset, metadata: format!("{FORMAT}{nonce}:{ANEW}") }
 }
 
 /// The nonce in a committed offset's metadata; `None` in that of another program.
 #[must_use]
 pub(crate) fn nonce_of(metadata: &str) -> Option<&str> {
-    Some(metadata.strip_prefix(FORMAT)?.split_once(':')?.0)
+    let (nonce, _) = metadata.strip_prefix(FORMAT)?.split_once(':')?;
+    (nonce != UNKNOWN).then_some(nonce)
 }
 
 /// Base64 of varints: for each run the distance from the end of the one before (from `next` for the
@@ -302,6 +306,8 @@ mod tests {
         let (_, metadata) = prefix.position().unwrap();
         assert_eq!(nonce_of(&metadata), Some("0-1-2"));
         assert_eq!([nonce_of(""), nonce_of("2"), nonce_of("3:a:b")], [None; 3]);
+        let anew = begun_anew(Lease { partition: 0, epoch: 1 }, 3, nonce_of("")).metadata;
+        assert_eq!((nonce_of(&anew), is_anew(&anew)), (None, true));
     }
 
     #[test]

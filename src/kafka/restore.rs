@@ -55,8 +55,9 @@ pub(crate) struct Restored {
     pub first: i64,
     /// Records of the group's topic that are gone from the log, and nobody had read.
     pub removed: u64,
-    /// The log was begun anew, so its offsets are not those of earlier outcomes.
-    pub anew: bool,
+    /// Where the log of the group's topic ended; `None` where it was begun anew, so that its offsets
+    /// are not those of earlier outcomes.
+    pub end: Option<i64>,
     /// Entries read before the barrier, tombstones included.
     pub entries: u64,
 }
@@ -280,24 +281,21 @@ impl Taking<'_> {
         partitions: &[TakeOver],
         committed: &BTreeMap<i32, Committed>,
     ) -> Result<Option<TakeOverFault>, TakeOverFault> {
-        let shorter: Vec<(Lease, &Committed, i64)> = partitions
+        let shorter: Vec<(Lease, &Committed)> = partitions
             .iter()
-            .filter_map(|one| {
-                let committed = committed.get(&one.lease.partition)?;
-                Some((one.lease, committed, committed.shorter?))
-            })
+            .filter_map(|one| Some((one.lease, committed.get(&one.lease.partition)?)))
+            .filter(|(_, committed)| committed.shorter)
             .collect();
-        let Some((lease, first, end)) = shorter.first() else { return Ok(None) };
-        let positions = shorter.iter().map(|(lease, committed, _)| {
-            let nonce = nonce_of(&committed.metadata).unwrap_or_default();
-            begun_anew(*lease, committed.first, nonce)
+        let Some((lease, first)) = shorter.first() else { return Ok(None) };
+        let positions = shorter.iter().map(|(lease, committed)| {
+            begun_anew(*lease, committed.first, nonce_of(&committed.metadata))
         });
         commit_fenced(self.group, self.transactor, positions.collect(), Vec::new()).await?;
         Ok(Some(TakeOverFault::Shorter {
             topic: self.group.topic().to_owned(),
             partition: lease.partition,
             offset: first.offset,
-            end: *end,
+            end: first.end,
         }))
     }
 
@@ -413,12 +411,12 @@ struct Committed {
     was_committed: bool,
     /// Where the log of the group's topic begins.
     first: i64,
-    /// Where it ends, if that is before the offset and has been for long enough.
-    shorter: Option<i64>,
+    /// Where it ends.
+    end: i64,
+    /// That is before the offset, and has been for long enough.
+    shorter: bool,
     /// Where the log of the compacted topic begins.
     memory: i64,
-    /// The log of the group's topic is begun anew.
-    anew: bool,
 }
 
 impl Committed {
@@ -558,16 +556,16 @@ impl Reader {
             };
             let was_committed = committed.is_some();
             let (offset, metadata) = committed.unwrap_or((first, NEVER_TAKEN_OVER.to_owned()));
-            let anew = is_anew(&metadata);
-            // Committed as 0 by who could not ask where the log begins.
-            let offset = if anew { offset.max(first) } else { offset };
+            // A log that lost its end may begin later than at 0.
+            let offset = if is_anew(&metadata) { offset.max(first) } else { offset };
             // Whose takeover was never finished remembers nothing yet.
-            let remembers = nonce_of(&metadata).map_or(offset > 0, |nonce| !nonce.is_empty());
+            let remembers = nonce_of(&metadata).is_none_or(|nonce| !nonce.is_empty());
             if was_committed && remembers && memory >= memory_end {
                 return Err(TakeOverFault::Emptied { topic: topic.to_owned(), partition, offset });
             }
             let mut known = shorter.lock().unwrap_or_else(PoisonError::into_inner);
-            let shorter = if offset > end {
+            let shorter = offset > end;
+            if shorter {
                 let since = *known.entry(partition).or_insert_with(Moment::now);
                 if since.until(Moment::now()) < SHORTER_FOR {
                     complain(&format!(
@@ -576,13 +574,11 @@ impl Reader {
                     ));
                     continue;
                 }
-                Some(end)
             } else {
                 known.remove(&partition);
-                None
-            };
+            }
             drop(known);
-            let one = Committed { offset, metadata, was_committed, first, shorter, memory, anew };
+            let one = Committed { offset, metadata, was_committed, first, end, shorter, memory };
             found.insert(partition, one);
         }
         Ok(found)
@@ -686,14 +682,14 @@ impl Restore<'_> {
             return;
         };
         crash::point(Point::TakeOverDone);
-        let removed = u64::try_from(committed.first - committed.offset).unwrap_or(0);
+        let removed = committed.first.saturating_sub(committed.offset);
         // Who does not wait for it any more has cancelled the takeover.
         let _ = self.ready.send(Restored {
             lease: wanted.lease,
             position: committed.position(wanted.lease),
             first: committed.memory,
-            removed,
-            anew: committed.anew,
+            removed: u64::try_from(removed).unwrap_or(0),
+            end: (!is_anew(&committed.metadata)).then_some(committed.end),
             committed: committed.was_committed.then_some((committed.offset, committed.metadata)),
             entries,
         });

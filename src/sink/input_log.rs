@@ -112,7 +112,7 @@ impl Engine<'_> {
             lease.partition, self.names.commands
         );
         let Some(Partition { prefix, .. }) = self.partitions.get(&lease.partition) else { return };
-        let position = begun_anew(lease, 0, prefix.nonce());
+        let position = begun_anew(lease, 0, Some(prefix.nonce()));
         self.drop_partition(lease);
         self.log_reset(&reason);
         let (group, transactor) = (self.group.clone(), self.transactor.clone());

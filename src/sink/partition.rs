@@ -125,10 +125,7 @@ impl Partition {
             prefix: Prefix::restore(start, metadata, journal.nonce),
             restored_at,
             keys: HashMap::new(),
-            awaited: Awaited::new(
-                (!restored.anew).then_some(restored.lease.partition),
-                &journal.open,
-            ),
+            awaited: Awaited::new(restored.lease.partition, restored.end, &journal.open),
             taken: BTreeMap::new(),
             caught_up: None,
             open: journal.open,
@@ -141,7 +138,7 @@ impl Partition {
             draining: false,
             lost_at: journal.lost_at,
             // Its offsets are others now: nobody knows which of its records were read before.
-            forgotten_to: journal.forgotten_to.map(|to| if restored.anew { i64::MAX } else { to }),
+            forgotten_to: journal.forgotten_to.map(|to| restored.end.map_or(i64::MAX, |_| to)),
         }
     }
 
@@ -432,7 +429,7 @@ impl Restoring {
             Some("") => true,
             Some(nonce) => known == Some(nonce),
             // Set by another program, such as kafka-consumer-groups.
-            None => *offset == 0 || known.is_some(),
+            None => known.is_some(),
         };
         if same {
             return Ok(());

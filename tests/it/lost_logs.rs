@@ -53,8 +53,9 @@ fn make_again(topic: &str, policy: &str) {
 fn delete_records(topic: &str, before: i64) {
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(topic, 0, Offset::Offset(before)).unwrap();
-    let deleted = broker().admin().delete_records(&list, &AdminOptions::new());
-    wait(deleted).expect("the broker deletes records");
+    // Without its client the answer never comes.
+    let admin = broker().admin();
+    wait(admin.delete_records(&list, &AdminOptions::new())).expect("the broker deletes records");
 }
 
 /// A start that must end by itself, refused in these words.
@@ -297,6 +298,59 @@ fn a_journal_that_is_not_the_one_of_the_offsets_is_refused() {
     make_again(&rig.topics.journal, "compact");
     journal::write(rig.broker.clone(), &rig.topics.journal, 1, some("Y", 1).into_iter(), 1);
     refused(&rig, "is not the journal that offset");
+}
+
+#[test]
+fn a_lost_journal_is_refused_for_offsets_that_were_set_to_the_beginning() {
+    let (rig, _, connector) = settled("journal-earliest", 3);
+    stop(connector);
+    make_again(&rig.topics.journal, "compact");
+    rig.reset_offset(0, 0);
+    refused(&rig, "is empty although offset 0 of the group is committed");
+    journal::write(rig.broker.clone(), &rig.topics.journal, 1, some("Z", 1).into_iter(), 1);
+    refused(&rig, "is not the journal that offset 0");
+    each_created_once(&rig, 3);
+}
+
+/// Both logs are others, and the offsets are a backup's without metadata.
+#[test]
+fn a_lost_journal_is_refused_once_the_commands_log_is_begun_anew() {
+    let (rig, commands, connector) = settled("journal-anew", 3);
+    stop(connector);
+    make_again(&rig.topics.journal, "compact");
+    journal::write(rig.broker.clone(), &rig.topics.journal, 1, some("Z", 1).into_iter(), 1);
+    make_again(&rig.topics.commands, "delete");
+    rig.reset_offset(0, 1000);
+    rig.send(&commands);
+    let mut connector = rig.spawn();
+    connector.wait_log("ends at offset 3 although offset 1000", BELIEVED);
+    assert_eq!(connector.wait_end(BELIEVED).and_then(|status| status.code()), Some(1));
+    assert!(connector.log().contains("is not the journal that offset 0"), "{}", connector.log());
+    each_created_once(&rig, 3);
+}
+
+/// As after a log that lost its end, whose beginning retention had taken long before.
+#[test]
+fn a_log_begun_anew_that_does_not_begin_at_offset_0_lost_nothing_unread() {
+    let (rig, _, connector) = settled("anew-later", 10);
+    stop(connector);
+    delete_records(&rig.topics.commands, 8);
+    let nonce = read_all(&rig.topics.journal)
+        .iter()
+        .rfind(|record| record.key_text().starts_with("[\"#takeover\""))
+        .and_then(|record| rig.journal(record).nonce)
+        .expect("a takeover");
+    rig.commit(0, 0, &format!("2:{nonce}:!"));
+    let connector = rig.start();
+    rig.send(&some("B", 1));
+    rig.results(10 + 2 + 1);
+    rig.wait_committed(11);
+    stop(connector);
+    let connector = rig.start();
+    rig.send(&some("C", 1));
+    rig.results(10 + 2 + 2);
+    assert!(!connector.log().contains("removed by retention"), "{}", connector.log());
+    assert_eq!(connector.status()["sections"]["commands"]["removed_unread"], 0);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::kit::{
     journal,
     records::read_all,
     rig::{PATIENCE, Rig},
-    until, wait,
+    topics, until, wait,
 };
 
 /// What the ERP made of the call that nobody heard of.
@@ -158,6 +158,30 @@ fn an_intent_whose_record_stands_in_another_partition_is_looked_up_once_that_had
     let result = rig.results(1).remove(0);
     assert_eq!((result.outcome, result.recovered), (Outcome::Created, true), "{result:?}");
     assert_eq!((result.source_partition, result.source_offset), (5, 77));
+    until("nothing open", PATIENCE, || (open_intents(&connector) == 0).then_some(()));
+}
+
+#[test]
+fn an_intent_whose_log_was_made_again_is_looked_up_although_no_record_reaches_its_offset() {
+    let mut rig = Rig::with_partitions("madeagain", 1).commands("avro");
+    rig.erp.take_anything();
+    let connector = rig.start();
+    rig.send(&[command("A", "a"), command("B", "b")]);
+    rig.results(2);
+    rig.wait_committed(2);
+    rig.erp.only_faults("query:5xx=1,createOrder:applied_timeout=1x");
+    rig.send(&[command("CT", "c")]);
+    until("the order", PATIENCE, || (rig.erp.order_count() == 3).then_some(()));
+    connector.kill();
+    rig.erp.only_faults("");
+    topics::delete(&rig.topics.commands);
+    topics::create(&[(&rig.topics.commands, 1, &[])]);
+    rig.config.set("commands", "lookup_timeout", "8s");
+    let connector = rig.start();
+    assert_eq!(open_intents(&connector), 1);
+    let result = rig.results(3).remove(2);
+    assert_eq!((result.outcome, result.recovered), (Outcome::Created, true), "{result:?}");
+    assert_eq!((result.return_no.as_str(), result.source_offset), ("CT", 2));
     until("nothing open", PATIENCE, || (open_intents(&connector) == 0).then_some(()));
 }
 

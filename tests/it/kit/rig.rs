@@ -318,12 +318,18 @@ impl Rig {
     /// As `kafka-consumer-groups --reset-offsets` does for one partition of the commands; nobody
     /// may be a member.
     pub fn reset_offset(&self, partition: i32, offset: i64) {
+        self.commit(partition, offset, "");
+    }
+
+    /// The same with metadata.
+    pub fn commit(&self, partition: i32, offset: i64, metadata: &str) {
         let group = format!("{}.commands", self.application_id);
         let consumer: BaseConsumer =
             self.broker.clone().set("group.id", &group).create().expect("a consumer");
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&self.topics.commands, partition, Offset::Offset(offset))
-            .expect("an offset");
+        let mut element = list.add_partition(&self.topics.commands, partition);
+        element.set_offset(Offset::Offset(offset)).expect("an offset");
+        element.set_metadata(metadata);
         super::until("the reset", PATIENCE, || consumer.commit(&list, CommitMode::Sync).ok());
     }
 
