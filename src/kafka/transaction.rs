@@ -247,6 +247,10 @@ impl Memory {
 
     /// What is wrong when a record was written at this offset.
     fn replaced(&self, partition: i32, offset: i64) -> Option<String> {
+        // What was delivered by a retry may come without its offset.
+        if offset < 0 {
+            return None;
+        }
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         let before = written.insert(partition, offset)?;
         (offset <= before).then(|| {
@@ -862,5 +866,19 @@ fn delivery(error: &KafkaError) -> Step {
         ) => Step::Fenced(error.to_string()),
         Some(RDKafkaErrorCode::Fatal) => Step::Rebuild(error.to_string()),
         Some(_) | None => Step::Abort(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_made_again_is_told_from_a_delivery_without_an_offset() {
+        let memory = Memory::of("journal");
+        let replaced = |partition, offset| memory.replaced(partition, offset).is_some();
+        assert!(!replaced(0, 7) && !replaced(0, 9) && !replaced(1, 3));
+        assert!(!replaced(0, -1001), "librdkafka's word for none");
+        assert!(!replaced(0, 10) && replaced(0, 10));
     }
 }
