@@ -43,6 +43,8 @@ pub(crate) struct Offsets {
     pub end: i64,
     /// `None`: the group has committed nothing for it.
     pub committed: Option<i64>,
+    /// Since when this is no older.
+    pub asked: Moment,
 }
 
 impl Offsets {
@@ -263,6 +265,7 @@ impl Asking {
         let topic = self.group.topic();
         let committed = self.committed(client);
         for partition in &self.asked.partitions {
+            let asked = Moment::now();
             let answer = client.fetch_watermarks(topic, *partition, TIMEOUT);
             let Some(shared) = self.shared.upgrade().filter(|shared| !shared.lock().over) else {
                 return;
@@ -273,7 +276,7 @@ impl Asking {
                 view.answered = Some(Moment::now());
                 let offsets = view.offsets.entry(*partition).or_default();
                 let committed = committed.get(partition).copied().or(offsets.committed);
-                *offsets = Offsets { start, end, committed };
+                *offsets = Offsets { start, end, committed, asked };
             });
         }
     }
@@ -588,7 +591,8 @@ mod tests {
 
     #[test]
     fn lag_counts_from_what_is_committed_or_from_the_beginning_of_the_log() {
-        let lag = |start, end, committed| Offsets { start, end, committed }.lag();
+        let lag =
+            |start, end, committed| Offsets { start, end, committed, ..Offsets::default() }.lag();
         assert_eq!(lag(0, 10, Some(4)), 6);
         assert_eq!(lag(3, 10, None), 7);
         assert_eq!(lag(6, 10, Some(4)), 4, "what retention has removed is gone");

@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::kafka::{Lease, begun_anew, commit_fenced};
+use crate::{
+    clock::Moment,
+    kafka::{Lease, Offsets, begun_anew, commit_fenced},
+};
 
 use super::{
     engine::{ABNORMAL, Engine, Happened, Word},
@@ -18,32 +21,26 @@ const MOST_GAPS: usize = 1000;
 pub(super) struct InputLog {
     /// The offset behind the last record that was delivered.
     read_to: i64,
-    /// Offsets that were not delivered between two records that were, from and to: transaction
-    /// markers mostly.
-    gaps: VecDeque<(i64, i64)>,
-    /// Where the log began when that was heard of last. Records before it may still come, which the
-    /// consumer had fetched before.
+    /// Where the log began when that was asked last. What was fetched before that is still delivered.
     first: i64,
+    /// Offsets that were not delivered between two records that were, from and to, and when that
+    /// was noticed: transaction markers mostly.
+    gaps: VecDeque<(i64, i64, Moment)>,
 }
 
 impl InputLog {
     pub(super) fn from(offset: i64) -> Self {
-        Self { read_to: offset, gaps: VecDeque::new(), first: 0 }
+        Self { read_to: offset, first: offset, gaps: VecDeque::new() }
     }
 
-    /// The offset behind the last record that was delivered.
+    /// The offset behind everything that was delivered, or is gone.
     pub(super) fn read_to(&self) -> i64 {
-        self.read_to
-    }
-
-    /// The offset behind everything that was delivered, or will not be.
-    pub(super) fn gone_to(&self) -> i64 {
         self.read_to.max(self.first)
     }
 
     /// Notes a record that was delivered; `false` where it stands before what was read already:
     /// within one assignment that is a record of another log.
-    pub(super) fn delivered(&mut self, offset: i64) -> bool {
+    pub(super) fn delivered(&mut self, offset: i64, now: Moment) -> bool {
         if offset < self.read_to {
             return false;
         }
@@ -51,7 +48,7 @@ impl InputLog {
             if self.gaps.len() == MOST_GAPS {
                 self.gaps.pop_front();
             }
-            self.gaps.push_back((self.read_to, offset));
+            self.gaps.push_back((self.read_to, offset, now));
         }
         self.read_to = offset + 1;
         true
@@ -62,12 +59,13 @@ impl InputLog {
         self.read_to = self.read_to.max(offset);
     }
 
-    /// The log begins at this offset now: how many offsets before it were not read. A consumer whose
-    /// place is gone goes on at the first record there is; a gap that ends before that was none.
-    fn begins_at(&mut self, first: i64) -> u64 {
-        let jumped = self.gaps.iter().find(|(from, to)| *from < first && first <= *to);
-        let from = jumped.map_or(self.read_to, |(from, _)| *from).max(self.first);
-        self.gaps.retain(|(from, _)| *from >= first);
+    /// The log began at this offset when that was asked: how many offsets before it were not read. A
+    /// consumer whose place is gone goes on at the first record there is; a gap that ends before that
+    /// was none, nor was one that still stood in the log after it was read.
+    fn begins_at(&mut self, first: i64, asked: Moment) -> u64 {
+        let jumped = self.gaps.iter().find(|(from, to, _)| *from < first && first <= *to);
+        let from = jumped.map_or(self.read_to, |(from, ..)| *from).max(self.first);
+        self.gaps.retain(|(from, _, noticed)| *from >= first && asked <= *noticed);
         self.first = self.first.max(first);
         u64::try_from(first - from).unwrap_or(0)
     }
@@ -95,8 +93,8 @@ impl Engine<'_> {
             .partitions
             .iter_mut()
             .filter_map(|(number, partition)| {
-                let first = view.offsets.get(number)?.start;
-                Some((*number, partition.log.begins_at(first)))
+                let Offsets { start, asked, .. } = *view.offsets.get(number)?;
+                Some((*number, partition.log.begins_at(start, asked)))
             })
             .collect();
         for (partition, records) in removed {
@@ -142,26 +140,37 @@ mod tests {
     #[test]
     fn a_record_before_what_was_read_is_of_another_log() {
         let mut log = InputLog::from(10);
-        assert!(log.delivered(10) && log.delivered(12));
-        assert!(!log.delivered(12) && !log.delivered(0));
+        let delivered = |log: &mut InputLog, offset| log.delivered(offset, Moment(1));
+        assert!(delivered(&mut log, 10) && delivered(&mut log, 12));
+        assert!(!delivered(&mut log, 12) && !delivered(&mut log, 0));
         log.passed(20);
-        assert!(!log.delivered(19) && log.delivered(20));
+        assert!(!delivered(&mut log, 19) && delivered(&mut log, 20));
     }
 
     #[test]
     fn what_retention_takes_unread_is_counted_once() {
         let mut log = InputLog::from(10);
         // A marker at 11, read long ago when retention comes by.
-        assert!(log.delivered(10) && log.delivered(12));
-        assert_eq!([log.begins_at(5), log.begins_at(13)], [0, 0]);
+        assert!(log.delivered(10, Moment(1)) && log.delivered(12, Moment(1)));
+        let begins_at = |log: &mut InputLog, first, asked| log.begins_at(first, Moment(asked));
+        assert_eq!(begins_at(&mut log, 5, 2), 0);
+        assert_eq!([12, 13].map(|first| begins_at(&mut log, first, 3)), [0, 0]);
         // While nothing is fetched.
-        assert_eq!([log.begins_at(20), log.begins_at(20)], [7, 0]);
-        assert_eq!([log.read_to(), log.gone_to()], [13, 20]);
-        assert!(log.delivered(19), "it was fetched before");
-        assert!(log.delivered(21));
-        assert_eq!(log.begins_at(20), 0);
+        assert_eq!([20, 20].map(|first| begins_at(&mut log, first, 4)), [7, 0]);
+        assert!(log.delivered(21, Moment(5)));
         // Between two answers of the broker, which is where the consumer's place was gone.
-        assert!(log.delivered(40));
-        assert_eq!([log.begins_at(30), log.begins_at(30), log.begins_at(41)], [8, 0, 0]);
+        assert!(log.delivered(40, Moment(6)));
+        assert_eq!(begins_at(&mut log, 20, 6), 0, "asked before that");
+        assert_eq!([30, 30, 41].map(|first| begins_at(&mut log, first, 7)), [8, 0, 0]);
+    }
+
+    #[test]
+    fn what_was_fetched_before_retention_took_it_is_of_the_same_log() {
+        let mut log = InputLog::from(10);
+        assert!(log.delivered(10, Moment(1)));
+        assert_eq!((log.begins_at(20, Moment(2)), log.read_to()), (9, 20));
+        assert!(log.delivered(11, Moment(3)) && !log.delivered(11, Moment(3)));
+        assert!(log.delivered(25, Moment(4)));
+        assert_eq!(log.begins_at(20, Moment(4)), 0, "counted once");
     }
 }

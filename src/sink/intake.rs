@@ -58,13 +58,19 @@ impl Engine<'_> {
         else {
             return;
         };
+        let read_to = partition.log.read_to();
+        if !partition.log.delivered(record.offset, Moment::now()) {
+            return self.begin_anew(lease, record.offset, read_to);
+        }
+        self.take(record);
+    }
+
+    fn take(&mut self, record: Delivered) {
+        let lease = record.lease;
+        let Some(partition) = self.partitions.get_mut(&lease.partition) else { return };
         if !partition.unlearnt.is_empty() {
             partition.unlearnt.push_back(record);
             return;
-        }
-        let read_to = partition.log.read_to();
-        if !partition.log.delivered(record.offset) {
-            return self.begin_anew(lease, record.offset, read_to);
         }
         if !partition.prefix.deliver(record.offset) {
             // An earlier owner settled it: reading it again is no copy.
@@ -414,7 +420,7 @@ impl Engine<'_> {
         // The first may wait for the next unknown schema already; everything else keeps its place
         // behind it.
         for record in waiting {
-            self.delivered(record);
+            self.take(record);
         }
     }
 

@@ -127,7 +127,7 @@ impl Engine<'_> {
                 continue;
             }
             let late = now >= partition.restored_at.plus(self.timing.lookup_timeout);
-            for key in partition.awaited.gone(partition.log.gone_to(), late) {
+            for key in partition.awaited.gone(partition.log.read_to(), late) {
                 // A copy may have settled it.
                 let entry = partition.open.get(&key);
                 orphans.extend(entry.map(|entry| (partition.lease, entry.clone())));

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rdkafka::{Offset, TopicPartitionList, admin::AdminOptions};
 use serde_json::json;
 use wdt_connector::testing::{
     config::Partitioner,
@@ -22,9 +23,9 @@ use crate::{
         proxy::Proxy,
         records::{Reader, Record, Sender, committed, read_all},
         rig::{PATIENCE, Rig},
-        until,
+        until, wait,
     },
-    parts::registry,
+    parts::{broker, registry},
 };
 
 const JSON: (&str, &str) = ("content-type", "application/vnd.schemaregistry.v1+json");
@@ -333,6 +334,40 @@ fn with_the_registry_gone_a_new_schema_waits_and_other_partitions_go_on() {
     );
     assert_eq!(rig.erp.orders().len(), 7);
     assert!(read_all(&rig.topics.commands_dlq).is_empty());
+}
+
+#[test]
+fn what_waits_for_a_schema_is_settled_although_retention_took_it_meanwhile() {
+    let mut rig = Rig::new("regtaken").commands("avro").with_registry();
+    let proxy = through_proxy(&mut rig);
+    rig.erp.take_anything();
+    let (id, sender) = (next_version(&rig, "taken"), Sender::new());
+    let connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.results);
+    proxy.refuse(true);
+    proxy.cut();
+    send_new(&rig, &sender, id, &return_in(0, 0));
+    (1..4).for_each(|nth| send_known(&rig, &sender, &return_in(0, nth)));
+    sender.flush();
+    connector.wait_log("schema registry unavailable; commands wait", PATIENCE);
+    let lag = |records: u64| {
+        until("what the broker says", PATIENCE, || {
+            let now = connector.status()["sections"]["commands"]["now"].clone();
+            (now["consumer_lag_records"] == records).then_some(())
+        });
+    };
+    lag(4);
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(&rig.topics.commands, 0, Offset::End).unwrap();
+    let admin = broker().admin();
+    wait(admin.delete_records(&list, &AdminOptions::new())).expect("the records are deleted");
+    lag(0);
+    proxy.refuse(false);
+    reader.at_least(4, PATIENCE);
+    reader.finish();
+    assert_eq!(reader.seen.len(), 4);
+    let section = &connector.status()["sections"]["commands"];
+    assert_eq!((&section["log_resets"], &section["removed_unread"]), (&0.into(), &0.into()));
 }
 
 /// Names in any script, a field of no bytes, a type that contains itself, and types that stand
