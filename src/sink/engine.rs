@@ -316,6 +316,8 @@ pub(super) struct Engine<'a> {
     /// Whether the circuit was open when it was looked at last.
     open: bool,
     restoring: BTreeSet<Lease>,
+    /// Partitions whose logs are being begun anew.
+    pub beginning_anew: usize,
     joined: bool,
     drains: Vec<Drain>,
     /// The local cache failed: the session cannot go on.
@@ -429,6 +431,7 @@ impl<'a> Engine<'a> {
             held: false,
             open: false,
             restoring: BTreeSet::new(),
+            beginning_anew: 0,
             joined: false,
             drains: Vec::new(),
             cache_failed: None,
@@ -659,7 +662,13 @@ impl<'a> Engine<'a> {
             Happened::CaughtUp(lease, result) => self.caught_up(lease, result),
             Happened::Learnt { lease, id, result } => self.learnt(lease, id, result),
             Happened::Sighted { leases, result } => self.sighted(&leases, result),
-            Happened::BegunAnew(reason) => return Err(Ended::Restart(reason)),
+            Happened::BegunAnew(reason) => {
+                self.beginning_anew -= 1;
+                // What loses one log loses several: a restart in between would lose the rest's word.
+                if self.beginning_anew == 0 {
+                    return Err(Ended::Restart(reason));
+                }
+            }
         }
         Ok(())
     }

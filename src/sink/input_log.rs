@@ -113,6 +113,7 @@ impl Engine<'_> {
         let position = begun_anew(lease, 0, Some(prefix.nonce()));
         self.drop_partition(lease);
         self.log_reset(&reason);
+        self.beginning_anew += 1;
         let (group, transactor) = (self.group.clone(), self.transactor.clone());
         let word = Word::new(&self.happened, Happened::BegunAnew(ABNORMAL.to_owned()));
         word.after(async move {

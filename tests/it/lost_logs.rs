@@ -142,6 +142,31 @@ fn a_commands_log_lost_with_its_disk_swallows_no_command() {
     each_created_once(&rig, 55);
 }
 
+/// Each of them has grown past what was committed by the time of the restart.
+#[test]
+fn commands_logs_lost_with_a_disk_together_are_all_begun_anew() {
+    let Some(mut kafka) = PrivateBroker::start("lost together") else { return };
+    let mut rig = Rig::on("together", &kafka.bootstrap(), kafka.client(), 4).commands("avro");
+    rig.config.kafka_property("session.timeout.ms", "30000");
+    rig.erp.take_anything();
+    let connector = rig.start();
+    rig.send(&some("A", 40));
+    rig.results(40);
+    rig.wait_committed(40);
+    kafka.stop();
+    (0..4).for_each(|partition| kafka.lose(&rig.topics.commands, partition));
+    kafka.restart();
+    let fresh = some("B", 120);
+    rig.send(&fresh);
+    let mut reader = rig.reader(&rig.topics.results);
+    reader.at_least(160, BELIEVED);
+    reader.finish();
+    let results: Vec<_> = reader.seen.iter().map(|record| rig.result(record)).collect();
+    results_of(&results, &fresh);
+    each_created_once(&rig, 160);
+    stop(connector);
+}
+
 #[test]
 fn a_commands_log_shorter_than_the_committed_offset_is_begun_anew_and_said() {
     let (rig, commands, connector) = settled("anew-shorter", 20);
