@@ -38,8 +38,10 @@ use super::{
 
 /// Between transactions that commit nothing but offsets behind transaction markers.
 const PASS_PAUSE: Duration = Duration::from_secs(5);
-/// Until decisions are tried again whose tombstones the broker denied.
+/// Until decisions are tried again whose tombstones the broker denied: each try aborts a transaction.
 const DECISIONS_PAUSE: Duration = Duration::from_secs(10);
+/// The same of decisions whose topics have no leader: each try is a look at what is known.
+const LEADER_PAUSE: Duration = Duration::from_secs(1);
 /// Commands in one transaction, at most: bounds its size and the time the next one waits.
 const MOST: usize = 1000;
 
@@ -222,12 +224,13 @@ impl Engine<'_> {
         let (view, mut waiting) = (self.group_state.view(), VecDeque::new());
         for _ in 0..self.ready.len().min(MOST) {
             let Some(ready) = self.ready.pop_front() else { break };
-            let postponed = ready.stands == Stands::Decision && now < self.decisions_after;
-            if postponed || self.without_leader(&view, &ready) {
-                waiting.push_back(ready);
-                continue;
+            let decision = ready.stands == Stands::Decision;
+            match self.decisions_at.filter(|at| decision && now < *at) {
+                Some(at) => self.put_back(&ready, at),
+                None if !self.without_leader(&view, &ready) => draft.commit.ready.push(ready),
+                None if decision => self.put_back(&ready, now.plus(LEADER_PAUSE)),
+                None => waiting.push_back(ready),
             }
-            draft.commit.ready.push(ready);
         }
         // Behind what was not looked at yet.
         self.ready.append(&mut waiting);
@@ -614,7 +617,7 @@ impl Engine<'_> {
                     answered |= self.do_not_forward(lease, offset, &why);
                 }
                 if decisions {
-                    self.decisions_after = now.plus(DECISIONS_PAUSE);
+                    self.decisions_at = Some(now.plus(DECISIONS_PAUSE));
                     tracing::warn!(error = %reason, "failed to carry out decisions; they wait");
                 } else if answered {
                     self.misplacements.denied(now);

@@ -303,8 +303,8 @@ pub(super) struct Engine<'a> {
     pub committing: Option<Commit>,
     pub commit_after: Moment,
     pub commit_pauses: Pauses,
-    /// The control topic takes no tombstone before, so decisions wait.
-    pub decisions_after: Moment,
+    /// Decisions that could not be committed are taken again then, and none before.
+    pub decisions_at: Option<Moment>,
     /// Records that pose as decisions are not logged before.
     pub forged_after: Moment,
     /// Offsets behind transaction markers are not committed alone before.
@@ -423,7 +423,7 @@ impl<'a> Engine<'a> {
             committing: None,
             commit_after: Moment(0),
             commit_pauses: Pauses::from(Duration::from_millis(50)),
-            decisions_after: Moment(0),
+            decisions_at: None,
             forged_after: Moment(0),
             passes_at: Moment(0),
             breaker: Breaker::default(),
@@ -529,6 +529,9 @@ impl<'a> Engine<'a> {
     fn turn(&mut self) -> Result<(), String> {
         let now = Moment::now();
         self.claim();
+        if self.decisions_at.is_some_and(|at| at <= now) {
+            self.take_decisions();
+        }
         self.work_orphans(now);
         self.due(now);
         self.sweep(now);

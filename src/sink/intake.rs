@@ -279,9 +279,35 @@ impl Engine<'_> {
         self.ready.push_back(Ready { lease, record, stands, received, key, end, spared });
     }
 
+    /// Takes a decision out of its line again: it stands in its topic, and no command waits until
+    /// that topic can be written.
+    pub(super) fn put_back(&mut self, decision: &Ready, until: Moment) {
+        self.decisions_at = self.decisions_at.max(Some(until));
+        let Some(partition) = self
+            .partitions
+            .get_mut(&decision.lease.partition)
+            .filter(|partition| partition.lease == decision.lease)
+        else {
+            return;
+        };
+        let key = decision.record.key.as_deref().unwrap_or_default();
+        // A newer one of the same key may stand in the line already.
+        if partition.taken.get(key) == Some(&decision.record.offset) {
+            partition.taken.remove(key);
+        }
+        if let Some(key) = &decision.key {
+            self.next_of(decision.lease, key);
+        }
+    }
+
     /// Puts the decisions of the control topic that are this instance's, and new to it, into the
     /// lines of their keys. Those of other partitions are other instances'.
     pub(super) fn take_decisions(&mut self) {
+        let now = Moment::now();
+        if self.decisions_at.is_some_and(|at| now < at) {
+            return;
+        }
+        self.decisions_at = None;
         let standing = self.parts.controls.resolutions();
         for partition in self.partitions.values_mut() {
             partition.taken.retain(|key, _| standing.contains_key(key));

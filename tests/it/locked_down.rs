@@ -361,6 +361,10 @@ fn decisions_whose_tombstones_are_denied_wait_and_hold_nothing_else_up() {
     let sender = Sender::with(locked.broker.admin());
     let key = Some(&br#"["decision","CT-1","c",0,2]"#[..]);
     sender.send(&rig.topics.control, key, Some(b"{}"), &[]);
+    // One that stands in the line of its return.
+    let lined = Some(&br#"["decision","CT-1","c-absent",0,2]"#[..]);
+    let verdict = Some(&br#"{"verdict":"no_order","by":"a test","at":"now"}"#[..]);
+    sender.send(&rig.topics.control, lined, verdict, &[]);
     sender.flush();
     connector.wait_log("failed to carry out decisions; they wait", PATIENCE);
     let one = json_bytes(&command("CT-1", "c"));
