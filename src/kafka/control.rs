@@ -56,6 +56,10 @@ pub(crate) struct Resolution {
 /// What the keys of decisions about commands begin with.
 pub(crate) const DECISION: &str = "decision";
 
+/// Bytes of the longest key: two names of 255 characters, each written as `\u0000` at worst, fit. A
+/// producer does not take a tombstone of any size, although a broker holds its key compressed.
+const MOST_KEY: usize = 4096;
+
 /// What was read so far.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Known {
@@ -402,6 +406,14 @@ fn is_resolution(key: &[u8]) -> bool {
 
 impl Known {
     fn apply(&mut self, key: &[u8], value: Option<&[u8]>, (offset, timestamp): Place) {
+        if key.len() > MOST_KEY {
+            tracing::warn!(
+                kafka.offset = offset,
+                "control record with a key of {} bytes skipped",
+                key.len()
+            );
+            return;
+        }
         if !is_resolution(key) {
             return apply(Arc::make_mut(&mut self.decisions), key, value);
         }
@@ -470,6 +482,9 @@ mod tests {
         for key in keys {
             known.apply(key, None, (11, None));
         }
+        assert!(known.resolutions.is_empty());
+        let long = format!(r#"["decision","{}","c",0,2]"#, "x".repeat(MOST_KEY));
+        known.apply(long.as_bytes(), Some(b"{}"), (12, None));
         assert!(known.resolutions.is_empty());
     }
 }

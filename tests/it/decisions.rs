@@ -9,6 +9,8 @@ use wdt_connector::testing::{
     sink::decision::{Decision, Found, Verdict},
 };
 
+use crate::parts::broker;
+
 use crate::kit::{
     commands::{avro, command, json_bytes},
     erp::Kind,
@@ -254,6 +256,30 @@ fn a_decision_about_something_else_is_refused_once_or_passed_over() {
     assert!(tombstones(&rig).values().all(|count| *count == 1));
     let (code, text) = rig.said(&["dlq", "redrive"]);
     assert!(code == Some(0) && text.contains("0 sent again"), "{text}");
+}
+
+/// What the broker takes compressed, the connector's producer may not take as a tombstone's key.
+#[test]
+fn a_giant_record_of_the_control_topic_stops_nothing() {
+    let rig = rig("giant");
+    let connector = rig.start();
+    let (_, order) = in_doubt(&rig);
+    let mut config = broker().client();
+    config.set("compression.type", "gzip").set("message.max.bytes", "8000000");
+    let sender = Sender::with(config);
+    let giant = "x".repeat(3_000_000);
+    let long = decision(&giant, "c-1", 2, Verdict::NoOrder).key().to_string();
+    let key = decision("CT-2", "c-1", 2, Verdict::NoOrder).key().to_string();
+    for (key, value) in [(&long, "{}"), (&key, &giant)] {
+        sender.send(&rig.topics.control, Some(key.as_bytes()), Some(value.as_bytes()), &[]);
+    }
+    sender.flush();
+    until("the giant to be refused", PATIENCE, || (refusals(&rig).len() == 1).then_some(()));
+    connector.wait_log("control record with a key of", PATIENCE);
+    rig.send(&[command("CT-2", "c-2")]);
+    assert_eq!(rig.results(2).remove(1).outcome, Outcome::Created);
+    let (code, text) = rig.said(&["commands", "resolve", "CT-1", "c-1", "--order", &order]);
+    assert!(code == Some(0) && text.contains("CREATED"), "{text}");
 }
 
 #[test]
