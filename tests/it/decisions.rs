@@ -282,6 +282,23 @@ fn a_giant_record_of_the_control_topic_stops_nothing() {
     assert!(code == Some(0) && text.contains("CREATED"), "{text}");
 }
 
+/// A typing error may name an order of the same return.
+#[test]
+fn an_order_that_carries_another_commands_marker_is_not_this_ones() {
+    let rig = rig("othermarker");
+    let _connector = rig.start();
+    rig.send(&[command("CT-1", "c-0")]);
+    let other = rig.results(1).remove(0).outbound_no.expect("created");
+    rig.erp.faults("createOrder:strip_remark=1x,createOrder:applied_timeout=1x");
+    rig.send(&[command("CT-1", "c-1")]);
+    assert_eq!(rig.results(2).remove(1).outcome, Outcome::InDoubt);
+    let (code, text) = rig.said(&["commands", "resolve", "CT-1", "c-1", "--order", &other]);
+    assert!(code == Some(1) && text.contains("another command's marker"), "{text}");
+    let arguments = ["commands", "resolve", "CT-1", "c-1", "--order", &other, "--skip-erp-check"];
+    let (code, text) = rig.said(&arguments);
+    assert!(code == Some(0) && text.contains("CREATED"), "{text}");
+}
+
 #[test]
 fn decisions_keep_their_place_in_the_returns_order() {
     let rig = rig("order");

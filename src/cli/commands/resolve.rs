@@ -198,7 +198,15 @@ async fn check(
                 None => Ok(()),
             }
         }
-        Verdict::Created(_) => Ok(()),
+        Verdict::Created(order) => {
+            match orders.iter().find(|(known, _)| known == order).and_then(|(_, of)| of.as_ref()) {
+                Some(marker) if *marker != entry.marker => bail!(
+                    "the outbound order {order} carries another command's marker {marker}; this command's is {}. Resolve with --skip-erp-check if it is this command's all the same",
+                    entry.marker
+                ),
+                _ => Ok(()),
+            }
+        }
     }
 }
 
