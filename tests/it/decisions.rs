@@ -596,6 +596,11 @@ fn dead_letters_are_listed_shown_and_sent_again_byte_for_byte_until_the_cap() {
         command.headers
     );
     rig.wait_committed(4);
+    // Who names a letter whose record died again is told so.
+    let older = listed.iter().find(|letter| letter["key"] != "CT-1").expect("the other letter");
+    let older = format!("{}:{}", older["partition"], older["offset"]);
+    let (_, text) = rig.said(&["dlq", "redrive", "--only", &older, "--dry-run"]);
+    assert!(text.contains(&format!("{older} left out")) && text.contains("1 left out"), "{text}");
     // What has an outcome is left out; what died again has a count, and the cap ends it.
     let (_, text) = rig.said(&["dlq", "redrive", "--max-redrives", "2"]);
     assert!(text.contains("1 sent again") && text.contains("CREATED"), "{text}");

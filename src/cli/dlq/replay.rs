@@ -101,15 +101,17 @@ pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Res
     };
     let key =
         |(return_no, command_id): &Pair| memory::digest(&sink::journal_key(return_no, command_id));
+    let takes = |letter: &Letter| {
+        args.filter.takes(letter)
+            && (args.only.is_empty() || args.only.contains(&(letter.partition, letter.offset)))
+    };
     let mut newest = HashMap::new();
     let mut reading = read();
     while let Some((letter, pair)) = reading.next().await? {
-        let chosen = args.filter.takes(&letter)
-            && (args.only.is_empty() || args.only.contains(&(letter.partition, letter.offset)));
-        note(&mut newest, &letter, chosen, pair.as_ref().map(key));
+        note(&mut newest, &letter, takes(&letter), pair.as_ref().map(key));
     }
-    newest.retain(|_, letter| letter.chosen);
-    let wanted: BTreeSet<Digest> = newest.values().filter_map(|letter| letter.command).collect();
+    let chosen = newest.values().filter(|letter| letter.chosen);
+    let wanted: BTreeSet<Digest> = chosen.filter_map(|letter| letter.command).collect();
     let entries = memory::journal(settings, &codec, None, |record, entry| {
         wanted.contains(&memory::digest(&record.key)).then(|| Known::from(entry))
     })
@@ -120,7 +122,16 @@ pub(super) async fn execute(args: Args, settings: &Arc<Settings>) -> anyhow::Res
     let mut reading = read();
     while let Some((letter, pair)) = reading.next().await? {
         let place = (letter.partition, letter.offset);
-        if newest.get(&content(&letter)).is_none_or(|newest| (newest.at.1, newest.at.2) != place) {
+        let Some(newest) = newest.get(&content(&letter)) else { continue };
+        let (_, partition, offset) = newest.at;
+        if !newest.chosen && takes(&letter) {
+            output::complain(&format!(
+                "{}:{} left out: the newest letter of the same record is {partition}:{offset}",
+                place.0, place.1
+            ));
+            left += 1;
+        }
+        if !newest.chosen || (partition, offset) != place {
             continue;
         }
         let entry = pair.as_ref().and_then(|pair| entries.get(&key(pair)));
