@@ -336,12 +336,15 @@ impl Reader {
         Ok(true)
     }
 
+    /// Until the topic is another one than was read.
     fn read(&mut self) {
-        let mut at_end = false;
+        let (mut at_end, mut next) = (false, 0);
         while !self.stopped() {
             match self.consumer.poll(POLL) {
                 None => {}
+                Some(Ok(message)) if message.offset() < next => return self.made_again(),
                 Some(Ok(message)) => {
+                    next = message.offset() + 1;
                     crash::panic_once_if(Fault::ControlPanic);
                     self.known.apply(
                         message.key().unwrap_or_default(),
@@ -353,6 +356,9 @@ impl Reader {
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => {
+                    if at_end && self.is_shorter() {
+                        return self.made_again();
+                    }
                     at_end = true;
                     self.tell();
                 }
@@ -372,6 +378,19 @@ impl Reader {
                 self.position.store(self.read_to(), Ordering::Release);
             }
         }
+    }
+
+    /// Whether the topic ends before what was read.
+    fn is_shorter(&self) -> bool {
+        let ends = self.consumer.fetch_watermarks(&self.topic, PARTITION, REQUEST);
+        ends.is_ok_and(|(_, end)| end < self.position.load(Ordering::Acquire))
+    }
+
+    fn made_again(&self) {
+        tracing::warn!(
+            kafka.topic = self.topic,
+            "control topic was made again; what was decided before does not hold any more"
+        );
     }
 
     /// Behind what was read, the markers of transactions included.

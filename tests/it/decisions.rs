@@ -16,7 +16,7 @@ use crate::kit::{
     erp::Kind,
     records::{Record, Sender, read_all},
     rig::{PATIENCE, Rig},
-    until,
+    topics, until,
 };
 
 /// Runs a verb that must succeed; its stdout as JSON, one value a line.
@@ -280,6 +280,29 @@ fn a_giant_record_of_the_control_topic_stops_nothing() {
     assert_eq!(rig.results(2).remove(1).outcome, Outcome::Created);
     let (code, text) = rig.said(&["commands", "resolve", "CT-1", "c-1", "--order", &order]);
     assert!(code == Some(0) && text.contains("CREATED"), "{text}");
+}
+
+/// What is decided in a control topic that was made again while the connector runs is heard.
+#[test]
+fn decisions_of_a_control_topic_that_was_made_again_are_heard() {
+    for standing in [0, 3] {
+        let rig = rig("again");
+        let connector = rig.start();
+        let (_, order) = in_doubt(&rig);
+        for _ in 0..standing {
+            assert_eq!(rig.said(&["commands", "pause"]).0, Some(0));
+        }
+        if standing > 0 {
+            connector.wait_log("command pipeline paused", PATIENCE);
+        }
+        topics::delete(&rig.topics.control);
+        topics::create(&[(&rig.topics.control, 1, &[("cleanup.policy", "compact")])]);
+        if standing > 0 {
+            connector.wait_log("command pipeline resumed", PATIENCE);
+        }
+        let (code, text) = rig.said(&["commands", "resolve", "CT-1", "c-1", "--order", &order]);
+        assert!(code == Some(0) && text.contains("CREATED"), "{standing}: {text}");
+    }
 }
 
 /// A typing error may name an order of the same return.
