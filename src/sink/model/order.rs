@@ -4,6 +4,8 @@
 
 use std::sync::{Arc, Mutex};
 
+use tokio::sync::mpsc;
+
 use crate::{
     config::KafkaSettings,
     crash::{self, Point},
@@ -75,6 +77,8 @@ struct Member {
     group: Group,
     lease: Lease,
     transactor: Transactor,
+    /// A membership lasts as long as somebody listens.
+    _events: mpsc::UnboundedReceiver<GroupEvent>,
     _broker: MockBroker,
 }
 
@@ -93,10 +97,8 @@ impl Member {
                 break leases[0];
             }
         };
-        // The events end with the membership, which lasts as long as somebody listens.
-        crate::background::task(async move { while events.recv().await.is_some() {} });
         let transactor = Transactor::start(&kafka, role, None).unwrap();
-        Self { kafka, role, group, lease, transactor, _broker: broker }
+        Self { kafka, role, group, lease, transactor, _events: events, _broker: broker }
     }
 
     fn record(value: &[u8]) -> Outgoing {
