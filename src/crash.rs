@@ -120,6 +120,8 @@ named! {
         StopFetching = "stop-fetching",
         /// The first reader of a takeover stops fetching after one entry.
         RestoreStandsStill = "restore-stands-still",
+        /// The first reader of a topic stops fetching after one record.
+        ReadingStandsStill = "reading-stands-still",
         /// The consumer's thread panics, once.
         PollPanic = "poll-panic",
         /// The consumer's thread panics whenever it has something to read.
@@ -260,6 +262,13 @@ pub(crate) fn fault(_which: Fault) -> bool {
     false
 }
 
+/// As [`fault`], the first time: a process has one fault.
+#[must_use]
+pub(crate) fn once(which: Fault) -> bool {
+    static STRUCK: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+    fault(which) && !STRUCK.swap(true, std::sync::atomic::Ordering::AcqRel)
+}
+
 /// Panics with everything given, if `FAILPOINTS` asks for this fault: what a defect would say in the
 /// worst case.
 #[cfg(debug_assertions)]
@@ -278,8 +287,7 @@ pub(crate) fn panic_if(_which: Fault, _at_hand: &dyn std::fmt::Debug) {}
 /// As [`panic_if`], the first time.
 #[cfg(debug_assertions)]
 pub(crate) fn panic_once_if(which: Fault) {
-    static PANICKED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
-    if fault(which) && !PANICKED.swap(true, std::sync::atomic::Ordering::Relaxed) {
+    if once(which) {
         panic_if(which, &());
     }
 }
@@ -307,8 +315,7 @@ pub(crate) fn hang_if(_which: Fault) {}
 
 /// The same, the first time only.
 pub(crate) fn hang_once_if(which: Fault) {
-    static HUNG: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
-    if fault(which) && !HUNG.swap(true, std::sync::atomic::Ordering::AcqRel) {
+    if once(which) {
         hang_if(which);
     }
 }

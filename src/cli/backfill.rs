@@ -13,7 +13,7 @@ use crate::{
     kafka::{
         Store,
         control::decide,
-        tool::{self, Begin},
+        scan::{self, From},
     },
     metrics::Metrics,
     schema::Checkpoint,
@@ -176,7 +176,7 @@ async fn follow(settings: &Settings, feed: Feed, order: &BackfillOrder) -> anyho
     let (kafka, topic, stopped) =
         (settings.kafka.clone(), settings.topics.feeds_state.clone(), stop.clone());
     let reader = tokio::task::spawn_blocking(move || {
-        tool::read(&kafka, &topic, Begin::Last(NEAR_THE_END), true, &sender, &stopped)
+        scan::read(&kafka, &topic, &From::Last(NEAR_THE_END), true, &sender, &stopped)
     });
     let bar = Bar::new(feed.name());
     let asked = Instant::now();

@@ -13,7 +13,8 @@ use crate::{
     kafka::{
         Loader, Store,
         control::{Controls, Decisions},
-        tool::{self, Begin, Seen},
+        scan::{self, From},
+        tool::Seen,
     },
     schema::{Checkpoint, Codec, DecodeFault, StateKind},
     source::change::StateKey,
@@ -80,13 +81,13 @@ pub(super) async fn decisions(settings: &Settings) -> anyhow::Result<Arc<Decisio
 pub(super) async fn read(
     settings: &Settings,
     feed: Feed,
-    begin: Begin,
+    from: From,
     mut each: impl FnMut(Seen) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let (sender, mut records) = mpsc::channel(AHEAD);
     let (kafka, topic) = (settings.kafka.clone(), settings.topics.feeds_state.clone());
     let reader = tokio::task::spawn_blocking(move || {
-        tool::read(&kafka, &topic, begin, false, &sender, &CancellationToken::new())
+        scan::read(&kafka, &topic, &from, false, &sender, &CancellationToken::new())
     });
     while let Some(record) = records.recv().await {
         if record.partition == feed.partition() {
@@ -101,7 +102,7 @@ pub(super) async fn load(settings: &Settings, feed: Feed, store: &Store) -> anyh
     store.clear(feed.partition())?;
     let mut loader = Loader::new(store.clone());
     let mut count = 0_u64;
-    read(settings, feed, Begin::Beginning, |record| {
+    read(settings, feed, From::Beginning, |record| {
         count += 1;
         Ok(loader.push(
             record.partition,
@@ -121,9 +122,9 @@ pub(super) async fn checkpoint(
     feed: Feed,
 ) -> anyhow::Result<Option<Checkpoint>> {
     let key = StateKey::checkpoint(feed);
-    for begin in [Begin::Last(NEAR_THE_END), Begin::Beginning] {
+    for from in [From::Last(NEAR_THE_END), From::Beginning] {
         let mut latest = None;
-        read(settings, feed, begin, |record| {
+        read(settings, feed, from, |record| {
             if record.key.as_deref() == Some(key.bytes()) {
                 latest = record.value;
             }

@@ -18,7 +18,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::Timestamp,
     config::{Loaded, Settings},
-    kafka::tool::{self, Begin, Seen},
+    kafka::{
+        scan::{self, From},
+        tool::Seen,
+    },
     schema::{Codec, DecodeFault},
 };
 
@@ -103,20 +106,20 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
         Some(registry) => Codec::connect(Some(registry), &settings.topics, &[]).await?,
         None => Codec::single_object(),
     };
-    let begin = match args.since {
-        Some(at) => Begin::Since(at.0),
-        None if args.from_beginning => Begin::Beginning,
-        None => Begin::Last(args.last),
+    let from = match args.since {
+        Some(at) => From::Time(at.0),
+        None if args.from_beginning => From::Beginning,
+        None => From::Last(args.last),
     };
     let mut terminated = signal(SignalKind::terminate())?;
     let stop = CancellationToken::new();
     let (sender, mut records) = mpsc::channel(AHEAD);
     let mut readers = JoinSet::new();
     for topic in topics.keys() {
-        let (topic, kafka, sender, stop) =
-            (topic.clone(), settings.kafka.clone(), sender.clone(), stop.clone());
+        let (topic, from) = (topic.clone(), from.clone());
+        let (kafka, sender, stop) = (settings.kafka.clone(), sender.clone(), stop.clone());
         readers
-            .spawn_blocking(move || tool::read(&kafka, &topic, begin, args.follow, &sender, &stop));
+            .spawn_blocking(move || scan::read(&kafka, &topic, &from, args.follow, &sender, &stop));
     }
     drop(sender);
     let mut left = args.count.unwrap_or(u64::MAX);

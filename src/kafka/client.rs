@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
-use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
+use rdkafka::{
+    ClientConfig, ClientContext, config::RDKafkaLogLevel, consumer::ConsumerContext,
+    error::KafkaError,
+};
 use secrecy::ExposeSecret;
 
 use crate::config::KafkaSettings;
+
+use super::rights::heard;
 
 /// Every consumer's `isolation.level`: offsets are stable ones, and records those of committed
 /// transactions.
@@ -14,6 +19,27 @@ pub(crate) const ISOLATION: &str = "read_committed";
 /// Longest time an open transaction of a frozen owner may block its successor's restore: #5 of
 /// `docs/delivery.md#timing-inequalities`.
 pub(crate) const TRANSACTION_TIMEOUT_MS: u64 = 10_000;
+
+/// Whoever uses the client says what went wrong; librdkafka's lines would only stand between.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(
+            kafka.log.level = ?level,
+            kafka.log.facility = facility,
+            kafka.log.message = message,
+            "librdkafka log"
+        );
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        heard(&error, reason);
+    }
+}
+
+impl ConsumerContext for Quiet {}
 
 /// The options every client of ours starts from. `role` ends up in the client id, which brokers log
 /// and meter.
@@ -69,6 +95,8 @@ pub(crate) fn consumer_config(kafka: &KafkaSettings, role: &str, group: &str) ->
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "earliest")
+        // A question about a topic must not create it.
+        .set("allow.auto.create.topics", "false")
         .set("isolation.level", ISOLATION)
         .set("check.crcs", "true");
     config

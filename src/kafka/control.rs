@@ -8,18 +8,15 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        Arc,
+        atomic::{AtomicI64, Ordering},
     },
-    thread,
     time::Duration,
 };
 
 use rdkafka::{
-    ClientContext, Message, Offset, TopicPartitionList,
-    config::RDKafkaLogLevel,
-    consumer::{BaseConsumer, Consumer, ConsumerContext},
-    error::{KafkaError, RDKafkaErrorCode},
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
 };
 use serde_json::Value;
 use tokio::sync::watch;
@@ -31,11 +28,10 @@ use crate::{
 };
 
 use super::{
-    client::{consumer_config, group_id},
-    rights::{
-        Operation, Resource, complain, denial, heard, is_denial, is_denial_code, is_topic_denial,
-    },
+    client::{Quiet, consumer_config, group_id},
+    follow::{Followed, Follower, follow_with},
     tool::{Sender, ToolFault},
+    topic_reader::{SharedClient, TopicReader},
 };
 
 /// Everything that was decided, by key.
@@ -71,11 +67,9 @@ struct Known {
 pub(crate) const PARTITION: i32 = 0;
 /// Before every offset.
 const NOWHERE: i64 = -1;
-/// How often the reader looks whether it should stop.
-const POLL: Duration = Duration::from_millis(200);
+/// How often it is looked whether the reader has come to the topic's end.
+const POLL: Duration = Duration::from_millis(50);
 const REQUEST: Duration = Duration::from_secs(5);
-/// A missing topic is looked for again after this long; somebody may have created it.
-const MISSING_PAUSE: Duration = Duration::from_secs(30);
 
 /// Follows the control topic; cheap to clone. The reader ends with the last clone.
 #[derive(Clone, Debug)]
@@ -84,39 +78,9 @@ pub(crate) struct Controls {
     /// Everything before it is in `known`; [`NOWHERE`] while the topic is read from its start.
     position: Arc<AtomicI64>,
     /// The reader's.
-    client: Weak<BaseConsumer<Quiet>>,
-    _reader: Arc<Stop>,
+    client: SharedClient,
+    _reader: Arc<Follower>,
 }
-
-#[derive(Debug, Default)]
-struct Stop(Arc<AtomicBool>);
-
-impl Drop for Stop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// The topic's trouble is logged here, not by librdkafka.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Quiet;
-
-impl ClientContext for Quiet {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(
-            kafka.log.level = ?level,
-            kafka.log.facility = facility,
-            kafka.log.message = message,
-            "librdkafka log"
-        );
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        heard(&error, reason);
-    }
-}
-
-impl ConsumerContext for Quiet {}
 
 impl Controls {
     /// Begins to read on a thread of its own. `role` names the group whose committed offsets the
@@ -125,32 +89,41 @@ impl Controls {
     /// # Errors
     /// One sentence when no Kafka client can be made from the configuration.
     pub(crate) fn follow(kafka: &KafkaSettings, topic: &str, role: &str) -> Result<Self, String> {
-        let consumer: BaseConsumer<Quiet> =
-            consumer_config(kafka, "control", &group_id(kafka, role))
-                .set("enable.partition.eof", "true")
-                .create_with_context(Quiet)
-                .map_err(|error| format!("no Kafka client for {topic} could be made: {error}"))?;
-        let consumer = Arc::new(consumer);
-        let client = Arc::downgrade(&consumer);
+        let reader = TopicReader::open(kafka, "control", &group_id(kafka, role), topic)
+            .map_err(|error| format!("no Kafka client for {topic} could be made: {error}"))?;
+        let client = reader.client();
         let (sender, known) = watch::channel(None);
-        let (stop, position) = (Stop::default(), Arc::new(AtomicI64::new(NOWHERE)));
-        let mut reader = Reader {
-            position: Arc::clone(&position),
-            consumer,
-            topic: topic.to_owned(),
-            sender,
-            stop: Arc::clone(&stop.0),
-            known: Known::default(),
-        };
-        background::lasting_thread("control", move || reader.run())
-            .map_err(|error| format!("the reader of {topic} could not be started: {error}"))?;
-        Ok(Self { known, position, client, _reader: Arc::new(stop) })
+        let position = Arc::new(AtomicI64::new(NOWHERE));
+        let (read_to, mut reading) = (Arc::clone(&position), Known::default());
+        let reader = follow_with(reader, "control", move |seen| match seen {
+            // What was told holds until everything is read again.
+            Followed::Begun => {
+                read_to.store(NOWHERE, Ordering::Release);
+                reading = Known::default();
+            }
+            Followed::Record { offset, timestamp, key, value, .. } => {
+                crash::panic_once_if(Fault::ControlPanic);
+                reading.apply(key, value, (offset, timestamp));
+            }
+            Followed::Quiet(positions) => {
+                sender.send_if_modified(|known| {
+                    let changed = known.as_ref() != Some(&reading);
+                    if changed {
+                        *known = Some(reading.clone());
+                    }
+                    changed
+                });
+                let position = positions.get(&PARTITION).copied().unwrap_or(NOWHERE);
+                read_to.store(position, Ordering::Release);
+            }
+        })?;
+        Ok(Self { known, position, client, _reader: Arc::new(reader) })
     }
 
     /// The reader's client, for questions that need no partition assigned: a client costs some
     /// hundred kilobytes, three threads, and a connection to every broker.
-    pub(super) fn client(&self) -> Weak<BaseConsumer<Quiet>> {
-        Weak::clone(&self.client)
+    pub(super) fn client(&self) -> SharedClient {
+        Arc::clone(&self.client)
     }
 
     /// Waits until the topic was read to its end once, or is known to be missing; then what is
@@ -200,7 +173,7 @@ impl Controls {
             if std::time::Instant::now() >= until {
                 return Err(format!("its reader has not come to offset {end}"));
             }
-            tokio::time::sleep(POLL / 4).await;
+            tokio::time::sleep(POLL).await;
         }
         Ok(())
     }
@@ -251,169 +224,6 @@ pub(crate) async fn decide(
         .queue_change(topic, PARTITION, key.as_bytes(), value.as_deref().map(str::as_bytes))?
         .await?;
     Ok(offset)
-}
-
-struct Reader {
-    consumer: Arc<BaseConsumer<Quiet>>,
-    topic: String,
-    sender: watch::Sender<Option<Known>>,
-    stop: Arc<AtomicBool>,
-    position: Arc<AtomicI64>,
-    known: Known,
-}
-
-impl Reader {
-    fn run(&mut self) {
-        while !self.stopped() {
-            match self.begin() {
-                Ok(true) => self.read(),
-                Ok(false) => {
-                    tracing::debug!(
-                        kafka.topic = self.topic,
-                        "control topic missing; nothing is paused"
-                    );
-                    self.tell();
-                    self.pause(MISSING_PAUSE);
-                }
-                // A broker that does not answer is waited for: whoever needs to know what is
-                // decided waits too.
-                Err(error) => {
-                    if is_denial(&error) {
-                        complain(&denial(Operation::Read, &Resource::Topic(self.topic.clone())));
-                    }
-                    tracing::debug!(
-                        %error,
-                        kafka.topic = self.topic,
-                        "control topic unreadable; retrying"
-                    );
-                    self.pause(POLL);
-                }
-            }
-        }
-    }
-
-    fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed) || self.sender.is_closed()
-    }
-
-    fn pause(&self, span: Duration) {
-        let until = std::time::Instant::now() + span;
-        while !self.stopped() && std::time::Instant::now() < until {
-            thread::sleep(POLL);
-        }
-    }
-
-    /// Assigns the partition from its first offset; `false` when the topic does not exist.
-    fn begin(&mut self) -> Result<bool, KafkaError> {
-        // Read again from the start, perhaps after a panic half-way; told only once it is read.
-        self.position.store(NOWHERE, Ordering::Release);
-        self.known = Known::default();
-        // All topics: a request for one by name could create it where the broker creates topics by
-        // itself.
-        let metadata = self.consumer.fetch_metadata(None, REQUEST)?;
-        if !metadata
-            .topics()
-            .iter()
-            .any(|topic| topic.name() == self.topic && !topic.partitions().is_empty())
-        {
-            // One that may not be seen is not one that is missing: what is paused there must not
-            // begin.
-            let named = self.consumer.fetch_metadata(Some(&self.topic), REQUEST)?;
-            let code =
-                named.topics().iter().find_map(|topic| topic.error()).map(RDKafkaErrorCode::from);
-            return match code.filter(|code| is_denial_code(*code)) {
-                Some(code) => Err(KafkaError::MetadataFetch(code)),
-                None => Ok(false),
-            };
-        }
-        let (first, end) = self.consumer.fetch_watermarks(&self.topic, PARTITION, REQUEST)?;
-        if first >= end {
-            self.tell();
-        }
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&self.topic, PARTITION, Offset::Offset(first))?;
-        self.consumer.assign(&list)?;
-        Ok(true)
-    }
-
-    /// Until the topic is another one than was read.
-    fn read(&mut self) {
-        let (mut at_end, mut next) = (false, 0);
-        while !self.stopped() {
-            match self.consumer.poll(POLL) {
-                None => {}
-                Some(Ok(message)) if message.offset() < next => return self.made_again(),
-                Some(Ok(message)) => {
-                    next = message.offset() + 1;
-                    crash::panic_once_if(Fault::ControlPanic);
-                    self.known.apply(
-                        message.key().unwrap_or_default(),
-                        message.payload(),
-                        (message.offset(), message.timestamp().to_millis()),
-                    );
-                    if at_end {
-                        self.tell();
-                    }
-                }
-                Some(Err(KafkaError::PartitionEOF(_))) => {
-                    if at_end && self.is_shorter() {
-                        return self.made_again();
-                    }
-                    at_end = true;
-                    self.tell();
-                }
-                // librdkafka reconnects by itself.
-                Some(Err(error)) => {
-                    if is_topic_denial(&error) {
-                        complain(&denial(Operation::Read, &Resource::Topic(self.topic.clone())));
-                    }
-                    tracing::debug!(
-                        %error,
-                        kafka.topic = self.topic,
-                        "topic read failed; reading continues"
-                    );
-                }
-            }
-            if at_end {
-                self.position.store(self.read_to(), Ordering::Release);
-            }
-        }
-    }
-
-    /// Whether the topic ends before what was read.
-    fn is_shorter(&self) -> bool {
-        let ends = self.consumer.fetch_watermarks(&self.topic, PARTITION, REQUEST);
-        ends.is_ok_and(|(_, end)| end < self.position.load(Ordering::Acquire))
-    }
-
-    fn made_again(&self) {
-        tracing::warn!(
-            kafka.topic = self.topic,
-            "control topic was made again; what was decided before does not hold any more"
-        );
-    }
-
-    /// Behind what was read, the markers of transactions included.
-    fn read_to(&self) -> i64 {
-        let positions = self.consumer.position();
-        let offset = positions
-            .ok()
-            .and_then(|all| Some(all.find_partition(&self.topic, PARTITION)?.offset()));
-        match offset {
-            Some(Offset::Offset(offset)) => offset,
-            _ => NOWHERE,
-        }
-    }
-
-    fn tell(&self) {
-        self.sender.send_if_modified(|known| {
-            let changed = known.as_ref() != Some(&self.known);
-            if changed {
-                *known = Some(self.known.clone());
-            }
-            changed
-        });
-    }
 }
 
 /// Whether a key is that of a decision about a command, or was meant to be.

@@ -3,7 +3,7 @@
 //! `restore`).
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,28 +12,34 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rdkafka::{
-    ClientContext, Message, Offset, TopicPartitionList,
-    config::RDKafkaLogLevel,
-    consumer::{BaseConsumer, Consumer, ConsumerContext},
-    error::KafkaError,
-};
+use rdkafka::Message;
 
 use crate::{background, config::KafkaSettings};
 
 use super::{
-    client::{consumer_config, group_id},
-    rights::complain,
-    unreadable::{is_unreadable, unreadable},
+    client::group_id,
+    rights::{Operation, Resource, complain, denial, is_topic_denial},
+    topic_reader::{Polled, ReadFault, TopicReader},
+    unreadable::is_unreadable,
 };
 
 /// What is seen of the topic.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Followed<'a> {
-    /// One committed record; `None` is a tombstone.
-    Record { partition: i32, key: &'a [u8], value: Option<&'a [u8]> },
-    /// Nothing more for now: every partition was read to its end, or the topic does not exist.
-    Quiet,
+    /// It is read from its first record on, perhaps not for the first time.
+    Begun,
+    /// One committed record; `value` `None` is a tombstone.
+    Record {
+        partition: i32,
+        offset: i64,
+        /// Milliseconds since 1970.
+        timestamp: Option<i64>,
+        key: &'a [u8],
+        value: Option<&'a [u8]>,
+    },
+    /// Nothing more for now: every partition was read to its end, which is before this offset, or
+    /// the topic does not exist.
+    Quiet(&'a BTreeMap<i32, i64>),
 }
 
 /// Ends the reading when dropped.
@@ -48,30 +54,9 @@ impl Drop for Follower {
 
 /// How long one poll waits; also how often the reader looks whether it should stop.
 const POLL: Duration = Duration::from_millis(100);
-const REQUEST: Duration = Duration::from_secs(5);
-/// A topic that is missing or cannot be read is tried again after this.
+/// A topic that is missing or has a batch that cannot be read is tried again after this; somebody
+/// may have created or mended it.
 const MISSING_PAUSE: Duration = Duration::from_secs(30);
-
-/// The topic's trouble is logged here, not by librdkafka.
-#[derive(Clone, Copy, Debug)]
-struct Silent;
-
-impl ClientContext for Silent {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(
-            kafka.log.level = ?level,
-            kafka.log.facility = facility,
-            kafka.log.message = message,
-            "librdkafka log"
-        );
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, kafka.log.message = reason, "librdkafka error");
-    }
-}
-
-impl ConsumerContext for Silent {}
 
 /// Begins to read on a thread of its own; no group is joined, nothing is committed.
 ///
@@ -79,41 +64,62 @@ impl ConsumerContext for Silent {}
 /// One sentence when no client can be made or no thread be started.
 pub(crate) fn follow(
     kafka: &KafkaSettings,
-    role: &str,
+    role: &'static str,
     topic: &str,
     on: impl FnMut(Followed<'_>) + Send + 'static,
 ) -> Result<Follower, String> {
-    let consumer: BaseConsumer<Silent> = consumer_config(kafka, role, &group_id(kafka, role))
-        .set("enable.partition.eof", "true")
-        .create_with_context(Silent)
+    let reader = TopicReader::open(kafka, role, &group_id(kafka, role), topic)
         .map_err(|error| format!("no Kafka client for {topic} could be made: {error}"))?;
+    follow_with(reader, role, on)
+}
+
+/// The same with a reader that has not begun.
+///
+/// # Errors
+/// One sentence when no thread can be started.
+pub(super) fn follow_with(
+    reader: TopicReader,
+    thread: &str,
+    on: impl FnMut(Followed<'_>) + Send + 'static,
+) -> Result<Follower, String> {
+    let topic = reader.topic().to_owned();
     let stop = Arc::new(AtomicBool::new(false));
-    let mut reader = Reader { consumer, topic: topic.to_owned(), stop: Arc::clone(&stop), on };
-    background::lasting_thread(role, move || reader.run())
+    let mut reading = Reading { reader, stop: Arc::clone(&stop), on };
+    background::lasting_thread(thread, move || reading.run())
         .map_err(|error| format!("the reader of {topic} could not be started: {error}"))?;
     Ok(Follower(stop))
 }
 
-struct Reader<F> {
-    consumer: BaseConsumer<Silent>,
-    topic: String,
+struct Reading<F> {
+    reader: TopicReader,
     stop: Arc<AtomicBool>,
     on: F,
 }
 
-impl<F: FnMut(Followed<'_>)> Reader<F> {
+impl<F: FnMut(Followed<'_>)> Reading<F> {
     fn run(&mut self) {
         while !self.stopped() {
-            match self.begin() {
-                Ok(partitions) if partitions.is_empty() => {
-                    (self.on)(Followed::Quiet);
-                    self.pause(MISSING_PAUSE);
+            let topic = self.reader.topic().to_owned();
+            let pause = match self.read() {
+                Ok(()) => MISSING_PAUSE,
+                // Begun again from the first record, and never called read to the end meanwhile.
+                Err(ReadFault { sentence, cause }) if is_unreadable(&cause) => {
+                    complain(&sentence);
+                    MISSING_PAUSE
                 }
-                Ok(partitions) => self.read(&partitions),
-                Err(error) => {
-                    tracing::debug!(%error, kafka.topic = self.topic, "topic unreadable; retrying");
-                    self.pause(POLL);
+                // A broker that does not answer is waited for: whoever needs to know what stands
+                // there waits too.
+                Err(ReadFault { cause, .. }) => {
+                    if is_topic_denial(&cause) {
+                        complain(&denial(Operation::Read, &Resource::Topic(topic.clone())));
+                    }
+                    tracing::debug!(error = %cause, kafka.topic = topic, "topic unreadable; retrying");
+                    POLL
                 }
+            };
+            let until = Instant::now() + pause;
+            while !self.stopped() && Instant::now() < until {
+                thread::sleep(POLL);
             }
         }
     }
@@ -122,68 +128,60 @@ impl<F: FnMut(Followed<'_>)> Reader<F> {
         self.stop.load(Ordering::Relaxed)
     }
 
-    fn pause(&self, span: Duration) {
-        let until = Instant::now() + span;
-        while !self.stopped() && Instant::now() < until {
-            thread::sleep(POLL);
+    /// Reads until nobody wants to know more, or the topic is missing.
+    fn read(&mut self) -> Result<(), ReadFault> {
+        (self.on)(Followed::Begun);
+        let logs = self.reader.logs()?;
+        let mut unread: BTreeSet<i32> = logs.keys().copied().collect();
+        if unread.is_empty() {
+            (self.on)(Followed::Quiet(&BTreeMap::new()));
+            return Ok(());
         }
-    }
-
-    /// Assigns every partition from its first record; none when the topic does not exist.
-    fn begin(&self) -> Result<BTreeSet<i32>, KafkaError> {
-        // All topics: a request for one by name could create it where the broker creates topics by
-        // itself.
-        let metadata = self.consumer.fetch_metadata(None, REQUEST)?;
-        let found = metadata.topics().iter().filter(|found| found.name() == self.topic);
-        let partitions: BTreeSet<i32> = found
-            .flat_map(|found| found.partitions().iter().map(|partition| partition.id()))
-            .collect();
-        let mut list = TopicPartitionList::new();
-        for partition in &partitions {
-            // A known offset spares librdkafka's half-second wait for its next look at the
-            // partition's leader.
-            let (first, _) = self.consumer.fetch_watermarks(&self.topic, *partition, REQUEST)?;
-            list.add_partition_offset(&self.topic, *partition, Offset::Offset(first))?;
-        }
-        self.consumer.assign(&list)?;
-        Ok(partitions)
-    }
-
-    fn read(&mut self, partitions: &BTreeSet<i32>) {
-        let mut unread = partitions.clone();
+        let mut read_to: BTreeMap<i32, i64> = BTreeMap::new();
+        self.reader.begin(logs)?;
         while !self.stopped() {
-            match self.consumer.poll(POLL) {
-                None if unread.is_empty() => (self.on)(Followed::Quiet),
-                None => {}
-                Some(Ok(message)) => {
+            match self.reader.poll(POLL)? {
+                Polled::Record(message)
+                    if message.offset()
+                        < read_to.get(&message.partition()).copied().unwrap_or(0) =>
+                {
+                    break;
+                }
+                Polled::Record(message) => {
+                    read_to.insert(message.partition(), message.offset() + 1);
                     (self.on)(Followed::Record {
                         partition: message.partition(),
+                        offset: message.offset(),
+                        timestamp: message.timestamp().to_millis(),
                         key: message.key().unwrap_or_default(),
                         value: message.payload(),
                     });
+                    continue;
                 }
-                // One topic per consumer, so the partition's number names it.
-                Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    unread.remove(&partition);
-                    if unread.is_empty() {
-                        (self.on)(Followed::Quiet);
+                Polled::End(partition) => {
+                    if !unread.remove(&partition) && self.is_shorter(partition)? {
+                        break;
                     }
                 }
-                // Begun again from the first record, and never called read to the end meanwhile.
-                Some(Err(error)) if is_unreadable(&error) => {
-                    let places = partitions.iter().map(|partition| (*partition, None));
-                    complain(&unreadable(&self.topic, places, &error));
-                    return self.pause(MISSING_PAUSE);
-                }
-                // librdkafka reconnects by itself.
-                Some(Err(error)) => {
-                    tracing::debug!(
-                        %error,
-                        kafka.topic = self.topic,
-                        "topic read failed; reading continues"
-                    )
-                }
+                Polled::Nothing => {}
+            }
+            if unread.is_empty() {
+                (self.on)(Followed::Quiet(&self.reader.positions()));
             }
         }
+        if self.stopped() {
+            return Ok(());
+        }
+        tracing::warn!(
+            kafka.topic = self.reader.topic(),
+            "topic was made again; reading it from its beginning, and what stood in the old one is forgotten"
+        );
+        self.read()
+    }
+
+    /// Whether a partition ends before what was read of it.
+    fn is_shorter(&self, partition: i32) -> Result<bool, ReadFault> {
+        let end = self.reader.log(partition)?.end;
+        Ok(self.reader.positions().get(&partition).is_some_and(|read_to| end < *read_to))
     }
 }

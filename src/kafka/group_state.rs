@@ -20,9 +20,10 @@ use crate::{background, clock::Moment, config::KafkaSettings};
 
 use super::{
     Group, Leaders,
-    client::client_id,
-    control::{Controls, Quiet},
+    client::{Quiet, client_id},
+    control::Controls,
     members::{Description, describe},
+    topic_reader::SharedClient,
     watchdog::Patience,
 };
 
@@ -183,7 +184,7 @@ impl Drop for GroupState {
 /// The asking thread.
 struct Asking {
     shared: Weak<Shared>,
-    client: Weak<BaseConsumer<Quiet>>,
+    client: SharedClient,
     group: Group,
     asked: Asked,
     members_every: Duration,
@@ -194,7 +195,9 @@ struct Asking {
 
 impl Asking {
     fn run(&mut self) {
-        while let Some(client) = self.client.upgrade() {
+        let shared = Arc::clone(&self.client);
+        let client = || shared.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        while let Some(client) = client() {
             self.turn(&client);
             drop(client);
             if self.rest() {

@@ -25,6 +25,7 @@ mod silence;
 mod store;
 pub(crate) mod tool;
 mod topic;
+mod topic_reader;
 mod transaction;
 mod unreadable;
 mod watchdog;

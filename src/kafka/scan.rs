@@ -1,29 +1,34 @@
 //! What the operator's commands read of a topic: chosen partitions, from chosen offsets or a time,
-//! to the end as it is now.
+//! to the end as it is now or until they have seen enough.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use rdkafka::{
-    Offset, TopicPartitionList,
+    Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
     error::KafkaError,
 };
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::KafkaSettings;
 
 use super::{
-    client::{consumer_config, group_id},
-    tool::{Quiet, Seen, ToolFault, cannot_be_read, seen},
-    unreadable::{is_unreadable, unreadable},
+    client::{Quiet, consumer_config, group_id},
+    tool::{Seen, ToolFault, seen},
+    topic_reader::{Place, Polled, ReadFault, TopicReader},
 };
 
 const REQUEST: Duration = Duration::from_secs(10);
-const POLL: Duration = Duration::from_millis(200);
+/// How often a scan looks whether it should stop.
+const POLL: Duration = Duration::from_millis(100);
 
 /// Where a scan begins, in every partition it reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum From {
     Beginning,
+    /// So many records before the end.
+    Last(u32),
     /// The first record written at or after this time, in milliseconds since 1970.
     Time(i64),
     /// These offsets; partitions that are not named are not read.
@@ -34,22 +39,29 @@ pub(crate) enum From {
 
 /// A topic that can be scanned.
 pub(crate) struct Scan {
-    consumer: BaseConsumer<Quiet>,
-    topic: String,
+    reader: TopicReader,
     /// By partition: where it begins and ends.
-    ranges: BTreeMap<i32, (i64, i64)>,
+    ranges: BTreeMap<i32, Place>,
 }
 
 impl std::fmt::Debug for Scan {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Scan")
-            .field("topic", &self.topic)
-            .field("ranges", &self.ranges)
-            .finish_non_exhaustive()
+        write!(out, "Scan({}, {:?})", self.reader.topic(), self.ranges)
+    }
+}
+
+impl std::convert::From<ReadFault> for ToolFault {
+    fn from(fault: ReadFault) -> Self {
+        Self(fault.sentence)
     }
 }
 
 impl Scan {
+    fn reader(kafka: &KafkaSettings, topic: &str) -> Result<TopicReader, ToolFault> {
+        TopicReader::open(kafka, "tool", &group_id(kafka, "tool"), topic)
+            .map_err(|error| ToolFault(format!("the Kafka client cannot be created: {error}")))
+    }
+
     /// Finds out what there is to read; of all partitions, or of `only` these. Blocks.
     ///
     /// # Errors
@@ -61,25 +73,8 @@ impl Scan {
         only: Option<&[i32]>,
         from: &From,
     ) -> Result<Self, ToolFault> {
-        let consumer: BaseConsumer<Quiet> =
-            consumer_config(kafka, "tool", &group_id(kafka, "tool"))
-                .set("enable.partition.eof", "true")
-                .create_with_context(Quiet)
-                .map_err(|error| {
-                    ToolFault(format!("the Kafka client cannot be created: {error}"))
-                })?;
-        let refused = |error: KafkaError| ToolFault(format!("{topic} cannot be read: {error}"));
-        // All topics: a request for one by name could create it where the broker creates topics by
-        // itself.
-        let metadata = consumer
-            .fetch_metadata(None, REQUEST)
-            .map_err(|error| ToolFault(format!("no broker answers: {error}")))?;
-        let known: Vec<i32> = metadata
-            .topics()
-            .iter()
-            .filter(|found| found.name() == topic)
-            .flat_map(|found| found.partitions().iter().map(|partition| partition.id()))
-            .collect();
+        let reader = Self::reader(kafka, topic)?;
+        let known = reader.partitions()?;
         if known.is_empty() {
             return Err(ToolFault(format!(
                 "the topic {topic} does not exist; wdt-connector topics creates what is missing"
@@ -88,7 +83,7 @@ impl Scan {
         let named: Vec<i32> = match from {
             From::Offsets(offsets) => offsets.keys().copied().collect(),
             From::Ranges(ranges) => ranges.keys().copied().collect(),
-            From::Beginning | From::Time(_) => only.unwrap_or(&known).to_vec(),
+            From::Beginning | From::Last(_) | From::Time(_) => only.unwrap_or(&known).to_vec(),
         };
         if let Some(absent) = named.iter().find(|partition| !known.contains(partition)) {
             return Err(ToolFault(format!(
@@ -98,35 +93,23 @@ impl Scan {
         }
         let mut ranges = BTreeMap::new();
         for partition in named {
-            let (first, mut end) =
-                consumer.fetch_watermarks(topic, partition, REQUEST).map_err(refused)?;
+            let mut place = reader.log(partition)?;
             let begin = match from {
                 From::Ranges(ranges) => {
-                    let (begin, limit) = ranges.get(&partition).copied().unwrap_or((first, end));
-                    end = end.min(limit);
-                    begin.max(first)
+                    let (begin, limit) =
+                        ranges.get(&partition).copied().unwrap_or((place.next, place.end));
+                    place.end = place.end.min(limit);
+                    begin
                 }
-                From::Beginning => first,
-                From::Offsets(offsets) => {
-                    offsets.get(&partition).copied().unwrap_or(first).max(first)
-                }
-                From::Time(at) => {
-                    let mut asked = TopicPartitionList::new();
-                    asked
-                        .add_partition_offset(topic, partition, Offset::Offset(*at))
-                        .map_err(refused)?;
-                    let answer = consumer.offsets_for_times(asked, REQUEST).map_err(refused)?;
-                    match answer.find_partition(topic, partition).map(|found| found.offset()) {
-                        Some(Offset::Offset(offset)) => offset,
-                        _ => end,
-                    }
-                }
+                From::Beginning => place.next,
+                From::Last(count) => place.end - i64::from(*count),
+                From::Offsets(offsets) => offsets.get(&partition).copied().unwrap_or(place.next),
+                From::Time(at) => reader.since(partition, *at)?.unwrap_or(place.end),
             };
-            if begin < end {
-                ranges.insert(partition, (begin, end));
-            }
+            place.next = place.next.max(begin);
+            ranges.insert(partition, place);
         }
-        Ok(Self { consumer, topic: topic.to_owned(), ranges })
+        Ok(Self { reader, ranges })
     }
 
     /// Where every partition ends now. Blocks.
@@ -137,22 +120,8 @@ impl Scan {
         kafka: &KafkaSettings,
         topic: &str,
     ) -> Result<BTreeMap<i32, i64>, ToolFault> {
-        let none = Self::open(kafka, topic, Some(&[]), &From::Beginning)?;
-        let refused = |error: KafkaError| ToolFault(format!("{topic} cannot be read: {error}"));
-        let metadata = none.consumer.fetch_metadata(None, REQUEST).map_err(refused)?;
-        metadata
-            .topics()
-            .iter()
-            .filter(|found| found.name() == topic)
-            .flat_map(|found| found.partitions())
-            .map(|partition| {
-                let (_, end) = none
-                    .consumer
-                    .fetch_watermarks(topic, partition.id(), REQUEST)
-                    .map_err(refused)?;
-                Ok((partition.id(), end))
-            })
-            .collect()
+        let logs = Self::reader(kafka, topic)?.logs()?.into_iter();
+        Ok(logs.map(|(partition, log)| (partition, log.end)).collect())
     }
 
     /// The offsets a role's group has committed; partitions without one are left out. Blocks.
@@ -201,7 +170,7 @@ impl Scan {
     /// How many offsets there are to read; records may be fewer.
     #[must_use]
     pub(crate) fn length(&self) -> u64 {
-        self.ranges.values().map(|(begin, end)| u64::try_from(end - begin).unwrap_or(0)).sum()
+        self.ranges.values().map(|place| passed(place.next, place.end)).sum()
     }
 
     /// Hands over every committed record, in offset order within a partition, and how many offsets
@@ -209,60 +178,69 @@ impl Scan {
     ///
     /// # Errors
     /// [`ToolFault`] when reading is refused.
-    pub(crate) fn run(self, mut visit: impl FnMut(Seen, u64) -> bool) -> Result<(), ToolFault> {
-        let refused =
-            |error: KafkaError| ToolFault(format!("{} cannot be read: {error}", self.topic));
-        let mut list = TopicPartitionList::new();
-        for (partition, (begin, _)) in &self.ranges {
-            list.add_partition_offset(&self.topic, *partition, Offset::Offset(*begin))
-                .map_err(refused)?;
-        }
-        self.consumer.assign(&list).map_err(refused)?;
-        let mut open = self.ranges.clone();
+    pub(crate) fn run(self, visit: impl FnMut(Seen, u64) -> bool) -> Result<(), ToolFault> {
+        self.until(&CancellationToken::new(), false, visit)
+    }
+
+    /// The same until `stop`, and with `follow` beyond the end.
+    fn until(
+        mut self,
+        stop: &CancellationToken,
+        follow: bool,
+        mut visit: impl FnMut(Seen, u64) -> bool,
+    ) -> Result<(), ToolFault> {
+        let mut open = self.ranges;
+        open.retain(|_, place| follow || place.next < place.end);
+        self.reader.begin(open.clone())?;
         let mut behind: u64 = 0;
-        let passed = |from: i64, to: i64| u64::try_from(to - from).unwrap_or(0);
-        while !open.is_empty() {
-            match self.consumer.poll(POLL) {
-                None => {}
-                Some(Ok(message)) => {
-                    let record = seen(&message);
-                    let Some((at, end)) = open.get_mut(&record.partition) else { continue };
-                    if record.offset >= *end {
-                        behind += passed(*at, *end);
-                        open.remove(&record.partition);
-                        continue;
-                    }
-                    behind += passed(*at, record.offset + 1);
-                    *at = record.offset + 1;
-                    if *at >= *end {
-                        open.remove(&record.partition);
-                    }
-                    if !visit(record, behind) {
-                        return Ok(());
-                    }
+        while !open.is_empty() && !stop.is_cancelled() {
+            let (partition, offset, record) = match self.reader.poll(POLL)? {
+                Polled::Nothing => continue,
+                Polled::Record(message) => {
+                    (message.partition(), message.offset(), Some(seen(&message)))
                 }
+                Polled::End(_) if follow => continue,
                 // The end of what is committed: a transaction that is still open holds back the
                 // rest.
-                Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    if let Some((at, end)) = open.remove(&partition) {
-                        behind += passed(at, end);
-                    }
-                }
-                Some(Err(error)) if is_unreadable(&error) => {
-                    let places = open.iter().map(|(partition, (at, _))| (*partition, Some(*at)));
-                    return Err(ToolFault(unreadable(&self.topic, places, &error)));
-                }
-                Some(Err(error)) if cannot_be_read(&error) => return Err(refused(error)),
-                // librdkafka reconnects by itself.
-                Some(Err(error)) => {
-                    tracing::debug!(
-                        %error,
-                        kafka.topic = self.topic,
-                        "topic read failed; reading continues"
-                    )
-                }
+                Polled::End(partition) => (partition, i64::MAX, None),
+            };
+            let Some(place) = open.get_mut(&partition) else { continue };
+            let end = if follow { i64::MAX } else { place.end };
+            let next = end.min(offset.saturating_add(1));
+            behind += passed(place.next, next);
+            place.next = next;
+            if next >= end {
+                open.remove(&partition);
+                self.reader.leave(partition);
+            }
+            if let Some(record) = record.filter(|_| offset < end)
+                && !visit(record, behind)
+            {
+                return Ok(());
             }
         }
         Ok(())
     }
+}
+
+fn passed(from: i64, to: i64) -> u64 {
+    u64::try_from(to - from).unwrap_or(0)
+}
+
+/// Reads committed records of one topic, all partitions, into `out`: to the end as it is now, or
+/// with `follow` until `stop`. Blocks: call it from a blocking task. Ends quietly when nobody
+/// receives any longer.
+///
+/// # Errors
+/// As [`Scan::open`] and [`Scan::run`].
+pub(crate) fn read(
+    kafka: &KafkaSettings,
+    topic: &str,
+    from: &From,
+    follow: bool,
+    out: &mpsc::Sender<Seen>,
+    stop: &CancellationToken,
+) -> Result<(), ToolFault> {
+    let scan = Scan::open(kafka, topic, None, from)?;
+    scan.until(stop, follow, |record, _| out.blocking_send(record).is_ok())
 }

@@ -1,58 +1,30 @@
-//! Plain producer and reader of the operator's commands (`send`, `tail`); the pipelines use
-//! neither.
+//! The plain producer of the operator's commands, and records as they read them (`scan`); the
+//! pipelines use neither.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use rdkafka::{
-    ClientContext, Message, Offset, TopicPartitionList,
-    config::RDKafkaLogLevel,
-    consumer::{BaseConsumer, Consumer, ConsumerContext},
-    error::{KafkaError, RDKafkaErrorCode},
+    Message,
+    error::KafkaError,
     message::{BorrowedMessage, Header, OwnedHeaders},
     producer::{FutureProducer, FutureRecord, Producer},
 };
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use crate::config::{KafkaSettings, Partitioner};
 
 use super::{
     Outgoing,
-    client::{client_config, consumer_config, group_id},
+    client::{Quiet, client_config},
     headers::{self, Headers},
-    unreadable::{is_unreadable, unreadable},
 };
 
 /// Metadata of one topic.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often a reader looks whether it should stop.
-const POLL: Duration = Duration::from_millis(100);
 
 /// Why the log could not be read or written: one sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct ToolFault(pub String);
-
-/// The commands print their own errors; librdkafka's log lines would stand between the JSON lines.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Quiet;
-
-impl ClientContext for Quiet {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(
-            kafka.log.level = ?level,
-            kafka.log.facility = facility,
-            kafka.log.message = message,
-            "librdkafka log"
-        );
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, kafka.log.message = reason, "librdkafka error");
-    }
-}
-
-impl ConsumerContext for Quiet {}
 
 /// An idempotent producer for commands.
 #[derive(Clone)]
@@ -192,16 +164,6 @@ impl Sender {
     }
 }
 
-/// Where a reader begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Begin {
-    Beginning,
-    /// So many records before the end of each partition.
-    Last(u32),
-    /// The first record written at or after this time, in milliseconds since 1970.
-    Since(i64),
-}
-
 /// One record as the log holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
@@ -215,109 +177,6 @@ pub(crate) struct Seen {
     pub headers: Headers,
     /// Headers whose names are not UTF-8; they are not among `headers`.
     pub unreadable_headers: usize,
-}
-
-/// Reads committed records of one topic, all partitions, into `out`: to the end as it is now, or
-/// with `follow` until `stop`. Blocks: call it from a blocking task. Ends quietly when nobody
-/// receives any longer.
-///
-/// # Errors
-/// [`ToolFault`] when no broker answers, the topic does not exist, or reading is refused.
-pub(crate) fn read(
-    kafka: &KafkaSettings,
-    topic: &str,
-    begin: Begin,
-    follow: bool,
-    out: &mpsc::Sender<Seen>,
-    stop: &CancellationToken,
-) -> Result<(), ToolFault> {
-    // A group id is needed to read at all; nothing is joined or committed.
-    let consumer: BaseConsumer<Quiet> = consumer_config(kafka, "tail", &group_id(kafka, "tail"))
-        .set("enable.partition.eof", "true")
-        .create_with_context(Quiet)
-        .map_err(|error| ToolFault(format!("the Kafka client cannot be created: {error}")))?;
-    let mut unread = assign(&consumer, topic, begin)?;
-    while (follow || !unread.is_empty()) && !stop.is_cancelled() {
-        match consumer.poll(POLL) {
-            None => {}
-            Some(Ok(message)) if out.blocking_send(seen(&message)).is_err() => return Ok(()),
-            Some(Ok(_)) => {}
-            // One topic per consumer, so the partition's number names it.
-            Some(Err(KafkaError::PartitionEOF(partition))) => {
-                unread.remove(&partition);
-            }
-            Some(Err(error)) if is_unreadable(&error) => {
-                let places = unread.iter().map(|partition| (*partition, None));
-                return Err(ToolFault(unreadable(topic, places, &error)));
-            }
-            Some(Err(error)) if cannot_be_read(&error) => {
-                return Err(ToolFault(format!("{topic} cannot be read: {error}")));
-            }
-            // librdkafka reconnects by itself.
-            Some(Err(error)) => {
-                tracing::debug!(
-                    %error,
-                    kafka.topic = topic,
-                    "topic read failed; reading continues"
-                )
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Whether an error of a reader is for good.
-pub(super) fn cannot_be_read(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::TopicAuthorizationFailed
-                | RDKafkaErrorCode::UnknownTopicOrPartition
-                | RDKafkaErrorCode::UnknownTopic
-                | RDKafkaErrorCode::UnknownPartition
-                | RDKafkaErrorCode::Authentication
-        )
-    )
-}
-
-fn assign(
-    consumer: &BaseConsumer<Quiet>,
-    topic: &str,
-    begin: Begin,
-) -> Result<BTreeSet<i32>, ToolFault> {
-    // All topics: a request for one by name could create it where the broker creates topics by
-    // itself.
-    let metadata = consumer
-        .fetch_metadata(None, METADATA_TIMEOUT)
-        .map_err(|error| ToolFault(format!("no broker answers: {error}")))?;
-    let partitions: BTreeSet<i32> = metadata
-        .topics()
-        .iter()
-        .filter(|found| found.name() == topic)
-        .flat_map(|found| found.partitions().iter().map(|partition| partition.id()))
-        .collect();
-    if partitions.is_empty() {
-        return Err(ToolFault(format!(
-            "the topic {topic} does not exist; wdt-connector topics creates what is missing"
-        )));
-    }
-    let offset = match begin {
-        Begin::Beginning => Offset::Beginning,
-        Begin::Last(0) => Offset::End,
-        Begin::Last(count) => Offset::OffsetTail(i64::from(count)),
-        // A time in an offset's place is how librdkafka is asked for the offset.
-        Begin::Since(at) => Offset::Offset(at.max(0)),
-    };
-    let mut list = TopicPartitionList::new();
-    let refused = |error: KafkaError| ToolFault(format!("{topic} cannot be read: {error}"));
-    for partition in &partitions {
-        list.add_partition_offset(topic, *partition, offset).map_err(refused)?;
-    }
-    if let Begin::Since(_) = begin {
-        list = consumer.offsets_for_times(list, METADATA_TIMEOUT).map_err(refused)?;
-    }
-    consumer.assign(&list).map_err(refused)?;
-    Ok(partitions)
 }
 
 pub(super) fn seen(message: &BorrowedMessage<'_>) -> Seen {

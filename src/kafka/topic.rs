@@ -11,8 +11,9 @@ use crate::{background, config::KafkaSettings};
 
 use super::{
     admin::{Admin, Complaints, explained},
-    client::{client_config, consumer_config, group_id},
-    rights::{Operation, Resource, denial, is_denial_code},
+    client::{consumer_config, group_id},
+    rights::{Operation, Resource, denial, is_denial},
+    topic_reader::partitions,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,7 +26,7 @@ pub(crate) async fn partition_counts(
     kafka: &KafkaSettings,
     topics: &[&str],
 ) -> Result<Vec<Option<i32>>, String> {
-    let config = client_config(kafka, "metadata");
+    let config = consumer_config(kafka, "metadata", &group_id(kafka, "metadata"));
     let servers = kafka.bootstrap_servers.clone();
     let topics: Vec<String> = topics.iter().map(|topic| (*topic).to_owned()).collect();
     let ask = move || {
@@ -33,21 +34,19 @@ pub(crate) async fn partition_counts(
         let consumer: BaseConsumer<Complaints> = config
             .create_with_context(complaints.clone())
             .map_err(|error| format!("no Kafka client could be made from [kafka]: {error}"))?;
-        topics
-            .iter()
-            .map(|topic| {
-                let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).map_err(|error| {
-                    let reason = explained(&consumer, &complaints, &error);
-                    format!("Kafka at {servers} does not answer ({reason}); check kafka.bootstrap_servers and that the broker runs")
-                })?;
-                let found = metadata.topics().iter().find(|found| found.name() == topic);
-                if found.and_then(|found| found.error()).is_some_and(|error| is_denial_code(error.into())) {
-                    return Err(denial(Operation::Describe, &Resource::Topic(topic.clone())));
-                }
-                let count = found.map_or(0, |found| found.partitions().len());
-                Ok(i32::try_from(count).ok().filter(|count| *count > 0))
-            })
-            .collect()
+        let count = |topic: &String| match partitions(&consumer, topic, TIMEOUT) {
+            Ok(found) => Ok(i32::try_from(found.len()).ok().filter(|count| *count > 0)),
+            Err(error) if is_denial(&error) => {
+                Err(denial(Operation::Describe, &Resource::Topic(topic.clone())))
+            }
+            Err(error) => {
+                let reason = explained(&consumer, &complaints, &error);
+                Err(format!(
+                    "Kafka at {servers} does not answer ({reason}); check kafka.bootstrap_servers and that the broker runs"
+                ))
+            }
+        };
+        topics.iter().map(count).collect()
     };
     background::blocking("topic check", ask)
         .await
@@ -134,16 +133,9 @@ impl Backlog {
     fn ask(&self) -> Result<Unsettled, String> {
         let unanswered =
             |error| format!("Kafka does not say how much of {} is left: {error}", self.topic);
-        let metadata =
-            self.consumer.fetch_metadata(Some(&self.topic), TIMEOUT).map_err(unanswered)?;
         let mut list = TopicPartitionList::new();
-        for partition in metadata
-            .topics()
-            .iter()
-            .filter(|found| found.name() == self.topic)
-            .flat_map(|found| found.partitions())
-        {
-            list.add_partition(&self.topic, partition.id());
+        for partition in partitions(&self.consumer, &self.topic, TIMEOUT).map_err(unanswered)? {
+            list.add_partition(&self.topic, partition);
         }
         if list.count() == 0 {
             return Err(format!("the topic {} does not exist", self.topic));

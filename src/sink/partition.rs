@@ -561,7 +561,7 @@ impl Restoring {
                     }
                     true
                 })?;
-                Ok(counted)
+                Ok::<_, ToolFault>(counted)
             };
             let ends = Scan::ends(&kafka, &topic)?;
             let near = partitions.iter().filter_map(|partition| {

@@ -94,10 +94,11 @@ impl JournalMarkers {
         };
         let loaded = Arc::clone(&self.loaded);
         follow(&self.kafka, "markers", &self.topic, move |seen| match seen {
-            Followed::Record { partition, key, value } => {
+            Followed::Begun => {}
+            Followed::Record { partition, key, value, .. } => {
                 entries.push(partition, key, value.is_some())
             }
-            Followed::Quiet => {
+            Followed::Quiet(_) => {
                 entries.flush();
                 loaded.store(true, Ordering::Release);
             }

@@ -6,7 +6,10 @@ use wdt_connector::testing::schema::CreateReturnOutbound;
 use crate::{
     kit::{
         commands::command,
+        connector::Connector,
+        records::Sender,
         rig::{PATIENCE, Rig},
+        until,
     },
     parts::PrivateBroker,
 };
@@ -89,4 +92,31 @@ fn a_commands_batch_that_cannot_be_read_ends_the_membership_by_name() {
         orders.iter().map(|order| (&order.return_no, &order.marker)).collect();
     assert_eq!(orders.len(), distinct.len(), "no second order");
     assert!(orders.len() >= commands.len() && orders.len() < commands.len() + more.len());
+}
+
+#[test]
+fn what_was_decided_holds_while_a_control_batch_cannot_be_read() {
+    let Some((mut broker, rig, _)) = settled("bad-control", 1, AT_A_TIME) else { return };
+    assert!(rig.verb(&["commands", "pause"], b"").status.success());
+    let mut connector = rig.start();
+    let paused = |connector: &Connector| {
+        connector.metric("wdt_connector_pipeline_paused", &["pipeline=\"commands\""])
+    };
+    until("the pause to be obeyed", PATIENCE, || (paused(&connector) == 1.0).then_some(()));
+    // Whoever is frozen asks for nothing; what it has asked for is answered before the verb ends.
+    connector.freeze();
+    assert!(rig.verb(&["tail", "--results"], b"").status.success());
+    let sender = Sender::with(rig.broker.clone());
+    let note = serde_json::json!({"note": "x".repeat(1000)}).to_string();
+    sender.send_to(&rig.topics.control, 0, Some(br#"["note","bad"]"#), Some(note.as_bytes()));
+    sender.flush();
+    assert!(rig.verb(&["commands", "resume"], b"").status.success());
+    broker.stop();
+    broker.corrupt(&rig.topics.control, 0);
+    broker.restart();
+    connector.thaw();
+    let place = format!("a batch of {} cannot be read", rig.topics.control);
+    connector.wait_log(&place, PATIENCE);
+    assert_eq!(paused(&connector), 1.0, "what stands behind the batch is not taken as read");
+    assert!(connector.running(), "it goes on with what it knew");
 }

@@ -5,7 +5,11 @@ use std::process::Output;
 use serde_json::{Value, json};
 
 use crate::{
-    kit::{http, records, rig::Rig},
+    kit::{
+        commands::command,
+        connector, http, records,
+        rig::{PATIENCE, Rig},
+    },
     parts::registry,
 };
 
@@ -96,6 +100,26 @@ fn results_are_found_by_key_and_by_time() {
     assert_eq!(tail(&["--since", "1h", "--key", "TK-2"]), ["TK-2"]);
     assert_eq!(tail(&["--since", "1h"]).len(), 3);
     assert!(tail(&["--since", "2100-01-01T00:00:00Z"]).is_empty());
+}
+
+#[test]
+fn a_reading_that_stands_still_goes_on_with_a_new_consumer() {
+    let rig = Rig::with_partitions("scan-still", 1).commands("avro");
+    rig.erp.take_anything();
+    let connector = rig.start();
+    rig.send(&[command("SS-1", "c-1"), command("SS-2", "c-2"), command("SS-3", "c-3")]);
+    rig.results(3);
+    assert_eq!(connector.terminate(PATIENCE).code(), Some(0));
+    for arguments in
+        [&["tail", "--results", "--since", "1h"][..], &["commands", "show", "SS-3", "c-3"]]
+    {
+        let sound = rig.verb(arguments, b"");
+        assert!(sound.status.success() && stdout(&sound).contains("c-3"), "{}", both(&sound));
+        let mut still = rig.verb_command(arguments);
+        still.env("FAILPOINTS", "reading-stands-still=inject");
+        let still = connector::finish(&mut still, b"", PATIENCE);
+        assert_eq!(both(&still), both(&sound), "{arguments:?}");
+    }
 }
 
 #[test]

@@ -14,7 +14,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::Timestamp,
     config::Settings,
-    kafka::tool::{self, Begin, Seen},
+    kafka::{
+        scan::{self, From},
+        tool::Seen,
+    },
     schema::{Codec, CommandResult, Outcome},
     simulator::{Edition, Kind, Simulator},
 };
@@ -68,7 +71,7 @@ impl Collector {
             let reading = collector.clone();
             readers.spawn_blocking(move || {
                 if let Err(fault) =
-                    tool::read(&kafka, &topic, Begin::Beginning, true, &sender, &stop)
+                    scan::read(&kafka, &topic, &From::Beginning, true, &sender, &stop)
                 {
                     reading.lock().faults.push(fault.to_string());
                 }
