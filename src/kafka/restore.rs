@@ -26,11 +26,11 @@ use crate::{
 
 use super::{
     Batch, CommitFault, Group, Leaders, Lease, Outgoing, Position, Transactor,
-    client::consumer_config,
+    client::Quiet,
     offsets::{NEVER_TAKEN_OVER, begun_anew, is_anew, nonce_of},
     rights::{complain, read_denial},
-    unreadable::{is_unreadable, unreadable},
-    watchdog::Patience,
+    topic_reader::{Place, Polled, ReadFault, TopicReader, connect},
+    unreadable::is_unreadable,
 };
 
 /// One partition to take over.
@@ -95,6 +95,8 @@ pub(crate) type Apply = Box<dyn FnMut(i32, i64, &[u8], Option<&[u8]>) -> Result<
 /// asked again.
 const REQUEST: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(200);
+/// In the client's id.
+const ROLE: &str = "restore";
 /// How long a log has to end before the committed offset until that is believed: a new leader may
 /// not know yet how far the log is replicated.
 const SHORTER_FOR: Duration = Duration::from_secs(30);
@@ -343,29 +345,27 @@ impl Taking<'_> {
             .filter_map(|wanted| {
                 let (partition, wanted) = (wanted.lease.partition, wanted.clone());
                 let committed = committed.get(&partition)?.clone();
-                Some((partition, Reading { wanted, committed, next: None, entries: 0 }))
+                let place = committed.memory;
+                Some((partition, Reading { wanted, committed, place, entries: 0 }))
             })
             .collect();
         let (kafka, group) = (self.kafka.clone(), self.group.clone());
-        let (reader, apply, ready, stop) = (
-            Arc::clone(reader),
+        let (consumer, apply, ready, stop) = (
+            Arc::clone(&reader.0),
             Arc::clone(&self.apply),
             self.ready.clone(),
             Arc::clone(&self.stop),
         );
         blocking(self.group, move || {
             let restore = Restore {
-                kafka: &kafka,
                 group: &group,
                 leases,
+                reader: TopicReader::on(consumer, &kafka, ROLE, group.group_id(), &topic),
                 topic,
-                reader,
                 open,
                 apply: &apply,
                 ready,
                 stop: &stop,
-                patience: Patience::of(&kafka).idle,
-                sabotage: true,
             };
             restore.run()
         })
@@ -415,8 +415,8 @@ struct Committed {
     end: i64,
     /// That is before the offset, and has been for long enough.
     shorter: bool,
-    /// Where the log of the compacted topic begins.
-    memory: i64,
+    /// The log of the compacted topic.
+    memory: Place,
 }
 
 impl Committed {
@@ -466,6 +466,10 @@ async fn try_commit_fenced(
     }
 }
 
+fn refused(fault: ReadFault) -> TakeOverFault {
+    TakeOverFault::Refused(fault.sentence)
+}
+
 fn still_owned(group: &Group, leases: &[Lease], stop: &AtomicBool) -> Result<(), TakeOverFault> {
     group.restoring();
     let ended = group.ended(leases);
@@ -477,11 +481,11 @@ fn still_owned(group: &Group, leases: &[Lease], stop: &AtomicBool) -> Result<(),
 
 /// A consumer of its own that never joins the group: it only asks for the group's offsets and reads
 /// one topic.
-struct Reader(BaseConsumer);
+struct Reader(Arc<BaseConsumer<Quiet>>);
 
 impl Reader {
     fn open(kafka: &KafkaSettings, group: &Group) -> Result<Self, TakeOverFault> {
-        consumer_config(kafka, "restore", group.group_id()).create().map(Self).map_err(|error| {
+        connect(kafka, ROLE, group.group_id()).map(Self).map_err(|error| {
             TakeOverFault::Refused(format!("no consumer for the restore could be made: {error}"))
         })
     }
@@ -578,6 +582,7 @@ impl Reader {
                 known.remove(&partition);
             }
             drop(known);
+            let memory = Place::of((memory, memory_end));
             let one = Committed { offset, metadata, was_committed, first, end, shorter, memory };
             found.insert(partition, one);
         }
@@ -611,35 +616,20 @@ impl Reader {
 struct Reading {
     wanted: TakeOver,
     committed: Committed,
-    /// Where the reading goes on; `None` before it began.
-    next: Option<i64>,
+    place: Place,
     entries: u64,
-}
-
-/// How the reading of some partitions ended.
-enum Pass {
-    Done,
-    /// A batch of one of them could not be read.
-    Unreadable(KafkaError),
-    /// There was something to read, and nothing came.
-    StoodStill,
 }
 
 /// The reading of the compacted topic, up to every partition's barrier.
 struct Restore<'a> {
-    kafka: &'a KafkaSettings,
     group: &'a Group,
     leases: Vec<Lease>,
     topic: Arc<str>,
-    reader: Arc<Reader>,
+    reader: TopicReader,
     open: BTreeMap<i32, Reading>,
     apply: &'a Mutex<Apply>,
     ready: mpsc::UnboundedSender<Restored>,
     stop: &'a AtomicBool,
-    /// How long nothing may come although there is something to read.
-    patience: Duration,
-    /// A provoked fault strikes once.
-    sabotage: bool,
 }
 
 impl Restore<'_> {
@@ -652,26 +642,18 @@ impl Restore<'_> {
         while !self.open.is_empty() {
             let most = if alone { 1 } else { usize::MAX };
             let some: Vec<i32> = self.open.keys().copied().take(most).collect();
-            match (self.pass(&some)?, some.as_slice()) {
-                (Pass::Done, _) => {}
-                (Pass::Unreadable(error), [partition]) => {
-                    let read_to = self.open.get(partition).and_then(|reading| reading.next);
-                    let sentence = unreadable(&self.topic, [(*partition, read_to)], &error);
-                    return Err(TakeOverFault::Refused(sentence));
-                }
-                (Pass::Unreadable(error), _) => {
-                    // Said before anything else: librdkafka may not survive its next look at the
-                    // batch (`docs/kafka.md#batches-that-cannot-be-read`).
-                    let places = self.open.iter().map(|(partition, at)| (*partition, at.next));
-                    tracing::error!(
-                        error = %unreadable(&self.topic, places, &error),
-                        "unreadable batch found; reading the partitions one by one"
-                    );
-                    alone = true;
-                    self.renew()?;
-                }
-                (Pass::StoodStill, _) => self.renew()?,
+            let Some(fault) = self.pass(&some)? else { continue };
+            if some.len() == 1 {
+                return Err(refused(fault));
             }
+            // Said before anything else: librdkafka may not survive its next look at the batch
+            // (`docs/kafka.md#batches-that-cannot-be-read`).
+            tracing::error!(
+                error = %fault.sentence,
+                "unreadable batch found; reading the partitions one by one"
+            );
+            alone = true;
+            self.reader.renew().map_err(refused)?;
         }
         Ok(())
     }
@@ -687,7 +669,7 @@ impl Restore<'_> {
         let _ = self.ready.send(Restored {
             lease: wanted.lease,
             position: committed.position(wanted.lease),
-            first: committed.memory,
+            first: committed.memory.next,
             removed: u64::try_from(removed).unwrap_or(0),
             end: (!is_anew(&committed.metadata)).then_some(committed.end),
             committed: committed.was_committed.then_some((committed.offset, committed.metadata)),
@@ -695,96 +677,53 @@ impl Restore<'_> {
         });
     }
 
-    /// A new client in place of the present one, whose buffers hold what comes behind a fault.
-    fn renew(&mut self) -> Result<(), TakeOverFault> {
-        let fresh = Arc::new(Reader::open(self.kafka, self.group)?);
-        background::close("close-consumer", std::mem::replace(&mut self.reader, fresh));
-        Ok(())
-    }
-
-    /// Reads these partitions to their barriers, each from where it stands.
-    fn pass(&mut self, some: &[i32]) -> Result<Pass, TakeOverFault> {
-        let consumer = Arc::clone(&self.reader);
-        let mut list = TopicPartitionList::new();
-        for partition in some {
-            // A known first offset spares librdkafka's half-second wait for its next look at the
-            // partition's leader.
-            let Some(reading) = self.open.get(partition) else { continue };
-            let from = Offset::Offset(reading.next.unwrap_or(reading.committed.memory));
-            list.add_partition_offset(&self.topic, *partition, from)
-                .map_err(|error| TakeOverFault::Refused(error.to_string()))?;
-        }
-        consumer.0.assign(&list).map_err(|error| TakeOverFault::Refused(error.to_string()))?;
-        let mut moved = Moment::now();
+    /// Reads these partitions to their barriers, each from where it stands; or to a batch that cannot
+    /// be read.
+    fn pass(&mut self, some: &[i32]) -> Result<Option<ReadFault>, TakeOverFault> {
+        let places = some.iter().filter_map(|at| Some((*at, self.open.get(at)?.place)));
+        self.reader.begin(places.collect()).map_err(refused)?;
         while some.iter().any(|partition| self.open.contains_key(partition)) {
-            let polled = consumer.0.poll(PAUSE);
+            let polled = self.reader.poll(PAUSE);
             // With every message: nothing of an ended lease may reach what its successor has begun
             // to fill.
             still_owned(self.group, &self.leases, self.stop)?;
             let message = match polled {
-                Some(Ok(message)) => message,
-                Some(Err(error)) if is_unreadable(&error) => return Ok(Pass::Unreadable(error)),
-                Some(Err(error)) => {
-                    if let Some(sentence) = read_denial(&error, &self.topic, self.group.group_id())
+                Ok(Polled::Record(message)) => message,
+                Ok(Polled::End(_) | Polled::Nothing) => continue,
+                Err(fault) if is_unreadable(&fault.cause) => return Ok(Some(fault)),
+                Err(ReadFault { cause, .. }) => {
+                    if let Some(sentence) = read_denial(&cause, &self.topic, self.group.group_id())
                     {
                         complain(&sentence);
                     }
-                    tracing::debug!(%error, "topic read failed; restore continues");
+                    tracing::debug!(error = %cause, "topic read failed; restore continues");
                     continue;
                 }
-                None if moved.until(Moment::now()) < self.patience => continue,
-                None => match self.behind(some) {
-                    Some((partition, next, end)) => {
-                        tracing::warn!(
-                            kafka.topic = %self.topic,
-                            error = %format!("partition {partition} has stood still at offset {next} of {end}"),
-                            "restore does not move; reading on with a new consumer"
-                        );
-                        return Ok(Pass::StoodStill);
-                    }
-                    // Nothing can be read now, or no broker says so: that proves nothing.
-                    None => {
-                        moved = Moment::now();
-                        continue;
-                    }
-                },
             };
-            moved = Moment::now();
             let partition = message.partition();
             let Some(reading) = self.open.get_mut(&partition) else { continue };
             let barrier = &reading.wanted.barrier;
             if message.key() == barrier.key.as_deref()
                 && message.payload() == barrier.value.as_deref()
             {
+                drop(message);
+                self.reader.leave(partition);
                 self.hand_over(partition);
             } else {
                 reading.entries += 1;
-                reading.next = Some(message.offset() + 1);
+                reading.place.next = message.offset() + 1;
                 let mut apply = self.apply.lock().unwrap_or_else(PoisonError::into_inner);
                 let key = message.key().unwrap_or_default();
                 apply(partition, message.offset(), key, message.payload())
                     .map_err(TakeOverFault::Refused)?;
-                drop(apply);
+                drop((apply, message));
                 crash::point(Point::TakeOverRead);
-                if self.sabotage && crash::fault(Fault::RestoreStandsStill) {
-                    self.sabotage = false;
+                if crash::once(Fault::RestoreStandsStill) {
                     tracing::info!("injected fault: restore stops fetching");
-                    let _ = consumer.0.pause(&list);
+                    self.reader.stand_still();
                 }
             }
         }
-        Ok(Pass::Done)
-    }
-
-    /// A partition with something to read behind where its reading stands: partition, that offset,
-    /// and the end.
-    fn behind(&self, some: &[i32]) -> Option<(i32, i64, i64)> {
-        some.iter().find_map(|partition| {
-            let reading = self.open.get(partition)?;
-            let (first, end) =
-                self.reader.0.fetch_watermarks(&self.topic, *partition, REQUEST).ok()?;
-            let next = reading.next.unwrap_or(first);
-            (next < end).then_some((*partition, next, end))
-        })
+        Ok(None)
     }
 }

@@ -10,7 +10,7 @@ use super::{Group, GroupFault, GroupState};
 /// 10 s.
 pub(crate) const POLL_MARGIN: Duration = Duration::from_secs(15);
 /// How long a thread that restores may give no sign of life although a broker answers: each of its
-/// requests takes up to 3 s.
+/// requests takes up to 10 s.
 const RESTORE_MARGIN: Duration = Duration::from_secs(30);
 /// Between the first look that finds a thread silent and the one that believes it: when a frozen
 /// process goes on, its threads do so in any order.

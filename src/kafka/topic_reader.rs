@@ -1,5 +1,4 @@
-//! Reads one topic outside of its group: the only loop for everything but what a takeover decides by
-//! (`restore`) and what a group's members are given (`poller`).
+//! Reads one topic outside of a group: everything but what a group's members are given (`poller`).
 //!
 //! Nothing is passed over: a batch that cannot be read is an error, and partitions that stand still
 //! although there is something to read are read on by a new consumer.
@@ -67,6 +66,13 @@ pub(super) struct Place {
     ended: bool,
 }
 
+impl Place {
+    /// From where a log begins and ends.
+    pub(super) fn of((next, end): (i64, i64)) -> Self {
+        Self { next, end, ..Self::default() }
+    }
+}
+
 /// Reads partitions of one topic.
 pub(super) struct TopicReader {
     kafka: KafkaSettings,
@@ -92,8 +98,18 @@ impl TopicReader {
         group: &str,
         topic: &str,
     ) -> Result<Self, KafkaError> {
-        let consumer = connect(kafka, role, group)?;
-        Ok(Self {
+        Ok(Self::on(connect(kafka, role, group)?, kafka, role, group, topic))
+    }
+
+    /// A reader that has not begun, on a client from [`connect`].
+    pub(super) fn on(
+        consumer: Arc<BaseConsumer<Quiet>>,
+        kafka: &KafkaSettings,
+        role: &'static str,
+        group: &str,
+        topic: &str,
+    ) -> Self {
+        Self {
             kafka: kafka.clone(),
             role,
             group: group.to_owned(),
@@ -103,7 +119,7 @@ impl TopicReader {
             open: BTreeMap::new(),
             looked: Moment::now(),
             idle: false,
-        })
+        }
     }
 
     pub(super) fn topic(&self) -> &str {
@@ -128,8 +144,7 @@ impl TopicReader {
     /// Where the log of a partition begins, and where what is committed of it ends.
     pub(super) fn log(&self, partition: i32) -> Result<Place, ReadFault> {
         let asked = self.consumer.fetch_watermarks(&self.topic, partition, REQUEST);
-        let (next, end) = asked.map_err(|cause| self.refused(cause))?;
-        Ok(Place { next, end, ..Place::default() })
+        asked.map(Place::of).map_err(|cause| self.refused(cause))
     }
 
     /// The same of every partition.
@@ -191,8 +206,7 @@ impl TopicReader {
     /// # Errors
     /// A batch cannot be read, or the topic cannot for good.
     pub(super) fn poll(&mut self, wait: Duration) -> Result<Polled<'_>, ReadFault> {
-        let patience = Patience::of(&self.kafka).idle;
-        if self.idle && self.looked.until(Moment::now()) >= patience {
+        if self.idle && self.looked.until(Moment::now()) >= Patience::of(&self.kafka).idle {
             self.look()?;
         }
         let polled = self.consumer.poll(wait);
@@ -201,7 +215,7 @@ impl TopicReader {
             None => return Ok(Polled::Nothing),
             Some(Ok(message)) => {
                 if crash::once(Fault::ReadingStandsStill) {
-                    let _ = self.consumer.assignment().and_then(|all| self.consumer.pause(&all));
+                    self.stand_still();
                 }
                 return Ok(Polled::Record(message));
             }
@@ -246,11 +260,22 @@ impl TopicReader {
             error = %format!("partition {partition} has stood still at offset {next}"),
             "reading does not move; reading on with a new consumer"
         );
+        self.renew()?;
+        self.begin(self.open.clone())
+    }
+
+    /// A new client in place of the present one, whose buffers hold what comes behind a fault.
+    pub(super) fn renew(&mut self) -> Result<(), ReadFault> {
         let fresh = connect(&self.kafka, self.role, &self.group);
         let fresh = fresh.map_err(|cause| self.refused(cause))?;
         *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&fresh);
         background::close("close-consumer", std::mem::replace(&mut self.consumer, fresh));
-        self.begin(self.open.clone())
+        Ok(())
+    }
+
+    /// Stops fetching, as a defect would.
+    pub(super) fn stand_still(&self) {
+        let _ = self.consumer.assignment().and_then(|all| self.consumer.pause(&all));
     }
 
     fn list(
@@ -269,7 +294,8 @@ impl TopicReader {
     }
 }
 
-fn connect(
+/// A client that joins no group and can be asked for the offsets of one.
+pub(super) fn connect(
     kafka: &KafkaSettings,
     role: &str,
     group: &str,

@@ -135,7 +135,7 @@ fn a_restore_that_stands_still_reads_on_with_a_new_consumer() {
     Verdict::of(&rig, &commands, &first).assert_each_once(commands.len(), "restored");
     let log = connector.log();
     assert!(log.contains("restore stops fetching"), "the fault did not strike");
-    assert!(log.contains("restore does not move; reading on with a new consumer"), "{log}");
+    assert!(log.contains("reading does not move; reading on with a new consumer"), "{log}");
 }
 
 #[test]
