@@ -128,7 +128,7 @@ impl Engine<'_> {
         self.parts.metrics.commands_log_reset();
         tracing::error!(
             kafka.topic = %self.names.commands,
-            error = reason,
+            error = %reason,
             "commands log replaced or truncated; known commands end as duplicates, others are processed"
         );
     }
