@@ -168,8 +168,16 @@ async fn session(
     check_compacted(&settings.kafka, &settings.topics.journal).await.map_err(PipelineFault)?;
     tracing::debug!(kafka.partition_count = partition_count, "topics verified");
     // Known before the first command is begun: a pause holds through restarts.
+    let mut tries = 0;
     while tokio::time::timeout(Duration::from_secs(1), parts.controls.settled()).await.is_err() {
         pulse.beat();
+        let reason = format!("{} is not read to its end yet", settings.topics.control);
+        // A broker that is only slow is not worth a line.
+        tries += 1;
+        if tries == 10 {
+            tracing::warn!(error = %reason, "command pipeline waiting for the control topic");
+        }
+        parts.board.ready(ROLE, Err(reason));
         if parts.shutdown.is_cancelled() {
             return Ok(Ended::Shutdown);
         }
