@@ -165,7 +165,6 @@ async fn session(
     let Some(partition_count) = wait_for_topics(parts, pulse).await? else {
         return Ok(Ended::Shutdown);
     };
-    check_compacted(&settings.kafka, &settings.topics.journal).await.map_err(PipelineFault)?;
     tracing::debug!(kafka.partition_count = partition_count, "topics verified");
     // Known before the first command is begun: a pause holds through restarts.
     let mut tries = 0;
@@ -207,7 +206,12 @@ async fn session(
     };
     let engine =
         Engine::new(parts, timing, partition_count, group.clone(), transactor, store, happened);
-    let ended = engine.run(events, receiver, pulse, silence).await;
+    // Answered before the first partition is taken over, by a broker that answers such questions.
+    let compacted = check_compacted(&settings.kafka, &settings.topics.journal);
+    let ended = tokio::select! {
+        ended = engine.run(events, receiver, pulse, silence) => ended,
+        Err(reason) = compacted => Ended::Failed(reason),
+    };
     group.abandon(LEAVE).await;
     Ok(ended)
 }

@@ -13,10 +13,7 @@ use crate::{
     board::Pulse,
     clock::{Moment, millis},
     config::{Feed, FeedSettings},
-    kafka::{
-        Group, Lease, Loader, Store, TakeOver, TakeOverFault, Transactor, check_compacted,
-        take_over,
-    },
+    kafka::{Group, Lease, Loader, Store, TakeOver, TakeOverFault, Transactor, take_over},
     schema::{Checkpoint, Codec, DecodeFault, LearnFault},
 };
 
@@ -233,10 +230,6 @@ impl FeedTask {
         if let Some(mut loader) = loading.end() {
             loader.flush()?;
         }
-        let settings = &self.parts.settings;
-        check_compacted(&settings.kafka, &settings.topics.feeds_state)
-            .await
-            .map_err(PipelineFault::State)?;
         tracing::info!(
             feed = self.feed.name(),
             entries,

@@ -57,7 +57,7 @@ use crate::{
     erp::{Erp, Work},
     kafka::{
         Asked, Group, GroupEvent, GroupFault, GroupOptions, GroupState, LEAVE, Lease, POLL_MARGIN,
-        Store, StoreFault, Threads, Transactor, control::Controls,
+        Store, StoreFault, Threads, Transactor, check_compacted, control::Controls,
     },
     metrics::Metrics,
     restarts::{Next, Restarts},
@@ -173,6 +173,8 @@ async fn session(parts: Parts, silence: Duration) -> Result<(), PipelineFault> {
             drain: DRAIN,
         },
     );
+    let (kafka, state) = (parts.settings.kafka.clone(), parts.settings.topics.feeds_state.clone());
+    let compacted = async move { check_compacted(&kafka, &state).await };
     let pipeline = Pipeline {
         group_state,
         threads: Threads::new(silence),
@@ -186,7 +188,10 @@ async fn session(parts: Parts, silence: Duration) -> Result<(), PipelineFault> {
         tasks: JoinSet::new(),
         parts,
     };
-    pipeline.run(events).await
+    tokio::select! {
+        ended = pipeline.run(events) => ended,
+        Err(reason) = compacted => Err(PipelineFault::State(reason)),
+    }
 }
 
 struct Pipeline {
