@@ -260,9 +260,10 @@ fn named_by_check(case: &Case) {
 fn named_by_run(case: &Case) {
     let only_on_demand = case.missing.operation == "Write"
         && [&case.topics.control, &case.topics.commands].contains(&&case.missing.name);
-    if case.missing.operation == "DescribeConfigs" || only_on_demand {
-        // Only `check` and `topics` look at a topic's options; only a person's request writes a
-        // decision, and only a misplaced command is forwarded.
+    let remembers = [&case.topics.journal, &case.topics.feeds_state].contains(&&case.missing.name);
+    if (case.missing.operation == "DescribeConfigs" && !remembers) || only_on_demand {
+        // Of the other topics only `check` and `topics` look at the options; only a person's request
+        // writes a decision, and only a misplaced command is forwarded.
         return;
     }
     let connector = Connector::spawn(&case.file, case.port, &case.log);
