@@ -33,4 +33,14 @@ impl MockBroker {
     pub(crate) fn bootstrap_servers(&self) -> String {
         self.0.bootstrap_servers()
     }
+
+    /// The next requests of this kind are answered with these errors, one each.
+    #[cfg(test)]
+    pub(crate) fn refuse(
+        &self,
+        request: rdkafka::types::RDKafkaApiKey,
+        errors: &[rdkafka::types::RDKafkaRespErr],
+    ) {
+        self.0.request_errors(request, errors);
+    }
 }

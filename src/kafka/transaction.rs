@@ -190,6 +190,9 @@ struct Count {
     denied: BTreeSet<String>,
     /// Why the topic that everything is remembered in is not the one it was.
     replaced: Option<String>,
+    /// Partitions of that topic of which a batch came without its offset: librdkafka counts on from
+    /// that for the batch's other records.
+    unplaced: BTreeSet<i32>,
 }
 
 impl Deliveries {
@@ -215,6 +218,20 @@ impl Deliveries {
     fn deny(&self, topic: &str) {
         rights::complain(&rights::denial(Operation::Write, &Resource::Topic(topic.to_owned())));
         self.lock().denied.insert(topic.to_owned());
+    }
+
+    /// Where a record was written in the topic that everything is remembered in.
+    fn placed(&self, memory: &Memory, partition: i32, offset: i64) {
+        let mut count = self.lock();
+        // What was delivered by a retry may come without its offset.
+        if offset < 0 {
+            count.unplaced.insert(partition);
+        }
+        if !count.unplaced.contains(&partition)
+            && let Some(reason) = memory.replaced(partition, offset)
+        {
+            count.replaced = Some(reason);
+        }
     }
 
     /// The fate of the record at this place of the batch.
@@ -247,10 +264,6 @@ impl Memory {
 
     /// What is wrong when a record was written at this offset.
     fn replaced(&self, partition: i32, offset: i64) -> Option<String> {
-        // What was delivered by a retry may come without its offset.
-        if offset < 0 {
-            return None;
-        }
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         let before = written.insert(partition, offset)?;
         (offset <= before).then(|| {
@@ -297,9 +310,8 @@ impl ProducerContext for Reports {
         }
         if let (Ok(record), Some(memory)) = (result, &self.memory)
             && record.topic() == memory.topic
-            && let Some(reason) = memory.replaced(record.partition(), record.offset())
         {
-            self.deliveries.lock().replaced = Some(reason);
+            self.deliveries.placed(memory, record.partition(), record.offset());
         }
         self.deliveries.one(at, result.as_ref().err().map(|(error, _)| error.clone()));
     }
@@ -874,11 +886,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_topic_made_again_is_told_from_a_delivery_without_an_offset() {
+    fn a_topic_made_again_is_told_by_its_offsets() {
         let memory = Memory::of("journal");
         let replaced = |partition, offset| memory.replaced(partition, offset).is_some();
         assert!(!replaced(0, 7) && !replaced(0, 9) && !replaced(1, 3));
-        assert!(!replaced(0, -1001), "librdkafka's word for none");
         assert!(!replaced(0, 10) && replaced(0, 10));
+    }
+
+    /// librdkafka counts on from the offset that it was not told: -1, 0, 1 and so on.
+    #[test]
+    fn a_batch_without_offsets_is_of_no_topic_made_again() {
+        use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+        let broker = crate::kafka::mock::MockBroker::start(&[("journal", 1)]).unwrap();
+        let deliveries = Arc::new(Deliveries::default());
+        let memory = Some(Arc::new(Memory::of("journal")));
+        let reports = Reports { deliveries: Arc::clone(&deliveries), memory };
+        let producer: ThreadedProducer<Reports> = rdkafka::ClientConfig::new()
+            .set("bootstrap.servers", broker.bootstrap_servers())
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "200")
+            .create_with_context(reports)
+            .unwrap();
+        let batch = || {
+            deliveries.begin(3);
+            for at in 0..3 {
+                let record = BaseRecord::<[u8], [u8], usize>::with_opaque_to("journal", at);
+                assert!(producer.send(record.partition(0).payload(b"entry")).is_ok());
+            }
+            deliveries.finish()
+        };
+        assert!(batch().replaced.is_none());
+        let duplicate = RDKafkaRespErr::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER;
+        broker.refuse(RDKafkaApiKey::Produce, &[duplicate]);
+        let Count { failed, replaced, .. } = batch();
+        assert_eq!((failed, replaced), (None, None));
+        assert!(batch().replaced.is_none());
     }
 }
