@@ -138,6 +138,8 @@ impl<F: FnMut(Followed<'_>)> Reading<F> {
             return Ok(());
         }
         let mut read_to: BTreeMap<i32, i64> = BTreeMap::new();
+        // Of which nothing came since their end was reached.
+        let mut quiet: BTreeSet<i32> = BTreeSet::new();
         self.reader.begin(logs)?;
         while !self.stopped() {
             match self.reader.poll(POLL)? {
@@ -149,6 +151,7 @@ impl<F: FnMut(Followed<'_>)> Reading<F> {
                 }
                 Polled::Record(message) => {
                     read_to.insert(message.partition(), message.offset() + 1);
+                    quiet.remove(&message.partition());
                     (self.on)(Followed::Record {
                         partition: message.partition(),
                         offset: message.offset(),
@@ -159,7 +162,9 @@ impl<F: FnMut(Followed<'_>)> Reading<F> {
                     continue;
                 }
                 Polled::End(partition) => {
-                    if !unread.remove(&partition) && self.is_shorter(partition)? {
+                    unread.remove(&partition);
+                    // An end that no record led to is another log's, or behind markers alone.
+                    if !quiet.insert(partition) && self.is_shorter(partition)? {
                         break;
                     }
                 }
@@ -183,5 +188,60 @@ impl<F: FnMut(Followed<'_>)> Reading<F> {
     fn is_shorter(&self, partition: i32) -> Result<bool, ReadFault> {
         let end = self.reader.log(partition)?.end;
         Ok(self.reader.positions().get(&partition).is_some_and(|read_to| end < *read_to))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use rdkafka::{
+        producer::{BaseProducer, BaseRecord, Producer},
+        types::{RDKafkaApiKey, RDKafkaRespErr},
+    };
+
+    use super::*;
+    use crate::kafka::mock::MockBroker;
+
+    /// Each record is followed by the end of its partition.
+    #[test]
+    fn a_record_at_the_end_costs_no_question_and_no_second_reading() {
+        let broker = MockBroker::start(&[("topic", 1)]).unwrap();
+        let servers = broker.bootstrap_servers();
+        let text = format!("[kafka]\nbootstrap_servers = \"{servers}\"");
+        let kafka = crate::config::from_toml(&text, std::iter::empty()).unwrap().settings.kafka;
+        let producer: BaseProducer =
+            rdkafka::ClientConfig::new().set("bootstrap.servers", &servers).create().unwrap();
+        let (sender, seen) = mpsc::channel();
+        let _follower = follow(&kafka, "test", "topic", move |followed| {
+            let word = match followed {
+                Followed::Begun => "begun",
+                Followed::Record { .. } => "record",
+                Followed::Quiet(_) => "quiet",
+            };
+            let _ = sender.send(word);
+        })
+        .unwrap();
+        let mut last = "";
+        let mut next = || {
+            let limit = Duration::from_secs(30);
+            let new = loop {
+                let word = seen.recv_timeout(limit).unwrap();
+                // The end is told again and again.
+                if word != "quiet" || last != "quiet" {
+                    break word;
+                }
+            };
+            last = new;
+            new
+        };
+        assert_eq!([next(), next()], ["begun", "quiet"]);
+        let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN;
+        broker.refuse(RDKafkaApiKey::ListOffsets, &[refused; 20]);
+        for _ in 0..3 {
+            producer.send(BaseRecord::<[u8], [u8]>::to("topic").payload(b"x")).ok().unwrap();
+            producer.flush(Duration::from_secs(30)).unwrap();
+            assert_eq!([next(), next()], ["record", "quiet"]);
+        }
     }
 }
