@@ -14,10 +14,6 @@ use std::{
     time::Duration,
 };
 
-use rdkafka::{
-    consumer::{BaseConsumer, Consumer},
-    error::KafkaError,
-};
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -28,10 +24,10 @@ use crate::{
 };
 
 use super::{
-    client::{Quiet, consumer_config, group_id},
+    client::group_id,
     follow::{Followed, Follower, follow_with},
     tool::{Sender, ToolFault},
-    topic_reader::{SharedClient, TopicReader},
+    topic_reader::{SharedClient, TopicReader, whole_end},
 };
 
 /// Everything that was decided, by key.
@@ -156,18 +152,9 @@ impl Controls {
     /// Why the topic's end is not known, or not reached in good time.
     pub(crate) async fn catch_up(&self, kafka: &KafkaSettings, topic: &str) -> Result<(), String> {
         let (kafka, topic) = (kafka.clone(), topic.to_owned());
-        // Only a client that reads what is not committed is told the end behind it.
-        let end = move || {
-            let client: BaseConsumer<Quiet> =
-                consumer_config(&kafka, "control", &group_id(&kafka, "control"))
-                    .set("isolation.level", "read_uncommitted")
-                    .create_with_context(Quiet)?;
-            client.fetch_watermarks(&topic, PARTITION, REQUEST)
-        };
+        let end = move || whole_end(&kafka, "control", &topic, PARTITION, REQUEST);
         let asked = background::blocking("control end", end).await;
-        let (_, end) = asked
-            .map_err(|error| error.to_string())?
-            .map_err(|error: KafkaError| error.to_string())?;
+        let end = asked.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         let until = std::time::Instant::now() + REQUEST;
         while self.position.load(Ordering::Acquire) < end {
             if std::time::Instant::now() >= until {

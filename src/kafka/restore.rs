@@ -29,7 +29,7 @@ use super::{
     client::Quiet,
     offsets::{NEVER_TAKEN_OVER, begun_anew, is_anew, nonce_of},
     rights::{complain, read_denial},
-    topic_reader::{Place, Polled, ReadFault, TopicReader, connect},
+    topic_reader::{Place, Polled, ReadFault, TopicReader, connect, whole_end},
     unreadable::is_unreadable,
 };
 
@@ -481,13 +481,14 @@ fn still_owned(group: &Group, leases: &[Lease], stop: &AtomicBool) -> Result<(),
 
 /// A consumer of its own that never joins the group: it only asks for the group's offsets and reads
 /// one topic.
-struct Reader(Arc<BaseConsumer<Quiet>>);
+struct Reader(Arc<BaseConsumer<Quiet>>, KafkaSettings);
 
 impl Reader {
     fn open(kafka: &KafkaSettings, group: &Group) -> Result<Self, TakeOverFault> {
-        connect(kafka, ROLE, group.group_id()).map(Self).map_err(|error| {
+        let consumer = connect(kafka, ROLE, group.group_id()).map_err(|error| {
             TakeOverFault::Refused(format!("no consumer for the restore could be made: {error}"))
-        })
+        })?;
+        Ok(Self(consumer, kafka.clone()))
     }
 
     /// Those of a topic's partitions that have a leader; the others are named once a minute. A
@@ -549,7 +550,13 @@ impl Reader {
         let mut found = BTreeMap::new();
         for (partition, committed) in offsets {
             let logs = self.0.fetch_watermarks(topic, partition, REQUEST).and_then(|memory| {
-                Ok((memory, self.0.fetch_watermarks(group.topic(), partition, REQUEST)?))
+                let (first, mut end) =
+                    self.0.fetch_watermarks(group.topic(), partition, REQUEST)?;
+                // Offsets that an operator set may stand behind the last stable one.
+                if committed.as_ref().is_some_and(|(offset, _)| *offset > end) {
+                    end = whole_end(&self.1, ROLE, group.topic(), partition, REQUEST)?;
+                }
+                Ok((memory, (first, end)))
             });
             let ((memory, memory_end), (first, end)) = match logs {
                 Ok(logs) => logs,

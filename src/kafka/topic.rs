@@ -13,7 +13,7 @@ use super::{
     admin::{Admin, Complaints, explained},
     client::{consumer_config, group_id},
     rights::{Operation, Resource, denial, is_denial},
-    topic_reader::partitions,
+    topic_reader::{partitions, whole_end},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -98,6 +98,7 @@ pub(crate) struct Unsettled {
 #[derive(Clone)]
 pub(crate) struct Backlog {
     consumer: Arc<BaseConsumer>,
+    kafka: KafkaSettings,
     topic: String,
 }
 
@@ -116,7 +117,7 @@ impl Backlog {
         let consumer: BaseConsumer = consumer_config(kafka, "backlog", &group_id(kafka, role))
             .create()
             .map_err(|error| format!("no Kafka client could be made from [kafka]: {error}"))?;
-        Ok(Self { consumer: Arc::new(consumer), topic: topic.to_owned() })
+        Ok(Self { consumer: Arc::new(consumer), kafka: kafka.clone(), topic: topic.to_owned() })
     }
 
     /// Asks for it.
@@ -154,7 +155,13 @@ impl Backlog {
             found.records += u64::try_from(high - next.max(low)).unwrap_or(0);
             found.removed += u64::try_from(low - next).unwrap_or(0);
             if next > high {
-                found.shorter.push((partition.partition(), next, high));
+                // Offsets that an operator set may stand behind the last stable one.
+                let at = partition.partition();
+                let end = whole_end(&self.kafka, "backlog", &self.topic, at, TIMEOUT)
+                    .map_err(unanswered)?;
+                if next > end {
+                    found.shorter.push((at, next, end));
+                }
             }
         }
         Ok(found)

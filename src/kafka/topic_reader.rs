@@ -24,7 +24,7 @@ use crate::{
 };
 
 use super::{
-    client::{Quiet, consumer_config},
+    client::{Quiet, consumer_config, group_id},
     rights::is_denial_code,
     unreadable::{is_unreadable, unreadable},
     watchdog::Patience,
@@ -319,6 +319,21 @@ pub(super) fn partitions<C: ConsumerContext>(
         Some(code) => Err(KafkaError::MetadataFetch(code)),
         None => Ok(found.partitions().iter().map(|partition| partition.id()).collect()),
     }
+}
+
+/// Where the log of a partition ends, with what is not committed yet. Only a client that reads that
+/// as well is told: the others, the last stable offset.
+pub(super) fn whole_end(
+    kafka: &KafkaSettings,
+    role: &str,
+    topic: &str,
+    partition: i32,
+    timeout: Duration,
+) -> Result<i64, KafkaError> {
+    let client: BaseConsumer<Quiet> = consumer_config(kafka, role, &group_id(kafka, role))
+        .set("isolation.level", "read_uncommitted")
+        .create_with_context(Quiet)?;
+    Ok(client.fetch_watermarks(topic, partition, timeout)?.1)
 }
 
 /// Whether an error of a reader is for good.

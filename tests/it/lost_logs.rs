@@ -4,7 +4,11 @@
 
 use std::{collections::HashMap, sync::atomic::Ordering, time::Duration};
 
-use rdkafka::{Offset, TopicPartitionList, admin::AdminOptions};
+use rdkafka::{
+    Offset, TopicPartitionList,
+    admin::AdminOptions,
+    producer::{BaseProducer, BaseRecord, Producer},
+};
 use wdt_connector::testing::schema::{CommandResult, CreateReturnOutbound, Outcome};
 
 use crate::{
@@ -15,7 +19,7 @@ use crate::{
         kafka_proxy::{KafkaProxy, Request},
         records::{Sender, read_all},
         rig::{PATIENCE, Rig},
-        topics, until, wait,
+        topics, unique, until, wait,
     },
     parts::{PrivateBroker, broker},
 };
@@ -201,6 +205,37 @@ fn a_commands_log_shorter_than_the_committed_offset_is_begun_anew_and_said() {
     rig.send(&some("C", 1));
     rig.results(31);
     assert!(connector.metric("wdt_connector_commands_log_resets_total", &[]) == 0.0);
+}
+
+/// Offsets set to the end of the log stand behind the last stable offset while a sender's
+/// transaction is open.
+#[test]
+fn offsets_behind_an_open_transaction_are_no_shorter_log() {
+    let (rig, _, connector) = settled("open-transaction", 20);
+    stop(connector);
+    let sender: BaseProducer = broker()
+        .client()
+        .set("transactional.id", unique("sender"))
+        .set("transaction.timeout.ms", "600000")
+        .create()
+        .expect("a producer");
+    sender.init_transactions(PATIENCE).expect("a producer id");
+    sender.begin_transaction().expect("a transaction");
+    for number in 0..5 {
+        let record = BaseRecord::<str, str>::to(&rig.topics.commands).key("A000").payload("{}");
+        sender.send(record.partition(0)).unwrap_or_else(|_| panic!("record {number}"));
+    }
+    sender.flush(PATIENCE).expect("delivered");
+    rig.reset_offset(0, 25);
+    let (_, said) = rig.said(&["check"]);
+    assert!(!said.contains("although offset 25 is committed"), "{said}");
+
+    let connector = rig.start();
+    assert!(!connector.log().contains("commands log replaced"), "{}", connector.log());
+    sender.commit_transaction(PATIENCE).expect("committed");
+    rig.send(&some("B", 1));
+    rig.results(21);
+    each_created_once(&rig, 21);
 }
 
 #[test]
