@@ -119,10 +119,9 @@ pub(super) struct Partition {
 
 impl Partition {
     pub(super) fn new(restored: &Restored, journal: Remembered, restored_at: Moment) -> Self {
-        let Position { lease, offset: start, ref metadata } = restored.position;
+        let prefix = prefix_of(restored, journal.nonce);
         Self {
-            lease,
-            prefix: Prefix::restore(start, metadata, journal.nonce),
+            lease: restored.lease,
             restored_at,
             keys: HashMap::new(),
             awaited: Awaited::new(restored.lease.partition, restored.end, &journal.open),
@@ -133,7 +132,8 @@ impl Partition {
             sightings: Some(Sightings::new()),
             unlearnt: VecDeque::new(),
             patience: Patience::default(),
-            log: InputLog::from(start.saturating_add_unsigned(restored.removed)),
+            log: InputLog::from(prefix.next()),
+            prefix,
             read_at: None,
             draining: false,
             lost_at: journal.lost_at,
@@ -151,6 +151,15 @@ impl Partition {
             self.in_doubt.remove(key);
         }
     }
+}
+
+/// What is finished of a partition that is taken over. What is gone from the log is passed: the next
+/// takeover does not miss it again.
+fn prefix_of(restored: &Restored, nonce: String) -> Prefix {
+    let Position { offset, ref metadata, .. } = restored.position;
+    let mut prefix = Prefix::restore(offset, metadata, nonce);
+    prefix.committed(offset.saturating_add_unsigned(restored.removed));
+    prefix
 }
 
 /// Whether nothing new is begun for a lease: its partition is being given back, or is gone.
@@ -493,7 +502,7 @@ impl Restoring {
                 records.push(Arc::new(record));
             }
             let Position { offset, metadata, .. } = &restored.position;
-            let prefix = Prefix::restore(*offset, metadata, journal.nonce.clone());
+            let prefix = prefix_of(restored, journal.nonce.clone());
             // What fitted before fits now.
             let (offset, metadata) = prefix.position().unwrap_or((*offset, metadata.clone()));
             positions.push(Position { lease, offset, metadata });

@@ -239,6 +239,23 @@ fn offsets_behind_an_open_transaction_are_no_shorter_log() {
 }
 
 #[test]
+fn what_retention_removed_unread_is_told_by_one_takeover() {
+    let (rig, _, connector) = settled("removed-once", 5);
+    stop(connector);
+    rig.send(&some("B", 5));
+    delete_records(&rig.topics.commands, 10);
+    for removed in [5, 0] {
+        let connector = rig.start();
+        assert_eq!(connector.status()["sections"]["commands"]["removed_unread"], removed);
+        stop(connector);
+    }
+    let _connector = rig.start();
+    rig.send(&some("C", 1));
+    rig.results(6);
+    each_created_once(&rig, 6);
+}
+
+#[test]
 fn what_was_gone_before_the_first_start_is_not_missed() {
     let rig = Rig::with_partitions("before", 1).commands("avro");
     rig.erp.take_anything();
