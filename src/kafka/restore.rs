@@ -579,8 +579,9 @@ impl Reader {
             if shorter {
                 let since = *known.entry(partition).or_insert_with(Moment::now);
                 if since.until(Moment::now()) < SHORTER_FOR {
+                    // Without the end, which grows: each new one would be said.
                     complain(&format!(
-                        "partition {partition} of {} ends at offset {end}, before the committed offset {offset}; its takeover waits, since a new leader may not know the end yet",
+                        "partition {partition} of {} ends before the committed offset {offset}; its takeover waits, since a new leader may not know the end yet",
                         group.topic()
                     ));
                     continue;

@@ -180,11 +180,12 @@ fn a_commands_log_shorter_than_the_committed_offset_is_begun_anew_and_said() {
     rig.reset_offset(0, 1000);
     let fresh = some("B", 5);
     rig.send(&fresh);
-    rig.send(&commands[..5]);
     let (code, said) = rig.said(&["check"]);
     assert!(code == Some(1) && said.contains("although offset 1000 is committed"), "{said}");
 
     let connector = rig.spawn();
+    connector.wait_log("its takeover waits", PATIENCE);
+    rig.send(&commands[..5]);
     let results = {
         let mut reader = rig.reader(&rig.topics.results);
         reader.at_least(30, BELIEVED);
@@ -196,6 +197,7 @@ fn a_commands_log_shorter_than_the_committed_offset_is_begun_anew_and_said() {
     let copies = results.iter().filter(|result| result.duplicate).count();
     assert_eq!(copies, 5, "what the journal knows is a duplicate");
     connector.wait_log("ends at offset 10 although offset 1000", PATIENCE);
+    assert_eq!(connector.log().matches("its takeover waits").count(), 1, "said once a minute");
     assert_eq!(connector.status()["sections"]["commands"]["log_resets"], 1);
     assert!(connector.metric("wdt_connector_commands_log_resets_total", &[]) >= 1.0);
     // Once: the next start goes on from where this one stood.
