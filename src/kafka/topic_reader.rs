@@ -304,8 +304,8 @@ pub(super) fn connect(
     config.set("enable.partition.eof", "true").create_with_context(Quiet).map(Arc::new)
 }
 
-/// A topic's partitions; none when it does not exist. One that may not be seen is an error, since it
-/// is not one that is missing.
+/// A topic's partitions; none when it does not exist. One that may not be seen, or has no leader yet,
+/// is an error, since it is not one that is missing.
 pub(super) fn partitions<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     topic: &str,
@@ -315,7 +315,10 @@ pub(super) fn partitions<C: ConsumerContext>(
     let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
         return Ok(Vec::new());
     };
-    match found.error().map(RDKafkaErrorCode::from).filter(|code| is_denial_code(*code)) {
+    match found.error().map(RDKafkaErrorCode::from) {
+        Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+            Ok(Vec::new())
+        }
         Some(code) => Err(KafkaError::MetadataFetch(code)),
         None => Ok(found.partitions().iter().map(|partition| partition.id()).collect()),
     }
