@@ -138,8 +138,8 @@ impl<F: FnMut(Followed<'_>)> Reading<F> {
             return Ok(());
         }
         let mut read_to: BTreeMap<i32, i64> = BTreeMap::new();
-        // Of which nothing came since their end was reached.
-        let mut quiet: BTreeSet<i32> = BTreeSet::new();
+        // Whose end was reached: perhaps that of another log.
+        let mut ended: BTreeSet<i32> = BTreeSet::new();
         self.reader.begin(logs)?;
         while !self.stopped() {
             match self.reader.poll(POLL)? {
@@ -151,7 +151,6 @@ impl<F: FnMut(Followed<'_>)> Reading<F> {
                 }
                 Polled::Record(message) => {
                     read_to.insert(message.partition(), message.offset() + 1);
-                    quiet.remove(&message.partition());
                     (self.on)(Followed::Record {
                         partition: message.partition(),
                         offset: message.offset(),
@@ -163,12 +162,21 @@ impl<F: FnMut(Followed<'_>)> Reading<F> {
                 }
                 Polled::End(partition) => {
                     unread.remove(&partition);
-                    // An end that no record led to is another log's, or behind markers alone.
-                    if !quiet.insert(partition) && self.is_shorter(partition)? {
-                        break;
+                    ended.insert(partition);
+                }
+                // Asked once nothing more comes, not behind each record. A broker that does not
+                // answer proves nothing.
+                Polled::Nothing => {
+                    if let Some(partition) = ended.first().copied() {
+                        match self.is_shorter(partition) {
+                            Ok(true) => break,
+                            Ok(false) => {
+                                ended.remove(&partition);
+                            }
+                            Err(_) => {}
+                        }
                     }
                 }
-                Polled::Nothing => {}
             }
             if unread.is_empty() {
                 (self.on)(Followed::Quiet(&self.reader.positions()));
