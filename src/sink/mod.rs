@@ -223,6 +223,7 @@ async fn wait_for_topics(
     pulse: &crate::board::Pulse,
 ) -> Result<Option<i32>, PipelineFault> {
     let topics = &parts.settings.topics;
+    let mut said = String::new();
     loop {
         pulse.beat();
         let names = [&*topics.commands, &topics.journal, &topics.results, &topics.commands_dlq];
@@ -233,7 +234,9 @@ async fn wait_for_topics(
         let reason = match counts {
             Err(reason) => reason,
             Ok(counts) => match counts.as_slice() {
-                [Some(commands), Some(journal), Some(_), Some(_)] if commands == journal => return Ok(Some(*commands)),
+                [Some(commands), Some(journal), Some(_), Some(_)] if commands == journal => {
+                    return Ok(Some(*commands));
+                }
                 [Some(commands), Some(journal), ..] if commands != journal => {
                     return Err(PipelineFault(format!(
                         "{} has {commands} partitions and {} has {journal}; they must be equal: stop every instance and run `wdt-connector topics repartition --partitions {}`",
@@ -242,10 +245,20 @@ async fn wait_for_topics(
                         commands.max(journal)
                     )));
                 }
-                _ => "a topic of the command pipeline is missing; create them with `wdt-connector topics --with-commands`".into(),
+                _ => {
+                    let missing = names.iter().zip(&counts).filter(|(_, count)| count.is_none());
+                    let missing: Vec<&str> = missing.map(|(name, _)| *name).collect();
+                    format!(
+                        "{} missing; create what is missing with `wdt-connector topics --with-commands`",
+                        missing.join(", ")
+                    )
+                }
             },
         };
-        tracing::warn!(error = %reason, "command pipeline waiting for its topics");
+        if said != reason {
+            tracing::warn!(error = %reason, "command pipeline waiting for its topics");
+            said.clone_from(&reason);
+        }
         parts.board.ready(ROLE, Err(reason));
         tokio::select! {
             () = parts.shutdown.cancelled() => return Ok(None),
