@@ -257,7 +257,7 @@ async fn stopped(settings: &Settings) -> anyhow::Result<bool> {
         }
         if !said {
             output::complain(&format!(
-                "{members} instances are in the group; waiting until their sessions have ended"
+                "{members} of the group's instances are running, or their sessions have not ended; stop them all: it goes on when the group is empty"
             ));
             said = true;
         }
