@@ -268,6 +268,12 @@ async fn wait(
                 result.command_id,
                 result.outcome.name()
             ));
+            if decision.found.verdict == Verdict::NoOrderRedrivable {
+                let _ = output::say(&format!(
+                    "to have it created: wdt-connector dlq redrive --reason in_doubt --key {}",
+                    result.return_no
+                ));
+            }
             return Ok(End::Done);
         }
         let name = control.clone();

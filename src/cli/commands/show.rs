@@ -149,7 +149,7 @@ fn print(args: &Args, found: &Found) {
                 row(
                     "decide",
                     &format!(
-                        "wdt-connector commands resolve {} {} --order <order_no> | --no-order",
+                        "wdt-connector commands resolve {} {} --order <order_no> | --no-order | --no-order-redrivable",
                         args.return_no, args.command_id
                     ),
                 );
