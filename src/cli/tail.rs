@@ -47,7 +47,7 @@ pub(super) struct Args {
     /// Begin with the oldest record instead of the last ones
     #[arg(long)]
     from_beginning: bool,
-    /// So many records before the end of each partition
+    /// So many offsets before the end of each partition; a transaction takes one besides its records
     #[arg(long, value_name = "N", default_value_t = 10, conflicts_with = "from_beginning")]
     last: u32,
     /// Begin with what was written since an instant (RFC 3339) or so long ago (2h)
