@@ -485,7 +485,18 @@ impl<'a> Engine<'a> {
             if let Err(fault) = self.turn() {
                 return Ended::Failed(fault);
             }
+            if !leaving && self.commands_are_missing() {
+                return Ended::Restart(format!("{} does not exist", self.names.commands));
+            }
         }
+    }
+
+    /// The consumer would wait without a word, and go on in a topic made again from the offset where
+    /// it stood in the old one.
+    fn commands_are_missing(&self) -> bool {
+        let view = self.group_state.view();
+        let commands = view.leaders.as_ref().and_then(|all| all.get(&*self.names.commands));
+        commands.is_some_and(|commands| commands.count == 0)
     }
 
     fn sleep(&self) -> Duration {

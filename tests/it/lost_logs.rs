@@ -15,7 +15,7 @@ use crate::{
     kit::{
         commands::command,
         connector::Connector,
-        journal,
+        http, journal,
         kafka_proxy::{KafkaProxy, Request},
         records::{Sender, read_all},
         rig::{PATIENCE, Rig},
@@ -103,6 +103,24 @@ fn a_commands_log_made_again_under_a_running_owner_is_begun_anew() {
     };
     results_of(&results, &fresh);
     each_created_once(&rig, 80);
+    drop(connector);
+}
+
+/// As many records as were read: no offset goes backwards, and none is out of range.
+#[test]
+fn a_missing_commands_topic_is_not_ready_and_is_read_from_its_beginning_once_it_is_back() {
+    let (rig, _, connector) = settled("missing", 3);
+    topics::delete(&rig.topics.commands);
+    until("the topic to be missed", PATIENCE, || {
+        let answer = http::get(&connector.url("/readyz")).ok()?;
+        (answer.status != 200 && answer.body.contains(&rig.topics.commands)).then_some(())
+    });
+    topics::create(&[(&rig.topics.commands, 1, &[("cleanup.policy", "delete")])]);
+    let fresh = some("B", 3);
+    rig.send(&fresh);
+    let results = rig.results(6);
+    results_of(&results, &fresh);
+    each_created_once(&rig, 6);
     drop(connector);
 }
 
