@@ -384,7 +384,7 @@ impl Engine<'_> {
         self.partitions.get(&lease.partition).filter(|partition| partition.lease == lease)
     }
 
-    fn owned_mut(&mut self, lease: Lease) -> Option<&mut Partition> {
+    pub(super) fn owned_mut(&mut self, lease: Lease) -> Option<&mut Partition> {
         self.partitions.get_mut(&lease.partition).filter(|partition| partition.lease == lease)
     }
 
@@ -761,9 +761,7 @@ impl Engine<'_> {
             }
         }
         for (lease, read_to) in commit.forgotten {
-            if let Some(partition) =
-                self.partitions.get_mut(&lease.partition).filter(|of| of.lease == lease)
-            {
+            if let Some(partition) = self.owned_mut(lease) {
                 partition.forgotten_to = Some(read_to);
             }
         }

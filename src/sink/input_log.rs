@@ -117,7 +117,8 @@ impl Engine<'_> {
         let (group, transactor) = (self.group.clone(), self.transactor.clone());
         let word = Word::new(&self.happened, Happened::BegunAnew(ABNORMAL.to_owned()));
         word.after(async move {
-            // Where the partition is another instance's by now, that one finds the same.
+            // Where the partition is another instance's by now, that one finds a log that is shorter;
+            // one that is not is read on from the old offset.
             let _ = commit_fenced(&group, &transactor, vec![position], Vec::new()).await;
             Happened::BegunAnew(reason)
         });

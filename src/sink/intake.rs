@@ -223,13 +223,13 @@ impl Engine<'_> {
         let (return_no, command_id) =
             (shortened(&return_no, MOST_NAME), shortened(&command_id, MOST_NAME));
         let violations = told(violations);
+        let why = violations.join("; ");
         self.passed(
             (&return_no, &command_id),
             Hop::Validate,
             "invalid",
-            Some(shortened(&violations.join("; "), MOST_DETAIL)),
+            Some(shortened(&why, MOST_DETAIL)),
         );
-        let why = violations.join("; ");
         let end = End::Plain { outcome: Outcome::Invalid, return_no, command_id, violations };
         match key {
             None => self.unreadable(record, received, &why, end),
@@ -254,15 +254,7 @@ impl Engine<'_> {
         // A record that is gone stands for itself under another lease.
         let stands =
             if record.lease == lease { Stands::Command(record.offset) } else { Stands::Gone };
-        self.ready.push_back(Ready {
-            lease,
-            record,
-            stands,
-            received,
-            key,
-            end,
-            spared: (Spared::Nothing, String::new()),
-        });
+        self.ended(stands, lease, record, received, key, end);
     }
 
     /// As [`Engine::end`], of a decision.
@@ -274,8 +266,19 @@ impl Engine<'_> {
         key: Option<String>,
         end: End,
     ) {
+        self.ended(Stands::Decision, lease, record, received, key, end);
+    }
+
+    fn ended(
+        &mut self,
+        stands: Stands,
+        lease: Lease,
+        record: Arc<Delivered>,
+        received: Moment,
+        key: Option<String>,
+        end: End,
+    ) {
         let spared = (Spared::Nothing, String::new());
-        let stands = Stands::Decision;
         self.ready.push_back(Ready { lease, record, stands, received, key, end, spared });
     }
 
@@ -283,13 +286,7 @@ impl Engine<'_> {
     /// that topic can be written.
     pub(super) fn put_back(&mut self, decision: &Ready, until: Moment) {
         self.decisions_at = self.decisions_at.max(Some(until));
-        let Some(partition) = self
-            .partitions
-            .get_mut(&decision.lease.partition)
-            .filter(|partition| partition.lease == decision.lease)
-        else {
-            return;
-        };
+        let Some(partition) = self.owned_mut(decision.lease) else { return };
         let key = decision.record.key.as_deref().unwrap_or_default();
         // A newer one of the same key may stand in the line already.
         if partition.taken.get(key) == Some(&decision.record.offset) {
