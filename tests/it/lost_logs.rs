@@ -68,6 +68,14 @@ fn refused(rig: &Rig, words: &str) {
     assert!(code == Some(1) && said.contains(words), "{code:?} {said}");
 }
 
+/// Waits for so many results of a log that has to be believed first, and gives all there are.
+fn results(rig: &Rig, count: usize) -> Vec<CommandResult> {
+    let mut reader = rig.reader(&rig.topics.results);
+    reader.at_least(count, BELIEVED);
+    reader.finish();
+    reader.seen.iter().map(|record| rig.result(record)).collect()
+}
+
 /// One result each, whatever else there is.
 fn results_of(results: &[CommandResult], commands: &[CreateReturnOutbound]) {
     for one in commands {
@@ -95,12 +103,7 @@ fn a_commands_log_made_again_under_a_running_owner_is_begun_anew() {
     // More than were committed: the first of them must not pass for ones that were read.
     let fresh = some("B", 60);
     rig.send(&fresh);
-    let results = {
-        let mut reader = rig.reader(&rig.topics.results);
-        reader.at_least(20 + 60, BELIEVED);
-        reader.finish();
-        reader.seen.iter().map(|record| rig.result(record)).collect::<Vec<_>>()
-    };
+    let results = results(&rig, 20 + 60);
     results_of(&results, &fresh);
     each_created_once(&rig, 80);
     drop(connector);
@@ -180,10 +183,7 @@ fn commands_logs_lost_with_a_disk_together_are_all_begun_anew() {
     kafka.restart();
     let fresh = some("B", 120);
     rig.send(&fresh);
-    let mut reader = rig.reader(&rig.topics.results);
-    reader.at_least(160, BELIEVED);
-    reader.finish();
-    let results: Vec<_> = reader.seen.iter().map(|record| rig.result(record)).collect();
+    let results = results(&rig, 160);
     results_of(&results, &fresh);
     each_created_once(&rig, 160);
     stop(connector);
@@ -204,12 +204,7 @@ fn a_commands_log_shorter_than_the_committed_offset_is_begun_anew_and_said() {
     let connector = rig.spawn();
     connector.wait_log("its takeover waits", PATIENCE);
     rig.send(&commands[..5]);
-    let results = {
-        let mut reader = rig.reader(&rig.topics.results);
-        reader.at_least(30, BELIEVED);
-        reader.finish();
-        reader.seen.iter().map(|record| rig.result(record)).collect::<Vec<_>>()
-    };
+    let results = results(&rig, 30);
     results_of(&results, &fresh);
     each_created_once(&rig, 25);
     let copies = results.iter().filter(|result| result.duplicate).count();
