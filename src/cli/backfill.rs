@@ -134,8 +134,13 @@ async fn begin(
 
 fn costs(survey: Survey, from: Timestamp, to: Timestamp, calls_per_minute: u32) -> String {
     let minutes = survey.calls.div_ceil(u64::from(calls_per_minute.max(1)));
+    let uncounted = if survey.uncounted == 0 {
+        String::new()
+    } else {
+        format!("; {} s of it could not be counted", survey.uncounted)
+    };
     format!(
-        "{} records were modified from {from} to {to} (asked with {} calls); reading them takes about {} calls, at least {minutes} min at {calls_per_minute} calls a minute, more beside the live feed",
+        "{} records were modified from {from} to {to} (asked with {} calls{uncounted}); reading them takes about {} calls, at least {minutes} min at {calls_per_minute} calls a minute, more beside the live feed",
         survey.records, survey.asked, survey.calls
     )
 }

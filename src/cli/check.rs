@@ -387,7 +387,7 @@ fn fault_finding(call: Call, fault: &QueryFault) -> Finding {
             says,
             "check the account's url, proxy and ca_file, and the network",
         ),
-        QueryFault::Unusable { .. } => Finding::bad(
+        QueryFault::Unusable { .. } | QueryFault::TooLong { .. } => Finding::bad(
             subject(call),
             says,
             "check the account's url; the ERP may be out of order: try again later",
@@ -397,7 +397,7 @@ fn fault_finding(call: Call, fault: &QueryFault) -> Finding {
             says,
             "check sid, appkey, secret, the appkey's permissions, its IP list and this machine's clock",
         ),
-        QueryFault::Rejected { .. } => {
+        QueryFault::Rejected { .. } | QueryFault::TooWide { .. } => {
             Finding::bad(subject(call), says, "this is a defect of the connector: report it")
         }
     }

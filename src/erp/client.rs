@@ -214,13 +214,17 @@ impl Erp {
             None => misconfigured,
             Some(judged) => {
                 let heard = match &judged.outcome {
-                    Ok(_) | Err(QueryFault::Misconfigured { .. } | QueryFault::Rejected { .. }) => {
-                        true
-                    }
+                    Ok(_)
+                    | Err(
+                        QueryFault::Misconfigured { .. }
+                        | QueryFault::Rejected { .. }
+                        | QueryFault::TooWide { .. },
+                    ) => true,
                     Err(
                         QueryFault::Throttled { .. }
                         | QueryFault::Unreachable { .. }
-                        | QueryFault::Unusable { .. },
+                        | QueryFault::Unusable { .. }
+                        | QueryFault::TooLong { .. },
                     ) => false,
                 };
                 self.learn(&permit, heard, judged)
@@ -270,9 +274,9 @@ fn query_result(outcome: &Result<Page, QueryFault>) -> &'static str {
         Ok(_) => "ok",
         Err(QueryFault::Throttled { .. }) => "throttled",
         Err(QueryFault::Unreachable { .. }) => "unreachable",
-        Err(QueryFault::Unusable { .. }) => "unknown",
+        Err(QueryFault::Unusable { .. } | QueryFault::TooLong { .. }) => "unknown",
         Err(QueryFault::Misconfigured { .. }) => "misconfigured",
-        Err(QueryFault::Rejected { .. }) => "rejected",
+        Err(QueryFault::Rejected { .. } | QueryFault::TooWide { .. }) => "rejected",
     }
 }
 

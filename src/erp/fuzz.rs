@@ -44,9 +44,9 @@ pub fn answer(call: Call, status: u16, body: &[u8]) -> Result<&'static str, Stri
             return Ok(match fault {
                 QueryFault::Throttled { .. } => "throttled",
                 QueryFault::Unreachable { .. } => "unreachable",
-                QueryFault::Unusable { .. } => "unusable",
+                QueryFault::Unusable { .. } | QueryFault::TooLong { .. } => "unusable",
                 QueryFault::Misconfigured { .. } => "misconfigured",
-                QueryFault::Rejected { .. } => "rejected",
+                QueryFault::Rejected { .. } | QueryFault::TooWide { .. } => "rejected",
             });
         }
     };

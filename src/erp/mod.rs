@@ -249,6 +249,12 @@ pub enum QueryFault {
     /// HTTP 5xx, a reset, a timeout, a body that is not the documented JSON, codes 4, 5, 99.
     #[error("the ERP gave no usable answer to {call:?}: {reason}")]
     Unusable { call: Call, reason: String },
+    /// The answer is longer than is read, or holds more lines.
+    #[error("the answer to {call:?} is too long: {reason}; ask for fewer rows a page (page_size)")]
+    TooLong { call: Call, reason: String },
+    /// The window holds more than the ERP is willing to look through.
+    #[error("the ERP finds the window of {call:?} too wide ({}: {}); ask for a shorter one", .refusal.code, .refusal.message)]
+    TooWide { call: Call, refusal: Refusal },
     /// Account, signature, clock, address or permission.
     #[error("the ERP refuses {call:?} with {}: {}{}", .refusal.code, .refusal.message, .refusal.explanation.as_ref().map(|explanation| format!(" ({})", explanation.en())).unwrap_or_default())]
     Misconfigured { call: Call, refusal: Refusal },

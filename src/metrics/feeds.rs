@@ -29,6 +29,9 @@ impl Feeds {
             pages: add(r, Name::FeedPages, Family::default()),
             lag: add(r, Name::FeedLagSeconds, Family::default()),
             entered: add(r, Name::FeedClosedWindowChanges, Family::default()),
+            incomplete: add(r, Name::FeedIncompleteReads, Family::default()),
+            unproven: add(r, Name::FeedUnprovenWindows, Family::default()),
+            not_shown: add(r, Name::FeedRowsNotShown, Family::default()),
             late_rows: add(r, Name::FeedLateRows, Family::default()),
             late_seconds: histograms(r, Name::FeedLateRowDelay, late_seconds),
             older: add(r, Name::FeedOutOfOrderRows, Family::default()),
@@ -104,15 +107,30 @@ impl Metrics {
         self.feeds.entered.get_or_create(&[("feed", feed.name())]).inc();
     }
 
+    /// The pages of a read show fewer records than the ERP counted.
+    pub(crate) fn feed_incomplete(&self, feed: Feed) {
+        self.feeds.incomplete.get_or_create(&[("feed", feed.name())]).inc();
+    }
+
+    /// Gauge: windows that were passed although no read of them proved to be complete.
+    pub(crate) fn feed_unproven(&self, feed: Feed, windows: usize) {
+        self.feeds.unproven.get_or_create(&[("feed", feed.name())]).set(windows as f64);
+    }
+
+    /// Records that the ERP counts and does not show to this account.
+    pub(crate) fn feed_not_shown(&self, feed: Feed, rows: u64) {
+        self.feeds.not_shown.get_or_create(&[("feed", feed.name())]).inc_by(rows);
+    }
+
     /// A row the first pass missed and the late pass published, and how late it was.
     pub(crate) fn feed_late_row(&self, feed: Feed, late: Duration) {
         self.feeds.late_rows.get_or_create(&[("feed", feed.name())]).inc();
         self.feeds.late_seconds.get_or_create(&[("feed", feed.name())]).observe(late.as_secs_f64());
     }
 
-    /// A modified time older than the state's was confirmed by number, or skipped.
-    pub(crate) fn feed_older(&self, feed: Feed, confirmed: bool) {
-        let result = if confirmed { "confirmed" } else { "skipped" };
+    /// A modified time older than the state's was `confirmed` by number, `skipped`, or `deferred`
+    /// since the question was not answered.
+    pub(crate) fn feed_older(&self, feed: Feed, result: &'static str) {
         self.feeds.older.get_or_create(&[("feed", feed.name()), ("result", result)]).inc();
     }
 

@@ -122,9 +122,12 @@ names! {
     FeedPages: Counter "feed_pages" ["feed", "pass"] "Pages queried, by feed and pass";
     FeedLagSeconds: Gauge "feed_lag_seconds" ["feed", "pass"] "Time between now and the watermark of a pass";
     FeedClosedWindowChanges: Counter "feed_closed_window_changes" ["feed"] "Closed windows in which a record appeared later: max_visibility_lag is too small";
+    FeedIncompleteReads: Counter "feed_incomplete_reads" ["feed"] "Reads whose pages showed fewer records than the ERP counted; each is repeated";
+    FeedUnprovenWindows: Gauge "feed_unproven_windows" ["feed"] "Windows that were passed although no read showed all that the ERP counts; each is read again";
+    FeedRowsNotShown: Counter "feed_rows_not_shown" ["feed"] "Records that the ERP counts and does not show to the account (warehouse permission)";
     FeedLateRows: Counter "feed_late_rows" ["feed"] "Rows that the live pass missed and the late pass published";
     FeedLateRowDelay: Histogram "feed_late_row_delay_seconds" ["feed"] "Delay of such rows";
-    FeedOutOfOrderRows: Counter "feed_out_of_order_rows" ["feed", "result"] "Rows older than the published version, queried again by number: confirmed or skipped";
+    FeedOutOfOrderRows: Counter "feed_out_of_order_rows" ["feed", "result"] "Rows older than the published version, queried again by number: confirmed, skipped or deferred";
     FeedSchemaDrift: Counter "feed_schema_drift" ["feed", "kind", "field"] "Fields of ERP records that deviate from the schema";
 }
 

@@ -65,8 +65,11 @@ fn touch_everything(metrics: &Metrics) {
     metrics.feed_window(Feed::PurchaseReturns, "live", 10, 4, 2);
     metrics.feed_lag(Feed::PurchaseReturns, "live", Duration::from_millis(1500));
     metrics.feed_entered(Feed::ReturnOutbounds);
+    metrics.feed_incomplete(Feed::ReturnOutbounds);
+    metrics.feed_unproven(Feed::ReturnOutbounds, 1);
+    metrics.feed_not_shown(Feed::ReturnOutbounds, 2);
     metrics.feed_late_row(Feed::ReturnOutbounds, second);
-    metrics.feed_older(Feed::ReturnOutbounds, false);
+    metrics.feed_older(Feed::ReturnOutbounds, "skipped");
     metrics.drift(Feed::ReturnOutbounds, "unknown", "detail_list.\"new\n");
 }
 

@@ -26,7 +26,8 @@ use crate::{
     explanation::Explanation,
     schema::{
         Checkpoint, CommandLine, CreateMode, EntryKind, ExplanationFields, Op, Outcome, Source,
-        StateKind, datum::put_long, learnt::MAX_LEARNT, parser::ours, schemas, shape::Shape,
+        StateKind, UnprovenWindow, datum::put_long, learnt::MAX_LEARNT, parser::ours, schemas,
+        shape::Shape,
     },
 };
 
@@ -194,6 +195,14 @@ impl Dice {
                 backfill_last: dice.option(),
                 backfill_end: dice.option(),
                 watermark_id: dice.option(),
+                unproven: (0..dice.roll() % 3)
+                    .map(|_| UnprovenWindow {
+                        from: dice.instant(),
+                        to: dice.instant(),
+                        since: dice.instant(),
+                        snapshot: dice.flag(),
+                    })
+                    .collect(),
             }),
             nonce: self.option(),
         }

@@ -21,7 +21,7 @@ pub(crate) use catalog::{Known, catalog};
 pub(crate) use catalog::{SchemaInfo, schemas};
 pub use codec::{Codec, DecodeFault};
 pub(crate) use codec::{LearnFault, SchemaFault};
-pub(crate) use model::Checkpoint;
+pub(crate) use model::{Checkpoint, UnprovenWindow};
 pub use model::{
     CommandLine, CommandResult, CreateMode, CreateReturnOutbound, EntryKind, ExplanationFields,
     FeedState, JournalEntry, Outcome, Source, StateKind,

@@ -287,6 +287,19 @@ pub struct Checkpoint {
     pub backfill_end: Option<String>,
     /// The last order to set the watermark that was carried out.
     pub watermark_id: Option<String>,
+    /// Windows that are read again until a read proves to be complete, in the order of their times.
+    pub unproven: Vec<UnprovenWindow>,
+}
+
+/// A window that was passed although no read of it proved to be complete.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnprovenWindow {
+    pub from: Timestamp,
+    pub to: Timestamp,
+    /// When it was passed, on the wall clock of the writer.
+    pub since: Timestamp,
+    /// Found in it, an unseen record is `r`: a first read or a backfill passed it.
+    pub snapshot: bool,
 }
 
 /// `source` of a change event (Debezium's envelope, plus ours).
@@ -424,7 +437,9 @@ avro_record!(Checkpoint {
     backfill_last,
     backfill_end,
     watermark_id,
+    unproven,
 });
+avro_record!(UnprovenWindow { from, to, since, snapshot });
 avro_record!(Source {
     version,
     connector,

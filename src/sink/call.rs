@@ -280,7 +280,13 @@ pub(super) async fn probe(erp: &Erp, timeout: Duration) -> Result<(), String> {
         .query(permit, &selection, PageRequest { page_no: 0, page_size: 1, count: false }, timeout)
         .await
     {
-        Ok(_) | Err(QueryFault::Throttled { .. } | QueryFault::Rejected { .. }) => Ok(()),
+        Ok(_)
+        | Err(
+            QueryFault::Throttled { .. }
+            | QueryFault::Rejected { .. }
+            | QueryFault::TooWide { .. }
+            | QueryFault::TooLong { .. },
+        ) => Ok(()),
         Err(
             fault @ (QueryFault::Unreachable { .. }
             | QueryFault::Unusable { .. }

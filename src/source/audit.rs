@@ -13,7 +13,10 @@ use crate::{
     background,
     clock::Timestamp,
     config::{Feed, FeedSettings},
-    erp::{Class, Erp, PageRequest, QueryFault, record::Record},
+    erp::{
+        Class, Erp, PageRequest, QueryFault,
+        record::{self, Record},
+    },
     kafka::{Store, StoreFault},
     metrics::Metrics,
     schema::{Checkpoint, Codec, DecodeFault, FeedState, Op, StateKind},
@@ -21,10 +24,12 @@ use crate::{
 
 use super::{
     change::{StateKey, call_of},
-    diff::{Change, DiffFault, Differ, Finding, decode, subject},
-    fetch::{Ask, FetchFault, Gathered, Row, Rules, gather},
+    diff::{Change, DiffFault, Differ, Finding, subject},
+    fetch::{Ended, FetchFault, Row, Rules, Step, WindowRead},
+    page_size::PageSize,
     query,
     reader::Reader,
+    remedy::{Remedy, remedy},
     window::{ErpClock, Pace, Window, closes_at},
 };
 
@@ -51,6 +56,35 @@ pub(crate) struct Survey {
     pub asked: u64,
     /// Calls that reading it takes, about.
     pub calls: u64,
+    /// Seconds whose records could not be counted.
+    pub uncounted: u64,
+}
+
+/// What a comparison found.
+#[derive(Debug, Default)]
+pub(crate) struct Comparison {
+    pub differences: Vec<Difference>,
+    /// Records that were read.
+    pub rows: u64,
+    /// Windows that no read has proven to be complete: what they hold may differ.
+    pub unproven: Vec<Window>,
+}
+
+/// What follows from a window that could not be read.
+enum Settled {
+    Again,
+    Shorter,
+    /// A single second: go on behind it.
+    Passed,
+}
+
+/// What came of a window.
+enum Compared {
+    /// So many pages.
+    Read(u32),
+    /// It was chosen too long.
+    Shorter,
+    Unproven,
 }
 
 /// Differences that are kept; a state that has more is better rebuilt than listed.
@@ -96,6 +130,7 @@ pub(crate) struct Audit {
     codec: Arc<Codec>,
     store: Store,
     reader: Reader,
+    page_size: PageSize,
 }
 
 impl Audit {
@@ -117,7 +152,8 @@ impl Audit {
             Class::Backfill,
             ErpClock::default(),
         );
-        Self { feed, settings: settings.clone(), codec, store, reader }
+        let page_size = PageSize::new(query::page_size(feed, settings));
+        Self { feed, settings: settings.clone(), codec, store, reader, page_size }
     }
 
     /// Calls made so far.
@@ -126,7 +162,8 @@ impl Audit {
         self.reader.calls()
     }
 
-    /// Asks how many records a period holds: one call per status and 30 days.
+    /// Asks how many records a period holds: one call per status and 30 days, or per shorter piece
+    /// where the ERP does not answer for as long.
     ///
     /// # Errors
     /// [`AuditFault`].
@@ -136,24 +173,86 @@ impl Audit {
         to: Timestamp,
     ) -> Result<Survey, AuditFault> {
         let before = self.reader.calls();
-        let page_size = query::page_size(self.feed, &self.settings);
-        let (mut records, mut pages) = (0, 0);
-        for window in longest(from, to) {
-            for selection in query::of_window(self.feed, &self.settings, window) {
-                let answer = self
-                    .reader
-                    .ask(&selection, PageRequest { page_no: 0, page_size, count: true })
-                    .await?;
-                let count = answer.total_count.unwrap_or(0);
-                records += count;
-                pages += count.div_ceil(u64::from(page_size));
+        let mut survey = Survey::default();
+        let (mut pages, mut failures) = (0, 0);
+        let mut pace = Pace::longest();
+        let mut position = from;
+        while let Some(window) = pace.window(position, to) {
+            match self.count(window).await {
+                Ok((records, more)) => {
+                    (survey.records, pages) = (survey.records + records, pages + more);
+                    pace.read(window, 1);
+                }
+                Err(fault) => {
+                    failures += 1;
+                    match self.settle(fault, failures, window).await? {
+                        Settled::Again => continue,
+                        Settled::Shorter => {
+                            failures = 0;
+                            pace.halve(window);
+                            continue;
+                        }
+                        Settled::Passed => {
+                            survey.uncounted += window.seconds().unsigned_abs();
+                        }
+                    }
+                }
             }
+            failures = 0;
+            position = window.end;
         }
         let queries = query::of_window(self.feed, &self.settings, Window { start: from, end: to })
             .len() as u64;
-        let calls =
+        survey.calls =
             estimate(pages, queries, quiet_windows(from, to), self.settings.max_pages_per_window);
-        Ok(Survey { records, asked: self.reader.calls() - before, calls })
+        survey.asked = self.reader.calls() - before;
+        Ok(survey)
+    }
+
+    /// Records and pages of a window.
+    async fn count(&mut self, window: Window) -> Result<(u64, u64), FetchFault> {
+        let page_size = self.page_size.now();
+        let (mut records, mut pages) = (0, 0);
+        for selection in query::of_window(self.feed, &self.settings, window) {
+            let request = PageRequest { page_no: 0, page_size, count: true };
+            let answer = self.reader.ask(&selection, request).await?;
+            let count = answer.total_count.unwrap_or(0);
+            records += count;
+            pages += count.div_ceil(u64::from(page_size));
+        }
+        Ok((records, pages))
+    }
+
+    /// What to do about a window that could not be read, as the feed itself would.
+    ///
+    /// # Errors
+    /// An ERP that is away, or refuses: nobody waits for it here.
+    async fn settle(
+        &mut self,
+        fault: FetchFault,
+        failures: u32,
+        window: Window,
+    ) -> Result<Settled, AuditFault> {
+        let mut next = remedy(&fault, failures);
+        if next == Remedy::AskElsewhere {
+            let start = self.settings.start_at.minus(std::time::Duration::from_secs(86_400));
+            let second = Window { start, end: start.plus(std::time::Duration::from_secs(1)) };
+            let answers = self.count(second).await.is_ok();
+            next = if answers { Remedy::Shorten } else { Remedy::Wait };
+        }
+        if next == Remedy::SmallerPages && !self.page_size.halve() {
+            next = Remedy::Shorten;
+        }
+        match (next, &fault) {
+            (Remedy::SmallerPages, _) => Ok(Settled::Again),
+            (Remedy::Wait, FetchFault::Query(QueryFault::Unusable { .. })) if failures < 2 => {
+                Ok(Settled::Again)
+            }
+            (Remedy::Shorten, _) if window.splittable() => Ok(Settled::Shorter),
+            (Remedy::Shorten, FetchFault::Query(QueryFault::TooWide { .. })) => Err(fault.into()),
+            (Remedy::Shorten, _) => Ok(Settled::Passed),
+            (Remedy::Wait | Remedy::AskElsewhere | Remedy::Person { .. }, _) => Err(fault.into()),
+        }
     }
 
     /// The feed's checkpoint as the state has it.
@@ -174,39 +273,54 @@ impl Audit {
         from: Timestamp,
         to: Timestamp,
         mut progress: impl FnMut(Timestamp, u64),
-    ) -> Result<(Vec<Difference>, u64), AuditFault> {
-        let mut found = Vec::new();
+    ) -> Result<Comparison, AuditFault> {
+        let mut found = Comparison::default();
         let mut shown = HashSet::new();
-        let mut rows_seen = 0_u64;
         let mut pace = Pace::new(self.settings.max_pages_per_window);
-        let mut position = from;
+        let (mut position, mut failures) = (from, 0);
         while let Some(window) = pace.window(position, to) {
-            let Some((rows, pages)) = self.read(window, &mut pace).await? else { continue };
-            rows_seen += rows.len() as u64;
-            shown.extend(
-                rows.iter().filter_map(|row| row.id.as_deref()).map(|id| xxh3_128(id.as_bytes())),
-            );
-            self.judge(rows, &mut found).await?;
-            pace.read(window, pages);
+            match self.read(window, &mut pace, &mut shown, &mut found).await {
+                Ok(Compared::Read(pages)) => pace.read(window, pages),
+                Ok(Compared::Shorter) => continue,
+                Ok(Compared::Unproven) => found.unproven.push(window),
+                Err(AuditFault::Fetch(fault)) => {
+                    failures += 1;
+                    match self.settle(fault, failures, window).await? {
+                        Settled::Again => continue,
+                        Settled::Shorter => {
+                            failures = 0;
+                            pace.halve(window);
+                            continue;
+                        }
+                        Settled::Passed => found.unproven.push(window),
+                    }
+                }
+                Err(fault) => return Err(fault),
+            }
+            failures = 0;
             position = window.end;
-            progress(position, rows_seen);
-            if found.len() >= MOST {
+            progress(position, found.rows);
+            if found.differences.len() >= MOST {
                 break;
             }
         }
         self.not_shown(from, position, &shown, &mut found).await?;
-        Ok((found, rows_seen))
+        Ok(found)
     }
 
-    /// One window's rows; `None` when a shorter one has to be chosen.
+    /// Reads one window page by page and compares what it shows.
     async fn read(
         &mut self,
         window: Window,
         pace: &mut Pace,
-    ) -> Result<Option<(Vec<Row>, u32)>, AuditFault> {
+        shown: &mut HashSet<u128>,
+        found: &mut Comparison,
+    ) -> Result<Compared, AuditFault> {
         let rules = Rules {
             call: call_of(self.feed, self.settings.edition),
-            page_size: query::page_size(self.feed, &self.settings),
+            page_size: self.page_size.now(),
+            longest_page: self.page_size.longest(),
+            tolerant: false,
             budget: Some(pace.budget()),
             splittable: window.splittable(),
             closes_at: Some(closes_at(
@@ -214,25 +328,50 @@ impl Audit {
                 self.settings.max_visibility_lag.min(self.settings.safety_lag),
             )),
         };
-        let queries = query::of_window(self.feed, &self.settings, window);
-        match gather(&mut self.reader, &queries, rules).await? {
-            Gathered::Rows { rows, pages, .. } => Ok(Some((rows, pages))),
-            Gathered::TooLarge { pages } => {
-                pace.too_large(window, pages);
-                Ok(None)
+        let mut read = WindowRead::new(query::of_window(self.feed, &self.settings, window), rules);
+        let mut compared = HashSet::new();
+        while let Some((selection, request)) = read.request() {
+            let page = self.reader.ask(selection, request).await.map_err(FetchFault::from)?;
+            let (rows, step) = read.consume(page)?;
+            shown.extend(
+                rows.iter().filter_map(|row| row.id.as_deref()).map(|id| xxh3_128(id.as_bytes())),
+            );
+            // Pages of one read overlap: the same version is compared once.
+            let new = rows.into_iter().filter(|row| compared.insert(row.hash)).collect();
+            self.judge(new, found).await?;
+            self.page_size.seen(&read);
+            match step {
+                Step::More => {}
+                Step::Again(shortfall) => self.reader.fell_short(shortfall),
+                Step::Ended(Ended::Complete) => {
+                    self.page_size.accepted(self.feed, &read);
+                    found.rows += read.records();
+                    return Ok(Compared::Read(read.pages()));
+                }
+                Step::Ended(Ended::Unproven(_)) => {
+                    found.rows += read.records();
+                    return Ok(Compared::Unproven);
+                }
+                Step::Ended(Ended::TooLarge { pages }) => {
+                    pace.too_large(window, pages);
+                    return Ok(Compared::Shorter);
+                }
+                Step::Ended(Ended::Split) => {
+                    pace.halve(window);
+                    return Ok(Compared::Shorter);
+                }
+                Step::Ended(Ended::TooEarly) => {
+                    return Err(AuditFault::State(format!(
+                        "the ERP's clock has not come to {} yet; end the period earlier",
+                        window.end
+                    )));
+                }
             }
-            Gathered::Split => {
-                pace.split(window);
-                Ok(None)
-            }
-            Gathered::TooEarly => Err(AuditFault::State(format!(
-                "the ERP's clock has not come to {} yet; end the period earlier",
-                window.end
-            ))),
         }
+        Ok(Compared::Read(read.pages()))
     }
 
-    async fn judge(&self, rows: Vec<Row>, found: &mut Vec<Difference>) -> Result<(), AuditFault> {
+    async fn judge(&self, rows: Vec<Row>, found: &mut Comparison) -> Result<(), AuditFault> {
         let (feed, edition) = (self.feed, self.settings.edition);
         let rows = Arc::new(rows);
         let findings = loop {
@@ -248,7 +387,6 @@ impl Audit {
             match compared.await? {
                 Ok(findings) => break findings,
                 Err(DiffFault::Learn(id)) => learn(&self.codec, id).await?,
-                Err(DiffFault::Answer(fault)) => return Err(fault.into()),
                 Err(DiffFault::State(reason)) => return Err(AuditFault::State(reason)),
                 Err(DiffFault::Store(fault)) => return Err(fault.into()),
             }
@@ -280,7 +418,7 @@ impl Audit {
                     at: Timestamp::default(),
                 },
             };
-            found.push(difference);
+            found.differences.push(difference);
         }
         Ok(())
     }
@@ -304,8 +442,9 @@ impl Audit {
         from: Timestamp,
         to: Timestamp,
         shown: &HashSet<u128>,
-        found: &mut Vec<Difference>,
+        found: &mut Comparison,
     ) -> Result<(), AuditFault> {
+        let found = &mut found.differences;
         let mut prefix = StateKey::checkpoint(self.feed).bytes().to_vec();
         prefix.pop();
         prefix.push(b',');
@@ -435,17 +574,27 @@ impl Audit {
             datum: Vec::new(),
             drift: Vec::new(),
         };
-        let (feed, call) = (self.feed, call_of(self.feed, self.settings.edition));
-        let page_size = query::page_size(feed, &self.settings);
-        let rules = Rules { call, page_size, budget: None, splittable: false, closes_at: None };
+        let (feed, edition) = (self.feed, self.settings.edition);
+        let rules = Rules {
+            call: call_of(feed, edition),
+            page_size: self.page_size.now(),
+            longest_page: self.page_size.longest(),
+            tolerant: false,
+            budget: None,
+            splittable: false,
+            closes_at: None,
+        };
         let queries = query::of_record_anywhere(feed, &self.settings, &record);
-        let Gathered::Rows { rows, .. } = gather(&mut self.reader, &queries, rules).await? else {
-            return Ok(None);
+        let (rows, ended) = self.reader.whole(queries, rules).await?;
+        let Some(row) = rows.iter().rev().find(|row| row.id.as_deref() == Some(id)) else {
+            return match ended {
+                Ended::Complete => Ok(None),
+                _ => Err(AuditFault::State(format!(
+                    "the ERP's answers about record {id} contradict their counts; run verify again"
+                ))),
+            };
         };
-        let Some(row) = rows.into_iter().find(|row| row.id.as_deref() == Some(id)) else {
-            return Ok(None);
-        };
-        Ok(decode(feed, self.settings.edition, &row)?.ok().map(|record| record.modified))
+        Ok(record::decode(feed, edition, &row.json).ok().map(|record| record.modified))
     }
 
     async fn state(&self, key: &StateKey) -> Result<Option<FeedState>, AuditFault> {
@@ -464,17 +613,6 @@ impl Audit {
 
 async fn learn(codec: &Codec, id: u32) -> Result<(), AuditFault> {
     codec.learn(id).await.map_err(|fault| AuditFault::State(fault.to_string()))
-}
-
-/// A period in the longest windows the ERP accepts.
-fn longest(from: Timestamp, to: Timestamp) -> Vec<Window> {
-    let mut windows = Vec::new();
-    let mut position = from;
-    while let Some(window) = Pace::longest().window(position, to) {
-        position = window.end;
-        windows.push(window);
-    }
-    windows
 }
 
 /// Windows of a period in which nothing happened: they begin small and grow.
@@ -498,20 +636,6 @@ fn estimate(pages: u64, queries: u64, quiet_windows: u64, max_pages_per_window: 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_period_is_asked_for_in_windows_the_erp_accepts() {
-        let day = 86_400_000;
-        let windows = longest(Timestamp(0), Timestamp(70 * day));
-        assert_eq!(windows.len(), 3);
-        assert!(windows.iter().all(|window| window.seconds() < 30 * 86_400));
-        assert_eq!((windows[0].start, windows[2].end), (Timestamp(0), Timestamp(70 * day)));
-        assert!(
-            windows.windows(2).all(|pair| pair[0].end == pair[1].start),
-            "no second is left out"
-        );
-        assert!(longest(Timestamp(5_000), Timestamp(5_000)).is_empty());
-    }
 
     #[test]
     fn an_estimate_counts_pages_and_the_first_pages_once_more() {

@@ -7,19 +7,12 @@
 use crate::{
     clock::Timestamp,
     config::{Edition, Feed},
-    erp::{
-        QueryFault,
-        page::is_json,
-        record::{self, Misfit, Record},
-    },
+    erp::record::{self, Misfit, Record},
     kafka::StoreFault,
     schema::{Codec, DecodeFault, FeedState, Op, StateKind, Subject},
 };
 
-use super::{
-    change::{StateKey, call_of},
-    fetch::{FetchFault, Row},
-};
+use super::{change::StateKey, fetch::Row};
 
 /// The version of a record that was published last.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,9 +88,6 @@ pub enum Finding {
 /// Why rows could not be compared. Nothing of them was used.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum DiffFault {
-    /// The answer with this row was none: it is to be asked for again.
-    #[error(transparent)]
-    Answer(#[from] FetchFault),
     /// The state was written with a schema of the registry that must be learnt first.
     #[error("schema id {0} of the feed's state is not known yet")]
     Learn(u32),
@@ -138,23 +128,6 @@ pub fn subject(feed: Feed) -> Subject {
     }
 }
 
-/// Decodes a row; the inner error is the record's.
-///
-/// # Errors
-/// [`FetchFault`] when the answer with this row was none, though it looked like one.
-pub(super) fn decode(
-    feed: Feed,
-    edition: Edition,
-    row: &Row,
-) -> Result<Result<Record, Misfit>, FetchFault> {
-    let decoded = record::decode(feed, edition, &row.json);
-    if decoded.is_err() && !is_json(&row.json) {
-        let reason = format!("a record of {} bytes in its answer is not JSON", row.json.len());
-        return Err(QueryFault::Unusable { call: call_of(feed, edition), reason }.into());
-    }
-    Ok(decoded)
-}
-
 impl Differ<'_> {
     /// Compares one row with the state.
     ///
@@ -172,7 +145,7 @@ impl Differ<'_> {
         {
             return Ok(Finding::Same(row));
         }
-        let record = match decode(self.feed, self.edition, &row)? {
+        let record = match record::decode(self.feed, self.edition, &row.json) {
             Ok(record) => record,
             Err(misfit) => {
                 return Ok(if self.told(&row, &misfit)? {
@@ -218,15 +191,13 @@ impl Differ<'_> {
 
     /// Judges the fresh answer about a record that looked older: it is believed, whatever its times
     /// say.
-    ///
-    /// # Errors
-    /// [`FetchFault`] when it was damaged on the way.
-    pub fn confirm(&self, kept: Kept, answer: Row) -> Result<Finding, FetchFault> {
-        Ok(match decode(self.feed, self.edition, &answer)? {
+    #[must_use]
+    pub fn confirm(&self, kept: Kept, answer: Row) -> Finding {
+        match record::decode(self.feed, self.edition, &answer.json) {
             Err(misfit) => Finding::Misfit { row: answer, misfit },
             Ok(record) if kept.datum.as_deref() == Some(record.datum.as_slice()) => Finding::Told,
             Ok(record) => change(Op::Update, Some(kept), record, answer),
-        })
+        }
     }
 
     fn state(&self, key: &StateKey) -> Result<Option<FeedState>, DiffFault> {

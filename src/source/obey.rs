@@ -39,7 +39,7 @@ impl Tenure<'_> {
                     "watermark set by an operator; the time between is read again or skipped"
                 );
                 self.save(next).await?;
-                self.due_now();
+                self.moved_elsewhere();
                 let cursor = &self.cursor;
                 self.task.status.feed(feed, |status| status.stand(cursor, limits));
             }

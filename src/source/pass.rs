@@ -1,7 +1,13 @@
-//! The second half of a window: rows ▶ diff ▶ change ▶ publish, chunk by chunk, so that memory is
-//! given back as it goes and even a huge second is never held twice.
+//! The second half of a window: rows ▶ diff ▶ change ▶ publish, page by page, so that even a huge
+//! second takes the memory of a page and a batch, and a kill loses calls only.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tracing::{Instrument as _, Span};
 
 use crate::{
     background,
@@ -9,7 +15,7 @@ use crate::{
     config::Feed,
     crash::{self, Point},
     erp::{
-        QueryFault,
+        QueryFault, Selection,
         record::{DriftKind, Misfit, Record},
     },
     metrics::Hop,
@@ -21,25 +27,99 @@ use super::{
     change::{Piece, Snapshot, call_of},
     diff::{Change, DiffFault, Differ, Finding, Kept},
     feed::{Stop, beating, learn},
-    fetch::{FetchFault, Gathered, Row, Rules, gather},
+    fetch::{Ended, FetchFault, Row, Rules, WindowRead, unidentified},
     publish::{BATCH, Excess, PAUSE, PublishFault},
     query,
-    story::{SAME, Tales, since},
+    story::{Tales, since},
     tenure::Tenure,
     window::{Cursor, Limits, Pass, Window},
 };
+
+/// Changes wait at most this long for more of them: a batch costs as much as a single one, and at
+/// the ERP's own pace every page is a batch.
+const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 
 /// Names of deviating fields that are remembered, so that each is logged once; past that they are
 /// only counted.
 const DRIFT_NAMES: usize = 1_000;
 
-/// A window that was read, and where the passes stand once it is published.
-pub(super) struct Reading {
+/// A window that is being read.
+pub(super) struct OpenRead {
     pub pass: Pass,
     pub window: Window,
+    /// Those it was chosen with.
     pub limits: Limits,
-    pub rows: usize,
-    pub next: Cursor,
+    pub read: WindowRead,
+    pub span: Span,
+    /// The first read is over with this window.
+    pub ends_snapshot: bool,
+    /// An unseen record is `r`.
+    pub snapshot: bool,
+    /// Failures of the same page in a row.
+    pub failures: u32,
+    /// Shown and not compared yet.
+    rows: Vec<Row>,
+    pub rows_shown: usize,
+    /// How it ended, once every page is there.
+    pub ended: Option<Ended>,
+    /// To be published, by record.
+    pending: BTreeMap<Arc<str>, Item>,
+    flushed: Instant,
+    pub counts: Counts,
+    /// Windows to read again: itself, or the seconds of records that could not be asked for.
+    pub doubts: Vec<Window>,
+    /// Time spent asking.
+    pub fetching: Duration,
+    /// Time spent waiting for the quota.
+    pub waited: Duration,
+}
+
+impl OpenRead {
+    pub(super) fn new(
+        pass: Pass,
+        window: Window,
+        limits: Limits,
+        read: WindowRead,
+        span: Span,
+        ends_snapshot: bool,
+        snapshot: bool,
+    ) -> Self {
+        Self {
+            pass,
+            window,
+            limits,
+            read,
+            span,
+            ends_snapshot,
+            snapshot,
+            failures: 0,
+            rows: Vec::new(),
+            rows_shown: 0,
+            ended: None,
+            pending: BTreeMap::new(),
+            flushed: Instant::now(),
+            counts: Counts::default(),
+            doubts: Vec::new(),
+            fetching: Duration::ZERO,
+            waited: Duration::ZERO,
+        }
+    }
+
+    /// Nothing is left to compare, and there is more to ask for.
+    pub(super) fn wants_a_page(&self) -> bool {
+        self.rows.is_empty() && self.ended.is_none()
+    }
+
+    /// Takes a page's rows.
+    pub(super) fn shown(&mut self, rows: Vec<Row>) {
+        self.rows_shown += rows.len();
+        self.rows.extend(rows);
+    }
+
+    /// A batch waits for the end of the first read.
+    pub(super) fn holds_back(&self) -> bool {
+        self.ends_snapshot && !self.pending.is_empty()
+    }
 }
 
 /// What came of a window.
@@ -59,6 +139,19 @@ enum Item {
     DeadLetter(Row, Misfit),
 }
 
+/// What came of a small question about one record.
+enum Asked {
+    Shown(Box<Row>),
+    /// The whole answer does not hold it.
+    NotShown,
+    /// This question is not answered, another one may be.
+    Refused,
+    /// Nothing is answered now.
+    Failed,
+    /// An operator decided something meanwhile.
+    Decided,
+}
+
 /// What a piece was made of: it may have to be made again, smaller.
 enum Origin {
     Change(Box<Change>, Snapshot),
@@ -66,104 +159,88 @@ enum Origin {
 }
 
 impl Tenure<'_> {
-    /// Publishes what is new in `rows`, which are all but the `known` ones; the checkpoint goes
-    /// with the last batch. An inner error is the ERP's, met when it was asked about single
-    /// records: the window is then read again, and nothing published comes twice.
-    pub(super) async fn publish(
-        &mut self,
-        rows: Vec<Row>,
-        known: usize,
-        reading: &mut Reading,
-    ) -> Result<Result<Counts, FetchFault>, Stop> {
+    /// Compares the rows that were shown and publishes what is new, a batch at a time. `false`: an
+    /// operator decided something meanwhile, and the rest waits.
+    pub(super) async fn publish(&mut self, open: &mut OpenRead) -> Result<bool, Stop> {
+        let rows = std::mem::take(&mut open.rows);
+        if rows.is_empty() {
+            return Ok(true);
+        }
         let metrics = Arc::clone(&self.task.parts.metrics);
-        metrics.hops(Hop::Diff(self.task.feed), SAME, known);
-        let mut counts = Counts { unchanged: known, ..Counts::default() };
-        let mut items: VecDeque<Item> = VecDeque::new();
-        let mut rows = rows.into_iter();
-        loop {
-            let chunk: Vec<Row> = rows.by_ref().take(BATCH).collect();
-            if chunk.is_empty() {
-                break;
-            }
-            self.pulse.beat();
-            let findings = match self.compare(chunk, reading.pass).await? {
-                Ok(findings) => findings,
-                Err(fault) => return self.stopped(items, reading, counts, fault).await,
+        let findings = self.compare(rows.clone(), open.snapshot).await?;
+        for (at, (row, finding)) in rows.iter().zip(findings).enumerate() {
+            metrics.hop(Hop::Diff(self.task.feed), finding.word());
+            let key = row.id.clone().unwrap_or_else(|| unidentified(&row.hash).into());
+            let finding = match finding {
+                Finding::AskAgain { kept, record } => {
+                    match self.ask_again(kept, &record, open).await? {
+                        Some(finding) => finding,
+                        None => {
+                            open.rows = rows.into_iter().skip(at).collect();
+                            return Ok(false);
+                        }
+                    }
+                }
+                settled => settled,
             };
-            for finding in findings {
-                metrics.hop(Hop::Diff(self.task.feed), finding.word());
-                let finding = match finding {
-                    Finding::AskAgain { kept, record } => {
-                        match self.ask_again(kept, &record, reading).await? {
-                            Ok(finding) => finding,
-                            Err(fault) => return self.stopped(items, reading, counts, fault).await,
-                        }
-                    }
-                    settled => settled,
-                };
-                match finding {
-                    Finding::Change(change) => items.push_back(Item::Change(change)),
-                    Finding::Misfit { row, misfit } => {
-                        items.push_back(Item::DeadLetter(row, misfit))
-                    }
-                    Finding::Same(row) => {
-                        counts.unchanged += 1;
-                        if let Some(id) = &row.id {
-                            self.known.keep(id, row.hash);
-                        }
-                    }
-                    Finding::Told | Finding::AskAgain { .. } => counts.unchanged += 1,
+            match finding {
+                Finding::Change(change) => {
+                    open.pending.insert(key, Item::Change(change));
+                }
+                Finding::Misfit { row, misfit } => {
+                    open.pending.insert(key, Item::DeadLetter(row, misfit));
+                }
+                // Of two versions in one read the later one counts.
+                Finding::Same(_) | Finding::Told | Finding::AskAgain { .. } => {
+                    open.pending.remove(&key);
+                    open.counts.unchanged += 1;
                 }
             }
-            // One batch is kept back: only the last knows that it is.
-            while items.len() > BATCH {
-                let batch = items.drain(..BATCH).collect();
-                self.batch(batch, reading, false, &mut counts).await?;
-            }
         }
-        let batch = items.into_iter().collect();
-        self.batch(batch, reading, true, &mut counts).await?;
-        Ok(Ok(counts))
+        // One batch is kept back where only the last knows that it is.
+        while open.pending.len() > BATCH {
+            self.publish_batch(open).await?;
+        }
+        if !open.ends_snapshot && open.flushed.elapsed() >= PUBLISH_EVERY {
+            self.flush(open).await?;
+        }
+        Ok(true)
     }
 
-    /// Whether the first read is over with this window.
-    fn ends_snapshot(&self, reading: &Reading) -> bool {
-        self.cursor.checkpoint().snapshot && !reading.next.checkpoint().snapshot
+    /// Publishes whatever waits.
+    pub(super) async fn flush(&mut self, open: &mut OpenRead) -> Result<(), Stop> {
+        while !open.pending.is_empty() {
+            self.publish_batch(open).await?;
+        }
+        open.flushed = Instant::now();
+        Ok(())
     }
 
-    /// Publishes what is known before the window is given up: it need not be found out again.
-    async fn stopped(
+    async fn publish_batch(&mut self, open: &mut OpenRead) -> Result<(), Stop> {
+        let rest = open.pending.keys().nth(BATCH).cloned();
+        let rest = rest.map(|key| open.pending.split_off(&key)).unwrap_or_default();
+        let items = std::mem::replace(&mut open.pending, rest).into_values().collect();
+        let publish = tracing::info_span!(parent: &open.span, "publish");
+        self.batch(items, open, None).instrument(publish).await?;
+        Ok(())
+    }
+
+    /// Publishes the last batch of a window with the checkpoint `next`; gives it as it was written.
+    pub(super) async fn publish_last(
         &mut self,
-        mut items: VecDeque<Item>,
-        reading: &mut Reading,
-        mut counts: Counts,
-        fault: FetchFault,
-    ) -> Result<Result<Counts, FetchFault>, Stop> {
-        // The last read of a snapshot says that it is the last, and that is known at the end of its
-        // window only.
-        while !items.is_empty() && !self.ends_snapshot(reading) {
-            let batch = items.drain(..items.len().min(BATCH)).collect();
-            self.batch(batch, reading, false, &mut counts).await?;
-        }
-        self.told_of(reading.pass, &counts);
-        if reading.pass == Pass::Backfill {
-            self.cursor = self.cursor.clone().counted(0, counts.events);
-        }
-        Ok(Err(fault))
+        open: &mut OpenRead,
+        next: Cursor,
+    ) -> Result<Cursor, Stop> {
+        let items = std::mem::take(&mut open.pending).into_values().collect();
+        let publish = tracing::info_span!(parent: &open.span, "publish");
+        let next = self.batch(items, open, Some(next)).instrument(publish).await?;
+        Ok(next.unwrap_or_else(|| self.cursor.clone()))
     }
 
     /// Compares rows with the state, off the reactor: it hashes, decodes and reads the disk.
-    async fn compare(
-        &self,
-        rows: Vec<Row>,
-        pass: Pass,
-    ) -> Result<Result<Vec<Finding>, FetchFault>, Stop> {
+    async fn compare(&self, rows: Vec<Row>, snapshot: bool) -> Result<Vec<Finding>, Stop> {
         let (feed, edition) = (self.task.feed, self.settings.edition);
-        let unseen = match pass {
-            Pass::Backfill => Op::Read,
-            Pass::Live | Pass::Late if self.cursor.checkpoint().snapshot => Op::Read,
-            Pass::Live | Pass::Late => Op::Create,
-        };
+        let unseen = if snapshot { Op::Read } else { Op::Create };
         let rows = Arc::new(rows);
         loop {
             let (store, codec, rows) = (
@@ -178,8 +255,7 @@ impl Tenure<'_> {
                 rows.iter().map(|row| differ.compare(row.clone())).collect::<Result<Vec<_>, _>>()
             });
             match compared.await? {
-                Ok(findings) => return Ok(Ok(findings)),
-                Err(DiffFault::Answer(fault)) => return Ok(Err(fault)),
+                Ok(findings) => return Ok(findings),
                 Err(DiffFault::Learn(id)) => {
                     learn(&self.task.parts.codec, &self.task.cancel, id).await?
                 }
@@ -190,82 +266,134 @@ impl Tenure<'_> {
     }
 
     /// A version that looks older than what was published: the ERP is asked about this very record,
-    /// and believed.
+    /// and believed. `None`: an operator decided something meanwhile.
+    ///
+    /// A question that is not answered ends neither the window nor the record: its second is read
+    /// again later.
     async fn ask_again(
         &mut self,
         kept: Kept,
         record: &Record,
-        reading: &Reading,
-    ) -> Result<Result<Finding, FetchFault>, Stop> {
-        let (feed, edition) = (self.task.feed, self.settings.edition);
-        let call = call_of(feed, edition);
+        open: &mut OpenRead,
+    ) -> Result<Option<Finding>, Stop> {
+        let feed = self.task.feed;
+        let second = record.modified.floor_second();
+        let second = Window { start: second, end: second };
+        let by_number = query::of_record(feed, self.settings, record);
+        let mut answer = match self.asked_for(by_number, &record.id, open).await? {
+            Asked::Decided => return Ok(None),
+            answer => answer,
+        };
+        if let Asked::Refused = answer {
+            let by_second = query::of_window(feed, self.settings, second);
+            answer = match self.asked_for(by_second, &record.id, open).await? {
+                Asked::Decided => return Ok(None),
+                answer => answer,
+            };
+        }
+        let older_than = kept.modified;
+        let (finding, result) = match answer {
+            Asked::Shown(row) => {
+                let codec = &self.task.parts.codec;
+                let lookup = |_: &super::change::StateKey| Ok(None);
+                let edition = self.settings.edition;
+                let finding = Differ { feed, edition, codec, unseen: Op::Create, lookup: &lookup }
+                    .confirm(kept, *row);
+                let finding = match finding {
+                    Finding::Misfit { row, misfit } if self.told(&row, &misfit).await? => {
+                        Finding::Told
+                    }
+                    finding => finding,
+                };
+                let confirmed = matches!(&finding, Finding::Change(change) if change.record.modified < older_than);
+                (finding, if confirmed { "confirmed" } else { "skipped" })
+            }
+            // It moved on meanwhile, so a later window shows it.
+            Asked::NotShown => (Finding::Told, "skipped"),
+            Asked::Refused | Asked::Failed | Asked::Decided => {
+                open.doubts.push(second);
+                (Finding::Told, "deferred")
+            }
+        };
+        self.task.parts.metrics.feed_older(feed, result);
+        tracing::info!(
+            feed = feed.name(),
+            record.id,
+            record.confirmed = result == "confirmed",
+            "row older than the published version; record looked up by its number"
+        );
+        Ok(Some(finding))
+    }
+
+    /// Looks for one record in the answer to a small question.
+    async fn asked_for(
+        &mut self,
+        queries: Vec<Selection>,
+        id: &str,
+        open: &OpenRead,
+    ) -> Result<Asked, Stop> {
         let rules = Rules {
-            call,
-            page_size: query::page_size(feed, self.settings),
+            call: call_of(self.task.feed, self.settings.edition),
+            page_size: self.page_size.now(),
+            longest_page: self.page_size.longest(),
+            tolerant: self.not_shown_told,
             budget: None,
             splittable: false,
             closes_at: None,
         };
-        let queries = query::of_record(feed, self.settings, record);
-        let mut reader = self.reader(reading.pass);
-        let gathered = self
-            .task
-            .cancel
-            .run_until_cancelled(beating(self.pulse, gather(&mut reader, &queries, rules)))
-            .await;
-        self.note(&reader);
-        let rows = match gathered {
-            None => return Err(Stop::Over),
-            Some(Err(fault)) => return Ok(Err(fault)),
-            Some(Ok(Gathered::Rows { rows, .. })) => rows,
-            Some(Ok(Gathered::TooLarge { .. } | Gathered::Split | Gathered::TooEarly)) => {
-                let reason =
-                    "a question about one record was answered as if it were a window".to_owned();
-                return Ok(Err(QueryFault::Unusable { call, reason }.into()));
+        let mut reader = self.reader(open.pass);
+        let mut controls = self.controls.clone();
+        let asking = async {
+            tokio::select! {
+                answer = reader.whole(queries, rules) => Some(answer),
+                () = controls.changed() => None,
             }
         };
-        let older_than = kept.modified;
-        let finding =
-            match rows.into_iter().find(|row| row.id.as_deref() == Some(record.id.as_str())) {
-                // It moved on meanwhile, so a later window shows it.
-                None => Finding::Told,
-                Some(answer) => {
-                    let lookup = |_: &super::change::StateKey| Ok(None);
-                    let judged = Differ {
-                        feed,
-                        edition,
-                        codec: &self.task.parts.codec,
-                        unseen: Op::Create,
-                        lookup: &lookup,
-                    }
-                    .confirm(kept, answer);
-                    match judged {
-                        Ok(finding) => finding,
-                        Err(fault) => return Ok(Err(fault)),
-                    }
+        let answer = self
+            .task
+            .cancel
+            .run_until_cancelled(beating(self.pulse, asking))
+            .await
+            .ok_or(Stop::Over)?;
+        self.controls = controls;
+        self.note(&reader);
+        Ok(match answer {
+            None => Asked::Decided,
+            Some(Ok((rows, ended))) => {
+                // The later of two is the newer one.
+                match rows.into_iter().rev().find(|row| row.id.as_deref() == Some(id)) {
+                    Some(row) => Asked::Shown(Box::new(row)),
+                    None if ended == Ended::Complete => Asked::NotShown,
+                    None => Asked::Refused,
                 }
-            };
-        let confirmed =
-            matches!(&finding, Finding::Change(change) if change.record.modified < older_than);
-        self.task.parts.metrics.feed_older(feed, confirmed);
-        tracing::info!(
-            feed = feed.name(),
-            record.id,
-            record.confirmed = confirmed,
-            "row older than the published version; record looked up by its number"
-        );
-        Ok(Ok(finding))
+            }
+            Some(Err(FetchFault::Query(
+                QueryFault::Rejected { .. } | QueryFault::TooWide { .. },
+            ))) => Asked::Refused,
+            Some(Err(fault)) => {
+                tracing::warn!(
+                    feed = self.task.feed.name(),
+                    record.id = id,
+                    error = %fault,
+                    "record looked up in vain; its second is read again later"
+                );
+                Asked::Failed
+            }
+        })
     }
 
+    /// Publishes a batch, with `next` as the window's last. What was saved as the checkpoint is
+    /// given back.
     async fn batch(
         &mut self,
         items: Vec<Item>,
-        reading: &mut Reading,
-        last: bool,
-        counts: &mut Counts,
-    ) -> Result<(), Stop> {
+        open: &mut OpenRead,
+        next: Option<Cursor>,
+    ) -> Result<Option<Cursor>, Stop> {
+        let (window, pass) = (open.window, open.pass);
+        let counts = &mut open.counts;
         let now = Timestamp::now();
-        let ends_snapshot = last && self.ends_snapshot(reading);
+        let ends_snapshot = next.is_some() && open.ends_snapshot;
         let last_read = items
             .iter()
             .rposition(|item| matches!(item, Item::Change(change) if change.op == Op::Read));
@@ -279,7 +407,7 @@ impl Tenure<'_> {
                         Op::Create | Op::Update => Snapshot::No,
                     };
                     self.drift(&change.record);
-                    match self.scribe.change(&change, reading.window, snapshot, now) {
+                    match self.scribe.change(&change, window, snapshot, now) {
                         Ok(piece) => drafts.push((piece, Origin::Change(change, snapshot))),
                         // What cannot be written as an event is one record's trouble, not the
                         // feed's.
@@ -295,25 +423,27 @@ impl Tenure<'_> {
         }
         crash::point(Point::WindowDiffed);
         let mut pause = PAUSE;
-        let save = loop {
+        let (next, save) = loop {
             let events =
                 drafts.iter().filter(|(_, origin)| matches!(origin, Origin::Change(..))).count();
-            let next = if last && reading.pass == Pass::Backfill {
-                reading.next.clone().counted(reading.rows, counts.events + events)
-            } else {
-                reading.next.clone()
+            let next = match (pass, next.clone()) {
+                (Pass::Backfill, Some(next)) => {
+                    let rows = usize::try_from(open.read.records()).unwrap_or(usize::MAX);
+                    Some(next.counted(rows, counts.events + events))
+                }
+                (Pass::Live | Pass::Late | Pass::Backfill | Pass::Unproven, next) => next,
             };
-            let save = last && (!drafts.is_empty() || self.must_save(&next));
-            let checkpoint =
-                if save { Some(self.scribe.checkpoint(next.checkpoint())?.into()) } else { None };
+            let save = match &next {
+                Some(next) if !drafts.is_empty() || self.must_save(next) => {
+                    Some(self.scribe.checkpoint(next.checkpoint())?.into())
+                }
+                Some(_) | None => None,
+            };
             let (pieces, origins): (Vec<Piece>, Vec<Origin>) = drafts.into_iter().unzip();
-            let published = self.publisher.publish(&pieces, checkpoint.as_ref()).await;
+            let published = self.publisher.publish(&pieces, save.as_ref()).await;
             drafts = pieces.into_iter().zip(origins).collect();
             match published {
-                Ok(()) => {
-                    reading.next = next;
-                    break save;
-                }
+                Ok(()) => break (next, save.is_some()),
                 Err(PublishFault::TooLarge { mut pieces, reason }) => {
                     let mut smaller = false;
                     // From the last on: one that is left out moves none that is still to come.
@@ -325,9 +455,8 @@ impl Tenure<'_> {
                         .collect::<Vec<_>>()
                     {
                         let draft = drafts.remove(excess.at());
-                        let (lighter, draft) = self
-                            .shrink(draft, excess, &reason, reading.window, now, counts)
-                            .await?;
+                        let (lighter, draft) =
+                            self.shrink(draft, excess, &reason, window, now, counts).await?;
                         smaller |= lighter;
                         if let Some(draft) = draft {
                             drafts.insert(excess.at(), draft);
@@ -343,8 +472,8 @@ impl Tenure<'_> {
         if save {
             self.is_saved();
         }
-        self.account(drafts.into_iter().map(|(_, origin)| origin), reading.pass, counts);
-        Ok(())
+        self.account(drafts.into_iter().map(|(_, origin)| origin), pass, counts);
+        Ok(next)
     }
 
     /// Something smaller in place of what its topic does not take: the event without `before`, then
@@ -407,7 +536,6 @@ impl Tenure<'_> {
             match origin {
                 Origin::Change(change, _) => {
                     counts.events += 1;
-                    self.known.keep(&change.record.id, change.row.hash);
                     tales.change(feed, pass, &change);
                     metrics.hop(Hop::Change(feed), change.op.letter());
                     if !matches!(change.op, Op::Read) {
@@ -419,7 +547,7 @@ impl Tenure<'_> {
                             metrics.feed_late_row(feed, late);
                             counts.latest_late_row = counts.latest_late_row.max(Some(late));
                         }
-                        Pass::Live => {}
+                        Pass::Live | Pass::Unproven => {}
                         Pass::Backfill => counts.missed += usize::from(self.was_missed(&change)),
                     }
                 }
@@ -461,9 +589,6 @@ impl Tenure<'_> {
             match told {
                 Ok(told) => return Ok(told),
                 Err(DiffFault::Learn(id)) => learn(codec, &self.task.cancel, id).await?,
-                Err(DiffFault::Answer(fault)) => {
-                    return Err(PipelineFault::State(fault.to_string()).into());
-                }
                 Err(DiffFault::State(reason)) => return Err(PipelineFault::State(reason).into()),
                 Err(DiffFault::Store(fault)) => return Err(fault.into()),
             }

@@ -10,7 +10,10 @@ use crate::{
     metrics::Metrics,
 };
 
-use super::{fetch::Ask, window::ErpClock};
+use super::{
+    fetch::{Ended, FetchFault, Row, Rules, Shortfall, Step, WindowRead},
+    window::ErpClock,
+};
 
 /// For one page as a whole; a page with its count may take the ERP long.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -80,8 +83,16 @@ impl Reader {
     }
 }
 
-impl Ask for Reader {
-    async fn ask(&mut self, selection: &Selection, page: PageRequest) -> Result<Page, QueryFault> {
+impl Reader {
+    /// Asks for one page, up to [`ATTEMPTS`] times.
+    ///
+    /// # Errors
+    /// [`QueryFault`] of the last attempt.
+    pub(crate) async fn ask(
+        &mut self,
+        selection: &Selection,
+        page: PageRequest,
+    ) -> Result<Page, QueryFault> {
         let mut attempt = 1;
         loop {
             match self.once(selection, page).await {
@@ -99,14 +110,50 @@ impl Ask for Reader {
         }
     }
 
-    fn entered(&mut self, distinct: u64, count: u64) {
-        self.metrics.feed_entered(self.feed);
-        tracing::warn!(
-            feed = self.feed.name(),
-            rows = distinct,
-            erp.total = count,
-            "closed window gained records during the read; reading it again. \
-             If this repeats, raise max_visibility_lag and safety_lag"
-        );
+    /// Reads all of a question whose answer is small: one record by its number, or its second.
+    ///
+    /// # Errors
+    /// [`FetchFault`].
+    pub(crate) async fn whole(
+        &mut self,
+        queries: Vec<Selection>,
+        rules: Rules,
+    ) -> Result<(Vec<Row>, Ended), FetchFault> {
+        let mut read = WindowRead::new(queries, rules);
+        let mut shown = Vec::new();
+        while let Some((selection, request)) = read.request() {
+            let page = self.ask(selection, request).await?;
+            let (rows, step) = read.consume(page)?;
+            shown.extend(rows);
+            match step {
+                Step::More => {}
+                Step::Again(shortfall) => self.fell_short(shortfall),
+                Step::Ended(ended) => return Ok((shown, ended)),
+            }
+        }
+        Ok((shown, Ended::Complete))
+    }
+
+    /// Counts a read that showed fewer records than the ERP counted.
+    pub(crate) fn fell_short(&self, shortfall: Shortfall) {
+        let Shortfall { shown, counted, entered } = shortfall;
+        if entered {
+            self.metrics.feed_entered(self.feed);
+            tracing::warn!(
+                feed = self.feed.name(),
+                rows = shown,
+                erp.total = counted,
+                "closed window gained records during the read; reading it again. \
+                 If this repeats, raise max_visibility_lag and safety_lag"
+            );
+        } else {
+            self.metrics.feed_incomplete(self.feed);
+            tracing::info!(
+                feed = self.feed.name(),
+                rows = shown,
+                erp.total = counted,
+                "pages show fewer records than the ERP counted; reading them again"
+            );
+        }
     }
 }

@@ -11,7 +11,9 @@ use std::{
 
 use serde::Serialize;
 
-use crate::{board::Board, clock::Timestamp, config::Feed, metrics::Metrics};
+use crate::{
+    board::Board, clock::Timestamp, config::Feed, metrics::Metrics, schema::UnprovenWindow,
+};
 
 use super::window::{Cursor, Limits, Pass, Window};
 
@@ -60,6 +62,15 @@ pub(crate) struct Progress {
     pub remaining_seconds: Option<u64>,
 }
 
+/// A window that no read has proven to be complete.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Unproven {
+    pub from: String,
+    pub to: String,
+    /// When it was passed.
+    pub since: String,
+}
+
 /// One feed's part of the section; instants are RFC 3339.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct FeedStatus {
@@ -86,6 +97,10 @@ pub(crate) struct FeedStatus {
     pub backfill: Option<Progress>,
     /// (ERP's clock − ours).
     pub clock_skew_ms: Option<i64>,
+    /// Windows that were passed and are read again until a read proves to be complete.
+    pub unproven: Vec<Unproven>,
+    /// Records that the ERP counted and did not show to this account, since the start.
+    pub rows_not_shown: u64,
     /// The latest a row was found that the first pass had missed.
     pub latest_late_row_ms: Option<u64>,
     pub advice: Option<String>,
@@ -113,6 +128,8 @@ impl FeedStatus {
             progress: None,
             backfill: None,
             clock_skew_ms: None,
+            unproven: Vec::new(),
+            rows_not_shown: 0,
             latest_late_row_ms: None,
             advice: None,
             error: None,
@@ -132,7 +149,18 @@ impl FeedStatus {
     pub(crate) fn window(&mut self, window: Window) {
         self.windows += 1;
         self.last_window = Some([window.start.to_string(), window.end.to_string()]);
-        self.error = None;
+    }
+
+    /// Notes the windows that are read again.
+    pub(crate) fn unproven(&mut self, listed: &[UnprovenWindow]) {
+        self.unproven = listed
+            .iter()
+            .map(|listed| Unproven {
+                from: listed.from.to_string(),
+                to: listed.to.to_string(),
+                since: listed.since.to_string(),
+            })
+            .collect();
     }
 }
 

@@ -13,20 +13,17 @@ use crate::{
 
 use super::{
     diff::{Change, Finding},
-    fetch::{FetchFault, Gathered, Row},
+    fetch::{Ended, FetchFault, Row},
     window::Pass,
 };
 
 /// Stories of one batch, at most: more would push each other off the board at once.
 const MOST: usize = 50;
 
-/// The outcome of a comparison that found nothing new.
-pub(super) const SAME: &str = "same";
-
 impl Finding {
     pub(super) fn word(&self) -> &'static str {
         match self {
-            Self::Same(_) | Self::Told => SAME,
+            Self::Same(_) | Self::Told => "same",
             Self::Change(_) => "changed",
             Self::AskAgain { .. } => "requery",
             Self::Misfit { .. } => "record_error",
@@ -34,18 +31,27 @@ impl Finding {
     }
 }
 
-/// What came of a fetch, in a word.
-pub(super) fn fetched(gathered: &Result<Gathered, FetchFault>) -> &'static str {
-    match gathered {
-        Ok(Gathered::Rows { .. }) => "rows",
-        Ok(Gathered::TooLarge { .. }) => "too_large",
-        Ok(Gathered::Split) => "split",
-        Ok(Gathered::TooEarly) => "too_early",
-        Err(FetchFault::PagingIgnored { .. }) => "paging_ignored",
-        Err(FetchFault::Query(fault)) => match fault {
+/// How the read of a window ended, in a word.
+pub(super) fn ended(ended: Ended) -> &'static str {
+    match ended {
+        Ended::Complete => "rows",
+        Ended::Unproven(_) => "unproven",
+        Ended::TooLarge { .. } => "too_large",
+        Ended::Split => "split",
+        Ended::TooEarly => "too_early",
+    }
+}
+
+/// Why a page was not read, in a word.
+pub(super) fn failed(fault: &FetchFault) -> &'static str {
+    match fault {
+        FetchFault::PagingIgnored { .. } => "paging_ignored",
+        FetchFault::Query(fault) => match fault {
             QueryFault::Throttled { .. } => "throttled",
             QueryFault::Unreachable { .. } => "unreachable",
             QueryFault::Unusable { .. } => "unusable",
+            QueryFault::TooWide { .. } => "too_wide",
+            QueryFault::TooLong { .. } => "too_long",
             QueryFault::Misconfigured { .. } => "misconfigured",
             QueryFault::Rejected { .. } => "rejected",
         },

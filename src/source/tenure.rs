@@ -1,8 +1,9 @@
 //! One feed between a takeover and the end of its lease: whose turn it is, and window ▶ fetch of
 //! that turn.
 //!
-//! The live pass goes first whenever it is due; late pass and backfill read one window at a time in
-//! between, so what was asked for later was also published later.
+//! A turn is one page. The live pass goes first whenever it is due; the others read a page at a
+//! time in between. What a pass has read is published before another pass asks for anything, so
+//! what was asked for later was also published later.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -14,7 +15,7 @@ use crate::{
     clock::{Moment, Timestamp, millis},
     config::{FeedSettings, duration_text},
     crash::{self, Point},
-    erp::{Class, Page, PageRequest, QueryFault, Selection},
+    erp::{Class, QueryFault},
     kafka::control::Controls,
     metrics::Hop,
 };
@@ -22,17 +23,19 @@ use crate::{
 use super::{
     change::{Scribe, call_of},
     feed::{BEAT, FeedTask, Stop, beating},
-    fetch::{Ask, FetchFault, Gathered, Rules, gather},
-    known::Known,
+    fetch::{Ended, FetchFault, Rules, Step, WindowRead},
     obey::Woken,
-    pass::{Counts, Reading},
+    page_size::PageSize,
+    pass::{Counts, OpenRead},
     publish::Publisher,
     query,
     reader::Reader,
+    remedy::{Remedy, remedy},
+    retries::Retries,
     status::{FeedPhase, Progress, late_advice, missed_advice, progress},
-    story::fetched,
+    story,
     stretch::{Stretch, Turned},
-    window::{Cursor, ErpClock, Limits, Pace, Pass, TooFar, Window, closes_at},
+    window::{Cursor, ErpClock, Limits, Pace, Pass, TooFar, Window, closes_at, window_of},
 };
 
 /// An unchanged watermark is written at least this often. In between it only lives in memory:
@@ -53,12 +56,21 @@ const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// What a pass does next.
 enum Turn {
-    /// A window was published.
+    /// It goes on with the window it reads.
+    Open,
+    /// The window was published.
     Moved { caught_up: bool },
-    /// The window has to be chosen anew: too large, or not closed yet by the ERP's clock.
-    Again,
-    /// It failed; not before this pause.
+    /// The window has to be chosen anew, after this pause.
+    Anew(Duration),
+    /// The page failed; it is asked for again after this pause.
     Failed(Duration),
+}
+
+/// An answer, or why there is none.
+enum Asked {
+    Answered(Result<crate::erp::Page, QueryFault>),
+    /// An operator decided something meanwhile.
+    Decided,
 }
 
 /// Where this process began, for the estimates.
@@ -74,36 +86,26 @@ impl Began {
     }
 }
 
-/// Asks like its reader, and recognises what was published.
-struct Knowing<'a> {
-    reader: &'a mut Reader,
-    known: &'a Known,
-}
-
-impl Ask for Knowing<'_> {
-    async fn ask(&mut self, selection: &Selection, page: PageRequest) -> Result<Page, QueryFault> {
-        self.reader.ask(selection, page).await
-    }
-
-    fn entered(&mut self, distinct: u64, count: u64) {
-        self.reader.entered(distinct, count);
-    }
-
-    fn knows(&self, id: &str, hash: &[u8; 16]) -> bool {
-        self.known.holds(id, hash)
-    }
-}
-
-/// When a pass is due, how long its windows are, how often it failed in a row.
+/// When a pass is due, how long its windows are, what it reads now.
 struct Schedule {
     due: Instant,
     pace: Pace,
+    open: Option<OpenRead>,
+    /// Failures in a row, for the pauses between them.
     failures: u32,
+    /// Why it does not come on.
+    trouble: Option<(FeedPhase, String)>,
 }
 
 impl Schedule {
     fn new(settings: &FeedSettings) -> Self {
-        Self { due: Instant::now(), pace: Pace::new(settings.max_pages_per_window), failures: 0 }
+        Self {
+            due: Instant::now(),
+            pace: Pace::new(settings.max_pages_per_window),
+            open: None,
+            failures: 0,
+            trouble: None,
+        }
     }
 }
 
@@ -130,13 +132,16 @@ pub(super) struct Tenure<'a> {
     live: Schedule,
     late: Schedule,
     backfill: Schedule,
+    unproven: Schedule,
+    retries: Retries,
+    pub(super) page_size: PageSize,
     stretch: Stretch,
     first_read: Began,
     backfilling: Began,
     /// When progress was logged last.
     told: Option<Instant>,
-    /// What was published last, as far as it was seen lately.
-    pub(super) known: Known,
+    /// Records that the account may not see were told of.
+    pub(super) not_shown_told: bool,
     /// Deviating fields that were logged already.
     pub drift: HashSet<(String, &'static str)>,
 }
@@ -189,11 +194,14 @@ impl<'a> Tenure<'a> {
             live: schedule(),
             late: schedule(),
             backfill: schedule(),
+            unproven: schedule(),
+            retries: Retries::new(settings.poll_interval),
+            page_size: PageSize::new(query::page_size(task.feed, settings)),
             stretch: Stretch::new(settings.poll_interval),
             first_read,
             backfilling,
             told: None,
-            known: Known::default(),
+            not_shown_told: false,
             drift: HashSet::new(),
         }
     }
@@ -203,65 +211,388 @@ impl<'a> Tenure<'a> {
             Pass::Live => &mut self.live,
             Pass::Late => &mut self.late,
             Pass::Backfill => &mut self.backfill,
+            Pass::Unproven => &mut self.unproven,
         }
     }
 
     fn interval(&self, pass: Pass) -> Duration {
         match pass {
             Pass::Live => self.stretch.interval(),
-            Pass::Backfill => self.settings.poll_interval,
+            Pass::Backfill | Pass::Unproven => self.settings.poll_interval,
             Pass::Late => self.settings.late_pass.interval,
         }
     }
 
-    /// One window of the most urgent pass that is due, or a sleep until one is.
+    /// One page of the most urgent pass that is due, or a sleep until one is.
     pub(super) async fn turn(&mut self) -> Result<(), Stop> {
         self.pulse.beat();
+        self.tell_lag();
         self.obey().await?;
         if self.held().await? {
             return Ok(());
         }
         self.follow_the_erps_clock().await?;
         let began = Instant::now();
-        for pass in [Pass::Live, Pass::Late, Pass::Backfill] {
-            let interval = self.interval(pass);
-            if self.schedule(pass).due > began {
+        for pass in Pass::ALL {
+            if self.schedule(pass).due > began || self.waits_for_the_snapshot(pass) {
                 continue;
             }
-            let limits = self.limits();
-            let pace = self.schedule(pass).pace;
-            if let Some(lag) = self.cursor.lag(pass, limits.now) {
-                self.task.parts.metrics.feed_lag(self.task.feed, pass.name(), lag);
-            }
-            let glance = || {
-                self.cursor.glance(limits, self.settings.start_at).filter(|_| pass == Pass::Live)
+            let open = match self.schedule(pass).open.take() {
+                Some(open) => open,
+                None => match self.choose(pass, began) {
+                    Some(open) => open,
+                    None => continue,
+                },
             };
-            let Some(window) = self.cursor.next(pass, limits, &pace).or_else(glance) else {
-                self.schedule(pass).due = began + interval;
-                continue;
-            };
-            let turn = self.pass(pass, window, limits).await?;
-            // As it is now: the quota may have been short.
-            let interval = self.interval(pass);
-            let schedule = self.schedule(pass);
-            match turn {
-                Turn::Moved { caught_up } => {
-                    schedule.failures = 0;
-                    schedule.due = if caught_up { began + interval } else { began };
-                }
-                Turn::Again => {}
-                Turn::Failed(pause) => {
-                    schedule.failures = schedule.failures.saturating_add(1);
-                    schedule.due = Instant::now() + pause;
-                }
-            }
-            return Ok(());
+            self.flush_others(pass).await?;
+            return self.step(open, began).await;
         }
-        let due =
-            self.live.due.min(self.late.due).min(self.backfill.due).min(Instant::now() + BEAT);
+        let due = Pass::ALL.map(|pass| self.schedule(pass).due).into_iter().min().unwrap_or(began);
+        let due = due.min(Instant::now() + BEAT);
         match self.wait(due.saturating_duration_since(Instant::now())).await? {
             Woken::Due | Woken::Decided => Ok(()),
         }
+    }
+
+    /// How far both passes are behind, whatever holds them up.
+    fn tell_lag(&self) {
+        let now = self.limits().now;
+        for pass in Pass::ALL {
+            if let Some(lag) = self.cursor.lag(pass, now) {
+                self.task.parts.metrics.feed_lag(self.task.feed, pass.name(), lag);
+            }
+        }
+    }
+
+    /// The end of the first read holds a batch back, since only the last event says that it is the
+    /// last; nothing may overtake it.
+    fn waits_for_the_snapshot(&self, pass: Pass) -> bool {
+        pass != Pass::Live && self.live.open.as_ref().is_some_and(|open| open.holds_back())
+    }
+
+    /// Begins the next window of a pass; `None`: there is none now.
+    fn choose(&mut self, pass: Pass, began: Instant) -> Option<OpenRead> {
+        let (limits, interval) = (self.limits(), self.interval(pass));
+        let pace = self.schedule(pass).pace;
+        let window = match pass {
+            Pass::Live => self
+                .cursor
+                .next(pass, limits, &pace)
+                .or_else(|| self.cursor.glance(limits, self.settings.start_at)),
+            Pass::Late | Pass::Backfill => self.cursor.next(pass, limits, &pace),
+            Pass::Unproven => self.retries.due(self.cursor.unproven(), began),
+        };
+        let Some(window) = window else {
+            self.schedule(pass).due = began + interval;
+            return None;
+        };
+        crash::point(Point::WindowChosen);
+        let feed = self.task.feed;
+        self.task.parts.metrics.hop(Hop::Window(feed), pass.name());
+        let whole = pass == Pass::Unproven;
+        let rules = Rules {
+            call: call_of(feed, self.settings.edition),
+            page_size: self.page_size.now(),
+            longest_page: self.page_size.longest(),
+            tolerant: self.not_shown_told,
+            budget: (!whole).then(|| pace.budget()),
+            splittable: !whole && window.splittable(),
+            // Where unsafe timing is allowed a lag may be shorter than the visibility; then it is
+            // what can be asked for.
+            closes_at: Some(closes_at(
+                window,
+                self.settings
+                    .max_visibility_lag
+                    .min(self.settings.safety_lag)
+                    .min(self.settings.late_pass.lag),
+            )),
+        };
+        let span = tracing::info_span!(
+            "window",
+            feed = feed.name(),
+            pass = pass.name(),
+            window.start = %window.start,
+            window.end = %window.end
+        );
+        let read = WindowRead::new(query::of_window(feed, self.settings, window), rules);
+        let ends_snapshot = self.cursor.checkpoint().snapshot
+            && !self.cursor.after(pass, window, limits).checkpoint().snapshot;
+        let snapshot = match pass {
+            Pass::Backfill => true,
+            Pass::Live | Pass::Late => self.cursor.checkpoint().snapshot,
+            Pass::Unproven => self
+                .cursor
+                .unproven()
+                .iter()
+                .any(|listed| window_of(listed) == window && listed.snapshot),
+        };
+        Some(OpenRead::new(pass, window, limits, read, span, ends_snapshot, snapshot))
+    }
+
+    /// One page of a window, and what follows from it for its pass.
+    async fn step(&mut self, mut open: OpenRead, began: Instant) -> Result<(), Stop> {
+        let pass = open.pass;
+        let turn = self.advance(&mut open).await?;
+        // As it is now: the quota may have been short.
+        let interval = self.interval(pass);
+        let now = Instant::now();
+        let schedule = self.schedule(pass);
+        match turn {
+            Turn::Open => schedule.open = Some(open),
+            Turn::Moved { caught_up } => {
+                (schedule.failures, schedule.trouble) = (0, None);
+                schedule.due = if caught_up { began + interval } else { began };
+            }
+            Turn::Anew(pause) => schedule.due = now + pause,
+            Turn::Failed(pause) => {
+                schedule.open = Some(open);
+                schedule.due = now + pause;
+            }
+        }
+        self.show();
+        Ok(())
+    }
+
+    async fn advance(&mut self, open: &mut OpenRead) -> Result<Turn, Stop> {
+        if open.wants_a_page() {
+            let page = match self.ask(open).await? {
+                Asked::Decided => return Ok(Turn::Open),
+                Asked::Answered(Ok(page)) => page,
+                Asked::Answered(Err(fault)) => return self.failed(open, fault.into()).await,
+            };
+            match open.read.consume(page) {
+                Err(fault) => return self.failed(open, fault).await,
+                Ok((rows, step)) => {
+                    open.failures = 0;
+                    self.schedule(open.pass).failures = 0;
+                    open.shown(rows);
+                    match step {
+                        Step::More => {}
+                        Step::Again(shortfall) => self.reader(open.pass).fell_short(shortfall),
+                        Step::Ended(ended) => open.ended = Some(ended),
+                    }
+                }
+            }
+        }
+        // Interrupted by a decision: the rows that are left are compared in the next turn.
+        if !self.publish(open).await? {
+            return Ok(Turn::Open);
+        }
+        match open.ended.take() {
+            None => Ok(Turn::Open),
+            Some(ended) => self.ended(open, ended).await,
+        }
+    }
+
+    /// Asks for a window's next page.
+    async fn ask(&mut self, open: &mut OpenRead) -> Result<Asked, Stop> {
+        let Some((selection, request)) = open.read.request() else {
+            return Err(Stop::TakeOver("a window without queries was read".to_owned()));
+        };
+        let mut reader = self.reader(open.pass);
+        let mut controls = self.controls.clone();
+        let began = Instant::now();
+        let fetch = tracing::info_span!(parent: &open.span, "fetch", page_no = request.page_no);
+        let asking = async {
+            tokio::select! {
+                answer = reader.ask(selection, request) => Asked::Answered(answer),
+                () = controls.changed() => Asked::Decided,
+            }
+        };
+        let asking = beating(self.pulse, asking).instrument(fetch);
+        let asked = self.task.cancel.run_until_cancelled(asking).await.ok_or(Stop::Over)?;
+        open.fetching += began.elapsed();
+        open.waited += reader.waited();
+        self.controls = controls;
+        self.note(&reader);
+        Ok(asked)
+    }
+
+    /// A window was read, or has to be chosen anew.
+    async fn ended(&mut self, open: &mut OpenRead, ended: Ended) -> Result<Turn, Stop> {
+        let (feed, pass, window) = (self.task.feed, open.pass, open.window);
+        self.page_size.seen(&open.read);
+        let metrics = &self.task.parts.metrics;
+        metrics.hop(Hop::Fetch(feed), story::ended(ended));
+        metrics.hop_seconds(Hop::Fetch(feed), open.fetching);
+        if pass == Pass::Live {
+            self.adapt(open.waited);
+        }
+        match ended {
+            Ended::TooEarly => {
+                tracing::info!(
+                    feed = feed.name(),
+                    erp.clock_skew_ms = self.clock.skew_ms(),
+                    "ERP clock is behind the window's end; choosing the window again"
+                );
+                self.give_up(open).await?;
+                // The clock has been read by now, so the next choice differs; no faster than the
+                // ERP's own second.
+                Ok(Turn::Anew(Duration::from_millis(250).min(self.settings.poll_interval)))
+            }
+            Ended::TooLarge { pages } => {
+                tracing::debug!(
+                    feed = feed.name(),
+                    pass = pass.name(),
+                    window.length_s = window.seconds(),
+                    pages,
+                    "window exceeds its page budget; shortening it"
+                );
+                self.give_up(open).await?;
+                self.schedule(pass).pace.too_large(window, pages);
+                Ok(Turn::Anew(Duration::ZERO))
+            }
+            Ended::Split => {
+                tracing::info!(
+                    feed = feed.name(),
+                    pass = pass.name(),
+                    window.length_s = window.seconds(),
+                    "two reads contradict the ERP's counts; halving the window"
+                );
+                self.give_up(open).await?;
+                self.schedule(pass).pace.halve(window);
+                Ok(Turn::Anew(Duration::ZERO))
+            }
+            Ended::Unproven(_) if pass == Pass::Unproven => {
+                self.give_up(open).await?;
+                self.retries.failed(window);
+                Ok(Turn::Anew(Duration::ZERO))
+            }
+            Ended::Complete => {
+                let next = self.cursor.after(pass, window, open.limits);
+                self.finish(open, next).await
+            }
+            Ended::Unproven(shortfall) => {
+                tracing::error!(
+                    feed = feed.name(),
+                    pass = pass.name(),
+                    window.start = %window.start,
+                    window.end = %window.end,
+                    rows = shortfall.shown,
+                    erp.total = shortfall.counted,
+                    "no read of this second shows what the ERP counts; it is read again later"
+                );
+                let next = self.cursor.after(pass, window, open.limits);
+                self.pass_unproven(open, next, window).await
+            }
+        }
+    }
+
+    /// Puts a window on the list of those that are read again, and goes on behind it.
+    async fn pass_unproven(
+        &mut self,
+        open: &mut OpenRead,
+        next: Cursor,
+        window: Window,
+    ) -> Result<Turn, Stop> {
+        open.doubts.push(window);
+        self.finish(open, next).await
+    }
+
+    /// Publishes what is left of a window, with the checkpoint.
+    async fn finish(&mut self, open: &mut OpenRead, next: Cursor) -> Result<Turn, Stop> {
+        let mut next = next;
+        for window in std::mem::take(&mut open.doubts) {
+            let listed = crate::schema::UnprovenWindow {
+                from: window.start,
+                to: window.end,
+                since: Timestamp::now(),
+                snapshot: open.snapshot,
+            };
+            match next.listed(listed) {
+                Some(more) => next = more,
+                None => {
+                    self.give_up(open).await?;
+                    let pause = self.longest_pause() * 5;
+                    let why = "more stretches of time could not be read than the feed lists; \
+                               see the unproven windows in /status and mend the ERP's answers";
+                    self.schedule(open.pass).trouble = Some((FeedPhase::Blocked, why.to_owned()));
+                    return Ok(Turn::Anew(pause));
+                }
+            }
+        }
+        crash::point(Point::WindowFetched);
+        let next = self.publish_last(open, next).await?;
+        let feed = self.task.feed;
+        self.page_size.accepted(feed, &open.read);
+        self.tell_not_shown(open.read.not_shown());
+        self.task.parts.metrics.feed_window(
+            feed,
+            open.pass.name(),
+            open.rows_shown,
+            open.counts.unchanged,
+            open.read.calls() as usize,
+        );
+        self.schedule(open.pass).pace.read(open.window, open.read.pages());
+        Ok(self.moved(open, next))
+    }
+
+    /// Records that the ERP counts and does not show: the account may not see them.
+    fn tell_not_shown(&mut self, rows: u64) {
+        if rows == 0 {
+            return;
+        }
+        let feed = self.task.feed;
+        self.task.parts.metrics.feed_not_shown(feed, rows);
+        self.task.status.feed(feed, |status| status.rows_not_shown += rows);
+        if !std::mem::replace(&mut self.not_shown_told, true) {
+            tracing::warn!(
+                feed = feed.name(),
+                rows,
+                "ERP counts records that it does not show: the account may not see them \
+                 (仓库权限). They are not published; grant the permission and run a backfill"
+            );
+        }
+    }
+
+    /// Drops a window that is chosen anew; what was read of it and is new is published all the
+    /// same.
+    async fn give_up(&mut self, open: &mut OpenRead) -> Result<(), Stop> {
+        if !open.ends_snapshot {
+            self.flush(open).await?;
+        }
+        self.told_of(open.pass, &open.counts);
+        if open.pass == Pass::Backfill {
+            self.cursor = self.cursor.clone().counted(0, open.counts.events);
+        }
+        Ok(())
+    }
+
+    /// Publishes what the other passes have read: what this one reads is newer.
+    async fn flush_others(&mut self, pass: Pass) -> Result<(), Stop> {
+        for other in Pass::ALL {
+            if other != pass
+                && let Some(mut open) = self.schedule(other).open.take()
+            {
+                let flushed = self.flush(&mut open).await;
+                self.schedule(other).open = Some(open);
+                flushed?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Windows that were chosen by another checkpoint are not read on.
+    fn drop_windows(&mut self) {
+        for pass in Pass::ALL {
+            self.schedule(pass).open = None;
+        }
+    }
+
+    /// What the feed is doing, by the most urgent pass that does not come on.
+    fn show(&mut self) {
+        let trouble = Pass::ALL.into_iter().find_map(|pass| self.schedule(pass).trouble.clone());
+        let snapshot = self.cursor.checkpoint().snapshot;
+        let unproven = self.cursor.unproven();
+        self.task.parts.metrics.feed_unproven(self.task.feed, unproven.len());
+        self.task.status.feed(self.task.feed, |status| {
+            (status.state, status.error) = match trouble {
+                Some((phase, error)) => (phase, Some(error)),
+                None if snapshot => (FeedPhase::Snapshot, None),
+                None => (FeedPhase::Live, None),
+            };
+            status.unproven(unproven);
+        });
     }
 
     /// Goes back with the ERP's clock where somebody set it behind the watermark; what was
@@ -284,7 +615,7 @@ impl<'a> Tenure<'a> {
                     "ERP clock was set back behind the watermark; reading the time between again"
                 );
                 self.save(next).await?;
-                self.due_now();
+                self.moved_elsewhere();
                 let cursor = &self.cursor;
                 self.task.status.feed(feed, |status| status.stand(cursor, limits));
             }
@@ -304,7 +635,15 @@ impl<'a> Tenure<'a> {
     /// Every pass looks at once.
     pub(super) fn due_now(&mut self) {
         let now = Instant::now();
-        (self.live.due, self.late.due, self.backfill.due) = (now, now, now);
+        for pass in Pass::ALL {
+            self.schedule(pass).due = now;
+        }
+    }
+
+    /// The passes stand elsewhere: windows are chosen anew.
+    pub(super) fn moved_elsewhere(&mut self) {
+        self.drop_windows();
+        self.due_now();
     }
 
     /// A backfill was ordered or called off: its pace and its estimate begin anew.
@@ -318,114 +657,12 @@ impl<'a> Tenure<'a> {
         }
     }
 
-    /// Reads one window and publishes what is new in it.
-    async fn pass(&mut self, pass: Pass, window: Window, limits: Limits) -> Result<Turn, Stop> {
-        let feed = self.task.feed;
-        let pace = self.schedule(pass).pace;
-        let rules = Rules {
-            call: call_of(feed, self.settings.edition),
-            page_size: query::page_size(feed, self.settings),
-            budget: Some(pace.budget()),
-            splittable: window.splittable(),
-            // Where unsafe timing is allowed a lag may be shorter than the visibility; then it is
-            // what can be asked for.
-            closes_at: Some(closes_at(
-                window,
-                self.settings
-                    .max_visibility_lag
-                    .min(self.settings.safety_lag)
-                    .min(self.settings.late_pass.lag),
-            )),
-        };
-        let queries = query::of_window(feed, self.settings, window);
-        crash::point(Point::WindowChosen);
-        let mut reader = self.reader(pass);
-        let mut knowing = Knowing { reader: &mut reader, known: &self.known };
-        let began = Instant::now();
-        let span = tracing::info_span!(
-            "window",
-            feed = feed.name(),
-            pass = pass.name(),
-            window.start = %window.start,
-            window.end = %window.end
-        );
-        let fetch = tracing::info_span!(parent: &span, "fetch");
-        let fetching = beating(self.pulse, gather(&mut knowing, &queries, rules)).instrument(fetch);
-        let gathered = self.task.cancel.run_until_cancelled(fetching).await;
-        self.note(&reader);
-        if pass == Pass::Live {
-            self.adapt(reader.waited());
-        }
-        let metrics = &self.task.parts.metrics;
-        metrics.hop(Hop::Window(feed), pass.name());
-        if let Some(gathered) = &gathered {
-            metrics.hop(Hop::Fetch(feed), fetched(gathered));
-            metrics.hop_seconds(Hop::Fetch(feed), began.elapsed());
-        }
-        match gathered {
-            None => Err(Stop::Over),
-            Some(Err(fault)) => Ok(Turn::Failed(self.failed(pass, window, &fault))),
-            Some(Ok(Gathered::TooEarly)) => {
-                tracing::info!(
-                    feed = feed.name(),
-                    erp.clock_skew_ms = self.clock.skew_ms(),
-                    "ERP clock is behind the window's end; choosing the window again"
-                );
-                // The clock has been read by now, so the next choice differs; no faster than the
-                // ERP's own second.
-                let pause = Duration::from_millis(250).min(self.settings.poll_interval);
-                Ok(Turn::Failed(pause))
-            }
-            Some(Ok(Gathered::TooLarge { pages })) => {
-                tracing::debug!(
-                    feed = feed.name(),
-                    pass = pass.name(),
-                    window.length_s = window.seconds(),
-                    pages,
-                    "window exceeds its page budget; shortening it"
-                );
-                self.schedule(pass).pace.too_large(window, pages);
-                Ok(Turn::Again)
-            }
-            Some(Ok(Gathered::Split)) => {
-                self.schedule(pass).pace.split(window);
-                Ok(Turn::Again)
-            }
-            Some(Ok(Gathered::Rows { rows, known, pages, calls })) => {
-                crash::point(Point::WindowFetched);
-                let count = rows.len() + known;
-                let mut reading = Reading {
-                    pass,
-                    window,
-                    limits,
-                    rows: count,
-                    next: self.cursor.after(pass, window, limits),
-                };
-                let publish = tracing::info_span!(parent: &span, "publish", rows = count);
-                match self.publish(rows, known, &mut reading).instrument(publish).await? {
-                    Ok(counts) => {
-                        self.task.parts.metrics.feed_window(
-                            feed,
-                            pass.name(),
-                            count,
-                            counts.unchanged,
-                            calls as usize,
-                        );
-                        self.schedule(pass).pace.read(window, pages);
-                        Ok(self.moved(reading, counts))
-                    }
-                    Err(fault) => Ok(Turn::Failed(self.failed(pass, window, &fault))),
-                }
-            }
-        }
-    }
-
     /// Reads on behalf of a pass.
     pub(super) fn reader(&self, pass: Pass) -> Reader {
         let class = match pass {
             Pass::Live => Class::Feed,
             Pass::Late => Class::LatePass,
-            Pass::Backfill => Class::Backfill,
+            Pass::Backfill | Pass::Unproven => Class::Backfill,
         };
         let parts = &self.task.parts;
         let call = call_of(self.task.feed, self.settings.edition);
@@ -490,6 +727,7 @@ impl<'a> Tenure<'a> {
         self.unsaved
             || self.saved.elapsed() >= CHECKPOINT_EVERY
             || now.snapshot != then.snapshot
+            || now.unproven != then.unproven
             // Whoever ordered it follows it there; and its windows are worth not being read again.
             || now.backfill_position.is_some() != then.backfill_position.is_some()
             || now.backfill_position != then.backfill_position && self.saved.elapsed() >= BACKFILL_EVERY
@@ -502,7 +740,7 @@ impl<'a> Tenure<'a> {
     }
 
     /// Says what was published, and what follows from it for a person.
-    pub(super) fn told_of(&self, pass: Pass, counts: &Counts) {
+    fn told_of(&self, pass: Pass, counts: &Counts) {
         let feed = self.task.feed;
         self.task.status.feed(feed, |status| {
             status.events += counts.events as u64;
@@ -517,23 +755,25 @@ impl<'a> Tenure<'a> {
         });
     }
 
-    fn moved(&mut self, reading: Reading, counts: Counts) -> Turn {
-        let Reading { pass, window, limits, rows, next } = reading;
-        self.told_of(pass, &counts);
+    fn moved(&mut self, open: &OpenRead, next: Cursor) -> Turn {
+        let (pass, window, limits) = (open.pass, open.window, open.limits);
+        self.told_of(pass, &open.counts);
         let caught_up = match pass {
             Pass::Live => window.end >= limits.live,
             Pass::Late => window.end >= limits.late.min(next.checkpoint().watermark),
             Pass::Backfill => next.checkpoint().backfill_position.is_none(),
+            Pass::Unproven => next.unproven().is_empty(),
         };
         let was_snapshot = self.cursor.checkpoint().snapshot;
         self.cursor = next;
         let at = self.cursor.checkpoint().clone();
         let feed = self.task.feed;
         let start = self.settings.start_at;
+        let records = open.read.records();
         match pass {
-            Pass::Live => self.first_read.rows += rows as u64,
-            Pass::Late => {}
-            Pass::Backfill => self.backfilling.rows += rows as u64,
+            Pass::Live => self.first_read.rows += records,
+            Pass::Late | Pass::Unproven => {}
+            Pass::Backfill => self.backfilling.rows += records,
         }
         let first_read =
             at.snapshot.then(|| self.first_read.progress(start, limits.live, at.watermark));
@@ -546,15 +786,25 @@ impl<'a> Tenure<'a> {
         self.task.status.feed(feed, |status| {
             status.window(window);
             status.stand(&self.cursor, limits);
-            status.rows += rows as u64;
-            status.unchanged += counts.unchanged as u64;
-            status.state = if at.snapshot { FeedPhase::Snapshot } else { FeedPhase::Live };
+            status.rows += records;
+            status.unchanged += open.counts.unchanged as u64;
             status.progress = first_read;
             status.backfill = backfill;
         });
-        if pass == Pass::Backfill && caught_up {
-            let (rows, events) = (at.backfill_rows.unwrap_or(0), at.backfill_events.unwrap_or(0));
-            tracing::info!(feed = feed.name(), rows, events, "backfill finished");
+        match pass {
+            Pass::Backfill if caught_up => {
+                let (rows, events) =
+                    (at.backfill_rows.unwrap_or(0), at.backfill_events.unwrap_or(0));
+                tracing::info!(feed = feed.name(), rows, events, "backfill finished");
+            }
+            Pass::Unproven => tracing::info!(
+                feed = feed.name(),
+                window.start = %window.start,
+                window.end = %window.end,
+                events = open.counts.events,
+                "unproven window read again, completely"
+            ),
+            Pass::Live | Pass::Late | Pass::Backfill => {}
         }
         if was_snapshot && !at.snapshot {
             tracing::info!(
@@ -583,36 +833,130 @@ impl<'a> Tenure<'a> {
         );
     }
 
-    /// Says what is wrong, and how long to wait before the same window again.
-    fn failed(&mut self, pass: Pass, window: Window, fault: &FetchFault) -> Duration {
-        let poll = self.settings.poll_interval.max(Duration::from_secs(1)).min(LONGEST_PAUSE);
-        let failures = self.schedule(pass).failures.min(16);
-        let growing = (Duration::from_millis(500) * 2_u32.saturating_pow(failures)).min(poll);
-        let (phase, pause) = match fault {
-            FetchFault::Query(
-                QueryFault::Throttled { .. }
-                | QueryFault::Unreachable { .. }
-                | QueryFault::Unusable { .. },
-            ) => (FeedPhase::Waiting, growing),
-            FetchFault::Query(QueryFault::Misconfigured { .. }) => (FeedPhase::Blocked, poll),
-            FetchFault::Query(QueryFault::Rejected { .. }) | FetchFault::PagingIgnored { .. } => {
-                (FeedPhase::Blocked, poll * 5)
-            }
+    fn longest_pause(&self) -> Duration {
+        self.settings.poll_interval.max(Duration::from_secs(1)).min(LONGEST_PAUSE)
+    }
+
+    /// A page failed: says what is wrong, and decides what is asked for next.
+    async fn failed(&mut self, open: &mut OpenRead, fault: FetchFault) -> Result<Turn, Stop> {
+        let (feed, pass, window) = (self.task.feed, open.pass, open.window);
+        self.task.parts.metrics.hop(Hop::Fetch(feed), story::failed(&fault));
+        open.failures = open.failures.saturating_add(1);
+        let failures = self.schedule(pass).failures;
+        self.schedule(pass).failures = failures.saturating_add(1);
+        let longest = self.longest_pause();
+        let growing =
+            (Duration::from_millis(500) * 2_u32.saturating_pow(failures.min(16))).min(longest);
+        let warn = |pause: Duration| {
+            tracing::warn!(
+                feed = feed.name(),
+                pass = pass.name(),
+                window.start = %window.start,
+                window.end = %window.end,
+                retry_after_ms = millis(pause),
+                error = %fault,
+                "window read failed; retrying"
+            );
         };
-        tracing::warn!(
-            feed = self.task.feed.name(),
-            pass = pass.name(),
-            window.start = %window.start,
-            window.end = %window.end,
-            retry_after_ms = millis(pause),
-            error = %fault,
-            "window read failed; retrying"
-        );
-        self.task.status.feed(self.task.feed, |status| {
-            status.state = phase;
-            status.error = Some(fault.to_string());
-        });
-        pause
+        if pass == Pass::Unproven {
+            warn(growing);
+            self.give_up(open).await?;
+            self.retries.failed(window);
+            return Ok(Turn::Anew(growing));
+        }
+        let mut next = remedy(&fault, open.failures);
+        if next == Remedy::AskElsewhere {
+            next = if self.answers_elsewhere(open).await? { Remedy::Shorten } else { Remedy::Wait };
+        }
+        if next == Remedy::SmallerPages && !self.page_size.halve() {
+            next = Remedy::Shorten;
+        }
+        let trouble = |this: &mut Self, phase| {
+            this.schedule(pass).trouble = Some((phase, fault.to_string()));
+        };
+        match next {
+            Remedy::Wait | Remedy::AskElsewhere => {
+                warn(growing);
+                trouble(self, FeedPhase::Waiting);
+                Ok(Turn::Failed(growing))
+            }
+            Remedy::Person { anew } => {
+                let pause = if anew { longest * 5 } else { longest };
+                warn(pause);
+                trouble(self, FeedPhase::Blocked);
+                if anew {
+                    self.give_up(open).await?;
+                    return Ok(Turn::Anew(pause));
+                }
+                Ok(Turn::Failed(pause))
+            }
+            Remedy::SmallerPages => {
+                tracing::warn!(
+                    feed = feed.name(),
+                    pass = pass.name(),
+                    page_size = self.page_size.now(),
+                    error = %fault,
+                    "answer is too long; asking for fewer rows a page"
+                );
+                self.give_up(open).await?;
+                Ok(Turn::Anew(Duration::ZERO))
+            }
+            Remedy::Shorten if window.splittable() => {
+                tracing::warn!(
+                    feed = feed.name(),
+                    pass = pass.name(),
+                    window.start = %window.start,
+                    window.end = %window.end,
+                    error = %fault,
+                    "window cannot be read; halving it"
+                );
+                self.give_up(open).await?;
+                self.schedule(pass).pace.halve(window);
+                Ok(Turn::Anew(Duration::ZERO))
+            }
+            Remedy::Shorten if matches!(fault, FetchFault::Query(QueryFault::TooWide { .. })) => {
+                warn(longest * 5);
+                trouble(self, FeedPhase::Blocked);
+                self.give_up(open).await?;
+                Ok(Turn::Anew(longest * 5))
+            }
+            Remedy::Shorten => {
+                tracing::error!(
+                    feed = feed.name(),
+                    pass = pass.name(),
+                    window.start = %window.start,
+                    window.end = %window.end,
+                    error = %fault,
+                    "this second cannot be read although the ERP answers; it is read again later"
+                );
+                // The boundary second belongs to it as well: the next window begins behind it.
+                let behind = Window { end: window.end.plus(Duration::from_secs(1)), ..window };
+                let next = self.cursor.after(pass, behind, open.limits);
+                self.pass_unproven(open, next, window).await
+            }
+        }
+    }
+
+    /// Whether the ERP answers a query for another second.
+    async fn answers_elsewhere(&mut self, open: &OpenRead) -> Result<bool, Stop> {
+        let mut second = self.limits().latest_second();
+        if second.start <= open.window.end && open.window.start <= second.end {
+            // Long before the feed's beginning there is nothing that could be wrong.
+            let start = self.settings.start_at.floor_second();
+            second.end = start.minus(Duration::from_secs(86_400));
+            second.start = second.end.minus(Duration::from_secs(1));
+        }
+        let Some(selection) =
+            query::of_window(self.task.feed, self.settings, second).into_iter().next()
+        else {
+            return Ok(false);
+        };
+        let request = crate::erp::PageRequest { page_no: 0, page_size: 1, count: true };
+        let mut reader = self.reader(open.pass);
+        let asking = beating(self.pulse, reader.ask(&selection, request));
+        let answer = self.task.cancel.run_until_cancelled(asking).await.ok_or(Stop::Over)?;
+        self.note(&reader);
+        Ok(answer.is_ok())
     }
 }
 

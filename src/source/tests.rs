@@ -5,7 +5,7 @@ use std::{cell::RefCell, collections::BTreeMap, sync::Arc, time::Duration};
 use super::{
     MarkerIndex, NoMarkers,
     change::{Piece, Scribe, Snapshot, StateKey, Told},
-    diff::{DiffFault, Differ, Finding, Kept},
+    diff::{Differ, Finding},
     fetch::Row,
     window::Window,
 };
@@ -170,41 +170,22 @@ fn an_older_version_is_asked_for_and_then_believed() {
         lookup: &lookup,
     };
     let same = bench.row(&order("2019-05-18 18:00:00", 95), 30);
-    assert!(matches!(differ.confirm(kept.clone(), same), Ok(Finding::Told)));
-    let Ok(Finding::Change(change)) = differ.confirm(kept, row) else { panic!("not believed") };
+    assert!(matches!(differ.confirm(kept.clone(), same), Finding::Told));
+    let Finding::Change(change) = differ.confirm(kept, row) else { panic!("not believed") };
     assert_eq!(change.op, Op::Update);
     assert!(change.before.is_some());
 }
 
 #[test]
-fn a_record_damaged_on_the_way_is_asked_for_again() {
+fn a_record_that_is_not_json_goes_to_the_dead_letters() {
     let bench = outbounds();
     let whole = order("2019-05-18 18:00:00", 95).to_string();
-    let lookup = |_: &StateKey| Ok(None);
-    let differ = Differ {
-        feed: bench.feed,
-        edition: bench.edition,
-        codec: &bench.codec,
-        unseen: Op::Create,
-        lookup: &lookup,
-    };
     let row = Row::new(
         RawRecord::new(bench.feed, whole.replace("\"CR", "\"CR\\x").into()),
         Timestamp(10),
     );
-    assert_eq!(row.id.as_deref(), Some("9258"), "as far as that it can be read");
-    let Err(DiffFault::Answer(fault)) = differ.compare(row.clone()) else {
-        panic!("taken for an answer")
-    };
-    assert_eq!(
-        fault.to_string(),
-        format!(
-            "the ERP gave no usable answer to QueryOutboundsEnterprise: a record of {} bytes in its answer is not JSON",
-            row.json.len()
-        )
-    );
-    let kept = Kept { modified: Timestamp(1), asked_at: Timestamp(1), datum: None };
-    assert!(differ.confirm(kept, row).is_err());
+    let Finding::Misfit { misfit, .. } = bench.compare(row) else { panic!("taken for a record") };
+    assert_eq!((misfit.field.as_str(), misfit.reason.as_str()), ("record", "is not a JSON object"));
 }
 
 #[test]

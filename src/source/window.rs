@@ -3,14 +3,15 @@
 //! Three passes read the same feed, each with a position of its own in the checkpoint: the live
 //! pass, the late pass behind it, and a backfill. A position only ever grows, and only by a window
 //! that was read and published; it goes back when an operator says so, or when the ERP's clock does
-//! ([`Cursor::behind`]).
+//! ([`Cursor::behind`]). Windows whose reading proved nothing are listed in the checkpoint, and a
+//! fourth pass reads them again.
 
 use std::time::Duration;
 
 use crate::{
     clock::{Timestamp, millis},
     config::FeedSettings,
-    schema::Checkpoint,
+    schema::{Checkpoint, UnprovenWindow},
 };
 
 use super::order::{BackfillOrder, WatermarkOrder};
@@ -26,6 +27,9 @@ const FIRST_AIM: i64 = 86_400;
 /// visibility + 5 s).
 const TOLERATED_ERROR: Duration = Duration::from_secs(5);
 
+/// Windows that are listed at most: what a person looks through. Beyond that neighbours are joined.
+const MOST_UNPROVEN: usize = 100;
+
 /// A watermark follows the ERP's clock back at most so far by itself: a `Date` that is nonsense
 /// must not have years read again.
 const FURTHEST_BACK: Duration = Duration::from_secs(86_400);
@@ -35,7 +39,7 @@ const FURTHEST_BACK: Duration = Duration::from_secs(86_400);
 pub(crate) struct TooFar(pub Duration);
 
 /// A closed interval of modified-time in whole seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Window {
     pub start: Timestamp,
     pub end: Timestamp,
@@ -62,9 +66,14 @@ pub(crate) enum Pass {
     Live,
     Late,
     Backfill,
+    /// Reads the listed windows again.
+    Unproven,
 }
 
 impl Pass {
+    /// In the order of their urgency.
+    pub(crate) const ALL: [Self; 4] = [Self::Live, Self::Late, Self::Backfill, Self::Unproven];
+
     /// Label of metrics and logs.
     #[must_use]
     pub(crate) fn name(self) -> &'static str {
@@ -72,6 +81,7 @@ impl Pass {
             Self::Live => "live",
             Self::Late => "late",
             Self::Backfill => "backfill",
+            Self::Unproven => "unproven",
         }
     }
 }
@@ -143,6 +153,25 @@ impl Limits {
             |span| now.minus(clock.widen(span, settings.max_visibility_lag)).floor_second();
         Self { now, live: behind(settings.safety_lag), late: behind(settings.late_pass.lag) }
     }
+
+    /// The last second a window could hold.
+    #[must_use]
+    pub(crate) fn latest_second(self) -> Window {
+        Window { start: self.live.minus(Duration::from_secs(1)), end: self.live }
+    }
+}
+
+/// Most successes a length that failed before is waited with. Each failure of it costs up to three
+/// attempts of a minute, so it is tried about once an hour of reading at last.
+const LONGEST_WAIT: u32 = 64;
+
+/// A length of window that could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct TooLong {
+    seconds: i64,
+    /// Successes of shorter windows before it is tried again; doubled by every failure.
+    wait: u32,
+    left: u32,
 }
 
 /// How long a pass's next window should be, so that it stays within the page budget.
@@ -150,19 +179,20 @@ impl Limits {
 pub(crate) struct Pace {
     seconds: i64,
     budget: u32,
+    too_long: Option<TooLong>,
 }
 
 impl Pace {
     /// `budget` pages a window.
     #[must_use]
     pub(crate) fn new(budget: u32) -> Self {
-        Self { seconds: FIRST_AIM, budget: budget.max(1) }
+        Self { seconds: FIRST_AIM, budget: budget.max(1), too_long: None }
     }
 
     /// The longest windows the ERP accepts, for asking what they hold.
     #[must_use]
     pub(crate) fn longest() -> Self {
-        Self { seconds: LONGEST, budget: u32::MAX }
+        Self { seconds: LONGEST, budget: u32::MAX, too_long: None }
     }
 
     /// Pages a window may have.
@@ -178,12 +208,21 @@ impl Pace {
     }
 
     /// A window was read within the budget: grow, at most twofold, where it was as long as aimed
-    /// at.
+    /// at. A length that failed lately has to wait.
     pub(crate) fn read(&mut self, window: Window, pages: u32) {
-        if window.seconds() >= self.seconds {
-            let grown = self.seconds.saturating_mul(2);
-            self.seconds = self.fitting(window, pages).clamp(self.seconds, grown).min(LONGEST);
+        if window.seconds() < self.seconds {
+            return;
         }
+        let grown = self.seconds.saturating_mul(2);
+        let most = match &mut self.too_long {
+            Some(too_long) if too_long.left > 0 => {
+                too_long.left -= 1;
+                if too_long.left > 0 { (too_long.seconds - 1).max(self.seconds) } else { LONGEST }
+            }
+            Some(_) | None => LONGEST,
+        };
+        self.seconds =
+            self.fitting(window, pages).clamp(self.seconds, grown).min(most).min(LONGEST);
     }
 
     /// A window turned out to hold `pages` pages, more than the budget: shrink by as much.
@@ -191,9 +230,18 @@ impl Pace {
         self.seconds = self.fitting(window, pages).clamp(1, (window.seconds() / 2).max(1));
     }
 
-    /// Something entered a window twice while it was read: halve it.
-    pub(crate) fn split(&mut self, window: Window) {
-        self.seconds = (window.seconds() / 2).max(1);
+    /// A window could not be read, or its reads contradict their counts: halve it. It is tried as
+    /// long again after the next success, and later each time that fails.
+    pub(crate) fn halve(&mut self, window: Window) {
+        let seconds = window.seconds();
+        let wait = match self.too_long {
+            Some(before) if seconds <= before.seconds.saturating_mul(2) => {
+                before.wait.saturating_mul(2).min(LONGEST_WAIT)
+            }
+            Some(_) | None => 1,
+        };
+        self.too_long = Some(TooLong { seconds, wait, left: wait });
+        self.seconds = (seconds / 2).max(1);
     }
 
     /// The window from `position` towards `limit`; `None` when there is nothing to gain.
@@ -244,6 +292,7 @@ impl Cursor {
             backfill_last: None,
             backfill_end: None,
             watermark_id: None,
+            unproven: Vec::new(),
         };
         let stored = stored.map(|mut checkpoint| {
             if checkpoint.backfill_position.is_some()
@@ -312,6 +361,12 @@ impl Cursor {
         self
     }
 
+    /// The windows that are read again.
+    #[must_use]
+    pub(crate) fn unproven(&self) -> &[UnprovenWindow] {
+        &self.checkpoint.unproven
+    }
+
     /// As it is written.
     #[must_use]
     pub(crate) fn checkpoint(&self) -> &Checkpoint {
@@ -329,6 +384,8 @@ impl Cursor {
             Pass::Late if at.snapshot => None,
             Pass::Late => pace.window(at.late_watermark, limits.late.min(at.watermark)),
             Pass::Backfill => pace.window(at.backfill_position?, at.backfill_to?.min(limits.live)),
+            // They are due one by one, each at its own time.
+            Pass::Unproven => None,
         }
     }
 
@@ -357,8 +414,44 @@ impl Cursor {
                 end_backfill(&mut at, "finished")
             }
             Pass::Backfill => at.backfill_position = Some(window.end),
+            Pass::Unproven => at.unproven.retain(|listed| window_of(listed) != window),
         }
         Self { checkpoint: at }
+    }
+
+    /// The same with a window on the list of those that are read again: what it holds could not be
+    /// read, or not be proven to be all. `None` when the list is full of windows too far apart to
+    /// be one: then nothing may pass it.
+    #[must_use]
+    pub(crate) fn listed(mut self, window: UnprovenWindow) -> Option<Self> {
+        let list = &mut self.checkpoint.unproven;
+        if !list.iter().any(|listed| listed.from <= window.from && window.to <= listed.to) {
+            list.push(window);
+            list.sort_by_key(|listed| (listed.from, listed.to));
+        }
+        if list.len() > MOST_UNPROVEN {
+            // The two that are closest become one, which holds what lies between them as well.
+            let joined = |pair: &[UnprovenWindow]| match pair {
+                [first, second] => second.to.max(first.to).seconds() - first.from.seconds(),
+                _ => i64::MAX,
+            };
+            let (at, length) = list
+                .windows(2)
+                .map(joined)
+                .enumerate()
+                .min_by_key(|(_, length)| *length)
+                .unwrap_or((0, i64::MAX));
+            if length > LONGEST {
+                return None;
+            }
+            let second = list.remove(at + 1);
+            if let Some(first) = list.get_mut(at) {
+                first.to = first.to.max(second.to);
+                first.since = first.since.min(second.since);
+                first.snapshot |= second.snapshot;
+            }
+        }
+        Some(self)
     }
 
     /// The same with what a window of the backfill held, for whoever follows it.
@@ -426,7 +519,7 @@ impl Cursor {
     /// clock shows, or why the ERP refuses ours.
     #[must_use]
     pub(crate) fn glance(&self, limits: Limits, start: Timestamp) -> Option<Window> {
-        let second = Window { start: limits.live.minus(Duration::from_secs(1)), end: limits.live };
+        let second = limits.latest_second();
         (self.checkpoint.watermark > limits.now && second.start >= start).then_some(second)
     }
 
@@ -468,10 +561,16 @@ impl Cursor {
         let position = match pass {
             Pass::Live => self.checkpoint.watermark,
             Pass::Late => self.checkpoint.late_watermark,
-            Pass::Backfill => return None,
+            Pass::Backfill | Pass::Unproven => return None,
         };
         Some(Duration::from_millis(u64::try_from(now.0 - position.0).unwrap_or(0)))
     }
+}
+
+/// The window of an entry of the list.
+#[must_use]
+pub(crate) fn window_of(listed: &UnprovenWindow) -> Window {
+    Window { start: listed.from, end: listed.to }
 }
 
 fn end_backfill(at: &mut Checkpoint, how: &str) {
@@ -508,7 +607,7 @@ mod tests {
     fn windows_share_a_second_and_never_go_back() {
         let (mut cursor, _) = Cursor::resume(None, at(1_000), "a");
         let mut pace = Pace::new(10);
-        pace.split(window(0, 20));
+        pace.halve(window(0, 20));
         let first = cursor.next(Pass::Live, limits(5_000, 1_015, 500), &pace).unwrap();
         assert_eq!(first, window(1_000, 1_010));
         cursor = cursor.after(Pass::Live, first, limits(5_000, 1_015, 500));

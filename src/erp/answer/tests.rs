@@ -368,9 +368,9 @@ fn fault_word(fault: &QueryFault) -> &'static str {
     match fault {
         QueryFault::Throttled { .. } => "throttled",
         QueryFault::Unreachable { .. } => "unreachable",
-        QueryFault::Unusable { .. } => "unknown",
+        QueryFault::Unusable { .. } | QueryFault::TooLong { .. } => "unknown",
         QueryFault::Misconfigured { .. } => "misconfigured",
-        QueryFault::Rejected { .. } => "rejected",
+        QueryFault::Rejected { .. } | QueryFault::TooWide { .. } => "rejected",
     }
 }
 
