@@ -286,7 +286,7 @@ async fn report_erp(erp: Erp, board: Board, metrics: Arc<Metrics>) {
         let budgets = erp.quota().status();
         metrics.quota(&budgets);
         for edition in [Edition::Flagship, Edition::Enterprise] {
-            if let Some(ahead_ms) = erp.skew(edition) {
+            if let Some(ahead_ms) = erp.clock(edition).skew_ms {
                 metrics.erp_skew(edition, ahead_ms);
             }
         }

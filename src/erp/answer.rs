@@ -26,22 +26,41 @@ pub(super) struct Judged<T> {
     pub throttled: Option<Limit>,
     /// The table does not know this code or text.
     pub unseen: bool,
+    /// The documented JSON, refusals included: the ERP has spoken, not a gateway before it.
+    pub documented: bool,
 }
 
 impl<T> Judged<T> {
-    fn plain(outcome: T) -> Self {
-        Self { outcome, throttled: None, unseen: false }
+    /// What is said without the ERP, or of an answer nobody can ascribe to it.
+    pub(super) fn plain(outcome: T) -> Self {
+        Self { outcome, throttled: None, unseen: false, documented: false }
     }
 
-    fn of(outcome: T, meaning: Meaning) -> Self {
+    /// What the ERP said.
+    fn documented(outcome: T) -> Self {
+        Self { documented: true, ..Self::plain(outcome) }
+    }
+
+    fn of(outcome: T, code: Option<i64>, meaning: Meaning) -> Self {
+        let judged = Self::documented(outcome);
         match meaning {
-            Meaning::Throttled(limit) => Self { outcome, throttled: Some(limit), unseen: false },
-            Meaning::Unseen => Self { outcome, throttled: None, unseen: true },
+            Meaning::Throttled(limit) => Self { throttled: Some(limit), ..judged },
+            // A gateway's own JSON looks like that where it has no code.
+            Meaning::Unseen => Self { unseen: true, documented: code.is_some(), ..judged },
             Meaning::Misconfigured
             | Meaning::Rejected
             | Meaning::Unapproved
             | Meaning::Ambiguous
-            | Meaning::ProbablyCreated => Self::plain(outcome),
+            | Meaning::ProbablyCreated => judged,
+        }
+    }
+
+    pub(super) fn map<U>(self, outcome: impl FnOnce(T) -> U) -> Judged<U> {
+        Judged {
+            outcome: outcome(self.outcome),
+            throttled: self.throttled,
+            unseen: self.unseen,
+            documented: self.documented,
         }
     }
 }
@@ -197,7 +216,7 @@ fn created_data(body: &[u8], data: Option<&RawValue>, context: &Context<'_>) -> 
             match text.trim() {
                 "" => unknown("no order number in data.message"),
                 number if is_number(number) && !says_created(Layer::Data, Some(0), number) => {
-                    Judged::plain(Answer::Created { outbound_no: number.to_owned() })
+                    Judged::documented(Answer::Created { outbound_no: number.to_owned() })
                 }
                 // Success without a number: whether the order is there is asked then.
                 _ => {
@@ -266,8 +285,8 @@ fn judged(
         (Meaning::Unseen, Layer::Outer | Layer::Data) => Answer::Unlisted { refusal, layer },
     };
     match (meaning, layer) {
-        (Meaning::Throttled(_), Layer::Data) => Judged::plain(answer),
-        (_, Layer::Outer | Layer::Data) => Judged::of(answer, meaning),
+        (Meaning::Throttled(_), Layer::Data) => Judged::documented(answer),
+        (_, Layer::Outer | Layer::Data) => Judged::of(answer, code, meaning),
     }
 }
 
@@ -295,11 +314,11 @@ pub(super) fn flagship_rows(
     let unusable = |reason: String| Judged::plain(Err(QueryFault::Unusable { call, reason }));
     if let Some(fault) = http_fault(call, reply.status) {
         let throttled = matches!(fault, QueryFault::Throttled { .. }).then_some(Limit::Frequency);
-        return Judged { outcome: Err(fault), throttled, unseen: false };
+        return Judged { throttled, ..Judged::plain(Err(fault)) };
     }
     let body = &reply.body;
     if let Some(rows) = page::flagship(call, body) {
-        return Judged::plain(Ok(rows));
+        return Judged::documented(Ok(rows));
     }
     let sent = match parse(body) {
         Ok(sent) => sent,
@@ -316,7 +335,7 @@ pub(super) fn flagship_rows(
     match parse(data.get().as_bytes())
         .and_then(|data| rows(call, data.stockout_list, data.total_count, body))
     {
-        Ok(rows) => Judged::plain(Ok(rows)),
+        Ok(rows) => Judged::documented(Ok(rows)),
         Err(reason) => unusable(reason),
     }
 }
@@ -330,11 +349,11 @@ pub(super) fn enterprise_rows(
     let unusable = |reason: String| Judged::plain(Err(QueryFault::Unusable { call, reason }));
     if let Some(fault) = http_fault(call, reply.status) {
         let throttled = matches!(fault, QueryFault::Throttled { .. }).then_some(Limit::Frequency);
-        return Judged { outcome: Err(fault), throttled, unseen: false };
+        return Judged { throttled, ..Judged::plain(Err(fault)) };
     }
     let body = &reply.body;
     if let Some(rows) = page::enterprise(call, body) {
-        return Judged::plain(Ok(rows));
+        return Judged::documented(Ok(rows));
     }
     let sent = match parse(body) {
         Ok(sent) => sent,
@@ -348,7 +367,7 @@ pub(super) fn enterprise_rows(
         return query_refused(call, enterprise_row(code, &message), code, message, context);
     }
     match rows(call, sent.stockout_list, sent.total_count, body) {
-        Ok(rows) => Judged::plain(Ok(rows)),
+        Ok(rows) => Judged::documented(Ok(rows)),
         Err(reason) => unusable(reason),
     }
 }
@@ -396,7 +415,7 @@ fn query_refused(
             QueryFault::Unusable { call, reason: said(code, &refusal) }
         }
     };
-    Judged::of(Err(fault), meaning)
+    Judged::of(Err(fault), code, meaning)
 }
 
 /// What a query's HTTP status alone says; `None` for a success. (`createOrder` believes no status:

@@ -20,7 +20,8 @@ use super::{
     Answer, Call, NotExecuted, OrderRequest, Page, PageRequest, Permit, QueryFault, Quota, Refusal,
     Selection, SharedGuard,
     answer::Judged,
-    edition::{Enterprise, ErpNow, Flagship},
+    clock::ErpTime,
+    edition::{Enterprise, Flagship},
 };
 
 /// Why no client could be built: one sentence.
@@ -109,28 +110,17 @@ impl Erp {
         sid.unwrap_or_default().to_owned()
     }
 
-    /// How many milliseconds the ERP's clock is ahead of this machine's (negative: behind), from
-    /// the `Date` of its answers; good to half a second and half the fastest answer. `None` before
-    /// the first answer that has one.
+    /// The clock of an edition's ERP as it stands now: from the `Date` of its answers and this
+    /// machine's suspend-proof clock, so that nobody changes it by setting ours. Other credentials
+    /// begin with a clock that nobody has seen.
     #[must_use]
-    pub(crate) fn skew(&self, edition: Edition) -> Option<i64> {
-        match edition {
-            Edition::Flagship => self.accounts().flagship.as_ref().and_then(Flagship::skew),
-            Edition::Enterprise => self.accounts().enterprise.as_ref().and_then(Enterprise::skew),
-        }
-    }
-
-    /// What the ERP's clock shows now: from the `Date` of its latest answer, refusals included, and
-    /// this machine's suspend-proof clock, so that nobody changes it by setting ours. `None` before
-    /// the first answer that has one.
-    #[must_use]
-    pub(crate) fn clock_now(&self, edition: Edition) -> Option<ErpNow> {
-        match edition {
-            Edition::Flagship => self.accounts().flagship.as_ref().and_then(Flagship::clock_now),
-            Edition::Enterprise => {
-                self.accounts().enterprise.as_ref().and_then(Enterprise::clock_now)
-            }
-        }
+    pub(crate) fn clock(&self, edition: Edition) -> ErpTime {
+        let accounts = self.accounts();
+        let clock = match edition {
+            Edition::Flagship => accounts.flagship.as_ref().map(Flagship::clock),
+            Edition::Enterprise => accounts.enterprise.as_ref().map(Enterprise::clock),
+        };
+        clock.unwrap_or_default()
     }
 
     /// The earlier of our clock and the ERP's, as far as it is known: what must not come too early
@@ -138,14 +128,14 @@ impl Erp {
     #[must_use]
     pub(crate) fn earlier_clock(&self, edition: Edition) -> Timestamp {
         let ours = Timestamp::now();
-        self.clock_now(edition).map_or(ours, |erp| erp.at_most.min(ours))
+        self.clock(edition).latest.map_or(ours, |erp| erp.at_most.min(ours))
     }
 
     /// The later of the two: what must not come too late goes by it.
     #[must_use]
     pub(crate) fn later_clock(&self, edition: Edition) -> Timestamp {
         let ours = Timestamp::now();
-        self.clock_now(edition).map_or(ours, |erp| erp.at_most.max(ours))
+        self.clock(edition).latest.map_or(ours, |erp| erp.at_most.max(ours))
     }
 
     /// `wms.stockout.PurchaseReturn.createOrder`: one attempt, never repeated by the client. The

@@ -317,6 +317,7 @@ mod answer;
 mod brackets;
 mod budget;
 pub(crate) mod client;
+pub(crate) mod clock;
 mod edition;
 #[doc(hidden)]
 pub mod fuzz;
@@ -329,5 +330,6 @@ pub mod record;
 mod sign;
 
 pub(crate) use client::{BuildFault, Erp};
+pub(crate) use clock::ErpTime;
 pub(crate) use outbound::OutboundHead;
 pub(crate) use quota::{BudgetStatus, Permit, Place, Quota, Work};

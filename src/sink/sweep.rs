@@ -71,7 +71,7 @@ impl Engine<'_> {
             return;
         };
         let (number, lease) = (*number, partition.lease);
-        let Some(erp) = self.parts.erp.clock_now(Edition::Flagship) else {
+        let Some(erp) = self.parts.erp.clock(Edition::Flagship).latest else {
             // Nothing is forgotten by a clock that nobody has compared with the ERP's.
             (self.sweep.due, self.sweep.place) = (now.plus(PAUSE), Some((from, after)));
             return;

@@ -30,7 +30,7 @@ use super::{
     query,
     reader::Reader,
     remedy::{Remedy, remedy},
-    window::{ErpClock, Pace, Window, closes_at},
+    window::{Pace, Window, closes_at},
 };
 
 /// Why an audit ended early.
@@ -144,14 +144,7 @@ impl Audit {
         store: Store,
     ) -> Self {
         let call = call_of(feed, settings.edition);
-        let reader = Reader::new(
-            erp,
-            Arc::new(Metrics::new()),
-            feed,
-            call,
-            Class::Backfill,
-            ErpClock::default(),
-        );
+        let reader = Reader::new(erp, Arc::new(Metrics::new()), feed, call, Class::Backfill);
         let page_size = PageSize::new(query::page_size(feed, settings));
         Self { feed, settings: settings.clone(), codec, store, reader, page_size }
     }

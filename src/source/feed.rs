@@ -86,7 +86,7 @@ impl FeedTask {
         // Generous: a commit alone may wait for a broker that restarts.
         let pulse = self.parts.board.pulse(name, Duration::from_secs(600));
         loop {
-            match self.tenure(&pulse).await {
+            match Box::pin(self.tenure(&pulse)).await {
                 Stop::Over => return Ok(()),
                 Stop::TakeOver(reason) => {
                     tracing::warn!(

@@ -120,7 +120,7 @@ impl Tenure<'_> {
 
     /// The limits as of now.
     pub(super) fn limits(&self) -> Limits {
-        Limits::at(Timestamp::now(), &self.clock, self.settings)
+        Limits::at(Timestamp::now(), &self.erp_time(), self.settings)
     }
 
     /// Makes a new cursor durable before it is used.

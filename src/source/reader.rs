@@ -1,19 +1,14 @@
-//! Asks the ERP for pages on behalf of one pass: waits for the quota, counts, reads the ERP's
-//! clock.
+//! Asks the ERP for pages on behalf of one pass: waits for the quota, counts.
 
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    clock::Timestamp,
     config::Feed,
     erp::{Call, Class, Erp, Page, PageRequest, QueryFault, Selection},
     metrics::Metrics,
 };
 
-use super::{
-    fetch::{Ended, FetchFault, Row, Rules, Shortfall, Step, WindowRead},
-    window::ErpClock,
-};
+use super::fetch::{Ended, FetchFault, Row, Rules, Shortfall, Step, WindowRead};
 
 /// For one page as a whole; a page with its count may take the ERP long.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -32,13 +27,12 @@ pub(crate) struct Reader {
     feed: Feed,
     call: Call,
     class: Class,
-    clock: ErpClock,
     calls: u64,
     waited: Duration,
 }
 
 impl Reader {
-    /// Reads `feed` with the priority of `class`, going on from what is known of the ERP's clock.
+    /// Reads `feed` with the priority of `class`.
     #[must_use]
     pub(crate) fn new(
         erp: Erp,
@@ -46,15 +40,8 @@ impl Reader {
         feed: Feed,
         call: Call,
         class: Class,
-        clock: ErpClock,
     ) -> Self {
-        Self { erp, metrics, feed, call, class, clock, calls: 0, waited: Duration::ZERO }
-    }
-
-    /// The ERP's clock as last seen.
-    #[must_use]
-    pub(crate) fn clock(&self) -> ErpClock {
-        self.clock
+        Self { erp, metrics, feed, call, class, calls: 0, waited: Duration::ZERO }
     }
 
     /// Calls made.
@@ -73,13 +60,7 @@ impl Reader {
         let permit = self.erp.quota().acquire(self.call, self.class).await;
         self.calls += 1;
         self.waited += permit.waited;
-        let answer = self.erp.query(permit, selection, page, PAGE_TIMEOUT).await;
-        if let Ok(page) = &answer
-            && let Some(date) = page.erp_date
-        {
-            self.clock.observe(date, page.asked_at_wall, Timestamp::now());
-        }
-        answer
+        self.erp.query(permit, selection, page, PAGE_TIMEOUT).await
     }
 }
 

@@ -23,12 +23,12 @@ use super::{
     fetch::{Ended, Row, Rules, Step, WindowRead},
     page_size::PageSize,
     query,
-    window::{Cursor, ErpClock, Limits, Pace, Pass, Window, closes_at, window_of},
+    window::{Cursor, Limits, Pace, Pass, Window, closes_at, window_of},
 };
 use crate::{
     clock::{Moment, Timestamp},
     config::{Edition, Feed, FeedSettings, LatePass},
-    erp::{Call, Page, PageRequest, Selection, page::RawRecord, record::Record},
+    erp::{Call, ErpTime, Page, PageRequest, Selection, page::RawRecord, record::Record},
     schema::{Checkpoint, UnprovenWindow},
 };
 
@@ -362,7 +362,7 @@ impl Connector {
     }
 
     fn limits(&self) -> Limits {
-        Limits::at(Timestamp(self.erp.now * 1000), &ErpClock::default(), &self.settings)
+        Limits::at(Timestamp(self.erp.now * 1000), &ErpTime::default(), &self.settings)
     }
 
     fn turn(&mut self, pass: Pass) {

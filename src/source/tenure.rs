@@ -15,7 +15,7 @@ use crate::{
     clock::{Moment, Timestamp, millis},
     config::{FeedSettings, duration_text},
     crash::{self, Point},
-    erp::{Class, QueryFault},
+    erp::{Class, ErpTime, QueryFault},
     kafka::control::Controls,
     metrics::Hop,
 };
@@ -35,7 +35,7 @@ use super::{
     status::{FeedPhase, Progress, late_advice, missed_advice, progress},
     story,
     stretch::{Stretch, Turned},
-    window::{Cursor, ErpClock, Limits, Pace, Pass, TooFar, Window, closes_at, window_of},
+    window::{Cursor, Limits, Pace, Pass, TooFar, Window, closes_at, window_of},
 };
 
 /// An unchanged watermark is written at least this often. In between it only lives in memory:
@@ -124,7 +124,6 @@ pub(super) struct Tenure<'a> {
     saved: Instant,
     /// The stored checkpoint lacks more than a moved watermark.
     unsaved: bool,
-    pub(super) clock: ErpClock,
     /// When the ERP's clock was last seen not to lie behind the watermark.
     clock_seen: Option<Moment>,
     /// The ERP's clock lies further behind the watermark than the feed follows it.
@@ -166,8 +165,8 @@ impl<'a> Tenure<'a> {
             metrics: Arc::clone(&task.parts.metrics),
             cancel: task.cancel.clone(),
         };
-        let clock = ErpClock::default();
-        let limits = Limits::at(Timestamp::now(), &clock, settings);
+        let erp = task.parts.erp.clock(settings.edition);
+        let limits = Limits::at(Timestamp::now(), &erp, settings);
         task.status.feed(task.feed, |status| {
             status.state = if at.snapshot { FeedPhase::Snapshot } else { FeedPhase::Live };
             status.stand(&cursor, limits);
@@ -188,7 +187,6 @@ impl<'a> Tenure<'a> {
             paused: false,
             saved: Instant::now(),
             unsaved,
-            clock,
             clock_seen: None,
             too_far: false,
             live: schedule(),
@@ -422,7 +420,7 @@ impl<'a> Tenure<'a> {
             Ended::TooEarly => {
                 tracing::info!(
                     feed = feed.name(),
-                    erp.clock_skew_ms = self.clock.skew_ms(),
+                    erp.clock_skew_ms = self.erp_time().skew_ms,
                     "ERP clock is behind the window's end; choosing the window again"
                 );
                 self.give_up(open).await?;
@@ -598,9 +596,9 @@ impl<'a> Tenure<'a> {
     /// Goes back with the ERP's clock where somebody set it behind the watermark; what was
     /// published is not published again.
     async fn follow_the_erps_clock(&mut self) -> Result<(), Stop> {
-        let (feed, edition) = (self.task.feed, self.settings.edition);
+        let feed = self.task.feed;
         let limits = self.limits();
-        let Some(erp) = self.task.parts.erp.clock_now(edition) else { return Ok(()) };
+        let Some(erp) = self.erp_time().latest else { return Ok(()) };
         let unseen = self.clock_seen.map_or(Duration::ZERO, |seen| seen.until(Moment::now()));
         match self.cursor.behind(erp.at_most, unseen, limits, self.settings.start_at) {
             None => (self.clock_seen, self.too_far) = (Some(erp.asked), false),
@@ -666,20 +664,17 @@ impl<'a> Tenure<'a> {
         };
         let parts = &self.task.parts;
         let call = call_of(self.task.feed, self.settings.edition);
-        Reader::new(
-            parts.erp.clone(),
-            Arc::clone(&parts.metrics),
-            self.task.feed,
-            call,
-            class,
-            self.clock,
-        )
+        Reader::new(parts.erp.clone(), Arc::clone(&parts.metrics), self.task.feed, call, class)
     }
 
-    /// Keeps what a reader learnt.
-    pub(super) fn note(&mut self, reader: &Reader) {
-        self.clock = reader.clock();
-        let (calls, skew) = (reader.calls(), self.clock.skew_ms());
+    /// The ERP's clock as it stands now.
+    pub(super) fn erp_time(&self) -> ErpTime {
+        self.task.parts.erp.clock(self.settings.edition)
+    }
+
+    /// Tells the status page what a reader did.
+    pub(super) fn note(&self, reader: &Reader) {
+        let (calls, skew) = (reader.calls(), self.erp_time().skew_ms);
         self.task.status.feed(self.task.feed, |status| {
             status.calls += calls;
             status.clock_skew_ms = skew;

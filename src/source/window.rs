@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::{
     clock::{Timestamp, millis},
     config::FeedSettings,
+    erp::ErpTime,
     schema::{Checkpoint, UnprovenWindow},
 };
 
@@ -86,53 +87,6 @@ impl Pass {
     }
 }
 
-/// How the ERP's clock stands to ours, from the `Date` of its latest answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ErpClock {
-    /// Lower bound and best guess of (ERP's clock − ours), in milliseconds.
-    sample: Option<(i64, i64)>,
-}
-
-impl ErpClock {
-    /// Notes an answer's `Date`. It is cut to a second and was written between `asked` and
-    /// `received`.
-    pub(crate) fn observe(&mut self, date: Timestamp, asked: Timestamp, received: Timestamp) {
-        let low = date.0 - received.0;
-        let high = date.0 + 1000 - asked.0;
-        self.sample = Some((low, low.midpoint(high)));
-    }
-
-    /// The earlier of our clock and the ERP's; a window that ends before it (less the lag) is
-    /// closed for both.
-    #[must_use]
-    pub(crate) fn now(&self, ours: Timestamp) -> Timestamp {
-        self.sample.map_or(ours, |(low, _)| Timestamp(ours.0.min(ours.0.saturating_add(low))))
-    }
-
-    /// (ERP's clock − ours) in milliseconds, as far as one can tell; `None` before the first
-    /// answer.
-    #[must_use]
-    pub(crate) fn skew_ms(&self) -> Option<i64> {
-        self.sample.map(|(_, guess)| guess)
-    }
-
-    fn error(&self) -> Duration {
-        Duration::from_millis(self.skew_ms().map_or(0, i64::unsigned_abs))
-    }
-
-    /// Widens `span`, a lag behind now, when the measured clock error exceeds what it allows for.
-    /// The lag stays ≥ clock error + visibility: #10 of `docs/delivery.md#timing-inequalities`.
-    #[must_use]
-    pub(crate) fn widen(&self, span: Duration, max_visibility_lag: Duration) -> Duration {
-        let error = self.error();
-        if error <= TOLERATED_ERROR {
-            span
-        } else {
-            (span + (error - TOLERATED_ERROR)).max(error + max_visibility_lag)
-        }
-    }
-}
-
 /// How far back the passes stay, at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
@@ -147,10 +101,11 @@ pub(crate) struct Limits {
 impl Limits {
     /// The limits at our clock's `ours`.
     #[must_use]
-    pub(crate) fn at(ours: Timestamp, clock: &ErpClock, settings: &FeedSettings) -> Self {
-        let now = clock.now(ours);
-        let behind =
-            |span| now.minus(clock.widen(span, settings.max_visibility_lag)).floor_second();
+    pub(crate) fn at(ours: Timestamp, erp: &ErpTime, settings: &FeedSettings) -> Self {
+        let now = erp.now(ours);
+        let behind = |span| {
+            now.minus(widened(span, erp.error(), settings.max_visibility_lag)).floor_second()
+        };
         Self { now, live: behind(settings.safety_lag), late: behind(settings.late_pass.lag) }
     }
 
@@ -172,6 +127,16 @@ struct TooLong {
     /// Successes of shorter windows before it is tried again; doubled by every failure.
     wait: u32,
     left: u32,
+}
+
+/// Widens `span`, a lag behind now, when the measured clock `error` exceeds what it allows for.
+/// The lag stays ≥ clock error + visibility: #10 of `docs/delivery.md#timing-inequalities`.
+fn widened(span: Duration, error: Duration, max_visibility_lag: Duration) -> Duration {
+    if error <= TOLERATED_ERROR {
+        span
+    } else {
+        (span + (error - TOLERATED_ERROR)).max(error + max_visibility_lag)
+    }
 }
 
 /// How long a pass's next window should be, so that it stays within the page budget.
@@ -589,7 +554,11 @@ pub(crate) fn closes_at(window: Window, max_visibility_lag: Duration) -> Timesta
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::tests::settings;
+    use crate::{
+        clock::Moment,
+        erp::clock::{ErpClock, Sample},
+        source::tests::settings,
+    };
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp(seconds * 1000)
@@ -888,16 +857,23 @@ mod tests {
     #[test]
     fn the_earlier_clock_counts_and_a_large_error_widens_the_lag() {
         let settings = settings();
-        let mut clock = ErpClock::default();
-        assert_eq!(Limits::at(at(1_000), &clock, &settings).live, at(935));
-        clock.observe(at(1_100), Timestamp(1_000_000), Timestamp(1_000_100));
-        assert_eq!(clock.now(at(1_000)), at(1_000), "an ERP that is ahead");
-        assert_eq!(clock.skew_ms(), Some(100_450));
-        clock.observe(at(997), Timestamp(1_000_000), Timestamp(1_000_100));
-        assert_eq!(clock.now(at(1_000)), Timestamp(996_900));
-        assert_eq!(Limits::at(at(1_000), &clock, &settings).live, at(931));
-        clock.observe(at(900), Timestamp(1_000_000), Timestamp(1_000_000));
+        let clock = ErpClock::default();
+        let learn = |asked, took, date| {
+            let asked_wall = Timestamp(1_000_000);
+            clock.learn(Sample { date, asked: Moment(asked), asked_wall, took }, true);
+        };
+        let limits = |now, ours| Limits::at(ours, &clock.at(Moment(now)), &settings);
+        assert_eq!(limits(0, at(1_000)).live, at(935));
+        learn(0, 100, at(1_004));
+        assert_eq!(limits(100, at(1_000)).now, at(1_000), "an ERP that is ahead");
+        assert_eq!(limits(100, at(1_000)).live, at(935));
+        learn(1, 100, at(997));
+        assert_eq!(limits(101, Timestamp(1_000_100)).now, at(997));
+        assert_eq!(limits(101, Timestamp(1_000_100)).live, at(932));
+        learn(2, 0, at(900));
         // 99.5 s behind: 65 s become 159.5 s, the same 60 s of visibility on top of the error.
-        assert_eq!(Limits::at(at(1_000), &clock, &settings).live, at(740));
+        assert_eq!(limits(2, at(1_000)).live, at(740));
+        learn(3, 0, at(1_100));
+        assert_eq!(limits(3, at(1_000)).live, at(839), "100.5 s ahead");
     }
 }

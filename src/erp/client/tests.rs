@@ -212,8 +212,11 @@ async fn an_order_is_created_with_one_request_that_is_signed_as_sent() {
     assert!(request.ends_with(
         "\r\n\r\n[{\"return_no\":\"CR1\",\"warehouse_no\":\"W1\",\"remark\":\"#ABC\"},[{\"spec_no\":\"daba1\",\"num\":\"1\"}]]"
     ));
-    assert!(erp.skew(Edition::Flagship).unwrap() < -1_000_000_000, "the Date of 1994 is seen");
-    assert_eq!(erp.skew(Edition::Enterprise), None);
+    assert!(
+        erp.clock(Edition::Flagship).skew_ms.unwrap() < -1_000_000_000,
+        "the Date of 1994 is seen"
+    );
+    assert_eq!(erp.clock(Edition::Enterprise), ErpTime::default());
 }
 
 #[tokio::test]
@@ -401,6 +404,44 @@ async fn a_server_error_garbage_and_a_redirect_are_unknown_and_nothing_is_follow
         let expected = if status.starts_with('3') { "refuses" } else { "no usable answer" };
         assert!(fault.to_string().contains(expected), "{fault}");
         assert!(!fault.to_string().contains("oops"), "{fault}");
+    }
+}
+
+/// A gateway between us and the ERP has a clock of its own.
+#[tokio::test]
+async fn only_answers_of_the_erp_teach_its_clock() {
+    let page = include_str!("../testdata/flagship-outbound-query.json");
+    for (status, body, teaches) in [
+        ("502 Bad Gateway", "<html>Bad Gateway</html>", false),
+        ("502 Bad Gateway", page, false),
+        ("302 Found", "", false),
+        ("403 Forbidden", "{}", false),
+        ("404 Not Found", r#"{"status":404,"message":"Not Found"}"#, false),
+        ("429 Too Many Requests", "", false),
+        ("200 OK", "<html>maintenance</html>", false),
+        ("200 OK", r#"{"error":"upstream","message":"no healthy upstream"}"#, false),
+        ("200 OK", r#"{"status":0,"data":{}}"#, false),
+        ("200 OK", page, true),
+        ("200 OK", r#"{"status":7,"message":"timestamp"}"#, true),
+        ("200 OK", r#"{"status":4711,"message":"of a later version"}"#, true),
+    ] {
+        let then = answer(status, "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n", body);
+        let (url, _requests) = server(then).await;
+        let erp = erp_at(&url);
+        let _ = query(&erp, Call::QueryOutbounds, LONG).await;
+        assert_eq!(
+            erp.clock(Edition::Flagship).latest.is_some(),
+            teaches,
+            "query: {status} {body}"
+        );
+        let erp = erp_at(&url);
+        create(&erp, LONG, yes(2)).await;
+        let teaches = teaches && body != page;
+        assert_eq!(
+            erp.clock(Edition::Flagship).latest.is_some(),
+            teaches,
+            "order: {status} {body}"
+        );
     }
 }
 

@@ -17,10 +17,11 @@ use super::{
         Call, Page, PageRequest, QueryFault, Selection,
         answer::{self, Judged},
         client::BuildFault,
+        clock::ErpTime,
         http::Outgoing,
         sign,
     },
-    ErpNow, Line, QUERY_CAP, Signed, no_filter, query_failure,
+    Line, QUERY_CAP, Signed, no_filter, query_failure,
 };
 
 /// One enterprise account.
@@ -63,12 +64,8 @@ impl Enterprise {
         &self.sid
     }
 
-    pub(in super::super) fn skew(&self) -> Option<i64> {
-        self.line.clock.skew()
-    }
-
-    pub(in super::super) fn clock_now(&self) -> Option<ErpNow> {
-        self.line.clock.at_most(Moment::now())
+    pub(in super::super) fn clock(&self) -> ErpTime {
+        self.line.clock.at(Moment::now())
     }
 
     /// One attempt at one page.
@@ -80,11 +77,7 @@ impl Enterprise {
     ) -> Judged<Result<Page, QueryFault>> {
         let call = Call::QueryOutboundsEnterprise;
         if selection.provider_no.is_some() {
-            return Judged {
-                outcome: Err(no_filter(call, "provider_no")),
-                throttled: None,
-                unseen: false,
-            };
+            return Judged::plain(Err(no_filter(call, "provider_no")));
         }
         let signed = self.signed(selection, page, Timestamp::now(), timeout);
         let exchange = match self.line.exchange(signed).await {
@@ -92,8 +85,8 @@ impl Enterprise {
             Err(failure) => return query_failure(call, failure),
         };
         let judged = answer::enterprise_rows(call, &exchange.reply, &exchange.context(&[]));
-        let outcome = judged.outcome.map(|rows| exchange.page(rows, page.count));
-        Judged { outcome, throttled: judged.throttled, unseen: judged.unseen }
+        self.line.learn(&exchange, &judged, judged.outcome.is_ok());
+        judged.map(|outcome| outcome.map(|rows| exchange.page(rows, page.count)))
     }
 
     fn signed(

@@ -18,10 +18,11 @@ use super::{
         Selection, SharedGuard,
         answer::{self, Judged},
         client::BuildFault,
+        clock::ErpTime,
         http::{Failure, Outgoing},
         sign,
     },
-    CREATE_CAP, ErpNow, Line, QUERY_CAP, Signed, no_filter, query_failure,
+    CREATE_CAP, Line, QUERY_CAP, Signed, no_filter, query_failure,
 };
 
 /// Timestamps count from here: 2012-01-01 00:00:00 Beijing.
@@ -65,12 +66,8 @@ impl Flagship {
         &self.sid
     }
 
-    pub(in super::super) fn skew(&self) -> Option<i64> {
-        self.line.clock.skew()
-    }
-
-    pub(in super::super) fn clock_now(&self) -> Option<ErpNow> {
-        self.line.clock.at_most(Moment::now())
+    pub(in super::super) fn clock(&self) -> ErpTime {
+        self.line.clock.at(Moment::now())
     }
 
     /// One attempt. The caller has asked the guard once; the body asks it again.
@@ -80,11 +77,10 @@ impl Flagship {
         timeout: Duration,
         guard: SharedGuard,
     ) -> Judged<Answer> {
-        let plain = |outcome| Judged { outcome, throttled: None, unseen: false };
         let body = match order_body(order) {
             Ok(body) => body,
             Err(error) => {
-                return plain(unreachable_order(format!(
+                return Judged::plain(unreachable_order(format!(
                     "the order cannot be written as JSON: {error}"
                 )));
             }
@@ -100,11 +96,15 @@ impl Flagship {
         );
         match self.line.exchange(signed).await {
             Ok(exchange) => {
-                answer::created(&exchange.reply, &exchange.context(&self.rejected_texts))
+                let judged =
+                    answer::created(&exchange.reply, &exchange.context(&self.rejected_texts));
+                let accepted = matches!(judged.outcome, Answer::Created { .. });
+                self.line.learn(&exchange, &judged, accepted);
+                judged
             }
-            Err(Failure::Withheld) => plain(Answer::NotExecuted(NotExecuted::Withheld)),
-            Err(Failure::Unreachable(reason)) => plain(unreachable_order(reason)),
-            Err(Failure::Lost(reason)) => plain(Answer::Unknown { reason, refusal: None }),
+            Err(Failure::Withheld) => Judged::plain(Answer::NotExecuted(NotExecuted::Withheld)),
+            Err(Failure::Unreachable(reason)) => Judged::plain(unreachable_order(reason)),
+            Err(Failure::Lost(reason)) => Judged::plain(Answer::Unknown { reason, refusal: None }),
         }
     }
 
@@ -116,10 +116,9 @@ impl Flagship {
         page: PageRequest,
         timeout: Duration,
     ) -> Judged<Result<Page, QueryFault>> {
-        let plain = |fault| Judged { outcome: Err(fault), throttled: None, unseen: false };
         let body = match query_body(call, selection) {
             Ok(body) => body,
-            Err(fault) => return plain(fault),
+            Err(fault) => return Judged::plain(Err(fault)),
         };
         let signed =
             self.signed(call, body, Some(page), Timestamp::now(), None, timeout, QUERY_CAP);
@@ -128,8 +127,8 @@ impl Flagship {
             Err(failure) => return query_failure(call, failure),
         };
         let judged = answer::flagship_rows(call, &exchange.reply, &exchange.context(&[]));
-        let outcome = judged.outcome.map(|rows| exchange.page(rows, page.count));
-        Judged { outcome, throttled: judged.throttled, unseen: judged.unseen }
+        self.line.learn(&exchange, &judged, judged.outcome.is_ok());
+        judged.map(|outcome| outcome.map(|rows| exchange.page(rows, page.count)))
     }
 
     /// Writes and signs a request that is not sent; its bytes.
