@@ -397,7 +397,7 @@ fn fault_finding(call: Call, fault: &QueryFault) -> Finding {
             says,
             "check sid, appkey, secret, the appkey's permissions, its IP list and this machine's clock",
         ),
-        QueryFault::Rejected { .. } | QueryFault::TooWide { .. } => {
+        QueryFault::TooWide { .. } | QueryFault::Rejected { .. } => {
             Finding::bad(subject(call), says, "this is a defect of the connector: report it")
         }
     }

@@ -5,17 +5,20 @@
 mod table;
 
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::{explanation::Explanation, text::shortened};
+use crate::{config::Edition, explanation::Explanation, text::shortened};
 
 use super::{
     Answer, Call, Layer, NotExecuted, QueryFault, Refusal,
+    elements::{Elements, MOST_KEPT},
     http::Reply,
     loose,
     page::{self, RawRecord},
     quota::Limit,
+    record::MOST_LINES,
+    repair::Repaired,
 };
 use table::{Meaning, Row, enterprise_row, flagship_row, judge, row_of_text, says_created};
 
@@ -114,7 +117,7 @@ impl Context<'_> {
 }
 
 /// Both layers of a flagship answer, and an enterprise answer, as sent.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Sent<'a> {
     #[serde(borrow, default)]
     status: Option<&'a RawValue>,
@@ -122,12 +125,19 @@ struct Sent<'a> {
     code: Option<&'a RawValue>,
     #[serde(borrow, default)]
     message: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    /// Also where it is null.
+    #[serde(borrow, default, deserialize_with = "sent")]
     data: Option<&'a RawValue>,
     #[serde(borrow, default)]
     total_count: Option<&'a RawValue>,
     #[serde(borrow, default, alias = "order")]
     stockout_list: Option<&'a RawValue>,
+}
+
+fn sent<'de: 'a, 'a, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<&'a RawValue>, D::Error> {
+    Deserialize::deserialize(deserializer).map(Some)
 }
 
 /// Why a body is not the documented JSON; nothing of the body is quoted.
@@ -168,17 +178,18 @@ pub(super) fn created(reply: &Reply, context: &Context<'_>) -> Judged<Answer> {
         (Err(reason), _) => return unknown(undocumented(body, &format!("status {reason}"))),
         (_, Err(reason)) => return unknown(undocumented(body, &format!("message {reason}"))),
     };
+    let data = sent.data.filter(|data| data.get() != "null");
     if code == Some(0) {
-        return created_data(body, sent.data, context);
+        return created_data(body, data, context);
     }
     if code.is_none() && message.is_empty() {
         return unknown(undocumented(body, "neither status nor message"));
     }
-    if code.is_none() && sent.data.is_some() {
+    if code.is_none() && data.is_some() {
         return unknown(undocumented(body, "data without a status"));
     }
     // Whatever the outer layer says, the inner one may tell of an order.
-    if let Some(data) = sent.data.and_then(|data| parse(data.get().as_bytes()).ok())
+    if let Some(data) = data.and_then(|data| parse(data.get().as_bytes()).ok())
         && let (Ok(code), Ok(message)) = (loose::integer(data.status), loose::text(data.message))
     {
         let message = context.words(message);
@@ -303,12 +314,29 @@ fn said(code: Option<i64>, refusal: &Refusal) -> String {
 pub(super) struct Rows {
     pub rows: Vec<RawRecord>,
     pub total_count: Option<u64>,
+    /// Of all rows, those of a row with more than a record may have left out: nothing is made of
+    /// them.
+    pub lines: usize,
 }
 
-/// Reads the answer to a flagship query.
-pub(super) fn flagship_rows(
+/// How much of an answer to a query is taken.
+#[derive(Clone, Copy)]
+pub(super) struct Room {
+    /// As many as were asked for.
+    pub rows: u32,
+    /// Of all rows together: each takes many times its bytes once it is decoded.
+    pub lines: usize,
+}
+
+/// Reads the answer to a query.
+///
+/// One that is no JSON because of control characters or broken UTF-8 in texts is read with these
+/// repaired (`repair.rs`). Only records may hold a broken byte: whatever else is said is said
+/// exactly, or not at all.
+pub(super) fn queried(
     call: Call,
     reply: &Reply,
+    room: Room,
     context: &Context<'_>,
 ) -> Judged<Result<Rows, QueryFault>> {
     let unusable = |reason: String| Judged::plain(Err(QueryFault::Unusable { call, reason }));
@@ -317,86 +345,113 @@ pub(super) fn flagship_rows(
         return Judged { throttled, ..Judged::plain(Err(fault)) };
     }
     let body = &reply.body;
-    if let Some(rows) = page::flagship(call, body) {
-        return Judged::documented(Ok(rows));
-    }
-    let sent = match parse(body) {
-        Ok(sent) => sent,
-        Err(reason) => return unusable(reason),
+    let repaired;
+    let (sent, repaired) = match parse(body) {
+        Ok(sent) => (sent, None),
+        Err(reason) => {
+            repaired = Repaired::of(body);
+            let again = repaired.as_ref().map(|repaired| (parse(&repaired.text), repaired));
+            match again {
+                Some((Ok(sent), repaired)) => (sent, Some(repaired)),
+                Some((Err(_), _)) | None => return unusable(reason),
+            }
+        }
     };
-    let (Ok(code), Ok(message)) = (loose::integer(sent.status), loose::text(sent.message)) else {
-        return unusable(undocumented(body, "status or message of another type"));
+    let code = match call.edition() {
+        Edition::Flagship => sent.status,
+        Edition::Enterprise => sent.code,
+    };
+    let (Ok(code), Ok(message)) = (loose::integer(code), loose::text(sent.message)) else {
+        return unusable(undocumented(body, "status, code or message of another type"));
     };
     if code != Some(0) {
+        if repaired.is_some_and(|repaired| repaired.broken() > 0) {
+            return unusable(undocumented(body, "broken UTF-8"));
+        }
         let message = context.words(message);
-        return query_refused(call, flagship_row(code, &message), code, message, context);
+        let row = match call.edition() {
+            Edition::Flagship => flagship_row(code, &message),
+            Edition::Enterprise => enterprise_row(code, &message),
+        };
+        return query_refused(call, row, code, message, context);
     }
-    let Some(data) = sent.data else { return unusable(undocumented(body, "no data")) };
-    match parse(data.get().as_bytes())
-        .and_then(|data| rows(call, data.stockout_list, data.total_count, body))
-    {
+    let page = match call.edition() {
+        Edition::Enterprise => Ok(sent),
+        Edition::Flagship => match sent.data {
+            None => Err(undocumented(body, "no data")),
+            Some(data) if is_empty(data) => Ok(Sent::default()),
+            Some(data) => {
+                parse(data.get().as_bytes()).map_err(|_| undocumented(body, "data is no object"))
+            }
+        },
+    };
+    match page.and_then(|page| rows(call, &page, room.rows, body, repaired)) {
+        Ok(Rows { lines, .. }) if lines > room.lines => {
+            let reason = format!("its records have {lines} lines, more than {}", room.lines);
+            Judged::documented(Err(QueryFault::TooLong { call, reason }))
+        }
         Ok(rows) => Judged::documented(Ok(rows)),
         Err(reason) => unusable(reason),
     }
 }
 
-/// Reads the answer to an enterprise query.
-pub(super) fn enterprise_rows(
-    call: Call,
-    reply: &Reply,
-    context: &Context<'_>,
-) -> Judged<Result<Rows, QueryFault>> {
-    let unusable = |reason: String| Judged::plain(Err(QueryFault::Unusable { call, reason }));
-    if let Some(fault) = http_fault(call, reply.status) {
-        let throttled = matches!(fault, QueryFault::Throttled { .. }).then_some(Limit::Frequency);
-        return Judged { throttled, ..Judged::plain(Err(fault)) };
-    }
-    let body = &reply.body;
-    if let Some(rows) = page::enterprise(call, body) {
-        return Judged::documented(Ok(rows));
-    }
-    let sent = match parse(body) {
-        Ok(sent) => sent,
-        Err(reason) => return unusable(reason),
-    };
-    let (Ok(code), Ok(message)) = (loose::integer(sent.code), loose::text(sent.message)) else {
-        return unusable(undocumented(body, "code or message of another type"));
-    };
-    if code != Some(0) {
-        let message = context.words(message);
-        return query_refused(call, enterprise_row(code, &message), code, message, context);
-    }
-    match rows(call, sent.stockout_list, sent.total_count, body) {
-        Ok(rows) => Judged::documented(Ok(rows)),
-        Err(reason) => unusable(reason),
-    }
+/// What PHP and others write for an object or an array without members. An absent `data` is not
+/// among them: nothing says that the ERP has looked.
+fn is_empty(json: &RawValue) -> bool {
+    let bare: Vec<u8> =
+        json.get().bytes().filter(|byte| !byte.is_ascii_whitespace()).take(5).collect();
+    matches!(&*bare, b"null" | b"\"\"" | b"[]" | b"{}")
 }
 
-/// Records and count. An absent list is an empty one only where the count says so: "absent" must
-/// never be read into an answer that does not say it.
+/// Records and count. Without a list there are no records, unless the count says that there are.
 fn rows(
     call: Call,
-    list: Option<&RawValue>,
-    count: Option<&RawValue>,
+    page: &Sent<'_>,
+    page_size: u32,
     body: &Bytes,
+    repaired: Option<&Repaired<'_>>,
 ) -> Result<Rows, String> {
-    let total_count = match loose::integer(count) {
-        Ok(count) => count
-            .map(u64::try_from)
-            .transpose()
-            .map_err(|_| undocumented(body, "total_count below zero"))?,
-        Err(reason) => return Err(undocumented(body, &format!("total_count {reason}"))),
+    let wrong = |what: &str| undocumented(body, what);
+    let total_count = loose::integer(page.total_count)
+        .map_err(|reason| wrong(&format!("total_count {reason}")))?
+        .map(u64::try_from)
+        .transpose()
+        .map_err(|_| wrong("total_count below zero"))?;
+    let list = match page.stockout_list {
+        Some(list) if list.get().starts_with('[') => serde_json::from_str(list.get())
+            .map_err(|_| wrong("the list of records is no array"))?,
+        Some(list) if !is_empty(list) => return Err(wrong("the list of records is no array")),
+        Some(_) | None if total_count.is_some_and(|count| count > 0) => {
+            return Err(wrong("no list of records, and a total_count above 0"));
+        }
+        Some(_) | None => Elements::default(),
     };
-    let rows = match (list, total_count) {
-        (Some(list), _) => serde_json::from_str::<Vec<&RawValue>>(list.get())
-            .map_err(|_| undocumented(body, "the list of records is no array"))?
-            .into_iter()
-            .map(|json| RawRecord::new(page::feed_of(call), body.slice_ref(json.get().as_bytes())))
-            .collect(),
-        (None, Some(0)) => Vec::new(),
-        (None, _) => return Err(undocumented(body, "no list of records")),
-    };
-    Ok(Rows { rows, total_count })
+    let most = usize::try_from(page_size).unwrap_or(usize::MAX).min(MOST_KEPT);
+    if list.count > most {
+        return Err(format!(
+            "its answer has {} records, where {page_size} were asked for",
+            list.count
+        ));
+    }
+    let (mut broken, mut lines) = (0, 0);
+    let rows = list.first.into_iter().map(|json| {
+        let json = match repaired {
+            None => body.slice_ref(json.get().as_bytes()),
+            Some(repaired) => {
+                let (json, of_it) = repaired.part(json.get());
+                broken += of_it;
+                json
+            }
+        };
+        let (row, of_it) = RawRecord::outlined(page::feed_of(call), json);
+        lines += if of_it > MOST_LINES { 0 } else { of_it };
+        row
+    });
+    let rows = rows.collect();
+    if repaired.is_some_and(|repaired| repaired.broken() > broken) {
+        return Err(wrong("broken UTF-8 outside of the records"));
+    }
+    Ok(Rows { rows, total_count, lines })
 }
 
 fn query_refused(
@@ -409,6 +464,7 @@ fn query_refused(
     let (meaning, refusal) = context.refusal(row, code, message);
     let fault = match meaning {
         Meaning::Throttled(_) => QueryFault::Throttled { call, message: refusal.message },
+        Meaning::Rejected if row == Row::WindowTooWide => QueryFault::TooWide { call, refusal },
         Meaning::Misconfigured => QueryFault::Misconfigured { call, refusal },
         Meaning::Rejected | Meaning::Unapproved => QueryFault::Rejected { call, refusal },
         Meaning::Ambiguous | Meaning::ProbablyCreated | Meaning::Unseen => {

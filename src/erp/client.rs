@@ -17,11 +17,12 @@ use crate::{
 };
 
 use super::{
-    Answer, Call, NotExecuted, OrderRequest, Page, PageRequest, Permit, QueryFault, Quota, Refusal,
-    Selection, SharedGuard,
+    Answer, Call, Class, NotExecuted, OrderRequest, Page, PageRequest, Permit, QueryFault, Quota,
+    Refusal, Selection, SharedGuard,
     answer::Judged,
     clock::ErpTime,
     edition::{Enterprise, Flagship},
+    record::MOST_LINES,
 };
 
 /// Why no client could be built: one sentence.
@@ -188,16 +189,21 @@ impl Erp {
         let begun = Instant::now();
         let call = permit.call;
         let misconfigured = Err(QueryFault::Misconfigured { call, refusal: not_configured(call) });
+        let lines = match permit.class {
+            // Orders are looked up by their heads; nothing is made of their lines.
+            Class::Lookup => usize::MAX,
+            Class::Command | Class::Feed | Class::LatePass | Class::Backfill => MOST_LINES,
+        };
         let accounts = self.accounts();
         let judged = match (call.edition(), &accounts.flagship, &accounts.enterprise) {
             (Edition::Flagship, None, _) | (Edition::Enterprise, _, None) => None,
             (Edition::Flagship, Some(flagship), _) => {
                 permit.spend();
-                Some(flagship.query(call, selection, page, timeout).await)
+                Some(flagship.query(call, selection, page, lines, timeout).await)
             }
             (Edition::Enterprise, _, Some(enterprise)) => {
                 permit.spend();
-                Some(enterprise.query(selection, page, timeout).await)
+                Some(enterprise.query(selection, page, lines, timeout).await)
             }
         };
         let outcome = match judged {
@@ -207,8 +213,8 @@ impl Erp {
                     Ok(_)
                     | Err(
                         QueryFault::Misconfigured { .. }
-                        | QueryFault::Rejected { .. }
-                        | QueryFault::TooWide { .. },
+                        | QueryFault::TooWide { .. }
+                        | QueryFault::Rejected { .. },
                     ) => true,
                     Err(
                         QueryFault::Throttled { .. }
@@ -266,7 +272,7 @@ fn query_result(outcome: &Result<Page, QueryFault>) -> &'static str {
         Err(QueryFault::Unreachable { .. }) => "unreachable",
         Err(QueryFault::Unusable { .. } | QueryFault::TooLong { .. }) => "unknown",
         Err(QueryFault::Misconfigured { .. }) => "misconfigured",
-        Err(QueryFault::Rejected { .. } | QueryFault::TooWide { .. }) => "rejected",
+        Err(QueryFault::TooWide { .. } | QueryFault::Rejected { .. }) => "rejected",
     }
 }
 

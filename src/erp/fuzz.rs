@@ -7,20 +7,28 @@ use crate::config::{Feed, FlagshipSettings};
 
 use super::{
     Answer, BuildFault, Call, NotExecuted, OrderRequest, OutboundHead, QueryFault,
-    answer::{Context, created, enterprise_rows, flagship_rows},
+    answer::{Context, Room, created, queried},
     edition::Flagship,
     http::Reply,
     page::{self, RawRecord},
-    record,
+    record::{self, MOST_LINES},
 };
 
 /// The signature of the request that was answered; an answer that repeats it must not pass it on.
 pub const SIGNATURE: &str = "00f3e310f4d39b63fbfa13ef27f51254";
 
-/// How many records a flagship query's answer has; they are found and not read.
+/// What an answer to a query for a page of 100 is read with.
+const ROOM: Room = Room { rows: 100, lines: MOST_LINES };
+
+fn context() -> Context<'static> {
+    Context { signature: SIGNATURE, skew: Some(-3000), rejected_texts: &[] }
+}
+
+/// How many records an answer to a query has; they are found and not read.
 #[must_use]
 pub fn records(call: Call, body: &Bytes) -> usize {
-    page::flagship(call, body).map_or(0, |page| page.rows.len())
+    let reply = Reply { status: 200, date: None, body: body.clone() };
+    queried(call, &reply, ROOM, &context()).outcome.map_or(0, |page| page.rows.len())
 }
 
 /// An answer to one of the four calls, with every record in it.
@@ -29,33 +37,27 @@ pub fn records(call: Call, body: &Bytes) -> usize {
 /// The text in which the signature stands.
 pub fn answer(call: Call, status: u16, body: &[u8]) -> Result<&'static str, String> {
     let reply = Reply { status, date: None, body: Bytes::copy_from_slice(body) };
-    let context = Context { signature: SIGNATURE, skew: Some(-3000), rejected_texts: &[] };
-    let rows = match call {
-        Call::CreateOrder => return create(&reply, &context),
-        Call::QueryPurchaseReturns | Call::QueryOutbounds => {
-            flagship_rows(call, &reply, &context).outcome
-        }
-        Call::QueryOutboundsEnterprise => enterprise_rows(call, &reply, &context).outcome,
-    };
-    let rows = match rows {
+    if call == Call::CreateOrder {
+        return create(&reply, &context());
+    }
+    let rows = match queried(call, &reply, ROOM, &context()).outcome {
         Ok(rows) => rows.rows,
         Err(fault) => {
             quiet(&fault.to_string())?;
             return Ok(match fault {
                 QueryFault::Throttled { .. } => "throttled",
                 QueryFault::Unreachable { .. } => "unreachable",
-                QueryFault::Unusable { .. } | QueryFault::TooLong { .. } => "unusable",
+                QueryFault::Unusable { .. } => "unusable",
                 QueryFault::Misconfigured { .. } => "misconfigured",
-                QueryFault::Rejected { .. } | QueryFault::TooWide { .. } => "rejected",
+                QueryFault::TooWide { .. } => "too wide",
+                QueryFault::TooLong { .. } => "too long",
+                QueryFault::Rejected { .. } => "rejected",
             });
         }
     };
     let (feed, edition) = (page::feed_of(call), call.edition());
     let mut word = "no record";
     for RawRecord { json, .. } in &rows {
-        if !page::is_json(json) {
-            return Ok("unusable");
-        }
         let read = record::decode(feed, edition, json);
         // Only outbound orders are looked up.
         let head = (feed == Feed::ReturnOutbounds).then(|| OutboundHead::read(json));

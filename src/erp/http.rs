@@ -71,6 +71,8 @@ pub(super) enum Failure {
     Unreachable(String),
     /// The body left (in part, perhaps), the answer did not come.
     Lost(String),
+    /// The body left, and the answer is longer than is read.
+    TooLong(String),
 }
 
 impl Http {
@@ -121,19 +123,22 @@ impl Http {
             .header(CONTENT_TYPE, outgoing.content_type)
             .body(reqwest::Body::wrap(body));
         let exchange = async {
-            let mut response = request.send().await.map_err(cause)?;
+            let lost = |error| Failure::Lost(cause(error));
+            let mut response = request.send().await.map_err(lost)?;
             let status = response.status().as_u16();
             let date =
                 response.headers().get(DATE).and_then(|value| http_date(value.to_str().ok()?));
-            let too_long =
-                || format!("its answer (HTTP {status}) is longer than {} bytes", outgoing.cap);
+            let too_long = || {
+                let cap = outgoing.cap;
+                Failure::TooLong(format!("its answer (HTTP {status}) is longer than {cap} bytes"))
+            };
             let announced = usize::try_from(response.content_length().unwrap_or_default())
                 .unwrap_or(usize::MAX);
             if announced > outgoing.cap {
                 return Err(too_long());
             }
             let mut body = Vec::with_capacity(announced);
-            while let Some(chunk) = response.chunk().await.map_err(cause)? {
+            while let Some(chunk) = response.chunk().await.map_err(lost)? {
                 if body.len() + chunk.len() > outgoing.cap {
                     return Err(too_long());
                 }
@@ -143,17 +148,19 @@ impl Http {
         };
         let ended = match tokio::time::timeout(outgoing.timeout, exchange).await {
             Ok(ended) => ended,
-            Err(_) => Err(format!("no answer within {:?}", outgoing.timeout)),
+            Err(_) => Err(Failure::Lost(format!("no answer within {:?}", outgoing.timeout))),
         };
         match (gate.close(), ended) {
             (Passage::Withheld, _) => Err(Failure::Withheld),
-            (Passage::Left, Ok(reply)) => Ok(reply),
-            (Passage::Left, Err(reason)) => Err(Failure::Lost(reason)),
+            (Passage::Left, ended) => ended,
             (Passage::Never, Ok(reply)) => Err(Failure::Unreachable(format!(
                 "it answered HTTP {} before the request had left",
                 reply.status
             ))),
-            (Passage::Never, Err(reason)) => Err(Failure::Unreachable(reason)),
+            (Passage::Never, Err(Failure::Lost(reason) | Failure::TooLong(reason))) => {
+                Err(Failure::Unreachable(reason))
+            }
+            (Passage::Never, Err(failure)) => Err(failure),
         }
     }
 }

@@ -249,15 +249,17 @@ pub enum QueryFault {
     /// HTTP 5xx, a reset, a timeout, a body that is not the documented JSON, codes 4, 5, 99.
     #[error("the ERP gave no usable answer to {call:?}: {reason}")]
     Unusable { call: Call, reason: String },
-    /// The answer is longer than is read, or holds more lines.
-    #[error("the answer to {call:?} is too long: {reason}; ask for fewer rows a page (page_size)")]
-    TooLong { call: Call, reason: String },
-    /// The window holds more than the ERP is willing to look through.
-    #[error("the ERP finds the window of {call:?} too wide ({}: {}); ask for a shorter one", .refusal.code, .refusal.message)]
-    TooWide { call: Call, refusal: Refusal },
     /// Account, signature, clock, address or permission.
     #[error("the ERP refuses {call:?} with {}: {}{}", .refusal.code, .refusal.message, .refusal.explanation.as_ref().map(|explanation| format!(" ({})", explanation.en())).unwrap_or_default())]
     Misconfigured { call: Call, refusal: Refusal },
+    /// The window or the conditions let too many records through.
+    #[error("the ERP finds the query {call:?} too wide ({}: {}); ask for a shorter window, or set filters", .refusal.code, .refusal.message)]
+    TooWide { call: Call, refusal: Refusal },
+    /// More than is held in memory, in bytes or in lines.
+    #[error(
+        "the ERP's answer to {call:?} is too long to be read: {reason}; ask with a smaller page_size"
+    )]
+    TooLong { call: Call, reason: String },
     /// The query itself is wrong (window, paging, filter): a defect of the connector or of the
     /// filters.
     #[error("the ERP rejects the query {call:?} with {}: {}", .refusal.code, .refusal.message)]
@@ -314,11 +316,11 @@ impl fmt::Debug for dyn SendGuard {
 pub(crate) type SharedGuard = Arc<dyn SendGuard>;
 
 mod answer;
-mod brackets;
 mod budget;
 pub(crate) mod client;
 pub(crate) mod clock;
 mod edition;
+mod elements;
 #[doc(hidden)]
 pub mod fuzz;
 mod http;
@@ -327,6 +329,7 @@ mod outbound;
 pub mod page;
 pub(crate) mod quota;
 pub mod record;
+mod repair;
 mod sign;
 
 pub(crate) use client::{BuildFault, Erp};

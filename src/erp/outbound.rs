@@ -45,7 +45,10 @@ impl OutboundHead {
     /// # Errors
     /// The field that does not fit, in one sentence; its value is not quoted.
     pub(crate) fn read(json: &[u8]) -> Result<Self, String> {
-        let sent: Sent<'_> = serde_json::from_slice(json)
+        // All of it: a broken byte in the name of a field would hide that field.
+        let json = std::str::from_utf8(json)
+            .map_err(|_| "an outbound order has broken UTF-8".to_owned())?;
+        let sent: Sent<'_> = serde_json::from_str(json)
             .map_err(|_| "an outbound order is not a JSON object".to_owned())?;
         let fault = |field: &'static str| {
             move |reason: &'static str| format!("{field} of an outbound order {reason}")
@@ -138,5 +141,11 @@ mod tests {
             read(r#"{"stockout_id":1,"order_no":"x","remark":[]}"#).unwrap_err().contains("remark")
         );
         assert!(read("[]").is_err());
+        for broken in [
+            &b"{\"stockout_id\":1,\"order_no\":\"x\",\"rem\xe7ark\":\"#marker\"}"[..],
+            b"{\"stockout_id\":1,\"order_no\":\"x\",\"consignee\":\"\xe7\xa0\"}",
+        ] {
+            assert!(OutboundHead::read(broken).is_err(), "{}", broken.escape_ascii());
+        }
     }
 }

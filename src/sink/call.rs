@@ -282,14 +282,12 @@ pub(super) async fn probe(erp: &Erp, timeout: Duration) -> Result<(), String> {
     {
         Ok(_)
         | Err(
-            QueryFault::Throttled { .. }
-            | QueryFault::Rejected { .. }
-            | QueryFault::TooWide { .. }
-            | QueryFault::TooLong { .. },
+            QueryFault::Throttled { .. } | QueryFault::TooWide { .. } | QueryFault::Rejected { .. },
         ) => Ok(()),
         Err(
             fault @ (QueryFault::Unreachable { .. }
             | QueryFault::Unusable { .. }
+            | QueryFault::TooLong { .. }
             | QueryFault::Misconfigured { .. }),
         ) => Err(fault.to_string()),
     }

@@ -5,7 +5,7 @@ use std::{cell::RefCell, collections::BTreeMap, sync::Arc, time::Duration};
 use super::{
     MarkerIndex, NoMarkers,
     change::{Piece, Scribe, Snapshot, StateKey, Told},
-    diff::{Differ, Finding},
+    diff::{Differ, Finding, Kept},
     fetch::Row,
     window::Window,
 };
@@ -177,15 +177,28 @@ fn an_older_version_is_asked_for_and_then_believed() {
 }
 
 #[test]
-fn a_record_that_is_not_json_goes_to_the_dead_letters() {
+fn a_record_with_a_broken_byte_goes_to_the_dead_letters_as_it_came() {
     let bench = outbounds();
-    let whole = order("2019-05-18 18:00:00", 95).to_string();
-    let row = Row::new(
-        RawRecord::new(bench.feed, whole.replace("\"CR", "\"CR\\x").into()),
-        Timestamp(10),
-    );
-    let Finding::Misfit { misfit, .. } = bench.compare(row) else { panic!("taken for a record") };
-    assert_eq!((misfit.field.as_str(), misfit.reason.as_str()), ("record", "is not a JSON object"));
+    let mut broken = order("2019-05-18 18:00:00", 95).to_string().into_bytes();
+    let at = broken.windows(3).position(|three| three == b"\"CR").unwrap();
+    broken[at + 1] = 0xe7;
+    let lookup = |_: &StateKey| Ok(None);
+    let differ = Differ {
+        feed: bench.feed,
+        edition: bench.edition,
+        codec: &bench.codec,
+        unseen: Op::Create,
+        lookup: &lookup,
+    };
+    let row = Row::new(RawRecord::new(bench.feed, broken.clone().into()), Timestamp(10));
+    assert_eq!(row.id.as_deref(), Some("9258"), "as far as that it can be read");
+    let Ok(Finding::Misfit { row: raw, misfit }) = differ.compare(row.clone()) else {
+        panic!("taken for a record")
+    };
+    assert_eq!(raw.json, broken, "byte for byte");
+    assert!(misfit.to_string().starts_with("record is not UTF-8 from byte "), "{misfit}");
+    let kept = Kept { modified: Timestamp(1), asked_at: Timestamp(1), datum: None };
+    assert!(matches!(differ.confirm(kept, row), Finding::Misfit { .. }));
 }
 
 #[test]

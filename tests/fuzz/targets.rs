@@ -22,7 +22,7 @@ pub struct Target {
 
 const FOR_EVER: u64 = u64::MAX;
 
-const QUERY: [&str; 8] = [
+const QUERY: [&str; 9] = [
     "no record",
     "a record",
     "a record with drift",
@@ -30,10 +30,11 @@ const QUERY: [&str; 8] = [
     "throttled",
     "unusable",
     "misconfigured",
+    "too wide",
     "rejected",
 ];
 /// An outbound order that cannot be published may still show whose it is.
-const OUTBOUND_QUERY: [&str; 9] = [
+const OUTBOUND_QUERY: [&str; 10] = [
     "no record",
     "a record",
     "a record with drift",
@@ -42,7 +43,21 @@ const OUTBOUND_QUERY: [&str; 9] = [
     "throttled",
     "unusable",
     "misconfigured",
+    "too wide",
     "rejected",
+];
+
+/// Of what this edition rejects, only windows are documented.
+const ENTERPRISE_QUERY: [&str; 9] = [
+    "no record",
+    "a record",
+    "a record with drift",
+    "only its head",
+    "a misfit",
+    "throttled",
+    "unusable",
+    "misconfigured",
+    "too wide",
 ];
 
 pub fn all() -> Vec<Target> {
@@ -137,7 +152,7 @@ pub fn all() -> Vec<Target> {
         answers(
             "query_enterprise",
             &["tests/fuzz/corpus/query_enterprise"],
-            &OUTBOUND_QUERY,
+            &ENTERPRISE_QUERY,
             || trial_of(Call::QueryOutboundsEnterprise),
         ),
         Target {

@@ -356,40 +356,56 @@ fn the_erps_words_are_bounded_and_do_not_repeat_the_signature() {
     assert!(refusal.message.chars().count() <= 1001);
 }
 
+const ROOM: Room = Room { rows: 100, lines: 10_000 };
+
+fn queried_of(call: Call, body: impl Into<Bytes>, room: Room) -> Result<Rows, QueryFault> {
+    let reply = Reply { status: 200, date: None, body: body.into() };
+    queried(call, &reply, room, &context()).outcome
+}
+
 fn flagship(body: &str) -> Result<Rows, QueryFault> {
-    flagship_rows(Call::QueryOutbounds, &reply(body), &context()).outcome
+    queried_of(Call::QueryOutbounds, body.to_owned(), ROOM)
 }
 
 fn enterprise(body: &str) -> Result<Rows, QueryFault> {
-    enterprise_rows(Call::QueryOutboundsEnterprise, &reply(body), &context()).outcome
+    queried_of(Call::QueryOutboundsEnterprise, body.to_owned(), ROOM)
 }
 
 fn fault_word(fault: &QueryFault) -> &'static str {
     match fault {
         QueryFault::Throttled { .. } => "throttled",
         QueryFault::Unreachable { .. } => "unreachable",
-        QueryFault::Unusable { .. } | QueryFault::TooLong { .. } => "unknown",
+        QueryFault::Unusable { .. } => "unknown",
         QueryFault::Misconfigured { .. } => "misconfigured",
-        QueryFault::Rejected { .. } | QueryFault::TooWide { .. } => "rejected",
+        QueryFault::TooWide { .. } => "too wide",
+        QueryFault::TooLong { .. } => "too long",
+        QueryFault::Rejected { .. } => "rejected",
     }
 }
+
+/// A rejection for `createOrder`, which has no window.
+const TOO_WIDE: [&str; 3] = ["您的查询时间过宽", "查询时间不能大于30天", "您的查询条件太过宽"];
 
 #[test]
 fn queries_follow_the_same_table() {
     for (code, text, expected) in TABLE {
-        let expected = if *expected == "unapproved" { "rejected" } else { expected };
+        let expected = match *expected {
+            "unapproved" => "rejected",
+            "rejected" if TOO_WIDE.iter().any(|wide| text.contains(wide)) => "too wide",
+            other => other,
+        };
         assert_eq!(
             fault_word(&flagship(&outer(*code, text)).unwrap_err()),
             expected,
             "{code} {text}"
         );
     }
-    let judged = flagship_rows(Call::QueryOutbounds, &reply(&outer(12, "?")), &context());
+    let judged = queried(Call::QueryOutbounds, &reply(&outer(12, "?")), ROOM, &context());
     assert!(judged.unseen && matches!(judged.outcome, Err(QueryFault::Unusable { .. })));
     for (code, text, expected) in [
         (1012, "", "throttled"),
-        (2104, "start_time与end_time时间跨度不能超过最大范围 30天", "rejected"),
-        (2180, "start_time与end_time时间跨度不能超过最大范围 30天", "rejected"),
+        (2104, "start_time与end_time时间跨度不能超过最大范围 30天", "too wide"),
+        (2180, "start_time与end_time时间跨度不能超过最大范围 30天", "too wide"),
         (2180, "?", "unknown"),
         (1, "sid is not", "unknown"),
     ] {
@@ -421,37 +437,147 @@ fn the_samples_of_the_queries() {
         fault_word(
             &enterprise(include_str!("../testdata/enterprise-error-span.json")).unwrap_err()
         ),
-        "rejected"
+        "too wide"
+    );
+    assert_eq!(
+        flagship(&outer(100, "您的查询条件太过宽，请增加查询条件")).unwrap_err().to_string(),
+        "the ERP finds the query QueryOutbounds too wide (100: 您的查询条件太过宽，请增加查询条件); ask for a shorter window, or set filters"
     );
 }
 
-#[test]
-fn an_empty_page_is_read_only_where_it_is_said() {
-    assert_eq!(flagship(r#"{"status":0,"data":{"order":[]}}"#).unwrap().rows.len(), 0);
-    assert_eq!(
-        flagship(r#"{"status":"0","data":{"total_count":"0"}}"#).unwrap().total_count,
-        Some(0)
-    );
-    assert_eq!(
-        enterprise(r#"{"code":"0","message":"succeed","total_count":"0","stockout_list":[]}"#)
-            .unwrap()
-            .total_count,
-        Some(0)
-    );
-    for body in [
-        "{}",
-        "not json",
-        r#"{"status":0}"#,
-        r#"{"status":0,"data":{}}"#,
-        r#"{"status":0,"data":[]}"#,
-        r#"{"status":0,"data":{"total_count":3}}"#,
-        r#"{"status":0,"data":{"order":{}}}"#,
-        r#"{"status":0,"data":{"total_count":-1,"order":[]}}"#,
-        r#"{"data":{"total_count":0,"order":[]}}"#,
-    ] {
-        assert_eq!(fault_word(&flagship(body).unwrap_err()), "unknown", "{body}");
+/// Ids and count of a page, or the word of its fault.
+fn shown(page: &Result<Rows, QueryFault>) -> String {
+    match page {
+        Ok(page) => {
+            let ids: Vec<&str> =
+                page.rows.iter().map(|row| row.id.as_deref().unwrap_or("?")).collect();
+            let count = page.total_count.map_or("no count".to_owned(), |count| count.to_string());
+            format!("[{}] of {count}", ids.join(" "))
+        }
+        Err(fault) => fault_word(fault).to_owned(),
     }
-    assert_eq!(fault_word(&enterprise(r#"{"code":0}"#).unwrap_err()), "unknown");
+}
+
+/// What PHP back ends, gateways and broken connections have been seen to answer with.
+const FORMS: &[(&[u8], &str)] = &[
+    (br#"{"status":0,"data":{"total_count":1,"order":[{"stockout_id":7}]}}"#, "[7] of 1"),
+    (br#"{"status":"0","data":{"total_count":"1","order":[{"stockout_id":"7"}]}}"#, "[7] of 1"),
+    (b" {\n\t\"data\" : {\"order\":[ {\"stockout_id\":7} ],\"total_count\":1},\r\n\"status\":0}\n", "[7] of 1"),
+    (br#"{"st\u0061tus":0,"data":{"stockout_list":[{"stockout_id":7}],"total_count":null}}"#, "[7] of no count"),
+    (br#"{"status":0,"data":{"total_count":0,"order":[]}}"#, "[] of 0"),
+    // Empty in other forms: nothing was found, whether or not that is counted.
+    (br#"{"status":0,"data":[]}"#, "[] of no count"),
+    (br#"{"status":0,"data":[ ]}"#, "[] of no count"),
+    (br#"{"status":0,"data":null}"#, "[] of no count"),
+    (br#"{"status":0,"data":""}"#, "[] of no count"),
+    (br#"{"status":0,"data":{}}"#, "[] of no count"),
+    (br#"{"status":0,"data":{"total_count":0,"order":{}}}"#, "[] of 0"),
+    (br#"{"status":0,"data":{"total_count":0,"order":null}}"#, "[] of 0"),
+    (br#"{"status":0,"data":{"total_count":0,"order":""}}"#, "[] of 0"),
+    (br#"{"status":0,"data":{"total_count":0}}"#, "[] of 0"),
+    (br#"{"status":0,"data":{"order":{}}}"#, "[] of no count"),
+    (br#"{"status":0,"data":{"total_count":"","order":[]}}"#, "[] of no count"),
+    // A list that is missing says nothing against the count.
+    (br#"{"status":0,"data":{"total_count":3}}"#, "unknown"),
+    (br#"{"status":0,"data":{"total_count":3,"order":{}}}"#, "unknown"),
+    // No list and not empty.
+    (br#"{"status":0,"data":{"order":{"0":{"stockout_id":7}}}}"#, "unknown"),
+    (br#"{"status":0,"data":{"order":7}}"#, "unknown"),
+    (br#"{"status":0,"data":[{"order":[]}]}"#, "unknown"),
+    (br#"{"status":0,"data":7}"#, "unknown"),
+    (br#"{"status":0,"data":{"total_count":-1,"order":[]}}"#, "unknown"),
+    (br#"{"status":0,"data":{"total_count":[],"order":[]}}"#, "unknown"),
+    // Nothing says that the ERP has looked.
+    (b"", "unknown"),
+    (b"not json", "unknown"),
+    (b"{}", "unknown"),
+    (b"[]", "unknown"),
+    (br#"{"status":0}"#, "unknown"),
+    (br#"{"data":{"total_count":0,"order":[]}}"#, "unknown"),
+    // Of two lists, or two counts, nobody knows which counts.
+    (br#"{"status":0,"data":{"order":[],"order":[{"stockout_id":7}]}}"#, "unknown"),
+    (br#"{"status":0,"data":{"order":[],"stockout_list":[]}}"#, "unknown"),
+    (br#"{"status":0,"status":1,"data":{"order":[]}}"#, "unknown"),
+    // Cut off, or followed by something.
+    (br#"{"status":0,"data":{"order":[{"stockout_id":7}]"#, "unknown"),
+    (br#"{"status":0,"data":{"order":[{"stockout_id":7},]}}"#, "unknown"),
+    (br#"{"status":0,"data":{"order":[]}} x"#, "unknown"),
+    (br#"{"status":0,"data":{"order":[{"stockout_id":7,"remark":"a\xb"}]}}"#, "unknown"),
+    // Records that are none are records all the same: the decoder says what is wrong with them.
+    (br#"{"status":0,"data":{"order":[7,null,[],{"stockout_id":7}]}}"#, "[? ? ? 7] of no count"),
+    // Control characters in texts, and broken UTF-8 in a record.
+    (b"{\"status\":0,\"data\":{\"total_count\":2,\"order\":[{\"remark\":\"a\nb\tc\",\"stockout_id\":7},{\"stockout_id\":8}]}}", "[7 8] of 2"),
+    (b"{\"status\":0,\"data\":{\"total_count\":2,\"order\":[{\"remark\":\"\xe7\xa0\",\"stockout_id\":7},{\"stockout_id\":8}]}}", "[7 8] of 2"),
+    (b"{\"status\":0,\"data\":{\"total_count\":2,\"order\":[{\"stockout_id\":\"\xe7\xa0\"},{\"stockout_id\":8}]}}", "[? 8] of 2"),
+    (b"{\"status\":0,\"message\":\"a\nb\",\"data\":{\"total_count\":0,\"order\":[]}}", "[] of 0"),
+    (b"{\"status\":0,\"message\":\"\xe7\xa0\",\"data\":{\"total_count\":0,\"order\":[]}}", "unknown"),
+    (b"{\"status\":1,\"message\":\"sid is not\n\"}", "misconfigured"),
+    (b"{\"status\":1,\"message\":\"sid is not\xe7\"}", "unknown"),
+    (b"{\"status\":0,\"data\":{\"order\":[]}\x01}", "unknown"),
+    (b"{\"status\":0,\"data\":{\"order\":[]}\xe7}", "unknown"),
+];
+
+#[test]
+fn what_can_be_read_of_an_odd_answer_is_read() {
+    for (body, expected) in FORMS {
+        let page = queried_of(Call::QueryOutbounds, *body, ROOM);
+        assert_eq!(shown(&page), *expected, "{}", body.escape_ascii());
+    }
+    for (body, expected) in [
+        (
+            r#"{"code":"0","message":"ok","total_count":"1","stockout_list":[{"stockout_id":"9258"}]}"#,
+            "[9258] of 1",
+        ),
+        (r#"{"code":0,"total_count":0,"stockout_list":{}}"#, "[] of 0"),
+        (r#"{"code":0,"total_count":0}"#, "[] of 0"),
+        (r#"{"code":0,"stockout_list":""}"#, "[] of no count"),
+        (r#"{"code":0}"#, "[] of no count"),
+        (r#"{"code":0,"total_count":2}"#, "unknown"),
+        (r#"{"total_count":0,"stockout_list":[]}"#, "unknown"),
+    ] {
+        assert_eq!(shown(&enterprise(body)), expected, "{body}");
+    }
+}
+
+#[test]
+fn repairs_lose_nothing_and_a_broken_record_stays_as_it_came() {
+    let good = r#"{"stockout_id":1,"remark":"旺"}"#;
+    let lines = "{\"remark\":\"a\nb\",\"stockout_id\":2}";
+    let broken = b"{\"stockout_id\":3,\"remark\":\"a\nb\xe7\xa0\"}";
+    let list = [good.as_bytes(), lines.as_bytes(), &broken[..], good.as_bytes()].join(&b","[..]);
+    let body = [br#"{"status":0,"data":{"total_count":4,"order":["#, &list[..], b"]}}"].concat();
+    let page = queried_of(Call::QueryOutbounds, body, ROOM).unwrap();
+    let rows: Vec<&[u8]> = page.rows.iter().map(|row| &row.json[..]).collect();
+    let repaired = r#"{"remark":"a\u000ab","stockout_id":2}"#;
+    assert_eq!(rows, [good.as_bytes(), repaired.as_bytes(), &broken[..], good.as_bytes()]);
+    assert_eq!(shown(&Ok(page)), "[1 2 3 1] of 4");
+}
+
+#[test]
+fn no_more_rows_and_lines_are_taken_than_there_is_room_for() {
+    let page = |rows: &[String]| {
+        format!(r#"{{"status":0,"data":{{"total_count":1,"order":[{}]}}}}"#, rows.join(","))
+    };
+    let of_lines = |count: usize| {
+        format!(r#"{{"stockout_id":1,"details_list":[{}]}}"#, vec!["{}"; count].join(","))
+    };
+    let outcome = |rows: &[String]| queried_of(Call::QueryOutbounds, page(rows), ROOM);
+    assert_eq!(outcome(&vec!["{}".to_owned(); 100]).unwrap().rows.len(), 100);
+    let fault = outcome(&vec!["{}".to_owned(); 101]).unwrap_err();
+    assert_eq!(
+        fault.to_string(),
+        "the ERP gave no usable answer to QueryOutbounds: its answer has 101 records, where 100 were asked for"
+    );
+    assert!(outcome(&[of_lines(5_000), of_lines(5_000)]).is_ok());
+    let rows = [of_lines(5_000), of_lines(5_001)];
+    assert_eq!(
+        outcome(&rows).unwrap_err().to_string(),
+        "the ERP's answer to QueryOutbounds is too long to be read: its records have 10001 lines, more than 10000; ask with a smaller page_size"
+    );
+    let heads = Room { lines: usize::MAX, ..ROOM };
+    assert!(queried_of(Call::QueryOutbounds, page(&rows), heads).is_ok());
+    // Nothing is made of a record with more lines than a record may have.
+    assert_eq!(outcome(&[of_lines(10_001), of_lines(10_000)]).unwrap().rows.len(), 2);
 }
 
 #[test]
@@ -466,7 +592,7 @@ fn an_http_status_decides_for_queries() {
         let reply = Reply { status, ..reply("{}") };
         assert_eq!(
             fault_word(
-                &flagship_rows(Call::QueryOutbounds, &reply, &context()).outcome.unwrap_err()
+                &queried(Call::QueryOutbounds, &reply, ROOM, &context()).outcome.unwrap_err()
             ),
             expected,
             "{status}"

@@ -459,7 +459,7 @@ async fn an_oversized_answer_is_not_read_to_its_end() {
         assert!(reason.contains("longer than 1048576 bytes"), "{reason}");
         let fault = query(&erp, Call::QueryOutbounds, LONG).await.unwrap_err();
         assert!(
-            matches!(&fault, QueryFault::Unusable { reason, .. } if reason.contains("longer than 33554432 bytes")),
+            matches!(&fault, QueryFault::TooLong { reason, .. } if reason.contains("longer than 33554432 bytes")),
             "{fault}"
         );
     }

@@ -14,12 +14,8 @@ use crate::{
 
 use super::{
     super::{
-        Call, Page, PageRequest, QueryFault, Selection,
-        answer::{self, Judged},
-        client::BuildFault,
-        clock::ErpTime,
-        http::Outgoing,
-        sign,
+        Call, Page, PageRequest, QueryFault, Selection, answer::Judged, client::BuildFault,
+        clock::ErpTime, http::Outgoing, sign,
     },
     Line, QUERY_CAP, Signed, no_filter, query_failure,
 };
@@ -73,6 +69,7 @@ impl Enterprise {
         &self,
         selection: &Selection,
         page: PageRequest,
+        most_lines: usize,
         timeout: Duration,
     ) -> Judged<Result<Page, QueryFault>> {
         let call = Call::QueryOutboundsEnterprise;
@@ -80,13 +77,10 @@ impl Enterprise {
             return Judged::plain(Err(no_filter(call, "provider_no")));
         }
         let signed = self.signed(selection, page, Timestamp::now(), timeout);
-        let exchange = match self.line.exchange(signed).await {
-            Ok(exchange) => exchange,
-            Err(failure) => return query_failure(call, failure),
-        };
-        let judged = answer::enterprise_rows(call, &exchange.reply, &exchange.context(&[]));
-        self.line.learn(&exchange, &judged, judged.outcome.is_ok());
-        judged.map(|outcome| outcome.map(|rows| exchange.page(rows, page.count)))
+        match self.line.exchange(signed).await {
+            Ok(exchange) => self.line.page(&exchange, call, page, most_lines),
+            Err(failure) => query_failure(call, failure),
+        }
     }
 
     fn signed(

@@ -104,7 +104,9 @@ impl Flagship {
             }
             Err(Failure::Withheld) => Judged::plain(Answer::NotExecuted(NotExecuted::Withheld)),
             Err(Failure::Unreachable(reason)) => Judged::plain(unreachable_order(reason)),
-            Err(Failure::Lost(reason)) => Judged::plain(Answer::Unknown { reason, refusal: None }),
+            Err(Failure::Lost(reason) | Failure::TooLong(reason)) => {
+                Judged::plain(Answer::Unknown { reason, refusal: None })
+            }
         }
     }
 
@@ -114,6 +116,7 @@ impl Flagship {
         call: Call,
         selection: &Selection,
         page: PageRequest,
+        most_lines: usize,
         timeout: Duration,
     ) -> Judged<Result<Page, QueryFault>> {
         let body = match query_body(call, selection) {
@@ -122,13 +125,10 @@ impl Flagship {
         };
         let signed =
             self.signed(call, body, Some(page), Timestamp::now(), None, timeout, QUERY_CAP);
-        let exchange = match self.line.exchange(signed).await {
-            Ok(exchange) => exchange,
-            Err(failure) => return query_failure(call, failure),
-        };
-        let judged = answer::flagship_rows(call, &exchange.reply, &exchange.context(&[]));
-        self.line.learn(&exchange, &judged, judged.outcome.is_ok());
-        judged.map(|outcome| outcome.map(|rows| exchange.page(rows, page.count)))
+        match self.line.exchange(signed).await {
+            Ok(exchange) => self.line.page(&exchange, call, page, most_lines),
+            Err(failure) => query_failure(call, failure),
+        }
     }
 
     /// Writes and signs a request that is not sent; its bytes.

@@ -11,8 +11,8 @@ use crate::{
 };
 
 use super::{
-    Call, Page, QueryFault, Refusal,
-    answer::{Context, Judged, Rows},
+    Call, Page, PageRequest, QueryFault, Refusal,
+    answer::{Context, Judged, Room, queried},
     client::BuildFault,
     clock::{ErpClock, Sample},
     http::{Failure, Http, Outgoing, Reply},
@@ -46,16 +46,6 @@ impl Exchange {
     fn context<'a>(&'a self, rejected_texts: &'a [String]) -> Context<'a> {
         Context { signature: &self.signature, skew: self.sample.map(Sample::skew), rejected_texts }
     }
-
-    fn page(&self, rows: Rows, counted: bool) -> Page {
-        Page {
-            rows: rows.rows,
-            total_count: rows.total_count.filter(|_| counted),
-            erp_date: self.reply.date,
-            asked_at: self.asked_at,
-            asked_at_wall: self.asked_at_wall,
-        }
-    }
 }
 
 /// One account's connection.
@@ -86,6 +76,28 @@ impl Line {
         Ok(Exchange { reply, signature: signed.signature, sample, asked_at, asked_at_wall })
     }
 
+    /// Reads the answer to a query, and the clock off it.
+    fn page(
+        &self,
+        exchange: &Exchange,
+        call: Call,
+        asked: PageRequest,
+        most_lines: usize,
+    ) -> Judged<Result<Page, QueryFault>> {
+        let room = Room { rows: asked.page_size, lines: most_lines };
+        let judged = queried(call, &exchange.reply, room, &exchange.context(&[]));
+        self.learn(exchange, &judged, judged.outcome.is_ok());
+        judged.map(|outcome| {
+            outcome.map(|rows| Page {
+                rows: rows.rows,
+                total_count: rows.total_count.filter(|_| asked.count),
+                erp_date: exchange.reply.date,
+                asked_at: exchange.asked_at,
+                asked_at_wall: exchange.asked_at_wall,
+            })
+        })
+    }
+
     /// Reads the clock off an answer that was judged; `accepted`: the ERP did what it was asked to.
     /// What is not the documented JSON may be a gateway's, and so may its `Date`.
     fn learn<T>(&self, exchange: &Exchange, judged: &Judged<T>, accepted: bool) {
@@ -107,6 +119,7 @@ fn query_failure(call: Call, failure: Failure) -> Judged<Result<Page, QueryFault
         },
         Failure::Unreachable(reason) => QueryFault::Unreachable { call, reason },
         Failure::Lost(reason) => QueryFault::Unusable { call, reason },
+        Failure::TooLong(reason) => QueryFault::TooLong { call, reason },
     };
     Judged::plain(Err(fault))
 }

@@ -13,8 +13,15 @@ use crate::{
     schema::datum::{put_bool, put_bytes, put_decimal, put_len, put_long},
 };
 
-use table::{Column, Kind, Layout, Row, Slot, Table};
+use super::elements::{Elements, MOST_KEPT};
+use table::{Column, Kind, Layout, MOST_UNKNOWN, Row, Table};
 use value::Reading;
+
+pub(super) use table::Outline;
+
+/// Lines of one record at most, those within lines included: an empty one takes three bytes of the
+/// answer and ten times that of memory. Documents of people have some hundreds.
+pub(super) const MOST_LINES: usize = MOST_KEPT;
 
 /// One record of a feed, decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,10 +88,11 @@ pub fn id_field(feed: Feed) -> &'static str {
 /// [`Misfit`] when the id, the number, `modified`, the lines or a decimal does not fit.
 pub fn decode(feed: Feed, edition: Edition, json: &[u8]) -> Result<Record, Misfit> {
     let layout = Layout::of(feed);
-    let row = std::str::from_utf8(json)
-        .ok()
-        .and_then(|json| Row::read(&layout.table, json))
-        .ok_or_else(|| misfit("record", "is not a JSON object"))?;
+    let json = std::str::from_utf8(json).map_err(|fault| {
+        misfit("record", format!("is not UTF-8 from byte {} on", fault.valid_up_to()))
+    })?;
+    let row =
+        Row::read(&layout.table, json).ok_or_else(|| misfit("record", "is not a JSON object"))?;
     let field = |name: &str| layout.table.position(name).and_then(|at| row.get(at));
 
     let id = match field(layout.id).map_or(Reading::Null, value::long) {
@@ -116,7 +124,12 @@ pub fn decode(feed: Feed, edition: Edition, json: &[u8]) -> Result<Record, Misfi
     let return_no = text(layout.return_no);
     let remark = layout.remark.and_then(text);
 
-    let mut writing = Writing { edition, datum: Vec::with_capacity(json.len()), drift: Vec::new() };
+    let mut writing = Writing {
+        edition,
+        datum: Vec::with_capacity(json.len().min(LIKELY_DATUM)),
+        drift: Vec::new(),
+        lines: 0,
+    };
     writing.row(&layout.table, &row).map_err(known)?;
     Ok(Record {
         id,
@@ -134,6 +147,10 @@ fn misfit(field: &str, reason: impl Into<String>) -> Misfit {
     Misfit { id: None, field: field.to_owned(), reason: reason.into() }
 }
 
+/// Bytes of datum for which room is made at first: more than ordinary records take, and little for
+/// one of megabytes that turns out a misfit.
+const LIKELY_DATUM: usize = 4096;
+
 /// More deviations of one record than this are counted no further: they say nothing new.
 const MAX_DRIFT: usize = 100;
 
@@ -142,6 +159,8 @@ struct Writing {
     edition: Edition,
     datum: Vec<u8>,
     drift: Vec<Drift>,
+    /// So far.
+    lines: usize,
 }
 
 /// Whether a column's value has been written.
@@ -156,6 +175,12 @@ enum Written {
 impl Writing {
     /// Writes a row's columns in the order of the schema.
     fn row(&mut self, table: &Table, row: &Row<'_>) -> Result<(), Misfit> {
+        if row.unknown.len() > MOST_UNKNOWN {
+            let field = table.prefix.strip_suffix('.').unwrap_or("record");
+            let reason =
+                format!("has more than {MOST_UNKNOWN} fields that the schema does not know");
+            return Err(misfit(field, reason));
+        }
         let mut extra: BTreeMap<&str, &RawValue> = BTreeMap::new();
         for (name, value) in &row.unknown {
             extra.insert(name, value);
@@ -166,7 +191,7 @@ impl Writing {
                 self.extra(&extra);
                 continue;
             }
-            let value = row.slot(at);
+            let value = row.get(at);
             if value.is_none() && column.edition.is_none_or(|edition| edition == self.edition) {
                 self.note(&table.prefix, &column.name, DriftKind::Missing);
             }
@@ -177,7 +202,7 @@ impl Writing {
             let written = value.map_or(Ok(Written::Null), |value| self.column(column, value))?;
             match (&written, value) {
                 (Written::Yes, _) => continue,
-                (Written::Retyped, Some(Slot::Raw(value))) if column.nullable => {
+                (Written::Retyped, Some(value)) if column.nullable => {
                     extra.insert(&column.name, value);
                     self.note(&table.prefix, &column.name, DriftKind::Retyped);
                 }
@@ -192,12 +217,7 @@ impl Writing {
     }
 
     /// Writes one value; nothing unless it fits.
-    fn column(&mut self, column: &Column, value: &Slot<'_>) -> Result<Written, Misfit> {
-        let value = match (&column.kind, value) {
-            (_, Slot::Raw(value)) => value,
-            (Kind::Lines(table), Slot::Rows(rows)) => return self.lines(table, rows),
-            (_, Slot::Rows(_)) => return Ok(Written::Retyped),
-        };
+    fn column(&mut self, column: &Column, value: &RawValue) -> Result<Written, Misfit> {
         Ok(match &column.kind {
             Kind::Int => match value::long(value) {
                 // Avro's int has 32 bits.
@@ -223,19 +243,31 @@ impl Writing {
                 None => Written::Null,
             },
             Kind::Lines(_) if value.get() == "null" => Written::Null,
-            Kind::Lines(table) => match table::rows(table, value) {
-                Some(rows) => self.lines(table, &rows)?,
-                None => Written::Retyped,
-            },
+            Kind::Lines(table) => self.lines(column, table, value)?,
             // Written by `row`, which knows what goes there.
             Kind::Extra => Written::Yes,
         })
     }
 
-    fn lines(&mut self, table: &Table, rows: &[Row<'_>]) -> Result<Written, Misfit> {
-        if !rows.is_empty() {
-            put_len(&mut self.datum, rows.len());
-            rows.iter().try_for_each(|row| self.row(table, row))?;
+    fn lines(
+        &mut self,
+        column: &Column,
+        table: &Table,
+        value: &RawValue,
+    ) -> Result<Written, Misfit> {
+        let Ok(lines) = serde_json::from_str::<Elements<'_>>(value.get()) else {
+            return Ok(Written::Retyped);
+        };
+        self.lines += lines.count;
+        if self.lines > MOST_LINES {
+            return Err(misfit(&column.path, format!("has more than {MOST_LINES} lines")));
+        }
+        if lines.count > 0 {
+            put_len(&mut self.datum, lines.count);
+        }
+        for line in lines.first {
+            let Some(line) = Row::read(table, line.get()) else { return Ok(Written::Retyped) };
+            self.row(table, &line)?;
         }
         put_long(&mut self.datum, 0);
         Ok(Written::Yes)

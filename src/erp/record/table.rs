@@ -1,23 +1,20 @@
 //! Which field of the ERP's JSON goes where in the datum: read from the schema itself, so that the
 //! two cannot differ.
 
-use std::{
-    borrow::Cow,
-    collections::BTreeMap,
-    fmt,
-    sync::{
-        LazyLock,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{borrow::Cow, collections::BTreeMap, fmt, sync::LazyLock};
 
 use rustc_hash::FxHashMap;
-use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Value, value::RawValue};
 
 use crate::{
     config::{Edition, Feed},
     schema::{Known, catalog, shape},
+};
+
+use super::{
+    super::elements::Elements,
+    value::{self, Reading},
 };
 
 /// The field for what the schema does not know.
@@ -56,10 +53,6 @@ pub(super) struct Table {
     pub(super) columns: Vec<Column>,
     /// Positions by name and by alias.
     positions: FxHashMap<String, usize>,
-    /// By position plus one, which field came behind it last time (the first stands for the
-    /// beginning): the ERP keeps to an order of its own, so that hardly any name has to be looked
-    /// up.
-    followers: Vec<AtomicUsize>,
     /// Empty, or the list the records stand in and a point.
     pub(super) prefix: String,
 }
@@ -109,12 +102,7 @@ impl Table {
 
     /// `text` is the record's own schema: its words say which edition sends a field.
     fn new(node: shape::Node<'_>, text: &Value, prefix: String) -> Self {
-        let mut table = Self {
-            columns: Vec::new(),
-            positions: FxHashMap::default(),
-            followers: Vec::new(),
-            prefix,
-        };
+        let mut table = Self { columns: Vec::new(), positions: FxHashMap::default(), prefix };
         let shape::Shape::Record(id) = node.shape else { return table };
         for field in &node.record(*id).fields {
             let (nullable, inner) = match &field.shape {
@@ -143,27 +131,10 @@ impl Table {
             let edition = edition(written["doc"].as_str().unwrap_or_default());
             table.columns.push(Column { name: field.name.clone(), path, kind, nullable, edition });
         }
-        table.followers.resize_with(table.columns.len() + 1, AtomicUsize::default);
         table
     }
 
-    /// The position of the field `name`, which came behind the one at `before`.
-    fn position_after(&self, before: Option<usize>, name: &str) -> Option<usize> {
-        let follower = self.followers.get(before.map_or(0, |before| before + 1))?;
-        let guess = follower.load(Ordering::Relaxed);
-        if self
-            .columns
-            .get(guess)
-            .is_some_and(|column| column.name == name && !matches!(column.kind, Kind::Extra))
-        {
-            return Some(guess);
-        }
-        let found = self.position(name)?;
-        follower.store(found, Ordering::Relaxed);
-        Some(found)
-    }
-
-    /// The position of a field the connector itself reads.
+    /// The position of a field; `None` for one that the schema does not know.
     pub(super) fn position(&self, name: &str) -> Option<usize> {
         self.positions.get(name).copied()
     }
@@ -228,38 +199,39 @@ fn edition(doc: &str) -> Option<Edition> {
     }
 }
 
-/// A column's value.
-#[derive(Debug)]
-pub(super) enum Slot<'a> {
-    /// As it stands in the JSON.
-    Raw(&'a RawValue),
-    /// An array of objects, read in passing.
-    Rows(Vec<Row<'a>>),
-}
+/// Fields of one object that the schema does not know, at most: each costs many times the bytes of
+/// a short one, and the ERP documents some sixty in all.
+pub(super) const MOST_UNKNOWN: usize = 1000;
 
 /// One JSON object sorted into a table's columns; of repeated keys the last one counts.
 #[derive(Debug)]
 pub(super) struct Row<'a> {
-    slots: Vec<Option<Slot<'a>>>,
+    values: Vec<Option<&'a RawValue>>,
     /// What the schema does not know, in the order of the names: the datum must not depend on the
-    /// ERP's order.
+    /// ERP's order. One more than [`MOST_UNKNOWN`] stands for any number.
     pub(super) unknown: BTreeMap<Cow<'a, str>, &'a RawValue>,
 }
 
-/// Sorts an object into the columns of a table.
-#[derive(Clone, Copy)]
-struct Sort<'t> {
-    table: &'t Table,
-    /// Takes arrays of objects apart where they stand, and fails where one is something else.
-    nested: bool,
-}
+impl<'a> Row<'a> {
+    /// Sorts an object; `None` for anything else.
+    pub(super) fn read(table: &Table, json: &'a str) -> Option<Self> {
+        whole(json.as_bytes(), Sort(table))
+    }
 
-impl<'de> DeserializeSeed<'de> for Sort<'_> {
-    type Value = Row<'de>;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Row<'de>, D::Error> {
-        deserializer.deserialize_map(self)
+    /// The value of a column; `None` when it is missing.
+    pub(super) fn get(&self, position: usize) -> Option<&'a RawValue> {
+        self.values.get(position).copied().flatten()
     }
 }
+
+/// All of a text as one JSON object.
+fn whole<'a, V: Visitor<'a>>(json: &'a [u8], visitor: V) -> Option<V::Value> {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let value = deserializer.deserialize_map(visitor).ok()?;
+    deserializer.end().is_ok().then_some(value)
+}
+
+struct Sort<'t>(&'t Table);
 
 impl<'de> Visitor<'de> for Sort<'_> {
     type Value = Row<'de>;
@@ -267,96 +239,64 @@ impl<'de> Visitor<'de> for Sort<'_> {
         out.write_str("an object")
     }
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Row<'de>, M::Error> {
-        let columns = &self.table.columns;
-        let mut row = Row { slots: Vec::with_capacity(columns.len()), unknown: BTreeMap::new() };
-        row.slots.resize_with(columns.len(), || None);
-        let mut before = None;
-        while let Some(Key(key)) = map.next_key()? {
-            let at = self.table.position_after(before, &key);
-            let column = at.and_then(|at| Some((columns.get(at)?, row.slots.get_mut(at)?)));
-            match column {
-                Some((Column { kind: Kind::Lines(table), .. }, slot)) if self.nested => {
-                    *slot = Some(map.next_value_seed(Items(Sort { table, ..self }))?);
-                }
-                Some((_, slot)) => *slot = Some(Slot::Raw(map.next_value()?)),
+        let mut row = Row { values: vec![None; self.0.columns.len()], unknown: BTreeMap::new() };
+        while let Some((Key(key), value)) = map.next_entry()? {
+            match self.0.position(&key).and_then(|at| row.values.get_mut(at)) {
+                Some(column) => *column = Some(value),
+                None if row.unknown.len() > MOST_UNKNOWN => {}
                 None => {
-                    row.unknown.insert(key, map.next_value()?);
+                    row.unknown.insert(key, value);
                 }
             }
-            before = at;
         }
         Ok(row)
     }
 }
 
-impl<'a> Row<'a> {
-    /// Sorts an object; `None` for anything else.
-    pub(super) fn read(table: &Table, json: &'a str) -> Option<Self> {
-        sorted(table, json, |sort, deserializer| sort.deserialize(deserializer))
-    }
+/// What is seen of a record without decoding it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(in super::super) struct Outline {
+    /// By the decoder's rule.
+    pub(in super::super) id: Option<i64>,
+    pub(in super::super) lines: usize,
+}
 
-    /// What stands in a column; `None` when it is missing.
-    pub(super) fn slot(&self, position: usize) -> Option<&Slot<'a>> {
-        self.slots.get(position)?.as_ref()
-    }
-
-    /// The value of a column that holds no rows; `None` when it is missing.
-    pub(super) fn get(&self, position: usize) -> Option<&'a RawValue> {
-        match self.slot(position)? {
-            Slot::Raw(value) => Some(value),
-            Slot::Rows(_) => None,
-        }
+impl Outline {
+    /// `None` when the record is no JSON object.
+    pub(in super::super) fn of(feed: Feed, json: &[u8]) -> Option<Self> {
+        whole(json, Look(Layout::of(feed)))
     }
 }
 
-/// Every element of a JSON array as an object of `table`; `None` for anything else.
-pub(super) fn rows<'a>(table: &Table, json: &'a RawValue) -> Option<Vec<Row<'a>>> {
-    match sorted(table, json.get(), |sort, deserializer| Items(sort).deserialize(deserializer))? {
-        Slot::Rows(rows) => Some(rows),
-        Slot::Raw(_) => None,
-    }
-}
+struct Look<'l>(&'l Layout);
 
-type Text<'a> = serde_json::Deserializer<serde_json::de::StrRead<'a>>;
-
-/// Reads all of a text. Where something in it is no array of objects and should be, the arrays are
-/// left as they stand, to be read one by one.
-fn sorted<'a, T>(
-    table: &Table,
-    json: &'a str,
-    read: impl Fn(Sort<'_>, &mut Text<'a>) -> serde_json::Result<T>,
-) -> Option<T> {
-    [true, false].into_iter().find_map(|nested| {
-        let mut deserializer = serde_json::Deserializer::from_str(json);
-        let read = read(Sort { table, nested }, &mut deserializer).ok()?;
-        deserializer.end().is_ok().then_some(read)
-    })
-}
-
-/// The elements of an array as objects of a table; `null` is kept as it stands.
-struct Items<'t>(Sort<'t>);
-
-impl<'de> DeserializeSeed<'de> for Items<'_> {
-    type Value = Slot<'de>;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Slot<'de>, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Items<'_> {
-    type Value = Slot<'de>;
+impl<'de> Visitor<'de> for Look<'_> {
+    type Value = Outline;
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("an array of objects")
+        out.write_str("an object")
     }
-    fn visit_unit<E>(self) -> Result<Slot<'de>, E> {
-        Ok(Slot::Raw(RawValue::NULL))
-    }
-    fn visit_seq<S: SeqAccess<'de>>(self, mut items: S) -> Result<Slot<'de>, S::Error> {
-        let mut rows = Vec::new();
-        while let Some(row) = items.next_element_seed(self.0)? {
-            rows.push(row);
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Outline, M::Error> {
+        let table = &self.0.table;
+        let mut outline = Outline::default();
+        while let Some(Key(key)) = map.next_key()? {
+            match table.position(&key).and_then(|at| table.columns.get(at)) {
+                Some(column) if column.name == self.0.id => {
+                    outline.id = match value::long(map.next_value()?) {
+                        Reading::Value(id) => Some(id),
+                        Reading::Null | Reading::Retyped => None,
+                    };
+                }
+                Some(Column { kind: Kind::Lines(_), .. }) => {
+                    let lines: &RawValue = map.next_value()?;
+                    outline.lines =
+                        serde_json::from_str(lines.get()).map_or(0, |Elements { count, .. }| count);
+                }
+                Some(_) | None => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
         }
-        Ok(Slot::Rows(rows))
+        Ok(outline)
     }
 }
 

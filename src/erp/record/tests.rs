@@ -315,6 +315,49 @@ fn only_what_must_fit_makes_a_misfit() {
 }
 
 #[test]
+fn a_record_is_bounded() {
+    let misfit = |changes: Value| outbound(&with(changes)).unwrap_err().to_string();
+    let lines = |count: usize| vec![json!({}); count];
+    assert!(outbound(&with(json!({"details_list": lines(10_000)}))).is_ok());
+    assert_eq!(
+        misfit(json!({"details_list": lines(10_001)})),
+        "details_list has more than 10000 lines"
+    );
+    let within = json!({"position_details_list": lines(9_999)});
+    assert!(outbound(&with(json!({"details_list": [within]}))).is_ok());
+    assert_eq!(
+        misfit(json!({"details_list": [within, {}]})),
+        "details_list.position_details_list has more than 10000 lines"
+    );
+    assert_eq!(
+        misfit(json!({"details_list": [{"position_details_list": lines(10_000)}]})),
+        "details_list.position_details_list has more than 10000 lines"
+    );
+    let fields = |count: usize| -> Value {
+        (0..count)
+            .map(|number| (format!("new_{number}"), json!(1)))
+            .collect::<serde_json::Map<_, _>>()
+            .into()
+    };
+    assert!(outbound(&with(fields(1000))).is_ok());
+    assert_eq!(
+        misfit(fields(1001)),
+        "record has more than 1000 fields that the schema does not know"
+    );
+    assert_eq!(
+        misfit(json!({"details_list": [fields(1001)]})),
+        "details_list has more than 1000 fields that the schema does not know"
+    );
+}
+
+#[test]
+fn a_broken_byte_makes_a_misfit() {
+    let json = b"{\"stockout_id\":1,\"order_no\":\"a\",\"modified\":1,\"details_list\":[],\"remark\":\"\xe7\xa0\"}";
+    let misfit = decode(Feed::ReturnOutbounds, Edition::Flagship, json).unwrap_err();
+    assert_eq!(misfit.to_string(), "record is not UTF-8 from byte 73 on");
+}
+
+#[test]
 fn numbers_never_pass_through_a_float() {
     let text = r#"{"stockout_id":"9007199254740993","order_no":"a","modified":1,"goods_count":123456789012345.6789,"details_list":[]}"#;
     let record = decode(Feed::ReturnOutbounds, Edition::Enterprise, text.as_bytes()).unwrap();
