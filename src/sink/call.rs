@@ -207,10 +207,10 @@ pub(super) fn created_between(start: Timestamp, end: Timestamp) -> Selection {
     }
 }
 
-/// One page of orders; the first with the count.
+/// One page of orders; the first with the count, without which nobody knows whether these are all.
 ///
 /// # Errors
-/// Why the ERP could not be asked, as a sentence.
+/// Why the ERP could not be asked, or did not count, as a sentence.
 pub(super) async fn page_of(
     erp: &Erp,
     selection: &Selection,
@@ -219,7 +219,12 @@ pub(super) async fn page_of(
 ) -> Result<Page, String> {
     let permit = erp.quota().acquire(Call::QueryOutbounds, Class::Lookup).await;
     let request = PageRequest { page_no, page_size: PAGE_SIZE, count: page_no == 0 };
-    erp.query(permit, selection, request, timeout).await.map_err(|fault| fault.to_string())
+    let page =
+        erp.query(permit, selection, request, timeout).await.map_err(|fault| fault.to_string())?;
+    if request.count && page.total_count.is_none() {
+        return Err("the ERP sent no total_count with the first page of a lookup".into());
+    }
+    Ok(page)
 }
 
 /// All pages of a set that only grows, of at most `most` orders: distinct ids must reach the count,
@@ -242,8 +247,6 @@ pub(super) async fn orders(
             if count > most {
                 return Err(format!("{count} orders are too many to be read"));
             }
-        } else if page_no == 0 {
-            return Err("the ERP sent no total_count with the first page of a lookup".into());
         }
         for row in &page.rows {
             let head = OutboundHead::read(&row.json)?;

@@ -30,7 +30,7 @@ use crate::{
 /// which 80 MB are the program itself.
 const MOST_MEMORY: u64 = 256 * 1024;
 
-fn assert_small(connector: &Connector) {
+pub fn assert_small(connector: &Connector) {
     let peak = connector.memory("VmHWM");
     crate::parts::say(&format!("peak memory: {} MB", peak / 1024));
     assert!(peak < MOST_MEMORY, "{} MB", peak / 1024);

@@ -42,6 +42,7 @@ mod log_fields;
 mod lost_logs;
 mod membership;
 mod misplaced;
+mod odd_answers;
 mod operate;
 mod orphans;
 mod ownership;

@@ -19,6 +19,7 @@ pub mod proxy;
 pub mod raw_member;
 pub mod raw_producer;
 pub mod records;
+pub mod rewriter;
 pub mod rig;
 pub mod tls;
 pub mod topics;
