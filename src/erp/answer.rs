@@ -126,7 +126,7 @@ struct Sent<'a> {
     #[serde(borrow, default)]
     message: Option<&'a RawValue>,
     /// Also where it is null.
-    #[serde(borrow, default, deserialize_with = "sent")]
+    #[serde(borrow, default, deserialize_with = "with_null")]
     data: Option<&'a RawValue>,
     #[serde(borrow, default)]
     total_count: Option<&'a RawValue>,
@@ -134,7 +134,7 @@ struct Sent<'a> {
     stockout_list: Option<&'a RawValue>,
 }
 
-fn sent<'de: 'a, 'a, D: Deserializer<'de>>(
+fn with_null<'de: 'a, 'a, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<&'a RawValue>, D::Error> {
     Deserialize::deserialize(deserializer).map(Some)
