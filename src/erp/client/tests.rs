@@ -420,7 +420,7 @@ async fn only_answers_of_the_erp_teach_its_clock() {
         ("429 Too Many Requests", "", false),
         ("200 OK", "<html>maintenance</html>", false),
         ("200 OK", r#"{"error":"upstream","message":"no healthy upstream"}"#, false),
-        ("200 OK", r#"{"status":0,"data":{}}"#, false),
+        ("200 OK", r#"{"status":0,"data":7}"#, false),
         ("200 OK", page, true),
         ("200 OK", r#"{"status":7,"message":"timestamp"}"#, true),
         ("200 OK", r#"{"status":4711,"message":"of a later version"}"#, true),
