@@ -31,7 +31,11 @@ Fault rules are target:fault=chance, divided by commas.
            the ERP's own failures: database applied_database other no_status
            later: slow(100ms) slow(100ms..2s) delayed_apply(2s) late(5s)
            data: strip_remark rewrite_remark modify(2) ignore_page hide_warehouse(1001) stale(10m) stale(2026-01-31 10:00:00)
-             (the last three also with ,with_status or ,without_status before the bracket); bom";
+             (the last three also with ,with_status or ,without_status before the bracket); bom
+           pages of a window, one of these an answer: withhold withhold_double short_page(7) neighbour_page
+             count_off(-1) count_off(1) broken_character raw_newline (also with a record's number in brackets)
+             empty_form(FORM): data_array data_object data_null data_absent order_object order_null order_absent
+           (no read meets two low counts, or one beside a row that is withheld: that cannot be recognised)";
 
 /// Runs a stand-in for the ERP: both editions over HTTP, with its checks and quota, a ledger, and
 /// scripted faults.
@@ -80,6 +84,12 @@ pub(super) struct SimulateArgs {
     /// The order in which queries page: id_asc, id_desc, modified_asc, modified_desc or shuffled
     #[arg(long, default_value = "id_asc", value_parser = parse_order, value_name = "ORDER")]
     pub page_order: PageOrder,
+    /// With modified_asc and modified_desc: rows of equal modified in another order on every query
+    #[arg(long)]
+    pub shuffle_equal: bool,
+    /// Most rows of a page, whatever was asked for, without a word; 0 for no limit
+    #[arg(long, default_value_t = 0, value_name = "ROWS")]
+    pub page_cap: u64,
     /// How far the ERP's clock runs ahead of this machine's, in milliseconds; negative: behind
     #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_name = "MILLISECONDS")]
     pub clock_offset: i64,
@@ -129,6 +139,8 @@ pub(super) async fn run(args: SimulateArgs) -> anyhow::Result<()> {
         max_concurrent: (args.max_concurrent > 0).then_some(args.max_concurrent),
         auto_returns: args.auto_returns,
         page_order: args.page_order,
+        shuffle_equal: args.shuffle_equal,
+        page_cap: (args.page_cap > 0).then_some(args.page_cap),
         clock_offset_ms: args.clock_offset,
         modifications_per_second: args.modifications,
         faults: args.faults.into_iter().flat_map(|faults| faults.0).collect(),
@@ -183,8 +195,9 @@ mod tests {
             Line::try_parse_from(std::iter::once("simulate").chain(text.split(' ')))
                 .map(|line| line.simulate)
         };
-        let args = read("--latency 50ms --auto-returns --faults createOrder:refuse(100,a,b)=0.02,query:slow(1ms..2s)=3x --clock-offset -5")
+        let args = read("--latency 50ms --auto-returns --faults createOrder:refuse(100,a,b)=0.02,query:slow(1ms..2s)=3x --clock-offset -5 --shuffle-equal --page-cap 50")
             .unwrap();
+        assert_eq!((args.shuffle_equal, args.page_cap), (true, 50));
         assert_eq!(
             (args.latency, args.faults[0].0.len(), args.clock_offset),
             (Duration::from_millis(50), 2, -5)

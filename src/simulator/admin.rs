@@ -3,7 +3,7 @@
 //!
 //! | request | body or query | answer |
 //! |---|---|---|
-//! | `GET /admin/summary` | | [`Summary`](super::ledger::Summary): orders, markers, duplicates, calls, refusals |
+//! | `GET /admin/summary` | | [`Summary`](super::ledger::Summary): orders, markers, duplicates, calls, refusals, faults that struck |
 //! | `GET /admin/counters` | | [`Counts`](super::ledger::Counts) by call |
 //! | `GET /admin/requests` | `?after=SEQ&limit=N` | the last requests: `seq, call, at_ms, applied, answered, end` |
 //! | `GET /admin/orders` | `?return_no=` | [`Order`](super::ledger::Order)s that requests made |
@@ -16,7 +16,7 @@
 //! | `GET /admin/faults` | | the rules and how often each struck |
 //! | `POST /admin/faults` | `{"rules":"createOrder:applied_timeout=3x","replace":false}` | the rules |
 //! | `DELETE /admin/faults` | | the (empty) rules |
-//! | `POST /admin/settings` | [`Adjust`]: `latency_ms, clock_offset_ms, quota_per_minute, quota_by_account, page_order, outage, …` | `{}` |
+//! | `POST /admin/settings` | [`Adjust`]: `latency_ms, clock_offset_ms, quota_per_minute, quota_by_account, page_order, shuffle_equal, page_cap, unpermitted_warehouses, new_records, late_records, outage, …` | `{}` |
 //!
 //! Anything wrong is answered with 400 and `{"error":"one sentence"}`, or 404.
 

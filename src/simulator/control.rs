@@ -80,6 +80,8 @@ impl Control {
         let mut summary = Summary {
             purchase_returns: state.returns.len() as u64,
             outbounds: state.outbounds.len() as u64,
+            modifications: state.background.done,
+            faults: state.mischief.struck(),
             not_visible_yet: (state.returns.pending() + state.outbounds.pending()) as u64,
             ..Summary::default()
         };

@@ -95,6 +95,10 @@ pub(crate) struct Summary {
     pub purchase_returns: u64,
     /// All outbound orders, seeded ones included.
     pub outbounds: u64,
+    /// Records that somebody in the background has modified or made.
+    pub modifications: u64,
+    /// How often each fault has struck, spent and forgotten rules included.
+    pub faults: BTreeMap<String, u64>,
     /// Changes that no query sees yet.
     pub not_visible_yet: u64,
 }

@@ -27,20 +27,36 @@
 //! | `bom` | a byte order mark (EF BB BF) stands before the answer |
 //! | `hide_warehouse(NO)` | the query leaves out records of this warehouse |
 //! | `stale(MOMENT)` | the query leaves out records created after `yyyy-MM-dd HH:mm:ss` (Beijing), or within the last so long (`10m`), as a replica that lags |
+//! | `withhold`, `withhold_double` | one row of the page is left out; its neighbour stands twice |
+//! | `short_page(N)` | a page that is not the last has `N` rows |
+//! | `neighbour_page` | the rows of the next page, for the last page of the one before |
+//! | `count_off(N)` | the count is off by `N`, such as -1 or 1 |
+//! | `empty_form(FORM)` | an answer without rows is written in this form: `data_array`, `data_object`, `data_null`, `data_absent`, `order_object`, `order_null`, `order_absent` |
+//! | `broken_character`, `raw_newline` | the remark of one record holds half a character (E7 A0), or a line feed as it is; `(NUMBER)` says which record |
 //! | `sid`, `signature`, `permission`, `warehouse_access`, `ip`, `clock`, `version`, `second_factor` | misconfigured: the ERP's answer to it |
 //! | `database`, `other`, `applied_database` | codes 4 and 99, and 4 after it was executed |
 //! | `no_status` | an error without `status` |
 //!
+//! The faults from `withhold` to `raw_newline` meet queries over a window, one an answer, and count
+//! only answers that can show them. A read whose count is too low *and* that lacks a row cannot be
+//! told from a good one. So once a rule of low counts was added, each selection (window, statuses,
+//! filters) is by the seed one whose counts may be too low or one whose rows may be withheld and
+//! shuffled; a low count never takes away a page, and is followed by [`BETWEEN_LOW_COUNTS`] counts of
+//! that selection that are not too low.
+//!
 //! A text may hold commas, and brackets in pairs. `hide_warehouse(NO,with_status)` and
 //! `stale(MOMENT,without_status)` strike only queries that ask for statuses, or for none.
 
-use std::{str::FromStr, time::Duration};
+use std::{collections::BTreeMap, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     Call,
+    page::{Found, PageFault, number_of},
+    query::Query,
     rng::{Rng, mix},
+    table::Selection,
     time::{parse_beijing, parse_span, span_ms},
 };
 
@@ -182,6 +198,7 @@ pub(crate) enum Fault {
     Created(i64, String),
     Bom,
     Hide(Hidden, Asking),
+    Page(PageFault),
 }
 
 impl FromStr for Fault {
@@ -297,9 +314,9 @@ impl FromStr for Fault {
             "applied_database" => applied(End::Refusal(Refusal::Database)),
             "other" => refusal(Refusal::Other),
             "no_status" => refusal(Refusal::NoStatus),
-            other => {
-                Err(format!("\"{other}\" is no fault; `wdt-connector simulate --help` lists them"))
-            }
+            other => PageFault::read(other, argument)?.map(Self::Page).ok_or_else(|| {
+                format!("\"{other}\" is no fault; `wdt-connector simulate --help` lists them")
+            }),
         }
     }
 }
@@ -319,6 +336,8 @@ pub(crate) enum Chance {
 pub(crate) struct Rule {
     /// As it was written.
     pub text: String,
+    /// The part of it that names the fault.
+    pub name: String,
     pub target: Target,
     pub fault: Fault,
     pub chance: Chance,
@@ -351,6 +370,7 @@ impl FromStr for Rule {
         };
         Ok(Self {
             text: text.trim().to_owned(),
+            name: fault.trim().to_owned(),
             target: target.parse()?,
             fault: fault.parse()?,
             chance,
@@ -418,6 +438,36 @@ struct Armed {
     struck: u64,
 }
 
+impl Armed {
+    /// Whether the rule strikes. `met`: the request has met one of its kind, so that a counted rule
+    /// waits for the next.
+    fn strikes(&mut self, met: bool) -> bool {
+        let strikes = match &mut self.rule.chance {
+            Chance::At(place @ 2..) => {
+                *place -= 1;
+                false
+            }
+            chance @ Chance::At(_) => {
+                if !met {
+                    *chance = Chance::Next(0);
+                }
+                !met
+            }
+            Chance::Probability(probability) => self.rng.chance(*probability) && !met,
+            Chance::Next(0) => false,
+            Chance::Next(left) => {
+                *left -= u32::from(!met);
+                !met
+            }
+        };
+        self.struck += u64::from(strikes);
+        strikes
+    }
+}
+
+/// Counts of a selection between two that are too low: one read asks for two of them.
+const BETWEEN_LOW_COUNTS: u32 = 4;
+
 /// The script and its chance; each rule draws from a stream of its own, so that one does not shift
 /// another's.
 #[derive(Debug)]
@@ -425,6 +475,12 @@ pub(super) struct Mischief {
     seed: u64,
     armed: Vec<Armed>,
     added: u64,
+    /// How often each fault has struck, by its name.
+    struck: BTreeMap<String, u64>,
+    /// A rule of low counts was added at some time: a read that is under way may have met it.
+    low_counts: bool,
+    /// Selections that met a low count, and how many counts they have yet to meet before the next.
+    resting: BTreeMap<u64, u32>,
 }
 
 /// A rule as the admin API lists it.
@@ -449,12 +505,20 @@ pub(super) struct Script {
 
 impl Mischief {
     pub(super) fn new(seed: u64) -> Self {
-        Self { seed, armed: Vec::new(), added: 0 }
+        Self {
+            seed,
+            armed: Vec::new(),
+            added: 0,
+            struck: BTreeMap::new(),
+            low_counts: false,
+            resting: BTreeMap::new(),
+        }
     }
 
     pub(super) fn add(&mut self, rules: Vec<Rule>) {
         for rule in rules {
             self.added += 1;
+            self.low_counts |= matches!(&rule.fault, Fault::Page(fault) if fault.counts_low());
             self.armed.push(Armed { rule, rng: Rng::new(self.seed ^ mix(self.added)), struck: 0 });
         }
     }
@@ -485,34 +549,15 @@ impl Mischief {
         let mut plan = Plan::default();
         let mut ended = false;
         for armed in self.armed.iter_mut().filter(|armed| armed.rule.target.meets(call)) {
-            let ends = matches!(armed.rule.fault, Fault::End { .. });
-            // A counted rule behind one that ended this request waits for the next.
-            let strikes = match &mut armed.rule.chance {
-                Chance::At(place @ 2..) => {
-                    *place -= 1;
-                    false
-                }
-                chance @ Chance::At(_) => {
-                    let free = !(ends && ended);
-                    if free {
-                        *chance = Chance::Next(0);
-                    }
-                    free
-                }
-                Chance::Probability(probability) => {
-                    armed.rng.chance(*probability) && !(ends && ended)
-                }
-                Chance::Next(0) => false,
-                Chance::Next(left) => {
-                    let free = !(ends && ended);
-                    *left -= u32::from(free);
-                    free
-                }
-            };
-            if !strikes {
+            // Decided when the page is known.
+            if matches!(armed.rule.fault, Fault::Page(_)) {
                 continue;
             }
-            armed.struck += 1;
+            let ends = matches!(armed.rule.fault, Fault::End { .. });
+            if !armed.strikes(ends && ended) {
+                continue;
+            }
+            *self.struck.entry(armed.rule.name.clone()).or_default() += 1;
             ended |= ends;
             match &armed.rule.fault {
                 Fault::End { end, applied } => (plan.end, plan.applied) = (end.clone(), *applied),
@@ -528,10 +573,53 @@ impl Mischief {
                 Fault::Created(status, text) => plan.created = Some((*status, text.clone())),
                 Fault::Bom => plan.bom = true,
                 Fault::Hide(hidden, asking) => plan.hidden.push((hidden.clone(), *asking)),
+                Fault::Page(_) => {}
             }
         }
         self.armed.retain(|armed| armed.rule.chance != Chance::Next(0));
         plan
+    }
+
+    /// How often each fault has struck.
+    pub(super) fn struck(&self) -> BTreeMap<String, u64> {
+        self.struck.clone()
+    }
+
+    /// Whether counts of this selection may be too low, and none of its rows is withheld or shuffled.
+    pub(super) fn takes_low_counts(&self, call: Call, selection: &Selection) -> bool {
+        self.low_counts && mix(self.seed ^ number_of(call, selection)) & 1 == 1
+    }
+
+    /// What the page of a query over a window meets, and the chance that decides about its row. The
+    /// first rule that strikes wins.
+    pub(super) fn draw_page(&mut self, query: &Query, found: &Found) -> Option<(PageFault, u64)> {
+        let low_counts = self.takes_low_counts(query.call, &query.selection);
+        let number = if low_counts { number_of(query.call, &query.selection) } else { 0 };
+        let rests = self.resting.contains_key(&number);
+        let mut drawn = None;
+        for armed in self.armed.iter_mut().filter(|armed| armed.rule.target.meets(query.call)) {
+            let Fault::Page(fault) = &armed.rule.fault else { continue };
+            if !fault.fits(query, found, low_counts) || fault.counts_low() && rests {
+                continue;
+            }
+            let fault = fault.clone();
+            if armed.strikes(drawn.is_some()) {
+                *self.struck.entry(armed.rule.name.clone()).or_default() += 1;
+                drawn = Some((fault, armed.rng.next()));
+            }
+        }
+        self.armed.retain(|armed| armed.rule.chance != Chance::Next(0));
+        if drawn.as_ref().is_some_and(|(fault, _)| fault.counts_low()) {
+            self.resting.insert(number, BETWEEN_LOW_COUNTS);
+        } else if query.total
+            && let Some(left) = self.resting.get_mut(&number)
+        {
+            *left -= 1;
+            if *left == 0 {
+                self.resting.remove(&number);
+            }
+        }
+        drawn
     }
 }
 
@@ -558,6 +646,11 @@ mod tests {
             rules[2].fault,
             Fault::Hide(Hidden::Warehouse("1001".to_owned()), Asking::Either)
         );
+        let rules = parse_rules("query:count_off(-1)=0.1,query:broken_character(CK1)=1x").unwrap();
+        assert_eq!(rules[0].fault, Fault::Page(PageFault::CountOff(-1)));
+        assert_eq!(rules[0].name, "count_off(-1)");
+        let broken = PageFault::Broken(&[0xe7, 0xa0], Some("CK1".to_owned()));
+        assert_eq!(rules[1].fault, Fault::Page(broken));
         for wrong in [
             "createOrder:refuse=1",
             "createOrder:refuse(nothing,x)=1",
@@ -572,6 +665,9 @@ mod tests {
             "all:late=1",
             "all:late(2s=1",
             "all:5xx=@0",
+            "query:short_page=1",
+            "query:count_off(0)=1",
+            "query:empty_form(odd)=1",
         ] {
             let text = parse_rules(wrong).unwrap_err();
             assert!(text.contains('"'), "{wrong}: {text}");

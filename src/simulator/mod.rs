@@ -19,6 +19,7 @@ mod door;
 pub mod fuzz;
 mod ledger;
 mod mischief;
+mod page;
 mod query;
 mod quota;
 mod record;
@@ -150,6 +151,10 @@ pub(crate) struct SimulatorConfig {
     /// `createOrder` accepts returns, warehouses and SKUs that do not exist.
     pub auto_returns: bool,
     pub page_order: PageOrder,
+    /// Rows of equal `modified` come in another order on every query that sorts by it.
+    pub shuffle_equal: bool,
+    /// Most rows of a page, whatever was asked for; `None`: as many as were.
+    pub page_cap: Option<u64>,
     pub clock_offset_ms: i64,
     /// Records modified a second by somebody in the background.
     pub modifications_per_second: f64,
@@ -175,6 +180,8 @@ impl Default for SimulatorConfig {
             max_concurrent: None,
             auto_returns: false,
             page_order: PageOrder::IdAsc,
+            shuffle_equal: false,
+            page_cap: None,
             clock_offset_ms: 0,
             modifications_per_second: 0.0,
             faults: Vec::new(),

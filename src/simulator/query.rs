@@ -1,10 +1,13 @@
 //! The three queries: parameters, the ERP's checks in its words, and a page as it answers it.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 
 use super::{
     Call,
     mischief::{Asking, Hidden},
+    page::Found,
     record::Edition,
     render,
     reply::Refused,
@@ -245,36 +248,53 @@ impl Query {
         }
     }
 
+    /// Whether it asks for a window, not for a number.
+    pub(super) fn over_window(&self) -> bool {
+        matches!(self.selection.over, Over::Modified(..) | Over::Created(..) | Over::Shipped(..))
+    }
+
+    /// Whether its page is the last one of so many records.
+    pub(super) fn is_last_of(&self, records: u64) -> bool {
+        self.page_no.saturating_add(1).saturating_mul(self.page_size) >= records
+    }
+
+    /// Its page. `steady`: rows of equal `modified` keep their order.
+    pub(super) fn find(&self, state: &mut State, steady: bool) -> Found {
+        let written = |write: &dyn Fn(&mut String)| {
+            let mut row = String::with_capacity(2048);
+            write(&mut row);
+            row.into_bytes()
+        };
+        let (page_no, page_size) = (self.page_no, self.page_size);
+        if self.call == Call::PurchaseReturns {
+            let page = state.returns.page(&self.selection, page_no, page_size, steady);
+            let render = |row: &Arc<_>| written(&|out| render::purchase_return(out, row));
+            let rows = page.rows.iter().map(render).collect();
+            Found { count: page.count, paged: page.paged, rows }
+        } else {
+            let edition = self.call.edition();
+            let page = state.outbounds.page(&self.selection, page_no, page_size, steady);
+            let render = |row: &Arc<_>| written(&|out| render::outbound(out, row, edition));
+            let rows = page.rows.iter().map(render).collect();
+            Found { count: page.count, paged: page.paged, rows }
+        }
+    }
+
+    /// The count's field with a comma behind it, where it was asked for.
+    pub(super) fn total_field(&self, found: &Found) -> String {
+        if self.total { format!("\"total_count\":{},", found.count) } else { String::new() }
+    }
+
     /// The answer's body.
-    pub(super) fn run(&self, state: &mut State) -> String {
-        let mut rows = String::with_capacity(64 * 1024);
-        let mut count = 0;
-        let separate = |rows: &mut String| {
-            if !rows.is_empty() {
-                rows.push(',');
+    pub(super) fn answer(&self, found: &Found) -> Vec<u8> {
+        let total = self.total_field(found);
+        let (head, tail) = match self.call.edition() {
+            Edition::Flagship => (format!("{{\"status\":0,\"data\":{{{total}\"order\":["), "]}}"),
+            Edition::Enterprise => {
+                let head = "{\"code\":0,\"message\":\"succeed\",";
+                (format!("{head}{total}\"stockout_list\":["), "]}")
             }
         };
-        if self.call == Call::PurchaseReturns {
-            let (total, page) = state.returns.page(&self.selection, self.page_no, self.page_size);
-            count = count.max(total);
-            for record in page {
-                separate(&mut rows);
-                render::purchase_return(&mut rows, &record);
-            }
-        } else {
-            let (total, page) = state.outbounds.page(&self.selection, self.page_no, self.page_size);
-            count = count.max(total);
-            for record in page {
-                separate(&mut rows);
-                render::outbound(&mut rows, &record, self.call.edition());
-            }
-        }
-        let total = if self.total { format!("\"total_count\":{count},") } else { String::new() };
-        match self.call.edition() {
-            Edition::Flagship => format!("{{\"status\":0,\"data\":{{{total}\"order\":[{rows}]}}}}"),
-            Edition::Enterprise => {
-                format!("{{\"code\":0,\"message\":\"succeed\",{total}\"stockout_list\":[{rows}]}}")
-            }
-        }
+        [head.as_bytes(), &found.rows.join(&b','), tail.as_bytes()].concat()
     }
 }

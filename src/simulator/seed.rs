@@ -57,7 +57,7 @@ fn of<T: Copy + Default>(items: &[T], seed: u64) -> T {
 }
 
 /// A number that depends on a text alone (FNV-1a).
-fn fold(text: &str) -> u64 {
+pub(super) fn fold(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })

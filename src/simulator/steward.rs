@@ -27,7 +27,17 @@ impl World {
                 (Kind::Outbounds, FIRST_OUTBOUND, at - returns)
             };
             let id = first.saturating_add(u32::try_from(at).unwrap_or(u32::MAX));
-            state.touch(kind, id, now, at_ms);
+            let background = state.background;
+            // Nothing is drawn for what cannot happen: a seed gives the same modifications as ever.
+            let mut meets = |share: f64| share > 0.0 && state.rng.chance(share);
+            let (new, late) = (meets(background.new_records), meets(background.late_records));
+            let late_ms = late.then(|| 1 + state.rng.below(background.late_records_ms));
+            let done = if new {
+                state.make(kind, id, now, at_ms, late_ms)
+            } else {
+                state.touch(kind, id, now, at_ms, late_ms)
+            };
+            state.background.done += u64::from(done);
         }
     }
 
@@ -125,6 +135,17 @@ impl World {
             state.returns.set_order(order);
             state.outbounds.set_order(order);
         }
+        if let Some(shuffle) = adjust.shuffle_equal {
+            state.returns.shuffle_equal(shuffle);
+            state.outbounds.shuffle_equal(shuffle);
+        }
+        if let Some(cap) = adjust.page_cap {
+            state.page_cap = (cap > 0).then_some(cap);
+        }
+        let background = &mut state.background;
+        background.new_records = adjust.new_records.unwrap_or(background.new_records);
+        background.late_records = adjust.late_records.unwrap_or(background.late_records);
+        background.late_records_ms = adjust.late_records_ms.unwrap_or(background.late_records_ms);
         state.visibility_ms = adjust.visibility_ms.or(state.visibility_ms);
         state.auto_returns = adjust.auto_returns.unwrap_or(state.auto_returns);
         state.warehouses.extend(adjust.add_warehouses.iter().cloned());
@@ -136,6 +157,15 @@ impl World {
             let hidden: HashSet<String> = hidden.iter().cloned().collect();
             state.returns.hide_warehouses(hidden.clone());
             state.outbounds.hide_warehouses(hidden);
+        }
+        if let Some(unpermitted) = &adjust.unpermitted_warehouses {
+            let unpermitted: HashSet<String> = unpermitted.iter().cloned().collect();
+            state.returns.withhold_warehouses(unpermitted.clone());
+            state.outbounds.withhold_warehouses(unpermitted);
+        }
+        if let Some(after) = adjust.unpermitted_after_limit {
+            state.returns.withhold_after_limit(after);
+            state.outbounds.withhold_after_limit(after);
         }
         if let Some(batches) = &adjust.disabled_batches {
             state.disabled_batches = batches.iter().cloned().collect();

@@ -69,6 +69,13 @@ pub(super) struct Table<R> {
     order: PageOrder,
     seed: u64,
     hidden_warehouses: HashSet<String>,
+    /// Records of these are counted and never shown.
+    unpermitted_warehouses: HashSet<String>,
+    /// They are left out of the page that was cut, not before it is cut.
+    unpermitted_after_limit: bool,
+    shuffle_equal: bool,
+    /// Goes up with every query whose equal rows are shuffled.
+    shuffles: u64,
     /// Goes up with everything that may change a result.
     version: u64,
     results: VecDeque<(Selection, u64, Arc<[u32]>)>,
@@ -90,6 +97,10 @@ impl<R: Row> Table<R> {
             order,
             seed,
             hidden_warehouses: HashSet::new(),
+            unpermitted_warehouses: HashSet::new(),
+            unpermitted_after_limit: false,
+            shuffle_equal: false,
+            shuffles: 0,
             version: 0,
             results: VecDeque::new(),
         }
@@ -134,6 +145,23 @@ impl<R: Row> Table<R> {
     pub(super) fn hide_warehouses(&mut self, hidden: HashSet<String>) {
         self.hidden_warehouses = hidden;
         self.version += 1;
+    }
+
+    /// Records of these warehouses are counted and never shown, as by an ERP that checks rights only
+    /// when it writes the rows.
+    pub(super) fn withhold_warehouses(&mut self, unpermitted: HashSet<String>) {
+        self.unpermitted_warehouses = unpermitted;
+    }
+
+    /// Whether the rows of these warehouses are left out of the page that was cut (it is short), or
+    /// before it is cut (the last one is).
+    pub(super) fn withhold_after_limit(&mut self, after: bool) {
+        self.unpermitted_after_limit = after;
+    }
+
+    /// Whether rows of equal `modified` come in another order on every query that sorts by it.
+    pub(super) fn shuffle_equal(&mut self, shuffle: bool) {
+        self.shuffle_equal = shuffle;
     }
 
     /// Stores a new record (its id is [`Self::next_id`]) or a later revision; queries see it from
@@ -281,18 +309,58 @@ impl<R: Row> Table<R> {
         ids
     }
 
-    /// One page of a query and how many records it finds in all.
+    fn permitted(&self, row: &R) -> bool {
+        !self.unpermitted_warehouses.contains(row.warehouse_no())
+    }
+
+    /// The same ids, those of equal `modified` in an order that no other query has.
+    fn shuffled(&mut self, ids: &[u32]) -> Vec<u32> {
+        self.shuffles += 1;
+        let modified = |id: &u32| self.shown(*id).map(|row| row.modified());
+        let salt = mix(self.seed ^ mix(self.shuffles));
+        let mut shuffled = Vec::with_capacity(ids.len());
+        for equal in ids.chunk_by(|one, other| modified(one) == modified(other)) {
+            let begun = shuffled.len();
+            shuffled.extend_from_slice(equal);
+            if let Some(equal) = shuffled.get_mut(begun..) {
+                equal.sort_unstable_by_key(|id| mix(salt ^ u64::from(*id)));
+            }
+        }
+        shuffled
+    }
+
+    /// One page of a query. `steady`: rows of equal `modified` keep their order.
     pub(super) fn page(
         &mut self,
         selection: &Selection,
         page_no: u64,
         page_size: u64,
-    ) -> (usize, Vec<Arc<R>>) {
-        let ids = self.select(selection);
+        steady: bool,
+    ) -> Page<R> {
+        let mut ids = self.select(selection);
+        let count = ids.len() as u64;
+        let sorted = matches!(self.order, PageOrder::ModifiedAsc | PageOrder::ModifiedDesc);
+        if self.shuffle_equal && sorted && !steady {
+            ids = self.shuffled(&ids).into();
+        }
+        if !self.unpermitted_warehouses.is_empty() && !self.unpermitted_after_limit {
+            let permitted = |id: &u32| self.shown(*id).is_some_and(|row| self.permitted(row));
+            ids = ids.iter().copied().filter(permitted).collect();
+        }
         let skip = usize::try_from(page_no.saturating_mul(page_size)).unwrap_or(usize::MAX);
         let take = usize::try_from(page_size).unwrap_or(usize::MAX);
-        let rows =
-            ids.iter().skip(skip).take(take).filter_map(|id| self.shown(*id).cloned()).collect();
-        (ids.len(), rows)
+        let page = ids.iter().skip(skip).take(take).filter_map(|id| self.shown(*id));
+        let rows = page.filter(|row| self.permitted(row)).cloned().collect();
+        Page { count, paged: ids.len() as u64, rows }
     }
+}
+
+/// One page of a query.
+#[derive(Debug)]
+pub(super) struct Page<R> {
+    /// Records in all, those that are not shown as well.
+    pub count: u64,
+    /// Records that are divided into pages.
+    pub paged: u64,
+    pub rows: Vec<Arc<R>>,
 }

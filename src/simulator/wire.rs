@@ -266,7 +266,7 @@ impl Server {
         let (open, text) = if plan.applied {
             self.execute(open, plan.clone(), parameters, body).await?
         } else {
-            (open, String::new())
+            (open, Vec::new())
         };
         if !plan.slow.is_zero() {
             sleep(plan.slow).await;
@@ -281,7 +281,7 @@ impl Server {
         plan: Plan,
         parameters: Parameters,
         body: Bytes,
-    ) -> Result<(Open, String), Cut> {
+    ) -> Result<(Open, Vec<u8>), Cut> {
         let Some(delay) = plan.apply_after else {
             let text = self.world.execute(&mut open, &plan, &parameters, &body);
             return Ok((open, text));
@@ -307,14 +307,14 @@ impl Server {
         mut open: Open,
         plan: Plan,
         call: super::Call,
-        text: String,
+        mut text: Vec<u8>,
         cut: &AtomicBool,
     ) -> Result<Response<Sent>, Cut> {
-        let mark = if plan.bom { "\u{feff}" } else { "" };
+        let mark: &[u8] = if plan.bom { &[0xef, 0xbb, 0xbf] } else { &[] };
         let response = match plan.end {
             End::Answer => {
                 open.answered("answer", true);
-                self.answer(200, mark.to_owned() + &text)
+                self.answer(200, [mark, &text].concat())
             }
             End::Hold => {
                 open.unanswered("held");
@@ -336,8 +336,8 @@ impl Server {
             }
             End::Truncated => {
                 open.answered("truncated", false);
-                let half: String = text.chars().take(text.chars().count() / 2).collect();
-                self.respond(200, Sent::Truncated(Some(half.into())))
+                text.truncate(text.len() / 2);
+                self.respond(200, Sent::Truncated(Some(text.into())))
             }
             End::Flood(bytes) => {
                 open.answered("flood", false);
@@ -353,13 +353,13 @@ impl Server {
             }
             End::Refusal(refusal) => {
                 open.answered("refusal", false);
-                self.answer(200, mark.to_owned() + &reply::scripted(refusal, call))
+                self.answer(200, [mark, reply::scripted(refusal, call).as_bytes()].concat())
             }
         };
         Ok(response)
     }
 
-    fn answer(&self, status: u16, text: String) -> Response<Sent> {
+    fn answer(&self, status: u16, text: impl Into<Bytes>) -> Response<Sent> {
         self.respond(status, Sent::Whole(Some(text.into())))
     }
 

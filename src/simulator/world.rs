@@ -13,13 +13,13 @@ use super::{
     Call, SimulatorConfig,
     create::{self, Doing},
     ledger::Ledger,
-    mischief::{Mischief, Plan},
+    mischief::{End, Mischief, Plan},
     query,
     quota::MinuteQuota,
     record::{Change, Edition, Kind, Outbound, PurchaseReturn, Row as _},
     reply::{self, Refused},
     rng::Rng,
-    seed,
+    seed::{self, Seeding},
     sign::Parameters,
     table::{PageOrder, Table},
     time::{Clock, span_ms},
@@ -55,10 +55,21 @@ pub(crate) struct Adjust {
     /// Requests of one appkey at once; 0: no limit.
     pub max_concurrent: Option<u32>,
     pub page_order: Option<PageOrder>,
+    /// Rows of equal `modified` come in another order on every query that sorts by it
+    /// (`modified_asc`, `modified_desc`).
+    pub shuffle_equal: Option<bool>,
+    /// Most rows of a page, whatever was asked for, without a word; 0: as many as were.
+    pub page_cap: Option<u64>,
     /// Queries see every change this much later; 0: at once.
     pub visibility_ms: Option<u64>,
     /// Records modified a second by somebody in the background; 0: none.
     pub modifications_per_second: Option<f64>,
+    /// The share of these that are new records instead, from 0 to 1.
+    pub new_records: Option<f64>,
+    /// The share of these that queries see later than the others, from 0 to 1.
+    pub late_records: Option<f64>,
+    /// How much later at most.
+    pub late_records_ms: Option<u64>,
     pub outage: Option<Outage>,
     pub auto_returns: Option<bool>,
     pub add_warehouses: Vec<String>,
@@ -67,7 +78,22 @@ pub(crate) struct Adjust {
     pub forbidden_warehouses: Option<Vec<String>>,
     /// Records of these are silently left out of every query.
     pub hidden_warehouses: Option<Vec<String>>,
+    /// Records of these are counted by every query and never shown.
+    pub unpermitted_warehouses: Option<Vec<String>>,
+    /// They are left out of the page that was cut, so that it is short; else before it is cut, so
+    /// that the last one is.
+    pub unpermitted_after_limit: Option<bool>,
     pub disabled_batches: Option<Vec<String>>,
+}
+
+/// What somebody does in the background, besides how often.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Background {
+    pub new_records: f64,
+    pub late_records: f64,
+    pub late_records_ms: u64,
+    /// Records modified and made so far.
+    pub done: u64,
 }
 
 /// Everything behind one lock.
@@ -88,6 +114,8 @@ pub(super) struct State {
     running: [u32; 2],
     pub latency: Duration,
     pub visibility_ms: Option<u64>,
+    pub page_cap: Option<u64>,
+    pub background: Background,
     pub seed: u64,
     pub rng: Rng,
 }
@@ -146,9 +174,13 @@ impl Drop for Open {
 impl State {
     fn new(config: &SimulatorConfig) -> Self {
         let quota = || MinuteQuota::new(config.quota_per_minute);
+        let mut returns = Table::new(FIRST_RETURN, config.page_order, config.seed);
+        let mut outbounds = Table::new(FIRST_OUTBOUND, config.page_order, config.seed);
+        returns.shuffle_equal(config.shuffle_equal);
+        outbounds.shuffle_equal(config.shuffle_equal);
         Self {
-            returns: Table::new(FIRST_RETURN, config.page_order, config.seed),
-            outbounds: Table::new(FIRST_OUTBOUND, config.page_order, config.seed),
+            returns,
+            outbounds,
             auto_returns: config.auto_returns,
             warehouses: seed::WAREHOUSES.iter().map(|(no, _)| (*no).to_owned()).collect(),
             specs: (0..seed::SPECS).map(seed::spec_no).collect(),
@@ -162,6 +194,8 @@ impl State {
             running: [0; 2],
             latency: config.latency,
             visibility_ms: None,
+            page_cap: config.page_cap,
+            background: Background::default(),
             seed: config.seed,
             rng: Rng::new(config.seed ^ 0x5eed),
         }
@@ -219,8 +253,16 @@ impl State {
         true
     }
 
-    /// Modifies one record as somebody in the warehouse would.
-    pub(super) fn touch(&mut self, kind: Kind, id: u32, now: i64, at_ms: u64) -> bool {
+    /// Modifies one record as somebody in the warehouse would; `late_ms`: queries see it that much
+    /// later.
+    pub(super) fn touch(
+        &mut self,
+        kind: Kind,
+        id: u32,
+        now: i64,
+        at_ms: u64,
+        late_ms: Option<u64>,
+    ) -> bool {
         let change = match kind {
             Kind::PurchaseReturns => self
                 .returns
@@ -231,7 +273,39 @@ impl State {
                 .by_id(id)
                 .map(|record| seed::next_change_of_outbound(record, &mut self.rng, now)),
         };
-        change.is_some_and(|change| self.change(kind, id, &change, now, at_ms))
+        change.is_some_and(|change| {
+            let change = Change { visible_after_ms: late_ms, ..change };
+            self.change(kind, id, &change, now, at_ms)
+        })
+    }
+
+    /// Makes a new record beside this one, of its edition.
+    pub(super) fn make(
+        &mut self,
+        kind: Kind,
+        beside: u32,
+        now: i64,
+        at_ms: u64,
+        late_ms: Option<u64>,
+    ) -> bool {
+        let late = late_ms.or(self.visibility_ms).filter(|late| *late > 0).map(|late| at_ms + late);
+        match kind {
+            Kind::PurchaseReturns => {
+                let id = self.returns.next_id();
+                let record = seed::purchase_return(self.seed, id, &Seeding::of(1), now);
+                self.returns.put(record, late);
+            }
+            Kind::Outbounds => {
+                let Some(edition) = self.outbounds.by_id(beside).map(|record| record.edition)
+                else {
+                    return false;
+                };
+                let seeding = Seeding { edition, ..Seeding::of(1) };
+                let record = seed::outbound(self.seed, self.outbounds.next_id(), &seeding, now);
+                self.outbounds.put(record, late);
+            }
+        }
+        true
     }
 
     /// Modifies `count` of the records a query finds, before it answers.
@@ -247,7 +321,7 @@ impl State {
                 Kind::Outbounds => self.outbounds.select(&query.selection),
             };
             let id = self.rng.pick(&found);
-            self.touch(kind, id, now, at_ms);
+            self.touch(kind, id, now, at_ms, None);
         }
     }
 }
@@ -313,7 +387,7 @@ impl World {
         *state.running(edition) += 1;
         let mut plan = state.mischief.draw(call);
         plan.slow += state.latency;
-        if plan.end != super::mischief::End::Answer {
+        if plan.end != End::Answer {
             state.ledger.count(call).faulted += 1;
         }
         drop(state);
@@ -337,10 +411,12 @@ impl World {
         plan: &Plan,
         parameters: &Parameters,
         body: &[u8],
-    ) -> String {
+    ) -> Vec<u8> {
         let edition = open.call.edition();
         let done = if open.call == Call::CreateOrder {
-            create::read(body).and_then(|order| self.create(open, plan, order))
+            create::read(body)
+                .and_then(|order| self.create(open, plan, order))
+                .map(String::into_bytes)
         } else {
             self.query(open, plan, parameters, body)
         };
@@ -348,7 +424,7 @@ impl World {
             Ok(answer) => answer,
             Err(refused) => {
                 self.lock().ledger.count(open.call).rejected += 1;
-                refused.body(edition)
+                refused.body(edition).into_bytes()
             }
         }
     }
@@ -383,7 +459,7 @@ impl World {
         plan: &Plan,
         parameters: &Parameters,
         body: &[u8],
-    ) -> Result<String, Refused> {
+    ) -> Result<Vec<u8>, Refused> {
         let (now, at_ms) = (self.clock.now(), self.at_ms());
         let mut state = self.lock();
         state.returns.advance(at_ms);
@@ -397,7 +473,18 @@ impl World {
         if plan.ignore_page {
             query.page_no = 0;
         }
-        let answer = query.run(&mut state);
+        query.page_size = query.page_size.min(state.page_cap.unwrap_or(u64::MAX));
+        let steady = state.mischief.takes_low_counts(query.call, &query.selection);
+        let found = query.find(&mut state, steady);
+        // A page that nobody receives shows no fault.
+        let shown = plan.end == End::Answer && !plan.ignore_page && query.over_window();
+        let fault = shown.then(|| state.mischief.draw_page(&query, &found)).flatten();
+        let answer = match fault {
+            None => query.answer(&found),
+            Some((fault, chance)) => fault.answer(&query, found, chance, |page_no| {
+                query::Query { page_no, ..query.clone() }.find(&mut state, steady)
+            }),
+        };
         state.ledger.count(open.call).applied += 1;
         open.applied = true;
         Ok(answer)
