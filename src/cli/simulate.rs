@@ -84,7 +84,7 @@ pub(super) struct SimulateArgs {
     /// The order in which queries page: id_asc, id_desc, modified_asc, modified_desc or shuffled
     #[arg(long, default_value = "id_asc", value_parser = parse_order, value_name = "ORDER")]
     pub page_order: PageOrder,
-    /// With modified_asc and modified_desc: rows of equal modified in another order on every query
+    /// With modified_asc and modified_desc: neighbours of equal modified change places by chance
     #[arg(long)]
     pub shuffle_equal: bool,
     /// Most rows of a page, whatever was asked for, without a word; 0 for no limit

@@ -151,7 +151,7 @@ pub(crate) struct SimulatorConfig {
     /// `createOrder` accepts returns, warehouses and SKUs that do not exist.
     pub auto_returns: bool,
     pub page_order: PageOrder,
-    /// Rows of equal `modified` come in another order on every query that sorts by it.
+    /// Neighbours of equal `modified` change places by chance on every query that sorts by it.
     pub shuffle_equal: bool,
     /// Most rows of a page, whatever was asked for; `None`: as many as were.
     pub page_cap: Option<u64>,

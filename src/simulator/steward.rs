@@ -4,6 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use super::{
     record::{Change, Kind, Row as _},
+    rng::Rng,
     seed::{self, Seeding},
     time::parse_beijing,
     world::{Adjust, FIRST_OUTBOUND, FIRST_RETURN, SEVEN_DAYS, State, World},
@@ -13,20 +14,39 @@ use super::{
 const MOST_RECORDS: u32 = 5_000_000;
 const MOST_LINES: u32 = 1000;
 
-impl World {
-    /// Modifies `count` records at random, returns and outbound orders alike.
-    pub(super) fn churn(&self, count: u32) {
-        let (now, at_ms) = (self.clock.now(), self.at_ms());
-        let mut state = self.lock();
-        for _ in 0..count {
-            let (returns, outbounds) = (state.returns.len() as u64, state.outbounds.len() as u64);
-            let at = state.rng.below(returns + outbounds);
+/// Draws before a modification is given up because every record rests.
+const MOST_DRAWS: u32 = 100;
+
+impl State {
+    /// A record that somebody in the background may modify.
+    fn one_that_moves(&mut self) -> Option<(Kind, u32)> {
+        let (returns, outbounds) = (self.returns.len() as u64, self.outbounds.len() as u64);
+        let resting = self.background.resting_records;
+        for _ in 0..MOST_DRAWS {
+            let at = self.rng.below(returns + outbounds);
             let (kind, first, at) = if at < returns {
                 (Kind::PurchaseReturns, FIRST_RETURN, at)
             } else {
                 (Kind::Outbounds, FIRST_OUTBOUND, at - returns)
             };
             let id = first.saturating_add(u32::try_from(at).unwrap_or(u32::MAX));
+            // The same ones every time.
+            let rests = resting > 0.0 && Rng::new(self.seed ^ u64::from(id)).chance(resting);
+            if !rests {
+                return Some((kind, id));
+            }
+        }
+        None
+    }
+}
+
+impl World {
+    /// Modifies `count` records at random, returns and outbound orders alike.
+    pub(super) fn churn(&self, count: u32) {
+        let (now, at_ms) = (self.clock.now(), self.at_ms());
+        let mut state = self.lock();
+        for _ in 0..count {
+            let Some((kind, id)) = state.one_that_moves() else { continue };
             let background = state.background;
             // Nothing is drawn for what cannot happen: a seed gives the same modifications as ever.
             let mut meets = |share: f64| share > 0.0 && state.rng.chance(share);
@@ -144,6 +164,7 @@ impl World {
         }
         let background = &mut state.background;
         background.new_records = adjust.new_records.unwrap_or(background.new_records);
+        background.resting_records = adjust.resting_records.unwrap_or(background.resting_records);
         background.late_records = adjust.late_records.unwrap_or(background.late_records);
         background.late_records_ms = adjust.late_records_ms.unwrap_or(background.late_records_ms);
         state.visibility_ms = adjust.visibility_ms.or(state.visibility_ms);

@@ -5,7 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{record::Row, rng::mix};
+use super::{
+    record::Row,
+    rng::{Rng, mix},
+};
 
 /// In which order a query's pages run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
@@ -159,7 +162,7 @@ impl<R: Row> Table<R> {
         self.unpermitted_after_limit = after;
     }
 
-    /// Whether rows of equal `modified` come in another order on every query that sorts by it.
+    /// Whether neighbours of equal `modified` change places by chance on every query that sorts by it.
     pub(super) fn shuffle_equal(&mut self, shuffle: bool) {
         self.shuffle_equal = shuffle;
     }
@@ -313,17 +316,19 @@ impl<R: Row> Table<R> {
         !self.unpermitted_warehouses.contains(row.warehouse_no())
     }
 
-    /// The same ids, those of equal `modified` in an order that no other query has.
+    /// The same ids; of equal `modified`, neighbours have changed places by chance, so that one of
+    /// them may stand on two pages and the other on none.
     fn shuffled(&mut self, ids: &[u32]) -> Vec<u32> {
         self.shuffles += 1;
+        let mut rng = Rng::new(self.seed ^ mix(self.shuffles));
         let modified = |id: &u32| self.shown(*id).map(|row| row.modified());
-        let salt = mix(self.seed ^ mix(self.shuffles));
-        let mut shuffled = Vec::with_capacity(ids.len());
-        for equal in ids.chunk_by(|one, other| modified(one) == modified(other)) {
-            let begun = shuffled.len();
-            shuffled.extend_from_slice(equal);
-            if let Some(equal) = shuffled.get_mut(begun..) {
-                equal.sort_unstable_by_key(|id| mix(salt ^ u64::from(*id)));
+        let mut shuffled = ids.to_vec();
+        for equal in shuffled.chunk_by_mut(|one, other| modified(one) == modified(other)) {
+            let begin = usize::from(rng.chance(0.5));
+            for pair in equal.get_mut(begin..).unwrap_or_default().chunks_exact_mut(2) {
+                if rng.chance(0.5) {
+                    pair.reverse();
+                }
             }
         }
         shuffled

@@ -1391,6 +1391,27 @@ async fn rows_without_permission_are_counted_and_not_shown() {
 }
 
 #[tokio::test]
+async fn the_background_leaves_resting_records_alone() {
+    let simulator = started(SimulatorConfig::default()).await;
+    let control = simulator.control();
+    let old = Some("2023-01-10 00:00:00".to_owned());
+    control.seed(Kind::PurchaseReturns, &Seeding { to: old, ..Seeding::of(100) }).unwrap();
+    let rest = |share| {
+        control.adjust(&Adjust { resting_records: Some(share), ..Adjust::default() });
+        control.churn(1_000);
+        let records = control.records(Kind::PurchaseReturns, Edition::Flagship, 0, 100);
+        let unchanged = |record: &&String| record.contains("\"note_count\":0,");
+        (records.iter().filter(unchanged).count(), control.summary().modifications)
+    };
+    assert_eq!(rest(1.0), (100, 0), "nothing moves");
+    let (resting, modified) = rest(0.5);
+    assert!((30..70).contains(&resting) && modified == 1_000, "{resting}");
+    assert_eq!(rest(0.5), (resting, 2_000), "the same ones");
+    assert_eq!(rest(0.0).0, 0);
+    simulator.stop().await;
+}
+
+#[tokio::test]
 async fn the_background_makes_records_and_shows_some_later() {
     let simulator = started(SimulatorConfig::default()).await;
     let control = simulator.control();

@@ -55,7 +55,7 @@ pub(crate) struct Adjust {
     /// Requests of one appkey at once; 0: no limit.
     pub max_concurrent: Option<u32>,
     pub page_order: Option<PageOrder>,
-    /// Rows of equal `modified` come in another order on every query that sorts by it
+    /// Neighbours of equal `modified` change places by chance on every query that sorts by it
     /// (`modified_asc`, `modified_desc`).
     pub shuffle_equal: Option<bool>,
     /// Most rows of a page, whatever was asked for, without a word; 0: as many as were.
@@ -66,6 +66,8 @@ pub(crate) struct Adjust {
     pub modifications_per_second: Option<f64>,
     /// The share of these that are new records instead, from 0 to 1.
     pub new_records: Option<f64>,
+    /// The share of all records that nobody in the background modifies, from 0 to 1.
+    pub resting_records: Option<f64>,
     /// The share of these that queries see later than the others, from 0 to 1.
     pub late_records: Option<f64>,
     /// How much later at most.
@@ -90,6 +92,7 @@ pub(crate) struct Adjust {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Background {
     pub new_records: f64,
+    pub resting_records: f64,
     pub late_records: f64,
     pub late_records_ms: u64,
     /// Records modified and made so far.

@@ -32,6 +32,7 @@ mod drift;
 mod feed_tools;
 mod ground;
 mod host;
+mod imperfect_pages;
 mod injection;
 mod instances;
 mod large_topics;

@@ -5,6 +5,7 @@
 //! and memory from the simulator's, and the ledger, read over HTTP, from the code under test.
 
 use std::{
+    collections::BTreeMap,
     io::{BufRead as _, BufReader},
     process::{Command, Stdio},
     time::Duration,
@@ -30,6 +31,15 @@ impl Kind {
         match self {
             Self::Returns => "purchase_returns",
             Self::FlagshipOutbounds | Self::EnterpriseOutbounds => "outbounds",
+        }
+    }
+
+    /// The name of its query in counters.
+    fn query(self) -> &'static str {
+        match self {
+            Self::Returns => "purchase_returns",
+            Self::FlagshipOutbounds => "outbounds",
+            Self::EnterpriseOutbounds => "enterprise_outbounds",
         }
     }
 
@@ -73,8 +83,14 @@ pub struct Erp {
 impl Erp {
     /// Starts one on ports of its own: no quota, empty, answering at once.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same with further arguments of `simulate`.
+    pub fn start_with(arguments: &[&str]) -> Self {
         let mut command = Command::new(PROGRAM);
         command.args(["simulate", "--returns", "0", "--outbounds", "0", "--quota", "0"]);
+        command.args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut process = guard::spawn(&mut command).expect("the program starts");
         let stdout = process.child().stdout.take().expect("stdout is piped");
@@ -276,6 +292,16 @@ impl Erp {
     /// How often the flagship's outbound orders were asked for.
     pub fn queries(&self) -> u64 {
         self.ask("counters")["outbounds"]["received"].as_u64().unwrap_or(0)
+    }
+
+    /// How often this kind was asked for.
+    pub fn asked(&self, kind: Kind) -> u64 {
+        self.ask("counters")[kind.query()]["received"].as_u64().expect("a count")
+    }
+
+    /// How often each fault has struck, by its name.
+    pub fn struck(&self) -> BTreeMap<String, u64> {
+        serde_json::from_value(self.summary()["faults"].clone()).expect("a count for each fault")
     }
 
     /// The calls of `createOrder`.

@@ -1,15 +1,21 @@
 //! The promises of the change pipeline, checked on what was published and what the ERP holds in the
 //! end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 use wdt_connector::testing::{clock::Timestamp, decimal::Decimal};
 
 use super::{
+    connector::Connector,
     erp::{Erp, Kind},
     records::Reader,
-    rig::Rig,
+    rig::{PATIENCE, Rig},
+    until,
 };
 
 /// What a run came to.
@@ -25,53 +31,21 @@ pub struct Tally {
     pub went_back: usize,
 }
 
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.records += other.records;
+        self.events += other.events;
+        self.missed += other.missed;
+        self.repeated += other.repeated;
+        self.went_back += other.went_back;
+    }
+}
+
 /// Judges everything published of `kind` against the ERP as it is now. Panics with the first broken
 /// promise's details when something was missed or repeated, or when `before` is not what was
 /// published last.
 pub fn judge(rig: &Rig, kind: Kind, reader: &Reader) -> Tally {
-    let mut by_number = BTreeMap::<String, Vec<Value>>::new();
-    for record in &reader.seen {
-        by_number.entry(record.key_text()).or_default().push(rig.json(record));
-    }
-    let mut tally = Tally { events: reader.seen.len(), ..Tally::default() };
-    let mut trouble = Vec::new();
-    for (number, events) in &by_number {
-        let mut versions = BTreeSet::new();
-        let mut last: Option<&Value> = None;
-        for event in events {
-            let after = &event["after"];
-            if !versions.insert(after.to_string()) {
-                tally.repeated += 1;
-                trouble.push(format!("{number} repeats a version: {event}"));
-            }
-            assert_eq!(last.is_none(), event["op"] != "u", "{number}: {event}");
-            if let Some(last) = last {
-                assert_eq!(&event["before"], last, "{number}: `before` is what was published last");
-                tally.went_back +=
-                    usize::from(after["modified"].as_str() < last["modified"].as_str());
-            }
-            last = Some(after);
-        }
-    }
-    for held in all(&rig.erp, kind) {
-        tally.records += 1;
-        let number = held[if kind == Kind::Returns { "return_no" } else { "order_no" }]
-            .as_str()
-            .expect("a number")
-            .to_owned();
-        let last = by_number.get(&number).and_then(|events| events.last());
-        let fault = last.map_or_else(
-            || Some("was never published".to_owned()),
-            |last| difference(&last["after"], &held, ""),
-        );
-        if let Some(fault) = fault {
-            tally.missed += 1;
-            trouble.push(format!(
-                "{number}: {fault}; the ERP holds {held}; last event {}",
-                last.unwrap_or(&Value::Null)
-            ));
-        }
-    }
+    let (tally, trouble) = compare(rig, kind, reader);
     assert!(
         trouble.is_empty(),
         "{tally:?}; {} broken promises, the first: {}",
@@ -79,6 +53,121 @@ pub fn judge(rig: &Rig, kind: Kind, reader: &Reader) -> Tally {
         trouble[0]
     );
     tally
+}
+
+/// What was published last of one record; texts, since a long run publishes a hundred thousand.
+#[derive(Debug, Default)]
+struct Published {
+    /// Hashes of all versions.
+    versions: BTreeSet<u64>,
+    /// The last version.
+    after: String,
+    modified: Option<String>,
+}
+
+/// The same without panicking about what was missed or repeated: a line for each.
+pub fn compare(rig: &Rig, kind: Kind, reader: &Reader) -> (Tally, Vec<String>) {
+    let mut by_number = BTreeMap::<String, Published>::new();
+    let mut tally = Tally { events: reader.seen.len(), ..Tally::default() };
+    let mut trouble = Vec::new();
+    for record in &reader.seen {
+        let (number, event) = (record.key_text(), rig.json(record));
+        let after = event["after"].to_string();
+        let modified = event["after"]["modified"].as_str().map(str::to_owned);
+        let first = !by_number.contains_key(&number);
+        assert_eq!(first, event["op"] != "u", "{number}: {event}");
+        let last = by_number.entry(number.clone()).or_default();
+        let mut hasher = DefaultHasher::new();
+        after.hash(&mut hasher);
+        if !last.versions.insert(hasher.finish()) {
+            tally.repeated += 1;
+            trouble.push(format!("{number} repeats a version: {event}"));
+        }
+        if !first {
+            assert_eq!(
+                event["before"].to_string(),
+                last.after,
+                "{number}: `before` is what was published last"
+            );
+            tally.went_back += usize::from(modified < last.modified);
+        }
+        (last.after, last.modified) = (after, modified);
+    }
+    for held in all(&rig.erp, kind) {
+        tally.records += 1;
+        let number = held[if kind == Kind::Returns { "return_no" } else { "order_no" }]
+            .as_str()
+            .expect("a number")
+            .to_owned();
+        let last = by_number.get(&number);
+        let fault = last.map_or_else(
+            || Some("was never published".to_owned()),
+            |last| {
+                let after = serde_json::from_str(&last.after).expect("it was JSON");
+                difference(&after, &held, "")
+            },
+        );
+        if let Some(fault) = fault {
+            tally.missed += 1;
+            trouble.push(format!(
+                "{number}: {fault}; the ERP holds {held}; last event {}",
+                last.map_or("none", |last| &last.after)
+            ));
+        }
+    }
+    (tally, trouble)
+}
+
+/// The feed's name in configuration, `/status` and metrics.
+pub fn feed_name(kind: Kind) -> &'static str {
+    if kind == Kind::Returns { "purchase_returns" } else { "return_outbounds" }
+}
+
+/// The feed's topic.
+pub fn topic(rig: &Rig, kind: Kind) -> &str {
+    if kind == Kind::Returns { &rig.topics.purchase_returns } else { &rig.topics.return_outbounds }
+}
+
+/// The feed's part of `/status`.
+pub fn feed(connector: &Connector, kind: Kind) -> Value {
+    connector.status()["sections"]["feeds"][feed_name(kind)].clone()
+}
+
+/// Waits until both passes have been beyond this moment and no window is left unproven: what was
+/// modified before it has been read twice, and as it was.
+pub fn settle(connector: &Connector, kind: Kind) {
+    assert_eq!(settle_as_far(connector, kind), 0, "windows that were never read as they are");
+}
+
+/// The same, except that windows which stay unproven are counted.
+pub fn settle_as_far(connector: &Connector, kind: Kind) -> usize {
+    pass_on(connector, kind);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = feed(connector, kind)["unproven"].as_array().map_or(0, Vec::len);
+        if left == 0 || Instant::now() >= deadline {
+            return left;
+        }
+        // Another process can only be polled.
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Waits until both passes have been beyond this moment.
+fn pass_on(connector: &Connector, kind: Kind) {
+    let now = Timestamp::now();
+    until("both passes to come beyond now", PATIENCE, || {
+        let feed = feed(connector, kind);
+        let beyond = |name: &str| instant(&feed[name]).is_some_and(|at| at > now);
+        (beyond("watermark") && beyond("late_watermark")).then_some(())
+    });
+}
+
+fn instant(value: &Value) -> Option<Timestamp> {
+    value
+        .as_str()
+        .and_then(|text| text.parse::<jiff::Timestamp>().ok())
+        .map(|instant| Timestamp(instant.as_millisecond()))
 }
 
 /// Every record the ERP holds of a kind that its query shows.
