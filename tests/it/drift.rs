@@ -31,7 +31,7 @@ fn drift() -> Duration {
 
 /// A longer look is taken in rounds of this, each of which begins with a first read: that is where
 /// records can be missed for good.
-const ROUND: Duration = Duration::from_secs(120);
+const ROUND: Duration = Duration::from_secs(60);
 
 /// From here on a look is compared with one whose pages are as they should be, which takes as long.
 const COMPARED: Duration = Duration::from_secs(60);
