@@ -9,9 +9,7 @@ use prometheus_client::{metrics::family::Family, registry::Registry};
 
 use crate::config::Feed;
 
-use super::{
-    Feeds, MAX_DRIFT_FIELDS, Metrics, Name, add, count, event_seconds, histograms, late_seconds,
-};
+use super::{Feeds, MAX_DRIFT_FIELDS, Metrics, Name, add, event_seconds, histograms, late_seconds};
 
 /// What a feed may be doing.
 const STATES: [&str; 7] =
@@ -76,21 +74,18 @@ impl Metrics {
         &self,
         feed: Feed,
         pass: &'static str,
-        rows: usize,
-        unchanged: usize,
-        pages: usize,
+        rows: u64,
+        unchanged: u64,
+        pages: u32,
     ) {
         let (feed, pass) = (("feed", feed.name()), ("pass", pass));
         self.feeds.windows.get_or_create(&[feed, pass]).inc();
-        self.feeds
-            .rows
-            .get_or_create(&[feed, pass, ("content", "unchanged")])
-            .inc_by(count(unchanged));
+        self.feeds.rows.get_or_create(&[feed, pass, ("content", "unchanged")]).inc_by(unchanged);
         self.feeds
             .rows
             .get_or_create(&[feed, pass, ("content", "changed")])
-            .inc_by(count(rows.saturating_sub(unchanged)));
-        self.feeds.pages.get_or_create(&[feed, pass]).inc_by(count(pages));
+            .inc_by(rows.saturating_sub(unchanged));
+        self.feeds.pages.get_or_create(&[feed, pass]).inc_by(u64::from(pages));
     }
 
     /// Gauge: how far the watermark of a pass (`live`, `late`) is behind now.

@@ -57,7 +57,7 @@ impl PageSize {
                 if limit != self.now {
                     tracing::warn!(
                         feed = feed.name(),
-                        page_size = limit,
+                        page.size = limit,
                         "ERP returns fewer rows a page than asked for; asking for as many. \
                          Set page_size to that"
                     );

@@ -59,7 +59,6 @@ pub(super) struct OpenRead {
     pub failures: u32,
     /// Shown and not compared yet.
     rows: Vec<Row>,
-    pub rows_shown: usize,
     /// How it ended, once every page is there.
     pub ended: Option<Ended>,
     /// To be published, by record.
@@ -94,7 +93,6 @@ impl OpenRead {
             snapshot,
             failures: 0,
             rows: Vec::new(),
-            rows_shown: 0,
             ended: None,
             pending: BTreeMap::new(),
             flushed: Instant::now(),
@@ -110,9 +108,14 @@ impl OpenRead {
         self.rows.is_empty() && self.ended.is_none()
     }
 
+    /// Records that say what was published before.
+    pub(super) fn unchanged(&self) -> u64 {
+        let changed = (self.counts.events + self.counts.dead_letters) as u64;
+        self.read.records().saturating_sub(changed)
+    }
+
     /// Takes a page's rows.
     pub(super) fn shown(&mut self, rows: Vec<Row>) {
-        self.rows_shown += rows.len();
         self.rows.extend(rows);
     }
 
@@ -125,7 +128,6 @@ impl OpenRead {
 /// What came of a window.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counts {
-    pub unchanged: usize,
     pub events: usize,
     pub dead_letters: usize,
     pub latest_late_row: Option<Duration>,
@@ -193,7 +195,6 @@ impl Tenure<'_> {
                 // Of two versions in one read the later one counts.
                 Finding::Same(_) | Finding::Told | Finding::AskAgain { .. } => {
                     open.pending.remove(&key);
-                    open.counts.unchanged += 1;
                 }
             }
         }
@@ -411,9 +412,7 @@ impl Tenure<'_> {
                         Ok(piece) => drafts.push((piece, Origin::Change(change, snapshot))),
                         // What cannot be written as an event is one record's trouble, not the
                         // feed's.
-                        Err(misfit) => {
-                            drafts.extend(self.letter(change.row, misfit, counts).await?)
-                        }
+                        Err(misfit) => drafts.extend(self.letter(change.row, misfit).await?),
                     }
                 }
                 Item::DeadLetter(row, misfit) => {
@@ -456,7 +455,7 @@ impl Tenure<'_> {
                     {
                         let draft = drafts.remove(excess.at());
                         let (lighter, draft) =
-                            self.shrink(draft, excess, &reason, window, now, counts).await?;
+                            self.shrink(draft, excess, &reason, window, now).await?;
                         smaller |= lighter;
                         if let Some(draft) = draft {
                             drafts.insert(excess.at(), draft);
@@ -486,7 +485,6 @@ impl Tenure<'_> {
         reason: &str,
         window: Window,
         now: Timestamp,
-        counts: &mut Counts,
     ) -> Result<(bool, Option<(Piece, Origin)>), Stop> {
         let (mut change, snapshot) = match origin {
             Origin::DeadLetter(..) => return Ok((piece.leave_out_json(), Some((piece, origin)))),
@@ -505,18 +503,12 @@ impl Tenure<'_> {
         }
         let reason = format!("does not fit into a Kafka record: {reason}, then run a backfill");
         let misfit = Misfit { id: Some(change.record.id), field: "record".to_owned(), reason };
-        Ok((true, self.letter(change.row, misfit, counts).await?))
+        Ok((true, self.letter(change.row, misfit).await?))
     }
 
     /// A dead letter, unless this content went there before.
-    async fn letter(
-        &self,
-        row: Row,
-        misfit: Misfit,
-        counts: &mut Counts,
-    ) -> Result<Option<(Piece, Origin)>, Stop> {
+    async fn letter(&self, row: Row, misfit: Misfit) -> Result<Option<(Piece, Origin)>, Stop> {
         if self.told(&row, &misfit).await? {
-            counts.unchanged += 1;
             return Ok(None);
         }
         Ok(Some((self.dead_letter(&row, &misfit)?, Origin::DeadLetter(row, misfit))))

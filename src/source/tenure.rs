@@ -390,7 +390,7 @@ impl<'a> Tenure<'a> {
         let mut reader = self.reader(open.pass);
         let mut controls = self.controls.clone();
         let began = Instant::now();
-        let fetch = tracing::info_span!(parent: &open.span, "fetch", page_no = request.page_no);
+        let fetch = tracing::info_span!(parent: &open.span, "fetch", page.number = request.page_no);
         let asking = async {
             tokio::select! {
                 answer = reader.ask(selection, request) => Asked::Answered(answer),
@@ -517,9 +517,9 @@ impl<'a> Tenure<'a> {
         self.task.parts.metrics.feed_window(
             feed,
             open.pass.name(),
-            open.rows_shown,
-            open.counts.unchanged,
-            open.read.calls() as usize,
+            open.read.records(),
+            open.unchanged(),
+            open.read.calls(),
         );
         self.schedule(open.pass).pace.read(open.window, open.read.pages());
         Ok(self.moved(open, next))
@@ -782,7 +782,7 @@ impl<'a> Tenure<'a> {
             status.window(window);
             status.stand(&self.cursor, limits);
             status.rows += records;
-            status.unchanged += open.counts.unchanged as u64;
+            status.unchanged += open.unchanged();
             status.progress = first_read;
             status.backfill = backfill;
         });
@@ -889,7 +889,7 @@ impl<'a> Tenure<'a> {
                 tracing::warn!(
                     feed = feed.name(),
                     pass = pass.name(),
-                    page_size = self.page_size.now(),
+                    page.size = self.page_size.now(),
                     error = %fault,
                     "answer is too long; asking for fewer rows a page"
                 );
