@@ -210,6 +210,8 @@ pub struct WindowRead {
     earlier: Vec<Earlier>,
     /// Of the current query: by a record's key, a bit for every read that showed it.
     shown: FxHashMap<u64, u8>,
+    /// A short page came as short when it was asked for again.
+    stays_short: bool,
     /// A page of this length looked like the longest that the ERP gives.
     tried_limit: Option<u32>,
     pages_before: u32,
@@ -232,6 +234,7 @@ impl WindowRead {
             current: Pages::new(0, rules.page_size),
             earlier: Vec::new(),
             shown: FxHashMap::default(),
+            stays_short: false,
             tried_limit: None,
             pages_before: 0,
             records_before: 0,
@@ -351,7 +354,8 @@ impl WindowRead {
             At::Last => size.min(count.unwrap_or(0)),
             At::First | At::Down(_) => 0,
         };
-        if keys.len() < length || (keys.len() as u64) < expected {
+        let no_page = keys.len() < length || (keys.len() as u64) < expected;
+        if no_page && !(self.stays_short && keys.len() == length) {
             match self.current.doubtful.replace(keys.len()) {
                 None => return Ok(Step::More),
                 // Twice as short, and none has been longer: it looks like the ERP's limit.
@@ -365,7 +369,8 @@ impl WindowRead {
                     self.current = Pages::new(0, self.try_limit());
                     return Ok(Step::More);
                 }
-                Some(_) => {}
+                // Where a page stays as short, others will: the counts decide.
+                Some(before) => self.stays_short |= before == keys.len() && keys.len() == length,
             }
         }
         self.current.doubtful = None;
@@ -447,11 +452,15 @@ impl WindowRead {
             self.unproven = Some(shortfall);
             return Ok(self.next_query());
         }
-        if read >= 2 && self.rules.splittable {
+        // Once more where the account may not see everything: half a window lacks as much.
+        if read >= 2 && self.rules.splittable && self.alike(&this).is_none() {
             return Ok(Step::Ended(Ended::Split));
         }
-        let page_size =
-            if self.may_be_limited() { self.try_limit() } else { another_page_size(&this) };
+        let page_size = if self.may_be_limited() {
+            self.try_limit()
+        } else {
+            another_page_size(&this, self.tried_limit)
+        };
         self.earlier.push(this);
         self.current = Pages::new(read, page_size);
         Ok(Step::Again(shortfall))
@@ -491,17 +500,25 @@ impl WindowRead {
     /// reads may lack the same row by chance; where the account is known not to see everything, two
     /// are enough all the same.
     fn lacks_alike(&self, this: &Earlier) -> Option<u64> {
-        let missing = this.not_shown().filter(|missing| *missing > 0)?;
         let single = this.pages <= 1 && self.earlier.iter().all(|before| before.pages <= 1);
-        let reads = if single || self.rules.tolerant { 1 } else { READS as usize - 1 };
+        let tolerant = self.rules.tolerant || self.not_shown > 0;
+        let reads = if single || tolerant { 1 } else { READS as usize - 1 };
+        // An ERP that may give one row a page leaves no other page size.
+        let moved = single
+            || self.tried_limit == Some(1)
+            || self.earlier.iter().any(|before| before.page_size != this.page_size);
+        self.alike(this).filter(|_| self.earlier.len() >= reads && moved)
+    }
+
+    /// How many records this read and every one before it lack, where they are the same ones.
+    fn alike(&self, this: &Earlier) -> Option<u64> {
+        let missing = this.not_shown().filter(|missing| *missing > 0)?;
         let alike = |before: &Earlier| {
             before.not_shown() == Some(missing)
                 && !before.uncounted
                 && self.within(this.read, before.read)
         };
-        let moved = single || self.earlier.iter().any(|before| before.page_size != this.page_size);
-        let enough = self.earlier.len() >= reads && moved;
-        (enough && self.earlier.iter().all(alike)).then_some(missing)
+        self.earlier.iter().all(alike).then_some(missing)
     }
 
     /// Whether `earlier` showed every record that `later` did.
@@ -526,15 +543,21 @@ impl WindowRead {
 }
 
 /// Another page size moves the borders between pages, so that rows which hide behind one are shown,
-/// and is another question, which no cache answers. A single page stays one.
-fn another_page_size(this: &Earlier) -> u32 {
+/// and is another question, which no cache answers. A single page stays one. Where the ERP may give
+/// `limit` rows a page at most, asking for more would show nothing new.
+fn another_page_size(this: &Earlier, limit: Option<u32>) -> u32 {
     let size = this.page_size;
-    if this.pages <= 1 && u64::from(size) > this.counted() + 1 {
+    let other = if this.pages <= 1 && u64::from(size) > this.counted() + 1 {
         size - 1
     } else if size >= 4 {
         size - size / 4
     } else {
         size + 1
+    };
+    match limit {
+        Some(limit) if other > limit && size < limit => limit,
+        Some(limit) if other > limit => size.saturating_sub(1).max(1),
+        Some(_) | None => other,
     }
 }
 
@@ -747,27 +770,19 @@ mod tests {
         assert_eq!((scripted.run(), scripted.read.not_shown()), (Ok(Ended::Complete), 1));
         // Of several pages two could lack it by chance; 3 is counted, never shown.
         let wide = Rules { page_size: 4, longest_page: 4, ..second() };
-        let fours: Answers<'_> =
-            &[(&[1, 2, 4], 6), (&[1, 2, 4], 6), (&[5, 6], 0), (&[1, 2, 4], 6), (&[1, 2, 4], 6)];
-        let threes: Answers<'_> = &[
-            (&[1, 2], 6),
-            (&[1, 2], 6),
-            (&[4, 5, 6], 0),
-            (&[], 0),
-            (&[4, 5, 6], 0),
-            (&[1, 2], 6),
-            (&[1, 2], 6),
-        ];
-        let mut scripted = Scripted::new(wide, &[fours, threes, fours].concat());
+        let once_more: Answers<'_> = &[(&[1, 2, 4], 6)];
+        let fours: Answers<'_> = &[(&[1, 2, 4], 6), (&[5, 6], 0), (&[1, 2, 4], 6)];
+        let threes: Answers<'_> =
+            &[(&[1, 2], 6), (&[4, 5, 6], 0), (&[], 0), (&[4, 5, 6], 0), (&[1, 2], 6)];
+        let mut scripted = Scripted::new(wide, &[once_more, fours, threes, fours].concat());
         assert_eq!((scripted.run(), scripted.read.not_shown()), (Ok(Ended::Complete), 1));
         assert_eq!(scripted.read.limit(), None);
         let tolerant = Rules { tolerant: true, ..wide };
-        let mut scripted = Scripted::new(tolerant, &[fours, threes].concat());
+        let mut scripted = Scripted::new(tolerant, &[once_more, fours, threes].concat());
         assert_eq!((scripted.run(), scripted.read.not_shown()), (Ok(Ended::Complete), 1));
         // The third read lacks another one.
         let other: Answers<'_> = &[(&[1, 2, 3, 4], 6), (&[5], 0), (&[1, 2, 3, 4], 6)];
-        let mut scripted =
-            Scripted::new(Rules { longest_page: 4, ..wide }, &[fours, threes, other].concat());
+        let mut scripted = Scripted::new(wide, &[once_more, fours, threes, other].concat());
         assert_eq!((scripted.run(), scripted.read.not_shown()), (Ok(Ended::Complete), 0));
         assert_eq!(scripted.ids.len(), 6, "together they show all");
     }

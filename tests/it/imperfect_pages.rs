@@ -226,9 +226,22 @@ fn a_cut_character_costs_one_record_and_not_the_window() {
     broken("cutchar", Kind::Returns, "broken_character", b"\xe7\xa0");
 }
 
+/// Nothing of such a text is lost, so the record is published with it.
 #[test]
-fn a_raw_newline_costs_one_record_and_not_the_window() {
-    broken("newline", Kind::FlagshipOutbounds, "raw_newline", b"\n");
+fn a_raw_newline_is_read_as_if_it_were_escaped() {
+    let kind = Kind::FlagshipOutbounds;
+    let rig = rig("newline", kind);
+    let numbers = rig.erp.seed_between(kind, 30, ago(HOUR), ago(HOUR / 2));
+    rig.erp.faults(&format!("query:raw_newline({})=1", numbers[11]));
+    let connector = rig.start();
+    settle(&connector, kind);
+    let mut reader = Reader::new(topic(&rig, kind));
+    reader.finish();
+    assert_eq!(reader.seen.len(), 30);
+    let broken = reader.seen.iter().find(|record| record.key_text() == numbers[11]).unwrap();
+    let remark = rig.json(broken)["after"]["remark"].clone();
+    assert!(remark.as_str().is_some_and(|remark| remark.contains('\n')), "{remark}");
+    assert!(read_all(&rig.topics.feeds_dlq).is_empty());
 }
 
 #[test]
