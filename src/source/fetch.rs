@@ -56,6 +56,11 @@ pub fn unidentified(hash: &[u8; 16]) -> String {
 /// Complete reads of one query before its records count as unproven.
 const READS: u32 = 3;
 
+/// Empty pages in a row before the end of the rows is sought, and the lowest page where that is
+/// worth it: a count that is far too high would cost a call for each page it makes up.
+const EMPTY_PAGES: u32 = 2;
+const SEEK_ABOVE: u32 = 8;
+
 /// What a read must keep to.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
@@ -127,6 +132,11 @@ pub enum FetchFault {
 enum At {
     First,
     Down(u32),
+    /// Halfway between a page that has rows and a later one that has none.
+    Seek {
+        rows: u32,
+        none: u32,
+    },
     Last,
 }
 
@@ -145,6 +155,8 @@ struct Pages {
     last_count: u64,
     /// Page 0 came without rows and without a count.
     uncounted: bool,
+    /// Empty pages in a row.
+    empty: u32,
     /// Rows of page 0.
     page_0: u32,
     /// What page 0 showed first, sorted.
@@ -164,6 +176,7 @@ impl Pages {
             first_count: 0,
             last_count: 0,
             uncounted: false,
+            empty: 0,
             page_0: 0,
             first_page: Vec::new(),
             all_alike: true,
@@ -253,6 +266,7 @@ impl WindowRead {
         let (page_no, count) = match self.current.at {
             At::First | At::Last => (0, true),
             At::Down(page) => (page, false),
+            At::Seek { rows, none } => (rows.midpoint(none), false),
         };
         let request = PageRequest { page_no, page_size: self.current.page_size, count };
         Some((self.queries.get(self.query)?, request))
@@ -307,7 +321,7 @@ impl WindowRead {
         {
             return Ok((Vec::new(), Step::Ended(Ended::TooEarly)));
         }
-        let counts = !matches!(self.current.at, At::Down(_));
+        let counts = matches!(self.current.at, At::First | At::Last);
         if counts && page.total_count.is_none() && !page.rows.is_empty() {
             let reason = "the count of records is missing".to_owned();
             return Err(QueryFault::Unusable { call: self.rules.call, reason }.into());
@@ -352,7 +366,7 @@ impl WindowRead {
             At::First if self.current.pages > 1 => size,
             At::Down(page) if page + 1 < self.current.pages => size,
             At::Last => size.min(count.unwrap_or(0)),
-            At::First | At::Down(_) => 0,
+            At::First | At::Down(_) | At::Seek { .. } => 0,
         };
         let no_page = keys.len() < length || (keys.len() as u64) < expected;
         if no_page && !(self.stays_short && keys.len() == length) {
@@ -385,6 +399,11 @@ impl WindowRead {
             At::Down(page) => {
                 // Members only move down, so a later page can't show what page 0 showed.
                 self.current.all_alike &= !keys.is_empty() && keys == self.current.first_page;
+                self.current.empty = if keys.is_empty() { self.current.empty + 1 } else { 0 };
+                if self.current.empty >= EMPTY_PAGES && page > SEEK_ABOVE {
+                    self.current.at = At::Seek { rows: 0, none: page };
+                    return Ok(Step::More);
+                }
                 // The last page has no room left, so there may be one more: the count may be too
                 // low. What moves down meanwhile is seen on the way back.
                 if page + 1 == self.current.pages && keys.len() as u64 >= size && news {
@@ -393,6 +412,16 @@ impl WindowRead {
                     return Ok(Step::More);
                 }
                 self.current.at = if page > 1 { At::Down(page - 1) } else { At::Last };
+            }
+            At::Seek { rows, none } => {
+                let middle = rows.midpoint(none);
+                let (rows, none) = if keys.is_empty() { (rows, middle) } else { (middle, none) };
+                self.current.at = match (rows, none) {
+                    (0, 0 | 1) => At::Last,
+                    // Once more: what stood behind it may have moved there meanwhile.
+                    (rows, none) if rows + 1 >= none => At::Down(rows),
+                    (rows, none) => At::Seek { rows, none },
+                };
             }
             At::Last => {
                 self.current.last_count = count.unwrap_or(0);
@@ -837,6 +866,36 @@ mod tests {
         let pages: Answers<'_> =
             &[(&[1, 2], 7), (&[7], 0), (&[5, 6], 0), (&[3, 4], 0), (&[1, 2], 7)];
         assert_eq!(read(second(), pages).1.len(), 7);
+    }
+
+    /// Twenty rows, two a page, and a count of a thousand millions.
+    #[test]
+    fn a_count_that_is_far_too_high_is_not_paged_to_its_end() {
+        let mut read = WindowRead::new(vec![query()], second());
+        let mut ids = BTreeSet::new();
+        let ended = loop {
+            let (_, request) = read.request().unwrap();
+            let first = request.page_no.saturating_mul(request.page_size);
+            let shown = (first..first.saturating_add(request.page_size)).filter(|id| *id < 20);
+            let raw = |id| {
+                RawRecord::new(Feed::PurchaseReturns, format!(r#"{{"return_id":{id}}}"#).into())
+            };
+            let page = Page {
+                rows: shown.map(raw).collect(),
+                total_count: request.count.then_some(1_000_000_000),
+                erp_date: None,
+                asked_at: Moment(0),
+                asked_at_wall: Timestamp(0),
+            };
+            let (rows, step) = read.consume(page).unwrap();
+            ids.extend(rows.into_iter().map(|row| row.id.unwrap()));
+            if let Step::Ended(ended) = step {
+                break ended;
+            }
+        };
+        assert_eq!((ended, ids.len()), (Ended::Complete, 20));
+        assert_eq!(read.not_shown(), 1_000_000_000 - 20, "as if the account might not see them");
+        assert!(read.calls() < 150, "{} calls", read.calls());
     }
 
     #[test]
