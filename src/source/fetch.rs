@@ -481,8 +481,7 @@ impl WindowRead {
             self.unproven = Some(shortfall);
             return Ok(self.next_query());
         }
-        // Once more where the account may not see everything: half a window lacks as much.
-        if read >= 2 && self.rules.splittable && self.alike(&this).is_none() {
+        if read >= 2 && self.rules.splittable {
             return Ok(Step::Ended(Ended::Split));
         }
         let page_size = if self.may_be_limited() {
@@ -529,6 +528,7 @@ impl WindowRead {
     /// reads may lack the same row by chance; where the account is known not to see everything, two
     /// are enough all the same.
     fn lacks_alike(&self, this: &Earlier) -> Option<u64> {
+        let missing = this.not_shown().filter(|missing| *missing > 0)?;
         let single = this.pages <= 1 && self.earlier.iter().all(|before| before.pages <= 1);
         let tolerant = self.rules.tolerant || self.not_shown > 0;
         let reads = if single || tolerant { 1 } else { READS as usize - 1 };
@@ -536,18 +536,13 @@ impl WindowRead {
         let moved = single
             || self.tried_limit == Some(1)
             || self.earlier.iter().any(|before| before.page_size != this.page_size);
-        self.alike(this).filter(|_| self.earlier.len() >= reads && moved)
-    }
-
-    /// How many records this read and every one before it lack, where they are the same ones.
-    fn alike(&self, this: &Earlier) -> Option<u64> {
-        let missing = this.not_shown().filter(|missing| *missing > 0)?;
         let alike = |before: &Earlier| {
             before.not_shown() == Some(missing)
                 && !before.uncounted
                 && self.within(this.read, before.read)
         };
-        self.earlier.iter().all(alike).then_some(missing)
+        let enough = self.earlier.len() >= reads && moved;
+        (enough && self.earlier.iter().all(alike)).then_some(missing)
     }
 
     /// Whether `earlier` showed every record that `later` did.
