@@ -386,7 +386,7 @@ impl Audit {
         };
         for finding in findings {
             let difference = match finding {
-                Finding::Same(_) | Finding::Told => continue,
+                Finding::Told => continue,
                 Finding::Change(change) => {
                     let Change { op, record, .. } = *change;
                     let kind = match op {

@@ -193,7 +193,7 @@ impl Tenure<'_> {
                     open.pending.insert(key, Item::DeadLetter(row, misfit));
                 }
                 // Of two versions in one read the later one counts.
-                Finding::Same(_) | Finding::Told | Finding::AskAgain { .. } => {
+                Finding::Told | Finding::AskAgain { .. } => {
                     open.pending.remove(&key);
                 }
             }

@@ -23,7 +23,7 @@ const MOST: usize = 50;
 impl Finding {
     pub(super) fn word(&self) -> &'static str {
         match self {
-            Self::Same(_) | Self::Told => "same",
+            Self::Told => "same",
             Self::Change(_) => "changed",
             Self::AskAgain { .. } => "requery",
             Self::Misfit { .. } => "record_error",
