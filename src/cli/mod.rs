@@ -154,7 +154,7 @@ enum Verb {
     Backfill(backfill::Args),
     /// Compare what was published with what the ERP holds; publishes nothing
     #[command(
-        after_help = "Example: wdt-connector verify --feed return_outbounds --from 2026-01-01T00:00:00+08:00 --to 2026-02-01T00:00:00+08:00\nOne JSON object a line for each difference. Exits 1 when there are any."
+        after_help = "Example: wdt-connector verify --feed return_outbounds --from 2026-01-01T00:00:00+08:00 --to 2026-02-01T00:00:00+08:00\nOne JSON object a line for each difference. Exits 1 when there are any, or when the ERP's answers about a window contradict its counts."
     )]
     Verify(verify::Args),
     /// Ask a running instance's probe; for container health checks

@@ -153,7 +153,7 @@ pub(super) const LABELS: &[(&str, &str)] = &[
     ("outcome", "`CREATED`, `REJECTED`, `INVALID`, `IN_DOUBT`, `EXPIRED`"),
     ("part", "`erp`, `kafka`, `listener`, `registry`"),
     ("partition", "a partition's number"),
-    ("pass", "`live`, `late`, `backfill`"),
+    ("pass", "`live`, `late`, `backfill`, `unproven`"),
     (
         "pipeline",
         "`commands`, `purchase_returns`, `return_outbounds`; of transactions and partitions `commands`, `feeds`",
@@ -165,7 +165,7 @@ pub(super) const LABELS: &[(&str, &str)] = &[
     ),
     (
         "result",
-        "stages: see the next table; calls: `ok`, `rejected`, `throttled`, `unreachable`, `unknown`, `misconfigured`, `withheld`, `unlisted`, `probably_created`; transactions: `committed`, `aborted`, `unknown`, `refused`; reloads: `success`, `failure`; out-of-order rows: `confirmed`, `skipped`",
+        "stages: see the next table; calls: `ok`, `rejected`, `throttled`, `unreachable`, `unknown`, `misconfigured`, `withheld`, `unlisted`, `probably_created`; transactions: `committed`, `aborted`, `unknown`, `refused`; reloads: `success`, `failure`; out-of-order rows: `confirmed`, `skipped`, `deferred` (its second is read again)",
     ),
     (
         "stage",
@@ -173,7 +173,7 @@ pub(super) const LABELS: &[(&str, &str)] = &[
     ),
     (
         "state",
-        "circuit: `closed`, `open`, `half_open`; feed: `elsewhere`, `restoring`, `snapshot`, `live`, `waiting` (the ERP does not answer), `blocked` (the ERP refuses the account or the query), `paused` (by an operator)",
+        "circuit: `closed`, `open`, `half_open`; feed: `elsewhere`, `restoring`, `snapshot`, `live`, `waiting` (the ERP does not answer), `blocked` (the ERP refuses the account or the query, or too many windows are unproven), `paused` (by an operator)",
     ),
     ("version", "of the program"),
     ("what", "`snapshot` (the first read), `backfill`"),
@@ -191,10 +191,10 @@ pub(super) const STAGE_RESULTS: &[(&str, &str)] = &[
     ),
     ("outcome", "`settle`, `new_intent`, `retry`, `retry_later`, `lookup`, `await_visibility`"),
     ("settle", "`CREATED`, `REJECTED`, `INVALID`, `IN_DOUBT`, `EXPIRED`"),
-    ("window", "`live`, `late`, `backfill`"),
+    ("window", "`live`, `late`, `backfill`, `unproven`"),
     (
         "fetch",
-        "`rows`, `too_large`, `split`, `too_early`, `paging_ignored`, `throttled`, `unreachable`, `unusable`, `misconfigured`, `rejected`",
+        "`rows`, `unproven`, `too_large`, `split`, `too_early`, `paging_ignored`, `throttled`, `unreachable`, `unusable`, `too_wide`, `too_long`, `misconfigured`, `rejected`",
     ),
     ("diff", "`same`, `changed`, `requery`, `record_error`"),
     ("change", "`r`, `c`, `u`, `dead_letter`"),

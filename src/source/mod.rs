@@ -3,19 +3,19 @@
 //! ```text
 //!            ┌──────────────── one task per owned feed (feed.rs) ────────────────┐
 //! group ──▶  │ window ──▶ fetch ──▶ diff ──▶ change ──▶ publish ──▶ change topic │
-//! (feeds.    │   ▲        ERP, all   state,    bytes      one        + state     │
-//!  state)    │   │        pages or   hash                 transaction + checkpoint│
-//!            │   └─────── none ───── first ◀───────────────────┘                 │
-//!            └────────────────────────────────────────────────────────────────────┘
+//! (feeds.    │   ▲        ERP, a     state,    bytes      │         + state      │
+//!  state)    │   │        page ◀──── hash first ◀─────────┤         + checkpoint │
+//!            │   └─────── all that was counted is shown ◀─┘                      │
+//!            └───────────────────────────────────────────────────────────────────┘
 //! ```
 //!
 //! The owner of partition i of `wdt.feeds.state` owns feed i. A new owner waits for stable offsets
 //! and its barrier, restores the last published versions into a local cache, and resumes from the
 //! checkpoint.
 //!
-//! Events, state and checkpoint are committed in one transaction, so a repeated window publishes
-//! nothing twice. Intermediate versions between two polls are not captured. The guarantees and
-//! their assumptions are in `docs/delivery.md#change-pipeline`.
+//! Events and state are committed in one transaction, so a repeated window publishes nothing twice.
+//! The checkpoint comes with the last of a window's. Intermediate versions between two polls are not
+//! captured. The guarantees and their assumptions are in `docs/delivery.md#change-pipeline`.
 
 pub(crate) mod audit;
 pub mod change;
