@@ -157,8 +157,6 @@ struct Pages {
     uncounted: bool,
     /// Empty pages in a row.
     empty: u32,
-    /// Rows of page 0.
-    page_0: u32,
     /// What page 0 showed first, sorted.
     first_page: Vec<u64>,
     /// Every page so far has been the same page.
@@ -177,7 +175,6 @@ impl Pages {
             last_count: 0,
             uncounted: false,
             empty: 0,
-            page_0: 0,
             first_page: Vec::new(),
             all_alike: true,
         }
@@ -225,7 +222,7 @@ pub struct WindowRead {
     shown: FxHashMap<u64, u8>,
     /// A short page came as short when it was asked for again.
     stays_short: bool,
-    /// A page of this length looked like the longest that the ERP gives.
+    /// Read with as many rows a page as the longest one has had.
     tried_limit: Option<u32>,
     pages_before: u32,
     records_before: u64,
@@ -302,7 +299,8 @@ impl WindowRead {
         self.longest_page
     }
 
-    /// The rows a page holds at most, where the ERP turned out to give fewer than asked for.
+    /// The rows a page may hold at most: asked for more, the ERP did not show what stood behind
+    /// them.
     #[must_use]
     pub fn limit(&self) -> Option<u32> {
         self.limit
@@ -346,8 +344,6 @@ impl WindowRead {
         self.longest_page = self.longest_page.max(u32::try_from(keys.len()).unwrap_or(u32::MAX));
         let size = u64::from(self.current.page_size);
         if self.current.at == At::First {
-            let length = u32::try_from(keys.len()).unwrap_or(u32::MAX);
-            self.current.page_0 = self.current.page_0.max(length);
             // Asked for twice, what was counted first stays the first count.
             if self.current.doubtful.is_none() {
                 self.current.first_count = count.unwrap_or(0);
@@ -431,17 +427,17 @@ impl WindowRead {
         Ok(Step::More)
     }
 
-    /// Page 0 is as long as any page has been, though more was asked for and counted: perhaps the
-    /// ERP gives no longer ones.
+    /// No page has ever been as long as asked for, and more is counted than the longest one held:
+    /// perhaps the ERP gives no longer ones.
     fn may_be_limited(&self) -> bool {
-        let length = self.current.page_0;
+        let counted = self.current.first_count.max(self.current.last_count);
         self.tried_limit.is_none()
-            && length == self.longest_page
-            && (1..self.current.page_size).contains(&length)
+            && (1..self.current.page_size).contains(&self.longest_page)
+            && counted > u64::from(self.longest_page)
     }
 
     fn try_limit(&mut self) -> u32 {
-        *self.tried_limit.insert(self.current.page_0)
+        *self.tried_limit.insert(self.longest_page)
     }
 
     fn end_of_read(&mut self) -> Result<Step, FetchFault> {

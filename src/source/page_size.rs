@@ -15,6 +15,8 @@ pub(crate) struct PageSize {
     configured: u32,
     now: u32,
     longest: u32,
+    /// What the latest window suspected to be the ERP's limit.
+    suspected: Option<u32>,
     since: u32,
 }
 
@@ -22,7 +24,7 @@ impl PageSize {
     /// As configured.
     #[must_use]
     pub(crate) fn new(configured: u32) -> Self {
-        Self { configured, now: configured, longest: 0, since: 0 }
+        Self { configured, now: configured, longest: 0, suspected: None, since: 0 }
     }
 
     /// Rows to ask for.
@@ -49,12 +51,14 @@ impl PageSize {
         self.longest = self.longest.max(read.longest_page());
     }
 
-    /// Learns from a window that was read.
+    /// Learns from a window that was read. One page that came short looks like a limit as well, so
+    /// only two windows in a row are believed.
     pub(crate) fn accepted(&mut self, feed: Feed, read: &WindowRead) {
         self.seen(read);
         match read.limit() {
+            Some(limit) if self.suspected.replace(limit) != Some(limit) => {}
             Some(limit) => {
-                if limit != self.now {
+                if limit < self.now {
                     tracing::warn!(
                         feed = feed.name(),
                         page.size = limit,
