@@ -124,7 +124,7 @@ const LONGEST_WAIT: u32 = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct TooLong {
     seconds: i64,
-    /// Successes of shorter windows before it is tried again; doubled by every failure.
+    /// Successes of shorter windows before it is tried again; doubled each time it fails again.
     wait: u32,
     left: u32,
 }
@@ -178,16 +178,16 @@ impl Pace {
         if window.seconds() < self.seconds {
             return;
         }
-        let grown = self.seconds.saturating_mul(2);
-        let most = match &mut self.too_long {
-            Some(too_long) if too_long.left > 0 => {
+        match &mut self.too_long {
+            Some(too_long) if window.seconds() >= too_long.seconds => self.too_long = None,
+            Some(too_long) if too_long.left > 1 => {
                 too_long.left -= 1;
-                if too_long.left > 0 { (too_long.seconds - 1).max(self.seconds) } else { LONGEST }
+                return;
             }
-            Some(_) | None => LONGEST,
-        };
-        self.seconds =
-            self.fitting(window, pages).clamp(self.seconds, grown).min(most).min(LONGEST);
+            Some(_) | None => {}
+        }
+        let grown = self.seconds.saturating_mul(2);
+        self.seconds = self.fitting(window, pages).clamp(self.seconds, grown).min(LONGEST);
     }
 
     /// A window turned out to hold `pages` pages, more than the budget: shrink by as much.
@@ -200,7 +200,7 @@ impl Pace {
     pub(crate) fn halve(&mut self, window: Window) {
         let seconds = window.seconds();
         let wait = match self.too_long {
-            Some(before) if seconds <= before.seconds.saturating_mul(2) => {
+            Some(before) if seconds >= before.seconds => {
                 before.wait.saturating_mul(2).min(LONGEST_WAIT)
             }
             Some(_) | None => 1,
@@ -623,6 +623,66 @@ mod tests {
         let settled = cursor.next(Pass::Live, far, &pace).unwrap();
         assert!((10..=14).contains(&settled.seconds()), "{settled:?}");
         assert_eq!(too_large, 1, "one call is enough to learn the density");
+    }
+
+    #[test]
+    fn a_length_that_failed_is_tried_again_after_longer_and_longer() {
+        let mut pace = Pace::new(10);
+        let (cursor, _) = Cursor::resume(None, at(0), "a");
+        let far = limits(1 << 40, 1 << 40, 0);
+        // What is longer than an hour cannot be read.
+        let (mut failed, mut read, mut waits) = (0, 0, Vec::new());
+        for _ in 0..400 {
+            let window = cursor.next(Pass::Live, far, &pace).unwrap();
+            if window.seconds() > 3_600 {
+                failed += 1;
+                waits.push(std::mem::take(&mut read));
+                pace.halve(window);
+            } else {
+                assert!(window.seconds() > 1_000, "it stays near to what can be read");
+                read += 1;
+                pace.read(window, 0);
+            }
+        }
+        assert_eq!(waits[..5], [0; 5], "a day is halved at once down to 45 minutes");
+        assert_eq!(waits[5..11], [1, 2, 4, 8, 16, 32]);
+        assert!(failed < 20 && waits[12..].iter().all(|wait| *wait == 64), "{waits:?}");
+    }
+
+    fn listed(from: i64, to: i64) -> UnprovenWindow {
+        UnprovenWindow { from: at(from), to: at(to), since: at(9), snapshot: false }
+    }
+
+    #[test]
+    fn a_listed_window_stays_until_it_was_read() {
+        let (cursor, _) = Cursor::resume(None, at(0), "a");
+        let cursor = cursor.listed(listed(10, 11)).unwrap().listed(listed(5, 6)).unwrap();
+        let again = cursor.clone().listed(listed(10, 11)).unwrap();
+        assert_eq!(again, cursor, "it is listed already");
+        assert_eq!(cursor.unproven(), [listed(5, 6), listed(10, 11)]);
+        let (resumed, _) = Cursor::resume(Some(cursor.checkpoint().clone()), at(0), "a");
+        let read = resumed.after(Pass::Unproven, window(5, 6), limits(900, 800, 700));
+        assert_eq!(read.unproven(), [listed(10, 11)]);
+        assert_eq!(read.checkpoint().watermark, at(0), "no pass has moved");
+    }
+
+    #[test]
+    fn a_full_list_joins_its_closest_windows_and_refuses_what_is_too_far() {
+        let (mut cursor, _) = Cursor::resume(None, at(0), "a");
+        for place in 0..100 {
+            // The distances grow.
+            cursor = cursor.listed(listed(place * place * 10, place * place * 10 + 1)).unwrap();
+        }
+        assert_eq!(cursor.unproven().len(), 100);
+        cursor = cursor.listed(listed(900_000, 900_001)).unwrap();
+        assert_eq!(cursor.unproven().len(), 100);
+        assert_eq!(cursor.unproven()[0], listed(0, 11), "what lies between them as well");
+        let (mut apart, _) = Cursor::resume(None, at(0), "a");
+        let month = 31 * 86_400;
+        for place in 0..100 {
+            apart = apart.listed(listed(place * month, place * month + 1)).unwrap();
+        }
+        assert_eq!(apart.listed(listed(200 * month, 200 * month + 1)), None);
     }
 
     #[test]
