@@ -522,6 +522,9 @@ impl<'a> Tenure<'a> {
             open.read.calls(),
         );
         self.schedule(open.pass).pace.read(open.window, open.read.pages());
+        if open.pass == Pass::Unproven && listed(&next, open.window) {
+            self.retries.failed(open.window);
+        }
         Ok(self.moved(open, next))
     }
 
@@ -792,14 +795,14 @@ impl<'a> Tenure<'a> {
                     (at.backfill_rows.unwrap_or(0), at.backfill_events.unwrap_or(0));
                 tracing::info!(feed = feed.name(), rows, events, "backfill finished");
             }
-            Pass::Unproven => tracing::info!(
+            Pass::Unproven if !listed(&self.cursor, window) => tracing::info!(
                 feed = feed.name(),
                 window.start = %window.start,
                 window.end = %window.end,
                 events = open.counts.events,
                 "unproven window read again, completely"
             ),
-            Pass::Live | Pass::Late | Pass::Backfill => {}
+            Pass::Live | Pass::Late | Pass::Backfill | Pass::Unproven => {}
         }
         if was_snapshot && !at.snapshot {
             tracing::info!(
@@ -953,6 +956,11 @@ impl<'a> Tenure<'a> {
         self.note(&reader);
         Ok(answer.is_ok())
     }
+}
+
+/// Whether a window is among those that are read again.
+fn listed(cursor: &Cursor, window: Window) -> bool {
+    cursor.unproven().iter().any(|listed| window_of(listed) == window)
 }
 
 /// For people: whole seconds, where there are any.
