@@ -387,11 +387,13 @@ fn fault_finding(call: Call, fault: &QueryFault) -> Finding {
             says,
             "check the account's url, proxy and ca_file, and the network",
         ),
-        QueryFault::Unusable { .. } | QueryFault::TooLong { .. } => Finding::bad(
-            subject(call),
-            says,
-            "check the account's url; the ERP may be out of order: try again later",
-        ),
+        QueryFault::Unusable { .. } | QueryFault::Unlisted { .. } | QueryFault::TooLong { .. } => {
+            Finding::bad(
+                subject(call),
+                says,
+                "check the account's url; the ERP may be out of order: try again later",
+            )
+        }
         QueryFault::Misconfigured { .. } => Finding::bad(
             subject(call),
             says,

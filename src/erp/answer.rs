@@ -467,6 +467,8 @@ fn query_refused(
         Meaning::Rejected if row == Row::WindowTooWide => QueryFault::TooWide { call, refusal },
         Meaning::Misconfigured => QueryFault::Misconfigured { call, refusal },
         Meaning::Rejected | Meaning::Unapproved => QueryFault::Rejected { call, refusal },
+        // Without a code it is a gateway's own JSON, perhaps.
+        Meaning::Unseen if code.is_some() => QueryFault::Unlisted { call, refusal },
         Meaning::Ambiguous | Meaning::ProbablyCreated | Meaning::Unseen => {
             QueryFault::Unusable { call, reason: said(code, &refusal) }
         }

@@ -220,6 +220,7 @@ impl Erp {
                         QueryFault::Throttled { .. }
                         | QueryFault::Unreachable { .. }
                         | QueryFault::Unusable { .. }
+                        | QueryFault::Unlisted { .. }
                         | QueryFault::TooLong { .. },
                     ) => false,
                 };
@@ -270,7 +271,9 @@ fn query_result(outcome: &Result<Page, QueryFault>) -> &'static str {
         Ok(_) => "ok",
         Err(QueryFault::Throttled { .. }) => "throttled",
         Err(QueryFault::Unreachable { .. }) => "unreachable",
-        Err(QueryFault::Unusable { .. } | QueryFault::TooLong { .. }) => "unknown",
+        Err(
+            QueryFault::Unusable { .. } | QueryFault::Unlisted { .. } | QueryFault::TooLong { .. },
+        ) => "unknown",
         Err(QueryFault::Misconfigured { .. }) => "misconfigured",
         Err(QueryFault::TooWide { .. } | QueryFault::Rejected { .. }) => "rejected",
     }

@@ -48,6 +48,7 @@ pub fn answer(call: Call, status: u16, body: &[u8]) -> Result<&'static str, Stri
                 QueryFault::Throttled { .. } => "throttled",
                 QueryFault::Unreachable { .. } => "unreachable",
                 QueryFault::Unusable { .. } => "unusable",
+                QueryFault::Unlisted { .. } => "unlisted",
                 QueryFault::Misconfigured { .. } => "misconfigured",
                 QueryFault::TooWide { .. } => "too wide",
                 QueryFault::TooLong { .. } => "too long",

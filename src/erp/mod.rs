@@ -264,6 +264,9 @@ pub enum QueryFault {
     /// filters.
     #[error("the ERP rejects the query {call:?} with {}: {}", .refusal.code, .refusal.message)]
     Rejected { call: Call, refusal: Refusal },
+    /// The ERP says no in words that are in no table: for now, for good, or for this window.
+    #[error("the ERP refuses {call:?} with {}: {} (not in the table of known answers)", .refusal.code, .refusal.message)]
+    Unlisted { call: Call, refusal: Refusal },
 }
 
 /// One page of a query, rows as the ERP sent them.

@@ -194,7 +194,7 @@ pub(super) const STAGE_RESULTS: &[(&str, &str)] = &[
     ("window", "`live`, `late`, `backfill`, `unproven`"),
     (
         "fetch",
-        "`rows`, `unproven`, `too_large`, `split`, `too_early`, `paging_ignored`, `throttled`, `unreachable`, `unusable`, `too_wide`, `too_long`, `misconfigured`, `rejected`",
+        "`rows`, `unproven`, `too_large`, `split`, `too_early`, `paging_ignored`, `throttled`, `unreachable`, `unusable`, `unlisted`, `too_wide`, `too_long`, `misconfigured`, `rejected`",
     ),
     ("diff", "`same`, `changed`, `requery`, `record_error`"),
     ("change", "`r`, `c`, `u`, `dead_letter`"),

@@ -290,6 +290,7 @@ pub(super) async fn probe(erp: &Erp, timeout: Duration) -> Result<(), String> {
         Err(
             fault @ (QueryFault::Unreachable { .. }
             | QueryFault::Unusable { .. }
+            | QueryFault::Unlisted { .. }
             | QueryFault::TooLong { .. }
             | QueryFault::Misconfigured { .. }),
         ) => Err(fault.to_string()),

@@ -29,7 +29,7 @@ use super::{
     page_size::PageSize,
     query,
     reader::Reader,
-    remedy::{Remedy, remedy},
+    remedy::{Remedy, asked_elsewhere, remedy},
     window::{Pace, Window, closes_at},
 };
 
@@ -230,17 +230,17 @@ impl Audit {
         if next == Remedy::AskElsewhere {
             let start = self.settings.start_at.minus(std::time::Duration::from_secs(86_400));
             let second = Window { start, end: start.plus(std::time::Duration::from_secs(1)) };
-            let answers = self.count(second).await.is_ok();
-            next = if answers { Remedy::Shorten } else { Remedy::Wait };
+            next = asked_elsewhere(&fault, self.count(second).await.is_ok());
         }
         if next == Remedy::SmallerPages && !self.page_size.halve() {
             next = Remedy::Shorten;
         }
         match (next, &fault) {
             (Remedy::SmallerPages, _) => Ok(Settled::Again),
-            (Remedy::Wait, FetchFault::Query(QueryFault::Unusable { .. })) if failures < 2 => {
-                Ok(Settled::Again)
-            }
+            (
+                Remedy::Wait,
+                FetchFault::Query(QueryFault::Unusable { .. } | QueryFault::Unlisted { .. }),
+            ) if failures < 2 => Ok(Settled::Again),
             (Remedy::Shorten, _) if window.splittable() => Ok(Settled::Shorter),
             (Remedy::Shorten, FetchFault::Query(QueryFault::TooWide { .. })) => Err(fault.into()),
             (Remedy::Shorten, _) => Ok(Settled::Passed),

@@ -80,7 +80,8 @@ impl Reader {
                 Err(
                     QueryFault::Throttled { .. }
                     | QueryFault::Unreachable { .. }
-                    | QueryFault::Unusable { .. },
+                    | QueryFault::Unusable { .. }
+                    | QueryFault::Unlisted { .. },
                 ) if attempt < ATTEMPTS => {
                     tokio::time::sleep(PAUSE * attempt).await;
                     attempt += 1;

@@ -32,14 +32,27 @@ pub(super) fn remedy(fault: &FetchFault, failures: u32) -> Remedy {
     match fault {
         FetchFault::Query(fault) => match fault {
             QueryFault::Throttled { .. } | QueryFault::Unreachable { .. } => Remedy::Wait,
-            QueryFault::Unusable { .. } if failures < SUSPECTED => Remedy::Wait,
-            QueryFault::Unusable { .. } => Remedy::AskElsewhere,
+            QueryFault::Unusable { .. } | QueryFault::Unlisted { .. } if failures < SUSPECTED => {
+                Remedy::Wait
+            }
+            QueryFault::Unusable { .. } | QueryFault::Unlisted { .. } => Remedy::AskElsewhere,
             QueryFault::TooWide { .. } => Remedy::Shorten,
             QueryFault::TooLong { .. } => Remedy::SmallerPages,
             QueryFault::Misconfigured { .. } => Remedy::Person { anew: false },
             QueryFault::Rejected { .. } => Remedy::Person { anew: true },
         },
         FetchFault::PagingIgnored { .. } => Remedy::Person { anew: true },
+    }
+}
+
+/// What follows once another second was asked for: `answered`, or not either.
+#[must_use]
+pub(super) fn asked_elsewhere(fault: &FetchFault, answered: bool) -> Remedy {
+    match fault {
+        _ if answered => Remedy::Shorten,
+        // It is up, and refuses whatever it is asked.
+        FetchFault::Query(QueryFault::Unlisted { .. }) => Remedy::Person { anew: false },
+        FetchFault::Query(_) | FetchFault::PagingIgnored { .. } => Remedy::Wait,
     }
 }
 
@@ -62,6 +75,13 @@ mod tests {
         assert_eq!(remedy(&unusable, 1), Remedy::Wait);
         assert_eq!(remedy(&unusable, 2), Remedy::AskElsewhere);
         assert_eq!(remedy(&unusable, 99), Remedy::AskElsewhere);
+        assert_eq!(asked_elsewhere(&unusable, true), Remedy::Shorten);
+        assert_eq!(asked_elsewhere(&unusable, false), Remedy::Wait);
+        let unlisted = FetchFault::Query(QueryFault::Unlisted { call, refusal: refusal() });
+        assert_eq!(remedy(&unlisted, 1), Remedy::Wait);
+        assert_eq!(remedy(&unlisted, 2), Remedy::AskElsewhere);
+        assert_eq!(asked_elsewhere(&unlisted, true), Remedy::Shorten);
+        assert_eq!(asked_elsewhere(&unlisted, false), Remedy::Person { anew: false });
         for (fault, expected) in [
             (QueryFault::Unreachable { call, reason: reason() }, Remedy::Wait),
             (QueryFault::Throttled { call, message: reason() }, Remedy::Wait),

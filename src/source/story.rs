@@ -50,6 +50,7 @@ pub(super) fn failed(fault: &FetchFault) -> &'static str {
             QueryFault::Throttled { .. } => "throttled",
             QueryFault::Unreachable { .. } => "unreachable",
             QueryFault::Unusable { .. } => "unusable",
+            QueryFault::Unlisted { .. } => "unlisted",
             QueryFault::TooWide { .. } => "too_wide",
             QueryFault::TooLong { .. } => "too_long",
             QueryFault::Misconfigured { .. } => "misconfigured",

@@ -30,7 +30,7 @@ use super::{
     publish::Publisher,
     query,
     reader::Reader,
-    remedy::{Remedy, remedy},
+    remedy::{Remedy, asked_elsewhere, remedy},
     retries::Retries,
     status::{FeedPhase, Progress, late_advice, missed_advice, progress},
     story,
@@ -864,7 +864,10 @@ impl<'a> Tenure<'a> {
         }
         let mut next = remedy(&fault, open.failures);
         if next == Remedy::AskElsewhere {
-            next = if self.answers_elsewhere(open).await? { Remedy::Shorten } else { Remedy::Wait };
+            next = match self.answers_elsewhere(open).await? {
+                Some(answered) => asked_elsewhere(&fault, answered),
+                None => Remedy::Wait,
+            };
         }
         if next == Remedy::SmallerPages && !self.page_size.halve() {
             next = Remedy::Shorten;
@@ -935,8 +938,9 @@ impl<'a> Tenure<'a> {
         }
     }
 
-    /// Whether the ERP answers a query for another second.
-    async fn answers_elsewhere(&mut self, open: &OpenRead) -> Result<bool, Stop> {
+    /// Whether the ERP answers a query for another second; `None`: an operator decided something
+    /// meanwhile.
+    async fn answers_elsewhere(&mut self, open: &OpenRead) -> Result<Option<bool>, Stop> {
         let mut second = self.limits().latest_second();
         if second.start <= open.window.end && open.window.start <= second.end {
             // Long before the feed's beginning there is nothing that could be wrong.
@@ -947,14 +951,22 @@ impl<'a> Tenure<'a> {
         let Some(selection) =
             query::of_window(self.task.feed, self.settings, second).into_iter().next()
         else {
-            return Ok(false);
+            return Ok(Some(false));
         };
         let request = crate::erp::PageRequest { page_no: 0, page_size: 1, count: true };
         let mut reader = self.reader(open.pass);
-        let asking = beating(self.pulse, reader.ask(&selection, request));
-        let answer = self.task.cancel.run_until_cancelled(asking).await.ok_or(Stop::Over)?;
+        let mut controls = self.controls.clone();
+        let asking = async {
+            tokio::select! {
+                answer = reader.ask(&selection, request) => Some(answer.is_ok()),
+                () = controls.changed() => None,
+            }
+        };
+        let asking = beating(self.pulse, asking);
+        let answered = self.task.cancel.run_until_cancelled(asking).await.ok_or(Stop::Over)?;
+        self.controls = controls;
         self.note(&reader);
-        Ok(answer.is_ok())
+        Ok(answered)
     }
 }
 

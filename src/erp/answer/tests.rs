@@ -376,6 +376,7 @@ fn fault_word(fault: &QueryFault) -> &'static str {
         QueryFault::Throttled { .. } => "throttled",
         QueryFault::Unreachable { .. } => "unreachable",
         QueryFault::Unusable { .. } => "unknown",
+        QueryFault::Unlisted { .. } => "unlisted",
         QueryFault::Misconfigured { .. } => "misconfigured",
         QueryFault::TooWide { .. } => "too wide",
         QueryFault::TooLong { .. } => "too long",
@@ -401,13 +402,13 @@ fn queries_follow_the_same_table() {
         );
     }
     let judged = queried(Call::QueryOutbounds, &reply(&outer(12, "?")), ROOM, &context());
-    assert!(judged.unseen && matches!(judged.outcome, Err(QueryFault::Unusable { .. })));
+    assert!(judged.unseen && matches!(judged.outcome, Err(QueryFault::Unlisted { .. })));
     for (code, text, expected) in [
         (1012, "", "throttled"),
         (2104, "start_time与end_time时间跨度不能超过最大范围 30天", "too wide"),
         (2180, "start_time与end_time时间跨度不能超过最大范围 30天", "too wide"),
-        (2180, "?", "unknown"),
-        (1, "sid is not", "unknown"),
+        (2180, "?", "unlisted"),
+        (1, "sid is not", "unlisted"),
     ] {
         let body = serde_json::json!({ "code": code.to_string(), "message": text }).to_string();
         assert_eq!(fault_word(&enterprise(&body).unwrap_err()), expected, "{code} {text}");
