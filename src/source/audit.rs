@@ -29,7 +29,7 @@ use super::{
     page_size::PageSize,
     query,
     reader::Reader,
-    remedy::{Remedy, asked_elsewhere, remedy},
+    remedy::{Remedy, answers_another_question, asked_elsewhere, remedy},
     window::{Pace, Window, closes_at},
 };
 
@@ -578,7 +578,15 @@ impl Audit {
             closes_at: None,
         };
         let queries = query::of_record_anywhere(feed, &self.settings, &record);
-        let (rows, ended) = self.reader.whole(queries, rules).await?;
+        let (rows, ended) = match self.reader.whole(queries, rules).await {
+            Err(fault) if answers_another_question(&fault) => {
+                let second = record.modified.floor_second();
+                let second = Window { start: second, end: second };
+                let queries = query::of_window(feed, &self.settings, second);
+                self.reader.whole(queries, rules).await?
+            }
+            answer => answer?,
+        };
         let Some(row) = rows.iter().rev().find(|row| row.id.as_deref() == Some(id)) else {
             return match ended {
                 Ended::Complete => Ok(None),

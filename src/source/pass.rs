@@ -15,7 +15,7 @@ use crate::{
     config::Feed,
     crash::{self, Point},
     erp::{
-        QueryFault, Selection,
+        Selection,
         record::{DriftKind, Misfit, Record},
     },
     metrics::Hop,
@@ -27,9 +27,10 @@ use super::{
     change::{Piece, Snapshot, call_of},
     diff::{Change, DiffFault, Differ, Finding, Kept},
     feed::{Stop, beating, learn},
-    fetch::{Ended, FetchFault, Row, Rules, WindowRead, unidentified},
+    fetch::{Ended, Row, Rules, WindowRead, unidentified},
     publish::{BATCH, Excess, PAUSE, PublishFault},
     query,
+    remedy::answers_another_question,
     story::{Tales, since},
     tenure::Tenure,
     window::{Cursor, Limits, Pass, Window},
@@ -368,9 +369,7 @@ impl Tenure<'_> {
                     None => Asked::Refused,
                 }
             }
-            Some(Err(FetchFault::Query(
-                QueryFault::Rejected { .. } | QueryFault::TooWide { .. },
-            ))) => Asked::Refused,
+            Some(Err(fault)) if answers_another_question(&fault) => Asked::Refused,
             Some(Err(fault)) => {
                 tracing::warn!(
                     feed = self.task.feed.name(),

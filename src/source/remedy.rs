@@ -56,6 +56,25 @@ pub(super) fn asked_elsewhere(fault: &FetchFault, answered: bool) -> Remedy {
     }
 }
 
+/// Whether a question about one record is better put another way; else the ERP is away, or refuses
+/// the account.
+#[must_use]
+pub(super) fn answers_another_question(fault: &FetchFault) -> bool {
+    match fault {
+        FetchFault::Query(fault) => match fault {
+            QueryFault::Rejected { .. }
+            | QueryFault::Unlisted { .. }
+            | QueryFault::Unusable { .. }
+            | QueryFault::TooWide { .. }
+            | QueryFault::TooLong { .. } => true,
+            QueryFault::Throttled { .. }
+            | QueryFault::Unreachable { .. }
+            | QueryFault::Misconfigured { .. } => false,
+        },
+        FetchFault::PagingIgnored { .. } => true,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
