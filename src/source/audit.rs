@@ -437,7 +437,7 @@ impl Audit {
         shown: &HashSet<u128>,
         found: &mut Comparison,
     ) -> Result<(), AuditFault> {
-        let found = &mut found.differences;
+        let (found, unproven) = (&mut found.differences, &found.unproven);
         let mut prefix = StateKey::checkpoint(self.feed).bytes().to_vec();
         prefix.pop();
         prefix.push(b',');
@@ -457,7 +457,9 @@ impl Audit {
                         return false;
                     }
                 };
-                if let Some(difference) = self.absent(&state, from, to, shown) {
+                if let Some(difference) = self.absent(&state, from, to, shown)
+                    && !unproven.iter().any(|window| window.holds(difference.at))
+                {
                     found.push(difference);
                 }
                 found.len() < MOST

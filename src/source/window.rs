@@ -54,6 +54,12 @@ impl Window {
         self.end.seconds() - self.start.seconds()
     }
 
+    /// Whether a record with this modified time is in it.
+    #[must_use]
+    pub(crate) fn holds(self, modified: Timestamp) -> bool {
+        (self.start..=self.end).contains(&modified.floor_second())
+    }
+
     /// Whether a shorter window could still make progress.
     #[must_use]
     pub fn splittable(self) -> bool {
