@@ -14,7 +14,7 @@ use crate::{
         control::{decide, pipeline_key},
         members::{self, Member},
     },
-    schema::Checkpoint,
+    schema::{Checkpoint, UnprovenWindow},
     source::order::{BackfillOrder, WatermarkOrder, watermark_key},
 };
 
@@ -31,7 +31,7 @@ pub(super) struct Args {
 
 #[derive(Clone, Debug, Subcommand)]
 enum Verb {
-    /// Checkpoint, lag, owner and pending requests, of every enabled feed
+    /// Checkpoint, lag, owner, unproven windows and pending requests, of every enabled feed
     #[command(after_help = "Example: wdt-connector feeds show --json | jq .watermark")]
     Show {
         /// Only this feed: purchase_returns or return_outbounds
@@ -154,6 +154,8 @@ struct View {
     snapshot: Option<bool>,
     backfill: Option<Value>,
     last_backfill: Option<Value>,
+    /// Windows that were passed and are read again.
+    unproven: Vec<Value>,
     /// Orders that the owner has not carried out yet.
     pending: Vec<String>,
 }
@@ -226,8 +228,17 @@ fn view(
             let id = at.backfill_last.as_ref()?;
             Some(json!({ "id": id, "end": at.backfill_end, "rows": at.backfill_rows, "events": at.backfill_events }))
         }),
+        unproven: at.map_or_else(Vec::new, |at| at.unproven.iter().map(unproven).collect()),
         pending,
     }
+}
+
+fn unproven(window: &UnprovenWindow) -> Value {
+    json!({
+        "from": window.from.to_string(),
+        "to": window.to.to_string(),
+        "since": window.since.to_string(),
+    })
 }
 
 /// The backfill that runs, as JSON.
@@ -303,6 +314,18 @@ fn text(view: &View) -> String {
             ),
         );
     }
+    for window in &view.unproven {
+        let word = |name: &str| window[name].as_str().unwrap_or_default().to_owned();
+        say(
+            "unproven",
+            format!(
+                "{} to {}, passed at {}: no read showed all of it; it is read again",
+                word("from"),
+                word("to"),
+                word("since")
+            ),
+        );
+    }
     for order in &view.pending {
         say("requested", format!("{order}, not carried out yet"));
     }
@@ -339,7 +362,13 @@ mod tests {
         ] {
             assert!(waiting.contains(part), "{part}: {waiting}");
         }
-        let running = cursor.ordered(&order).unwrap();
+        let passed = UnprovenWindow {
+            from: Timestamp(50_000),
+            to: Timestamp(51_000),
+            since: Timestamp(90_000),
+            snapshot: false,
+        };
+        let running = cursor.ordered(&order).unwrap().listed(passed).unwrap();
         let paused = Some(json!({"state": "paused", "by": "ann", "at": "now"}));
         let shown = text(&view(
             Feed::ReturnOutbounds,
@@ -352,6 +381,7 @@ mod tests {
             "owner            none",
             "by ann at now",
             "0 % of 1970-01-01T00:00:00.000Z to 1970-01-01T00:01:40.000Z",
+            "1970-01-01T00:00:50.000Z to 1970-01-01T00:00:51.000Z, passed at 1970-01-01T00:01:30.000Z",
         ] {
             assert!(shown.contains(part), "{part}: {shown}");
         }
