@@ -65,3 +65,4 @@ mod tools;
 mod unavailable;
 mod upgrade;
 mod verbs;
+mod windows;
