@@ -294,6 +294,11 @@ impl TopicReader {
     }
 }
 
+const QUEUED: &str = "queued.max.messages.kbytes";
+/// What a reader fetches ahead. The cache takes a restored record later than it arrives, so all of
+/// this fills up; with the 16 MB of other consumers a restart needed 27 MB more, and no less time.
+const QUEUED_KB: &str = "4096";
+
 /// A client that joins no group and can be asked for the offsets of one.
 pub(super) fn connect(
     kafka: &KafkaSettings,
@@ -301,6 +306,9 @@ pub(super) fn connect(
     group: &str,
 ) -> Result<Arc<BaseConsumer<Quiet>>, KafkaError> {
     let mut config = consumer_config(kafka, role, group);
+    if !kafka.properties.contains_key(QUEUED) {
+        config.set(QUEUED, QUEUED_KB);
+    }
     config.set("enable.partition.eof", "true").create_with_context(Quiet).map(Arc::new)
 }
 
