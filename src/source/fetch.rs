@@ -60,6 +60,9 @@ const READS: u32 = 3;
 /// worth it: a count that is far too high would cost a call for each page it makes up.
 const EMPTY_PAGES: u32 = 2;
 const SEEK_ABOVE: u32 = 8;
+/// Records for which a read makes room at once: a table that grows is there twice meanwhile. What
+/// the ERP counts beyond this (16 MB) has to be shown first.
+const MOST_RESERVED: usize = 500_000;
 
 /// What a read must keep to.
 #[derive(Clone, Copy, Debug)]
@@ -356,6 +359,8 @@ impl WindowRead {
             if self.rules.splittable && self.rules.budget.is_some_and(|budget| pages > budget) {
                 return Ok(Step::Ended(Ended::TooLarge { pages }));
             }
+            let expected = usize::try_from(counted).unwrap_or(usize::MAX).min(MOST_RESERVED);
+            self.shown.reserve(expected.saturating_sub(self.shown.len()));
         }
         // A page holds no record twice, and none but the last one of a read has room left.
         let expected = match self.current.at {
