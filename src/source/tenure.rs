@@ -653,9 +653,17 @@ impl<'a> Tenure<'a> {
         self.backfill = Schedule::new(self.settings);
         self.backfilling =
             Began { at: Instant::now(), position: position.unwrap_or_default(), rows: 0 };
-        if position.is_none() {
-            self.task.status.feed(self.task.feed, |status| status.backfill = None);
-        }
+        // Its first window may take long.
+        let progress = self.backfill_progress();
+        self.task.status.feed(self.task.feed, |status| status.backfill = progress);
+    }
+
+    /// How far an ordered backfill is.
+    fn backfill_progress(&self) -> Option<Progress> {
+        let at = self.cursor.checkpoint();
+        let ((from, to), position) =
+            at.backfill_from.zip(at.backfill_to).zip(at.backfill_position)?;
+        Some(self.backfilling.progress(from, to, position))
     }
 
     /// Reads on behalf of a pass.
@@ -775,11 +783,7 @@ impl<'a> Tenure<'a> {
         }
         let first_read =
             at.snapshot.then(|| self.first_read.progress(start, limits.live, at.watermark));
-        let backfill = at
-            .backfill_from
-            .zip(at.backfill_to)
-            .zip(at.backfill_position)
-            .map(|((from, to), position)| self.backfilling.progress(from, to, position));
+        let backfill = self.backfill_progress();
         self.tell(first_read.as_ref().or(backfill.as_ref()));
         self.task.status.feed(feed, |status| {
             status.window(window);

@@ -28,6 +28,7 @@ mod command_rules;
 mod corruption;
 mod crash_table;
 mod decisions;
+mod dense_second;
 mod drift;
 mod feed_tools;
 mod ground;
