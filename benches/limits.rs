@@ -2,7 +2,8 @@
 //! goes on. One JSON line each.
 //!
 //! `cargo bench --bench limits` (release) runs every case; `-- keys 100000`, `-- settled 10000`,
-//! `-- commits 100000`, `-- behind 100000`, `-- bomb 1048588` one of a size of one's own.
+//! `-- commits 100000`, `-- behind 100000`, `-- bomb 1048588`, `-- second 30000` one of a size of
+//! one's own.
 //! `tests/it/limits.rs` has short forms of the same.
 
 #![allow(unreachable_pub, reason = "the kit's modules are written as a library's")]
@@ -22,18 +23,25 @@ mod kit;
 #[allow(dead_code, unused_imports, reason = "shared with the tests, which use another share of it")]
 mod parts;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use kit::{
     commands::{command, json_bytes},
     connector::Connector,
+    erp::Kind,
     journal,
-    records::Sender,
+    records::{Reader, Sender},
     rig::Rig,
-    topics,
+    topics, until,
 };
 use serde_json::json;
-use wdt_connector::testing::schema::{CreateReturnOutbound, Outcome};
+use wdt_connector::testing::{
+    clock::Timestamp,
+    schema::{CreateReturnOutbound, Outcome},
+};
 
 const PARTITIONS: i32 = 4;
 /// The stated bound on a process.
@@ -47,6 +55,10 @@ const KNOWN: usize = 900;
 /// lz4 expands up to 255 times; a little less leaves room for the frame.
 const EXPANDS: usize = 240;
 const BOMBS: usize = 6;
+/// The stated bound on a process whose only feed meets a second with this many records.
+const SECOND_MB: f64 = 64.0;
+/// How soon an operator is obeyed.
+const OBEYED: Duration = Duration::from_secs(5);
 
 fn main() {
     let wanted: Vec<String> =
@@ -59,6 +71,8 @@ fn main() {
         ("bomb", 1_048_588, bomb),
         ("commits", 2_000_000, commits),
         ("behind", 2_000_000, behind),
+        ("second", 300_000, second),
+        ("second_killed", 300_000, second_killed),
     ] {
         if wanted.first().is_none_or(|first| first == name) {
             println!("{}", run(size.unwrap_or(usual)));
@@ -249,5 +263,131 @@ fn bomb(bytes: usize) -> serde_json::Value {
     json!({
         "case": "lz4_bomb", "max_message_bytes": bytes, "bombs": BOMBS, "expanded_mb": expanded, "others_created": created,
         "peak_rss_mb": peak, "peak_to_expanded": peak / expanded, "honoured": created == OTHERS && (bytes > 131_072 || peak <= BOUND_MB),
+    })
+}
+
+/// Events of a topic, counted and not kept.
+struct Counted {
+    reader: Reader,
+    keys: HashSet<Vec<u8>>,
+    events: usize,
+}
+
+impl Counted {
+    fn new(topic: &str) -> Self {
+        Self { reader: Reader::new(topic), keys: HashSet::new(), events: 0 }
+    }
+
+    fn take(&mut self) {
+        for record in self.reader.seen.drain(..) {
+            self.events += 1;
+            self.keys.extend(record.key);
+        }
+    }
+
+    fn at_least(&mut self, count: usize, begun: Instant) {
+        while self.events < count && begun.elapsed() < LIMIT {
+            self.reader.read_on(Duration::from_millis(100));
+            self.take();
+        }
+    }
+
+    fn finish(&mut self) {
+        self.reader.finish();
+        self.take();
+    }
+}
+
+/// A rig with one feed, whose first read meets a second with all records.
+fn dense(what: &str, count: usize) -> (Rig, Timestamp) {
+    let mut rig = Rig::new(what).purchase_returns();
+    let second = Timestamp::now().minus(Duration::from_secs(3_600)).floor_second();
+    rig.config
+        .set("log", "level", "warn")
+        .set("feeds.purchase_returns", "start_at", second.minus(OBEYED).to_string())
+        .set("feeds.purchase_returns.late_pass", "interval", "600s");
+    rig.erp.seed_between(Kind::Returns, count, second, second);
+    (rig, second)
+}
+
+fn feed(connector: &Connector) -> serde_json::Value {
+    connector.status()["sections"]["feeds"]["purchase_returns"].clone()
+}
+
+fn is_live(connector: &Connector) -> Option<()> {
+    (feed(connector)["state"] == "live").then_some(())
+}
+
+/// One second in which everything was modified: read for the first time, then by a backfill that is
+/// paused and called off.
+fn second(count: usize) -> serde_json::Value {
+    let (rig, at) = dense("limits-second", count);
+    let order = |arguments: &[&str]| {
+        let said = rig.verb(&[arguments, &["--feed", "purchase_returns"]].concat(), b"");
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    };
+    let mut events = Counted::new(&rig.topics.purchase_returns);
+    let connector = rig.start();
+    let begun = Instant::now();
+    events.at_least(1, begun);
+    let first_event = rig.erp.asked(Kind::Returns);
+    events.at_least(count, begun);
+    let (seconds, cpu) = (begun.elapsed().as_secs_f64(), connector.cpu_seconds());
+    let (pages, first_peak) = (rig.erp.asked(Kind::Returns), peak(&connector));
+    let transactions =
+        connector.metric("wdt_connector_transactions_total", &["feeds", "committed"]);
+    until("the first read to end", LIMIT, || is_live(&connector));
+
+    let (from, to) = (at.to_string(), at.plus(Duration::from_secs(1)).to_string());
+    order(&["backfill", "--from", &from, "--to", &to]);
+    until("the backfill to read", LIMIT, || {
+        (rig.erp.asked(Kind::Returns) > pages + pages / 10).then_some(())
+    });
+    let begun = Instant::now();
+    order(&["feeds", "pause"]);
+    until("the pause", LIMIT, || (feed(&connector)["state"] == "paused").then_some(()));
+    let paused = begun.elapsed();
+    order(&["feeds", "resume"]);
+    until("the feed to go on", LIMIT, || is_live(&connector));
+    let goes_on = feed(&connector)["backfill"].is_object();
+    let begun = Instant::now();
+    order(&["backfill", "--cancel"]);
+    until("the end of the backfill", LIMIT, || {
+        feed(&connector)["backfill"].is_null().then_some(())
+    });
+    let cancelled = begun.elapsed();
+    let peak = peak(&connector);
+    events.finish();
+    let once = events.events == count && events.keys.len() == count;
+    json!({
+        "case": "second", "records": count, "seconds": (seconds * 10.0).round() / 10.0, "per_second": (count as f64 / seconds).round(),
+        "per_cpu_second": (count as f64 / cpu).round(), "cpu_seconds_per_1000": cpu / count as f64 * 1000.0,
+        "pages": pages, "first_event_after_pages": first_event, "transactions": transactions, "once": once,
+        "paused_ms": paused.as_millis(), "cancelled_ms": cancelled.as_millis(), "in_the_middle": goes_on,
+        "peak_rss_mb": first_peak, "peak_rss_mb_read_again": peak, "bound_mb": SECOND_MB,
+        "honoured": peak <= SECOND_MB && once && goes_on && paused.max(cancelled) <= OBEYED && first_event < pages / 10,
+    })
+}
+
+/// The same, killed in the middle of its first read.
+fn second_killed(count: usize) -> serde_json::Value {
+    let (rig, _) = dense("limits-second-killed", count);
+    let mut events = Counted::new(&rig.topics.purchase_returns);
+    let begun = Instant::now();
+    let connector = rig.start();
+    events.at_least(count / 2, begun);
+    let first_peak = peak(&connector);
+    connector.kill();
+    let connector = rig.start();
+    let restored_peak = peak(&connector);
+    events.at_least(count, begun);
+    until("the first read to end", LIMIT, || is_live(&connector));
+    events.finish();
+    let once = events.events == count && events.keys.len() == count;
+    let peak = peak(&connector);
+    json!({
+        "case": "second_killed", "records": count, "seconds": begun.elapsed().as_secs_f64().round(), "once": once,
+        "peak_rss_mb_before": first_peak, "peak_rss_mb_restored": restored_peak, "peak_rss_mb": peak, "bound_mb": SECOND_MB,
+        "honoured": peak <= SECOND_MB && once,
     })
 }

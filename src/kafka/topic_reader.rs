@@ -296,7 +296,7 @@ impl TopicReader {
 
 const QUEUED: &str = "queued.max.messages.kbytes";
 /// What a reader fetches ahead. The cache takes a restored record later than it arrives, so all of
-/// this fills up; with the 16 MB of other consumers a restart needed 27 MB more, and no less time.
+/// this fills up: with the 16 MB of other consumers a restart took some 27 MB more memory.
 const QUEUED_KB: &str = "4096";
 
 /// A client that joins no group and can be asked for the offsets of one.
