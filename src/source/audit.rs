@@ -70,6 +70,15 @@ pub(crate) struct Comparison {
     pub unproven: Vec<Window>,
 }
 
+/// What a comparison has read so far.
+#[derive(Debug, Default)]
+struct Seen {
+    /// xxh3-128 of the records' ids.
+    ids: HashSet<u128>,
+    /// xxh3-128 of the rows' texts.
+    contents: HashSet<[u8; 16]>,
+}
+
 /// What follows from a window that could not be read.
 enum Settled {
     Again,
@@ -268,11 +277,11 @@ impl Audit {
         mut progress: impl FnMut(Timestamp, u64),
     ) -> Result<Comparison, AuditFault> {
         let mut found = Comparison::default();
-        let mut shown = HashSet::new();
+        let mut seen = Seen::default();
         let mut pace = Pace::new(self.settings.max_pages_per_window);
         let (mut position, mut failures) = (from, 0);
         while let Some(window) = pace.window(position, to) {
-            match self.read(window, &mut pace, &mut shown, &mut found).await {
+            match self.read(window, &mut pace, &mut seen, &mut found).await {
                 Ok(Compared::Read(pages)) => pace.read(window, pages),
                 Ok(Compared::Shorter) => continue,
                 Ok(Compared::Unproven) => found.unproven.push(window),
@@ -297,7 +306,7 @@ impl Audit {
                 break;
             }
         }
-        self.not_shown(from, position, &shown, &mut found).await?;
+        self.not_shown(from, position, &seen.ids, &mut found).await?;
         Ok(found)
     }
 
@@ -306,14 +315,13 @@ impl Audit {
         &mut self,
         window: Window,
         pace: &mut Pace,
-        shown: &mut HashSet<u128>,
+        seen: &mut Seen,
         found: &mut Comparison,
     ) -> Result<Compared, AuditFault> {
         let rules = Rules {
             call: call_of(self.feed, self.settings.edition),
             page_size: self.page_size.now(),
             longest_page: self.page_size.longest(),
-            tolerant: false,
             budget: Some(pace.budget()),
             splittable: window.splittable(),
             closes_at: Some(closes_at(
@@ -322,15 +330,14 @@ impl Audit {
             )),
         };
         let mut read = WindowRead::new(query::of_window(self.feed, &self.settings, window), rules);
-        let mut compared = HashSet::new();
         while let Some((selection, request)) = read.request() {
             let page = self.reader.ask(selection, request).await.map_err(FetchFault::from)?;
             let (rows, step) = read.consume(page)?;
-            shown.extend(
+            seen.ids.extend(
                 rows.iter().filter_map(|row| row.id.as_deref()).map(|id| xxh3_128(id.as_bytes())),
             );
-            // Pages of one read overlap: the same version is compared once.
-            let new = rows.into_iter().filter(|row| compared.insert(row.hash)).collect();
+            // Pages and windows overlap: the same version is compared once.
+            let new = rows.into_iter().filter(|row| seen.contents.insert(row.hash)).collect();
             self.judge(new, found).await?;
             self.page_size.seen(&read);
             match step {
@@ -574,22 +581,21 @@ impl Audit {
             call: call_of(feed, edition),
             page_size: self.page_size.now(),
             longest_page: self.page_size.longest(),
-            tolerant: false,
             budget: None,
             splittable: false,
             closes_at: None,
         };
         let queries = query::of_record_anywhere(feed, &self.settings, &record);
-        let (rows, ended) = match self.reader.whole(queries, rules).await {
+        let (rows, ended) = match self.reader.versions(queries, rules, id).await {
             Err(fault) if answers_another_question(&fault) => {
                 let second = record.modified.floor_second();
                 let second = Window { start: second, end: second };
                 let queries = query::of_window(feed, &self.settings, second);
-                self.reader.whole(queries, rules).await?
+                self.reader.versions(queries, rules, id).await?
             }
             answer => answer?,
         };
-        let Some(row) = rows.iter().rev().find(|row| row.id.as_deref() == Some(id)) else {
+        let Some(row) = rows.last() else {
             return match ended {
                 Ended::Complete => Ok(None),
                 _ => Err(AuditFault::State(format!(

@@ -72,8 +72,6 @@ pub struct Rules {
     pub page_size: u32,
     /// The longest page this ERP has shown; no shorter one is its limit. 0: none yet.
     pub longest_page: u32,
-    /// The account is known not to see every record that the ERP counts.
-    pub tolerant: bool,
     /// Most pages of all queries together; `None`: read whole, whatever it takes.
     pub budget: Option<u32>,
     /// Whether a shorter window could be asked for instead.
@@ -499,7 +497,8 @@ impl WindowRead {
     fn accepts(&mut self, this: &Earlier) -> bool {
         if this.uncounted {
             // An answer without rows and without a count is believed the second time.
-            return self.earlier.last().is_some_and(|before| before.uncounted && before.shown == 0);
+            let empty = |before: &Earlier| before.uncounted && before.shown == 0;
+            return !self.earlier.is_empty() && self.earlier.iter().all(empty);
         }
         // What left before it was shown was counted first; what entered is counted last.
         if this.shown >= this.counted() {
@@ -512,7 +511,7 @@ impl WindowRead {
             && !first.uncounted
             && self.shown.len() as u64 >= first.first_count
             && this.counted() <= first.first_count
-            && self.earlier.iter().all(|before| before.last_count <= first.first_count)
+            && self.earlier.iter().all(|before| before.counted() <= first.first_count)
         {
             // Nothing entered, so the reads together show what the first one counted.
             return true;
@@ -526,13 +525,11 @@ impl WindowRead {
     /// may not see them.
     ///
     /// A single page is one answer, so that no order of its rows hides one. Of several pages two
-    /// reads may lack the same row by chance; where the account is known not to see everything, two
-    /// are enough all the same.
+    /// reads may lack the same row by chance, so that it takes all of them.
     fn lacks_alike(&self, this: &Earlier) -> Option<u64> {
         let missing = this.not_shown().filter(|missing| *missing > 0)?;
         let single = this.pages <= 1 && self.earlier.iter().all(|before| before.pages <= 1);
-        let tolerant = self.rules.tolerant || self.not_shown > 0;
-        let reads = if single || tolerant { 1 } else { READS as usize - 1 };
+        let reads = if single { 1 } else { READS as usize - 1 };
         // An ERP that may give one row a page leaves no other page size.
         let moved = single
             || self.tried_limit == Some(1)
@@ -672,7 +669,6 @@ mod tests {
             call: Call::QueryPurchaseReturns,
             page_size: 2,
             longest_page: 0,
-            tolerant: false,
             budget: Some(3),
             splittable: true,
             closes_at: None,
@@ -802,9 +798,6 @@ mod tests {
         let mut scripted = Scripted::new(wide, &[once_more, fours, threes, fours].concat());
         assert_eq!((scripted.run(), scripted.read.not_shown()), (Ok(Ended::Complete), 1));
         assert_eq!(scripted.read.limit(), None);
-        let tolerant = Rules { tolerant: true, ..wide };
-        let mut scripted = Scripted::new(tolerant, &[once_more, fours, threes].concat());
-        assert_eq!((scripted.run(), scripted.read.not_shown()), (Ok(Ended::Complete), 1));
         // The third read lacks another one.
         let other: Answers<'_> = &[(&[1, 2, 3, 4], 6), (&[5], 0), (&[1, 2, 3, 4], 6)];
         let mut scripted = Scripted::new(wide, &[once_more, fours, threes, other].concat());

@@ -94,7 +94,6 @@ mod tests {
             call: Call::QueryPurchaseReturns,
             page_size: 5,
             longest_page: 0,
-            tolerant: false,
             budget: None,
             splittable: true,
             closes_at: None,

@@ -338,7 +338,6 @@ impl Tenure<'_> {
             call: call_of(self.task.feed, self.settings.edition),
             page_size: self.page_size.now(),
             longest_page: self.page_size.longest(),
-            tolerant: self.not_shown_told,
             budget: None,
             splittable: false,
             closes_at: None,
@@ -347,7 +346,7 @@ impl Tenure<'_> {
         let mut controls = self.controls.clone();
         let asking = async {
             tokio::select! {
-                answer = reader.whole(queries, rules) => Some(answer),
+                answer = reader.versions(queries, rules, id) => Some(answer),
                 () = controls.changed() => None,
             }
         };
@@ -363,7 +362,7 @@ impl Tenure<'_> {
             None => Asked::Decided,
             Some(Ok((rows, ended))) => {
                 // The later of two is the newer one.
-                match rows.into_iter().rev().find(|row| row.id.as_deref() == Some(id)) {
+                match rows.into_iter().next_back() {
                     Some(row) => Asked::Shown(Box::new(row)),
                     None if ended == Ended::Complete => Asked::NotShown,
                     None => Asked::Refused,

@@ -56,7 +56,15 @@ impl Reader {
         self.waited
     }
 
-    async fn once(&mut self, selection: &Selection, page: PageRequest) -> Result<Page, QueryFault> {
+    /// Asks for one page, once.
+    ///
+    /// # Errors
+    /// [`QueryFault`].
+    pub(crate) async fn once(
+        &mut self,
+        selection: &Selection,
+        page: PageRequest,
+    ) -> Result<Page, QueryFault> {
         let permit = self.erp.quota().acquire(self.call, self.class).await;
         self.calls += 1;
         self.waited += permit.waited;
@@ -92,21 +100,23 @@ impl Reader {
         }
     }
 
-    /// Reads all of a question whose answer is small: one record by its number, or its second.
+    /// Reads all of a question about record `id`: by its number, or its second. Gives the rows that
+    /// are its versions, the latest last.
     ///
     /// # Errors
     /// [`FetchFault`].
-    pub(crate) async fn whole(
+    pub(crate) async fn versions(
         &mut self,
         queries: Vec<Selection>,
         rules: Rules,
+        id: &str,
     ) -> Result<(Vec<Row>, Ended), FetchFault> {
         let mut read = WindowRead::new(queries, rules);
         let mut shown = Vec::new();
         while let Some((selection, request)) = read.request() {
             let page = self.ask(selection, request).await?;
             let (rows, step) = read.consume(page)?;
-            shown.extend(rows);
+            shown.extend(rows.into_iter().filter(|row| row.id.as_deref() == Some(id)));
             match step {
                 Step::More => {}
                 Step::Again(shortfall) => self.fell_short(shortfall),

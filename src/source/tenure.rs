@@ -107,6 +107,14 @@ impl Schedule {
             trouble: None,
         }
     }
+
+    /// A page was read: the ERP is there.
+    fn answered(&mut self) {
+        self.failures = 0;
+        if matches!(self.trouble, Some((FeedPhase::Waiting, _))) {
+            self.trouble = None;
+        }
+    }
 }
 
 /// One feed between a takeover and the end of its lease.
@@ -140,7 +148,7 @@ pub(super) struct Tenure<'a> {
     /// When progress was logged last.
     told: Option<Instant>,
     /// Records that the account may not see were told of.
-    pub(super) not_shown_told: bool,
+    not_shown_told: bool,
     /// Deviating fields that were logged already.
     pub drift: HashSet<(String, &'static str)>,
 }
@@ -292,7 +300,6 @@ impl<'a> Tenure<'a> {
             call: call_of(feed, self.settings.edition),
             page_size: self.page_size.now(),
             longest_page: self.page_size.longest(),
-            tolerant: self.not_shown_told,
             budget: (!whole).then(|| pace.budget()),
             splittable: !whole && window.splittable(),
             // Where unsafe timing is allowed a lag may be shorter than the visibility; then it is
@@ -362,7 +369,7 @@ impl<'a> Tenure<'a> {
                 Err(fault) => return self.failed(open, fault).await,
                 Ok((rows, step)) => {
                     open.failures = 0;
-                    self.schedule(open.pass).failures = 0;
+                    self.schedule(open.pass).answered();
                     open.shown(rows);
                     match step {
                         Step::More => {}
@@ -391,9 +398,18 @@ impl<'a> Tenure<'a> {
         let mut controls = self.controls.clone();
         let began = Instant::now();
         let fetch = tracing::info_span!(parent: &open.span, "fetch", page.number = request.page_no);
+        // The live pass waits for the answer: what may never be answered gets one attempt.
+        let once = open.pass == Pass::Unproven;
         let asking = async {
+            let answer = async {
+                if once {
+                    reader.once(selection, request).await
+                } else {
+                    reader.ask(selection, request).await
+                }
+            };
             tokio::select! {
-                answer = reader.ask(selection, request) => Asked::Answered(answer),
+                answer = answer => Asked::Answered(answer),
                 () = controls.changed() => Asked::Decided,
             }
         };
@@ -424,6 +440,9 @@ impl<'a> Tenure<'a> {
                     "ERP clock is behind the window's end; choosing the window again"
                 );
                 self.give_up(open).await?;
+                if pass == Pass::Unproven {
+                    self.retries.failed(window);
+                }
                 // The clock has been read by now, so the next choice differs; no faster than the
                 // ERP's own second.
                 Ok(Turn::Anew(Duration::from_millis(250).min(self.settings.poll_interval)))
@@ -862,6 +881,9 @@ impl<'a> Tenure<'a> {
         };
         if pass == Pass::Unproven {
             warn(growing);
+            if matches!(fault, FetchFault::Query(QueryFault::TooLong { .. })) {
+                self.page_size.halve();
+            }
             self.give_up(open).await?;
             self.retries.failed(window);
             return Ok(Turn::Anew(growing));
@@ -934,8 +956,13 @@ impl<'a> Tenure<'a> {
                     error = %fault,
                     "this second cannot be read although the ERP answers; it is read again later"
                 );
-                // The boundary second belongs to it as well: the next window begins behind it.
-                let behind = Window { end: window.end.plus(Duration::from_secs(1)), ..window };
+                // The boundary second belongs to it as well: the next window begins behind it. The
+                // first read ends only with a window that was chosen to.
+                let second = Duration::from_secs(1);
+                let limit = open.limits.live;
+                let limit = if open.ends_snapshot { limit } else { limit.minus(second) };
+                let end = window.end.plus(second).min(limit).max(window.end);
+                let behind = Window { end, ..window };
                 let next = self.cursor.after(pass, behind, open.limits);
                 self.pass_unproven(open, next, window).await
             }
