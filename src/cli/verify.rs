@@ -65,7 +65,7 @@ async fn verify(settings: &Settings, args: &Args, store: Store) -> anyhow::Resul
             bar.at(percent(from, to, position), &format!("at {position}, {rows} records read"))
         })
         .await?;
-    let (rows, unproven) = (found.rows, found.unproven);
+    let (rows, not_shown, unproven) = (found.rows, found.not_shown, found.unproven);
     let stopped = found.differences.len() >= MOST;
     let differences = if found.differences.is_empty() {
         found.differences
@@ -83,6 +83,11 @@ async fn verify(settings: &Settings, args: &Args, store: Store) -> anyhow::Resul
         bar.say(&format!(
             "not verified: from {} to {} the ERP's answers contradict its counts, or it does not answer",
             window.start, window.end
+        ));
+    }
+    if not_shown > 0 {
+        bar.say(&format!(
+            "not verified: {not_shown} records that the ERP counts and does not show to this account (仓库权限)"
         ));
     }
     let more = if stopped { " so far; it stopped there" } else { "" };

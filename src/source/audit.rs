@@ -66,6 +66,8 @@ pub(crate) struct Comparison {
     pub differences: Vec<Difference>,
     /// Records that were read.
     pub rows: u64,
+    /// Records that the ERP counts and does not show to the account.
+    pub not_shown: u64,
     /// Windows that no read has proven to be complete: what they hold may differ.
     pub unproven: Vec<Window>,
 }
@@ -345,6 +347,7 @@ impl Audit {
                 Step::Again(shortfall) => self.reader.fell_short(shortfall),
                 Step::Ended(Ended::Complete) => {
                     self.page_size.accepted(self.feed, &read);
+                    found.not_shown += read.not_shown();
                     found.rows += read.records();
                     return Ok(Compared::Read(read.pages()));
                 }

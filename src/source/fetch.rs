@@ -232,6 +232,10 @@ pub struct WindowRead {
     longest_page: u32,
     limit: Option<u32>,
     unproven: Option<Shortfall>,
+    /// A query was believed to be empty although nothing was counted.
+    uncounted: bool,
+    /// An empty answer came with its count.
+    counted_empty: bool,
 }
 
 impl WindowRead {
@@ -254,6 +258,8 @@ impl WindowRead {
             longest_page: rules.longest_page,
             limit: None,
             unproven: None,
+            uncounted: false,
+            counted_empty: false,
         }
     }
 
@@ -292,6 +298,18 @@ impl WindowRead {
     #[must_use]
     pub fn not_shown(&self) -> u64 {
         self.not_shown
+    }
+
+    /// Whether something was believed to be empty only because two answers without a count said so.
+    #[must_use]
+    pub fn uncounted(&self) -> bool {
+        self.uncounted
+    }
+
+    /// Whether an empty answer came with its count.
+    #[must_use]
+    pub fn counted_empty(&self) -> bool {
+        self.counted_empty
     }
 
     /// The longest page the ERP has shown.
@@ -351,8 +369,11 @@ impl WindowRead {
                 self.current.uncounted = count.is_none();
             }
             self.current.last_count = count.unwrap_or(0);
+            self.counted_empty |= rows.is_empty() && count == Some(0);
+            // A full page is never the last one, whatever is counted.
             let counted = self.current.first_count.max(self.current.last_count);
-            self.current.pages = pages_of(counted, self.current.page_size);
+            let pages = u32::try_from(counted.div_ceil(size)).unwrap_or(u32::MAX);
+            self.current.pages = pages.max(if keys.len() as u64 >= size { 2 } else { 0 });
             let pages = self.pages();
             if self.rules.splittable && self.rules.budget.is_some_and(|budget| pages > budget) {
                 return Ok(Step::Ended(Ended::TooLarge { pages }));
@@ -498,7 +519,9 @@ impl WindowRead {
         if this.uncounted {
             // An answer without rows and without a count is believed the second time.
             let empty = |before: &Earlier| before.uncounted && before.shown == 0;
-            return !self.earlier.is_empty() && self.earlier.iter().all(empty);
+            let believed = !self.earlier.is_empty() && self.earlier.iter().all(empty);
+            self.uncounted |= believed;
+            return believed;
         }
         // What left before it was shown was counted first; what entered is counted last.
         if this.shown >= this.counted() {
@@ -581,14 +604,6 @@ fn another_page_size(this: &Earlier, limit: Option<u32>) -> u32 {
         Some(limit) if other > limit => size.saturating_sub(1).max(1),
         Some(_) | None => other,
     }
-}
-
-/// Pages of `count` records. A single full page may be full because its count was taken after one
-/// had left: it is read as the first of two.
-fn pages_of(count: u64, page_size: u32) -> u32 {
-    let size = u64::from(page_size);
-    let pages = if count == size { 2 } else { count.div_ceil(size) };
-    u32::try_from(pages).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -700,6 +715,13 @@ mod tests {
             read(rules(), pages),
             (Ended::Complete, vec![1, 2, 3, 4, 5], vec![(0, 2), (2, 2), (1, 2), (0, 2)])
         );
+    }
+
+    #[test]
+    fn a_full_page_is_never_the_last_whatever_is_counted() {
+        let pages: Answers<'_> =
+            &[(&[1, 2], 0), (&[3, 4], 0), (&[5], 0), (&[3, 4], 0), (&[1, 2], 0)];
+        assert_eq!(read(rules(), pages).1, [1, 2, 3, 4, 5]);
     }
 
     /// Its count may have been taken after one had left: 3 slipped to page 0 behind the first look.

@@ -73,6 +73,21 @@ enum Asked {
     Decided,
 }
 
+/// What is known of answers without records. One without a count may be the ERP's usual form, or
+/// that of an outage: windows that it ends are listed until it comes again later, and always where
+/// the ERP counts its empty answers otherwise.
+#[derive(Debug, Default)]
+struct Empties {
+    counted: bool,
+    confirmed: bool,
+}
+
+impl Empties {
+    fn believable(&self, read: &WindowRead) -> bool {
+        self.confirmed && !self.counted && !read.counted_empty()
+    }
+}
+
 /// Where this process began, for the estimates.
 struct Began {
     at: Instant,
@@ -141,6 +156,7 @@ pub(super) struct Tenure<'a> {
     backfill: Schedule,
     unproven: Schedule,
     retries: Retries,
+    empties: Empties,
     pub(super) page_size: PageSize,
     stretch: Stretch,
     first_read: Began,
@@ -202,6 +218,7 @@ impl<'a> Tenure<'a> {
             backfill: schedule(),
             unproven: schedule(),
             retries: Retries::new(settings.poll_interval),
+            empties: Empties::default(),
             page_size: PageSize::new(query::page_size(task.feed, settings)),
             stretch: Stretch::new(settings.poll_interval),
             first_read,
@@ -432,6 +449,8 @@ impl<'a> Tenure<'a> {
         if pass == Pass::Live {
             self.adapt(open.waited);
         }
+        // The same form, a poll interval later.
+        self.empties.confirmed |= pass == Pass::Unproven && open.read.uncounted();
         match ended {
             Ended::TooEarly => {
                 tracing::info!(
@@ -475,7 +494,24 @@ impl<'a> Tenure<'a> {
                 self.retries.failed(window);
                 Ok(Turn::Anew(Duration::ZERO))
             }
+            Ended::Complete if open.read.uncounted() && !self.empties.believable(&open.read) => {
+                if pass == Pass::Unproven {
+                    self.give_up(open).await?;
+                    self.retries.failed(window);
+                    return Ok(Turn::Anew(Duration::ZERO));
+                }
+                tracing::warn!(
+                    feed = feed.name(),
+                    pass = pass.name(),
+                    window.start = %window.start,
+                    window.end = %window.end,
+                    "empty answers came without a count; the window is read again later"
+                );
+                let next = self.cursor.after(pass, window, open.limits);
+                self.pass_unproven(open, next, window).await
+            }
             Ended::Complete => {
+                self.empties.counted |= open.read.counted_empty();
                 let next = self.cursor.after(pass, window, open.limits);
                 self.finish(open, next).await
             }
