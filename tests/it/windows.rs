@@ -708,3 +708,41 @@ fn refusing(text: &str) -> impl Fn(&Query) -> Passage + Send + Sync + 'static {
         }
     }
 }
+
+/// Empty answers of an outage are no proof that a window is empty.
+fn emptied(what: &str, kind: Kind, body: &str) {
+    let mut rig = rig(what, kind, HOUR * 2);
+    rig.erp.seed_between(kind, 60, ago(HOUR), ago(HOUR / 2));
+    let out = Arc::new(AtomicBool::new(true));
+    let (outage, body) = (Arc::clone(&out), body.to_owned());
+    let (_rewriter, _) = before(&mut rig, kind, move |_, _| {
+        if outage.load(Ordering::SeqCst) {
+            Passage::Answer(200, body.clone())
+        } else {
+            Passage::Through
+        }
+    });
+    let connector = rig.start();
+    let end = ago(HOUR / 2).to_string();
+    until("the records to be passed and their window to be listed", PATIENCE, || {
+        let feed = feed(&connector, kind);
+        let passed = feed["watermark"].as_str().is_some_and(|at| at > end.as_str());
+        (passed && !feed["unproven"].as_array()?.is_empty()).then_some(())
+    });
+    out.store(false, Ordering::SeqCst);
+    let mut reader = Reader::new(topic(&rig, kind));
+    reader.at_least(60, PATIENCE);
+    settle(&connector, kind);
+    reader.finish();
+    assert_eq!(judge(&rig, kind, &reader).events, 60);
+}
+
+#[test]
+fn empty_answers_of_an_outage_hide_nothing() {
+    emptied("emptied", Kind::FlagshipOutbounds, r#"{"status":0,"data":null}"#);
+}
+
+#[test]
+fn empty_answers_of_an_enterprise_outage_hide_nothing() {
+    emptied("emptiede", Kind::EnterpriseOutbounds, r#"{"code":0,"message":"OK"}"#);
+}
