@@ -22,19 +22,20 @@ pub struct Target {
 
 const FOR_EVER: u64 = u64::MAX;
 
-const QUERY: [&str; 9] = [
+const QUERY: [&str; 10] = [
     "no record",
     "a record",
     "a record with drift",
     "a misfit",
     "throttled",
     "unusable",
+    "unlisted",
     "misconfigured",
     "too wide",
     "rejected",
 ];
 /// An outbound order that cannot be published may still show whose it is.
-const OUTBOUND_QUERY: [&str; 10] = [
+const OUTBOUND_QUERY: [&str; 11] = [
     "no record",
     "a record",
     "a record with drift",
@@ -42,13 +43,14 @@ const OUTBOUND_QUERY: [&str; 10] = [
     "a misfit",
     "throttled",
     "unusable",
+    "unlisted",
     "misconfigured",
     "too wide",
     "rejected",
 ];
 
 /// Of what this edition rejects, only windows are documented.
-const ENTERPRISE_QUERY: [&str; 9] = [
+const ENTERPRISE_QUERY: [&str; 10] = [
     "no record",
     "a record",
     "a record with drift",
@@ -56,6 +58,7 @@ const ENTERPRISE_QUERY: [&str; 9] = [
     "a misfit",
     "throttled",
     "unusable",
+    "unlisted",
     "misconfigured",
     "too wide",
 ];
