@@ -83,8 +83,8 @@ struct Seen {
 
 /// What follows from a window that could not be read.
 enum Settled {
+    /// Ask once more, perhaps for a shorter window or smaller pages.
     Again,
-    Shorter,
     /// A single second: go on behind it.
     Passed,
 }
@@ -187,20 +187,10 @@ impl Audit {
                     (survey.records, pages) = (survey.records + records, pages + more);
                     pace.read(window, 1);
                 }
-                Err(fault) => {
-                    failures += 1;
-                    match self.settle(fault, failures, window).await? {
-                        Settled::Again => continue,
-                        Settled::Shorter => {
-                            failures = 0;
-                            pace.halve(window);
-                            continue;
-                        }
-                        Settled::Passed => {
-                            survey.uncounted += window.seconds().unsigned_abs();
-                        }
-                    }
-                }
+                Err(fault) => match self.settle(fault, &mut failures, window, &mut pace).await? {
+                    Settled::Again => continue,
+                    Settled::Passed => survey.uncounted += window.seconds().unsigned_abs(),
+                },
             }
             failures = 0;
             position = window.end;
@@ -234,10 +224,12 @@ impl Audit {
     async fn settle(
         &mut self,
         fault: FetchFault,
-        failures: u32,
+        failures: &mut u32,
         window: Window,
+        pace: &mut Pace,
     ) -> Result<Settled, AuditFault> {
-        let mut next = remedy(&fault, failures);
+        *failures += 1;
+        let mut next = remedy(&fault, *failures);
         if next == Remedy::AskElsewhere {
             let start = self.settings.start_at.minus(std::time::Duration::from_secs(86_400));
             let second = Window { start, end: start.plus(std::time::Duration::from_secs(1)) };
@@ -251,8 +243,12 @@ impl Audit {
             (
                 Remedy::Wait,
                 FetchFault::Query(QueryFault::Unusable { .. } | QueryFault::Unlisted { .. }),
-            ) if failures < 2 => Ok(Settled::Again),
-            (Remedy::Shorten, _) if window.splittable() => Ok(Settled::Shorter),
+            ) if *failures < 2 => Ok(Settled::Again),
+            (Remedy::Shorten, _) if window.splittable() => {
+                *failures = 0;
+                pace.halve(window);
+                Ok(Settled::Again)
+            }
             (Remedy::Shorten, FetchFault::Query(QueryFault::TooWide { .. })) => Err(fault.into()),
             (Remedy::Shorten, _) => Ok(Settled::Passed),
             (Remedy::Wait | Remedy::AskElsewhere | Remedy::Person { .. }, _) => Err(fault.into()),
@@ -288,14 +284,8 @@ impl Audit {
                 Ok(Compared::Shorter) => continue,
                 Ok(Compared::Unproven) => found.unproven.push(window),
                 Err(AuditFault::Fetch(fault)) => {
-                    failures += 1;
-                    match self.settle(fault, failures, window).await? {
+                    match self.settle(fault, &mut failures, window, &mut pace).await? {
                         Settled::Again => continue,
-                        Settled::Shorter => {
-                            failures = 0;
-                            pace.halve(window);
-                            continue;
-                        }
                         Settled::Passed => found.unproven.push(window),
                     }
                 }
@@ -580,14 +570,7 @@ impl Audit {
             drift: Vec::new(),
         };
         let (feed, edition) = (self.feed, self.settings.edition);
-        let rules = Rules {
-            call: call_of(feed, edition),
-            page_size: self.page_size.now(),
-            longest_page: self.page_size.longest(),
-            budget: None,
-            splittable: false,
-            closes_at: None,
-        };
+        let rules = self.page_size.question(call_of(feed, edition));
         let queries = query::of_record_anywhere(feed, &self.settings, &record);
         let (rows, ended) = match self.reader.versions(queries, rules, id).await {
             Err(fault) if answers_another_question(&fault) => {

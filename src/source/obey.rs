@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::clock::Timestamp;
 
 use super::{
-    feed::{BEAT, Stop},
+    feed::{BEAT, Stop, beating},
     order::{BackfillOrder, WatermarkOrder},
     status::FeedPhase,
     tenure::Tenure,
@@ -116,6 +116,23 @@ impl Tenure<'_> {
             }
         };
         self.task.cancel.run_until_cancelled(waiting).await.ok_or(Stop::Over)
+    }
+
+    /// Does something that has its own timeouts; `None`: an operator decided something meanwhile.
+    pub(super) async fn undecided<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+    ) -> Result<Option<T>, Stop> {
+        // On the heap: it would be part of every future around it.
+        let (work, decided) = (Box::pin(work), self.controls.changed());
+        let working = async {
+            tokio::select! {
+                done = work => Some(done),
+                () = decided => None,
+            }
+        };
+        let working = beating(self.pulse, working);
+        self.task.cancel.run_until_cancelled(working).await.ok_or(Stop::Over)
     }
 
     /// The limits as of now.

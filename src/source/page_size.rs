@@ -1,9 +1,9 @@
 //! How many rows a page is asked for: as configured, fewer where the ERP gives fewer or where its
 //! answers get too long.
 
-use crate::config::Feed;
+use crate::{config::Feed, erp::Call};
 
-use super::fetch::WindowRead;
+use super::fetch::{Rules, WindowRead};
 
 /// Windows read before a smaller page size is doubled again: an ERP that gives fewer rows costs two
 /// calls more each time it is found out.
@@ -37,6 +37,19 @@ impl PageSize {
     #[must_use]
     pub(crate) fn longest(&self) -> u32 {
         self.longest
+    }
+
+    /// How a small question is read: whole, whatever it takes.
+    #[must_use]
+    pub(crate) fn question(&self, call: Call) -> Rules {
+        Rules {
+            call,
+            page_size: self.now,
+            longest_page: self.longest,
+            budget: None,
+            splittable: false,
+            closes_at: None,
+        }
     }
 
     /// Asks for half as many rows; `false`: it is one already.
@@ -83,10 +96,6 @@ impl PageSize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        erp::Call,
-        source::fetch::{Rules, WindowRead},
-    };
 
     #[test]
     fn a_page_size_is_halved_down_to_one_row_and_grows_back() {

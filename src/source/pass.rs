@@ -26,8 +26,8 @@ use super::{
     PipelineFault,
     change::{Piece, Snapshot, call_of},
     diff::{Change, DiffFault, Differ, Finding, Kept},
-    feed::{Stop, beating, learn},
-    fetch::{Ended, Row, Rules, WindowRead, unidentified},
+    feed::{Stop, learn},
+    fetch::{Ended, Row, WindowRead, unidentified},
     publish::{BATCH, Excess, PAUSE, PublishFault},
     query,
     remedy::answers_another_question,
@@ -334,29 +334,9 @@ impl Tenure<'_> {
         id: &str,
         open: &OpenRead,
     ) -> Result<Asked, Stop> {
-        let rules = Rules {
-            call: call_of(self.task.feed, self.settings.edition),
-            page_size: self.page_size.now(),
-            longest_page: self.page_size.longest(),
-            budget: None,
-            splittable: false,
-            closes_at: None,
-        };
+        let rules = self.page_size.question(call_of(self.task.feed, self.settings.edition));
         let mut reader = self.reader(open.pass);
-        let mut controls = self.controls.clone();
-        let asking = async {
-            tokio::select! {
-                answer = reader.versions(queries, rules, id) => Some(answer),
-                () = controls.changed() => None,
-            }
-        };
-        let answer = self
-            .task
-            .cancel
-            .run_until_cancelled(beating(self.pulse, asking))
-            .await
-            .ok_or(Stop::Over)?;
-        self.controls = controls;
+        let answer = self.undecided(reader.versions(queries, rules, id)).await?;
         self.note(&reader);
         Ok(match answer {
             None => Asked::Decided,

@@ -22,7 +22,7 @@ use crate::{
 
 use super::{
     change::{Scribe, call_of},
-    feed::{BEAT, FeedTask, Stop, beating},
+    feed::{BEAT, FeedTask, Stop},
     fetch::{Ended, FetchFault, Rules, Step, WindowRead},
     obey::Woken,
     page_size::PageSize,
@@ -412,31 +412,22 @@ impl<'a> Tenure<'a> {
             return Err(Stop::TakeOver("a window without queries was read".to_owned()));
         };
         let mut reader = self.reader(open.pass);
-        let mut controls = self.controls.clone();
         let began = Instant::now();
         let fetch = tracing::info_span!(parent: &open.span, "fetch", page.number = request.page_no);
         // The live pass waits for the answer: what may never be answered gets one attempt.
         let once = open.pass == Pass::Unproven;
         let asking = async {
-            let answer = async {
-                if once {
-                    reader.once(selection, request).await
-                } else {
-                    reader.ask(selection, request).await
-                }
-            };
-            tokio::select! {
-                answer = answer => Asked::Answered(answer),
-                () = controls.changed() => Asked::Decided,
+            if once {
+                reader.once(selection, request).await
+            } else {
+                reader.ask(selection, request).await
             }
         };
-        let asking = beating(self.pulse, asking).instrument(fetch);
-        let asked = self.task.cancel.run_until_cancelled(asking).await.ok_or(Stop::Over)?;
+        let asked = self.undecided(asking.instrument(fetch)).await?;
         open.fetching += began.elapsed();
         open.waited += reader.waited();
-        self.controls = controls;
         self.note(&reader);
-        Ok(asked)
+        Ok(asked.map_or(Asked::Decided, Asked::Answered))
     }
 
     /// A window was read, or has to be chosen anew.
@@ -628,13 +619,6 @@ impl<'a> Tenure<'a> {
         Ok(())
     }
 
-    /// Windows that were chosen by another checkpoint are not read on.
-    fn drop_windows(&mut self) {
-        for pass in Pass::ALL {
-            self.schedule(pass).open = None;
-        }
-    }
-
     /// What the feed is doing, by the most urgent pass that does not come on.
     fn show(&mut self) {
         let trouble = Pass::ALL.into_iter().find_map(|pass| self.schedule(pass).trouble.clone());
@@ -696,9 +680,11 @@ impl<'a> Tenure<'a> {
         }
     }
 
-    /// The passes stand elsewhere: windows are chosen anew.
+    /// The passes stand elsewhere: windows that were chosen by another checkpoint are not read on.
     pub(super) fn moved_elsewhere(&mut self) {
-        self.drop_windows();
+        for pass in Pass::ALL {
+            self.schedule(pass).open = None;
+        }
         self.due_now();
     }
 
@@ -934,6 +920,10 @@ impl<'a> Tenure<'a> {
         if next == Remedy::SmallerPages && !self.page_size.halve() {
             next = Remedy::Shorten;
         }
+        let too_wide = matches!(fault, FetchFault::Query(QueryFault::TooWide { .. }));
+        if next == Remedy::Shorten && too_wide && !window.splittable() {
+            next = Remedy::Person { anew: true };
+        }
         let trouble = |this: &mut Self, phase| {
             this.schedule(pass).trouble = Some((phase, fault.to_string()));
         };
@@ -977,12 +967,6 @@ impl<'a> Tenure<'a> {
                 self.schedule(pass).pace.halve(window);
                 Ok(Turn::Anew(Duration::ZERO))
             }
-            Remedy::Shorten if matches!(fault, FetchFault::Query(QueryFault::TooWide { .. })) => {
-                warn(longest * 5);
-                trouble(self, FeedPhase::Blocked);
-                self.give_up(open).await?;
-                Ok(Turn::Anew(longest * 5))
-            }
             Remedy::Shorten => {
                 tracing::error!(
                     feed = feed.name(),
@@ -1022,18 +1006,9 @@ impl<'a> Tenure<'a> {
         };
         let request = crate::erp::PageRequest { page_no: 0, page_size: 1, count: true };
         let mut reader = self.reader(open.pass);
-        let mut controls = self.controls.clone();
-        let asking = async {
-            tokio::select! {
-                answer = reader.ask(&selection, request) => Some(answer.is_ok()),
-                () = controls.changed() => None,
-            }
-        };
-        let asking = beating(self.pulse, asking);
-        let answered = self.task.cancel.run_until_cancelled(asking).await.ok_or(Stop::Over)?;
-        self.controls = controls;
+        let answer = self.undecided(reader.ask(&selection, request)).await?;
         self.note(&reader);
-        Ok(answered)
+        Ok(answer.map(|answer| answer.is_ok()))
     }
 }
 
