@@ -563,6 +563,8 @@ listener.name.{door}.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.secu
         text
     }
 
+    /// Without retention: some tests send records of long ago, which the broker would remove at its
+    /// next look, 30 s after its start and every 5 min.
     fn properties(&self) -> String {
         let Ports { broker, controller, proxied, .. } = self.ports;
         let (listener, advertised, protocol) = match self.proxy {
@@ -610,6 +612,7 @@ share.coordinator.state.topic.num.partitions=1
 transaction.abort.timed.out.transaction.cleanup.interval.ms={}
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=500
+log.retention.ms=-1
 num.network.threads=2
 num.io.threads=4
 log.cleaner.backoff.ms=1000
