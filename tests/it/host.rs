@@ -330,13 +330,16 @@ fn too_few_descriptors_are_survived_and_nothing_is_lost() {
     let rig = Rig::new("descriptors").commands("avro");
     rig.erp.take_anything();
     rig.erp.latency(Duration::from_millis(50));
-    // What the clients, the cache and the runtime hold, and little more: most calls find no
-    // descriptor.
+    // What the clients, the cache and the runtime hold once a command was called, and little more:
+    // most calls find no descriptor.
+    let all = commands(0, 200);
     let free = rig.start();
+    rig.send(&all[..1]);
+    rig.wait_committed(1);
     let held = std::fs::read_dir(format!("/proc/{}/fd", free.pid())).unwrap().count();
     assert_eq!(free.terminate(END).code(), Some(0));
     let few = limited(&rig, &format!("ulimit -n {}", held + 12)).ready();
-    rig.send(&commands(0, 200));
+    rig.send(&all[1..]);
     rig.wait_committed(200);
     assert!(!few.log().contains("panicked"), "{}", few.log());
     assert_eq!(few.terminate(END).code(), Some(0));
