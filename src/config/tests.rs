@@ -284,8 +284,8 @@ fn unsafe_times_are_refused_or_warned_about() {
             "feeds.purchase_returns.safety_lag = 64s",
         ),
         (
-            "[feeds.purchase_returns.late_pass]\nlag = \"64s\"\n",
-            "feeds.purchase_returns.late_pass.lag = 64s",
+            "[feeds.purchase_returns]\nsafety_lag = \"10m\"\n",
+            "feeds.purchase_returns.late_pass.lag = 10m must be more than safety_lag = 10m",
         ),
     ] {
         one(text, &EVERYTHING_RUNS, &[part, "allow_unsafe_timing"]);
@@ -298,6 +298,14 @@ fn unsafe_times_are_refused_or_warned_about() {
             allowed.warnings
         );
     }
+    let early = "[feeds.purchase_returns.late_pass]\nlag = \"64s\"\n";
+    let early = wrong(early, &EVERYTHING_RUNS);
+    assert!(
+        early.len() == 2
+            && early[0].contains("more than safety_lag")
+            && early[1].contains("at least"),
+        "{early:?}"
+    );
     one(
         "[erp.flagship]\nconnect_timeout = \"10s\"\n",
         &EVERYTHING_RUNS,

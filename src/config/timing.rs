@@ -121,9 +121,16 @@ fn command_relations(settings: &Settings, found: &mut Found) {
 fn feed_relations(settings: &Settings, feed: Feed, found: &mut Found) {
     let section = settings.feed(feed);
     let least = CLOCK_ERROR + section.max_visibility_lag;
-    for (key, value) in
-        [("safety_lag", section.safety_lag), ("late_pass.lag", section.late_pass.lag)]
-    {
+    let (safety_lag, late) = (section.safety_lag, section.late_pass.lag);
+    let key = format!("feeds.{}.late_pass.lag", feed.name());
+    found.unless(late > safety_lag, &key, || {
+        format!(
+            "{key} = {} must be more than safety_lag = {}; raise it, or the late pass never reads anything and what the ERP shows late is missed",
+            show(late),
+            show(safety_lag)
+        )
+    });
+    for (key, value) in [("safety_lag", safety_lag), ("late_pass.lag", late)] {
         let key = format!("feeds.{}.{key}", feed.name());
         found.unless(value >= least, &key, || {
             format!(

@@ -372,15 +372,16 @@ impl Cursor {
         let mut at = self.checkpoint.clone();
         match pass {
             Pass::Live => {
-                at.watermark = at.watermark.max(window.end);
-                if window.end >= limits.live {
+                // A glance moves nothing, and so ends no first read.
+                if window.end > at.watermark && window.end >= limits.live {
                     at.snapshot = false;
                 }
-                if window.start <= at.late_watermark && window.end <= limits.late {
-                    at.late_watermark = at.late_watermark.max(window.end);
+                at.watermark = at.watermark.max(window.end);
+                if window.end <= limits.late {
+                    read_late(&mut at, window);
                 }
             }
-            Pass::Late => at.late_watermark = at.late_watermark.max(window.end),
+            Pass::Late => read_late(&mut at, window),
             Pass::Backfill if at.backfill_to.is_none_or(|to| window.end >= to) => {
                 end_backfill(&mut at, "finished")
             }
@@ -469,19 +470,20 @@ impl Cursor {
     }
 
     /// Carries an order to set the watermark out, once by its id; it never comes closer to now than
-    /// a window may end. Both passes go on from there.
+    /// a window may end. A later one is a skip, for both passes; for an earlier one each goes back
+    /// that far, unless it stands before it.
     #[must_use]
     pub(crate) fn set(&self, order: &WatermarkOrder, limits: Limits) -> Option<Self> {
         if self.checkpoint.watermark_id.as_ref() == Some(&order.id) {
             return None;
         }
         let to = order.watermark.floor_second().min(limits.live);
-        let at = Checkpoint {
-            watermark: to,
-            late_watermark: to,
-            watermark_id: Some(order.id.clone()),
-            ..self.checkpoint.clone()
-        };
+        let mut at = Checkpoint { watermark_id: Some(order.id.clone()), ..self.checkpoint.clone() };
+        if to > at.watermark {
+            skip(&mut at, to)
+        } else {
+            go_back(&mut at, to)
+        }
         Some(Self { checkpoint: at })
     }
 
@@ -521,8 +523,8 @@ impl Cursor {
         if back > FURTHEST_BACK {
             return Some(Err(TooFar(back)));
         }
-        let checkpoint =
-            Checkpoint { watermark: to, late_watermark: at.late_watermark.min(to), ..at.clone() };
+        let mut checkpoint = at.clone();
+        go_back(&mut checkpoint, to);
         Some(Ok(Self { checkpoint }))
     }
 
@@ -542,6 +544,27 @@ impl Cursor {
 #[must_use]
 pub(crate) fn window_of(listed: &UnprovenWindow) -> Window {
     Window { start: listed.from, end: listed.to }
+}
+
+// The late watermark moves in the three following functions only: forward by a late read that
+// leaves nothing out, or by a skip that was ordered.
+
+/// A window was read that lies as far back as the late pass stays.
+fn read_late(at: &mut Checkpoint, window: Window) {
+    if window.start <= at.late_watermark {
+        at.late_watermark = at.late_watermark.max(window.end);
+    }
+}
+
+/// What lies between is read again, by each pass that has been there.
+fn go_back(at: &mut Checkpoint, to: Timestamp) {
+    at.watermark = at.watermark.min(to);
+    at.late_watermark = at.late_watermark.min(to);
+}
+
+/// Nothing of what lies between is read.
+fn skip(at: &mut Checkpoint, to: Timestamp) {
+    (at.watermark, at.late_watermark) = (to, to);
 }
 
 fn end_backfill(at: &mut Checkpoint, how: &str) {
@@ -877,6 +900,95 @@ mod tests {
         let ahead =
             set.set(&WatermarkOrder { id: "v".into(), watermark: at(99_000) }, now).unwrap();
         assert_eq!(ahead.checkpoint().watermark, at(8_000));
+    }
+
+    #[test]
+    fn the_late_watermark_goes_forward_by_late_reads_and_skips_only() {
+        let stored = Checkpoint {
+            watermark: at(5_000),
+            late_watermark: at(4_000),
+            snapshot: false,
+            ..Cursor::resume(None, at(0), "a").0.checkpoint().clone()
+        };
+        let (cursor, _) = Cursor::resume(Some(stored), at(0), "a");
+        let now = limits(9_000, 8_000, 7_000);
+        let set = |to| {
+            let order = WatermarkOrder { id: "w".into(), watermark: at(to) };
+            let set = cursor.set(&order, now).unwrap();
+            (set.checkpoint().watermark, set.checkpoint().late_watermark)
+        };
+        assert_eq!(
+            set(4_500),
+            (at(4_500), at(4_000)),
+            "between the two: what is late is before it"
+        );
+        assert_eq!(set(5_000), (at(5_000), at(4_000)));
+        assert_eq!(set(3_000), (at(3_000), at(3_000)));
+        assert_eq!(set(6_000), (at(6_000), at(6_000)), "a skip, for both");
+        // Whatever follows upon whatever: no second is behind the late watermark that the late pass
+        // has not read, a live read that far back, or a skip.
+        let mut dice = 1_u64;
+        let mut roll = |sides: i64| {
+            dice = dice
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            i64::try_from(dice >> 33).unwrap() % sides
+        };
+        let (mut cursor, mut read_late) = (cursor, 4_000);
+        let pace = Pace::new(10);
+        let mut now = 9_000;
+        for step in 0..20_000 {
+            now += roll(40) - 10;
+            let far = limits(now, now - 1_000, now - 2_000);
+            let before = cursor.checkpoint().clone();
+            match roll(6) {
+                0 | 1 => {
+                    if let Some(window) = cursor.next(Pass::Live, far, &pace) {
+                        if window.start.seconds() <= read_late && window.end <= far.late {
+                            read_late = read_late.max(window.end.seconds());
+                        }
+                        cursor = cursor.after(Pass::Live, window, far);
+                    }
+                }
+                2 | 3 => {
+                    if let Some(window) = cursor.next(Pass::Late, far, &pace) {
+                        assert!(window.start.seconds() <= read_late, "{window:?} {read_late}");
+                        read_late = read_late.max(window.end.seconds());
+                        cursor = cursor.after(Pass::Late, window, far);
+                    }
+                }
+                4 => {
+                    let to = at(now - 4_000 + roll(3_500));
+                    let order = WatermarkOrder { id: step.to_string(), watermark: to };
+                    cursor = cursor.set(&order, far).unwrap();
+                    let to = to.min(far.live);
+                    read_late = if to > before.watermark {
+                        to.seconds()
+                    } else {
+                        read_late.min(to.seconds())
+                    };
+                }
+                _ => {
+                    let clock = at(now - roll(1_500));
+                    if let Some(Ok(back)) = cursor.behind(clock, Duration::ZERO, far, at(0)) {
+                        cursor = back;
+                        read_late = read_late.min(cursor.checkpoint().watermark.seconds());
+                    }
+                }
+            }
+            let at = cursor.checkpoint();
+            assert!(at.late_watermark.seconds() <= read_late, "{step}: {at:?} {read_late}");
+            assert!(at.late_watermark <= at.watermark, "{step}: {at:?}");
+        }
+    }
+
+    #[test]
+    fn a_glance_ends_no_first_read() {
+        let (cursor, _) = Cursor::resume(None, at(100_000), "a");
+        let ours_back = limits(96_400, 96_335, 95_800);
+        let second = cursor.glance(ours_back, at(0)).unwrap();
+        let after = cursor.after(Pass::Live, second, ours_back);
+        assert_eq!(after, cursor, "it moves nothing");
     }
 
     #[test]
