@@ -2,7 +2,7 @@
 //! what was published is what the ERP holds. Nothing is published here, and no group is joined.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashSet, btree_map::Entry},
     sync::Arc,
 };
 
@@ -507,7 +507,7 @@ impl Audit {
         found: Vec<Difference>,
     ) -> Result<Vec<Difference>, AuditFault> {
         let mut confirmed = Vec::new();
-        let mut asked: BTreeMap<String, Option<Timestamp>> = BTreeMap::new();
+        let mut asked: BTreeMap<String, Option<Record>> = BTreeMap::new();
         for mut difference in found {
             let Some(key) = &difference.key else { continue };
             let state = self.state(key).await?;
@@ -519,29 +519,28 @@ impl Audit {
                     None => true,
                     Some(state) => {
                         difference.published = state.modified.map(|modified| modified.to_string());
-                        let same = self
-                            .codec
-                            .current_datum(subject(self.feed), &state.version)
-                            .is_ok_and(|datum| xxh3_128(&datum) == difference.content);
-                        // It moved on meanwhile, and that was published.
-                        let later = state.modified > Some(difference.at);
-                        !same && !later
+                        let same = self.says(state, difference.content);
+                        match state.modified {
+                            _ if same => false,
+                            // It moved on meanwhile and that was published, or it went back.
+                            Some(published) if published > difference.at => {
+                                let now = self.ask_once(&mut asked, &difference, state).await?;
+                                difference.modified = now.map(|now| now.modified.to_string());
+                                now.is_none_or(|now| {
+                                    now.modified <= published
+                                        && !self.says(state, xxh3_128(&now.datum))
+                                })
+                            }
+                            Some(_) | None => true,
+                        }
                     }
                 },
-                Kind::NotShown => match state {
+                Kind::NotShown => match &state {
                     Some(state) if state.modified == Some(difference.at) => {
-                        let id = difference.id.clone().unwrap_or_default();
-                        let now = match asked.get(&id) {
-                            Some(now) => *now,
-                            None => {
-                                let now = self.ask(&id, &state).await?;
-                                asked.insert(id, now);
-                                now
-                            }
-                        };
-                        difference.modified = now.map(|modified| modified.to_string());
+                        let now = self.ask_once(&mut asked, &difference, state).await?;
+                        difference.modified = now.map(|now| now.modified.to_string());
                         // Modified since, and on its way.
-                        now.is_none_or(|modified| modified <= difference.at)
+                        now.is_none_or(|now| now.modified <= difference.at)
                     }
                     Some(_) | None => false,
                 },
@@ -553,8 +552,32 @@ impl Audit {
         Ok(confirmed)
     }
 
-    /// The modified time of a record by its number; `None` when the ERP does not show it.
-    async fn ask(&mut self, id: &str, state: &FeedState) -> Result<Option<Timestamp>, AuditFault> {
+    /// Whether the version that was published last has this content.
+    fn says(&self, state: &FeedState, content: u128) -> bool {
+        self.codec
+            .current_datum(subject(self.feed), &state.version)
+            .is_ok_and(|datum| xxh3_128(&datum) == content)
+    }
+
+    /// As [`Audit::ask`], once a record.
+    async fn ask_once<'a>(
+        &mut self,
+        asked: &'a mut BTreeMap<String, Option<Record>>,
+        difference: &Difference,
+        state: &FeedState,
+    ) -> Result<Option<&'a Record>, AuditFault> {
+        let id = difference.id.clone().unwrap_or_default();
+        Ok(match asked.entry(id) {
+            Entry::Occupied(known) => known.into_mut().as_ref(),
+            Entry::Vacant(place) => {
+                let now = self.ask(place.key(), state).await?;
+                place.insert(now).as_ref()
+            }
+        })
+    }
+
+    /// A record by its number; `None` when the ERP does not show it.
+    async fn ask(&mut self, id: &str, state: &FeedState) -> Result<Option<Record>, AuditFault> {
         let shown = self.codec.to_json(&state.version).unwrap_or_default();
         let record = Record {
             id: id.to_owned(),
@@ -589,7 +612,7 @@ impl Audit {
                 ))),
             };
         };
-        Ok(record::decode(feed, edition, &row.json).ok().map(|record| record.modified))
+        Ok(record::decode(feed, edition, &row.json).ok())
     }
 
     async fn state(&self, key: &StateKey) -> Result<Option<FeedState>, AuditFault> {

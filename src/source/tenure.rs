@@ -38,12 +38,6 @@ use super::{
     window::{Cursor, Limits, Pace, Pass, TooFar, Window, closes_at, window_of},
 };
 
-/// An unchanged watermark is written at least this often. In between it only lives in memory:
-/// losing it means that windows are read again, and since state travels with its events nothing of
-/// them is published again. So an idle feed costs Kafka one small transaction in five minutes
-/// instead of one a poll.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
-
 /// The position of a backfill is written at least this often while it moves.
 const BACKFILL_EVERY: Duration = Duration::from_secs(1);
 
@@ -771,8 +765,10 @@ impl<'a> Tenure<'a> {
     /// Whether the checkpoint must be written though nothing was published.
     pub(super) fn must_save(&self, next: &Cursor) -> bool {
         let (now, then) = (self.cursor.checkpoint(), next.checkpoint());
+        // What the operator's tools read there is as true as `/status`.
         self.unsaved
-            || self.saved.elapsed() >= CHECKPOINT_EVERY
+            || now.watermark != then.watermark
+            || now.late_watermark != then.late_watermark
             || now.snapshot != then.snapshot
             || now.unproven != then.unproven
             // Whoever ordered it follows it there; and its windows are worth not being read again.

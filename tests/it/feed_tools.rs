@@ -8,7 +8,7 @@ use wdt_connector::testing::clock::Timestamp;
 
 use crate::kit::{
     erp::Kind,
-    promises::judge,
+    promises::{feed, judge},
     records::{Reader, read_all},
     rig::{PATIENCE, Rig},
     until,
@@ -117,6 +117,18 @@ fn a_backfill_publishes_what_the_state_lacks_and_verify_says_when_all_is_there()
     reader.finish();
     let last = rig.json(reader.seen.last().unwrap());
     assert_eq!((&last["op"], &last["after"]["remark"]), (&json!("u"), &json!("behind our back")));
+    run(&rig, 0, &[&["verify"], &period[..]].concat());
+
+    // So is one that bears an earlier time than what was published.
+    let earlier = Timestamp::now().minus(HOUR / 5 * 2).to_beijing();
+    rig.erp.modify(KIND, &recent[0], &json!({"remark": "older", "modified": earlier}));
+    let said = run(&rig, 1, &[&["verify"], &period[..]].concat());
+    assert!(
+        said.contains(r#""difference":"different""#) && said.contains("1 differences"),
+        "{said}"
+    );
+    let said = run(&rig, 0, &[&["backfill", "--follow"], &period[..]].concat());
+    assert!(said.contains("210 records read, 1 events published"), "{said}");
     run(&rig, 0, &[&["verify"], &period[..]].concat());
     let advice = connector.status()["sections"]["feeds"]["purchase_returns"]["advice"].clone();
     assert!(advice.as_str().is_some_and(|advice| advice.contains("late_pass.lag")), "{advice}");
@@ -308,6 +320,43 @@ fn a_watermark_is_set_once_and_reading_again_publishes_nothing_twice() {
     rig.erp.add_one(KIND);
     reader.at_least(27, PATIENCE);
     assert!(connector.metric("wdt_connector_feed_rows_total", &["pass=\"live\""]) < 25.0);
+}
+
+/// Whoever sets the watermark back wants more to be read, not less.
+#[test]
+fn a_watermark_set_between_both_passes_loses_no_late_row() {
+    let mut rig = since_an_hour("between");
+    rig.config.set("feeds.purchase_returns.late_pass", "lag", "12s").set(
+        "feeds.purchase_returns.late_pass",
+        "interval",
+        "1s",
+    );
+    let numbers = rig.erp.seed_between(
+        KIND,
+        1,
+        Timestamp::now().minus(HOUR / 2),
+        Timestamp::now().minus(HOUR / 4),
+    );
+    let connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.purchase_returns);
+    reader.at_least(1, PATIENCE);
+    until("the first read to end", PATIENCE, || (shown(&rig)["snapshot"] == false).then_some(()));
+    rig.erp.modify(KIND, &numbers[0], &json!({"remark": "late", "visible_after_ms": 5_000}));
+    let stamped = Timestamp::now();
+    let beyond = |name: &str, at: Timestamp| {
+        let feed = feed(&connector, KIND);
+        feed[name].as_str().is_some_and(|now| now > at.to_string().as_str())
+    };
+    let to = stamped.plus(Duration::from_secs(2)).floor_second();
+    until("the first pass to come beyond it", PATIENCE, || {
+        beyond("watermark", to.plus(Duration::from_secs(1))).then_some(())
+    });
+    assert!(!beyond("late_watermark", stamped), "the late pass is still before it");
+    let to = to.to_string();
+    run(&rig, 0, &["feeds", "set-watermark", "--feed", "purchase_returns", "--to", &to]);
+    reader.at_least(2, PATIENCE);
+    reader.finish();
+    assert_eq!(judge(&rig, KIND, &reader).events, 2);
 }
 
 #[test]
