@@ -105,6 +105,9 @@ async fn begin(
             feed.name()
         );
     }
+    if let Some(at) = &at {
+        state::owned(settings, feed, at)?;
+    }
     // The first pass has not been beyond its watermark, and will come there by itself.
     let to = at.map_or(to, |at| to.min(at.watermark.max(from)));
     if from >= to {

@@ -23,6 +23,7 @@ use super::{
     End, acls,
     estimate::{self, call_word},
     report::{Finding, Report},
+    state,
     topics::{self, Absence},
     usage,
 };
@@ -31,6 +32,8 @@ use super::{
 const ERP_PATIENCE: Duration = Duration::from_secs(30);
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 const REGISTRY_PATIENCE: Duration = Duration::from_secs(10);
+/// A state without a checkpoint among its last records is read whole.
+const STATE_PATIENCE: Duration = Duration::from_secs(30);
 /// The `Date` header has whole seconds, and the answer took some time.
 const DATE_GRAIN_MS: i64 = 2000;
 
@@ -58,6 +61,7 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
     kafka(&settings, &mut report).await;
     registry(&settings, &mut report).await;
     erp(&settings, &mut report).await;
+    report.add_all(&states(&settings).await);
     report.add_all(&estimate::findings(&settings));
     report.add_all(&usage::findings(&settings).await);
     Ok(report.end())
@@ -295,6 +299,25 @@ async fn erp(settings: &Settings, report: &mut Report) {
         };
         report.add(&finding);
     }
+}
+
+/// What `run` would refuse of the feeds' states; nothing where they cannot be read, which other
+/// rows say.
+async fn states(settings: &Settings) -> Vec<Finding> {
+    let Ok(Ok(codec)) = timeout(REGISTRY_PATIENCE, state::codec(settings)).await else {
+        return Vec::new();
+    };
+    let mut rows = Vec::new();
+    for feed in Feed::ALL.into_iter().filter(|feed| settings.feed(*feed).enabled) {
+        let read = timeout(STATE_PATIENCE, state::checkpoint(settings, &codec, feed)).await;
+        if let Ok(Ok(Some(at))) = read
+            && let Err(foreign) = state::owned(settings, feed, &at)
+        {
+            let advice = "set the account back, or give this one topics and a kafka.application_id of its own";
+            rows.push(Finding::bad("feed state", foreign.to_string(), advice));
+        }
+    }
+    rows
 }
 
 fn subject(call: Call) -> String {

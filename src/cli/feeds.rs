@@ -121,6 +121,7 @@ async fn set_watermark(
             feed.name()
         );
     };
+    state::owned(settings, feed, &at)?;
     if to > at.watermark && !allow_skip {
         output::complain(&format!(
             "error: {to} is later than the watermark {}; what was modified in between would never be published: allow that with --allow-skip",
@@ -147,6 +148,10 @@ struct View {
     owner: Option<String>,
     host: Option<String>,
     paused: Option<Value>,
+    /// What the state is of.
+    account: Option<String>,
+    edition: Option<String>,
+    start_at: Option<String>,
     watermark: Option<String>,
     lag_seconds: Option<i64>,
     late_watermark: Option<String>,
@@ -218,6 +223,9 @@ fn view(
         owner: owner.map(|owner| owner.client_id.clone()),
         host: owner.map(|owner| owner.host.clone()),
         paused,
+        account: at.map(|at| at.account.clone()),
+        edition: at.map(|at| at.edition.clone()),
+        start_at: at.map(|at| at.start_at.to_string()),
         watermark: at.map(|at| at.watermark.to_string()),
         lag_seconds: at.map(|at| lag(at.watermark)),
         late_watermark: at.map(|at| at.late_watermark.to_string()),
@@ -275,6 +283,12 @@ fn text(view: &View) -> String {
         let word = |name: &str| paused[name].as_str().unwrap_or("?").to_owned();
         say("paused", format!("by {} at {}; feeds resume ends it", word("by"), word("at")));
     }
+    if let (Some(account), Some(edition), Some(start)) =
+        (&view.account, &view.edition, &view.start_at)
+    {
+        say("account", format!("{account} ({edition})"));
+        say("start", start.clone());
+    }
     match (&view.watermark, view.lag_seconds, &view.late_watermark, view.late_lag_seconds) {
         (Some(watermark), Some(lag), Some(late), Some(late_lag)) => {
             say("watermark", format!("{watermark}, {} behind now", span(lag)));
@@ -300,7 +314,7 @@ fn text(view: &View) -> String {
                 backfill["to"].as_str().unwrap_or_default(),
                 backfill["rows"],
                 backfill["events"],
-                backfill["id"].as_str().unwrap_or("because the filters changed")
+                backfill["id"].as_str().unwrap_or("because the filters or the start changed")
             ),
         );
     }
@@ -339,7 +353,7 @@ mod tests {
 
     #[test]
     fn a_feed_says_what_it_does_who_owns_it_and_what_waits() {
-        let (cursor, _) = Cursor::resume(None, Timestamp(0), "f");
+        let (cursor, _) = Cursor::resumed(None, Timestamp(0), "f");
         let order = BackfillOrder {
             id: "b-1".into(),
             from: Timestamp(0),
@@ -356,7 +370,8 @@ mod tests {
         ));
         for part in [
             "wdt-0-feeds at 10.0.0.1",
-            "1970-01-01T00:00:00.000Z",
+            "account          account (flagship)",
+            "start            1970-01-01T00:00:00.000Z",
             "going on",
             "backfill b-1, not carried out yet",
         ] {

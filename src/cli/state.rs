@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Timestamp,
-    config::{Feed, Settings, parse_instant},
+    config::{Edition, Feed, Settings, parse_instant},
     kafka::{
         Loader, Store,
         control::{Controls, Decisions},
@@ -17,7 +17,10 @@ use crate::{
         tool::Seen,
     },
     schema::{Checkpoint, Codec, DecodeFault, StateKind},
-    source::change::StateKey,
+    source::{
+        change::{StateKey, call_of},
+        query,
+    },
 };
 
 /// Records between the reader and whoever uses them.
@@ -53,6 +56,17 @@ pub(super) fn require(settings: &Settings, feed: Feed) -> anyhow::Result<()> {
         "feeds.{} is not enabled in this configuration; use the one its instances run with",
         feed.name()
     )
+}
+
+/// Refuses the state of another account than the configured one.
+pub(super) fn owned(settings: &Settings, feed: Feed, at: &Checkpoint) -> anyhow::Result<()> {
+    let section = settings.feed(feed);
+    let sid = match call_of(feed, section.edition).edition() {
+        Edition::Flagship => settings.flagship.as_ref().map(|account| &account.sid),
+        Edition::Enterprise => settings.enterprise.as_ref().map(|account| &account.sid),
+    };
+    let identity = query::identity(feed, section, sid.map_or("", String::as_str));
+    identity.owns(at).map_err(|foreign| anyhow!("{}: {foreign}", feed.name()))
 }
 
 /// A codec that reads and registers nothing.

@@ -48,6 +48,7 @@ async fn verify(settings: &Settings, args: &Args, store: Store) -> anyhow::Resul
     let Some(at) = audit.checkpoint().await? else {
         bail!("{} has never been read, so there is nothing to verify", feed.name())
     };
+    state::owned(settings, feed, &at)?;
     let (from, to) = (args.from.floor_second(), args.to.min(at.watermark).floor_second());
     if from >= to {
         bail!(

@@ -182,6 +182,9 @@ impl Dice {
             content_hash: self.bytes(),
             version: self.bytes(),
             checkpoint: self.maybe(|dice| Checkpoint {
+                account: dice.text(),
+                edition: dice.text(),
+                start_at: dice.instant(),
                 watermark: dice.instant(),
                 late_watermark: dice.instant(),
                 snapshot: dice.flag(),

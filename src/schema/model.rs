@@ -264,6 +264,11 @@ pub struct FeedState {
 /// How far a feed has been read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
+    /// The ERP account (`sid`) that the state is of, and its edition.
+    pub account: String,
+    pub edition: String,
+    /// What was modified before is not read.
+    pub start_at: Timestamp,
     /// Everything modified up to here has been published.
     pub watermark: Timestamp,
     /// The same for the late pass.
@@ -276,7 +281,7 @@ pub struct Checkpoint {
     pub backfill_from: Option<Timestamp>,
     pub backfill_to: Option<Timestamp>,
     pub backfill_position: Option<Timestamp>,
-    /// Who asked for the running one; `None` when changed filters did.
+    /// Who asked for the running one; `None` when changed filters or an earlier start did.
     pub backfill_id: Option<String>,
     /// What the running one, or the last one, has read and published.
     pub backfill_rows: Option<i64>,
@@ -424,6 +429,9 @@ avro_record!(FeedState {
     nonce
 });
 avro_record!(Checkpoint {
+    account,
+    edition,
+    start_at,
     watermark,
     late_watermark,
     snapshot,

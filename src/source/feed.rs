@@ -20,7 +20,7 @@ use crate::{
 use super::{
     Parts, PipelineFault,
     change::{Scribe, StateKey, call_of},
-    order::WatermarkOrder,
+    order::{BackfillOrder, WatermarkOrder},
     publish::PublishFault,
     query, settings_of,
     status::{FeedPhase, StatusBoard},
@@ -140,10 +140,18 @@ impl FeedTask {
             .await
             .ok_or(Stop::Over)?;
         self.wait_for_markers(pulse).await?;
-        let (mut cursor, resumed) =
-            Cursor::resume(stored, settings.start_at, &query::filters_hash(self.feed, settings));
+        let identity = query::identity(self.feed, settings, &sid);
+        let resumed = Cursor::resume(stored.clone(), &identity);
+        let (mut cursor, resumed) = resumed.map_err(|foreign| {
+            let topic = &parts.settings.topics.feeds_state;
+            PipelineFault::State(format!("feed {} in {topic}: {foreign}", self.feed.name()))
+        })?;
         if resumed == Resumed::First {
-            cursor = cursor.begun_after(WatermarkOrder::of(&parts.controls.now(), self.feed));
+            let decisions = parts.controls.now();
+            cursor = cursor.begun_after(
+                WatermarkOrder::of(&decisions, self.feed),
+                BackfillOrder::of(&decisions, self.feed),
+            );
         }
         let at = cursor.checkpoint();
         match resumed {
@@ -167,8 +175,21 @@ impl FeedTask {
                 watermark = %at.watermark,
                 "feed filters changed; reading everything since start_at again"
             ),
+            Resumed::EarlierStart => tracing::info!(
+                feed = self.feed.name(),
+                start_at = %at.start_at,
+                watermark = %at.watermark,
+                "start_at is earlier; reading what lies before as a backfill"
+            ),
+            Resumed::LaterStart => tracing::info!(
+                feed = self.feed.name(),
+                start_at = %at.start_at,
+                watermark = %at.watermark,
+                "configured start_at is later than the state's, which stays; nothing is removed"
+            ),
         }
-        Ok(Tenure::new(self, pulse, scribe, cursor, resumed != Resumed::AsLeft))
+        let unsaved = stored.as_ref() != Some(at);
+        Ok(Tenure::new(self, pulse, scribe, cursor, unsaved))
     }
 
     /// Waits until the index of commands knows the journal as it is now. What it never comes to

@@ -538,7 +538,7 @@ impl Tenure<'_> {
         let modified = change.record.modified;
         at.backfill_id.is_some()
             && !at.snapshot
-            && modified >= self.settings.start_at
+            && modified >= at.start_at
             && modified < at.late_watermark
     }
 

@@ -5,7 +5,7 @@ use crate::{
     erp::{Selection, record::Record},
 };
 
-use super::window::Window;
+use super::window::{Identity, Window};
 
 /// Every status of the enterprise edition's outbound orders, ascending with cancelled last: an
 /// order moves to the right in this list, so one that changes status between two queries shortens
@@ -124,22 +124,27 @@ pub(crate) fn page_size(feed: Feed, settings: &FeedSettings) -> u32 {
     }
 }
 
-/// Names what the state was built with: when it changes, everything is read again.
+/// What the state of a feed is of that reads from the account `sid`.
 #[must_use]
-pub(crate) fn filters_hash(feed: Feed, settings: &FeedSettings) -> String {
-    let filters = &settings.filters;
+pub(crate) fn identity(feed: Feed, settings: &FeedSettings, sid: &str) -> Identity {
     let edition = match settings.edition {
         Edition::Flagship => "flagship",
         Edition::Enterprise => "enterprise",
     };
-    let text = serde_json::json!([
-        feed.name(),
-        edition,
-        filters.warehouse_no,
-        filters.provider_no,
-        filters.status
-    ])
-    .to_string();
+    Identity {
+        account: sid.to_owned(),
+        edition: edition.to_owned(),
+        start_at: settings.start_at,
+        filters_hash: filters_hash(feed, settings),
+    }
+}
+
+/// Names what the state was built with: when it changes, everything is read again.
+fn filters_hash(feed: Feed, settings: &FeedSettings) -> String {
+    let filters = &settings.filters;
+    let text =
+        serde_json::json!([feed.name(), filters.warehouse_no, filters.provider_no, filters.status])
+            .to_string();
     format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes()))
 }
 
@@ -227,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_and_edition_make_the_hash() {
+    fn filters_make_the_hash() {
         let plain = filters_hash(Feed::ReturnOutbounds, &settings());
         assert_eq!(plain, filters_hash(Feed::ReturnOutbounds, &settings()));
         let mut other = settings();

@@ -329,7 +329,7 @@ impl Connector {
             lost: BTreeSet::new(),
             lost_before: BTreeSet::new(),
         };
-        let cursor = Cursor::resume(None, settings.start_at, "").0;
+        let cursor = Cursor::resumed(None, settings.start_at, "").0;
         let pace = Pace::new(settings.max_pages_per_window);
         let (state, events) = (BTreeMap::new(), Vec::new());
         Self {
@@ -358,7 +358,7 @@ impl Connector {
 
     fn restart(&mut self) {
         self.erp.crashed = false;
-        self.cursor = Cursor::resume(self.durable.clone(), self.settings.start_at, "").0;
+        self.cursor = Cursor::resumed(self.durable.clone(), self.settings.start_at, "").0;
     }
 
     fn limits(&self) -> Limits {

@@ -295,7 +295,7 @@ impl<'a> Tenure<'a> {
             Pass::Live => self
                 .cursor
                 .next(pass, limits, &pace)
-                .or_else(|| self.cursor.glance(limits, self.settings.start_at)),
+                .or_else(|| self.cursor.glance(limits, self.cursor.checkpoint().start_at)),
             Pass::Late | Pass::Backfill => self.cursor.next(pass, limits, &pace),
             Pass::Unproven => self.retries.due(self.cursor.unproven(), began),
         };
@@ -636,7 +636,7 @@ impl<'a> Tenure<'a> {
         let limits = self.limits();
         let Some(erp) = self.erp_time().latest else { return Ok(()) };
         let unseen = self.clock_seen.map_or(Duration::ZERO, |seen| seen.until(Moment::now()));
-        match self.cursor.behind(erp.at_most, unseen, limits, self.settings.start_at) {
+        match self.cursor.behind(erp.at_most, unseen, limits, self.cursor.checkpoint().start_at) {
             None => (self.clock_seen, self.too_far) = (Some(erp.asked), false),
             Some(Ok(next)) => {
                 self.too_far = false;
@@ -811,7 +811,7 @@ impl<'a> Tenure<'a> {
         self.cursor = next;
         let at = self.cursor.checkpoint().clone();
         let feed = self.task.feed;
-        let start = self.settings.start_at;
+        let start = at.start_at;
         let records = open.read.records();
         match pass {
             Pass::Live => self.first_read.rows += records,
@@ -991,7 +991,7 @@ impl<'a> Tenure<'a> {
         let mut second = self.limits().latest_second();
         if second.start <= open.window.end && open.window.start <= second.end {
             // Long before the feed's beginning there is nothing that could be wrong.
-            let start = self.settings.start_at.floor_second();
+            let start = self.cursor.checkpoint().start_at;
             second.end = start.minus(Duration::from_secs(86_400));
             second.start = second.end.minus(Duration::from_secs(1));
         }

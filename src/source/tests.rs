@@ -313,7 +313,7 @@ fn the_command_behind_an_order_stands_in_the_source_only() {
 fn checkpoints_and_barriers_have_keys_of_their_own() {
     let bench = outbounds();
     let checkpoint =
-        super::window::Cursor::resume(None, Timestamp(5_000), "f").0.checkpoint().clone();
+        super::window::Cursor::resumed(None, Timestamp(5_000), "f").0.checkpoint().clone();
     let written = bench.scribe.checkpoint(&checkpoint).unwrap();
     assert_eq!(
         (written.key.as_deref(), written.partition),

@@ -224,36 +224,55 @@ impl Pace {
     }
 }
 
-/// What [`Cursor::resume`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Resumed {
-    /// Nothing was ever read.
-    First,
-    AsLeft,
-    /// The filters changed since: everything up to the watermark is read again.
-    FiltersChanged,
-}
-
-/// Where the three passes stand; what a checkpoint record holds.
+/// What a feed's state is of. Ids of one account name other records in another, so account and
+/// edition never change; other filters or an earlier start make it read again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Cursor {
-    checkpoint: Checkpoint,
+pub(crate) struct Identity {
+    /// The account's `sid`.
+    pub account: String,
+    /// `flagship` or `enterprise`.
+    pub edition: String,
+    pub start_at: Timestamp,
+    pub filters_hash: String,
 }
 
-impl Cursor {
-    /// Goes on from a stored checkpoint, or begins at `start`.
-    #[must_use]
-    pub(crate) fn resume(
-        stored: Option<Checkpoint>,
-        start: Timestamp,
-        filters_hash: &str,
-    ) -> (Self, Resumed) {
-        let start = start.floor_second();
-        let fresh = || Checkpoint {
+/// The state is of another account or edition.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the state is of account {stored} and the configuration names account {configured}, whose ids mean other records: nothing was read or published; set the account back, or give this one topics and a kafka.application_id of its own (docs/delivery.md, Identity of a feed)"
+)]
+pub(crate) struct Foreign {
+    stored: String,
+    configured: String,
+}
+
+impl Identity {
+    /// Whether a state may be gone on with.
+    ///
+    /// # Errors
+    /// [`Foreign`].
+    pub(crate) fn owns(&self, at: &Checkpoint) -> Result<(), Foreign> {
+        if at.account == self.account && at.edition == self.edition {
+            return Ok(());
+        }
+        let name = |account: &str, edition: &str| format!("{account:?} ({edition})");
+        Err(Foreign {
+            stored: name(&at.account, &at.edition),
+            configured: name(&self.account, &self.edition),
+        })
+    }
+
+    /// A state that nothing was read into.
+    fn begun(&self) -> Checkpoint {
+        let start = self.start_at.floor_second();
+        Checkpoint {
+            account: self.account.clone(),
+            edition: self.edition.clone(),
+            start_at: start,
             watermark: start,
             late_watermark: start,
             snapshot: true,
-            filters_hash: filters_hash.to_owned(),
+            filters_hash: self.filters_hash.clone(),
             backfill_from: None,
             backfill_to: None,
             backfill_position: None,
@@ -264,71 +283,119 @@ impl Cursor {
             backfill_end: None,
             watermark_id: None,
             unproven: Vec::new(),
-        };
-        let stored = stored.map(|mut checkpoint| {
-            if checkpoint.backfill_position.is_some()
-                && checkpoint.backfill_position >= checkpoint.backfill_to
-            {
-                end_backfill(&mut checkpoint, "finished");
-            }
-            checkpoint
-        });
-        match stored {
-            None => (Self { checkpoint: fresh() }, Resumed::First),
-            Some(checkpoint) if checkpoint.filters_hash == filters_hash => {
-                (Self { checkpoint }, Resumed::AsLeft)
-            }
-            Some(checkpoint) if checkpoint.snapshot => {
-                // Orders that were carried out stay so.
-                let Checkpoint { backfill_last, backfill_end, watermark_id, .. } = checkpoint;
-                (
-                    Self {
-                        checkpoint: Checkpoint {
-                            backfill_last,
-                            backfill_end,
-                            watermark_id,
-                            ..fresh()
-                        },
-                    },
-                    Resumed::FiltersChanged,
-                )
-            }
-            // Nothing of what was read lies behind the start.
-            Some(mut checkpoint) if start >= checkpoint.watermark => {
-                checkpoint.filters_hash = filters_hash.to_owned();
-                if checkpoint.backfill_id.take().is_some() {
-                    // It has read its beginning with other filters: it begins again.
-                    (
-                        checkpoint.backfill_from,
-                        checkpoint.backfill_to,
-                        checkpoint.backfill_position,
-                    ) = (None, None, None);
-                }
-                (Self { checkpoint }, Resumed::FiltersChanged)
-            }
-            Some(checkpoint) => {
-                let checkpoint = Checkpoint {
-                    filters_hash: filters_hash.to_owned(),
-                    backfill_from: Some(start),
-                    backfill_to: Some(checkpoint.watermark),
-                    backfill_position: Some(start),
-                    // One that was asked for is begun again afterwards, as its id is not among the
-                    // finished.
-                    backfill_id: None,
-                    backfill_rows: Some(0),
-                    backfill_events: Some(0),
-                    ..checkpoint
-                };
-                (Self { checkpoint }, Resumed::FiltersChanged)
-            }
         }
     }
+}
 
-    /// The same for a feed that begins although an order about its watermark stands: that was about
-    /// a state which is gone.
+/// What [`Cursor::resume`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Resumed {
+    /// Nothing was ever read.
+    First,
+    AsLeft,
+    /// The filters changed since: everything from the start to the watermark is read again.
+    FiltersChanged,
+    /// The start is earlier: what lies before the stored one is read.
+    EarlierStart,
+    /// The start is later: nothing follows from it, the stored one stays.
+    LaterStart,
+}
+
+/// Where the three passes stand; what a checkpoint record holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cursor {
+    checkpoint: Checkpoint,
+}
+
+impl Cursor {
+    /// Goes on from a stored checkpoint, or begins one.
+    ///
+    /// # Errors
+    /// [`Foreign`]: the state is another account's.
+    pub(crate) fn resume(
+        stored: Option<Checkpoint>,
+        identity: &Identity,
+    ) -> Result<(Self, Resumed), Foreign> {
+        let start = identity.start_at.floor_second();
+        let Some(mut at) = stored else {
+            return Ok((Self { checkpoint: identity.begun() }, Resumed::First));
+        };
+        identity.owns(&at)?;
+        if at.backfill_position.is_some() && at.backfill_position >= at.backfill_to {
+            end_backfill(&mut at, "finished");
+        }
+        let resumed = if at.filters_hash != identity.filters_hash {
+            Resumed::FiltersChanged
+        } else if start < at.start_at {
+            Resumed::EarlierStart
+        } else if start > at.start_at {
+            return Ok((Self { checkpoint: at }, Resumed::LaterStart));
+        } else {
+            return Ok((Self { checkpoint: at }, Resumed::AsLeft));
+        };
+        if at.snapshot {
+            // An unfinished first read begins again. Orders that were carried out stay so.
+            let Checkpoint { backfill_last, backfill_end, watermark_id, .. } = at;
+            let begun = identity.begun();
+            let checkpoint = Checkpoint { backfill_last, backfill_end, watermark_id, ..begun };
+            return Ok((Self { checkpoint }, resumed));
+        }
+        let to = match resumed {
+            Resumed::EarlierStart => {
+                // What another one had still to read, because of the filters or the start, is part
+                // of it.
+                let unread = at.backfill_to.filter(|_| at.backfill_id.is_none());
+                unread.map_or(at.start_at, |to| to.max(at.start_at))
+            }
+            _ => at.watermark,
+        };
+        // Where nothing of what was read lies behind the start, nothing is read again.
+        let backfill = (start < to).then_some((start, to));
+        let checkpoint = Checkpoint {
+            filters_hash: identity.filters_hash.clone(),
+            start_at: start.min(at.watermark),
+            backfill_from: backfill.map(|(from, _)| from),
+            backfill_to: backfill.map(|(_, to)| to),
+            backfill_position: backfill.map(|(from, _)| from),
+            // One that was asked for is begun again afterwards, as its id is not among the
+            // finished.
+            backfill_id: None,
+            backfill_rows: if backfill.is_some() { Some(0) } else { at.backfill_rows },
+            backfill_events: if backfill.is_some() { Some(0) } else { at.backfill_events },
+            ..at
+        };
+        Ok((Self { checkpoint }, resumed))
+    }
+
+    /// The same for one account, whose state it always is.
+    #[cfg(test)]
+    pub(crate) fn resumed(
+        stored: Option<Checkpoint>,
+        start_at: Timestamp,
+        filters_hash: &str,
+    ) -> (Self, Resumed) {
+        let identity = Identity {
+            account: "account".into(),
+            edition: "flagship".into(),
+            start_at,
+            filters_hash: filters_hash.into(),
+        };
+        Self::resume(stored, &identity).unwrap()
+    }
+
+    /// The same for a feed that begins although orders stand: they were about a state which is
+    /// gone. What is still wanted of a backfill is ordered again.
     #[must_use]
-    pub(crate) fn begun_after(mut self, order: Option<WatermarkOrder>) -> Self {
-        self.checkpoint.watermark_id = order.map(|order| order.id).or(self.checkpoint.watermark_id);
+    pub(crate) fn begun_after(
+        mut self,
+        watermark: Option<WatermarkOrder>,
+        backfill: Option<BackfillOrder>,
+    ) -> Self {
+        let at = &mut self.checkpoint;
+        at.watermark_id = watermark.map(|order| order.id).or(at.watermark_id.take());
+        if let Some(order) = backfill {
+            (at.backfill_last, at.backfill_end) = (Some(order.id), Some("cancelled".to_owned()));
+        }
         self
     }
 
@@ -603,7 +670,7 @@ mod tests {
 
     #[test]
     fn windows_share_a_second_and_never_go_back() {
-        let (mut cursor, _) = Cursor::resume(None, at(1_000), "a");
+        let (mut cursor, _) = Cursor::resumed(None, at(1_000), "a");
         let mut pace = Pace::new(10);
         pace.halve(window(0, 20));
         let first = cursor.next(Pass::Live, limits(5_000, 1_015, 500), &pace).unwrap();
@@ -621,7 +688,7 @@ mod tests {
 
     #[test]
     fn no_window_is_longer_than_the_erp_accepts() {
-        let (cursor, _) = Cursor::resume(None, at(0), "a");
+        let (cursor, _) = Cursor::resumed(None, at(0), "a");
         let mut pace = Pace::new(10);
         let far = limits(i64::MAX / 2000, i64::MAX / 2000, 0);
         for _ in 0..40 {
@@ -637,7 +704,7 @@ mod tests {
         // 7 pages a second, a budget of 100: about 14 seconds fit.
         let mut pace = Pace::new(100);
         let pages = |window: Window| u32::try_from(window.seconds() * 7).unwrap();
-        let (cursor, _) = Cursor::resume(None, at(0), "a");
+        let (cursor, _) = Cursor::resumed(None, at(0), "a");
         let far = limits(1 << 30, 1 << 30, 0);
         let mut too_large = 0;
         for _ in 0..20 {
@@ -657,7 +724,7 @@ mod tests {
     #[test]
     fn a_length_that_failed_is_tried_again_after_longer_and_longer() {
         let mut pace = Pace::new(10);
-        let (cursor, _) = Cursor::resume(None, at(0), "a");
+        let (cursor, _) = Cursor::resumed(None, at(0), "a");
         let far = limits(1 << 40, 1 << 40, 0);
         // What is longer than an hour cannot be read.
         let (mut failed, mut read, mut waits) = (0, 0, Vec::new());
@@ -684,12 +751,12 @@ mod tests {
 
     #[test]
     fn a_listed_window_stays_until_it_was_read() {
-        let (cursor, _) = Cursor::resume(None, at(0), "a");
+        let (cursor, _) = Cursor::resumed(None, at(0), "a");
         let cursor = cursor.listed(listed(10, 11)).unwrap().listed(listed(5, 6)).unwrap();
         let again = cursor.clone().listed(listed(10, 11)).unwrap();
         assert_eq!(again, cursor, "it is listed already");
         assert_eq!(cursor.unproven(), [listed(5, 6), listed(10, 11)]);
-        let (resumed, _) = Cursor::resume(Some(cursor.checkpoint().clone()), at(0), "a");
+        let (resumed, _) = Cursor::resumed(Some(cursor.checkpoint().clone()), at(0), "a");
         let read = resumed.after(Pass::Unproven, window(5, 6), limits(900, 800, 700));
         assert_eq!(read.unproven(), [listed(10, 11)]);
         assert_eq!(read.checkpoint().watermark, at(0), "no pass has moved");
@@ -697,7 +764,7 @@ mod tests {
 
     #[test]
     fn a_full_list_joins_its_closest_windows_and_refuses_what_is_too_far() {
-        let (mut cursor, _) = Cursor::resume(None, at(0), "a");
+        let (mut cursor, _) = Cursor::resumed(None, at(0), "a");
         for place in 0..100 {
             // The distances grow.
             cursor = cursor.listed(listed(place * place * 10, place * place * 10 + 1)).unwrap();
@@ -706,7 +773,7 @@ mod tests {
         cursor = cursor.listed(listed(900_000, 900_001)).unwrap();
         assert_eq!(cursor.unproven().len(), 100);
         assert_eq!(cursor.unproven()[0], listed(0, 11), "what lies between them as well");
-        let (mut apart, _) = Cursor::resume(None, at(0), "a");
+        let (mut apart, _) = Cursor::resumed(None, at(0), "a");
         let month = 31 * 86_400;
         for place in 0..100 {
             apart = apart.listed(listed(place * month, place * month + 1)).unwrap();
@@ -718,7 +785,7 @@ mod tests {
     fn one_dense_second_is_as_short_as_it_gets() {
         let mut pace = Pace::new(1);
         pace.too_large(window(0, 2), 1_000_000);
-        let (cursor, _) = Cursor::resume(None, at(0), "a");
+        let (cursor, _) = Cursor::resumed(None, at(0), "a");
         let shortest = cursor.next(Pass::Live, limits(100, 50, 0), &pace).unwrap();
         assert_eq!(shortest.seconds(), 1);
         assert!(!shortest.splittable());
@@ -726,7 +793,7 @@ mod tests {
 
     #[test]
     fn the_late_pass_waits_for_the_snapshot_and_stays_behind_the_live_one() {
-        let (cursor, _) = Cursor::resume(None, at(0), "a");
+        let (cursor, _) = Cursor::resumed(None, at(0), "a");
         let pace = Pace::new(10);
         let first = limits(2_000, 1_935, 1_400);
         assert_eq!(cursor.next(Pass::Late, first, &pace), None);
@@ -751,11 +818,11 @@ mod tests {
             late_watermark: at(4_000),
             snapshot,
             filters_hash: "a".into(),
-            ..Cursor::resume(None, at(0), "a").0.checkpoint().clone()
+            ..Cursor::resumed(None, at(100), "a").0.checkpoint().clone()
         };
-        let (cursor, resumed) = Cursor::resume(Some(stored(false)), at(100), "a");
+        let (cursor, resumed) = Cursor::resumed(Some(stored(false)), at(100), "a");
         assert_eq!((cursor.checkpoint(), resumed), (&stored(false), Resumed::AsLeft));
-        let (cursor, resumed) = Cursor::resume(Some(stored(false)), at(100), "b");
+        let (cursor, resumed) = Cursor::resumed(Some(stored(false)), at(100), "b");
         assert_eq!(resumed, Resumed::FiltersChanged);
         let now = limits(9_000, 8_000, 7_000);
         let pace = Pace::new(10);
@@ -763,13 +830,13 @@ mod tests {
         assert_eq!(cursor.next(Pass::Live, now, &pace), Some(window(5_000, 8_000)));
         let half = cursor.after(Pass::Backfill, window(100, 600), now);
         assert_eq!(half.next(Pass::Backfill, now, &pace), Some(window(600, 5_000)));
-        let (resumed, _) = Cursor::resume(Some(half.checkpoint().clone()), at(100), "b");
+        let (resumed, _) = Cursor::resumed(Some(half.checkpoint().clone()), at(100), "b");
         let done = resumed.after(Pass::Backfill, window(600, 5_000), now);
         assert_eq!(done.next(Pass::Backfill, now, &pace), None);
         let counted =
             Checkpoint { backfill_rows: Some(0), backfill_events: Some(0), ..stored(false) };
         assert_eq!(done.checkpoint(), &Checkpoint { filters_hash: "b".into(), ..counted });
-        let (cursor, _) = Cursor::resume(Some(stored(true)), at(100), "b");
+        let (cursor, _) = Cursor::resumed(Some(stored(true)), at(100), "b");
         assert_eq!(cursor.checkpoint().watermark, at(100), "an unfinished first read begins again");
     }
 
@@ -781,13 +848,13 @@ mod tests {
     fn a_backfill_is_carried_out_once_by_its_id_and_can_be_called_off() {
         let now = limits(9_000, 8_000, 7_000);
         let pace = Pace::new(10);
-        let (idle, _) = Cursor::resume(None, at(5_000), "a");
+        let (idle, _) = Cursor::resumed(None, at(5_000), "a");
         let asked = order("one", 100, 600);
         let begun = idle.ordered(&asked).unwrap();
         assert_eq!(begun.next(Pass::Backfill, now, &pace), Some(window(100, 600)));
         assert_eq!(begun.ordered(&asked), None, "it runs already");
         let half = begun.after(Pass::Backfill, window(100, 300), now).counted(7, 2);
-        let (resumed, _) = Cursor::resume(Some(half.checkpoint().clone()), at(5_000), "a");
+        let (resumed, _) = Cursor::resumed(Some(half.checkpoint().clone()), at(5_000), "a");
         assert_eq!(resumed.ordered(&asked), None, "a restart goes on where it stood");
         assert_eq!(resumed.next(Pass::Backfill, now, &pace), Some(window(300, 600)));
         let done = resumed.after(Pass::Backfill, window(300, 600), now).counted(1, 0);
@@ -820,14 +887,14 @@ mod tests {
     #[test]
     fn a_backfill_never_reads_what_is_not_closed_and_waits_for_one_of_changed_filters() {
         let pace = Pace::new(10);
-        let (idle, _) = Cursor::resume(None, at(5_000), "a");
+        let (idle, _) = Cursor::resumed(None, at(5_000), "a");
         let open = idle.ordered(&order("one", 7_900, 99_000)).unwrap();
         assert_eq!(
             open.next(Pass::Backfill, limits(9_000, 8_000, 7_000), &pace),
             Some(window(7_900, 8_000))
         );
         let live = Checkpoint { snapshot: false, ..idle.checkpoint().clone() };
-        let (filtered, _) = Cursor::resume(Some(live), at(100), "b");
+        let (filtered, _) = Cursor::resumed(Some(live), at(100), "b");
         assert_eq!(filtered.ordered(&order("one", 0, 50)), None);
         let done = filtered.after(Pass::Backfill, window(100, 5_000), limits(9_000, 8_000, 7_000));
         assert!(done.ordered(&order("one", 0, 50)).is_some());
@@ -835,10 +902,10 @@ mod tests {
 
     #[test]
     fn a_backfill_of_nothing_ends_at_once_whoever_started_it() {
-        let (first, _) = Cursor::resume(None, at(5_000), "a");
+        let (first, _) = Cursor::resumed(None, at(5_000), "a");
         let live = Checkpoint { snapshot: false, ..first.checkpoint().clone() };
         // Other filters, and a start behind which nothing was read.
-        let (filtered, resumed) = Cursor::resume(Some(live.clone()), at(6_000), "b");
+        let (filtered, resumed) = Cursor::resumed(Some(live.clone()), at(6_000), "b");
         assert_eq!(
             (resumed, filtered.checkpoint().backfill_position),
             (Resumed::FiltersChanged, None)
@@ -855,7 +922,7 @@ mod tests {
             backfill_position: Some(at(6_000)),
             ..live
         };
-        let (healed, resumed) = Cursor::resume(Some(stuck), at(6_000), "a");
+        let (healed, resumed) = Cursor::resumed(Some(stuck), at(5_000), "a");
         assert_eq!((resumed, healed.checkpoint().backfill_position), (Resumed::AsLeft, None));
         assert!(healed.ordered(&order("one", 0, 50)).is_some());
         // Both ends within one second.
@@ -873,22 +940,126 @@ mod tests {
         assert_eq!(done.ordered(&within), None);
     }
 
+    /// A state that was read from 1,000 to 5,000, the late pass up to 4,000.
+    fn begun_at_1000() -> Checkpoint {
+        Checkpoint {
+            watermark: at(5_000),
+            late_watermark: at(4_000),
+            snapshot: false,
+            ..Cursor::resumed(None, at(1_000), "a").0.checkpoint().clone()
+        }
+    }
+
+    fn backfill(cursor: &Cursor) -> Option<(i64, i64, i64)> {
+        let at = cursor.checkpoint();
+        let (from, to) = at.backfill_from.zip(at.backfill_to)?;
+        Some((from.seconds(), at.backfill_position?.seconds(), to.seconds()))
+    }
+
+    #[test]
+    fn a_state_of_another_account_or_edition_is_refused() {
+        let identity = |account: &str, edition: &str| Identity {
+            account: account.into(),
+            edition: edition.into(),
+            start_at: at(0),
+            filters_hash: "a".into(),
+        };
+        let stored = begun_at_1000();
+        assert!(Cursor::resume(Some(stored.clone()), &identity("account", "flagship")).is_ok());
+        for (account, edition) in [("other", "flagship"), ("account", "enterprise")] {
+            let foreign =
+                Cursor::resume(Some(stored.clone()), &identity(account, edition)).unwrap_err();
+            let said = foreign.to_string();
+            assert!(said.contains(r#"of account "account" (flagship)"#), "{said}");
+            assert!(said.contains(&format!("{account:?} ({edition})")), "{said}");
+        }
+    }
+
+    #[test]
+    fn an_earlier_start_is_a_backfill_of_what_lies_before() {
+        let now = limits(9_000, 8_000, 7_000);
+        let pace = Pace::new(10);
+        let (cursor, resumed) = Cursor::resumed(Some(begun_at_1000()), at(200), "a");
+        assert_eq!((resumed, backfill(&cursor)), (Resumed::EarlierStart, Some((200, 200, 1_000))));
+        let moved = cursor.checkpoint();
+        assert_eq!(
+            (moved.start_at, moved.watermark, moved.late_watermark, &moved.backfill_id),
+            (at(200), at(5_000), at(4_000), &None)
+        );
+        assert_eq!(cursor.next(Pass::Live, now, &pace), Some(window(5_000, 8_000)));
+        // A restart goes on; still earlier: with what was left.
+        let half = cursor.after(Pass::Backfill, window(200, 600), now);
+        let (again, resumed) = Cursor::resumed(Some(half.checkpoint().clone()), at(200), "a");
+        assert_eq!((resumed, backfill(&again)), (Resumed::AsLeft, Some((200, 600, 1_000))));
+        let (more, resumed) = Cursor::resumed(Some(half.checkpoint().clone()), at(100), "a");
+        assert_eq!((resumed, backfill(&more)), (Resumed::EarlierStart, Some((100, 100, 1_000))));
+        // With other filters as well: everything.
+        let (all, resumed) = Cursor::resumed(Some(half.checkpoint().clone()), at(100), "b");
+        assert_eq!((resumed, backfill(&all)), (Resumed::FiltersChanged, Some((100, 100, 5_000))));
+        // And one that other filters began is not cut short.
+        let part = all.after(Pass::Backfill, window(100, 600), now);
+        let (more, _) = Cursor::resumed(Some(part.checkpoint().clone()), at(50), "b");
+        assert_eq!(backfill(&more), Some((50, 50, 5_000)));
+        // What was ordered begins again afterwards.
+        let order = order("one", 2_000, 3_000);
+        let (idle, _) = Cursor::resumed(Some(begun_at_1000()), at(1_000), "a");
+        let ordered = idle.ordered(&order).unwrap();
+        let (first, _) = Cursor::resumed(Some(ordered.checkpoint().clone()), at(200), "a");
+        assert_eq!((backfill(&first), first.ordered(&order)), (Some((200, 200, 1_000)), None));
+        let done = first.after(Pass::Backfill, window(200, 1_000), now);
+        assert_eq!(backfill(&done.ordered(&order).unwrap()), Some((2_000, 2_000, 3_000)));
+    }
+
+    #[test]
+    fn an_unfinished_first_read_begins_again_at_an_earlier_start() {
+        let stored = Checkpoint { snapshot: true, ..begun_at_1000() };
+        let (cursor, resumed) = Cursor::resumed(Some(stored.clone()), at(200), "a");
+        assert_eq!(resumed, Resumed::EarlierStart);
+        assert_eq!(cursor, Cursor::resumed(None, at(200), "a").0);
+        // A start that had not come yet was a mistake.
+        let (future, _) = Cursor::resumed(None, at(99_000), "a");
+        let (cursor, _) = Cursor::resumed(Some(future.checkpoint().clone()), at(200), "a");
+        assert_eq!(cursor.checkpoint().watermark, at(200));
+    }
+
+    #[test]
+    fn a_later_start_removes_nothing_and_the_earliest_stays() {
+        let (cursor, resumed) = Cursor::resumed(Some(begun_at_1000()), at(3_000), "a");
+        assert_eq!((resumed, cursor.checkpoint()), (Resumed::LaterStart, &begun_at_1000()));
+        // Back to where it was: nothing was missed meanwhile.
+        let (cursor, resumed) = Cursor::resumed(Some(cursor.checkpoint().clone()), at(1_000), "a");
+        assert_eq!((resumed, backfill(&cursor)), (Resumed::AsLeft, None));
+        // With other filters it was: nobody has seen by them what lies before.
+        let (other, _) = Cursor::resumed(Some(begun_at_1000()), at(3_000), "b");
+        assert_eq!(backfill(&other), Some((3_000, 3_000, 5_000)));
+        let (back, resumed) = Cursor::resumed(Some(other.checkpoint().clone()), at(1_000), "b");
+        assert_eq!(
+            (resumed, backfill(&back)),
+            (Resumed::EarlierStart, Some((1_000, 1_000, 5_000)))
+        );
+    }
+
     #[test]
     fn an_order_about_a_state_that_is_gone_is_not_carried_out_again() {
+        let fill = order("f", 100, 600);
+        let (fresh, _) = Cursor::resumed(None, at(5_000), "a");
+        let begun = fresh.begun_after(None, Some(fill.clone()));
+        assert_eq!((begun.ordered(&fill), begun.checkpoint().backfill_position), (None, None));
+        assert!(begun.ordered(&order("g", 100, 600)).is_some());
         let now = limits(9_000, 8_000, 7_000);
         let stands = WatermarkOrder { id: "w".into(), watermark: at(7_500) };
-        let (fresh, _) = Cursor::resume(None, at(5_000), "a");
-        let begun = fresh.begun_after(Some(stands.clone()));
+        let (fresh, _) = Cursor::resumed(None, at(5_000), "a");
+        let begun = fresh.begun_after(Some(stands.clone()), None);
         assert_eq!((begun.checkpoint().watermark, begun.set(&stands, now)), (at(5_000), None));
         assert!(begun.set(&WatermarkOrder { id: "v".into(), ..stands.clone() }, now).is_some());
         // Other filters during the first read begin it anew, and nothing that was ordered before.
-        let (anew, _) = Cursor::resume(Some(begun.checkpoint().clone()), at(5_000), "b");
+        let (anew, _) = Cursor::resumed(Some(begun.checkpoint().clone()), at(5_000), "b");
         assert_eq!((anew.checkpoint().watermark, anew.set(&stands, now)), (at(5_000), None));
     }
 
     #[test]
     fn a_watermark_is_set_once_by_its_id_and_never_ahead_of_a_closed_window() {
-        let (cursor, _) = Cursor::resume(None, at(5_000), "a");
+        let (cursor, _) = Cursor::resumed(None, at(5_000), "a");
         let now = limits(9_000, 8_000, 7_000);
         let back = WatermarkOrder { id: "w".into(), watermark: at(300) };
         let set = cursor.set(&back, now).unwrap();
@@ -908,9 +1079,9 @@ mod tests {
             watermark: at(5_000),
             late_watermark: at(4_000),
             snapshot: false,
-            ..Cursor::resume(None, at(0), "a").0.checkpoint().clone()
+            ..Cursor::resumed(None, at(0), "a").0.checkpoint().clone()
         };
-        let (cursor, _) = Cursor::resume(Some(stored), at(0), "a");
+        let (cursor, _) = Cursor::resumed(Some(stored), at(0), "a");
         let now = limits(9_000, 8_000, 7_000);
         let set = |to| {
             let order = WatermarkOrder { id: "w".into(), watermark: at(to) };
@@ -984,7 +1155,7 @@ mod tests {
 
     #[test]
     fn a_glance_ends_no_first_read() {
-        let (cursor, _) = Cursor::resume(None, at(100_000), "a");
+        let (cursor, _) = Cursor::resumed(None, at(100_000), "a");
         let ours_back = limits(96_400, 96_335, 95_800);
         let second = cursor.glance(ours_back, at(0)).unwrap();
         let after = cursor.after(Pass::Live, second, ours_back);
@@ -993,7 +1164,7 @@ mod tests {
 
     #[test]
     fn a_watermark_follows_the_erps_clock_back_and_no_other() {
-        let (cursor, _) = Cursor::resume(None, at(100_000), "a");
+        let (cursor, _) = Cursor::resumed(None, at(100_000), "a");
         // Ours was set back, the ERP's was not: nothing to read again, but the ERP is asked.
         let short = Duration::from_secs(60);
         let ours_back = limits(96_400, 96_335, 95_800);

@@ -322,6 +322,91 @@ fn a_watermark_is_set_once_and_reading_again_publishes_nothing_twice() {
     assert!(connector.metric("wdt_connector_feed_rows_total", &["pass=\"live\""]) < 25.0);
 }
 
+/// Ids of one account mean other records in another.
+#[test]
+fn a_state_of_another_account_is_refused_by_name() {
+    let mut rig = since_an_hour("account");
+    rig.erp.seed_between(
+        KIND,
+        3,
+        Timestamp::now().minus(HOUR / 2),
+        Timestamp::now().minus(HOUR / 4),
+    );
+    let connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.purchase_returns);
+    reader.at_least(3, PATIENCE);
+    until("a checkpoint", PATIENCE, || shown(&rig)["watermark"].is_string().then_some(()));
+    assert!(connector.terminate(Duration::from_secs(20)).success());
+    let own = rig.erp.flagship_sid().to_owned();
+    assert_eq!(shown(&rig)["account"], own);
+    assert_eq!(shown(&rig)["edition"], "flagship");
+
+    rig.config.set("erp.flagship", "sid", "another");
+    let named = [own.as_str(), "another", "application_id"];
+    let mut refused = rig.spawn();
+    let ended = refused.wait_end(PATIENCE).expect("it ends by itself");
+    assert_eq!(ended.code(), Some(1));
+    let log = refused.log();
+    assert!(named.iter().all(|part| log.contains(part)), "{log}");
+    let period = ["--feed", "purchase_returns", "--from", &ago(HOUR), "--to", &ago(HOUR / 4)];
+    for arguments in [
+        &["check"][..],
+        &[&["verify"], &period[..]].concat(),
+        &[&["backfill"], &period[..]].concat(),
+        &["feeds", "set-watermark", "--feed", "purchase_returns", "--to", &ago(HOUR)],
+    ] {
+        let said = run(&rig, 1, arguments);
+        assert!(named.iter().all(|part| said.contains(part)), "{arguments:?}: {said}");
+    }
+    reader.finish();
+    assert_eq!(reader.seen.len(), 3, "nothing was published");
+
+    rig.config.set("erp.flagship", "sid", own);
+    let _connector = rig.start();
+    rig.erp.add_one(KIND);
+    reader.at_least(4, PATIENCE);
+}
+
+#[test]
+fn an_earlier_start_publishes_what_lies_before_and_a_later_one_removes_nothing() {
+    let mut rig = since_an_hour("start");
+    rig.erp.seed_between(
+        KIND,
+        40,
+        Timestamp::now().minus(HOUR * 9),
+        Timestamp::now().minus(HOUR * 5),
+    );
+    rig.erp.seed_between(
+        KIND,
+        10,
+        Timestamp::now().minus(HOUR / 2),
+        Timestamp::now().minus(HOUR / 4),
+    );
+    let connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.purchase_returns);
+    reader.at_least(10, PATIENCE);
+    until("the first read to end", PATIENCE, || (shown(&rig)["snapshot"] == false).then_some(()));
+    assert!(connector.terminate(Duration::from_secs(20)).success());
+    let start = ago(HOUR * 10);
+    rig.config.set("feeds.purchase_returns", "start_at", start.clone());
+    let connector = rig.start();
+    connector.wait_log("start_at is earlier", PATIENCE);
+    reader.at_least(50, PATIENCE);
+    until("the backfill to end", PATIENCE, || shown(&rig)["backfill"].is_null().then_some(()));
+    reader.finish();
+    assert!(reader.seen[10..].iter().all(|record| rig.json(record)["op"] == "r"));
+    assert_eq!(judge(&rig, KIND, &reader).records, 50);
+    assert_eq!(shown(&rig)["start_at"], start);
+    assert!(connector.terminate(Duration::from_secs(20)).success());
+
+    rig.config.set("feeds.purchase_returns", "start_at", ago(HOUR));
+    let connector = rig.start();
+    connector.wait_log("configured start_at is later", PATIENCE);
+    rig.erp.add_one(KIND);
+    reader.at_least(51, PATIENCE);
+    assert_eq!(shown(&rig)["start_at"], start);
+}
+
 /// Whoever sets the watermark back wants more to be read, not less.
 #[test]
 fn a_watermark_set_between_both_passes_loses_no_late_row() {
