@@ -25,9 +25,25 @@ pub(crate) struct Board(Arc<Mutex<Inner>>);
 struct Inner {
     pulses: BTreeMap<&'static str, (Arc<AtomicU64>, Duration)>,
     ready: BTreeMap<&'static str, Result<(), String>>,
-    sections: BTreeMap<&'static str, serde_json::Value>,
+    sections: BTreeMap<&'static str, Section>,
     stories: Stories,
     ways: Ways,
+}
+
+/// A part of `/status`: as it was set, or made when somebody asks.
+#[derive(Clone)]
+enum Section {
+    Set(serde_json::Value),
+    Made(Arc<dyn Fn() -> serde_json::Value + Send + Sync>),
+}
+
+impl std::fmt::Debug for Section {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Set(_) => "Set",
+            Self::Made(_) => "Made",
+        })
+    }
 }
 
 /// One loop's sign of life; nobody expects one any more once it is dropped, however the loop ended.
@@ -75,7 +91,16 @@ impl Board {
 
     /// Replaces a section of `/status`.
     pub(crate) fn set(&self, section: &'static str, value: serde_json::Value) {
-        self.lock().sections.insert(section, value);
+        self.lock().sections.insert(section, Section::Set(value));
+    }
+
+    /// Has a section of `/status` made whenever somebody asks: ages in it are then true.
+    pub(crate) fn make(
+        &self,
+        section: &'static str,
+        make: impl Fn() -> serde_json::Value + Send + Sync + 'static,
+    ) {
+        self.lock().sections.insert(section, Section::Made(Arc::new(make)));
     }
 
     /// Tells what happened: an object, to which its time (unless it has one) and number are added.
@@ -161,10 +186,16 @@ impl Board {
             .collect()
     }
 
-    /// Every section, by name.
+    /// Every section, by name, as of now.
     #[must_use]
     pub(crate) fn sections(&self) -> BTreeMap<&'static str, serde_json::Value> {
-        self.lock().sections.clone()
+        let sections = self.lock().sections.clone();
+        // Whoever makes one has locks of its own.
+        let made = |section| match section {
+            Section::Set(value) => value,
+            Section::Made(make) => make(),
+        };
+        sections.into_iter().map(|(name, section)| (name, made(section))).collect()
     }
 }
 

@@ -15,7 +15,10 @@ use crate::{
         members::{self, Member},
     },
     schema::{Checkpoint, UnprovenWindow},
-    source::order::{BackfillOrder, WatermarkOrder, watermark_key},
+    source::{
+        order::{BackfillOrder, WatermarkOrder, watermark_key},
+        status::lag,
+    },
 };
 
 use super::{End, output, state};
@@ -153,9 +156,9 @@ struct View {
     edition: Option<String>,
     start_at: Option<String>,
     watermark: Option<String>,
-    lag_seconds: Option<i64>,
+    lag_seconds: Option<u64>,
     late_watermark: Option<String>,
-    late_lag_seconds: Option<i64>,
+    late_lag_seconds: Option<u64>,
     snapshot: Option<bool>,
     backfill: Option<Value>,
     last_backfill: Option<Value>,
@@ -203,7 +206,7 @@ fn view(
     (backfill, watermark): (Option<BackfillOrder>, Option<WatermarkOrder>),
 ) -> View {
     let now = Timestamp::now();
-    let lag = |position: Timestamp| (now.0 - position.0) / 1000;
+    let lag = |position: Timestamp| lag(now, position).as_secs();
     let mut pending = Vec::new();
     if let Some(order) = backfill
         && at.is_none_or(|at| {
@@ -270,7 +273,7 @@ pub(super) fn percent(from: Timestamp, to: Timestamp, position: Timestamp) -> i6
 
 fn text(view: &View) -> String {
     let mut lines = vec![view.feed.to_owned()];
-    let span = |seconds: i64| duration_text(Duration::from_secs(seconds.unsigned_abs()));
+    let span = |seconds: u64| duration_text(Duration::from_secs(seconds));
     let mut say = |name: &str, value: String| lines.push(format!("  {name:<16} {value}"));
     say(
         "owner",

@@ -88,12 +88,18 @@ impl Metrics {
         self.feeds.pages.get_or_create(&[feed, pass]).inc_by(u64::from(pages));
     }
 
-    /// Gauge: how far the watermark of a pass (`live`, `late`) is behind now.
-    pub(crate) fn feed_lag(&self, feed: Feed, pass: &'static str, lag: Duration) {
-        self.feeds
-            .lag
-            .get_or_create(&[("feed", feed.name()), ("pass", pass)])
-            .set(lag.as_secs_f64());
+    /// Gauge: how far the watermark of a pass (`live`, `late`) is behind now; `None` for a feed
+    /// that runs elsewhere.
+    pub(crate) fn feed_lag(&self, feed: &'static str, pass: &'static str, lag: Option<Duration>) {
+        let labels = [("feed", feed), ("pass", pass)];
+        match lag {
+            Some(lag) => {
+                self.feeds.lag.get_or_create(&labels).set(lag.as_secs_f64());
+            }
+            None => {
+                self.feeds.lag.remove(&labels);
+            }
+        }
     }
 
     /// The count alarm of a window: something entered a closed window (visibility is

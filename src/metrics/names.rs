@@ -120,7 +120,7 @@ names! {
     FeedWindows: Counter "feed_windows" ["feed", "pass"] "Windows read, by feed and pass";
     FeedRows: Counter "feed_rows" ["feed", "pass", "content"] "Rows read, by feed, pass and whether their content had changed";
     FeedPages: Counter "feed_pages" ["feed", "pass"] "Pages queried, by feed and pass";
-    FeedLagSeconds: Gauge "feed_lag_seconds" ["feed", "pass"] "Time between now and the watermark of a pass";
+    FeedLagSeconds: Gauge "feed_lag_seconds" ["feed", "pass"] "Time between now and the watermark of a pass, by the clock of this machine; absent where the feed runs elsewhere";
     FeedClosedWindowChanges: Counter "feed_closed_window_changes" ["feed"] "Closed windows in which a record appeared later: max_visibility_lag is too small";
     FeedIncompleteReads: Counter "feed_incomplete_reads" ["feed"] "Reads whose pages showed fewer records than the ERP counted; each is repeated";
     FeedUnprovenWindows: Gauge "feed_unproven_windows" ["feed"] "Windows that were passed although no read showed all that the ERP counts; each is read again";

@@ -63,7 +63,7 @@ fn touch_everything(metrics: &Metrics) {
     metrics.feed_event_seconds(Feed::PurchaseReturns, second);
     metrics.feed_event(Feed::PurchaseReturns, "r");
     metrics.feed_window(Feed::PurchaseReturns, "live", 10, 4, 2);
-    metrics.feed_lag(Feed::PurchaseReturns, "live", Duration::from_millis(1500));
+    metrics.feed_lag("purchase_returns", "live", Some(Duration::from_millis(1500)));
     metrics.feed_entered(Feed::ReturnOutbounds);
     metrics.feed_incomplete(Feed::ReturnOutbounds);
     metrics.feed_unproven(Feed::ReturnOutbounds, 1);

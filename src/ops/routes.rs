@@ -148,6 +148,8 @@ fn probe(problems: impl Iterator<Item = String>) -> Response {
 
 async fn metrics_text(State(shared): State<Shared>) -> Response {
     let (board, metrics) = (&shared.board, &shared.metrics);
+    // Sections measure ages as they are made, and set their gauges.
+    let _ = board.sections();
     metrics.health(board.unready().is_empty(), board.stalled().is_empty(), &board.silences());
     if let Some(own) = process::look() {
         metrics.process(own.cpu_seconds, own.memory_bytes, own.files);

@@ -41,7 +41,7 @@ impl Tenure<'_> {
                 self.save(next).await?;
                 self.moved_elsewhere();
                 let cursor = &self.cursor;
-                self.task.status.feed(feed, |status| status.stand(cursor, limits));
+                self.task.status.feed(feed, |status| status.stand(cursor));
             }
         }
         if let Some(order) = BackfillOrder::of(&decisions, feed)

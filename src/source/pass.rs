@@ -187,7 +187,14 @@ impl Tenure<'_> {
                 settled => settled,
             };
             match finding {
-                Finding::Change(change) => {
+                Finding::Change(mut change) => {
+                    // As the backfill would publish it that has not come there yet.
+                    if change.op == Op::Create
+                        && open.pass == Pass::Late
+                        && self.cursor.to_be_filled(change.record.modified)
+                    {
+                        change.op = Op::Read;
+                    }
                     open.pending.insert(key, Item::Change(change));
                 }
                 Finding::Misfit { row, misfit } => {
@@ -512,12 +519,12 @@ impl Tenure<'_> {
                         metrics.feed_event_seconds(feed, since(change.record.modified, at));
                     }
                     match pass {
-                        Pass::Late => {
+                        Pass::Late if self.cursor.was_read(change.record.modified) => {
                             let late = since(change.record.modified, change.row.asked_at);
                             metrics.feed_late_row(feed, late);
                             counts.latest_late_row = counts.latest_late_row.max(Some(late));
                         }
-                        Pass::Live | Pass::Unproven => {}
+                        Pass::Live | Pass::Late | Pass::Unproven => {}
                         Pass::Backfill => counts.missed += usize::from(self.was_missed(&change)),
                     }
                 }

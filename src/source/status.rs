@@ -12,10 +12,14 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    board::Board, clock::Timestamp, config::Feed, metrics::Metrics, schema::UnprovenWindow,
+    board::Board,
+    clock::{Timestamp, millis},
+    config::Feed,
+    metrics::Metrics,
+    schema::UnprovenWindow,
 };
 
-use super::window::{Cursor, Limits, Pass, Window};
+use super::window::{Cursor, Pass, Window};
 
 /// What a feed is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -77,6 +81,9 @@ pub(crate) struct FeedStatus {
     pub state: FeedPhase,
     /// No instance is assigned it, in a stable consumer group or one whose rebalance does not end.
     pub unowned: bool,
+    /// Where live and late pass stand.
+    #[serde(skip)]
+    stands: Option<[Timestamp; 2]>,
     pub watermark: Option<String>,
     pub late_watermark: Option<String>,
     pub lag_ms: Option<u64>,
@@ -112,6 +119,7 @@ impl FeedStatus {
         Self {
             state: FeedPhase::Elsewhere,
             unowned: false,
+            stands: None,
             watermark: None,
             late_watermark: None,
             lag_ms: None,
@@ -137,12 +145,23 @@ impl FeedStatus {
     }
 
     /// Notes where the passes stand.
-    pub(crate) fn stand(&mut self, cursor: &Cursor, limits: Limits) {
+    pub(crate) fn stand(&mut self, cursor: &Cursor) {
         let at = cursor.checkpoint();
-        self.watermark = Some(at.watermark.to_string());
-        self.late_watermark = Some(at.late_watermark.to_string());
-        self.lag_ms = cursor.lag(Pass::Live, limits.now).map(crate::clock::millis);
-        self.late_lag_ms = cursor.lag(Pass::Late, limits.now).map(crate::clock::millis);
+        self.stands = Some([at.watermark, at.late_watermark]);
+    }
+
+    /// Measures how far the passes are behind `now`; gives it for the live and the late one.
+    fn measure(&mut self, now: Timestamp) -> [Option<Duration>; 2] {
+        [self.watermark, self.late_watermark] = match self.stands {
+            Some(stands) => stands.map(|at| Some(at.to_string())),
+            None => [None, None],
+        };
+        let lags = match self.stands {
+            Some(stands) => stands.map(|at| Some(lag(now, at))),
+            None => [None, None],
+        };
+        [self.lag_ms, self.late_lag_ms] = lags.map(|lag| lag.map(millis));
+        lags
     }
 
     /// Notes a window that was published.
@@ -162,6 +181,13 @@ impl FeedStatus {
             })
             .collect();
     }
+}
+
+/// How far a watermark is behind now, by this machine's clock: for `/status`, the metrics and the
+/// operator's tools alike.
+#[must_use]
+pub(crate) fn lag(now: Timestamp, watermark: Timestamp) -> Duration {
+    Duration::from_millis(u64::try_from(now.0 - watermark.0).unwrap_or(0))
 }
 
 /// What to do when the late pass found what the first one had missed.
@@ -229,27 +255,28 @@ impl StatusBoard {
         let (feeds, joined) = (Arc::new(Mutex::new(feeds)), Arc::default());
         let this = Self { board, metrics, feeds, joined };
         this.board.ready("feeds", Err(NOT_JOINED.to_owned()));
-        this.update(|_| ());
+        let (feeds, metrics) = (Arc::clone(&this.feeds), Arc::clone(&this.metrics));
+        this.board.make("feeds", move || section(&feeds, &metrics));
         this
     }
 
     /// Changes one feed's status.
     pub(crate) fn feed(&self, feed: Feed, change: impl FnOnce(&mut FeedStatus)) {
-        self.update(|feeds| {
-            if let Some(status) = feeds.get_mut(feed.name()) {
-                change(status);
-                self.metrics.feed_state(feed, status.state.name());
-                for (what, progress) in
-                    [("snapshot", &status.progress), ("backfill", &status.backfill)]
-                {
-                    self.metrics.feed_progress(
-                        feed,
-                        what,
-                        progress.as_ref().map_or(1.0, |progress| progress.percent / 100.0),
-                    );
-                }
-            }
-        });
+        let mut feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(status) = feeds.get_mut(feed.name()) else { return };
+        change(status);
+        if status.state == FeedPhase::Elsewhere {
+            // Where it stands now only its owner knows.
+            status.stands = None;
+        }
+        self.metrics.feed_state(feed, status.state.name());
+        for (what, progress) in [("snapshot", &status.progress), ("backfill", &status.backfill)] {
+            self.metrics.feed_progress(
+                feed,
+                what,
+                progress.as_ref().map_or(1.0, |progress| progress.percent / 100.0),
+            );
+        }
     }
 
     /// Called when the set of owned feeds or what is restored of it changes: ready unless one is
@@ -300,13 +327,22 @@ impl StatusBoard {
         let feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
         feeds.values().any(|status| status.windows > 0)
     }
+}
 
-    fn update(&self, change: impl FnOnce(&mut BTreeMap<&'static str, FeedStatus>)) {
-        let mut feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut feeds);
-        match serde_json::to_value(&*feeds) {
-            Ok(section) => self.board.set("feeds", section),
-            Err(error) => tracing::error!(%error, "failed to update the feeds' status"),
-        }
+/// The section as of now; the gauges of what it measures are set with it.
+fn section(
+    feeds: &Mutex<BTreeMap<&'static str, FeedStatus>>,
+    metrics: &Metrics,
+) -> serde_json::Value {
+    let now = Timestamp::now();
+    let mut feeds = feeds.lock().unwrap_or_else(PoisonError::into_inner);
+    for (feed, status) in feeds.iter_mut() {
+        let [live, late] = status.measure(now);
+        metrics.feed_lag(feed, Pass::Live.name(), live);
+        metrics.feed_lag(feed, Pass::Late.name(), late);
     }
+    serde_json::to_value(&*feeds).unwrap_or_else(|error| {
+        tracing::error!(%error, "failed to show the feeds' status");
+        serde_json::Value::Null
+    })
 }

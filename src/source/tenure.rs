@@ -35,7 +35,7 @@ use super::{
     status::{FeedPhase, Progress, late_advice, missed_advice, progress},
     story,
     stretch::{Stretch, Turned},
-    window::{Cursor, Limits, Pace, Pass, TooFar, Window, closes_at, window_of},
+    window::{Cursor, Pace, Pass, TooFar, Window, closes_at, window_of},
 };
 
 /// The position of a backfill is written at least this often while it moves.
@@ -183,11 +183,9 @@ impl<'a> Tenure<'a> {
             metrics: Arc::clone(&task.parts.metrics),
             cancel: task.cancel.clone(),
         };
-        let erp = task.parts.erp.clock(settings.edition);
-        let limits = Limits::at(Timestamp::now(), &erp, settings);
         task.status.feed(task.feed, |status| {
             status.state = if at.snapshot { FeedPhase::Snapshot } else { FeedPhase::Live };
-            status.stand(&cursor, limits);
+            status.stand(&cursor);
         });
         task.status.ready();
         let began = |position| Began { at: Instant::now(), position, rows: 0 };
@@ -243,7 +241,6 @@ impl<'a> Tenure<'a> {
     /// One page of the most urgent pass that is due, or a sleep until one is.
     pub(super) async fn turn(&mut self) -> Result<(), Stop> {
         self.pulse.beat();
-        self.tell_lag();
         self.obey().await?;
         if self.held().await? {
             return Ok(());
@@ -268,16 +265,6 @@ impl<'a> Tenure<'a> {
         let due = due.min(Instant::now() + BEAT);
         match self.wait(due.saturating_duration_since(Instant::now())).await? {
             Woken::Due | Woken::Decided => Ok(()),
-        }
-    }
-
-    /// How far both passes are behind, whatever holds them up.
-    fn tell_lag(&self) {
-        let now = self.limits().now;
-        for pass in Pass::ALL {
-            if let Some(lag) = self.cursor.lag(pass, now) {
-                self.task.parts.metrics.feed_lag(self.task.feed, pass.name(), lag);
-            }
         }
     }
 
@@ -651,7 +638,7 @@ impl<'a> Tenure<'a> {
                 self.save(next).await?;
                 self.moved_elsewhere();
                 let cursor = &self.cursor;
-                self.task.status.feed(feed, |status| status.stand(cursor, limits));
+                self.task.status.feed(feed, |status| status.stand(cursor));
             }
             Some(Err(TooFar(back))) if !std::mem::replace(&mut self.too_far, true) => {
                 tracing::error!(
@@ -824,7 +811,7 @@ impl<'a> Tenure<'a> {
         self.tell(first_read.as_ref().or(backfill.as_ref()));
         self.task.status.feed(feed, |status| {
             status.window(window);
-            status.stand(&self.cursor, limits);
+            status.stand(&self.cursor);
             status.rows += records;
             status.unchanged += open.unchanged();
             status.progress = first_read;

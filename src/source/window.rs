@@ -505,6 +505,25 @@ impl Cursor {
         self
     }
 
+    /// Whether a record of this modified time was never asked for with these filters:
+    /// changed filters or an earlier start have a backfill come there, or it is before the start.
+    #[must_use]
+    pub(crate) fn to_be_filled(&self, modified: Timestamp) -> bool {
+        let at = &self.checkpoint;
+        let due = at.backfill_position.zip(at.backfill_to).is_some_and(|(position, to)| {
+            at.backfill_id.is_none() && (position..to).contains(&modified)
+        });
+        due || modified < at.start_at
+    }
+
+    /// Whether the live pass had been at this modified time and seen all there was, so that what
+    /// the late pass finds there has come late.
+    #[must_use]
+    pub(crate) fn was_read(&self, modified: Timestamp) -> bool {
+        let mut unproven = self.checkpoint.unproven.iter();
+        !self.to_be_filled(modified) && !unproven.any(|listed| window_of(listed).holds(modified))
+    }
+
     /// Carries an order about a backfill out; `None` when there is nothing (more) to do about it
     /// now.
     ///
@@ -593,17 +612,6 @@ impl Cursor {
         let mut checkpoint = at.clone();
         go_back(&mut checkpoint, to);
         Some(Ok(Self { checkpoint }))
-    }
-
-    /// How far a pass is behind `now`; a backfill has an end of its own instead.
-    #[must_use]
-    pub(crate) fn lag(&self, pass: Pass, now: Timestamp) -> Option<Duration> {
-        let position = match pass {
-            Pass::Live => self.checkpoint.watermark,
-            Pass::Late => self.checkpoint.late_watermark,
-            Pass::Backfill | Pass::Unproven => return None,
-        };
-        Some(Duration::from_millis(u64::try_from(now.0 - position.0).unwrap_or(0)))
     }
 }
 
@@ -838,6 +846,25 @@ mod tests {
         assert_eq!(done.checkpoint(), &Checkpoint { filters_hash: "b".into(), ..counted });
         let (cursor, _) = Cursor::resumed(Some(stored(true)), at(100), "b");
         assert_eq!(cursor.checkpoint().watermark, at(100), "an unfinished first read begins again");
+    }
+
+    #[test]
+    fn what_other_filters_show_is_not_late() {
+        let (cursor, _) = Cursor::resumed(Some(begun_at_1000()), at(1_000), "b");
+        let now = limits(9_000, 8_000, 7_000);
+        let late = |cursor: &Cursor| [500, 1_500, 4_500, 5_000].map(|s| cursor.was_read(at(s)));
+        assert_eq!(late(&cursor), [false, false, false, true]);
+        let half = cursor.after(Pass::Backfill, window(1_000, 3_000), now);
+        assert_eq!(late(&half), [false, true, false, true]);
+        let done = half.after(Pass::Backfill, window(3_000, 5_000), now);
+        assert_eq!(late(&done), [false, true, true, true]);
+        // No backfill where the start lies beyond what was read.
+        let (beyond, _) = Cursor::resumed(Some(begun_at_1000()), at(6_000), "b");
+        assert_eq!(late(&beyond), [false, false, false, true]);
+        let listed = done.clone().listed(listed(1_500, 1_501)).unwrap();
+        assert_eq!(late(&listed), [false, false, true, true], "that second was never read");
+        let ordered = done.ordered(&order("one", 1_000, 5_000)).unwrap();
+        assert_eq!(late(&ordered), late(&done), "an ordered one reads again what was read");
     }
 
     fn order(id: &str, from: i64, to: i64) -> BackfillOrder {

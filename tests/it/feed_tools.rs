@@ -1,7 +1,10 @@
 //! What an operator does to a feed: pausing, moving its watermark, filling a gap, asking whether
 //! all is well.
 
-use std::{process::Output, time::Duration};
+use std::{
+    process::Output,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 use wdt_connector::testing::clock::Timestamp;
@@ -320,6 +323,104 @@ fn a_watermark_is_set_once_and_reading_again_publishes_nothing_twice() {
     rig.erp.add_one(KIND);
     reader.at_least(27, PATIENCE);
     assert!(connector.metric("wdt_connector_feed_rows_total", &["pass=\"live\""]) < 25.0);
+}
+
+/// What `/status`, the metrics and `feeds show` say of both passes' lags, in seconds, at one moment
+/// up to the time the tool takes.
+fn lags(rig: &Rig, connector: &crate::kit::connector::Connector) -> [f64; 2] {
+    let asked = || {
+        let began = Instant::now();
+        let (feed, view) = (feed(connector, KIND), shown(rig));
+        let metric = |pass: &str| {
+            let labels = [&format!("pass=\"{pass}\"")[..], "purchase_returns"];
+            connector.metric("wdt_connector_feed_lag_seconds", &labels)
+        };
+        let metrics = ["live", "late"].map(metric);
+        (feed, view, metrics, began.elapsed().as_secs_f64())
+    };
+    let (feed, view, metrics, took) = asked();
+    for watermark in ["watermark", "late_watermark"] {
+        assert_eq!(feed[watermark], view[watermark], "{feed} {view}");
+    }
+    let status = ["lag_ms", "late_lag_ms"].map(|name| feed[name].as_f64().unwrap() / 1000.0);
+    let tool = ["lag_seconds", "late_lag_seconds"].map(|name| view[name].as_f64().unwrap());
+    for (status, (tool, metric)) in status.iter().zip(tool.iter().zip(metrics)) {
+        let lags = format!("{status} {tool} {metric}, told within {took} s");
+        assert!(metric >= *status && metric <= status + took, "{lags}");
+        // In whole seconds.
+        assert!(*tool > status - 1.0 && *tool <= metric, "{lags}");
+    }
+    status
+}
+
+#[test]
+fn lag_grows_in_an_outage_and_a_pause_and_is_the_same_wherever_it_is_shown() {
+    let mut rig = since_an_hour("lag");
+    rig.config.set("feeds.purchase_returns.late_pass", "interval", "1s");
+    let connector = rig.start();
+    until("the first read to end", PATIENCE, || (shown(&rig)["snapshot"] == false).then_some(()));
+    let phase = |phase: &str| {
+        until(&format!("the feed to be {phase}"), PATIENCE, || {
+            (feed(&connector, KIND)["state"] == phase).then_some(())
+        });
+    };
+    let grows = |what: &str| {
+        // Nothing moves any more, so what is stored is what is told.
+        let [live, late] = lags(&rig, &connector);
+        until(&format!("the lag to grow in {what}"), PATIENCE, || {
+            let [now, late_now] = lags(&rig, &connector);
+            (now > live + 3.0 && late_now > late + 3.0).then_some(())
+        });
+    };
+    phase("live");
+    rig.erp.only_faults("purchaseReturns:5xx=1");
+    phase("waiting");
+    grows("an outage");
+    rig.erp.only_faults("");
+    phase("live");
+    run(&rig, 0, &["feeds", "pause", "--feed", "purchase_returns"]);
+    phase("paused");
+    grows("a pause");
+    run(&rig, 0, &["feeds", "resume", "--feed", "purchase_returns"]);
+    until("the lag to be short again", PATIENCE, || {
+        feed(&connector, KIND)["late_lag_ms"].as_u64().is_some_and(|lag| lag < 8_000).then_some(())
+    });
+}
+
+/// What other filters left out was not shown late.
+#[test]
+fn what_changed_filters_show_is_no_late_row() {
+    let mut rig = since_an_hour("filters");
+    // The late pass runs once after a start.
+    rig.config.set("feeds.purchase_returns.late_pass", "interval", "10m").set(
+        "feeds.purchase_returns.filters",
+        "status",
+        "5",
+    );
+    let connector = rig.start();
+    until("the first read to end", PATIENCE, || (shown(&rig)["snapshot"] == false).then_some(()));
+    let number = rig.erp.add_one(KIND);
+    rig.erp.modify(KIND, &number, &json!({"status": 50, "remark": "in"}));
+    let beyond = Timestamp::now().plus(Duration::from_secs(5)).to_string();
+    until("the first pass to come beyond it", PATIENCE, || {
+        let feed = feed(&connector, KIND);
+        feed["watermark"].as_str().is_some_and(|now| now > beyond.as_str()).then_some(())
+    });
+    assert!(connector.terminate(Duration::from_secs(20)).success());
+    rig.config.set("feeds.purchase_returns.filters", "status", "50");
+    let connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.purchase_returns);
+    reader.at_least(1, PATIENCE);
+    until("the backfill to end", PATIENCE, || shown(&rig)["backfill"].is_null().then_some(()));
+    let windows = connector.metric("wdt_connector_feed_windows_total", &["pass=\"late\""]);
+    assert!(windows >= 1.0, "the late pass was there");
+    reader.finish();
+    assert_eq!(reader.seen.len(), 1);
+    let event = rig.json(&reader.seen[0]);
+    assert_eq!((&event["op"], &event["after"]["remark"]), (&json!("r"), &json!("in")));
+    assert_eq!(connector.metric("wdt_connector_feed_late_rows_total", &[]), 0.0);
+    let feed = feed(&connector, KIND);
+    assert!(feed["advice"].is_null() && feed["latest_late_row_ms"].is_null(), "{feed}");
 }
 
 /// Ids of one account mean other records in another.
