@@ -105,8 +105,15 @@ async fn begin(
             feed.name()
         );
     }
-    if let Some(at) = &at {
-        state::owned(settings, feed, at)?;
+    match &at {
+        Some(at) => state::owned(settings, feed, at)?,
+        // A feed that begins carries out no order: it stands for a state that is gone.
+        None if !dry_run => bail!(
+            "{} has no checkpoint yet; set feeds.{}.start_at instead",
+            feed.name(),
+            feed.name()
+        ),
+        None => {}
     }
     // The first pass has not been beyond its watermark, and will come there by itself.
     let to = at.map_or(to, |at| to.min(at.watermark.max(from)));

@@ -606,6 +606,19 @@ fn the_tools_say_what_is_wrong_with_what_they_were_asked() {
         (
             1,
             &[
+                "backfill",
+                "--feed",
+                "purchase_returns",
+                "--from",
+                "2026-01-01T00:00:00Z",
+                "--to",
+                "2026-01-02T00:00:00Z",
+            ],
+            "no checkpoint",
+        ),
+        (
+            1,
+            &[
                 "verify",
                 "--feed",
                 "purchase_returns",
