@@ -9,23 +9,22 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::Timestamp,
     config::{Feed, Loaded, Settings},
-    erp::Erp,
     kafka::{
         Store,
         control::decide,
         scan::{self, From},
     },
-    metrics::Metrics,
     schema::Checkpoint,
     source::{
         audit::{Audit, Survey},
-        change::StateKey,
+        change::{StateKey, call_of},
         order::{BackfillOrder, backfill_key},
     },
 };
 
 use super::{
     End,
+    beside::{self, Pace},
     feeds::{order_id, percent},
     output,
     past::Bar,
@@ -50,6 +49,10 @@ pub(super) struct Args {
     /// … up to here
     #[arg(long, value_name = "INSTANT", value_parser = state::instant, required_unless_present_any = ["cancel", "follow"])]
     to: Option<Timestamp>,
+    /// How many calls of the ERP a minute to count with; default: a third of what the feeds leave.
+    /// The backfill itself has the lowest priority of the quota
+    #[arg(long, value_name = "N", conflicts_with_all = ["cancel"], value_parser = clap::value_parser!(u32).range(1..))]
+    calls_per_minute: Option<u32>,
     /// Only say what it would cost
     #[arg(long, conflicts_with_all = ["cancel", "follow"])]
     dry_run: bool,
@@ -68,12 +71,10 @@ pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
         return cancel(&settings, args.feed).await;
     }
     let order = match (args.from, args.to) {
-        (Some(from), Some(to)) => {
-            match begin(&settings, args.feed, from, to, args.dry_run).await? {
-                Some(order) => order,
-                None => return Ok(End::Done),
-            }
-        }
+        (Some(from), Some(to)) => match begin(&settings, &args, from, to).await? {
+            Some(order) => order,
+            None => return Ok(End::Done),
+        },
         _ => standing(&settings, args.feed).await?,
     };
     if args.follow { follow(&settings, args.feed, &order).await } else { Ok(End::Done) }
@@ -89,11 +90,11 @@ async fn standing(settings: &Settings, feed: Feed) -> anyhow::Result<BackfillOrd
 /// Says what it costs and orders it; `None` for a dry run.
 async fn begin(
     settings: &Settings,
-    feed: Feed,
+    args: &Args,
     from: Timestamp,
     to: Timestamp,
-    dry_run: bool,
 ) -> anyhow::Result<Option<BackfillOrder>> {
+    let feed = args.feed;
     if from >= to {
         bail!("--from must be earlier than --to");
     }
@@ -108,7 +109,7 @@ async fn begin(
     match &at {
         Some(at) => state::owned(settings, feed, at)?,
         // A feed that begins carries out no order: it stands for a state that is gone.
-        None if !dry_run => bail!(
+        None if !args.dry_run => bail!(
             "{} has no checkpoint yet; set feeds.{}.start_at instead",
             feed.name(),
             feed.name()
@@ -122,13 +123,16 @@ async fn begin(
     }
     let folder = settings.cache_dir.join(format!("backfill-{}", std::process::id()));
     let store = Store::create(&folder, "state")?;
-    let erp = Erp::new(settings, std::sync::Arc::new(Metrics::new()))?;
+    let call = call_of(feed, settings.feed(feed).edition);
+    let pace = Pace::of(settings, call, args.calls_per_minute);
+    let erp = beside::erp(settings, pace)?;
     let mut audit = Audit::new(erp, feed, settings.feed(feed), codec, store);
     let survey = audit.survey(from.floor_second(), to.floor_second()).await;
     drop(audit);
     let _ = std::fs::remove_dir_all(&folder);
-    let _ = output::say(&costs(survey?, from, to, settings.quota.calls_per_minute));
-    if dry_run {
+    let rate = f64::from(settings.quota.calls_per_minute) * settings.quota.share;
+    let _ = output::say(&costs(survey?, from, to, pace, rate));
+    if args.dry_run {
         return Ok(None);
     }
     let order = BackfillOrder { id: order_id(), from, to, cancelled: false };
@@ -142,15 +146,15 @@ async fn begin(
     Ok(Some(order))
 }
 
-fn costs(survey: Survey, from: Timestamp, to: Timestamp, calls_per_minute: u32) -> String {
-    let minutes = survey.calls.div_ceil(u64::from(calls_per_minute.max(1)));
+fn costs(survey: Survey, from: Timestamp, to: Timestamp, pace: Pace, rate: f64) -> String {
+    let minutes = (survey.calls as f64 / rate).ceil();
     let uncounted = if survey.uncounted == 0 {
         String::new()
     } else {
         format!("; {} s of it could not be counted", survey.uncounted)
     };
     format!(
-        "{} records were modified from {from} to {to} (asked with {} calls{uncounted}); reading them takes about {} calls, at least {minutes} min at {calls_per_minute} calls a minute, more beside the live feed",
+        "{} records were modified from {from} to {to} (asked with {} calls, {pace}{uncounted}); reading them takes about {} calls, at least {minutes} min at {rate} calls a minute, more beside the live feed",
         survey.records, survey.asked, survey.calls
     )
 }

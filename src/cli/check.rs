@@ -21,6 +21,7 @@ use crate::{
 
 use super::{
     End, acls,
+    beside::{self, Pace},
     estimate::{self, call_word},
     report::{Finding, Report},
     state,
@@ -277,7 +278,7 @@ async fn erp(settings: &Settings, report: &mut Report) {
         ));
         return;
     }
-    let erp = match Erp::new(settings, std::sync::Arc::new(crate::metrics::Metrics::new())) {
+    let erp = match beside::erp(settings, Pace::Question) {
         Ok(erp) => erp,
         Err(fault) => {
             report.add(&Finding::bad(

@@ -1,8 +1,9 @@
 //! What a configuration costs in calls to the ERP, per day.
 
 use crate::{
-    config::{Edition, Feed, FeedSettings, QuotaScope, Settings, duration_text},
+    config::{Edition, Feed, FeedSettings, QuotaScope, QuotaSettings, Settings, duration_text},
     erp::Call,
+    source::change::call_of,
 };
 
 use super::report::Finding;
@@ -15,12 +16,15 @@ const ENTERPRISE_STATUSES: u64 = 5;
 
 /// One row per call that is in use, and one per account whose calls share a budget.
 pub(super) fn findings(settings: &Settings) -> Vec<Finding> {
-    let budget = u64::from(settings.quota.calls_per_minute) * 1440;
+    let budget = per_day(settings);
     let mut rows: Vec<Finding> = Feed::ALL
         .into_iter()
         .filter(|feed| settings.feed(*feed).enabled)
         .map(|feed| feed_row(feed, settings.feed(feed), budget))
         .collect();
+    if !rows.is_empty() || settings.commands.enabled {
+        rows.insert(0, share_row(settings));
+    }
     let mut left = budget;
     match settings.quota.scope {
         QuotaScope::Call => {}
@@ -43,6 +47,56 @@ pub(super) fn findings(settings: &Settings) -> Vec<Finding> {
         ));
     }
     rows
+}
+
+/// Calls a day that this deployment may make of one budget.
+fn per_day(settings: &Settings) -> u64 {
+    let QuotaSettings { calls_per_minute, share, .. } = settings.quota;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "positive, and far below the largest u64"
+    )]
+    let calls = (f64::from(calls_per_minute) * share * 1440.0).round() as u64;
+    calls
+}
+
+/// The part of the quota that is configured, and what a deployment beside it needs to know.
+fn share_row(settings: &Settings) -> Finding {
+    let QuotaSettings { calls_per_minute, share, .. } = settings.quota;
+    let subject = "quota share";
+    if share < 1.0 {
+        let rate = (f64::from(calls_per_minute) * share * 10.0).round() / 10.0;
+        return Finding::good(
+            subject,
+            format!(
+                "{share} of {calls_per_minute} calls a minute = {rate}; the shares of all deployments that use the appkey are 1 in sum at most"
+            ),
+        );
+    }
+    let feeds = Feed::ALL.into_iter().any(|feed| settings.feed(feed).enabled);
+    let split = if settings.commands.enabled == feeds {
+        ""
+    } else {
+        "; does another deployment use this appkey (one for commands, one for feeds)? Give each a quota.share"
+    };
+    Finding::good(subject, format!("all of {calls_per_minute} calls a minute{split}"))
+}
+
+/// Calls a minute that the feeds make from the budget of a call while nothing changes.
+pub(super) fn idle_per_minute(settings: &Settings, call: Call) -> f64 {
+    let pays = |feed: &Feed| {
+        let edition = settings.feed(*feed).edition;
+        match settings.quota.scope {
+            QuotaScope::Call => call_of(*feed, edition) == call,
+            QuotaScope::Account => edition == call.edition(),
+        }
+    };
+    let idle = |feed: Feed| {
+        let (live, late) = idle(settings.feed(feed));
+        (live + late) as f64 / 1440.0
+    };
+    Feed::ALL.into_iter().filter(|feed| settings.feed(*feed).enabled).filter(pays).map(idle).sum()
 }
 
 /// What an account's feeds cost while nothing changes.
@@ -148,13 +202,13 @@ mod tests {
         let text = "[erp.enterprise]\nurl = \"http://e/\"\nsid = \"s\"\nappkey = \"k\"\n[feeds.return_outbounds]\nenabled = true\nedition = \"enterprise\"\nstart_at = \"2026-01-01T00:00:00Z\"\n";
         let rows = findings(&settings(text));
         assert!(
-            rows[0].says.starts_with("8640 while nothing changes (7200 every 1m + 1440"),
+            rows[1].says.starts_with("8640 while nothing changes (7200 every 1m + 1440"),
             "{}",
-            rows[0].says
+            rows[1].says
         );
-        assert_eq!(rows[0].level, Level::Good);
+        assert_eq!(rows[1].level, Level::Good);
         let rows = findings(&settings(&format!("{text}poll_interval = \"5s\"\n")));
-        assert_eq!(rows[0].level, Level::Warning);
+        assert_eq!(rows[1].level, Level::Warning);
     }
 
     #[test]
@@ -177,6 +231,17 @@ mod tests {
             says("flagship account")
         );
         assert!(says("commands").contains("at most 68544 a day"), "{}", says("commands"));
+    }
+
+    #[test]
+    fn a_share_scales_what_the_quota_allows() {
+        let text = "[erp.flagship]\nurl = \"http://e/\"\nsid = \"s\"\nkey = \"k\"\n[feeds.purchase_returns]\nenabled = true\nstart_at = \"2026-01-01T00:00:00Z\"\n";
+        let rows = findings(&settings(&format!("[quota]\nshare = 0.3\n{text}")));
+        assert!(rows[0].says.starts_with("0.3 of 50 calls a minute = 15;"), "{}", rows[0].says);
+        assert!(rows[1].says.contains("of 21600 the quota allows"), "{}", rows[1].says);
+        let split = |text: &str| findings(&settings(text))[0].says.contains("another deployment");
+        assert!(split(text), "feeds alone");
+        assert!(!split(&format!("[commands]\nenabled = true\n{text}")));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod acls;
 mod backfill;
+mod beside;
 mod check;
 mod commands;
 mod config;

@@ -51,7 +51,7 @@ pub(super) async fn findings(settings: &Settings) -> Vec<Finding> {
         let rate = budgets
             .iter()
             .find_map(Budget::commands_a_minute)
-            .unwrap_or(f64::from(settings.quota.calls_per_minute));
+            .unwrap_or(f64::from(settings.quota.calls_per_minute) * settings.quota.share);
         rows.extend(backlog(settings, rate).await);
     }
     rows

@@ -1,19 +1,25 @@
 //! `verify`: is what was published last what the ERP holds? Reads both, publishes nothing.
 
-use std::sync::Arc;
-
 use anyhow::bail;
 
 use crate::{
     clock::Timestamp,
     config::{Feed, Loaded, Settings},
-    erp::Erp,
     kafka::Store,
-    metrics::Metrics,
-    source::audit::{Audit, MOST},
+    source::{
+        audit::{Audit, MOST},
+        change::call_of,
+    },
 };
 
-use super::{End, feeds::percent, output, past::Bar, state};
+use super::{
+    End,
+    beside::{self, Pace},
+    feeds::percent,
+    output,
+    past::Bar,
+    state,
+};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {
@@ -26,6 +32,9 @@ pub(super) struct Args {
     /// … up to here; never beyond the feed's watermark
     #[arg(long, value_name = "INSTANT", value_parser = state::instant)]
     to: Timestamp,
+    /// How many calls of the ERP a minute to read with; default: a third of what the feeds leave
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    calls_per_minute: Option<u32>,
 }
 
 pub(super) async fn execute(args: Args, loaded: Loaded) -> anyhow::Result<End> {
@@ -43,7 +52,9 @@ async fn verify(settings: &Settings, args: &Args, store: Store) -> anyhow::Resul
     let codec = state::codec(settings).await?;
     let bar = Bar::new(feed.name());
     state::load(settings, feed, &store).await?;
-    let erp = Erp::new(settings, Arc::new(Metrics::new()))?;
+    let call = call_of(feed, settings.feed(feed).edition);
+    let pace = Pace::of(settings, call, args.calls_per_minute);
+    let erp = beside::erp(settings, pace)?;
     let mut audit = Audit::new(erp, feed, settings.feed(feed), codec, store.clone());
     let Some(at) = audit.checkpoint().await? else {
         bail!("{} has never been read, so there is nothing to verify", feed.name())
@@ -61,6 +72,7 @@ async fn verify(settings: &Settings, args: &Args, store: Store) -> anyhow::Resul
             "verified up to the feed's watermark {to}: what comes after it is on its way"
         ));
     }
+    bar.say(&format!("asking the ERP with {pace}, beside the instances that run"));
     let found = audit
         .compare(from, to, |position, rows| {
             bar.at(percent(from, to, position), &format!("at {position}, {rows} records read"))

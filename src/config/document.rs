@@ -21,12 +21,14 @@ pub(super) enum Value {
     Text(String),
     /// As written.
     Integer(String),
+    /// With a decimal point or an exponent, as written.
+    Decimal(String),
     Bool(bool),
     /// From the environment: read as whatever the key is.
     Env(String),
     /// A list of texts.
     Texts(Vec<String>),
-    /// A float or another list, which no key is; the word for it.
+    /// Another list, which no key is; the word for it.
     Other(&'static str),
 }
 
@@ -180,7 +182,7 @@ fn scalar(value: &Spanned<DeValue<'_>>) -> Value {
             }),
         DeValue::Boolean(value) => Value::Bool(*value),
         DeValue::Datetime(instant) => Value::Text(instant.to_string()),
-        DeValue::Float(_) => Value::Other("a number with a decimal point"),
+        DeValue::Float(number) => Value::Decimal(number.as_str().to_owned()),
         DeValue::Array(items) => {
             let text = |item: &Spanned<DeValue<'_>>| match item.get_ref() {
                 DeValue::String(text) => Some(text.to_string()),

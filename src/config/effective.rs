@@ -6,7 +6,7 @@ use super::{
     keys::Kind,
     properties,
     reader::Reader,
-    values::has_credentials,
+    values::{has_credentials, parse_fraction},
 };
 
 /// What stands in the place of a secret.
@@ -77,11 +77,12 @@ fn text(key: &str, kind: &Kind, value: &Value) -> (String, bool) {
             (without_credentials(text), false)
         }
         Value::Text(text) => (text.clone(), false),
-        Value::Integer(text) => (text.clone(), true),
+        Value::Integer(text) | Value::Decimal(text) => (text.clone(), true),
         Value::Bool(value) => (value.to_string(), true),
-        Value::Env(text) => {
-            (text.clone(), matches!(kind, Kind::Flag | Kind::Number(_)) && kind_fits(kind, text))
-        }
+        Value::Env(text) => (
+            text.clone(),
+            matches!(kind, Kind::Flag | Kind::Number(_) | Kind::Fraction) && kind_fits(kind, text),
+        ),
         Value::Texts(texts) => (serde_json::json!(texts).to_string(), true),
         Value::Other(word) => (format!("({word})"), false),
     }
@@ -93,6 +94,7 @@ fn kind_fits(kind: &Kind, text: &str) -> bool {
     match kind {
         Kind::Flag => text.parse::<bool>().is_ok(),
         Kind::Number(_) => text.parse::<u32>().is_ok(),
+        Kind::Fraction => parse_fraction(text).is_some(),
         Kind::Texts => serde_json::from_str::<Vec<String>>(text).is_ok(),
         Kind::Duration
         | Kind::DurationOrZero

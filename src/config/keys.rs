@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 pub(super) enum Kind {
     Flag,
     Number(RangeInclusive<u32>),
+    /// A part of a whole, at least a hundredth of it.
+    Fraction,
     /// Above zero.
     Duration,
     DurationOrZero,
@@ -38,6 +40,7 @@ impl Kind {
         match self {
             Self::Flag => "allowed are true and false".to_owned(),
             Self::Number(range) => format!("allowed are whole numbers from {} to {}", range.start(), range.end()),
+            Self::Fraction => "allowed are numbers from 0.01 to 1, such as 0.5".to_owned(),
             Self::Duration => "allowed are durations above zero such as \"250ms\", \"5s\", \"10m\", \"2h\", \"30d\"".to_owned(),
             Self::DurationOrZero => "allowed are durations such as \"0s\", \"250ms\", \"5s\", \"10m\", \"2h\", \"30d\"".to_owned(),
             Self::Instant => "allowed are RFC 3339 instants such as \"2026-01-01T00:00:00+08:00\"".to_owned(),
@@ -59,6 +62,7 @@ impl Kind {
         match self {
             Self::Flag => "true or false".to_owned(),
             Self::Number(range) => format!("{} to {}", range.start(), range.end()),
+            Self::Fraction => "0.01 to 1".to_owned(),
             Self::Duration => "duration above zero".to_owned(),
             Self::DurationOrZero => "duration".to_owned(),
             Self::Instant => "instant (RFC 3339)".to_owned(),
@@ -82,6 +86,7 @@ impl Kind {
             Self::Number(range) => {
                 json!({ "type": "integer", "minimum": range.start(), "maximum": range.end() })
             }
+            Self::Fraction => json!({ "type": "number", "minimum": 0.01, "maximum": 1 }),
             Self::Duration | Self::DurationOrZero => {
                 json!({ "type": "string", "pattern": DURATION })
             }

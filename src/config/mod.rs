@@ -290,6 +290,8 @@ pub struct QuotaSettings {
     /// Per budget.
     pub calls_per_minute: u32,
     pub burst: u32,
+    /// The part of rate, burst and concurrent calls that this deployment may use, 0.01 to 1.
+    pub share: f64,
     /// Calls on the wire at once, per appkey.
     pub max_concurrent_calls: u32,
 }

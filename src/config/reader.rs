@@ -139,7 +139,11 @@ impl Reader {
         let parse = |value: &Value| match value {
             Value::Texts(texts) => Some(texts.clone()),
             Value::Env(text) => serde_json::from_str(text).ok(),
-            Value::Text(_) | Value::Integer(_) | Value::Bool(_) | Value::Other(_) => None,
+            Value::Text(_)
+            | Value::Integer(_)
+            | Value::Decimal(_)
+            | Value::Bool(_)
+            | Value::Other(_) => None,
         };
         let filled = |texts: &Vec<String>| texts.iter().all(|text| !text.trim().is_empty());
         let texts = self.optional(key, &Kind::Texts, |value| parse(value).filter(filled));
@@ -166,7 +170,11 @@ impl Reader {
         self.required(key, &Kind::Flag, false, |value| match value {
             Value::Bool(value) => Some(*value),
             Value::Env(text) => text.trim().to_ascii_lowercase().parse().ok(),
-            Value::Text(_) | Value::Integer(_) | Value::Texts(_) | Value::Other(_) => None,
+            Value::Text(_)
+            | Value::Integer(_)
+            | Value::Decimal(_)
+            | Value::Texts(_)
+            | Value::Other(_) => None,
         })
     }
 
@@ -174,6 +182,20 @@ impl Reader {
         self.required(key, &Kind::Number(range.clone()), *range.start(), |value| match value {
             Value::Integer(text) | Value::Env(text) => {
                 text.trim().replace('_', "").parse().ok().filter(|number| range.contains(number))
+            }
+            Value::Text(_)
+            | Value::Decimal(_)
+            | Value::Bool(_)
+            | Value::Texts(_)
+            | Value::Other(_) => None,
+        })
+    }
+
+    /// A part of a whole.
+    pub(super) fn fraction(&mut self, key: &str) -> f64 {
+        self.required(key, &Kind::Fraction, 1.0, |value| match value {
+            Value::Integer(text) | Value::Decimal(text) | Value::Env(text) => {
+                values::parse_fraction(text)
             }
             Value::Text(_) | Value::Bool(_) | Value::Texts(_) | Value::Other(_) => None,
         })
@@ -230,6 +252,7 @@ impl Reader {
                 | Value::Env(_)
                 | Value::Bool(_)
                 | Value::Texts(_)
+                | Value::Decimal(_)
                 | Value::Other(_) => text_of(value),
             };
             text.filter(|text| fits(text)).map(str::to_owned)
@@ -361,7 +384,7 @@ impl Reader {
             let value = match &entry.value {
                 Value::Text(text) | Value::Integer(text) | Value::Env(text) => text.clone(),
                 Value::Bool(value) => value.to_string(),
-                Value::Texts(_) | Value::Other(_) => {
+                Value::Decimal(_) | Value::Texts(_) | Value::Other(_) => {
                     self.refuse(&key, &entry, &Kind::Property);
                     continue;
                 }
@@ -475,7 +498,11 @@ fn locate(document: &Document, sections: &BTreeMap<&str, &Place>, mistake: &mut 
 fn text_of(value: &Value) -> Option<&str> {
     match value {
         Value::Text(text) | Value::Env(text) => Some(text),
-        Value::Integer(_) | Value::Bool(_) | Value::Texts(_) | Value::Other(_) => None,
+        Value::Integer(_)
+        | Value::Decimal(_)
+        | Value::Bool(_)
+        | Value::Texts(_)
+        | Value::Other(_) => None,
     }
 }
 
@@ -486,7 +513,7 @@ fn shown(value: &Value) -> String {
             let short: String = text.chars().take(80).collect();
             if short.len() < text.len() { format!("{short:?}…") } else { format!("{short:?}") }
         }
-        Value::Integer(text) => text.clone(),
+        Value::Integer(text) | Value::Decimal(text) => text.clone(),
         Value::Bool(value) => value.to_string(),
         Value::Texts(_) => "a list".to_owned(),
         Value::Other(word) => (*word).to_owned(),

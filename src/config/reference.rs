@@ -147,6 +147,7 @@ fn defaults() -> Map<String, Value> {
             let value = match entry.value {
                 Given::Text(text) => json!(text),
                 Given::Integer(text) => json!(text.parse::<i64>().ok()?),
+                Given::Decimal(text) => json!(text.parse::<f64>().ok()?),
                 Given::Bool(value) => json!(value),
                 Given::Texts(texts) => json!(texts),
                 Given::Env(_) | Given::Other(_) => return None,

@@ -111,6 +111,7 @@ fn read(reader: &mut Reader) -> Settings {
             ),
             calls_per_minute: reader.number("quota.calls_per_minute", 1..=10_000_000),
             burst: reader.number("quota.burst", 1..=10_000_000),
+            share: reader.fraction("quota.share"),
             max_concurrent_calls: reader.number("quota.max_concurrent_calls", 1..=10_000),
         },
         commands: commands(reader),

@@ -400,6 +400,18 @@ fn more_than_the_quota_is_a_warning() {
 }
 
 #[test]
+fn a_share_is_a_part_of_the_whole() {
+    let near = |settings: &Settings, share: f64| (settings.quota.share - share).abs() < 1e-9;
+    assert!(near(&ok("", &[]).settings, 1.0));
+    assert!(near(&ok("[quota]\nshare = 0.25\n", &[]).settings, 0.25));
+    assert!(near(&ok("", &[("WDT__QUOTA__SHARE", "0.5")]).settings, 0.5));
+    for wrong in ["0", "0.0", "-0.5", "1.01", "2", "nan", "inf", "\"0.5\"", "true"] {
+        let allowed = "allowed are numbers from 0.01 to 1";
+        one(&format!("[quota]\nshare = {wrong}\n"), &[], &["quota.share", allowed]);
+    }
+}
+
+#[test]
 fn topics_need_names_of_their_own() {
     one("[topics]\nresults = \"x\"\njournal = \"x\"\n", &[], &["topics.journal", "topics.results"]);
 }

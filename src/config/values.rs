@@ -36,6 +36,12 @@ pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     (parts > 0 && total <= LONGEST).then_some(total)
 }
 
+/// Reads a part of a whole, from a hundredth to all of it; `None` for anything else.
+#[must_use]
+pub(super) fn parse_fraction(text: &str) -> Option<f64> {
+    text.trim().parse().ok().filter(|part| (0.01..=1.0).contains(part))
+}
+
 /// A duration as an operator would write it, in one unit.
 #[must_use]
 pub(crate) fn duration_text(span: Duration) -> String {

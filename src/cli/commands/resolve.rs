@@ -9,13 +9,11 @@ use tokio::{runtime::Handle, time::Instant};
 use crate::{
     clock::Timestamp,
     config::{Settings, parse_duration},
-    erp::Erp,
     kafka::{
         control::{PARTITION, decide},
         scan::{From, Scan},
         tool::Seen,
     },
-    metrics::Metrics,
     schema::{Codec, CommandResult, JournalEntry, Outcome},
     sink::{
         self,
@@ -25,7 +23,11 @@ use crate::{
 };
 
 use super::{
-    super::{End, memory, output},
+    super::{
+        End,
+        beside::{self, Pace},
+        memory, output,
+    },
     operator, partition_of, state,
 };
 
@@ -170,7 +172,7 @@ async fn check(
     (entry, _): &(JournalEntry, i32),
     settings: &Arc<Settings>,
 ) -> anyhow::Result<()> {
-    let erp = Erp::new(settings, Arc::new(Metrics::new()))?;
+    let erp = beside::erp(settings, Pace::Question)?;
     let orders = sink::orders_of(&erp, &args.return_no, settings.commands.call_timeout)
         .await
         .map_err(|reason| {

@@ -15,8 +15,7 @@ use tokio::runtime::Handle;
 use crate::{
     clock::Timestamp,
     config::Settings,
-    erp::Erp,
-    metrics::Metrics,
+    erp::{Call, Erp},
     sink::{
         self,
         letter::{Letter, Replay},
@@ -25,7 +24,9 @@ use crate::{
 
 use super::{
     super::{
-        End, commands,
+        End,
+        beside::{self, Pace},
+        commands,
         memory::{self, Digest},
         output,
         resend::Resending,
@@ -290,8 +291,9 @@ impl Judging<'_> {
         let erp = match &self.erp {
             Some(erp) => erp,
             None => {
-                let built = Erp::new(self.settings, Arc::new(Metrics::new()))
-                    .map_err(|fault| fault.to_string())?;
+                let built =
+                    beside::erp(self.settings, Pace::of(self.settings, Call::QueryOutbounds, None))
+                        .map_err(|fault| fault.to_string())?;
                 self.erp.insert(built)
             }
         };

@@ -31,6 +31,7 @@ fn erp_at(url: &str) -> Erp {
         scope: QuotaScope::Call,
         calls_per_minute: 6_000_000,
         burst: 1000,
+        share: 1.0,
         max_concurrent_calls: 16,
     });
     let flagship = FlagshipSettings {
@@ -519,6 +520,7 @@ async fn a_call_without_account_is_misconfigured_and_names_the_section() {
             scope: QuotaScope::Call,
             calls_per_minute: 6_000_000,
             burst: 1000,
+            share: 1.0,
             max_concurrent_calls: 16,
         }),
         metrics: Arc::new(Metrics::new()),

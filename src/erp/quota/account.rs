@@ -94,9 +94,9 @@ impl Account {
             edition,
             settings: *settings,
             budgets: BTreeMap::new(),
-            shares: Shares::default(),
+            shares: Shares::new(settings.share),
             lines: BTreeMap::new(),
-            places: Places::new(settings.max_concurrent_calls, now),
+            places: Places::new(part_of(settings.max_concurrent_calls, settings.share), now),
             serving: false,
         };
         for call in Call::ALL.into_iter().filter(|call| call.edition() == edition) {
@@ -232,9 +232,12 @@ impl State {
 
     /// The budget that pays for a call.
     pub(super) fn budget(&mut self, call: Call) -> &mut Budget {
-        let (key, settings) = (self.key(call), &self.settings);
+        let (key, settings, shares) = (self.key(call), &self.settings, &self.shares);
         self.budgets.entry(key).or_insert_with(|| {
-            Budget::new(settings.calls_per_minute, settings.burst, Instant::now())
+            let now = Instant::now();
+            let mut budget = Budget::new(settings.calls_per_minute, settings.burst, now);
+            budget.set_share(shares.whole(key), now);
+            budget
         })
     }
 
@@ -296,15 +299,8 @@ impl State {
         let whole = self.shares.whole(key);
         self.budget(call).set_share(whole, now);
         // The ERP counts concurrent calls by account, whatever the scope of the budgets.
-        let part = f64::from(self.settings.max_concurrent_calls)
-            * self.shares.whole(Key::Account(self.edition));
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a share of a u32, between 0 and the whole"
-        )]
-        let most = (part.floor() as u32).max(1);
-        self.places.set_most(most);
+        let share = self.shares.whole(Key::Account(self.edition));
+        self.places.set_most(part_of(self.settings.max_concurrent_calls, share));
         true
     }
 
@@ -352,6 +348,17 @@ impl State {
             })
             .collect()
     }
+}
+
+/// So many of `whole`, at least 1.
+fn part_of(whole: u32, share: f64) -> u32 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of a u32, between 0 and the whole"
+    )]
+    let part = (f64::from(whole) * share + 1e-9).floor() as u32;
+    part.max(1)
 }
 
 /// For people: two decimals.

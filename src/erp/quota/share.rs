@@ -33,22 +33,31 @@ impl Work {
     }
 }
 
-/// Shares by what was told of them.
-#[derive(Debug, Default)]
-pub(super) struct Shares(BTreeMap<(Call, Work), f64>);
+/// Shares by what was told of them, within the part of the whole that this deployment may use.
+#[derive(Debug)]
+pub(super) struct Shares {
+    deployment: f64,
+    told: BTreeMap<(Call, Work), f64>,
+}
 
 impl Shares {
+    pub(super) fn new(deployment: f64) -> Self {
+        Self { deployment, told: BTreeMap::new() }
+    }
+
     /// Whether that is something new.
     pub(super) fn set(&mut self, call: Call, work: Work, share: f64) -> bool {
         let share = if share.is_finite() { share.clamp(0.0, 1.0) } else { 1.0 };
-        self.0.insert((call, work), share).is_none_or(|before| before.to_bits() != share.to_bits())
+        self.told
+            .insert((call, work), share)
+            .is_none_or(|before| before.to_bits() != share.to_bits())
     }
 
     /// The part of one kind of work in a budget that is this instance's; `None` where it makes no
     /// such calls at all.
     fn of(&self, key: Key, work: Work) -> Option<f64> {
         let told: Vec<f64> = self
-            .0
+            .told
             .iter()
             .filter(|((call, of), _)| *of == work && key.pays_for(*call))
             .map(|(_, share)| *share)
@@ -56,18 +65,20 @@ impl Shares {
         (!told.is_empty()).then(|| told.iter().sum::<f64>() / told.len() as f64)
     }
 
-    /// This instance's part of a budget; the whole where nobody was told anything.
+    /// This instance's part of a budget; all that the deployment may use where nobody was told
+    /// anything.
     pub(super) fn whole(&self, key: Key) -> f64 {
         let parts: Vec<(f64, f64)> = Work::ALL
             .into_iter()
             .filter_map(|work| Some((weight(key, work), self.of(key, work)?)))
             .collect();
         let weights: f64 = parts.iter().map(|(weight, _)| weight).sum();
-        if weights > 0.0 {
+        let part = if weights > 0.0 {
             parts.iter().map(|(weight, share)| weight * share).sum::<f64>() / weights
         } else {
             1.0
-        }
+        };
+        part * self.deployment
     }
 
     /// Whether urgent and patient work pay from this budget.
@@ -106,7 +117,7 @@ mod tests {
                 .into_iter()
                 .zip(feeds)
                 .map(|(partitions, [returns, outbounds])| {
-                    let mut shares = Shares::default();
+                    let mut shares = Shares::new(1.0);
                     for call in [Call::CreateOrder, Call::QueryOutbounds] {
                         shares.set(call, Work::Commands, partitions / 6.0);
                     }
@@ -129,8 +140,19 @@ mod tests {
     }
 
     #[test]
+    fn a_deployment_for_commands_and_one_for_feeds_keep_to_their_parts() {
+        let (mut commands, mut feeds) = (Shares::new(0.7), Shares::new(0.3));
+        commands.set(Call::QueryOutbounds, Work::Commands, 1.0);
+        feeds.set(Call::QueryOutbounds, Work::Feeds, 1.0);
+        for key in [Key::Call(Call::QueryOutbounds), Key::Account(Edition::Flagship)] {
+            let sum = commands.whole(key) + feeds.whole(key);
+            assert!((sum - 1.0).abs() < 1e-9, "{key:?}: {sum}");
+        }
+    }
+
+    #[test]
     fn without_a_word_everything_is_ours_and_work_that_is_not_done_takes_no_part() {
-        let mut shares = Shares::default();
+        let mut shares = Shares::new(1.0);
         let key = Key::Account(Edition::Flagship);
         assert!((shares.whole(key) - 1.0).abs() < 1e-9);
         assert!(shares.set(Call::CreateOrder, Work::Commands, 0.25));

@@ -17,6 +17,7 @@ fn quota(calls_per_minute: u32, burst: u32, max_concurrent_calls: u32) -> Quota 
         scope: QuotaScope::Call,
         calls_per_minute,
         burst,
+        share: 1.0,
         max_concurrent_calls,
     })
 }
@@ -26,6 +27,7 @@ fn account_wide(calls_per_minute: u32, burst: u32) -> Quota {
         scope: QuotaScope::Account,
         calls_per_minute,
         burst,
+        share: 1.0,
         max_concurrent_calls: 64,
     })
 }

@@ -121,6 +121,7 @@ fn quota() -> Quota {
         scope: QuotaScope::Account,
         calls_per_minute: 50,
         burst: 10,
+        share: 1.0,
         max_concurrent_calls: 64,
     });
     for call in [Call::CreateOrder, Call::QueryOutbounds] {
