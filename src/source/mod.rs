@@ -36,6 +36,7 @@ pub(crate) mod status;
 mod story;
 pub(crate) mod stretch;
 mod tenure;
+mod turns;
 pub(crate) mod window;
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! One feed between a takeover and the end of its lease: whose turn it is, and window ▶ fetch of
 //! that turn.
 //!
-//! A turn is one page. The live pass goes first whenever it is due; the others read a page at a
-//! time in between. What a pass has read is published before another pass asks for anything, so
+//! A turn is one page. The live pass goes first when it is due, the others read a page at a time
+//! in between, and a pass that was passed over too often goes first all the same ([`Turns`]). What a pass has read is published before another pass asks for anything, so
 //! what was asked for later was also published later.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
@@ -35,6 +35,7 @@ use super::{
     status::{FeedPhase, Progress, late_advice, missed_advice, progress},
     story,
     stretch::{Stretch, Turned},
+    turns::Turns,
     window::{Cursor, Pace, Pass, TooFar, Window, closes_at, window_of},
 };
 
@@ -149,6 +150,7 @@ pub(super) struct Tenure<'a> {
     late: Schedule,
     backfill: Schedule,
     unproven: Schedule,
+    turns: Turns,
     retries: Retries,
     empties: Empties,
     pub(super) page_size: PageSize,
@@ -209,6 +211,7 @@ impl<'a> Tenure<'a> {
             late: schedule(),
             backfill: schedule(),
             unproven: schedule(),
+            turns: Turns::default(),
             retries: Retries::new(settings.poll_interval),
             empties: Empties::default(),
             page_size: PageSize::new(query::page_size(task.feed, settings)),
@@ -238,7 +241,7 @@ impl<'a> Tenure<'a> {
         }
     }
 
-    /// One page of the most urgent pass that is due, or a sleep until one is.
+    /// One page of the pass whose turn it is, or a sleep until one is due.
     pub(super) async fn turn(&mut self) -> Result<(), Stop> {
         self.pulse.beat();
         self.obey().await?;
@@ -247,10 +250,11 @@ impl<'a> Tenure<'a> {
         }
         self.follow_the_erps_clock().await?;
         let began = Instant::now();
-        for pass in Pass::ALL {
-            if self.schedule(pass).due > began || self.waits_for_the_snapshot(pass) {
+        for pass in self.turns.order() {
+            if !self.waits(pass, began) {
                 continue;
             }
+            self.turns.went(pass);
             let open = match self.schedule(pass).open.take() {
                 Some(open) => open,
                 None => match self.choose(pass, began) {
@@ -258,6 +262,12 @@ impl<'a> Tenure<'a> {
                     None => continue,
                 },
             };
+            for other in Pass::ALL {
+                let waiting = self.waits(other, began);
+                if other != pass {
+                    self.turns.pass_over(other, waiting);
+                }
+            }
             self.flush_others(pass).await?;
             return self.step(open, began).await;
         }
@@ -266,6 +276,11 @@ impl<'a> Tenure<'a> {
         match self.wait(due.saturating_duration_since(Instant::now())).await? {
             Woken::Due | Woken::Decided => Ok(()),
         }
+    }
+
+    /// Whether a pass could have this turn.
+    fn waits(&mut self, pass: Pass, began: Instant) -> bool {
+        self.schedule(pass).due <= began && !self.waits_for_the_snapshot(pass)
     }
 
     /// The end of the first read holds a batch back, since only the last event says that it is the

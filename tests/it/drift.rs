@@ -244,6 +244,29 @@ fn what_the_erp_shows_late_is_published_by_the_late_pass_and_counted() {
 }
 
 #[test]
+fn an_erp_slower_than_the_poll_interval_does_not_keep_the_late_pass_from_reading() {
+    let kind = Kind::FlagshipOutbounds;
+    let mut rig = Rig::new("slowlate").return_outbounds("flagship");
+    rig.config.set("feeds.return_outbounds", "poll_interval", "50ms");
+    let late = "feeds.return_outbounds.late_pass";
+    rig.config.set(late, "lag", "3s").set(late, "interval", "100ms");
+    rig.erp.seed(kind, 20);
+    // Whenever an answer is there, another whole second can be asked for.
+    rig.erp.faults("all:slow(1100ms)=1");
+    let connector = rig.start();
+    let mut reader = Reader::new(topic(&rig, kind));
+    reader.at_least(20, PATIENCE);
+    let watermark = || {
+        let feed = feed(&connector, kind);
+        (feed["state"] == "live").then(|| feed["late_watermark"].as_str().unwrap().to_owned())
+    };
+    let before = until("the first read to end", PATIENCE, watermark);
+    until("the late watermark to move", Duration::from_secs(20), || {
+        watermark().filter(|now| *now > before)
+    });
+}
+
+#[test]
 fn a_window_costs_its_pages_and_one_call_and_an_idle_poll_one() {
     // The last page has room left: a full one costs two calls more.
     const ROWS: usize = 950;
