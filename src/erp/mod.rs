@@ -337,5 +337,5 @@ mod sign;
 
 pub(crate) use client::{BuildFault, Erp};
 pub(crate) use clock::ErpTime;
-pub(crate) use outbound::OutboundHead;
+pub(crate) use outbound::{OUTBOUND_STATUSES, OutboundHead};
 pub(crate) use quota::{BudgetStatus, Permit, Place, Quota, Work};

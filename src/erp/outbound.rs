@@ -7,6 +7,9 @@ use crate::clock::Timestamp;
 
 use super::loose;
 
+/// Every status of the flagship's outbound query (`docs/erp.md#queries`).
+pub(crate) const OUTBOUND_STATUSES: &str = "5,48,50,65,77,110";
+
 /// What a lookup needs of an outbound order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OutboundHead {

@@ -16,7 +16,7 @@
 //! | `GET /admin/faults` | | the rules and how often each struck |
 //! | `POST /admin/faults` | `{"rules":"createOrder:applied_timeout=3x","replace":false}` | the rules |
 //! | `DELETE /admin/faults` | | the (empty) rules |
-//! | `POST /admin/settings` | [`Adjust`]: `latency_ms, clock_offset_ms, quota_per_minute, quota_by_account, page_order, shuffle_equal, page_cap, unpermitted_warehouses, new_records, resting_records, late_records, outage, …` | `{}` |
+//! | `POST /admin/settings` | [`Adjust`]: `latency_ms, clock_offset_ms, quota_per_minute, quota_by_account, page_order, shuffle_equal, page_cap, default_statuses, unpermitted_warehouses, new_records, resting_records, late_records, outage, …` | `{}` |
 //!
 //! Anything wrong is answered with 400 and `{"error":"one sentence"}`, or 404.
 

@@ -232,6 +232,13 @@ pub(super) fn read_enterprise(parameters: &Parameters) -> Result<Query, Refused>
 }
 
 impl Query {
+    /// A narrower default of the flagship outbound query without `status`; an empty one is all.
+    pub(super) fn narrow(&mut self, default: &[i32]) {
+        if self.call == Call::Outbounds && !self.with_status && self.over_window() {
+            self.selection.statuses.extend(default);
+        }
+    }
+
     /// Leaves out what the script hides from this query, which arrived at Unix second `now`.
     pub(super) fn hide(&mut self, hidden: &[(Hidden, Asking)], now: i64) {
         let unseen = &mut self.selection.unseen;

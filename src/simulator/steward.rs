@@ -162,6 +162,9 @@ impl World {
         if let Some(cap) = adjust.page_cap {
             state.page_cap = (cap > 0).then_some(cap);
         }
+        if let Some(statuses) = adjust.default_statuses.clone() {
+            state.default_statuses = statuses;
+        }
         let background = &mut state.background;
         background.new_records = adjust.new_records.unwrap_or(background.new_records);
         background.resting_records = adjust.resting_records.unwrap_or(background.resting_records);

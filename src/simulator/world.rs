@@ -60,6 +60,8 @@ pub(crate) struct Adjust {
     pub shuffle_equal: Option<bool>,
     /// Most rows of a page, whatever was asked for, without a word; 0: as many as were.
     pub page_cap: Option<u64>,
+    /// Statuses the flagship outbound query shows over a window without `status`; none: all.
+    pub default_statuses: Option<Vec<i32>>,
     /// Queries see every change this much later; 0: at once.
     pub visibility_ms: Option<u64>,
     /// Records modified a second by somebody in the background; 0: none.
@@ -118,6 +120,7 @@ pub(super) struct State {
     pub latency: Duration,
     pub visibility_ms: Option<u64>,
     pub page_cap: Option<u64>,
+    pub default_statuses: Vec<i32>,
     pub background: Background,
     pub seed: u64,
     pub rng: Rng,
@@ -198,6 +201,7 @@ impl State {
             latency: config.latency,
             visibility_ms: None,
             page_cap: config.page_cap,
+            default_statuses: Vec::new(),
             background: Background::default(),
             seed: config.seed,
             rng: Rng::new(config.seed ^ 0x5eed),
@@ -471,6 +475,7 @@ impl World {
             Edition::Flagship => query::read_flagship(open.call, parameters, body, &state)?,
             Edition::Enterprise => query::read_enterprise(parameters)?,
         };
+        query.narrow(&state.default_statuses);
         query.hide(&plan.hidden, now);
         state.disturb(&query, plan.modify, now, at_ms);
         if plan.ignore_page {

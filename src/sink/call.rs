@@ -10,8 +10,8 @@ use crate::{
     config::CommandSettings,
     crash::{self, Point},
     erp::{
-        Call, Class, Erp, OrderLine, OrderRequest, OutboundHead, Page, PageRequest, QueryFault,
-        Selection, SendGuard,
+        Call, Class, Erp, OUTBOUND_STATUSES, OrderLine, OrderRequest, OutboundHead, Page,
+        PageRequest, QueryFault, Selection, SendGuard,
     },
     kafka::{Group, Lease},
     schema::CreateReturnOutbound,
@@ -22,8 +22,6 @@ use super::{
     validate::{marker_of, remark_as_sent},
 };
 
-/// Every status of the flagship's outbound query (`docs/erp.md#queries`).
-pub(super) const STATUSES: &str = "5,48,50,65,77,110";
 pub(super) const PAGE_SIZE: u32 = 100;
 /// Orders created this long before the intent are nobody's suspect: clocks differ.
 pub(super) const SUSPECT_MARGIN: Duration = Duration::from_secs(300);
@@ -85,7 +83,7 @@ pub(super) struct Question {
 pub(super) async fn ask(erp: &Erp, question: &Question, settings: &CommandSettings) -> Finding {
     let mut seen = Vec::new();
     let mut first_asked: Option<Moment> = None;
-    for status in [Some(STATUSES), None] {
+    for status in [Some(OUTBOUND_STATUSES), None] {
         let (heads, asked_at) =
             match orders_of_return(erp, &question.return_no, status, settings.call_timeout).await {
                 Ok(answer) => answer,
@@ -119,7 +117,7 @@ pub(super) async fn shown(
     timeout: Duration,
 ) -> Result<bool, String> {
     let mut shown = [false; 2];
-    for (shown, status) in shown.iter_mut().zip([Some(STATUSES), None]) {
+    for (shown, status) in shown.iter_mut().zip([Some(OUTBOUND_STATUSES), None]) {
         let (heads, _) = orders_of_return(erp, return_no, status, timeout).await?;
         let here = |head: &OutboundHead| {
             head.warehouse_no.as_deref().is_none_or(|its_own| its_own == warehouse_no)
@@ -169,7 +167,7 @@ pub(crate) async fn orders_of(
     timeout: Duration,
 ) -> Result<Vec<(String, Option<String>)>, String> {
     let mut found = BTreeMap::new();
-    for status in [Some(STATUSES), None] {
+    for status in [Some(OUTBOUND_STATUSES), None] {
         for head in orders_of_return(erp, return_no, status, timeout).await?.0 {
             found.insert(head.order_no, marker_of(&head.remark).map(str::to_owned));
         }
@@ -201,7 +199,7 @@ pub(super) fn created_between(start: Timestamp, end: Timestamp) -> Selection {
         window: Some((start, end)),
         time_type: Some(2),
         return_no: None,
-        status: Some(STATUSES.to_owned()),
+        status: Some(OUTBOUND_STATUSES.to_owned()),
         warehouse_no: None,
         provider_no: None,
     }

@@ -18,6 +18,7 @@
 //! captured. The guarantees and their assumptions are in `docs/delivery.md#change-pipeline`.
 
 pub(crate) mod audit;
+mod both_ways;
 pub mod change;
 pub mod diff;
 mod feed;

@@ -8,9 +8,11 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
 use crate::{
+    background,
     board::Pulse,
     clock::{Moment, Timestamp, millis},
     config::{FeedSettings, duration_text},
@@ -21,6 +23,7 @@ use crate::{
 };
 
 use super::{
+    both_ways,
     change::{Scribe, call_of},
     feed::{BEAT, FeedTask, Stop},
     fetch::{Ended, FetchFault, Rules, Step, WindowRead},
@@ -159,6 +162,8 @@ pub(super) struct Tenure<'a> {
     backfilling: Began,
     /// When progress was logged last.
     told: Option<Instant>,
+    /// Counts orders with and without `status`.
+    counting: Option<AbortOnDropHandle<()>>,
     /// Records that the account may not see were told of.
     not_shown_told: bool,
     /// Deviating fields that were logged already.
@@ -219,6 +224,7 @@ impl<'a> Tenure<'a> {
             first_read,
             backfilling,
             told: None,
+            counting: None,
             not_shown_told: false,
             drift: HashSet::new(),
         }
@@ -847,6 +853,9 @@ impl<'a> Tenure<'a> {
             ),
             Pass::Live | Pass::Late | Pass::Backfill | Pass::Unproven => {}
         }
+        if pass == Pass::Late {
+            self.count_both_ways(limits.late);
+        }
         if was_snapshot && !at.snapshot {
             tracing::info!(
                 feed = feed.name(),
@@ -855,6 +864,17 @@ impl<'a> Tenure<'a> {
             );
         }
         Turn::Moved { caught_up }
+    }
+
+    /// Once, after the first late window: a feed that has just begun has more urgent calls to make.
+    fn count_both_ways(&mut self, end: Timestamp) {
+        let feed = self.task.feed;
+        if self.counting.is_some() || !both_ways::applies(feed, self.settings) {
+            return;
+        }
+        let (reader, status) = (self.reader(Pass::Late), self.task.status.clone());
+        let look = both_ways::look(feed, self.settings.clone(), reader, end, status);
+        self.counting = Some(AbortOnDropHandle::new(background::task(look)));
     }
 
     /// Logs how far the past has been read, at most every few seconds.

@@ -267,6 +267,22 @@ fn an_erp_slower_than_the_poll_interval_does_not_keep_the_late_pass_from_reading
 }
 
 #[test]
+fn a_query_without_status_that_hides_statuses_is_said() {
+    let kind = Kind::FlagshipOutbounds;
+    let mut rig = Rig::new("bothways").return_outbounds("flagship");
+    let late = "feeds.return_outbounds.late_pass";
+    rig.config.set(late, "lag", "3s").set(late, "interval", "100ms");
+    rig.erp.seed(kind, 20);
+    // A default like that of the enterprise edition.
+    rig.erp.adjust(&json!({"default_statuses": [95, 5]}));
+    let connector = rig.start();
+    let said = until("the difference to be said", PATIENCE, || {
+        feed(&connector, kind)["status_default"].as_str().map(str::to_owned)
+    });
+    assert!(said.contains("filters.status = \"5,48,50,65,77,110\""), "{said}");
+}
+
+#[test]
 fn a_window_costs_its_pages_and_one_call_and_an_idle_poll_one() {
     // The last page has room left: a full one costs two calls more.
     const ROWS: usize = 950;

@@ -65,10 +65,11 @@ const SPAWNING: [(&str, &str); 6] = [
     ("src/schema/", "only tests"),
 ];
 /// [`SPAWNS`] for one task, by who learns of its end.
-const ONCE: [(&str, &str); 4] = [
+const ONCE: [(&str, &str); 5] = [
     ("src/sink/engine.rs", "`Word`; leaving is seen by the events' end"),
     ("src/source/mod.rs", "leaving is waited for"),
     ("src/erp/quota/account.rs", "`Alive` sends those who wait into the line again"),
+    ("src/source/tenure.rs", "a measurement; the next takeover makes it again"),
     ("src/app.rs", "a failpoint"),
 ];
 
