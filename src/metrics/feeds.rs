@@ -30,6 +30,7 @@ impl Feeds {
             incomplete: add(r, Name::FeedIncompleteReads, Family::default()),
             unproven: add(r, Name::FeedUnprovenWindows, Family::default()),
             not_shown: add(r, Name::FeedRowsNotShown, Family::default()),
+            too_late: add(r, Name::FeedRowsTooLate, Family::default()),
             late_rows: add(r, Name::FeedLateRows, Family::default()),
             late_seconds: histograms(r, Name::FeedLateRowDelay, late_seconds),
             older: add(r, Name::FeedOutOfOrderRows, Family::default()),
@@ -121,6 +122,11 @@ impl Metrics {
     /// Records that the ERP counts and does not show to this account.
     pub(crate) fn feed_not_shown(&self, feed: Feed, rows: u64) {
         self.feeds.not_shown.get_or_create(&[("feed", feed.name())]).inc_by(rows);
+    }
+
+    /// Records that entered a window which both passes had read.
+    pub(crate) fn feed_too_late(&self, feed: Feed, rows: u64) {
+        self.feeds.too_late.get_or_create(&[("feed", feed.name())]).inc_by(rows);
     }
 
     /// A row the first pass missed and the late pass published, and how late it was.

@@ -122,6 +122,7 @@ struct Feeds {
     incomplete: Counters<1>,
     unproven: Gauges<1>,
     not_shown: Counters<1>,
+    too_late: Counters<1>,
     late_rows: Counters<1>,
     late_seconds: Histograms<1>,
     older: Counters<2>,

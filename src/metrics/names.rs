@@ -125,6 +125,7 @@ names! {
     FeedIncompleteReads: Counter "feed_incomplete_reads" ["feed"] "Reads whose pages showed fewer records than the ERP counted; each is repeated";
     FeedUnprovenWindows: Gauge "feed_unproven_windows" ["feed"] "Windows that were passed although no read showed all that the ERP counts; each is read again";
     FeedRowsNotShown: Counter "feed_rows_not_shown" ["feed"] "Records that the ERP counts and does not show to the account (warehouse permission)";
+    FeedRowsTooLate: Counter "feed_rows_too_late" ["feed"] "Records that entered windows which both passes had read; at least so many";
     FeedLateRows: Counter "feed_late_rows" ["feed"] "Rows that the live pass missed and the late pass published";
     FeedLateRowDelay: Histogram "feed_late_row_delay_seconds" ["feed"] "Delay of such rows";
     FeedOutOfOrderRows: Counter "feed_out_of_order_rows" ["feed", "result"] "Rows older than the published version, queried again by number: confirmed, skipped or deferred";

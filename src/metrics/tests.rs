@@ -68,6 +68,7 @@ fn touch_everything(metrics: &Metrics) {
     metrics.feed_incomplete(Feed::ReturnOutbounds);
     metrics.feed_unproven(Feed::ReturnOutbounds, 1);
     metrics.feed_not_shown(Feed::ReturnOutbounds, 2);
+    metrics.feed_too_late(Feed::ReturnOutbounds, 2);
     metrics.feed_late_row(Feed::ReturnOutbounds, second);
     metrics.feed_older(Feed::ReturnOutbounds, "skipped");
     metrics.drift(Feed::ReturnOutbounds, "unknown", "detail_list.\"new\n");

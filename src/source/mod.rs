@@ -21,6 +21,7 @@ pub(crate) mod audit;
 mod both_ways;
 pub mod change;
 pub mod diff;
+mod entered;
 mod feed;
 pub mod fetch;
 pub(crate) mod markers;

@@ -108,6 +108,8 @@ pub(crate) struct FeedStatus {
     pub unproven: Vec<Unproven>,
     /// Records that the ERP counted and did not show to this account, since the start.
     pub rows_not_shown: u64,
+    /// Records that entered windows which both passes had read, since the start.
+    pub rows_too_late: u64,
     /// What to do where the ERP shows fewer statuses without `status` than with all of them.
     pub status_default: Option<String>,
     /// The latest a row was found that the first pass had missed.
@@ -140,6 +142,7 @@ impl FeedStatus {
             clock_skew_ms: None,
             unproven: Vec::new(),
             rows_not_shown: 0,
+            rows_too_late: 0,
             status_default: None,
             latest_late_row_ms: None,
             advice: None,

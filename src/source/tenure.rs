@@ -25,6 +25,7 @@ use crate::{
 use super::{
     both_ways,
     change::{Scribe, call_of},
+    entered,
     feed::{BEAT, FeedTask, Stop},
     fetch::{Ended, FetchFault, Rules, Step, WindowRead},
     obey::Woken,
@@ -162,8 +163,8 @@ pub(super) struct Tenure<'a> {
     backfilling: Began,
     /// When progress was logged last.
     told: Option<Instant>,
-    /// Counts orders with and without `status`.
-    counting: Option<AbortOnDropHandle<()>>,
+    /// Counts beside the passes.
+    measuring: Option<AbortOnDropHandle<()>>,
     /// Records that the account may not see were told of.
     not_shown_told: bool,
     /// Deviating fields that were logged already.
@@ -224,7 +225,7 @@ impl<'a> Tenure<'a> {
             first_read,
             backfilling,
             told: None,
-            counting: None,
+            measuring: None,
             not_shown_told: false,
             drift: HashSet::new(),
         }
@@ -854,7 +855,7 @@ impl<'a> Tenure<'a> {
             Pass::Live | Pass::Late | Pass::Backfill | Pass::Unproven => {}
         }
         if pass == Pass::Late {
-            self.count_both_ways(limits.late);
+            self.measure();
         }
         if was_snapshot && !at.snapshot {
             tracing::info!(
@@ -866,15 +867,29 @@ impl<'a> Tenure<'a> {
         Turn::Moved { caught_up }
     }
 
-    /// Once, after the first late window: a feed that has just begun has more urgent calls to make.
-    fn count_both_ways(&mut self, end: Timestamp) {
-        let feed = self.task.feed;
-        if self.counting.is_some() || !both_ways::applies(feed, self.settings) {
+    /// Measures what reading does not show, beside it and after a late window: a feed that has just
+    /// begun has more urgent calls to make.
+    fn measure(&mut self) {
+        if self.measuring.as_ref().is_some_and(|work| !work.is_finished()) {
             return;
         }
-        let (reader, status) = (self.reader(Pass::Late), self.task.status.clone());
-        let look = both_ways::look(feed, self.settings.clone(), reader, end, status);
-        self.counting = Some(AbortOnDropHandle::new(background::task(look)));
+        let (feed, first) = (self.task.feed, self.measuring.is_none());
+        let end = self.cursor.checkpoint().late_watermark;
+        let (both_ways, entered) =
+            (first && both_ways::applies(feed, self.settings), entered::window(self.settings, end));
+        let reader = || self.reader(Pass::Late);
+        let (one, other) = (reader(), reader());
+        let (settings, status) = (self.settings.clone(), self.task.status.clone());
+        let metrics = Arc::clone(&self.task.parts.metrics);
+        let work = async move {
+            if both_ways {
+                both_ways::look(feed, settings.clone(), one, end, status.clone()).await;
+            }
+            if let Some(window) = entered {
+                entered::look(feed, settings, other, window, &metrics, status).await;
+            }
+        };
+        self.measuring = Some(AbortOnDropHandle::new(background::task(work)));
     }
 
     /// Logs how far the past has been read, at most every few seconds.

@@ -283,6 +283,31 @@ fn a_query_without_status_that_hides_statuses_is_said() {
 }
 
 #[test]
+fn records_that_enter_behind_both_passes_are_counted_and_said() {
+    let kind = Kind::FlagshipOutbounds;
+    let mut rig = Rig::new("entered").return_outbounds("flagship");
+    let late = "feeds.return_outbounds.late_pass";
+    rig.config.set(late, "lag", "3s").set(late, "interval", "500ms");
+    let numbers = rig.erp.seed(kind, 200);
+    let connector = rig.start();
+    let mut reader = Reader::new(topic(&rig, kind));
+    reader.at_least(200, PATIENCE);
+    // As with a database clock that lies 8 s behind the web server's.
+    rig.erp.adjust(&json!({"visibility_ms": 8_000}));
+    let mut turn = 0;
+    until("records too late to be counted", PATIENCE, || {
+        rig.erp.modify(kind, &numbers[turn % 200], &json!({"remark": format!("late {turn}")}));
+        turn += 1;
+        feed(&connector, kind)["rows_too_late"].as_u64().filter(|rows| *rows > 0)
+    });
+    let feed = feed(&connector, kind);
+    assert!(feed["advice"].as_str().is_some_and(|says| says.contains("backfill")), "{feed}");
+    assert!(
+        connector.metric("wdt_connector_feed_rows_too_late_total", &["return_outbounds"]) > 0.0
+    );
+}
+
+#[test]
 fn a_window_costs_its_pages_and_one_call_and_an_idle_poll_one() {
     // The last page has room left: a full one costs two calls more.
     const ROWS: usize = 950;
