@@ -6,7 +6,8 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::simulator::{
-    Edition, Kind, PageOrder, Rule, Seeding, Simulator, SimulatorConfig, parse_rules, parse_span,
+    Edition, EnterpriseWindow, Kind, PageOrder, Rule, Seeding, Simulator, SimulatorConfig,
+    parse_rules, parse_span,
 };
 
 const EXAMPLE: &str = "\
@@ -90,6 +91,10 @@ pub(super) struct SimulateArgs {
     /// Most rows of a page, whatever was asked for, without a word; 0 for no limit
     #[arg(long, default_value_t = 0, value_name = "ROWS")]
     pub page_cap: u64,
+    /// What the window of the enterprise query is over for shipped orders: modified, or consign_time
+    /// as from V2.4.5.6 on
+    #[arg(long, default_value = "modified", value_parser = parse_window, value_name = "modified|consign_time")]
+    pub enterprise_window: EnterpriseWindow,
     /// How far the ERP's clock runs ahead of this machine's, in milliseconds; negative: behind
     #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_name = "MILLISECONDS")]
     pub clock_offset: i64,
@@ -108,6 +113,14 @@ fn parse_edition(text: &str) -> Result<Edition, String> {
         "flagship" => Ok(Edition::Flagship),
         "enterprise" => Ok(Edition::Enterprise),
         _ => Err("it is flagship or enterprise".to_owned()),
+    }
+}
+
+fn parse_window(text: &str) -> Result<EnterpriseWindow, String> {
+    match text {
+        "modified" => Ok(EnterpriseWindow::Modified),
+        "consign_time" => Ok(EnterpriseWindow::ConsignTime),
+        _ => Err("it is modified or consign_time".to_owned()),
     }
 }
 
@@ -141,6 +154,7 @@ pub(super) async fn run(args: SimulateArgs) -> anyhow::Result<()> {
         page_order: args.page_order,
         shuffle_equal: args.shuffle_equal,
         page_cap: (args.page_cap > 0).then_some(args.page_cap),
+        enterprise_window: args.enterprise_window,
         clock_offset_ms: args.clock_offset,
         modifications_per_second: args.modifications,
         faults: args.faults.into_iter().flat_map(|faults| faults.0).collect(),

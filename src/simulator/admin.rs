@@ -11,12 +11,12 @@
 //! | `GET /admin/records/{kind}` | `?edition=flagship\|enterprise&skip=N&limit=N` | records as a query answers them, digits untouched; 50 without a limit |
 //! | `GET /admin/records/{kind}/{number}` | `?edition=` | one of them |
 //! | `POST /admin/seed/{kind}` | [`Seeding`]: `count, from, to, status, edition, lines, return_no, warehouse_no` | `{"numbers":[…]}` |
-//! | `POST /admin/records/{kind}/{number}` | [`Change`]: `status, remark, …, modified, visible_after_ms, set, omit, restore` | the record |
+//! | `POST /admin/records/{kind}/{number}` | [`Change`]: `status, remark, …, modified, consign_time, visible_after_ms, set, omit, restore` | the record |
 //! | `POST /admin/churn` | `{"count":N}` | modifies N records at random |
 //! | `GET /admin/faults` | | the rules and how often each struck |
 //! | `POST /admin/faults` | `{"rules":"createOrder:applied_timeout=3x","replace":false}` | the rules |
 //! | `DELETE /admin/faults` | | the (empty) rules |
-//! | `POST /admin/settings` | [`Adjust`]: `latency_ms, clock_offset_ms, quota_per_minute, quota_by_account, page_order, shuffle_equal, page_cap, default_statuses, unpermitted_warehouses, new_records, resting_records, late_records, outage, …` | `{}` |
+//! | `POST /admin/settings` | [`Adjust`]: `latency_ms, clock_offset_ms, quota_per_minute, quota_by_account, page_order, shuffle_equal, page_cap, default_statuses, enterprise_window, unpermitted_warehouses, new_records, resting_records, late_records, outage, …` | `{}` |
 //!
 //! Anything wrong is answered with 400 and `{"error":"one sentence"}`, or 404.
 

@@ -3,7 +3,7 @@
 use super::{
     Account, Call,
     record::Edition,
-    reply::Refused,
+    reply::{ENTERPRISE_KEY, ENTERPRISE_SID, ENTERPRISE_SIGNATURE, Refused, UNDOCUMENTED},
     sign::{self, Parameters},
     time::FLAGSHIP_EPOCH,
 };
@@ -72,11 +72,11 @@ fn flagship(account: &Account, query: &str, body: &[u8], now: i64) -> Visitor {
     Visitor::Refused(call, refused)
 }
 
-/// The codes are made up: `docs/erp.md#answer-classification` has "other" for these cases.
+/// Refusals with the codes of `docs/erp.md#answer-classification`.
 fn enterprise(account: &Account, body: &[u8], now: i64) -> Visitor {
     let call = Call::EnterpriseOutbounds;
     let Some(parameters) = std::str::from_utf8(body).ok().and_then(Parameters::read) else {
-        return Visitor::Refused(call, Refused::new(1000, "参数无法解析"));
+        return Visitor::Refused(call, Refused::new(UNDOCUMENTED, "参数无法解析"));
     };
     let is = |name: &str, value: &str| parameters.get(name) == Some(value);
     let stamp = parameters
@@ -84,13 +84,13 @@ fn enterprise(account: &Account, body: &[u8], now: i64) -> Visitor {
         .filter(|text| text.len() == 10)
         .and_then(|text| text.parse::<i64>().ok());
     let refused = if !is("sid", &account.enterprise_sid) {
-        Refused::new(1001, "sid is not exists")
+        Refused::new(ENTERPRISE_SID, "sid is not exists")
     } else if !is("appkey", &account.enterprise_appkey) {
-        Refused::new(1002, "app auth fail")
+        Refused::new(ENTERPRISE_KEY, "app auth fail")
     } else if stamp.unwrap_or(0).abs_diff(now) > ENTERPRISE_SKEW {
-        Refused::new(1007, "timestamp与服务器时间相差超过5分钟")
+        Refused::new(ENTERPRISE_SIGNATURE, "timestamp与服务器时间相差超过5分钟")
     } else if !is("sign", &sign::enterprise(&parameters, &account.enterprise_appsecret)) {
-        Refused::new(1003, "签名验证失败")
+        Refused::new(ENTERPRISE_SIGNATURE, "签名验证失败")
     } else {
         return Visitor::Known(call, parameters);
     };

@@ -45,6 +45,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use control::Control;
 pub(crate) use mischief::{Rule, parse_rules};
+pub(crate) use query::EnterpriseWindow;
 #[cfg(test)]
 pub(crate) use quota::MinuteQuota;
 pub(crate) use record::{Edition, Kind};
@@ -155,6 +156,7 @@ pub(crate) struct SimulatorConfig {
     pub shuffle_equal: bool,
     /// Most rows of a page, whatever was asked for; `None`: as many as were.
     pub page_cap: Option<u64>,
+    pub enterprise_window: EnterpriseWindow,
     pub clock_offset_ms: i64,
     /// Records modified a second by somebody in the background.
     pub modifications_per_second: f64,
@@ -182,6 +184,7 @@ impl Default for SimulatorConfig {
             page_order: PageOrder::IdAsc,
             shuffle_equal: false,
             page_cap: None,
+            enterprise_window: EnterpriseWindow::Modified,
             clock_offset_ms: 0,
             modifications_per_second: 0.0,
             faults: Vec::new(),

@@ -10,12 +10,23 @@ use super::{
     page::Found,
     record::Edition,
     render,
-    reply::Refused,
+    reply::{Refused, UNDOCUMENTED},
     sign::Parameters,
     table::{Over, Selection, Unseen},
     time::parse_beijing,
     world::State,
 };
+
+/// Over which time the enterprise query's window goes where shipped orders (status 95 and above) are
+/// asked for; below that it is `modified`, without a status the shipping time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum EnterpriseWindow {
+    /// Clients before V2.4.5.6.
+    #[default]
+    Modified,
+    ConsignTime,
+}
 
 const THIRTY_DAYS: i64 = 30 * 86_400;
 
@@ -65,13 +76,13 @@ fn window(start: Option<&str>, end: Option<&str>, edition: Edition) -> Result<(i
     else {
         return Err(match edition {
             Edition::Flagship => Refused::new(100, "参数中必须包含起止时间"),
-            Edition::Enterprise => Refused::new(2101, "start_time和end_time不能为空"),
+            Edition::Enterprise => Refused::new(UNDOCUMENTED, "start_time和end_time不能为空"),
         });
     };
     let (Some(from), Some(to)) = (parse_beijing(start), parse_beijing(end)) else {
         return Err(match edition {
-            Edition::Flagship => Refused::new(100, "时间格式错误,应为yyyy-MM-dd HH:mm:ss"),
-            Edition::Enterprise => Refused::new(2102, "start_time或end_time格式错误"),
+            Edition::Flagship => Refused::new(100, "日期格式不合法"),
+            Edition::Enterprise => Refused::new(UNDOCUMENTED, "start_time或end_time格式错误"),
         });
     };
     if to - from > THIRTY_DAYS {
@@ -164,7 +175,7 @@ fn outbounds(argument: OutboundsArgument) -> Result<Selection, Refused> {
                 .collect::<Result<Vec<_>, _>>()
         })
         .transpose()
-        .map_err(|_| Refused::new(1, "status参数类型错误"))?
+        .map_err(|_| Refused::new(100, "状态应该是由逗号分隔开的整数数组"))?
         .unwrap_or_default();
     let over = match (filled(argument.stockout_no), filled(argument.src_order_no)) {
         (Some(number), _) => Over::Number(number),
@@ -193,25 +204,33 @@ fn outbounds(argument: OutboundsArgument) -> Result<Selection, Refused> {
 }
 
 /// Reads an enterprise query: everything is in the form.
-pub(super) fn read_enterprise(parameters: &Parameters) -> Result<Query, Refused> {
+pub(super) fn read_enterprise(
+    parameters: &Parameters,
+    rule: EnterpriseWindow,
+) -> Result<Query, Refused> {
     let filled = |name: &str| parameters.get(name).filter(|value| !value.is_empty());
     let number = |name: &str, default: u64| {
         filled(name).map_or(Some(default), |text| text.parse::<u64>().ok())
     };
-    let page_no = number("page_no", 0).ok_or_else(|| Refused::new(2105, "page_no不合法"))?;
+    let page_no =
+        number("page_no", 0).ok_or_else(|| Refused::new(UNDOCUMENTED, "page_no不合法"))?;
     let page_size = number("page_size", 30)
         .filter(|size| (1..=30).contains(size))
-        .ok_or_else(|| Refused::new(2106, "page_size输入值范围1~30"))?;
+        .ok_or_else(|| Refused::new(UNDOCUMENTED, "page_size输入值范围1~30"))?;
     let status = filled("status")
         .map(str::parse::<i32>)
         .transpose()
-        .map_err(|_| Refused::new(2107, "status不合法"))?;
-    let over = match filled("src_order_no") {
-        Some(source) => Over::Source(source.to_owned()),
-        None => {
+        .map_err(|_| Refused::new(UNDOCUMENTED, "状态参数格式不正确"))?;
+    let over = match (filled("stockout_no"), filled("src_order_no")) {
+        (Some(number), _) => Over::Number(number.to_owned()),
+        (None, Some(source)) => Over::Source(source.to_owned()),
+        (None, None) => {
             let (from, to) = window(filled("start_time"), filled("end_time"), Edition::Enterprise)?;
-            // Without a status the window is over the shipping time.
-            if status.is_some() { Over::Modified(from, to) } else { Over::Shipped(from, to) }
+            match (status, rule) {
+                (None, _) => Over::Shipped(from, to),
+                (Some(95..), EnterpriseWindow::ConsignTime) => Over::Shipped(from, to),
+                (Some(_), _) => Over::Modified(from, to),
+            }
         }
     };
     Ok(Query {

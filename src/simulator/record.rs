@@ -115,6 +115,8 @@ pub(crate) struct Change {
     pub logistics_no: Option<String>,
     /// The stamp in Beijing time, `yyyy-MM-dd HH:mm:ss`; without it, now.
     pub modified: Option<String>,
+    /// The shipping time of an outbound order, written the same way.
+    pub consign_time: Option<String>,
     /// Seen by queries this many milliseconds later; without it, at once.
     pub visible_after_ms: Option<u64>,
     /// Fields to answer as this JSON, digit for digit.
@@ -254,6 +256,9 @@ impl Row for Outbound {
         replace(&mut next.provider_no, change.provider_no.as_deref());
         replace(&mut next.logistics_no, change.logistics_no.as_deref());
         next.modified = stamp(change, now);
+        if let Some(at) = change.consign_time.as_deref().and_then(super::time::parse_beijing) {
+            next.shipped = Some(at);
+        }
         if matches!(next.status, 95 | 110) && next.shipped.is_none() {
             next.shipped = Some(next.modified);
         }

@@ -49,10 +49,15 @@ pub(super) fn data(status: i64, message: &str) -> String {
     out
 }
 
+/// Enterprise codes for a wrong account, key and signature (or clock). Integrators' code knows the
+/// three; which of them stands for what is not documented.
+pub(super) const ENTERPRISE_SID: i64 = 2030;
+pub(super) const ENTERPRISE_KEY: i64 = 2060;
+pub(super) const ENTERPRISE_SIGNATURE: i64 = 2100;
+/// Stands for the enterprise codes that nobody documents.
+pub(super) const UNDOCUMENTED: i64 = 9999;
+
 /// The body of a scripted refusal.
-///
-/// The enterprise edition's codes other than 1012 and 2104 are not documented; these are made up
-/// and mean "any other".
 pub(super) fn scripted(refusal: Refusal, call: Call) -> String {
     let edition = call.edition();
     let by_edition = |flagship: i64, enterprise: i64, text: &str| {
@@ -67,16 +72,16 @@ pub(super) fn scripted(refusal: Refusal, call: Call) -> String {
         Refusal::Concurrency => Refused::concurrency(edition).body(edition),
         Refusal::Outer(code, text) => Refused::new(code, text).body(edition),
         Refusal::Inner(status, text) => data(status, &text),
-        Refusal::Sid => by_edition(1, 1001, "sid is not exists"),
-        Refusal::Signature => by_edition(1, 1003, "签名验证失败"),
-        Refusal::Permission => by_edition(100, 1010, "权限不足"),
-        Refusal::WarehouseAccess => by_edition(100, 1011, "无仓库访问权限"),
-        Refusal::Ip => by_edition(6, 1006, "ip is not allowed"),
-        Refusal::Clock => by_edition(7, 1007, "timestamp与服务器时间相差过大"),
-        Refusal::Version => by_edition(8, 1008, "接口版本号错误"),
-        Refusal::SecondFactor => by_edition(3, 1005, "需要二次验证"),
-        Refusal::Database => by_edition(4, 1, "数据库错误"),
-        Refusal::Other => by_edition(99, 99, "其他错误"),
+        Refusal::Sid => by_edition(1, ENTERPRISE_SID, "sid is not exists"),
+        Refusal::Signature => by_edition(1, ENTERPRISE_SIGNATURE, "签名验证失败"),
+        Refusal::Permission => by_edition(100, UNDOCUMENTED, "权限不足"),
+        Refusal::WarehouseAccess => by_edition(100, UNDOCUMENTED, "无仓库访问权限"),
+        Refusal::Ip => by_edition(6, UNDOCUMENTED, "ip is not allowed"),
+        Refusal::Clock => by_edition(7, ENTERPRISE_SIGNATURE, "timestamp与服务器时间相差过大"),
+        Refusal::Version => by_edition(8, UNDOCUMENTED, "接口版本号错误"),
+        Refusal::SecondFactor => by_edition(3, UNDOCUMENTED, "需要二次验证"),
+        Refusal::Database => by_edition(4, UNDOCUMENTED, "数据库错误"),
+        Refusal::Other => by_edition(99, UNDOCUMENTED, "其他错误"),
         Refusal::NoStatus => "{\"message\":\"系统繁忙\"}".to_owned(),
     }
 }

@@ -112,8 +112,8 @@ impl World {
 
     /// Changes one record by its number.
     pub(super) fn modify(&self, kind: Kind, number: &str, change: &Change) -> Result<(), String> {
-        if let Some(text) = change.modified.as_deref().filter(|text| parse_beijing(text).is_none())
-        {
+        let times = [&change.modified, &change.consign_time];
+        if let Some(text) = times.into_iter().flatten().find(|text| parse_beijing(text).is_none()) {
             return Err(format!(
                 "\"{text}\" is not a time; write yyyy-MM-dd HH:mm:ss, Beijing time"
             ));
@@ -158,6 +158,9 @@ impl World {
         if let Some(shuffle) = adjust.shuffle_equal {
             state.returns.shuffle_equal(shuffle);
             state.outbounds.shuffle_equal(shuffle);
+        }
+        if let Some(rule) = adjust.enterprise_window {
+            state.enterprise_window = rule;
         }
         if let Some(cap) = adjust.page_cap {
             state.page_cap = (cap > 0).then_some(cap);

@@ -390,6 +390,45 @@ async fn orders_are_refused_in_the_erps_words() {
     simulator.stop().await;
 }
 
+/// The window rule of clients from V2.4.5.6 on, and of those before.
+#[tokio::test]
+async fn the_window_of_shipped_enterprise_orders_follows_the_rule_that_is_set() {
+    let simulator = free().await;
+    let control = simulator.control();
+    let seeding = Seeding { edition: Edition::Enterprise, status: Some(110), ..Seeding::of(1) };
+    let number = control.seed(Kind::Outbounds, &seeding).unwrap().remove(0);
+    let change = serde_json::from_value(json!({
+        "modified": "2023-02-20 10:00:00", "consign_time": "2023-02-07 10:00:00",
+    }))
+    .unwrap();
+    control.modify(Kind::Outbounds, &number, &change).unwrap();
+    let count = async |day: &str, status: &str| {
+        let (start, end) = (format!("2023-02-{day} 00:00:00"), format!("2023-02-{day} 23:59:59"));
+        let answer = enterprise(
+            &simulator,
+            &[("start_time", &start), ("end_time", &end), ("status", status), ("page_no", "0")],
+        )
+        .await;
+        assert_eq!(answer["code"], 0, "{answer}");
+        answer["total_count"].as_u64().unwrap()
+    };
+    let seen = async || [count("20", "110").await, count("07", "110").await, count("07", "").await];
+    assert_eq!(seen().await, [1, 0, 1]);
+    let rule = Some(EnterpriseWindow::ConsignTime);
+    control.adjust(&Adjust { enterprise_window: rule, ..Adjust::default() });
+    assert_eq!(seen().await, [0, 1, 1]);
+    // Below 95 nothing has changed.
+    let change =
+        serde_json::from_value(json!({"status": 55, "modified": "2023-02-20 10:00:00"})).unwrap();
+    control.modify(Kind::Outbounds, &number, &change).unwrap();
+    assert_eq!([count("20", "55").await, count("07", "55").await], [1, 0]);
+    let by_number = enterprise(&simulator, &[("stockout_no", &number), ("status", "55")]).await;
+    assert_eq!(by_number["total_count"], 1);
+    let several = enterprise(&simulator, &[("stockout_no", &number), ("status", "95,110")]).await;
+    assert_eq!(several["message"], "状态参数格式不正确");
+    simulator.stop().await;
+}
+
 #[tokio::test]
 async fn queries_are_refused_in_the_erps_words() {
     let simulator = started(SimulatorConfig::default()).await;

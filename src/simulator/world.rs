@@ -62,6 +62,8 @@ pub(crate) struct Adjust {
     pub page_cap: Option<u64>,
     /// Statuses the flagship outbound query shows over a window without `status`; none: all.
     pub default_statuses: Option<Vec<i32>>,
+    /// What the enterprise query's window is over for shipped orders.
+    pub enterprise_window: Option<query::EnterpriseWindow>,
     /// Queries see every change this much later; 0: at once.
     pub visibility_ms: Option<u64>,
     /// Records modified a second by somebody in the background; 0: none.
@@ -121,6 +123,7 @@ pub(super) struct State {
     pub visibility_ms: Option<u64>,
     pub page_cap: Option<u64>,
     pub default_statuses: Vec<i32>,
+    pub enterprise_window: query::EnterpriseWindow,
     pub background: Background,
     pub seed: u64,
     pub rng: Rng,
@@ -202,6 +205,7 @@ impl State {
             visibility_ms: None,
             page_cap: config.page_cap,
             default_statuses: Vec::new(),
+            enterprise_window: config.enterprise_window,
             background: Background::default(),
             seed: config.seed,
             rng: Rng::new(config.seed ^ 0x5eed),
@@ -473,7 +477,7 @@ impl World {
         state.outbounds.advance(at_ms);
         let mut query = match open.call.edition() {
             Edition::Flagship => query::read_flagship(open.call, parameters, body, &state)?,
-            Edition::Enterprise => query::read_enterprise(parameters)?,
+            Edition::Enterprise => query::read_enterprise(parameters, state.enterprise_window)?,
         };
         query.narrow(&state.default_statuses);
         query.hide(&plan.hidden, now);

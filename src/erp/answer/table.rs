@@ -37,6 +37,11 @@ pub(super) enum Row {
     WindowTooWide,
     PagingMissing,
     UnknownField,
+    /// Statuses or dates of a query that cannot be read.
+    QueryParameter,
+    /// Of the enterprise edition: codes whose exact meaning nobody documents, and the texts.
+    EnterpriseAccount,
+    EnterpriseWarehouse,
     /// A success whose message is no order number.
     NoNumber,
     /// The order exists; its approval or its push to the warehouse failed.
@@ -161,6 +166,21 @@ pub(super) fn judge(row: Row) -> (Meaning, Option<Explanation>) {
             (Rejected, "the query lacks its paging parameters", "查询缺少分页参数")
         }
         Row::UnknownField => (Rejected, "a field is unknown or not valid", "字段未知或无效"),
+        Row::QueryParameter => (
+            Rejected,
+            "a status or a date of the query cannot be read",
+            "查询的状态或日期格式不正确",
+        ),
+        Row::EnterpriseAccount => (
+            Misconfigured,
+            "wrong account, signature, clock or permission: check sid, appkey and appsecret, this machine's clock (at most 5 min off) and the appkey's permissions",
+            "账号、签名、时间或权限错误：请检查 sid、appkey、appsecret、本机时间（误差不超过 5 分钟）和 appkey 的权限",
+        ),
+        Row::EnterpriseWarehouse => (
+            Misconfigured,
+            "the appkey has no access to the warehouse: grant it in the ERP",
+            "appkey 没有仓库访问权限：请在旺店通中授权",
+        ),
         Row::NoNumber => (
             Ambiguous,
             "the ERP reported success without an order number",
@@ -219,13 +239,21 @@ const TEXTS: &[(Row, &[&str])] = &[
     (Row::WindowTooWide, &["查询时间不能大于30天"]),
     (Row::WindowTooWide, &["您的查询条件太过宽"]),
     (Row::PagingMissing, &["此方法仅支持分页查询"]),
+    (Row::QueryParameter, &["状态应该是由逗号分隔开的整数数组"]),
+    (Row::QueryParameter, &["状态参数格式不正确"]),
+    (Row::QueryParameter, &["日期格式不合法"]),
     (Row::Database, &["数据库错误"]),
     (Row::Other, &["其他错误"]),
 ];
 
 /// Texts of code 1.
 const ACCOUNT_TEXTS: &[&str] = &["sid is not", "验证失败", "app auth fail"];
-const ARGUMENT_TEXTS: &[&str] = &["argument", "parameter", "must not be null", "参数"];
+const ARGUMENT_TEXTS: &[&str] =
+    &["argument", "parameter", "must not be null", "for input string", "参数"];
+
+/// Texts of the enterprise edition about the account, in lower case (public integrators' code).
+const ENTERPRISE_ACCOUNT_TEXTS: &[&str] =
+    &["签名", "sid is not", "appkey", "验证失败", "app auth fail"];
 
 /// Texts by which the ERP says that the document exists, whatever failed after that (sister calls'
 /// pages of the ERP document; `docs/erp.md#answer-classification`).
@@ -286,13 +314,22 @@ pub(super) fn flagship_row(code: Option<i64>, text: &str) -> Row {
     }
 }
 
-/// The row of an enterprise answer.
+/// The row of an enterprise answer. A text that says "too often" comes first: waiting mends it,
+/// whatever else the text names.
 pub(super) fn enterprise_row(code: Option<i64>, text: &str) -> Row {
+    let lower = text.to_lowercase();
     match code {
         Some(1012) => Row::FrequencyQuota,
+        _ if text.contains("频率超限") => Row::FrequencyQuota,
         Some(2104) => Row::WindowTooWide,
         // 2180 stands for the window in places only.
-        Some(2180) if text.contains("时间跨度") => Row::WindowTooWide,
+        _ if text.contains("时间跨度") => Row::WindowTooWide,
+        _ if text.contains("无仓库访问权限") => Row::EnterpriseWarehouse,
+        _ if text.contains("权限不足") => Row::Permission,
+        Some(2030 | 2060 | 2100) => Row::EnterpriseAccount,
+        _ if ENTERPRISE_ACCOUNT_TEXTS.iter().any(|part| lower.contains(part)) => {
+            Row::EnterpriseAccount
+        }
         Some(_) | None => Row::Unseen,
     }
 }

@@ -384,6 +384,41 @@ fn fault_word(fault: &QueryFault) -> &'static str {
     }
 }
 
+#[test]
+fn what_an_enterprise_account_lacks_is_said_in_words() {
+    let says = |code: &str, text: &str| {
+        let body = serde_json::json!({ "code": code, "message": text }).to_string();
+        enterprise(&body).unwrap_err().to_string()
+    };
+    let all = says("2030", "");
+    for word in ["sid", "appkey", "appsecret", "clock", "permission"] {
+        assert!(all.contains(word), "{word}: {all}");
+    }
+    assert!(says("9", "权限不足").contains("permission"));
+}
+
+/// Texts of queries that mean a mistake of the connector or of the configured filters.
+#[test]
+fn texts_about_a_querys_parameters_are_rejections() {
+    for (code, text) in [
+        (100, "状态应该是由逗号分隔开的整数数组"),
+        (100, "状态参数格式不正确"),
+        (100, "日期格式不合法"),
+        (1, "For input string: \"9,5\""),
+    ] {
+        let fault = flagship(&outer(code, text)).unwrap_err();
+        assert_eq!(fault_word(&fault), "rejected", "{code} {text}");
+    }
+    assert_eq!(
+        fault_word(&flagship(&outer(1064, " Unknown Database Error")).unwrap_err()),
+        "unknown"
+    );
+    assert_eq!(
+        fault_word(&flagship(&outer(100, "您的查询条件太过宽，请增加查询条件")).unwrap_err()),
+        "too wide"
+    );
+}
+
 /// A rejection for `createOrder`, which has no window.
 const TOO_WIDE: [&str; 3] = ["您的查询时间过宽", "查询时间不能大于30天", "您的查询条件太过宽"];
 
@@ -407,8 +442,23 @@ fn queries_follow_the_same_table() {
         (1012, "", "throttled"),
         (2104, "start_time与end_time时间跨度不能超过最大范围 30天", "too wide"),
         (2180, "start_time与end_time时间跨度不能超过最大范围 30天", "too wide"),
+        (9, "start_time与end_time时间跨度不能超过最大范围 30天", "too wide"),
         (2180, "?", "unlisted"),
-        (1, "sid is not", "unlisted"),
+        (1, "?", "unlisted"),
+        (9, "您的接口调用频率超限", "throttled"),
+        // One text names both: the cooler reading costs a pause, the other one a person.
+        (2100, "appkey调用频率超限", "throttled"),
+        (2030, "", "misconfigured"),
+        (2060, "?", "misconfigured"),
+        (2100, "?", "misconfigured"),
+        (9, "签名错误", "misconfigured"),
+        (9, "sid is not exists", "misconfigured"),
+        (9, "SID is not exists", "misconfigured"),
+        (9, "AppKey不存在", "misconfigured"),
+        (9, "签名验证失败", "misconfigured"),
+        (9, "app auth fail", "misconfigured"),
+        (9, "接口权限不足", "misconfigured"),
+        (9, "无仓库访问权限", "misconfigured"),
     ] {
         let body = serde_json::json!({ "code": code.to_string(), "message": text }).to_string();
         assert_eq!(fault_word(&enterprise(&body).unwrap_err()), expected, "{code} {text}");
