@@ -153,8 +153,14 @@ fn costs(survey: Survey, from: Timestamp, to: Timestamp, pace: Pace, rate: f64) 
     } else {
         format!("; {} s of it could not be counted", survey.uncounted)
     };
+    let shipping = match survey.shipping_days {
+        0 => String::new(),
+        days => format!(
+            ", shipped orders counted by their shipping time from {days} days before on, as this account's windows go over that"
+        ),
+    };
     format!(
-        "{} records were modified from {from} to {to} (asked with {} calls, {pace}{uncounted}); reading them takes about {} calls, at least {minutes} min at {rate} calls a minute, more beside the live feed",
+        "{} records were modified from {from} to {to} (asked with {} calls, {pace}{uncounted}{shipping}); reading them takes about {} calls, at least {minutes} min at {rate} calls a minute, more beside the live feed",
         survey.records, survey.asked, survey.calls
     )
 }

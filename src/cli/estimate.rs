@@ -3,16 +3,18 @@
 use crate::{
     config::{Edition, Feed, FeedSettings, QuotaScope, QuotaSettings, Settings, duration_text},
     erp::Call,
-    source::change::call_of,
+    source::{change::call_of, query, window::Window},
 };
 
 use super::report::Finding;
 
 const DAY_MS: u64 = 86_400_000;
 
-/// The enterprise edition's query takes one status at a time; without a filter all five are asked
-/// for.
-const ENTERPRISE_STATUSES: u64 = 5;
+/// Calls of one measurement of the window rule, by what it finds: one that shows shipped orders, one
+/// for the second in which one of them was shipped, and under the older rule one for the second in
+/// which it was modified. 8 at most, where the first orders decide nothing.
+const BY_MODIFIED: u64 = 3;
+const BY_SHIPPING_TIME: u64 = 2;
 
 /// One row per call that is in use, and one per account whose calls share a budget.
 pub(super) fn findings(settings: &Settings) -> Vec<Finding> {
@@ -93,19 +95,52 @@ pub(super) fn idle_per_minute(settings: &Settings, call: Call) -> f64 {
         }
     };
     let idle = |feed: Feed| {
-        let (live, late) = idle(settings.feed(feed));
-        (live + late) as f64 / 1440.0
+        // Whichever window rule holds.
+        idle(feed, settings.feed(feed)).most() as f64 / 1440.0
     };
     Feed::ALL.into_iter().filter(|feed| settings.feed(*feed).enabled).filter(pays).map(idle).sum()
+}
+
+/// Calls a day of a feed while nothing changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Idle {
+    live: u64,
+    late: u64,
+    /// Of measuring the window rule of shipped orders, and of reading their shipping days again,
+    /// which only the newer rule takes.
+    shipped: Option<Shipped>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shipped {
+    /// Measurements.
+    measured: u64,
+    rounds: u64,
+}
+
+impl Idle {
+    /// Under the older window rule, and under the newer one.
+    fn both(self) -> (u64, u64) {
+        let (measured, rounds) =
+            self.shipped.map_or((0, 0), |shipped| (shipped.measured, shipped.rounds));
+        let passes = self.live + self.late;
+        (passes + measured * BY_MODIFIED, passes + measured * BY_SHIPPING_TIME + rounds)
+    }
+
+    /// The most it can be.
+    fn most(self) -> u64 {
+        let (older, newer) = self.both();
+        older.max(newer)
+    }
 }
 
 /// What an account's feeds cost while nothing changes.
 fn idle_of(settings: &Settings, edition: Edition) -> u64 {
     let feeds = Feed::ALL
         .into_iter()
-        .map(|feed| settings.feed(feed))
-        .filter(|section| section.enabled && section.edition == edition);
-    feeds.map(idle).map(|(live, late)| live + late).sum()
+        .map(|feed| (feed, settings.feed(feed)))
+        .filter(|(_, section)| section.enabled && section.edition == edition);
+    feeds.map(|(feed, section)| idle(feed, section).most()).sum()
 }
 
 /// All calls of an account together, where they share one budget.
@@ -134,30 +169,36 @@ fn account_row(settings: &Settings, edition: Edition, budget: u64) -> Option<Fin
     })
 }
 
-/// Calls a day of the live pass and of the late pass while nothing changes.
-fn idle(section: &FeedSettings) -> (u64, u64) {
-    let queries = match section.edition {
-        Edition::Flagship => 1,
-        Edition::Enterprise => section
-            .filters
-            .status
-            .as_ref()
-            .map_or(ENTERPRISE_STATUSES, |list| list.split(',').count() as u64),
-    };
-    let per_day =
-        |interval: std::time::Duration| DAY_MS / crate::clock::millis(interval).max(1) * queries;
-    (per_day(section.poll_interval), per_day(section.late_pass.interval))
+fn idle(feed: Feed, section: &FeedSettings) -> Idle {
+    let second = Window { start: section.start_at, end: section.start_at };
+    let queries = query::of_window(feed, section, second).len() as u64;
+    let shipped = query::shipped_queries(feed, section) as u64;
+    let per_day = |interval: std::time::Duration| DAY_MS / crate::clock::millis(interval).max(1);
+    let pass = section.shipped_pass;
+    Idle {
+        live: per_day(section.poll_interval) * queries,
+        late: per_day(section.late_pass.interval) * queries,
+        shipped: (shipped > 0).then(|| Shipped {
+            measured: per_day(pass.older_interval),
+            rounds: (per_day(pass.interval) + per_day(pass.older_interval)) * shipped,
+        }),
+    }
 }
 
 fn feed_row(feed: Feed, section: &FeedSettings, budget: u64) -> Finding {
-    let (live, late) = idle(section);
-    let idle = live + late;
+    let cost = idle(feed, section);
+    let (Idle { live, late, .. }, idle, (older, newer)) = (cost, cost.most(), cost.both());
     let subject = format!("calls per day: {}", feed.name());
-    let says = format!(
-        "{idle} while nothing changes ({live} every {} + {late} of the late pass), of {budget} the quota allows; plus one per {} changed records",
-        duration_text(section.poll_interval),
-        section.page_size
-    );
+    let (every, rows) = (duration_text(section.poll_interval), section.page_size);
+    let says = match cost.shipped {
+        None => format!(
+            "{idle} while nothing changes ({live} every {every} + {late} of the late pass), of {budget} the quota allows; plus one per {rows} changed records"
+        ),
+        Some(Shipped { measured, rounds }) => format!(
+            "{older} while nothing changes under the older window rule ({live} every {every} + {late} of the late pass + about {} that measure the rule), {newer} under the newer one ({rounds} of them for shipping days), of {budget} the quota allows; plus one per {rows} changed records, and under the newer rule in each round one per {rows} orders shipped in its days",
+            measured * BY_MODIFIED
+        ),
+    };
     if idle > budget {
         Finding::warning(
             subject,
@@ -202,7 +243,9 @@ mod tests {
         let text = "[erp.enterprise]\nurl = \"http://e/\"\nsid = \"s\"\nappkey = \"k\"\n[feeds.return_outbounds]\nenabled = true\nedition = \"enterprise\"\nstart_at = \"2026-01-01T00:00:00Z\"\n";
         let rows = findings(&settings(text));
         assert!(
-            rows[1].says.starts_with("8640 while nothing changes (7200 every 1m + 1440"),
+            rows[1].says.starts_with(
+                "8643 while nothing changes under the older window rule (7200 every 1m + 1440 of the late pass + about 3 that measure the rule), 8740 under the newer one (98 of them"
+            ),
             "{}",
             rows[1].says
         );

@@ -159,6 +159,9 @@ struct View {
     lag_seconds: Option<u64>,
     late_watermark: Option<String>,
     late_lag_seconds: Option<u64>,
+    /// When the last complete reads of shipping days began; enterprise outbound orders only.
+    shipped_recent_at: Option<String>,
+    shipped_older_at: Option<String>,
     snapshot: Option<bool>,
     backfill: Option<Value>,
     last_backfill: Option<Value>,
@@ -233,6 +236,8 @@ fn view(
         lag_seconds: at.map(|at| lag(at.watermark)),
         late_watermark: at.map(|at| at.late_watermark.to_string()),
         late_lag_seconds: at.map(|at| lag(at.late_watermark)),
+        shipped_recent_at: at.and_then(|at| at.shipped_recent_at).map(|at| at.to_string()),
+        shipped_older_at: at.and_then(|at| at.shipped_older_at).map(|at| at.to_string()),
         snapshot: at.map(|at| at.snapshot),
         backfill: at.and_then(running),
         last_backfill: at.and_then(|at| {
@@ -307,6 +312,12 @@ fn text(view: &View) -> String {
         }
         _ => say("checkpoint", "none: the feed has never been read".to_owned()),
     }
+    if let (Some(recent), Some(older)) = (&view.shipped_recent_at, &view.shipped_older_at) {
+        say(
+            "shipped orders",
+            format!("last 7 days read again at {recent}, 7 to 30 days at {older}"),
+        );
+    }
     if let Some(backfill) = &view.backfill {
         say(
             "backfill",
@@ -317,7 +328,7 @@ fn text(view: &View) -> String {
                 backfill["to"].as_str().unwrap_or_default(),
                 backfill["rows"],
                 backfill["events"],
-                backfill["id"].as_str().unwrap_or("because the filters or the start changed")
+                backfill["id"].as_str().unwrap_or("without a request: the filters or the start changed, or the first read has its shipping days left")
             ),
         );
     }

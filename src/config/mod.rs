@@ -402,6 +402,8 @@ pub struct FeedSettings {
     /// The feed's own, or `erp.max_visibility_lag`.
     pub max_visibility_lag: Duration,
     pub late_pass: LatePass,
+    /// Used by the enterprise edition only.
+    pub shipped_pass: ShippedPass,
     pub filters: Filters,
 }
 
@@ -412,6 +414,22 @@ pub struct LatePass {
     pub interval: Duration,
     /// How far behind now a window of the late pass ends.
     pub lag: Duration,
+}
+
+/// `shipped_pass = { interval, older_interval }`
+#[derive(Clone, Copy, Debug)]
+pub struct ShippedPass {
+    /// Time between two reads of the orders shipped lately.
+    pub interval: Duration,
+    /// The same for those shipped before, and between two measurements of the window rule.
+    pub older_interval: Duration,
+}
+
+impl Default for ShippedPass {
+    /// For feeds that have no such pass; the same as in the default file.
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(1_800), older_interval: Duration::from_secs(86_400) }
+    }
 }
 
 /// `filters = { warehouse_no, provider_no, status }`

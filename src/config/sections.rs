@@ -10,8 +10,8 @@ use super::{
     CommandFormat, CommandSettings, Edition, Effective, EnterpriseSettings, ErpConnection, Feed,
     FeedSettings, Filters, FlagshipSettings, HttpSettings, KafkaSettings, LatePass, Loaded,
     LogFormat, LogSettings, Mistake, Partitioner, QuotaScope, QuotaSettings, RegistrySettings,
-    Settings, Topics, TraceSettings, document::Document, effective, keys::Kind, properties,
-    reader::Reader, timing, values,
+    Settings, ShippedPass, Topics, TraceSettings, document::Document, effective, keys::Kind,
+    properties, reader::Reader, timing, values,
 };
 
 /// The enterprise edition's largest page.
@@ -351,6 +351,13 @@ fn feed(reader: &mut Reader, feed: Feed, max_visibility_lag: Duration) -> FeedSe
             interval: reader.duration(&key("late_pass.interval")),
             lag: reader.duration(&key("late_pass.lag")),
         },
+        shipped_pass: match feed {
+            Feed::PurchaseReturns => ShippedPass::default(),
+            Feed::ReturnOutbounds => ShippedPass {
+                interval: reader.duration(&key("shipped_pass.interval")),
+                older_interval: reader.duration(&key("shipped_pass.older_interval")),
+            },
+        },
         filters: filters(reader, &key("filters"), feed),
     }
 }
@@ -491,6 +498,7 @@ mod tests {
             if BY_ENVIRONMENT.contains(&key.as_str())
                 || key.contains(".filters.")
                 || key.contains(".late_pass.")
+                || key.contains(".shipped_pass.")
             {
                 continue;
             }

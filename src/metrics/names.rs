@@ -154,7 +154,7 @@ pub(super) const LABELS: &[(&str, &str)] = &[
     ("outcome", "`CREATED`, `REJECTED`, `INVALID`, `IN_DOUBT`, `EXPIRED`"),
     ("part", "`erp`, `kafka`, `listener`, `registry`"),
     ("partition", "a partition's number"),
-    ("pass", "`live`, `late`, `backfill`, `unproven`"),
+    ("pass", "`live`, `late`, `shipped`, `backfill`, `unproven`"),
     (
         "pipeline",
         "`commands`, `purchase_returns`, `return_outbounds`; of transactions and partitions `commands`, `feeds`",
@@ -192,7 +192,7 @@ pub(super) const STAGE_RESULTS: &[(&str, &str)] = &[
     ),
     ("outcome", "`settle`, `new_intent`, `retry`, `retry_later`, `lookup`, `await_visibility`"),
     ("settle", "`CREATED`, `REJECTED`, `INVALID`, `IN_DOUBT`, `EXPIRED`"),
-    ("window", "`live`, `late`, `backfill`, `unproven`"),
+    ("window", "`live`, `late`, `shipped`, `backfill`, `unproven`"),
     (
         "fetch",
         "`rows`, `unproven`, `too_large`, `split`, `too_early`, `paging_ignored`, `throttled`, `unreachable`, `unusable`, `unlisted`, `too_wide`, `too_long`, `misconfigured`, `rejected`",

@@ -198,6 +198,8 @@ impl Dice {
                 backfill_last: dice.option(),
                 backfill_end: dice.option(),
                 watermark_id: dice.option(),
+                shipped_recent_at: dice.when(),
+                shipped_older_at: dice.when(),
                 unproven: (0..dice.roll() % 3)
                     .map(|_| UnprovenWindow {
                         from: dice.instant(),

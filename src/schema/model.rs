@@ -292,6 +292,10 @@ pub struct Checkpoint {
     pub backfill_end: Option<String>,
     /// The last order to set the watermark that was carried out.
     pub watermark_id: Option<String>,
+    /// When the last complete read of the orders shipped lately began, and of those shipped before;
+    /// `None` where the feed has no such pass.
+    pub shipped_recent_at: Option<Timestamp>,
+    pub shipped_older_at: Option<Timestamp>,
     /// Windows that are read again until a read proves to be complete, in the order of their times.
     pub unproven: Vec<UnprovenWindow>,
 }
@@ -446,6 +450,8 @@ avro_record!(Checkpoint {
     backfill_end,
     watermark_id,
     unproven,
+    shipped_recent_at,
+    shipped_older_at,
 });
 avro_record!(UnprovenWindow { from, to, since, snapshot });
 avro_record!(Source {

@@ -12,9 +12,9 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::{
     background,
     clock::Timestamp,
-    config::{Feed, FeedSettings},
+    config::{Feed, FeedSettings, parse_instant},
     erp::{
-        Class, Erp, PageRequest, QueryFault,
+        Class, Erp, PageRequest, QueryFault, Selection,
         record::{self, Record},
     },
     kafka::{Store, StoreFault},
@@ -30,7 +30,8 @@ use super::{
     query,
     reader::Reader,
     remedy::{Remedy, answers_another_question, asked_elsewhere, remedy},
-    window::{Pace, Window, closes_at},
+    shipped::{Measurement, ShippedRule, measure},
+    window::{Limits, OLDER_REACH, Pace, Window, closes_at},
 };
 
 /// Why an audit ended early.
@@ -58,6 +59,8 @@ pub(crate) struct Survey {
     pub calls: u64,
     /// Seconds whose records could not be counted.
     pub uncounted: u64,
+    /// Shipped orders were counted by their shipping time, from this many days before the period on.
+    pub shipping_days: u64,
 }
 
 /// What a comparison found.
@@ -142,6 +145,17 @@ pub(crate) struct Audit {
     store: Store,
     reader: Reader,
     page_size: PageSize,
+    /// Of shipped orders; measured where it matters.
+    rule: ShippedRule,
+}
+
+/// What a stretch of time is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stretch {
+    /// Everything modified in it.
+    Whole,
+    /// Shipping days before a period that records modified in the period may have.
+    Shipping,
 }
 
 impl Audit {
@@ -157,13 +171,42 @@ impl Audit {
         let call = call_of(feed, settings.edition);
         let reader = Reader::new(erp, Arc::new(Metrics::new()), feed, call, Class::Backfill);
         let page_size = PageSize::new(query::page_size(feed, settings));
-        Self { feed, settings: settings.clone(), codec, store, reader, page_size }
+        let (settings, rule) = (settings.clone(), ShippedRule::Unknown);
+        Self { feed, settings, codec, store, reader, page_size, rule }
     }
 
     /// Calls made so far.
     #[must_use]
     pub(crate) fn calls(&self) -> u64 {
         self.reader.calls()
+    }
+
+    /// The stretches that together hold what was modified in a period. Which window rule the account
+    /// follows is measured where that decides.
+    async fn stretches(
+        &mut self,
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<Vec<(Stretch, Timestamp, Timestamp)>, AuditFault> {
+        let mut stretches = Vec::new();
+        if query::shipped_queries(self.feed, &self.settings) > 0 {
+            let erp = self.reader.clock();
+            let limits = Limits::at(Timestamp::now(), &erp, &self.settings);
+            let measurement = Measurement::new(self.feed, &self.settings, limits);
+            self.rule = measure(&mut self.reader, measurement).await?;
+            if self.rule.by_shipping_time() {
+                stretches.push((Stretch::Shipping, from.minus(OLDER_REACH), from));
+            }
+        }
+        stretches.push((Stretch::Whole, from, to));
+        Ok(stretches)
+    }
+
+    fn queries(&self, stretch: Stretch, window: Window) -> Vec<Selection> {
+        match stretch {
+            Stretch::Whole => query::of_window(self.feed, &self.settings, window),
+            Stretch::Shipping => query::of_shipped(self.feed, &self.settings, window),
+        }
     }
 
     /// Asks how many records a period holds: one call per status and 30 days, or per shorter piece
@@ -178,36 +221,42 @@ impl Audit {
     ) -> Result<Survey, AuditFault> {
         let before = self.reader.calls();
         let mut survey = Survey::default();
-        let (mut pages, mut failures) = (0, 0);
-        let mut pace = Pace::longest();
-        let mut position = from;
-        while let Some(window) = pace.window(position, to) {
-            match self.count(window).await {
-                Ok((records, more)) => {
-                    (survey.records, pages) = (survey.records + records, pages + more);
-                    pace.read(window, 1);
+        for (stretch, from, to) in self.stretches(from, to).await? {
+            let (mut pages, mut failures) = (0, 0);
+            let mut pace = Pace::longest();
+            let mut position = from;
+            while let Some(window) = pace.window(position, to) {
+                match self.count(stretch, window).await {
+                    Ok((records, more)) => {
+                        (survey.records, pages) = (survey.records + records, pages + more);
+                        pace.read(window, 1);
+                    }
+                    Err(fault) => {
+                        match self.settle(fault, &mut failures, window, &mut pace).await? {
+                            Settled::Again => continue,
+                            Settled::Passed => survey.uncounted += window.seconds().unsigned_abs(),
+                        }
+                    }
                 }
-                Err(fault) => match self.settle(fault, &mut failures, window, &mut pace).await? {
-                    Settled::Again => continue,
-                    Settled::Passed => survey.uncounted += window.seconds().unsigned_abs(),
-                },
+                failures = 0;
+                position = window.end;
             }
-            failures = 0;
-            position = window.end;
+            let queries = self.queries(stretch, Window { start: from, end: to }).len() as u64;
+            let budget = query::page_budget(self.feed, &self.settings);
+            survey.calls += estimate(pages, queries, quiet_windows(from, to), budget);
+            if stretch == Stretch::Shipping {
+                survey.shipping_days = OLDER_REACH.as_secs() / 86_400;
+            }
         }
-        let queries = query::of_window(self.feed, &self.settings, Window { start: from, end: to })
-            .len() as u64;
-        survey.calls =
-            estimate(pages, queries, quiet_windows(from, to), self.settings.max_pages_per_window);
         survey.asked = self.reader.calls() - before;
         Ok(survey)
     }
 
     /// Records and pages of a window.
-    async fn count(&mut self, window: Window) -> Result<(u64, u64), FetchFault> {
+    async fn count(&mut self, stretch: Stretch, window: Window) -> Result<(u64, u64), FetchFault> {
         let page_size = self.page_size.now();
         let (mut records, mut pages) = (0, 0);
-        for selection in query::of_window(self.feed, &self.settings, window) {
+        for selection in self.queries(stretch, window) {
             let request = PageRequest { page_no: 0, page_size, count: true };
             let answer = self.reader.ask(&selection, request).await?;
             let count = answer.total_count.unwrap_or(0);
@@ -233,7 +282,7 @@ impl Audit {
         if next == Remedy::AskElsewhere {
             let start = self.settings.start_at.minus(std::time::Duration::from_secs(86_400));
             let second = Window { start, end: start.plus(std::time::Duration::from_secs(1)) };
-            next = asked_elsewhere(&fault, self.count(second).await.is_ok());
+            next = asked_elsewhere(&fault, self.count(Stretch::Whole, second).await.is_ok());
         }
         if next == Remedy::SmallerPages && !self.page_size.halve() {
             next = Remedy::Shorten;
@@ -276,24 +325,39 @@ impl Audit {
     ) -> Result<Comparison, AuditFault> {
         let mut found = Comparison::default();
         let mut seen = Seen::default();
-        let mut pace = Pace::new(self.settings.max_pages_per_window);
-        let (mut position, mut failures) = (from, 0);
-        while let Some(window) = pace.window(position, to) {
-            match self.read(window, &mut pace, &mut seen, &mut found).await {
-                Ok(Compared::Read(pages)) => pace.read(window, pages),
-                Ok(Compared::Shorter) => continue,
-                Ok(Compared::Unproven) => found.unproven.push(window),
-                Err(AuditFault::Fetch(fault)) => {
-                    match self.settle(fault, &mut failures, window, &mut pace).await? {
-                        Settled::Again => continue,
-                        Settled::Passed => found.unproven.push(window),
+        // What was modified after the watermark is on its way: windows over shipping times show it too.
+        let watermark = self.checkpoint().await?.map_or(to, |at| at.watermark);
+        let mut position = from;
+        for (stretch, begin, end) in self.stretches(from, to).await? {
+            let mut pace = Pace::new(query::page_budget(self.feed, &self.settings));
+            // Shipping days hold what was modified before the period, or after it, as well.
+            let period = match stretch {
+                Stretch::Whole => (Timestamp(i64::MIN), watermark),
+                Stretch::Shipping => (from, to),
+            };
+            let mut failures = 0;
+            position = begin;
+            while let Some(window) = pace.window(position, end) {
+                let queries = self.queries(stretch, window);
+                match self.read(window, queries, period, &mut pace, &mut seen, &mut found).await {
+                    Ok(Compared::Read(pages)) => pace.read(window, pages),
+                    Ok(Compared::Shorter) => continue,
+                    Ok(Compared::Unproven) => found.unproven.push(window),
+                    Err(AuditFault::Fetch(fault)) => {
+                        match self.settle(fault, &mut failures, window, &mut pace).await? {
+                            Settled::Again => continue,
+                            Settled::Passed => found.unproven.push(window),
+                        }
                     }
+                    Err(fault) => return Err(fault),
                 }
-                Err(fault) => return Err(fault),
+                failures = 0;
+                position = window.end;
+                progress(position, found.rows);
+                if found.differences.len() >= MOST {
+                    break;
+                }
             }
-            failures = 0;
-            position = window.end;
-            progress(position, found.rows);
             if found.differences.len() >= MOST {
                 break;
             }
@@ -306,6 +370,8 @@ impl Audit {
     async fn read(
         &mut self,
         window: Window,
+        queries: Vec<Selection>,
+        period: (Timestamp, Timestamp),
         pace: &mut Pace,
         seen: &mut Seen,
         found: &mut Comparison,
@@ -321,7 +387,7 @@ impl Audit {
                 self.settings.max_visibility_lag.min(self.settings.safety_lag),
             )),
         };
-        let mut read = WindowRead::new(query::of_window(self.feed, &self.settings, window), rules);
+        let mut read = WindowRead::new(queries, rules);
         while let Some((selection, request)) = read.request() {
             let page = self.reader.ask(selection, request).await.map_err(FetchFault::from)?;
             let (rows, step) = read.consume(page)?;
@@ -330,7 +396,7 @@ impl Audit {
             );
             // Pages and windows overlap: the same version is compared once.
             let new = rows.into_iter().filter(|row| seen.contents.insert(row.hash)).collect();
-            self.judge(new, found).await?;
+            self.judge(new, period, found).await?;
             self.page_size.seen(&read);
             match step {
                 Step::More => {}
@@ -364,7 +430,12 @@ impl Audit {
         Ok(Compared::Read(read.pages()))
     }
 
-    async fn judge(&self, rows: Vec<Row>, found: &mut Comparison) -> Result<(), AuditFault> {
+    async fn judge(
+        &self,
+        rows: Vec<Row>,
+        period: (Timestamp, Timestamp),
+        found: &mut Comparison,
+    ) -> Result<(), AuditFault> {
         let (feed, edition) = (self.feed, self.settings.edition);
         let rows = Arc::new(rows);
         let findings = loop {
@@ -411,6 +482,10 @@ impl Audit {
                     at: Timestamp::default(),
                 },
             };
+            let inside = (period.0..=period.1).contains(&difference.at);
+            if difference.difference != Kind::Unfit && !inside {
+                continue;
+            }
             found.differences.push(difference);
         }
         Ok(())
@@ -599,7 +674,12 @@ impl Audit {
             Err(fault) if answers_another_question(&fault) => {
                 let second = record.modified.floor_second();
                 let second = Window { start: second, end: second };
-                let queries = query::of_window(feed, &self.settings, second);
+                let mut queries = query::of_window(feed, &self.settings, second);
+                let shipped = shown.get("consign_time").and_then(serde_json::Value::as_str);
+                if let Some(at) = shipped.and_then(parse_instant) {
+                    let second = Window { start: at.floor_second(), end: at.floor_second() };
+                    queries.extend(query::of_shipped(feed, &self.settings, second));
+                }
                 self.reader.versions(queries, rules, id).await?
             }
             answer => answer?,

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     board::Pulse,
-    clock::{Moment, millis},
+    clock::{Moment, Timestamp, millis},
     config::{Feed, FeedSettings},
     kafka::{Group, Lease, Loader, Store, TakeOver, TakeOverFault, Transactor, take_over},
     schema::{Checkpoint, Codec, DecodeFault, LearnFault},
@@ -25,7 +25,7 @@ use super::{
     query, settings_of,
     status::{FeedPhase, StatusBoard},
     tenure::Tenure,
-    window::{Cursor, Resumed},
+    window::{Cursor, Limits, Resumed},
 };
 
 /// The loop beats at least this often while it waits for something that may take long.
@@ -152,6 +152,15 @@ impl FeedTask {
                 WatermarkOrder::of(&decisions, self.feed),
                 BackfillOrder::of(&decisions, self.feed),
             );
+        }
+        if query::shipped_queries(self.feed, settings) > 0 {
+            let erp = parts.erp.clock(edition);
+            let now = Limits::at(Timestamp::now(), &erp, settings).now;
+            let begins = match resumed {
+                Resumed::First | Resumed::FiltersChanged | Resumed::EarlierStart => true,
+                Resumed::AsLeft | Resumed::LaterStart => false,
+            };
+            cursor = cursor.with_shipped_pass(begins, now);
         }
         let at = cursor.checkpoint();
         match resumed {

@@ -34,6 +34,8 @@ pub(crate) mod query;
 pub(crate) mod reader;
 mod remedy;
 mod retries;
+mod rounds;
+pub(crate) mod shipped;
 pub(crate) mod status;
 mod story;
 pub(crate) mod stretch;

@@ -9,6 +9,7 @@ use crate::clock::Timestamp;
 use super::{
     feed::{BEAT, Stop, beating},
     order::{BackfillOrder, WatermarkOrder},
+    query,
     status::FeedPhase,
     tenure::Tenure,
     window::{Cursor, Limits},
@@ -47,6 +48,11 @@ impl Tenure<'_> {
         if let Some(order) = BackfillOrder::of(&decisions, feed)
             && let Some(next) = self.cursor.ordered(&order)
         {
+            let next = if query::shipped_queries(feed, self.settings) > 0 {
+                next.beginning_at_shipping_days()
+            } else {
+                next
+            };
             let (from, to) = (order.from, order.to);
             if order.cancelled {
                 tracing::info!(

@@ -31,6 +31,7 @@ use super::{
     publish::{BATCH, Excess, PAUSE, PublishFault},
     query,
     remedy::answers_another_question,
+    shipped::consign_time,
     story::{Tales, since},
     tenure::Tenure,
     window::{Cursor, Limits, Pass, Window},
@@ -56,6 +57,11 @@ pub(super) struct OpenRead {
     pub ends_snapshot: bool,
     /// An unseen record is `r`.
     pub snapshot: bool,
+    /// An unseen record that was modified before this does not belong to the read: shipping days
+    /// hold older ones as well.
+    pub since: Option<Timestamp>,
+    /// How far it has come, once it ended.
+    pub reached: Timestamp,
     /// Failures of the same page in a row.
     pub failures: u32,
     /// Shown and not compared yet.
@@ -92,6 +98,8 @@ impl OpenRead {
             span,
             ends_snapshot,
             snapshot,
+            since: None,
+            reached: window.start,
             failures: 0,
             rows: Vec::new(),
             ended: None,
@@ -176,7 +184,7 @@ impl Tenure<'_> {
             let key = row.id.clone().unwrap_or_else(|| unidentified(&row.hash).into());
             let finding = match finding {
                 Finding::AskAgain { kept, record } => {
-                    match self.ask_again(kept, &record, open).await? {
+                    match self.ask_again(kept, &record, row, open).await? {
                         Some(finding) => finding,
                         None => {
                             open.rows = rows.into_iter().skip(at).collect();
@@ -187,6 +195,12 @@ impl Tenure<'_> {
                 settled => settled,
             };
             match finding {
+                Finding::Change(change)
+                    if change.op != Op::Update
+                        && open.since.is_some_and(|since| change.record.modified < since) =>
+                {
+                    open.pending.remove(&key);
+                }
                 Finding::Change(mut change) => {
                     // As the backfill would publish it that has not come there yet.
                     if change.op == Op::Create
@@ -283,18 +297,23 @@ impl Tenure<'_> {
         &mut self,
         kept: Kept,
         record: &Record,
+        row: &Row,
         open: &mut OpenRead,
     ) -> Result<Option<Finding>, Stop> {
         let feed = self.task.feed;
         let second = record.modified.floor_second();
         let second = Window { start: second, end: second };
+        // A shipped order may be shown by the second it was shipped in only.
+        let shipping = self.shipping_second(row);
         let by_number = query::of_record(feed, self.settings, record);
         let mut answer = match self.asked_for(by_number, &record.id, open).await? {
             Asked::Decided => return Ok(None),
             answer => answer,
         };
         if let Asked::Refused = answer {
-            let by_second = query::of_window(feed, self.settings, second);
+            let mut by_second = query::of_window(feed, self.settings, second);
+            by_second
+                .extend(shipping.iter().flat_map(|at| query::of_shipped(feed, self.settings, *at)));
             answer = match self.asked_for(by_second, &record.id, open).await? {
                 Asked::Decided => return Ok(None),
                 answer => answer,
@@ -321,6 +340,7 @@ impl Tenure<'_> {
             Asked::NotShown => (Finding::Told, "skipped"),
             Asked::Refused | Asked::Failed | Asked::Decided => {
                 open.doubts.push(second);
+                open.doubts.extend(shipping);
                 (Finding::Told, "deferred")
             }
         };
@@ -332,6 +352,17 @@ impl Tenure<'_> {
             "row older than the published version; record looked up by its number"
         );
         Ok(Some(finding))
+    }
+
+    /// The second a row's order was shipped in, where shipped orders are shown by that.
+    fn shipping_second(&self, row: &Row) -> Option<Window> {
+        if query::shipped_queries(self.task.feed, self.settings) == 0
+            || !self.shipped.rule.by_shipping_time()
+        {
+            return None;
+        }
+        let at = consign_time(&row.json)?.floor_second();
+        Some(Window { start: at, end: at })
     }
 
     /// Looks for one record in the answer to a small question.
@@ -415,7 +446,10 @@ impl Tenure<'_> {
                     let rows = usize::try_from(open.read.records()).unwrap_or(usize::MAX);
                     Some(next.counted(rows, counts.events + events))
                 }
-                (Pass::Live | Pass::Late | Pass::Backfill | Pass::Unproven, next) => next,
+                (
+                    Pass::Live | Pass::Late | Pass::Shipped | Pass::Backfill | Pass::Unproven,
+                    next,
+                ) => next,
             };
             let save = match &next {
                 Some(next) if !drafts.is_empty() || self.must_save(next) => {
@@ -524,7 +558,7 @@ impl Tenure<'_> {
                             metrics.feed_late_row(feed, late);
                             counts.latest_late_row = counts.latest_late_row.max(Some(late));
                         }
-                        Pass::Live | Pass::Late | Pass::Unproven => {}
+                        Pass::Live | Pass::Late | Pass::Shipped | Pass::Unproven => {}
                         Pass::Backfill => counts.missed += usize::from(self.was_missed(&change)),
                     }
                 }

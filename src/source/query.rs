@@ -51,6 +51,40 @@ pub(crate) fn of_window(feed: Feed, settings: &FeedSettings, window: Window) -> 
     }
 }
 
+/// From this status on an enterprise order has been shipped.
+const SHIPPED: u32 = 95;
+
+/// The queries that together show the shipped orders of `window`: over their shipping time where the
+/// account follows the newer window rule. Empty where a feed has no such queries.
+#[must_use]
+pub(crate) fn of_shipped(feed: Feed, settings: &FeedSettings, window: Window) -> Vec<Selection> {
+    let status = |query: &Selection| query.status.as_ref()?.parse::<u32>().ok();
+    match (feed, settings.edition) {
+        (Feed::ReturnOutbounds, Edition::Enterprise) => of_window(feed, settings, window)
+            .into_iter()
+            .filter(|query| status(query).is_some_and(|status| status >= SHIPPED))
+            .collect(),
+        (Feed::ReturnOutbounds, Edition::Flagship)
+        | (Feed::PurchaseReturns, Edition::Flagship | Edition::Enterprise) => Vec::new(),
+    }
+}
+
+/// How many queries show the shipped orders of a window.
+#[must_use]
+pub(crate) fn shipped_queries(feed: Feed, settings: &FeedSettings) -> usize {
+    let second = Window { start: settings.start_at, end: settings.start_at };
+    of_shipped(feed, settings, second).len()
+}
+
+/// Pages a window aims at. Each query of it has one at least where it finds anything: a smaller
+/// budget would cut windows to single seconds.
+#[must_use]
+pub(crate) fn page_budget(feed: Feed, settings: &FeedSettings) -> u32 {
+    let second = Window { start: settings.start_at, end: settings.start_at };
+    let queries = of_window(feed, settings, second).len();
+    settings.max_pages_per_window.max(u32::try_from(queries).unwrap_or(u32::MAX))
+}
+
 /// The question about one record: by its return's number, or by the second it was modified in where
 /// it has none.
 #[must_use]
@@ -187,6 +221,28 @@ mod tests {
             asked(Feed::ReturnOutbounds, &settings),
             ["95", "110", "5"].map(|status| Some(status.to_owned()))
         );
+    }
+
+    #[test]
+    fn shipped_orders_are_asked_for_by_their_own_statuses() {
+        let shipped = |settings: &FeedSettings| {
+            of_shipped(Feed::ReturnOutbounds, settings, window())
+                .into_iter()
+                .filter_map(|query| query.status)
+                .collect::<Vec<_>>()
+        };
+        let mut settings =
+            FeedSettings { edition: Edition::Enterprise, max_pages_per_window: 1, ..settings() };
+        assert_eq!(shipped(&settings), ["95", "110"]);
+        assert_eq!(page_budget(Feed::ReturnOutbounds, &settings), 5, "a page for each query");
+        settings.filters.status = Some("5,55,110".to_owned());
+        assert_eq!(shipped(&settings), ["110"]);
+        settings.filters.status = Some("5,55".to_owned());
+        assert_eq!(shipped(&settings), [""; 0]);
+        settings.edition = Edition::Flagship;
+        settings.filters.status = None;
+        assert_eq!(shipped(&settings), [""; 0]);
+        assert_eq!(page_budget(Feed::ReturnOutbounds, &settings), 1);
     }
 
     #[test]

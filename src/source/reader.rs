@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    config::Feed,
-    erp::{Call, Class, Erp, Page, PageRequest, QueryFault, Selection},
+    config::{Edition, Feed},
+    erp::{Call, Class, Erp, ErpTime, Page, PageRequest, QueryFault, Selection},
     metrics::Metrics,
 };
 
@@ -42,6 +42,17 @@ impl Reader {
         class: Class,
     ) -> Self {
         Self { erp, metrics, feed, call, class, calls: 0, waited: Duration::ZERO }
+    }
+
+    /// The ERP's clock as it stands now.
+    #[must_use]
+    pub(crate) fn clock(&self) -> ErpTime {
+        self.erp.clock(match self.call {
+            Call::QueryOutboundsEnterprise => Edition::Enterprise,
+            Call::CreateOrder | Call::QueryPurchaseReturns | Call::QueryOutbounds => {
+                Edition::Flagship
+            }
+        })
     }
 
     /// Calls made.

@@ -351,7 +351,7 @@ impl Connector {
 
     fn pace(&mut self, pass: Pass) -> &mut Pace {
         match pass {
-            Pass::Live | Pass::Backfill | Pass::Unproven => &mut self.live,
+            Pass::Live | Pass::Shipped | Pass::Backfill | Pass::Unproven => &mut self.live,
             Pass::Late => &mut self.late,
         }
     }
@@ -379,7 +379,7 @@ impl Connector {
         };
         let window = match pass {
             Pass::Unproven => self.cursor.unproven().first().map(window_of),
-            Pass::Live | Pass::Late | Pass::Backfill => window,
+            Pass::Live | Pass::Late | Pass::Shipped | Pass::Backfill => window,
         };
         let Some(window) = window else { return };
         let resting = self.versions(window);

@@ -89,6 +89,14 @@ pub(crate) struct FeedStatus {
     pub lag_ms: Option<u64>,
     /// The same for the late pass.
     pub late_lag_ms: Option<u64>,
+    /// What the windows of shipped enterprise orders go over: `modified`, `consign_time`, or
+    /// `unknown`, which is read as `consign_time`.
+    pub shipped_window_rule: Option<&'static str>,
+    /// When that was measured last.
+    pub shipped_window_rule_measured_at: Option<String>,
+    /// When the last complete reads of shipping days began.
+    pub shipped_recent_at: Option<String>,
+    pub shipped_older_at: Option<String>,
     pub last_window: Option<[String; 2]>,
     pub windows: u64,
     pub rows: u64,
@@ -128,6 +136,10 @@ impl FeedStatus {
             late_watermark: None,
             lag_ms: None,
             late_lag_ms: None,
+            shipped_window_rule: None,
+            shipped_window_rule_measured_at: None,
+            shipped_recent_at: None,
+            shipped_older_at: None,
             last_window: None,
             windows: 0,
             rows: 0,
@@ -154,6 +166,8 @@ impl FeedStatus {
     pub(crate) fn stand(&mut self, cursor: &Cursor) {
         let at = cursor.checkpoint();
         self.stands = Some([at.watermark, at.late_watermark]);
+        self.shipped_recent_at = at.shipped_recent_at.map(|at| at.to_string());
+        self.shipped_older_at = at.shipped_older_at.map(|at| at.to_string());
     }
 
     /// Measures how far the passes are behind `now`; gives it for the live and the late one.

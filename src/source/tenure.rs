@@ -36,6 +36,7 @@ use super::{
     reader::Reader,
     remedy::{Remedy, asked_elsewhere, remedy},
     retries::Retries,
+    rounds::Shipped,
     status::{FeedPhase, Progress, late_advice, missed_advice, progress},
     story,
     stretch::{Stretch, Turned},
@@ -112,14 +113,8 @@ struct Schedule {
 }
 
 impl Schedule {
-    fn new(settings: &FeedSettings) -> Self {
-        Self {
-            due: Instant::now(),
-            pace: Pace::new(settings.max_pages_per_window),
-            open: None,
-            failures: 0,
-            trouble: None,
-        }
+    fn new(pace: Pace) -> Self {
+        Self { due: Instant::now(), pace, open: None, failures: 0, trouble: None }
     }
 
     /// A page was read: the ERP is there.
@@ -145,16 +140,18 @@ pub(super) struct Tenure<'a> {
     pub(super) paused: bool,
     saved: Instant,
     /// The stored checkpoint lacks more than a moved watermark.
-    unsaved: bool,
+    pub(super) unsaved: bool,
     /// When the ERP's clock was last seen not to lie behind the watermark.
     clock_seen: Option<Moment>,
     /// The ERP's clock lies further behind the watermark than the feed follows it.
     too_far: bool,
     live: Schedule,
     late: Schedule,
+    rounds: Schedule,
     backfill: Schedule,
     unproven: Schedule,
     turns: Turns,
+    pub(super) shipped: Shipped,
     retries: Retries,
     empties: Empties,
     pub(super) page_size: PageSize,
@@ -199,7 +196,8 @@ impl<'a> Tenure<'a> {
         let began = |position| Began { at: Instant::now(), position, rows: 0 };
         let (first_read, backfilling) =
             (began(at.watermark), began(at.backfill_position.unwrap_or_default()));
-        let schedule = || Schedule::new(settings);
+        let budget = query::page_budget(task.feed, settings);
+        let schedule = || Schedule::new(Pace::new(budget));
         Self {
             task,
             settings,
@@ -215,9 +213,11 @@ impl<'a> Tenure<'a> {
             too_far: false,
             live: schedule(),
             late: schedule(),
+            rounds: Schedule::new(Pace::long(budget)),
             backfill: schedule(),
             unproven: schedule(),
             turns: Turns::default(),
+            shipped: Shipped::new(),
             retries: Retries::new(settings.poll_interval),
             empties: Empties::default(),
             page_size: PageSize::new(query::page_size(task.feed, settings)),
@@ -235,6 +235,7 @@ impl<'a> Tenure<'a> {
         match pass {
             Pass::Live => &mut self.live,
             Pass::Late => &mut self.late,
+            Pass::Shipped => &mut self.rounds,
             Pass::Backfill => &mut self.backfill,
             Pass::Unproven => &mut self.unproven,
         }
@@ -245,6 +246,8 @@ impl<'a> Tenure<'a> {
             Pass::Live => self.stretch.interval(),
             Pass::Backfill | Pass::Unproven => self.settings.poll_interval,
             Pass::Late => self.settings.late_pass.interval,
+            // How often it looks whether a round is due, which costs nothing.
+            Pass::Shipped => self.settings.shipped_pass.interval.min(BEAT),
         }
     }
 
@@ -262,6 +265,9 @@ impl<'a> Tenure<'a> {
                 continue;
             }
             self.turns.went(pass);
+            if pass == Pass::Shipped && self.measurement_is_due(began) {
+                return self.measure_window_rule().await;
+            }
             let open = match self.schedule(pass).open.take() {
                 Some(open) => open,
                 None => match self.choose(pass, began) {
@@ -305,7 +311,12 @@ impl<'a> Tenure<'a> {
                 .cursor
                 .next(pass, limits, &pace)
                 .or_else(|| self.cursor.glance(limits, self.cursor.checkpoint().start_at)),
-            Pass::Late | Pass::Backfill => self.cursor.next(pass, limits, &pace),
+            Pass::Shipped => self.round_window(limits, &pace),
+            Pass::Backfill => {
+                self.skip_shipping_days();
+                self.cursor.next(pass, limits, &pace)
+            }
+            Pass::Late => self.cursor.next(pass, limits, &pace),
             Pass::Unproven => self.retries.due(self.cursor.unproven(), began),
         };
         let Some(window) = window else {
@@ -339,19 +350,33 @@ impl<'a> Tenure<'a> {
             window.start = %window.start,
             window.end = %window.end
         );
-        let read = WindowRead::new(query::of_window(feed, self.settings, window), rules);
+        let (queries, since) = match pass {
+            Pass::Shipped => {
+                (query::of_shipped(feed, self.settings, window), Some(self.settings.start_at))
+            }
+            Pass::Backfill if self.cursor.in_shipping_days() => (
+                query::of_shipped(feed, self.settings, window),
+                self.cursor.checkpoint().backfill_from,
+            ),
+            Pass::Live | Pass::Late | Pass::Backfill | Pass::Unproven => {
+                (query::of_window(feed, self.settings, window), None)
+            }
+        };
+        let read = WindowRead::new(queries, rules);
         let ends_snapshot = self.cursor.checkpoint().snapshot
             && !self.cursor.after(pass, window, limits).checkpoint().snapshot;
         let snapshot = match pass {
             Pass::Backfill => true,
-            Pass::Live | Pass::Late => self.cursor.checkpoint().snapshot,
+            Pass::Live | Pass::Late | Pass::Shipped => self.cursor.checkpoint().snapshot,
             Pass::Unproven => self
                 .cursor
                 .unproven()
                 .iter()
                 .any(|listed| window_of(listed) == window && listed.snapshot),
         };
-        Some(OpenRead::new(pass, window, limits, read, span, ends_snapshot, snapshot))
+        let mut open = OpenRead::new(pass, window, limits, read, span, ends_snapshot, snapshot);
+        open.since = since;
+        Some(open)
     }
 
     /// One page of a window, and what follows from it for its pass.
@@ -501,12 +526,12 @@ impl<'a> Tenure<'a> {
                     window.end = %window.end,
                     "empty answers came without a count; the window is read again later"
                 );
-                let next = self.cursor.after(pass, window, open.limits);
+                let next = self.reached(open, window);
                 self.pass_unproven(open, next, window).await
             }
             Ended::Complete => {
                 self.empties.counted |= open.read.counted_empty();
-                let next = self.cursor.after(pass, window, open.limits);
+                let next = self.reached(open, window);
                 self.finish(open, next).await
             }
             Ended::Unproven(shortfall) => {
@@ -519,9 +544,21 @@ impl<'a> Tenure<'a> {
                     erp.total = shortfall.counted,
                     "no read of this second shows what the ERP counts; it is read again later"
                 );
-                let next = self.cursor.after(pass, window, open.limits);
+                let next = self.reached(open, window);
                 self.pass_unproven(open, next, window).await
             }
+        }
+    }
+
+    /// Where the passes stand once a window has been published.
+    fn reached(&self, open: &mut OpenRead, window: Window) -> Cursor {
+        open.reached = window.end;
+        let next = self.cursor.after(open.pass, window, open.limits);
+        match self.shipped.round {
+            Some(round) if open.pass == Pass::Shipped && window.end >= round.to => {
+                next.after_round(round)
+            }
+            Some(_) | None => next,
         }
     }
 
@@ -597,7 +634,7 @@ impl<'a> Tenure<'a> {
 
     /// Drops a window that is chosen anew; what was read of it and is new is published all the
     /// same.
-    async fn give_up(&mut self, open: &mut OpenRead) -> Result<(), Stop> {
+    pub(super) async fn give_up(&mut self, open: &mut OpenRead) -> Result<(), Stop> {
         if !open.ends_snapshot {
             self.flush(open).await?;
         }
@@ -675,6 +712,11 @@ impl<'a> Tenure<'a> {
         Ok(())
     }
 
+    /// The round's window that was being read, if any.
+    pub(super) fn open_round(&mut self) -> Option<OpenRead> {
+        self.rounds.open.take()
+    }
+
     /// Every pass looks at once.
     pub(super) fn due_now(&mut self) {
         let now = Instant::now();
@@ -688,13 +730,15 @@ impl<'a> Tenure<'a> {
         for pass in Pass::ALL {
             self.schedule(pass).open = None;
         }
+        self.shipped.round = None;
         self.due_now();
     }
 
     /// A backfill was ordered or called off: its pace and its estimate begin anew.
     pub(super) fn backfill_begins(&mut self) {
         let position = self.cursor.checkpoint().backfill_position;
-        self.backfill = Schedule::new(self.settings);
+        let budget = query::page_budget(self.task.feed, self.settings);
+        self.backfill = Schedule::new(Pace::new(budget));
         self.backfilling =
             Began { at: Instant::now(), position: position.unwrap_or_default(), rows: 0 };
         // Its first window may take long.
@@ -703,7 +747,7 @@ impl<'a> Tenure<'a> {
     }
 
     /// How far an ordered backfill is.
-    fn backfill_progress(&self) -> Option<Progress> {
+    pub(super) fn backfill_progress(&self) -> Option<Progress> {
         let at = self.cursor.checkpoint();
         let ((from, to), position) =
             at.backfill_from.zip(at.backfill_to).zip(at.backfill_position)?;
@@ -714,7 +758,7 @@ impl<'a> Tenure<'a> {
     pub(super) fn reader(&self, pass: Pass) -> Reader {
         let class = match pass {
             Pass::Live => Class::Feed,
-            Pass::Late => Class::LatePass,
+            Pass::Late | Pass::Shipped => Class::LatePass,
             Pass::Backfill | Pass::Unproven => Class::Backfill,
         };
         let parts = &self.task.parts;
@@ -780,6 +824,8 @@ impl<'a> Tenure<'a> {
             || now.late_watermark != then.late_watermark
             || now.snapshot != then.snapshot
             || now.unproven != then.unproven
+            || now.shipped_recent_at != then.shipped_recent_at
+            || now.shipped_older_at != then.shipped_older_at
             // Whoever ordered it follows it there; and its windows are worth not being read again.
             || now.backfill_position.is_some() != then.backfill_position.is_some()
             || now.backfill_position != then.backfill_position && self.saved.elapsed() >= BACKFILL_EVERY
@@ -813,6 +859,7 @@ impl<'a> Tenure<'a> {
         let caught_up = match pass {
             Pass::Live => window.end >= limits.live,
             Pass::Late => window.end >= limits.late.min(next.checkpoint().watermark),
+            Pass::Shipped => self.round_moved(open),
             Pass::Backfill => next.checkpoint().backfill_position.is_none(),
             Pass::Unproven => next.unproven().is_empty(),
         };
@@ -824,7 +871,7 @@ impl<'a> Tenure<'a> {
         let records = open.read.records();
         match pass {
             Pass::Live => self.first_read.rows += records,
-            Pass::Late | Pass::Unproven => {}
+            Pass::Late | Pass::Shipped | Pass::Unproven => {}
             Pass::Backfill => self.backfilling.rows += records,
         }
         let first_read =
@@ -852,7 +899,7 @@ impl<'a> Tenure<'a> {
                 events = open.counts.events,
                 "unproven window read again, completely"
             ),
-            Pass::Live | Pass::Late | Pass::Backfill | Pass::Unproven => {}
+            Pass::Live | Pass::Late | Pass::Shipped | Pass::Backfill | Pass::Unproven => {}
         }
         if pass == Pass::Late {
             self.measure();
@@ -909,7 +956,7 @@ impl<'a> Tenure<'a> {
         );
     }
 
-    fn longest_pause(&self) -> Duration {
+    pub(super) fn longest_pause(&self) -> Duration {
         self.settings.poll_interval.max(Duration::from_secs(1)).min(LONGEST_PAUSE)
     }
 
@@ -1016,7 +1063,7 @@ impl<'a> Tenure<'a> {
                 let limit = if open.ends_snapshot { limit } else { limit.minus(second) };
                 let end = window.end.plus(second).min(limit).max(window.end);
                 let behind = Window { end, ..window };
-                let next = self.cursor.after(pass, behind, open.limits);
+                let next = self.reached(open, behind);
                 self.pass_unproven(open, next, window).await
             }
         }

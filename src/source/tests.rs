@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    config::{Edition, Feed, FeedSettings, Filters, LatePass, Topics},
+    config::{Edition, Feed, FeedSettings, Filters, LatePass, ShippedPass, Topics},
     erp::page::RawRecord,
     schema::{Codec, Op, StateKind},
 };
@@ -27,6 +27,7 @@ pub(super) fn settings() -> FeedSettings {
         max_pages_per_window: 10,
         max_visibility_lag: Duration::from_secs(60),
         late_pass: LatePass { interval: Duration::from_secs(300), lag: Duration::from_secs(600) },
+        shipped_pass: ShippedPass::default(),
         filters: Filters::default(),
     }
 }

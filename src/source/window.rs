@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::{
     clock::{Timestamp, millis},
-    config::FeedSettings,
+    config::{FeedSettings, ShippedPass},
     erp::ErpTime,
     schema::{Checkpoint, UnprovenWindow},
 };
@@ -20,6 +20,13 @@ use super::order::{BackfillOrder, WatermarkOrder};
 /// The ERP accepts at most 30 days between start and end; its own example is a second short of
 /// that.
 const LONGEST: i64 = 30 * 86_400 - 1;
+
+/// How far back the shipped pass reads: twice an hour what was shipped in a week, since nearly all
+/// changes of a shipped order (received, a remark) come within days; once a day what was shipped in
+/// 30 days, which is the longest period one query takes. What changes later is seen by a backfill
+/// over its shipping days only.
+pub(crate) const RECENT_REACH: Duration = Duration::from_secs(7 * 86_400);
+pub(crate) const OLDER_REACH: Duration = Duration::from_secs(30 * 86_400);
 
 /// What a first window aims at before any count is known.
 const FIRST_AIM: i64 = 86_400;
@@ -72,6 +79,8 @@ impl Window {
 pub(crate) enum Pass {
     Live,
     Late,
+    /// Reads the days again on which orders were shipped: enterprise edition only.
+    Shipped,
     Backfill,
     /// Reads the listed windows again.
     Unproven,
@@ -79,7 +88,8 @@ pub(crate) enum Pass {
 
 impl Pass {
     /// In the order of their urgency.
-    pub(crate) const ALL: [Self; 4] = [Self::Live, Self::Late, Self::Backfill, Self::Unproven];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Live, Self::Late, Self::Shipped, Self::Backfill, Self::Unproven];
 
     /// Label of metrics and logs.
     #[must_use]
@@ -87,6 +97,7 @@ impl Pass {
         match self {
             Self::Live => "live",
             Self::Late => "late",
+            Self::Shipped => "shipped",
             Self::Backfill => "backfill",
             Self::Unproven => "unproven",
         }
@@ -160,6 +171,12 @@ impl Pace {
         Self { seconds: FIRST_AIM, budget: budget.max(1), too_long: None }
     }
 
+    /// The same, beginning with the longest windows the ERP accepts: where little is expected.
+    #[must_use]
+    pub(crate) fn long(budget: u32) -> Self {
+        Self { seconds: LONGEST, ..Self::new(budget) }
+    }
+
     /// The longest windows the ERP accepts, for asking what they hold.
     #[must_use]
     pub(crate) fn longest() -> Self {
@@ -224,6 +241,23 @@ impl Pace {
     }
 }
 
+/// Which days a round of the shipped pass reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RoundKind {
+    Recent,
+    Older,
+}
+
+/// One round of the shipped pass; a restart begins it anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Round {
+    pub kind: RoundKind,
+    /// The mark that it leaves.
+    pub began: Timestamp,
+    pub position: Timestamp,
+    pub to: Timestamp,
+}
+
 /// What a feed's state is of. Ids of one account name other records in another, so account and
 /// edition never change; other filters or an earlier start make it read again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -282,6 +316,8 @@ impl Identity {
             backfill_last: None,
             backfill_end: None,
             watermark_id: None,
+            shipped_recent_at: None,
+            shipped_older_at: None,
             unproven: Vec::new(),
         }
     }
@@ -421,9 +457,13 @@ impl Cursor {
             Pass::Live => pace.window(at.watermark, limits.live),
             Pass::Late if at.snapshot => None,
             Pass::Late => pace.window(at.late_watermark, limits.late.min(at.watermark)),
-            Pass::Backfill => pace.window(at.backfill_position?, at.backfill_to?.min(limits.live)),
-            // They are due one by one, each at its own time.
-            Pass::Unproven => None,
+            Pass::Backfill => {
+                let (from, to, at) = (at.backfill_from?, at.backfill_to?, at.backfill_position?);
+                // Up to its beginning it reads shipping days, which is another question.
+                pace.window(at, if at < from { from } else { to }.min(limits.live))
+            }
+            // Rounds and listed windows are due one by one, each at its own time.
+            Pass::Shipped | Pass::Unproven => None,
         }
     }
 
@@ -453,6 +493,7 @@ impl Cursor {
                 end_backfill(&mut at, "finished")
             }
             Pass::Backfill => at.backfill_position = Some(window.end),
+            Pass::Shipped => {}
             Pass::Unproven => at.unproven.retain(|listed| window_of(listed) != window),
         }
         Self { checkpoint: at }
@@ -613,6 +654,98 @@ impl Cursor {
         go_back(&mut checkpoint, to);
         Some(Ok(Self { checkpoint }))
     }
+
+    /// The same for a feed with a shipped pass, as a lease begins; `begins`: the checkpoint was made
+    /// anew, or by other filters. What was modified since the beginning may have been shipped before
+    /// it, so those days are read as well: as (part of) a backfill.
+    #[must_use]
+    pub(crate) fn with_shipped_pass(mut self, begins: bool, now: Timestamp) -> Self {
+        let at = &mut self.checkpoint;
+        let mark = if at.snapshot { now } else { at.late_watermark.min(now) };
+        at.shipped_recent_at.get_or_insert(mark);
+        at.shipped_older_at.get_or_insert(mark);
+        if begins && at.backfill_position.is_none() {
+            // The first read itself begins at the watermark.
+            (at.backfill_from, at.backfill_to) = (Some(at.watermark), Some(at.watermark));
+            at.backfill_position = at.backfill_from;
+        }
+        if begins { self.beginning_at_shipping_days() } else { self }
+    }
+
+    /// A backfill that has not begun, with the shipping days before its period.
+    #[must_use]
+    pub(crate) fn beginning_at_shipping_days(mut self) -> Self {
+        let at = &mut self.checkpoint;
+        if at.backfill_position == at.backfill_from {
+            at.backfill_position = at.backfill_from.map(|from| from.minus(OLDER_REACH));
+        }
+        self
+    }
+
+    /// Whether the backfill still reads the shipping days before its period.
+    #[must_use]
+    pub(crate) fn in_shipping_days(&self) -> bool {
+        let at = &self.checkpoint;
+        at.backfill_position.zip(at.backfill_from).is_some_and(|(position, from)| position < from)
+    }
+
+    /// The backfill without what is left of those days.
+    #[must_use]
+    pub(crate) fn past_shipping_days(mut self) -> Self {
+        let at = &mut self.checkpoint;
+        if at.backfill_position < at.backfill_from {
+            at.backfill_position = at.backfill_from;
+        }
+        if at.backfill_position >= at.backfill_to {
+            end_backfill(at, "finished");
+        }
+        self
+    }
+
+    /// The round of the shipped pass that is due, if one is.
+    #[must_use]
+    pub(crate) fn round(&self, pass: ShippedPass, limits: Limits) -> Option<Round> {
+        let at = &self.checkpoint;
+        let (recent, older) = (at.shipped_recent_at?, at.shipped_older_at?);
+        let end = at.watermark.min(limits.live);
+        // What was modified just before a round began may have been visible only after it.
+        let lag = Duration::from_millis(u64::try_from(limits.now.0 - limits.late.0).unwrap_or(0));
+        let (began, reach) =
+            (limits.now, |mark: Timestamp, span| mark.minus(lag).minus(span).floor_second());
+        if at.snapshot {
+            None
+        } else if limits.now >= recent.plus(pass.interval) {
+            let from = reach(recent, RECENT_REACH).min(end);
+            Some(Round { kind: RoundKind::Recent, began, position: from, to: end })
+        } else if limits.now >= older.plus(pass.older_interval) {
+            let to = recent.minus(RECENT_REACH).floor_second().min(end);
+            let from = reach(older, OLDER_REACH).min(to);
+            Some(Round { kind: RoundKind::Older, began, position: from, to })
+        } else {
+            None
+        }
+    }
+
+    /// A round was read to its end.
+    #[must_use]
+    pub(crate) fn after_round(mut self, round: Round) -> Self {
+        let at = &mut self.checkpoint;
+        match round.kind {
+            RoundKind::Recent => at.shipped_recent_at = Some(round.began),
+            RoundKind::Older => at.shipped_older_at = Some(round.began),
+        }
+        self
+    }
+
+    /// At `measured` shipped orders were still shown by their modified time: what was modified until
+    /// then, and read, needs no round.
+    #[must_use]
+    pub(crate) fn unshipped(mut self, measured: Timestamp) -> Self {
+        let at = &mut self.checkpoint;
+        let mark = Some(at.late_watermark.min(measured));
+        (at.shipped_recent_at, at.shipped_older_at) = (mark, mark);
+        self
+    }
 }
 
 /// The window of an entry of the list.
@@ -635,6 +768,9 @@ fn read_late(at: &mut Checkpoint, window: Window) {
 fn go_back(at: &mut Checkpoint, to: Timestamp) {
     at.watermark = at.watermark.min(to);
     at.late_watermark = at.late_watermark.min(to);
+    let earlier = |mark: Option<Timestamp>| mark.map(|mark| mark.min(to));
+    at.shipped_recent_at = earlier(at.shipped_recent_at);
+    at.shipped_older_at = earlier(at.shipped_older_at);
 }
 
 /// Nothing of what lies between is read.
@@ -692,6 +828,106 @@ mod tests {
         for live in [1_015, 1_000, 0] {
             assert_eq!(cursor.next(Pass::Live, limits(5_000, live, 500), &pace), None, "{live}");
         }
+    }
+
+    /// A feed that has read everything until `now`, in whole days since the epoch.
+    fn shipped(now: i64) -> (Cursor, Limits) {
+        let limits = limits(now * DAY, now * DAY - 65, now * DAY - 600);
+        let (cursor, _) = Cursor::resumed(None, at(now * DAY - 600), "a");
+        let read = window(now * DAY - 600, now * DAY - 65);
+        let cursor = cursor.with_shipped_pass(true, limits.now).past_shipping_days();
+        (cursor.after(Pass::Live, read, limits), limits)
+    }
+
+    const DAY: i64 = 86_400;
+    const PASS: ShippedPass = ShippedPass {
+        interval: Duration::from_secs(1_800),
+        older_interval: Duration::from_secs(86_400),
+    };
+
+    #[test]
+    fn rounds_reach_back_from_the_one_before_however_long_ago_that_was() {
+        let (mut cursor, begin) = shipped(100);
+        assert_eq!(cursor.round(PASS, begin), None, "the first is due an interval later");
+        for (pause, days) in [(1_800, 7), (3 * DAY, 10), (90 * DAY, 97)] {
+            let mark = cursor.checkpoint().shipped_recent_at.unwrap().seconds();
+            let now = mark + pause;
+            let limits = limits(now, now - 65, now - 600);
+            cursor.checkpoint.watermark = limits.live;
+            let round = cursor.round(PASS, limits).unwrap();
+            assert_eq!((round.kind, round.began), (RoundKind::Recent, at(now)));
+            // What was modified up to the lag before the round began may not have been visible.
+            assert_eq!(round.position, at(mark - 600 - 7 * DAY), "{days} days back");
+            assert_eq!(round.to, limits.live);
+            cursor = cursor.after_round(round);
+        }
+        // The older days follow, from 30 days before the last time, which is 93 days ago.
+        let now = cursor.checkpoint().shipped_recent_at.unwrap().seconds();
+        let round = cursor.round(PASS, limits(now, now - 65, now - 600)).unwrap();
+        assert_eq!(round.kind, RoundKind::Older);
+        assert_eq!((round.position, round.to), (at(100 * DAY - 600 - 30 * DAY), at(now - 7 * DAY)));
+        cursor = cursor.after_round(round);
+        assert_eq!(cursor.round(PASS, limits(now + 1, now - 64, now - 599)), None);
+    }
+
+    #[test]
+    fn marks_go_back_with_the_watermark_and_on_with_the_older_rule() {
+        let (cursor, limits) = shipped(100);
+        let to = at(90 * DAY);
+        let order = WatermarkOrder { id: "w".into(), watermark: to };
+        let back = cursor.set(&order, limits).unwrap();
+        let marks = |cursor: &Cursor| {
+            let at = cursor.checkpoint();
+            (at.shipped_recent_at, at.shipped_older_at)
+        };
+        assert_eq!(marks(&back), (Some(to), Some(to)));
+        assert_eq!(back.round(PASS, limits).unwrap().position, at(83 * DAY - 600));
+        let erp = at(100 * DAY - 3_600);
+        let behind = cursor.behind(erp, Duration::ZERO, limits, at(0)).unwrap().unwrap();
+        assert!(marks(&behind).0 < Some(erp) && marks(&behind).1 < Some(erp));
+        // What has not been read yet is not passed, whatever was measured.
+        let measured = cursor.clone().unshipped(limits.now);
+        assert_eq!(marks(&measured).0, Some(cursor.checkpoint().late_watermark));
+    }
+
+    #[test]
+    fn a_backfill_reads_the_shipping_days_before_its_period_first_and_cuts_there() {
+        let (cursor, limits) = shipped(100);
+        let order = BackfillOrder {
+            id: "b".into(),
+            from: at(80 * DAY),
+            to: at(81 * DAY),
+            cancelled: false,
+        };
+        let mut cursor = cursor.ordered(&order).unwrap().beginning_at_shipping_days();
+        let pace = Pace::long(20);
+        let first = cursor.next(Pass::Backfill, limits, &pace).unwrap();
+        assert_eq!(first, window(50 * DAY, 80 * DAY - 1));
+        assert!(cursor.in_shipping_days());
+        let older_rule = cursor.clone().past_shipping_days();
+        assert_eq!(
+            older_rule.next(Pass::Backfill, limits, &pace),
+            Some(window(80 * DAY, 81 * DAY))
+        );
+        cursor = cursor.after(Pass::Backfill, first, limits);
+        let second = cursor.next(Pass::Backfill, limits, &pace).unwrap();
+        assert_eq!(second, window(80 * DAY - 1, 80 * DAY), "no window crosses its beginning");
+        cursor = cursor.after(Pass::Backfill, second, limits);
+        assert!(!cursor.in_shipping_days() && cursor.checkpoint().backfill_position.is_some());
+        // A restart does not read them once more.
+        let stored = Some(cursor.checkpoint().clone());
+        let cursor = Cursor::resumed(stored, at(100 * DAY - 600), "a")
+            .0
+            .with_shipped_pass(false, limits.now);
+        assert!(!cursor.in_shipping_days());
+        let last = cursor.next(Pass::Backfill, limits, &pace).unwrap();
+        assert_eq!(last, window(80 * DAY, 81 * DAY));
+        assert_eq!(cursor.after(Pass::Backfill, last, limits).checkpoint().backfill_position, None);
+        // The first read has those days as well, and nothing behind them.
+        let (first, _) = Cursor::resumed(None, at(80 * DAY), "a");
+        let first = first.with_shipped_pass(true, limits.now);
+        assert_eq!(first.checkpoint().backfill_position, Some(at(50 * DAY)));
+        assert_eq!(first.past_shipping_days().checkpoint().backfill_position, None);
     }
 
     #[test]

@@ -58,6 +58,7 @@ mod repartition;
 mod repeat_table;
 mod restore;
 mod secrets;
+mod shipped;
 mod shutdown;
 mod sizing;
 mod storm;

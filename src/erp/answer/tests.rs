@@ -399,7 +399,7 @@ fn what_an_enterprise_account_lacks_is_said_in_words() {
 
 /// Texts of queries that mean a mistake of the connector or of the configured filters.
 #[test]
-fn texts_about_a_querys_parameters_are_rejections() {
+fn texts_about_the_parameters_of_a_query_are_rejections() {
     for (code, text) in [
         (100, "状态应该是由逗号分隔开的整数数组"),
         (100, "状态参数格式不正确"),

@@ -1,0 +1,151 @@
+//! A tenure and shipped enterprise orders: measures which window rule the account follows, and reads
+//! shipping days again in rounds while that is not the older one.
+
+use tokio::time::Instant;
+
+use crate::clock::Timestamp;
+
+use super::{
+    feed::Stop,
+    pass::OpenRead,
+    query,
+    shipped::{Measurement, ShippedRule},
+    tenure::Tenure,
+    window::{Limits, Pace, Round, Window},
+};
+
+/// What a tenure knows of shipped orders.
+#[derive(Debug)]
+pub(super) struct Shipped {
+    pub rule: ShippedRule,
+    /// The round that is being read.
+    pub round: Option<Round>,
+    measuring: Option<Measurement>,
+    measured_at: Option<Timestamp>,
+    measure_at: Instant,
+}
+
+impl Shipped {
+    /// Nothing is known: the first thing it does is to measure.
+    pub(super) fn new() -> Self {
+        Self {
+            rule: ShippedRule::Unknown,
+            round: None,
+            measuring: None,
+            measured_at: None,
+            measure_at: Instant::now(),
+        }
+    }
+}
+
+impl Tenure<'_> {
+    pub(super) fn measurement_is_due(&self, now: Instant) -> bool {
+        self.shipped.measure_at <= now && query::shipped_queries(self.task.feed, self.settings) > 0
+    }
+
+    /// One call of a measurement. One that fails is made again later, and holds nothing up.
+    pub(super) async fn measure_window_rule(&mut self) -> Result<(), Stop> {
+        let (feed, limits) = (self.task.feed, self.limits());
+        let mut measurement = self
+            .shipped
+            .measuring
+            .take()
+            .unwrap_or_else(|| Measurement::new(feed, self.settings, limits));
+        if let Some((selection, request)) = measurement.question() {
+            let mut reader = self.reader(super::window::Pass::Shipped);
+            let answer = self.undecided(reader.ask(&selection, request)).await?;
+            self.note(&reader);
+            match answer {
+                // An operator decided something meanwhile: the same question once more.
+                None => {}
+                Some(Ok(page)) => measurement.answer(&page),
+                Some(Err(fault)) => {
+                    tracing::warn!(
+                        feed = feed.name(),
+                        error = %fault,
+                        "failed to measure the window rule of shipped orders; measuring it later"
+                    );
+                    let pause =
+                        (self.longest_pause() * 5).min(self.settings.shipped_pass.older_interval);
+                    self.shipped.measure_at = Instant::now() + pause;
+                    return Ok(());
+                }
+            }
+        }
+        match measurement.found() {
+            None => self.shipped.measuring = Some(measurement),
+            Some(rule) => self.measured(rule, measurement.began).await?,
+        }
+        Ok(())
+    }
+
+    async fn measured(&mut self, rule: ShippedRule, began: Timestamp) -> Result<(), Stop> {
+        let feed = self.task.feed;
+        let before = std::mem::replace(&mut self.shipped.rule, rule);
+        let first = self.shipped.measured_at.replace(began).is_none();
+        self.shipped.measure_at = Instant::now() + self.settings.shipped_pass.older_interval;
+        if first || before != rule {
+            tracing::info!(
+                feed = feed.name(),
+                window.rule = rule.name(),
+                "measured what the windows of shipped orders go over"
+            );
+        }
+        if !rule.by_shipping_time() {
+            if let Some(mut open) = self.open_round() {
+                self.give_up(&mut open).await?;
+            }
+            self.shipped.round = None;
+            self.cursor = self.cursor.clone().unshipped(began);
+        }
+        let cursor = &self.cursor;
+        self.task.status.feed(feed, |status| {
+            status.shipped_window_rule = Some(rule.name());
+            status.shipped_window_rule_measured_at = Some(began.to_string());
+            status.stand(cursor);
+        });
+        Ok(())
+    }
+
+    /// The next window of the round that is read, or of the one that is due.
+    pub(super) fn round_window(&mut self, limits: Limits, pace: &Pace) -> Option<Window> {
+        if !self.shipped.rule.by_shipping_time() {
+            return None;
+        }
+        let round = match self.shipped.round {
+            Some(round) => round,
+            None => self.cursor.round(self.settings.shipped_pass, limits)?,
+        };
+        let window = pace.window(round.position, round.to);
+        if window.is_none() {
+            // No day of it is left: one that follows a round of the recent days over a long time.
+            self.cursor = self.cursor.clone().after_round(round);
+            self.unsaved = true;
+        }
+        self.shipped.round = window.map(|_| round);
+        window
+    }
+
+    /// A window of a round was published; whether it was the last.
+    pub(super) fn round_moved(&mut self, open: &OpenRead) -> bool {
+        let ended = self.shipped.round.is_none_or(|round| open.reached >= round.to);
+        self.shipped.round = self
+            .shipped
+            .round
+            .filter(|_| !ended)
+            .map(|round| Round { position: open.reached, ..round });
+        ended
+    }
+
+    /// Where shipped orders are shown by their modified time, the shipping days before a backfill's
+    /// period hold nothing that belongs to it.
+    pub(super) fn skip_shipping_days(&mut self) {
+        if self.shipped.rule.by_shipping_time() || !self.cursor.in_shipping_days() {
+            return;
+        }
+        self.cursor = self.cursor.clone().past_shipping_days();
+        self.unsaved = true;
+        let progress = self.backfill_progress();
+        self.task.status.feed(self.task.feed, |status| status.backfill = progress);
+    }
+}
