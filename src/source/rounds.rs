@@ -3,7 +3,7 @@
 
 use tokio::time::Instant;
 
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, erp::QueryFault};
 
 use super::{
     feed::Stop,
@@ -60,6 +60,13 @@ impl Tenure<'_> {
                 None => {}
                 Some(Ok(page)) => measurement.answer(&page),
                 Some(Err(fault)) => {
+                    let shortened = measurement.shortened(&fault);
+                    if shortened && matches!(fault, QueryFault::TooWide { .. }) {
+                        self.shipped.measuring = Some(measurement);
+                        return Ok(());
+                    }
+                    // It took up to three attempts: the next comes after a pause, for less.
+                    self.shipped.measuring = shortened.then_some(measurement);
                     tracing::warn!(
                         feed = feed.name(),
                         error = %fault,

@@ -80,6 +80,8 @@ pub(crate) struct Measurement {
     pub began: Timestamp,
     feed: Feed,
     page_size: u32,
+    /// End of the period in which it looks for orders.
+    end: Timestamp,
     looks: VecDeque<Selection>,
     candidates: VecDeque<Candidate>,
     tried: usize,
@@ -101,6 +103,7 @@ impl Measurement {
             began: limits.now,
             feed,
             page_size: query::page_size(feed, settings),
+            end,
             looks,
             candidates: VecDeque::new(),
             tried: 0,
@@ -135,6 +138,30 @@ impl Measurement {
             Step::Found(_) => return None,
         };
         Some((selection, PageRequest { page_no: 0, page_size: self.page_size, count: true }))
+    }
+
+    /// The ERP does not answer for so long a period: looks at the later half of it. `false`: the
+    /// period is not what is wrong.
+    pub(crate) fn shortened(&mut self, fault: &QueryFault) -> bool {
+        match fault {
+            QueryFault::TooWide { .. }
+            | QueryFault::TooLong { .. }
+            | QueryFault::Unusable { .. } => {}
+            QueryFault::Throttled { .. }
+            | QueryFault::Unreachable { .. }
+            | QueryFault::Unlisted { .. }
+            | QueryFault::Misconfigured { .. }
+            | QueryFault::Rejected { .. } => return false,
+        }
+        let Step::Look = self.step else { return false };
+        for look in &mut self.looks {
+            let Some((start, end)) = look.window.filter(|(start, end)| end.0 - start.0 > 1_000)
+            else {
+                return false;
+            };
+            look.window = Some((Timestamp(start.0.midpoint(end.0)).floor_second(), self.end));
+        }
+        true
     }
 
     /// Takes the answer.
@@ -184,18 +211,17 @@ impl Measurement {
     }
 }
 
-/// Measures beside the pipeline: 2 or 3 calls, at most 8.
-///
-/// # Errors
-/// [`QueryFault`].
-pub(crate) async fn measure(
-    reader: &mut Reader,
-    mut measurement: Measurement,
-) -> Result<ShippedRule, QueryFault> {
+/// Measures beside the pipeline: 2 or 3 calls, at most 8. An ERP that does not answer leaves the
+/// rule unknown; what is read next says why.
+pub(crate) async fn measure(reader: &mut Reader, mut measurement: Measurement) -> ShippedRule {
     while let Some((selection, request)) = measurement.question() {
-        measurement.answer(&reader.ask(&selection, request).await?);
+        match reader.ask(&selection, request).await {
+            Ok(page) => measurement.answer(&page),
+            Err(fault) if measurement.shortened(&fault) => {}
+            Err(_) => break,
+        }
     }
-    Ok(measurement.found().unwrap_or(ShippedRule::Unknown))
+    measurement.found().unwrap_or(ShippedRule::Unknown)
 }
 
 #[derive(Deserialize)]
@@ -276,6 +302,30 @@ mod tests {
             _ => Vec::new(),
         });
         assert_eq!((rule, asked.len()), (ShippedRule::ConsignTime, 3));
+    }
+
+    #[test]
+    fn a_period_that_is_too_wide_for_the_erp_is_halved_down_to_a_second() {
+        let settings = FeedSettings { edition: Edition::Enterprise, ..settings() };
+        let now = Timestamp::from_beijing("2026-01-20 00:00:00").unwrap();
+        let limits = Limits { now, live: now, late: now };
+        let mut measurement = Measurement::new(Feed::ReturnOutbounds, &settings, limits);
+        let call = crate::erp::Call::QueryOutboundsEnterprise;
+        let wide = QueryFault::TooLong { call, reason: "long".to_owned() };
+        let away = QueryFault::Unreachable { call, reason: "away".to_owned() };
+        assert!(!measurement.shortened(&away));
+        let mut lengths = Vec::new();
+        loop {
+            let (start, end) = measurement.question().unwrap().0.window.unwrap();
+            assert_eq!(end, now);
+            lengths.push((end.0 - start.0) / 1000);
+            if lengths.len() > 40 || !measurement.shortened(&wide) {
+                break;
+            }
+        }
+        assert_eq!(lengths[..3], [2_591_999, 1_296_000, 648_000]);
+        assert_eq!(lengths.last(), Some(&1));
+        assert!(lengths.len() < 30, "{lengths:?}");
     }
 
     #[test]
