@@ -4,6 +4,8 @@
 
 mod table;
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
@@ -14,11 +16,11 @@ use super::{
     Answer, Call, Layer, NotExecuted, QueryFault, Refusal,
     elements::{Elements, MOST_KEPT},
     http::Reply,
-    loose,
     page::{self, RawRecord},
     quota::Limit,
     record::MOST_LINES,
     repair::Repaired,
+    value::{self, Retyped, is_empty, optional},
 };
 use table::{Meaning, Row, enterprise_row, flagship_row, judge, row_of_text, says_created};
 
@@ -145,6 +147,14 @@ fn undocumented(body: &[u8], what: &str) -> String {
     format!("its answer of {} bytes is not the documented JSON ({what})", body.len())
 }
 
+fn code_of(json: Option<&RawValue>) -> Result<Option<i64>, Retyped> {
+    optional(json, value::code)
+}
+
+fn text_of(json: Option<&RawValue>) -> Result<Option<String>, Retyped> {
+    Ok(optional(json, value::text)?.map(Cow::into_owned))
+}
+
 fn parse(body: &[u8]) -> Result<Sent<'_>, String> {
     let is_object = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     match serde_json::from_slice(body) {
@@ -173,10 +183,12 @@ pub(super) fn created(reply: &Reply, context: &Context<'_>) -> Judged<Answer> {
         Ok(sent) => sent,
         Err(reason) => return unknown(reason),
     };
-    let (code, message) = match (loose::integer(sent.status), loose::text(sent.message)) {
+    let (code, message) = match (code_of(sent.status), text_of(sent.message)) {
         (Ok(code), Ok(message)) => (code, context.words(message)),
-        (Err(reason), _) => return unknown(undocumented(body, &format!("status {reason}"))),
-        (_, Err(reason)) => return unknown(undocumented(body, &format!("message {reason}"))),
+        (Err(Retyped), _) => return unknown(undocumented(body, "status is not a whole number")),
+        (_, Err(Retyped)) => {
+            return unknown(undocumented(body, "message is neither a text nor a number"));
+        }
     };
     let data = sent.data.filter(|data| data.get() != "null");
     if code == Some(0) {
@@ -190,7 +202,7 @@ pub(super) fn created(reply: &Reply, context: &Context<'_>) -> Judged<Answer> {
     }
     // Whatever the outer layer says, the inner one may tell of an order.
     if let Some(data) = data.and_then(|data| parse(data.get().as_bytes()).ok())
-        && let (Ok(code), Ok(message)) = (loose::integer(data.status), loose::text(data.message))
+        && let (Ok(code), Ok(message)) = (code_of(data.status), text_of(data.message))
     {
         let message = context.words(message);
         if says_created(Layer::Data, code, &message) {
@@ -218,7 +230,7 @@ fn created_data(body: &[u8], data: Option<&RawValue>, context: &Context<'_>) -> 
     };
     let Some(data) = data else { return unknown("no data") };
     let Ok(data) = parse(data.get().as_bytes()) else { return unknown("data is no object") };
-    let (Ok(code), Ok(message)) = (loose::integer(data.status), loose::text(data.message)) else {
+    let (Ok(code), Ok(message)) = (code_of(data.status), text_of(data.message)) else {
         return unknown("data.status or data.message of another type");
     };
     match code {
@@ -361,7 +373,7 @@ pub(super) fn queried(
         Edition::Flagship => sent.status,
         Edition::Enterprise => sent.code,
     };
-    let (Ok(code), Ok(message)) = (loose::integer(code), loose::text(sent.message)) else {
+    let (Ok(code), Ok(message)) = (code_of(code), text_of(sent.message)) else {
         return unusable(undocumented(body, "status, code or message of another type"));
     };
     if code != Some(0) {
@@ -395,14 +407,6 @@ pub(super) fn queried(
     }
 }
 
-/// What PHP and others write for an object or an array without members. An absent `data` is not
-/// among them: nothing says that the ERP has looked.
-fn is_empty(json: &RawValue) -> bool {
-    let bare: Vec<u8> =
-        json.get().bytes().filter(|byte| !byte.is_ascii_whitespace()).take(5).collect();
-    matches!(&*bare, b"null" | b"\"\"" | b"[]" | b"{}")
-}
-
 /// Records and count. Without a list there are no records, unless the count says that there are.
 fn rows(
     call: Call,
@@ -412,8 +416,8 @@ fn rows(
     repaired: Option<&Repaired<'_>>,
 ) -> Result<Rows, String> {
     let wrong = |what: &str| undocumented(body, what);
-    let total_count = loose::integer(page.total_count)
-        .map_err(|reason| wrong(&format!("total_count {reason}")))?
+    let total_count = optional(page.total_count, value::long)
+        .map_err(|Retyped| wrong("total_count is not a whole number"))?
         .map(u64::try_from)
         .transpose()
         .map_err(|_| wrong("total_count below zero"))?;

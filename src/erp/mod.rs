@@ -327,13 +327,13 @@ mod elements;
 #[doc(hidden)]
 pub mod fuzz;
 mod http;
-mod loose;
 mod outbound;
 pub mod page;
 pub(crate) mod quota;
 pub mod record;
 mod repair;
 mod sign;
+mod value;
 
 pub(crate) use client::{BuildFault, Erp};
 pub(crate) use clock::ErpTime;

@@ -1,11 +1,13 @@
 //! What a lookup reads of an outbound order.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::clock::Timestamp;
 
-use super::loose;
+use super::value::{self, Reading, Retyped, optional};
 
 /// Every status of the flagship's outbound query (`docs/erp.md#queries`).
 pub(crate) const OUTBOUND_STATUSES: &str = "5,48,50,65,77,110";
@@ -53,26 +55,43 @@ impl OutboundHead {
             .map_err(|_| "an outbound order has broken UTF-8".to_owned())?;
         let sent: Sent<'_> = serde_json::from_str(json)
             .map_err(|_| "an outbound order is not a JSON object".to_owned())?;
-        let fault = |field: &'static str| {
-            move |reason: &'static str| format!("{field} of an outbound order {reason}")
-        };
-        let text = |field, value| loose::text(value).map_err(fault(field));
-        let required = |field, value| match text(field, value)? {
-            Some(text) if !text.is_empty() => Ok(text),
-            Some(_) | None => Err(fault(field)("is missing")),
-        };
         let filled =
             |field, value| Ok::<_, String>(text(field, value)?.filter(|text| !text.is_empty()));
+        let stockout_id = read("stockout_id", sent.stockout_id, value::long, "is not an integer")?;
         Ok(Self {
-            stockout_id: required("stockout_id", sent.stockout_id)?,
-            order_no: required("order_no", sent.order_no)?,
+            stockout_id: required("stockout_id", stockout_id)?.to_string(),
+            order_no: required("order_no", filled("order_no", sent.order_no)?)?,
             src_order_no: filled("src_order_no", sent.src_order_no)?,
             warehouse_no: filled("warehouse_no", sent.warehouse_no)?,
             remark: text("remark", sent.remark)?.unwrap_or_default(),
-            create_time: loose::instant(sent.create_time).map_err(fault("create_time"))?,
-            status: loose::integer(sent.status).map_err(fault("status"))?,
+            create_time: read("create_time", sent.create_time, value::instant, value::NO_INSTANT)?,
+            status: read("status", sent.status, value::long, "is not an integer")?,
         })
     }
+}
+
+/// A field by the reader that the feeds use; what they pass over as retyped is a fault here, since
+/// an absence or an order is concluded from it.
+fn read<'a, T>(
+    field: &str,
+    json: Option<&'a RawValue>,
+    reader: impl FnOnce(&'a RawValue) -> Reading<T>,
+    complaint: &str,
+) -> Result<Option<T>, String> {
+    optional(json, reader).map_err(|Retyped| fault(field, complaint))
+}
+
+fn text(field: &str, json: Option<&RawValue>) -> Result<Option<String>, String> {
+    let text = read(field, json, value::text, "is neither a text nor a number")?;
+    Ok(text.map(Cow::into_owned))
+}
+
+fn required<T>(field: &str, value: Option<T>) -> Result<T, String> {
+    value.ok_or_else(|| fault(field, "is missing"))
+}
+
+fn fault(field: &str, reason: &str) -> String {
+    format!("{field} of an outbound order {reason}")
 }
 
 #[cfg(test)]
@@ -126,6 +145,22 @@ mod tests {
             (head.create_time, head.status, head.remark.as_str()),
             (Some(Timestamp(1_675_751_003_000)), Some(50), "")
         );
+    }
+
+    #[test]
+    fn an_id_is_the_feeds_id_and_no_instant_is_none() {
+        for (id, wanted) in [(r#""007""#, "7"), ("7", "7"), (r#""7.0000""#, "7")] {
+            let head = read(&format!(r#"{{"stockout_id":{id},"order_no":"x","create_time":0}}"#));
+            let head = head.unwrap();
+            assert_eq!((head.stockout_id.as_str(), head.create_time), (wanted, None), "{id}");
+        }
+        for time in ["1675751003", r#""2023-02-07""#] {
+            // Seconds, a day: taken for an instant they would say when an order was made.
+            let head = read(&format!(r#"{{"stockout_id":1,"order_no":"x","create_time":{time}}}"#));
+            assert!(head.unwrap_err().contains("create_time"), "{time}");
+        }
+        let head = read(r#"{"stockout_id":1,"order_no":"x","create_time":"2023-02-07T06:23:23Z"}"#);
+        assert_eq!(head.unwrap().create_time, Some(Timestamp(1_675_751_003_000)));
     }
 
     #[test]

@@ -147,7 +147,7 @@ pub(super) const LABELS: &[(&str, &str)] = &[
     ("group", "the consumer group's id, `kafka.application_id` followed by `.commands`"),
     (
         "kind",
-        "`unknown` (not in the schema), `retyped` (another type than documented), `missing` (documented and not sent)",
+        "`unknown` (not in the schema), `retyped` (another type than documented, or a number that does not fit), `missing` (documented and not sent)",
     ),
     ("loop", "`commands`, `feeds`, `feeds.purchase_returns`, `feeds.return_outbounds`"),
     ("op", "`r` first read or backfill, `c` new, `u` changed"),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::{clock::Timestamp, config::Settings, sink::letter::Letter};
+use crate::{clock::Timestamp, config::Settings, erp::record, sink::letter::Letter};
 
 use super::{
     super::{End, output},
@@ -27,11 +27,9 @@ fn feed_of(letter: &Letter) -> Option<String> {
     Some(feed)
 }
 
-/// The record's modified time, in either of the ERP's forms.
+/// The record's modified time, as the feeds read it.
 fn modified(letter: &Letter) -> Option<Timestamp> {
-    let record: Value = serde_json::from_slice(letter.value.as_deref()?).ok()?;
-    let modified = record.get("modified")?;
-    modified.as_i64().map(Timestamp).or_else(|| Timestamp::from_beijing(modified.as_str()?))
+    record::modified(letter.value.as_deref()?)
 }
 
 /// Counts a letter into its feed's span.
@@ -86,8 +84,8 @@ mod tests {
     use super::*;
     use crate::kafka::tool::Seen;
 
-    fn letter(key: &str, value: &str) -> Letter {
-        let (key, value) = (Some(key.as_bytes().to_vec()), Some(value.as_bytes().to_vec()));
+    fn letter(key: &str, value: impl AsRef<[u8]>) -> Letter {
+        let (key, value) = (Some(key.as_bytes().to_vec()), Some(value.as_ref().to_vec()));
         Letter::read(Seen {
             topic: "d".into(),
             partition: 0,
@@ -101,19 +99,27 @@ mod tests {
     }
 
     #[test]
-    fn the_period_covers_every_record_of_a_feed_in_both_forms_of_time() {
+    fn the_period_covers_every_record_of_a_feed_in_any_form_of_time() {
         let mut found = BTreeMap::new();
         for letter in [
-            letter(r#"["purchase_returns","1"]"#, r#"{"modified":5000}"#),
-            letter(r#"["purchase_returns","2"]"#, r#"{"modified":"1970-01-01 08:00:02"}"#),
+            letter(r#"["purchase_returns","1"]"#, r#"{"modified":1796004672000}"#),
+            letter(r#"["purchase_returns","2"]"#, r#"{"modified":"2026-11-30T10:11:13+08:00"}"#),
+            letter(
+                r#"["purchase_returns","3"]"#,
+                b"{\"remark\":\"\xe7\xa0\",\"modified\":\"2026-11-30 10:11:14\"}",
+            ),
+            letter(r#"["purchase_returns","4"]"#, r#"{"modified":1796004672}"#),
             letter(r#"["return_outbounds","1"]"#, "no json"),
             letter("foreign", "{}"),
         ] {
             add(&mut found, &letter);
         }
         assert_eq!(found.len(), 2);
-        let returns =
-            Span { records: 2, modified: Some((Timestamp(2000), Timestamp(5000))), undated: 0 };
+        let returns = Span {
+            records: 4,
+            modified: Some((Timestamp(1_796_004_672_000), Timestamp(1_796_004_674_000))),
+            undated: 1,
+        };
         assert_eq!(found.get("purchase_returns"), Some(&returns));
         assert_eq!(
             found.get("return_outbounds"),

@@ -1,10 +1,10 @@
 //! An ERP record as the change pipeline handles it: its head, and its Avro datum.
 
 mod table;
-mod value;
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
+use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use crate::{
@@ -13,9 +13,12 @@ use crate::{
     schema::datum::{put_bool, put_bytes, put_decimal, put_len, put_long},
 };
 
-use super::elements::{Elements, MOST_KEPT};
+use super::{
+    elements::{Elements, MOST_KEPT},
+    repair::Repaired,
+    value::{self, Reading, canonical},
+};
 use table::{Column, Kind, Layout, MOST_UNKNOWN, Row, Table};
-use value::Reading;
 
 pub(super) use table::Outline;
 
@@ -56,10 +59,10 @@ pub struct Drift {
 pub enum DriftKind {
     /// Not in the schema: kept in `extra`.
     Unknown,
-    /// Another type than documented: null, its text in `extra`.
+    /// Another type than documented, or a number that does not fit: null, its text in `extra`.
     Retyped,
-    /// Documented for this edition, and not sent: null. A field that is sent as null is not
-    /// missing.
+    /// Documented for this edition as always sent, and not sent: null. A field that is sent as null
+    /// is not missing.
     Missing,
 }
 
@@ -85,7 +88,7 @@ pub fn id_field(feed: Feed) -> &'static str {
 /// missing ones.
 ///
 /// # Errors
-/// [`Misfit`] when the id, the number, `modified`, the lines or a decimal does not fit.
+/// [`Misfit`] when the id, the number, `modified` or the lines do not fit.
 pub fn decode(feed: Feed, edition: Edition, json: &[u8]) -> Result<Record, Misfit> {
     let layout = Layout::of(feed);
     let json = std::str::from_utf8(json).map_err(|fault| {
@@ -111,10 +114,7 @@ pub fn decode(feed: Feed, edition: Edition, json: &[u8]) -> Result<Record, Misfi
         Reading::Value(modified) => modified,
         Reading::Null => return Err(known(misfit("modified", "is missing"))),
         Reading::Retyped => {
-            return Err(known(misfit(
-                "modified",
-                "is neither epoch milliseconds nor yyyy-MM-dd HH:mm:ss",
-            )));
+            return Err(known(misfit("modified", value::NO_INSTANT)));
         }
     };
     let status = match field("status").map_or(Reading::Null, value::long) {
@@ -141,6 +141,15 @@ pub fn decode(feed: Feed, edition: Edition, json: &[u8]) -> Result<Record, Misfi
         datum: writing.datum,
         drift: writing.drift,
     })
+}
+
+/// The modified time of a record that did not fit, where at least that can be read.
+pub(crate) fn modified(json: &[u8]) -> Option<Timestamp> {
+    fn read(json: &[u8]) -> Option<Timestamp> {
+        let fields: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(json).ok()?;
+        value::instant(fields.get("modified")?).value()
+    }
+    read(json).or_else(|| read(&Repaired::of(&Bytes::copy_from_slice(json))?.text))
 }
 
 fn misfit(field: &str, reason: impl Into<String>) -> Misfit {
@@ -192,7 +201,10 @@ impl Writing {
                 continue;
             }
             let value = row.get(at);
-            if value.is_none() && column.edition.is_none_or(|edition| edition == self.edition) {
+            if value.is_none()
+                && !column.may_be_absent
+                && column.edition.is_none_or(|edition| edition == self.edition)
+            {
                 self.note(&table.prefix, &column.name, DriftKind::Missing);
             }
             let start = self.datum.len();
@@ -207,6 +219,11 @@ impl Writing {
                     self.note(&table.prefix, &column.name, DriftKind::Retyped);
                 }
                 (Written::Null, _) if column.nullable => {}
+                // No lines: a document in editing may have none yet.
+                (Written::Null, _) if matches!(column.kind, Kind::Lines(_)) => {
+                    put_long(&mut self.datum, 0);
+                    continue;
+                }
                 (Written::Null, _) => return Err(misfit(&column.path, "is missing")),
                 (Written::Retyped, _) => return Err(misfit(&column.path, column.kind.complaint())),
             }
@@ -236,13 +253,12 @@ impl Writing {
             }
             Kind::Boolean => self.put(value::boolean(value), put_bool),
             Kind::Text => self.put(value::text(value), |out, text| put_bytes(out, text.as_bytes())),
-            Kind::Decimal => match value::decimal(value)
-                .map_err(|fault| misfit(&column.path, fault.to_string()))?
-            {
-                Some(decimal) => self.put(Reading::Value(decimal), put_decimal),
-                None => Written::Null,
-            },
+            Kind::Decimal => self.put(value::decimal(value), put_decimal),
             Kind::Lines(_) if value.get() == "null" => Written::Null,
+            Kind::Lines(_) if value::is_empty(value) => {
+                put_long(&mut self.datum, 0);
+                Written::Yes
+            }
             Kind::Lines(table) => self.lines(column, table, value)?,
             // Written by `row`, which knows what goes there.
             Kind::Extra => Written::Yes,
@@ -289,7 +305,8 @@ impl Writing {
             put_len(&mut self.datum, extra.len());
             for (name, value) in extra {
                 put_bytes(&mut self.datum, name.as_bytes());
-                put_bytes(&mut self.datum, value.get().as_bytes());
+                // The ERP's white space and order of keys are no content.
+                put_bytes(&mut self.datum, canonical(value.get()).as_bytes());
             }
         }
         put_long(&mut self.datum, 0);

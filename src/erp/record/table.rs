@@ -12,8 +12,8 @@ use crate::{
     schema::{Known, catalog, shape},
 };
 
-use super::{
-    super::elements::Elements,
+use super::super::{
+    elements::Elements,
     value::{self, Reading},
 };
 
@@ -45,6 +45,8 @@ pub(super) struct Column {
     pub(super) nullable: bool,
     /// The only edition that sends it; `None` when both do.
     pub(super) edition: Option<Edition>,
+    /// Documented as not sent in some states of a document: its absence is no drift.
+    pub(super) may_be_absent: bool,
 }
 
 /// The fields of a record or a line, in schema order.
@@ -128,8 +130,15 @@ impl Table {
                     table.positions.insert(name.clone(), table.columns.len());
                 }
             }
-            let edition = edition(written["doc"].as_str().unwrap_or_default());
-            table.columns.push(Column { name: field.name.clone(), path, kind, nullable, edition });
+            let doc = written["doc"].as_str().unwrap_or_default();
+            table.columns.push(Column {
+                name: field.name.clone(),
+                path,
+                kind,
+                nullable,
+                edition: edition(doc),
+                may_be_absent: doc.contains(MAY_BE_ABSENT),
+            });
         }
         table
     }
@@ -145,7 +154,7 @@ impl Kind {
     pub(super) fn complaint(&self) -> &'static str {
         match self {
             Self::Int | Self::Long => "is not an integer",
-            Self::Instant => "is neither epoch milliseconds nor yyyy-MM-dd HH:mm:ss",
+            Self::Instant => value::NO_INSTANT,
             Self::Decimal => "is not a decimal number",
             Self::Boolean => "is not a truth value",
             Self::Text => "is not a text",
@@ -187,6 +196,9 @@ fn items(kind: &Value) -> &Value {
     let branches = kind.as_array().map_or(std::slice::from_ref(kind), Vec::as_slice);
     branches.iter().find_map(|branch| branch.get("items")).unwrap_or(&Value::Null)
 }
+
+/// Words of a field's documentation in the schema.
+const MAY_BE_ABSENT: &str = "May be absent.";
 
 /// Who sends a field, by the last words of its documentation in the schema.
 fn edition(doc: &str) -> Option<Edition> {
@@ -362,19 +374,28 @@ mod tests {
                     "{}: a kind of field the decoder does not know",
                     column.path
                 ),
-                Kind::Int | Kind::Long | Kind::Instant | Kind::Decimal | Kind::Boolean => {}
+                // A decimal that does not fit withholds nothing: its record comes without it.
+                Kind::Decimal => assert!(column.nullable, "{}", column.path),
+                Kind::Int | Kind::Long | Kind::Instant | Kind::Boolean => {}
             }
         }
         assert!(matches!(table.columns.last().unwrap().kind, Kind::Extra));
     }
 
     #[test]
-    fn the_schemas_say_which_edition_sends_a_field() {
+    fn the_schemas_say_who_sends_a_field_and_when_none_does() {
         let table = &Layout::of(Feed::ReturnOutbounds).table;
         let edition = |name: &str| table.columns[table.position(name).unwrap()].edition;
         assert_eq!(edition("order_no"), None);
         assert_eq!(edition("seq_no"), Some(Edition::Flagship));
         assert_eq!(edition("order_type"), Some(Edition::Enterprise));
+        let may_be_absent: Vec<&str> = Feed::ALL
+            .into_iter()
+            .flat_map(|feed| &Layout::of(feed).table.columns)
+            .filter(|column| column.may_be_absent)
+            .map(|column| column.name.as_str())
+            .collect();
+        assert_eq!(may_be_absent, ["consign_time"]);
         let Kind::Lines(lines) = &table.columns[table.position("details_list").unwrap()].kind
         else {
             panic!("lines")
