@@ -499,7 +499,7 @@ impl Audit {
             modified: Some(record.modified.to_string()),
             published: None,
             key: Some(StateKey::record(self.feed, &record.id)),
-            content: xxh3_128(&record.datum),
+            content: xxh3_128(&record::content(self.feed, &record.datum)),
             at: record.modified,
         }
     }
@@ -603,7 +603,10 @@ impl Audit {
                                 difference.modified = now.map(|now| now.modified.to_string());
                                 now.is_none_or(|now| {
                                     now.modified <= published
-                                        && !self.says(state, xxh3_128(&now.datum))
+                                        && !self.says(
+                                            state,
+                                            xxh3_128(&record::content(self.feed, &now.datum)),
+                                        )
                                 })
                             }
                             Some(_) | None => true,
@@ -631,7 +634,7 @@ impl Audit {
     fn says(&self, state: &FeedState, content: u128) -> bool {
         self.codec
             .current_datum(subject(self.feed), &state.version)
-            .is_ok_and(|datum| xxh3_128(&datum) == content)
+            .is_ok_and(|datum| xxh3_128(&record::content(self.feed, &datum)) == content)
     }
 
     /// As [`Audit::ask`], once a record.

@@ -2,7 +2,7 @@
 //!
 //! An unchanged row costs a hash and a lookup, never a decode. What is decoded is compared with
 //! the version that was published last, and only content counts: other white space or another order
-//! of fields is no change.
+//! of fields or lines is no change.
 
 use crate::{
     clock::Timestamp,
@@ -25,10 +25,11 @@ pub struct Kept {
 
 /// What was just read of a record.
 #[derive(Clone, Copy, Debug)]
-pub struct Seen<'a> {
+pub struct Seen {
     pub modified: Timestamp,
     pub asked_at: Timestamp,
-    pub datum: &'a [u8],
+    /// Its content is that of the version published last.
+    pub same: bool,
 }
 
 /// How a version stands to the one published last.
@@ -45,10 +46,10 @@ pub enum Judgement {
 
 /// Compares a version with the one published last.
 #[must_use]
-pub fn judge(kept: Option<&Kept>, seen: Seen<'_>) -> Judgement {
+pub fn judge(kept: Option<&Kept>, seen: Seen) -> Judgement {
     match kept {
         None => Judgement::Unseen,
-        Some(kept) if kept.datum.as_deref() == Some(seen.datum) => Judgement::Same,
+        Some(_) if seen.same => Judgement::Same,
         Some(kept) if seen.modified < kept.modified || seen.asked_at < kept.asked_at => {
             Judgement::AskAgain
         }
@@ -161,10 +162,11 @@ impl Differ<'_> {
             .as_ref()
             .filter(|state| state.kind == StateKind::Record)
             .map(|state| self.kept(state));
+        let same = kept.as_ref().is_some_and(|kept| self.same(kept, &record));
         Ok(
             match judge(
                 kept.as_ref(),
-                Seen { modified: record.modified, asked_at: row.asked_at, datum: &record.datum },
+                Seen { modified: record.modified, asked_at: row.asked_at, same },
             ) {
                 Judgement::Same => Finding::Told,
                 Judgement::Unseen => change(self.unseen, None, record, row),
@@ -193,9 +195,14 @@ impl Differ<'_> {
     pub fn confirm(&self, kept: Kept, answer: Row) -> Finding {
         match record::decode(self.feed, self.edition, &answer.json) {
             Err(misfit) => Finding::Misfit { row: answer, misfit },
-            Ok(record) if kept.datum.as_deref() == Some(record.datum.as_slice()) => Finding::Told,
+            Ok(record) if self.same(&kept, &record) => Finding::Told,
             Ok(record) => change(Op::Update, Some(kept), record, answer),
         }
+    }
+
+    fn same(&self, kept: &Kept, record: &Record) -> bool {
+        let kept = kept.datum.as_deref();
+        kept.is_some_and(|kept| record::same(self.feed, kept, &record.datum))
     }
 
     fn state(&self, key: &StateKey) -> Result<Option<FeedState>, DiffFault> {
@@ -246,27 +253,27 @@ mod tests {
             asked_at: Timestamp(9_000),
             datum: Some(b"a".to_vec()),
         };
-        let seen = |modified, asked_at, datum| Seen {
+        let seen = |modified, asked_at, same| Seen {
             modified: Timestamp(modified),
             asked_at: Timestamp(asked_at),
-            datum,
+            same,
         };
-        assert_eq!(judge(None, seen(1, 1, b"a")), Judgement::Unseen);
-        for (modified, asked_at, datum, expected) in [
-            (5_000, 9_000, b"a", Judgement::Same),
-            (1, 1, b"a", Judgement::Same),
-            (5_000, 9_000, b"b", Judgement::Different),
-            (6_000, 9_001, b"b", Judgement::Different),
-            (4_000, 9_001, b"b", Judgement::AskAgain),
-            (6_000, 8_999, b"b", Judgement::AskAgain),
+        assert_eq!(judge(None, seen(1, 1, false)), Judgement::Unseen);
+        for (modified, asked_at, same, expected) in [
+            (5_000, 9_000, true, Judgement::Same),
+            (1, 1, true, Judgement::Same),
+            (5_000, 9_000, false, Judgement::Different),
+            (6_000, 9_001, false, Judgement::Different),
+            (4_000, 9_001, false, Judgement::AskAgain),
+            (6_000, 8_999, false, Judgement::AskAgain),
         ] {
             assert_eq!(
-                judge(Some(&kept), seen(modified, asked_at, datum)),
+                judge(Some(&kept), seen(modified, asked_at, same)),
                 expected,
                 "{modified} {asked_at}"
             );
         }
         let unreadable = Kept { datum: None, ..kept };
-        assert_eq!(judge(Some(&unreadable), seen(5_000, 9_000, b"a")), Judgement::Different);
+        assert_eq!(judge(Some(&unreadable), seen(5_000, 9_000, false)), Judgement::Different);
     }
 }

@@ -564,8 +564,10 @@ impl Connector {
         for row in rows {
             let (id, modified, content, status) = parse(&row);
             let datum = &row.json[..];
-            let seen = Seen { modified: Timestamp(modified * 1000), asked_at: row.asked_at, datum };
-            match judge(self.state.get(&id), seen) {
+            let kept = self.state.get(&id);
+            let same = kept.is_some_and(|kept| kept.datum.as_deref() == Some(datum));
+            let seen = Seen { modified: Timestamp(modified * 1000), asked_at: row.asked_at, same };
+            match judge(kept, seen) {
                 Judgement::Same => {}
                 Judgement::Unseen | Judgement::Different => {
                     changes.retain(|(_, known): &(Row, Published)| known.id != id);

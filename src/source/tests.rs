@@ -153,6 +153,69 @@ fn a_record_is_created_once_and_updated_with_what_it_was() {
     assert_eq!(event["after"]["modified"], "2019-05-18T10:00:00.000Z");
 }
 
+/// The order of lines is a database's, and may differ between two of its nodes.
+#[test]
+fn another_order_of_lines_or_of_unknown_members_is_no_change() {
+    let bench = outbounds();
+    let line = |id: &str, positions: &[&str]| {
+        let positions: Vec<_> = positions
+            .iter()
+            .map(|id| serde_json::json!({ "position_no": id, "new": id }))
+            .collect();
+        serde_json::json!({ "rec_id": id, "position_details_list": positions })
+    };
+    let sent = |lines: [serde_json::Value; 3], unknown: &str| {
+        let mut record = order("2019-05-18 17:52:41", 95);
+        record["details_list"] = lines.into();
+        let text = record.to_string();
+        format!(r#"{},"unknown":{unknown}}}"#, text.strip_suffix('}').unwrap())
+    };
+    let row = |json: &str, at: i64| {
+        Row::new(RawRecord::new(bench.feed, json.to_owned().into()), Timestamp(at))
+    };
+    let first =
+        sent([line("1", &["a", "b"]), line("2", &[]), line("3", &["c"])], r#"{"a":1.0,"b":[1,2]}"#);
+    let Finding::Change(change) = bench.compare(row(&first, 10)) else { panic!("unseen") };
+    let piece = bench.scribe.change(&change, WINDOW, Snapshot::No, Timestamp(1)).unwrap();
+    let (key, value) = (piece.state.key.clone().unwrap(), piece.state.value.clone().unwrap());
+    bench.state.borrow_mut().insert(key, value);
+    let shown = bench.codec.to_json(piece.event.value.as_deref().unwrap()).unwrap();
+    let ids: Vec<_> =
+        (0..3).map(|at| shown["after"]["details_list"][at]["rec_id"].clone()).collect();
+    assert_eq!(ids, [1, 2, 3], "the event keeps the ERP's order");
+
+    let other = sent(
+        [line("3", &["c"]), line("1", &["b", "a"]), line("2", &[])],
+        "{\"b\": [1, 2],\n\"a\": 1.0}",
+    );
+    assert!(matches!(bench.compare(row(&other, 20)), Finding::Told));
+    let kept = Kept {
+        modified: Timestamp(1),
+        asked_at: Timestamp(1),
+        datum: Some(change.record.datum.clone()),
+    };
+    let lookup = |_: &StateKey| Ok(None);
+    let differ = Differ {
+        feed: bench.feed,
+        edition: bench.edition,
+        codec: &bench.codec,
+        unseen: Op::Create,
+        lookup: &lookup,
+    };
+    assert!(matches!(differ.confirm(kept, row(&other, 30)), Finding::Told));
+
+    // A position line moved to another line, and one that is there twice, are changes.
+    for lines in [
+        [line("1", &["a"]), line("2", &["b"]), line("3", &["c"])],
+        [line("1", &["a", "b"]), line("3", &["c"]), line("3", &["c"])],
+    ] {
+        let changed = sent(lines, r#"{"a":1.0,"b":[1,2]}"#);
+        assert!(matches!(bench.compare(row(&changed, 40)), Finding::Change(_)), "{changed}");
+    }
+    let changed = first.replace("[1,2]", "[2,1]");
+    assert!(matches!(bench.compare(row(&changed, 50)), Finding::Change(_)), "{changed}");
+}
+
 #[test]
 fn an_older_version_is_asked_for_and_then_believed() {
     let bench = outbounds();

@@ -1,5 +1,6 @@
 //! An ERP record as the change pipeline handles it: its head, and its Avro datum.
 
+mod content;
 mod table;
 
 use std::{borrow::Cow, collections::BTreeMap};
@@ -20,6 +21,7 @@ use super::{
 };
 use table::{Column, Kind, Layout, MOST_UNKNOWN, Row, Table};
 
+pub(crate) use content::{content, same};
 pub(super) use table::Outline;
 
 /// Lines of one record at most, those within lines included: an empty one takes three bytes of the

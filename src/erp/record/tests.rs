@@ -475,6 +475,36 @@ fn the_order_of_the_erps_fields_does_not_matter() {
     assert!(all.iter().all(|datum| *datum == all[0]));
 }
 
+#[test]
+fn content_is_all_but_the_order_of_lines() {
+    let feed = Feed::ReturnOutbounds;
+    let datum = |lines: Value| {
+        outbound(&with(json!({"details_list": lines, "remark": "x", "new": [2, 1]}))).unwrap().datum
+    };
+    let all = datum(json!([
+        {"rec_id": 1, "new": 1, "position_details_list": [{"position_no": "a"}, {"position_no": "b"}]},
+        {"rec_id": 2, "position_details_list": null},
+        {"rec_id": 3},
+    ]));
+    for (lines, wanted) in [
+        (
+            json!([
+                {"rec_id": 3, "position_details_list": []},
+                {"rec_id": 1, "new": 1, "position_details_list": [{"position_no": "b"}, {"position_no": "a"}]},
+                {"rec_id": 2},
+            ]),
+            true,
+        ),
+        (json!([{"rec_id": 1, "new": 1}, {"rec_id": 2}, {"rec_id": 3}]), false),
+        (json!([{"rec_id": 1}, {"rec_id": 2}]), false),
+        (json!([]), false),
+    ] {
+        assert_eq!(same(feed, &all, &datum(lines.clone())), wanted, "{lines}");
+    }
+    assert!(!same(feed, b"", &all) && !same(feed, &all[..all.len() - 1], &all));
+    assert!(!same(feed, &[all.as_slice(), b"\0"].concat(), &all));
+}
+
 /// JSON of any kind, with field names of the schemas among the keys.
 fn any_json() -> impl Strategy<Value = Value> {
     let key = prop_oneof![
@@ -543,6 +573,8 @@ proptest! {
             if let Ok(record) = decode(feed, edition, value.to_string().as_bytes()) {
                 let json = shown(feed, &record);
                 let fields = value.as_object().unwrap();
+                let one_order = content(feed, &record.datum);
+                prop_assert!(matches!(one_order, Cow::Owned(_)), "not read by its own table");
                 // Nothing is lost: what is neither null nor empty stands in its field or in
                 // `extra`.
                 for (key, sent) in fields {
