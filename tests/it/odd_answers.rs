@@ -3,7 +3,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -79,6 +82,96 @@ fn a_broken_record_goes_to_the_dead_letters_and_its_window_ends() {
     assert!(!connector.log().contains("window read failed"), "{}", connector.log());
 }
 
+const OUTBOUNDS: &str = "wms.stockout.PurchaseReturn.queryWithDetail";
+
+/// One outbound order in forms that no page documents; its lines and an unknown object the other
+/// way round when `turned`.
+fn odd_outbound(row: &mut serde_json::Value, turned: bool) {
+    row["order_no"] = json!(900_000_000 + row["stockout_id"].as_i64().expect("an id"));
+    row["goods_total_cost"] = json!("9.94241234");
+    row["consign_time"] = json!(0);
+    let modified = row["modified"].as_str().expect("a clock").replace(' ', "T");
+    row["modified"] = json!(format!("{modified}.000+08:00"));
+    let (mut one, mut other) = (row["details_list"][0].clone(), row["details_list"][0].clone());
+    (one["rec_id"], other["rec_id"]) = (json!(1), json!(2));
+    row["details_list"] = if turned { json!([other, one]) } else { json!([one, other]) };
+    row["unknown"] = json!(if turned { "TURNED" } else { "STRAIGHT" });
+}
+
+/// What some servers write for a number, a time, or nothing is read, and no other order of lines is
+/// a change.
+#[test]
+fn values_in_other_forms_come_out_once_in_their_events() {
+    let mut rig = Rig::with_partitions("forms", 1).purchase_returns().return_outbounds("flagship");
+    let turned = Arc::new(AtomicBool::new(false));
+    // Answers with an outbound order the other way round.
+    let shown = Arc::new(AtomicUsize::new(0));
+    let (turn, count) = (Arc::clone(&turned), Arc::clone(&shown));
+    let _rewriter = behind(&mut rig, move |request, answer| {
+        let outbounds = request.contains(OUTBOUNDS);
+        if !outbounds && !request.contains(RETURNS) {
+            return answer;
+        }
+        let mut json: serde_json::Value = serde_json::from_slice(&answer).expect("JSON");
+        let turned = turn.load(Ordering::SeqCst);
+        for row in json["data"]["order"].as_array_mut().into_iter().flatten() {
+            if outbounds {
+                odd_outbound(row, turned);
+                count.fetch_add(usize::from(turned), Ordering::SeqCst);
+            } else {
+                (row["check_time"], row["detail_list"]) = (json!(0), serde_json::Value::Null);
+            }
+        }
+        let answer = replaced(json.to_string().as_bytes(), b"\"STRAIGHT\"", br#"{"b":1.0,"a":2}"#);
+        replaced(&answer, b"\"TURNED\"", br#"{ "a": 2, "b": 1.0 }"#)
+    });
+    let began = Timestamp::now().minus(Duration::from_secs(60)).floor_second().to_string();
+    let mut connector = rig.start();
+    let (mut returns, mut orders) =
+        (Reader::new(&rig.topics.purchase_returns), Reader::new(&rig.topics.return_outbounds));
+    rig.erp.add_one(Kind::Returns);
+    rig.erp.add_one(Kind::FlagshipOutbounds);
+    let event = rig.json(&returns.at_least(1, PATIENCE)[0]);
+    assert_eq!(
+        (&event["after"]["check_time"], &event["after"]["detail_list"], &event["after"]["extra"]),
+        (&serde_json::Value::Null, &json!([]), &json!({})),
+    );
+    let record = orders.at_least(1, PATIENCE)[0].clone();
+    let after = &rig.json(&record)["after"];
+    let id = after["stockout_id"].as_i64().unwrap();
+    assert_eq!(record.key_text(), (900_000_000 + id).to_string());
+    assert_eq!(after["order_no"], record.key_text());
+    assert_eq!(after["goods_total_cost"], serde_json::Value::Null);
+    assert_eq!(after["consign_time"], serde_json::Value::Null);
+    assert_eq!(
+        after["extra"],
+        json!({"goods_total_cost": r#""9.94241234""#, "unknown": r#"{"a":2,"b":1.0}"#})
+    );
+    let lines = &after["details_list"];
+    assert_eq!((&lines[0]["rec_id"], &lines[1]["rec_id"]), (&json!(1), &json!(2)));
+
+    // The late pass reads the order once more, the other way round; a later order then comes out.
+    turned.store(true, Ordering::SeqCst);
+    until("a second read", PATIENCE, || (shown.load(Ordering::SeqCst) > 0).then_some(()));
+    rig.erp.add_one(Kind::FlagshipOutbounds);
+    orders.at_least(2, PATIENCE);
+    orders.finish();
+    let ops: Vec<_> = orders.seen.iter().map(|record| rig.json(record)["op"].clone()).collect();
+    assert!(ops.iter().all(|op| op != "u") && ops.len() == 2, "{ops:?}");
+    assert!(read_all(&rig.topics.feeds_dlq).is_empty());
+    let labels = [r#"kind="retyped""#, r#"field="goods_total_cost""#];
+    assert!(connector.metric("wdt_connector_feed_schema_drift_total", &labels) > 0.0);
+    let labels = [r#"kind="missing""#, r#"field="consign_time""#];
+    assert_eq!(connector.metric("wdt_connector_feed_schema_drift_total", &labels), 0.0);
+    assert!(connector.running());
+
+    // `verify` compares by the same rule.
+    turned.store(false, Ordering::SeqCst);
+    let to = Timestamp::now().minus(Duration::from_secs(1)).floor_second().to_string();
+    let said = rig.said(&["verify", "--feed", "return_outbounds", "--from", &began, "--to", &to]);
+    assert!(said.0 == Some(0) && said.1.contains("2 records compared"), "{said:?}");
+}
+
 /// Both are near the bound on an answer's bytes.
 #[test]
 fn an_answer_of_millions_of_rows_or_lines_costs_no_memory() {
@@ -130,8 +223,7 @@ fn lookups_without_a_count_decide_nothing() {
     rig.config.set("commands", "lookup_timeout", "8s");
     let _rewriter = behind(&mut rig, |request, answer| {
         // The orders of a period, among which one of ours is looked for.
-        let searches = request.contains("wms.stockout.PurchaseReturn.queryWithDetail")
-            && request.contains("time_type");
+        let searches = request.contains(OUTBOUNDS) && request.contains("time_type");
         if searches { br#"{"status":0,"data":[]}"#.to_vec() } else { answer }
     });
     let connector = rig.start();
