@@ -7,8 +7,6 @@
 
 use std::collections::VecDeque;
 
-use serde::Deserialize;
-
 use crate::{
     clock::Timestamp,
     config::{Edition, Feed, FeedSettings},
@@ -224,16 +222,10 @@ pub(crate) async fn measure(reader: &mut Reader, mut measurement: Measurement) -
     measurement.found().unwrap_or(ShippedRule::Unknown)
 }
 
-#[derive(Deserialize)]
-struct Shipping {
-    consign_time: Option<String>,
-}
-
 /// When an order of the enterprise edition was shipped, by its JSON.
 #[must_use]
 pub(crate) fn consign_time(json: &[u8]) -> Option<Timestamp> {
-    let shipping: Shipping = serde_json::from_slice(json).ok()?;
-    Timestamp::from_beijing(&shipping.consign_time?)
+    record::instant(json, "consign_time")
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ fn feed_of(letter: &Letter) -> Option<String> {
 
 /// The record's modified time, as the feeds read it.
 fn modified(letter: &Letter) -> Option<Timestamp> {
-    record::modified(letter.value.as_deref()?)
+    record::instant(letter.value.as_deref()?, "modified")
 }
 
 /// Counts a letter into its feed's span.

@@ -145,12 +145,12 @@ pub fn decode(feed: Feed, edition: Edition, json: &[u8]) -> Result<Record, Misfi
     })
 }
 
-/// The modified time of a record that did not fit, where at least that can be read.
-pub(crate) fn modified(json: &[u8]) -> Option<Timestamp> {
-    fn read(json: &[u8]) -> Option<Timestamp> {
+/// An instant of a record by the name of its field, whether the record fits or not.
+pub(crate) fn instant(json: &[u8], field: &str) -> Option<Timestamp> {
+    let read = |json: &[u8]| {
         let fields: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(json).ok()?;
-        value::instant(fields.get("modified")?).value()
-    }
+        value::instant(fields.get(field)?).value()
+    };
     read(json).or_else(|| read(&Repaired::of(&Bytes::copy_from_slice(json))?.text))
 }
 
