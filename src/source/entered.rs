@@ -30,7 +30,9 @@ pub(super) fn window(settings: &FeedSettings, end: Timestamp) -> Option<Window> 
     (settings.edition == Edition::Flagship && start < end).then_some(Window { start, end })
 }
 
-fn span(settings: &FeedSettings) -> Duration {
+/// Between the two counts of a window, which is as long.
+#[must_use]
+pub(crate) fn span(settings: &FeedSettings) -> Duration {
     settings.late_pass.interval * INTERVALS
 }
 

@@ -21,7 +21,7 @@ pub(crate) mod audit;
 mod both_ways;
 pub mod change;
 pub mod diff;
-mod entered;
+pub(crate) mod entered;
 mod feed;
 pub mod fetch;
 pub(crate) mod markers;
