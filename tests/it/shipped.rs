@@ -138,6 +138,13 @@ fn verify_and_backfill_look_at_the_days_on_which_orders_were_shipped() {
     assert!(said.contains("1 events published"), "{said}");
     shown(&rig, &mut reader, &number, "u", "behind our back");
     run(&rig, 0, &[&["verify"], &period[..]].concat());
+    // Shipped before the days that are read, so only its number shows that it is published.
+    order(&rig, 110, DAY * 60, Duration::from_secs(90));
+    let [from, to] = [DAY * 61, DAY * 59].map(|span| ago(span).to_string());
+    let days = ["--feed", "return_outbounds", "--from", &from, "--to", &to];
+    let said = run(&rig, 0, &[&["backfill", "--follow"], &days[..]].concat());
+    assert!(said.contains("1 events published"), "{said}");
+    run(&rig, 0, &[&["verify"], &period[..]].concat());
 }
 
 #[test]
