@@ -553,7 +553,10 @@ impl Tenure<'_> {
                         metrics.feed_event_seconds(feed, since(change.record.modified, at));
                     }
                     match pass {
-                        Pass::Late if self.cursor.was_read(change.record.modified) => {
+                        Pass::Late
+                            if self.cursor.was_read(change.record.modified)
+                                && !self.by_shipping_time(&change.record) =>
+                        {
                             let late = since(change.record.modified, change.row.asked_at);
                             metrics.feed_late_row(feed, late);
                             counts.latest_late_row = counts.latest_late_row.max(Some(late));
@@ -581,6 +584,7 @@ impl Tenure<'_> {
             && !at.snapshot
             && modified >= at.start_at
             && modified < at.late_watermark
+            && !self.by_shipping_time(&change.record)
     }
 
     /// Whether this content went to the dead letters before.

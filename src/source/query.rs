@@ -69,6 +69,13 @@ pub(crate) fn of_shipped(feed: Feed, settings: &FeedSettings, window: Window) ->
     }
 }
 
+/// Whether the newer window rule shows a record by its shipping time.
+#[must_use]
+pub(crate) fn shown_by_shipping(feed: Feed, settings: &FeedSettings, record: &Record) -> bool {
+    (feed, settings.edition) == (Feed::ReturnOutbounds, Edition::Enterprise)
+        && record.status.is_some_and(|status| status >= i64::from(SHIPPED))
+}
+
 /// How many queries show the shipped orders of a window.
 #[must_use]
 pub(crate) fn shipped_queries(feed: Feed, settings: &FeedSettings) -> usize {

@@ -3,7 +3,10 @@
 
 use tokio::time::Instant;
 
-use crate::{clock::Timestamp, erp::QueryFault};
+use crate::{
+    clock::Timestamp,
+    erp::{QueryFault, record::Record},
+};
 
 use super::{
     feed::Stop,
@@ -131,6 +134,13 @@ impl Tenure<'_> {
         }
         self.shipped.round = window.map(|_| round);
         window
+    }
+
+    /// Whether an order may have changed after a window that shows it was read: its windows go over
+    /// the shipping time, so neither late rows nor missed ones can be told from that.
+    pub(super) fn by_shipping_time(&self, record: &Record) -> bool {
+        self.shipped.rule.by_shipping_time()
+            && query::shown_by_shipping(self.task.feed, self.settings, record)
     }
 
     /// A window of a round was published; whether it was the last.

@@ -109,6 +109,31 @@ fn changes_after_shipping_are_published_where_windows_go_over_the_shipping_time(
     assert!(connector.metric("wdt_connector_feed_rows_total", &rows) >= 3.0);
 }
 
+#[test]
+fn a_change_after_shipping_that_the_late_pass_meets_is_not_late() {
+    let mut rig = under("consign_time", "notlate", "10d", "20d");
+    let late = format!("{FEED}.late_pass");
+    rig.config.set(&late, "interval", "1s").set(&late, "lag", "10s");
+    // Tells the rules apart.
+    order(&rig, 110, DAY * 20, DAY * 5);
+    let connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.return_outbounds);
+    live(&connector, "consign_time");
+    let number = order(&rig, 95, Duration::ZERO, Duration::ZERO);
+    reader.until("its shipping", PATIENCE, |seen| {
+        seen.iter().any(|record| record.key_text() == number)
+    });
+    let behind = Timestamp::now().to_string();
+    until("the live pass to be past it", PATIENCE, || {
+        let at = status(&connector)["watermark"].clone();
+        at.as_str().is_some_and(|at| at > behind.as_str()).then_some(())
+    });
+    rig.erp.modify(KIND, &number, &json!({"status": 110, "remark": "received"}));
+    shown(&rig, &mut reader, &number, "u", "received");
+    let rows = connector.metric("wdt_connector_feed_late_rows_total", &["return_outbounds"]);
+    assert!(rows < 0.5 && status(&connector)["advice"].is_null(), "{rows} late rows");
+}
+
 fn run(rig: &Rig, code: i32, arguments: &[&str]) -> String {
     let (found, said) = rig.said(arguments);
     assert_eq!(found, Some(code), "{arguments:?}: {said}");
