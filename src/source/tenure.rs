@@ -351,9 +351,10 @@ impl<'a> Tenure<'a> {
             window.end = %window.end
         );
         let (queries, since) = match pass {
-            Pass::Shipped => {
-                (query::of_shipped(feed, self.settings, window), Some(self.settings.start_at))
-            }
+            Pass::Shipped => (
+                query::of_shipped(feed, self.settings, window),
+                Some(self.cursor.checkpoint().start_at),
+            ),
             Pass::Backfill if self.cursor.in_shipping_days() => (
                 query::of_shipped(feed, self.settings, window),
                 self.cursor.checkpoint().backfill_from,
