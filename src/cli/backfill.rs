@@ -109,11 +109,7 @@ async fn begin(
     match &at {
         Some(at) => state::owned(settings, feed, at)?,
         // A feed that begins carries out no order: it stands for a state that is gone.
-        None if !args.dry_run => bail!(
-            "{} has no checkpoint yet; set feeds.{}.start_at instead",
-            feed.name(),
-            feed.name()
-        ),
+        None if !args.dry_run => return Err(state::no_checkpoint(feed)),
         None => {}
     }
     // The first pass has not been beyond its watermark, and will come there by itself.

@@ -17,6 +17,7 @@ use crate::{
         rights::{Operation, Resource},
     },
     schema::{Codec, Subject},
+    source::window::Foreign,
 };
 
 use super::{
@@ -312,10 +313,10 @@ async fn states(settings: &Settings) -> Vec<Finding> {
     for feed in Feed::ALL.into_iter().filter(|feed| settings.feed(*feed).enabled) {
         let read = timeout(STATE_PATIENCE, state::checkpoint(settings, &codec, feed)).await;
         if let Ok(Ok(Some(at))) = read
-            && let Err(foreign) = state::owned(settings, feed, &at)
+            && let Err(foreign) = state::of_account(settings, feed, &at)
         {
-            let advice = "set the account back, or give this one topics and a kafka.application_id of its own";
-            rows.push(Finding::bad("feed state", foreign.to_string(), advice));
+            let what = format!("{}: {}", feed.name(), foreign.what());
+            rows.push(Finding::bad("feed state", what, Foreign::ADVICE));
         }
     }
     rows

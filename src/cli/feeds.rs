@@ -71,7 +71,7 @@ enum Verb {
         #[arg(long, value_name = "INSTANT", value_parser = state::instant)]
         to: Timestamp,
         /// Needed for a later watermark: what was modified in between and not since is then never
-        /// published
+        /// published, nor what the late pass would still find there
         #[arg(long)]
         allow_skip: bool,
     },
@@ -116,14 +116,11 @@ async fn set_watermark(
     to: Timestamp,
     allow_skip: bool,
 ) -> anyhow::Result<End> {
+    state::require(settings, feed)?;
     let codec = state::codec(settings).await?;
-    let Some(at) = state::checkpoint(settings, &codec, feed).await? else {
-        anyhow::bail!(
-            "{} has no checkpoint yet; set feeds.{}.start_at instead",
-            feed.name(),
-            feed.name()
-        );
-    };
+    let at = state::checkpoint(settings, &codec, feed)
+        .await?
+        .ok_or_else(|| state::no_checkpoint(feed))?;
     state::owned(settings, feed, &at)?;
     if to > at.watermark && !allow_skip {
         output::complain(&format!(
@@ -132,7 +129,7 @@ async fn set_watermark(
         ));
         return Ok(End::Misconfigured);
     }
-    let order = WatermarkOrder { id: order_id(), watermark: to };
+    let order = WatermarkOrder { id: order_id(), watermark: to, allow_skip };
     decide(&settings.kafka, &settings.topics.control, watermark_key(feed), Some(&order.value()))
         .await?;
     let _ = output::say(&format!(
@@ -396,6 +393,7 @@ mod tests {
             to: Timestamp(51_000),
             since: Timestamp(90_000),
             snapshot: false,
+            records_since: None,
         };
         let running = cursor.ordered(&order).unwrap().listed(passed).unwrap();
         let paused = Some(json!({"state": "paused", "by": "ann", "at": "now"}));

@@ -20,6 +20,7 @@ use crate::{
     source::{
         change::{StateKey, call_of},
         query,
+        window::Foreign,
     },
 };
 
@@ -60,13 +61,18 @@ pub(super) fn require(settings: &Settings, feed: Feed) -> anyhow::Result<()> {
 
 /// Refuses the state of another account than the configured one.
 pub(super) fn owned(settings: &Settings, feed: Feed, at: &Checkpoint) -> anyhow::Result<()> {
+    of_account(settings, feed, at).map_err(|foreign| anyhow!("{}: {foreign}", feed.name()))
+}
+
+/// Whether a state is of the configured account.
+pub(super) fn of_account(settings: &Settings, feed: Feed, at: &Checkpoint) -> Result<(), Foreign> {
     let section = settings.feed(feed);
     let sid = match call_of(feed, section.edition).edition() {
         Edition::Flagship => settings.flagship.as_ref().map(|account| &account.sid),
         Edition::Enterprise => settings.enterprise.as_ref().map(|account| &account.sid),
     };
     let identity = query::identity(feed, section, sid.map_or("", String::as_str));
-    identity.owns(at).map_err(|foreign| anyhow!("{}: {foreign}", feed.name()))
+    identity.owns(at)
 }
 
 /// A codec that reads and registers nothing.
@@ -150,6 +156,12 @@ pub(super) async fn checkpoint(
         }
     }
     Ok(None)
+}
+
+/// Nothing can be ordered of a feed that has never been read.
+pub(super) fn no_checkpoint(feed: Feed) -> anyhow::Error {
+    let name = feed.name();
+    anyhow!("{name} has no checkpoint yet; set feeds.{name}.start_at instead")
 }
 
 /// The checkpoint in a state record.

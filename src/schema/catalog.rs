@@ -194,7 +194,7 @@ mod tests {
                 ("CreateReturnOutbound", 0x283e_6f2f_4abc_fab2),
                 ("CommandResult", 0x8fba_6812_68a3_1a1f),
                 ("JournalEntry", 0x8cf5_a67f_c277_3836),
-                ("FeedState", 0xd9c5_f845_421c_fac2),
+                ("FeedState", 0xed0d_50ac_e4ae_d34a),
                 ("PurchaseReturn", 0xf852_08df_dbe7_3f77),
                 ("ReturnOutbound", 0x06ad_3691_3ad8_cdfa),
                 ("PurchaseReturnEnvelope", 0xcbc9_830c_825c_3dd5),

@@ -200,12 +200,14 @@ impl Dice {
                 watermark_id: dice.option(),
                 shipped_recent_at: dice.when(),
                 shipped_older_at: dice.when(),
+                skipped_to: dice.when(),
                 unproven: (0..dice.roll() % 3)
                     .map(|_| UnprovenWindow {
                         from: dice.instant(),
                         to: dice.instant(),
                         since: dice.instant(),
                         snapshot: dice.flag(),
+                        records_since: dice.when(),
                     })
                     .collect(),
             }),

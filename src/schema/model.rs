@@ -296,6 +296,8 @@ pub struct Checkpoint {
     /// `None` where the feed has no such pass.
     pub shipped_recent_at: Option<Timestamp>,
     pub shipped_older_at: Option<Timestamp>,
+    /// Where an operator had the feed skip to last: what a backfill finds before was not missed.
+    pub skipped_to: Option<Timestamp>,
     /// Windows that are read again until a read proves to be complete, in the order of their times.
     pub unproven: Vec<UnprovenWindow>,
 }
@@ -309,6 +311,9 @@ pub struct UnprovenWindow {
     pub since: Timestamp,
     /// Found in it, an unseen record is `r`: a first read or a backfill passed it.
     pub snapshot: bool,
+    /// Unseen records that were modified before this do not belong to the feed: the window is one of
+    /// shipping days.
+    pub records_since: Option<Timestamp>,
 }
 
 /// `source` of a change event (Debezium's envelope, plus ours).
@@ -452,8 +457,9 @@ avro_record!(Checkpoint {
     unproven,
     shipped_recent_at,
     shipped_older_at,
+    skipped_to,
 });
-avro_record!(UnprovenWindow { from, to, since, snapshot });
+avro_record!(UnprovenWindow { from, to, since, snapshot, records_since });
 avro_record!(Source {
     version,
     connector,

@@ -479,14 +479,13 @@ impl Audit {
                         &row.hash,
                     )),
                     content: u128::from_be_bytes(row.hash),
-                    at: Timestamp::default(),
+                    // One whose time is what cannot be read may belong to the period.
+                    at: record::instant(&row.json, "modified").unwrap_or(period.0),
                 },
             };
-            let inside = (period.0..=period.1).contains(&difference.at);
-            if difference.difference != Kind::Unfit && !inside {
-                continue;
+            if (period.0..=period.1).contains(&difference.at) {
+                found.differences.push(difference);
             }
-            found.differences.push(difference);
         }
         Ok(())
     }
@@ -676,20 +675,19 @@ impl Audit {
         };
         let (feed, edition) = (self.feed, self.settings.edition);
         let rules = self.page_size.question(call_of(feed, edition));
-        let queries = query::of_record_anywhere(feed, &self.settings, &record);
-        let (rows, ended) = match self.reader.versions(queries, rules, id).await {
-            Err(fault) if answers_another_question(&fault) => {
-                let second = record.modified.floor_second();
-                let second = Window { start: second, end: second };
-                let mut queries = query::of_window(feed, &self.settings, second);
+        let by_number = match query::of_record(feed, &self.settings, &record, true) {
+            Some(by_number) => Some(self.reader.versions(by_number, rules, id).await),
+            None => None,
+        };
+        let (rows, ended) = match by_number {
+            Some(Err(fault)) if !answers_another_question(&fault) => return Err(fault.into()),
+            Some(Ok(answer)) => answer,
+            Some(Err(_)) | None => {
                 let shipped = shown.get("consign_time").and_then(serde_json::Value::as_str);
-                if let Some(at) = shipped.and_then(parse_instant) {
-                    let second = Window { start: at.floor_second(), end: at.floor_second() };
-                    queries.extend(query::of_shipped(feed, &self.settings, second));
-                }
+                let shipped = shipped.and_then(parse_instant);
+                let queries = query::of_seconds(feed, &self.settings, record.modified, shipped);
                 self.reader.versions(queries, rules, id).await?
             }
-            answer => answer?,
         };
         let Some(row) = rows.last() else {
             return match ended {

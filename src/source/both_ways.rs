@@ -12,8 +12,8 @@ use crate::{
 
 use super::{query, reader::Reader, status::StatusBoard, window::Window};
 
-/// As long as a window may be (`docs/erp.md#queries`).
-const LOOK_BACK: Duration = Duration::from_secs(30 * 86_400);
+/// As long as a window may be: 30 days, less a second (`docs/erp.md#queries`).
+const LOOK_BACK: Duration = Duration::from_secs(30 * 86_400 - 1);
 
 /// What both ways of asking count of one window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,9 @@ pub(super) async fn look(
     status: StatusBoard,
 ) {
     let window = Window { start: end.minus(LOOK_BACK).floor_second(), end: end.floor_second() };
-    match count(feed, &settings, &mut reader, window).await {
+    let counted = count(feed, &settings, &mut reader, window).await;
+    status.feed(feed, |status| status.calls += reader.calls());
+    match counted {
         Ok(Counted::Alike) => {}
         Err(error) => tracing::info!(
             feed = feed.name(),

@@ -5,7 +5,7 @@
 //! read it was entered behind both passes. As many may leave as enter, so an equal count proves
 //! nothing.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     clock::Timestamp,
@@ -42,13 +42,15 @@ pub(super) async fn look(
     settings: FeedSettings,
     mut reader: Reader,
     window: Window,
-    metrics: &Metrics,
+    metrics: Arc<Metrics>,
     status: StatusBoard,
 ) {
     // What cannot be counted now is counted next time.
-    let Ok(Some(before)) = count(feed, &settings, &mut reader, window).await else { return };
+    let before = count(feed, &settings, &mut reader, window, &status).await;
+    let Ok(Some(before)) = before else { return };
     tokio::time::sleep(span(&settings)).await;
-    let Ok(Some(after)) = count(feed, &settings, &mut reader, window).await else { return };
+    let after = count(feed, &settings, &mut reader, window, &status).await;
+    let Ok(Some(after)) = after else { return };
     let rows = after.saturating_sub(before);
     if rows == 0 {
         return;
@@ -73,11 +75,15 @@ async fn count(
     settings: &FeedSettings,
     reader: &mut Reader,
     window: Window,
+    status: &StatusBoard,
 ) -> Result<Option<u64>, QueryFault> {
     let mut sum = Some(0);
     for selection in query::of_window(feed, settings, window) {
         let request = PageRequest { page_no: 0, page_size: 1, count: true };
-        let counted = reader.once(&selection, request).await?.total_count;
+        let made = reader.calls();
+        let counted = reader.once(&selection, request).await;
+        status.feed(feed, |status| status.calls += reader.calls() - made);
+        let counted = counted?.total_count;
         sum = sum.zip(counted).map(|(sum, counted)| sum + counted);
     }
     Ok(sum)

@@ -184,6 +184,11 @@ impl FeedTask {
                 watermark = %at.watermark,
                 "feed filters changed; reading everything since start_at again"
             ),
+            Resumed::EarlierStart if at.snapshot => tracing::info!(
+                feed = self.feed.name(),
+                start_at = %at.start_at,
+                "start_at is earlier; first read begins again"
+            ),
             Resumed::EarlierStart => tracing::info!(
                 feed = self.feed.name(),
                 start_at = %at.start_at,
@@ -197,8 +202,13 @@ impl FeedTask {
                 "configured start_at is later than the state's, which stays; nothing is removed"
             ),
         }
-        let unsaved = stored.as_ref() != Some(at);
-        Ok(Tenure::new(self, pulse, scribe, cursor, unsaved))
+        let saved = stored.as_ref() == Some(at);
+        let mut tenure = Tenure::new(self, pulse, scribe, cursor);
+        if !saved {
+            // What the operator's tools read there is as true as `/status`.
+            tenure.save(tenure.cursor.clone()).await?;
+        }
+        Ok(tenure)
     }
 
     /// Waits until the index of commands knows the journal as it is now. What it never comes to

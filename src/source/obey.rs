@@ -105,6 +105,8 @@ impl Tenure<'_> {
                         status.state = FeedPhase::Paused;
                         status.error = Some(sentence);
                     });
+                    // Nothing is asked in a pause; both begin anew after it.
+                    (self.both_ways, self.entered) = (None, None);
                 }
                 self.wait(BEAT).await?;
                 Ok(true)

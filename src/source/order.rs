@@ -27,6 +27,8 @@ pub(crate) struct WatermarkOrder {
     /// Carried out once by this id.
     pub id: String,
     pub watermark: Timestamp,
+    /// A later watermark than the feed's skips what lies between; without this it moves nothing.
+    pub allow_skip: bool,
 }
 
 /// A backfill as it stands in the topic; instants are RFC 3339.
@@ -43,6 +45,8 @@ struct WrittenBackfill {
 struct WrittenWatermark {
     id: String,
     watermark: String,
+    #[serde(default)]
+    allow_skip: bool,
 }
 
 /// The control record's key of a feed's backfill.
@@ -84,13 +88,17 @@ impl WatermarkOrder {
     pub(crate) fn of(decisions: &Decisions, feed: Feed) -> Option<Self> {
         let written: WrittenWatermark =
             serde_json::from_value(decisions.get(&watermark_key(feed))?.clone()).ok()?;
-        Some(Self { id: written.id, watermark: parse_instant(&written.watermark)? })
+        Some(Self {
+            id: written.id,
+            watermark: parse_instant(&written.watermark)?,
+            allow_skip: written.allow_skip,
+        })
     }
 
     /// As it is written.
     #[must_use]
     pub(crate) fn value(&self) -> Value {
-        serde_json::json!({ "id": self.id, "watermark": self.watermark.to_string() })
+        serde_json::json!({ "id": self.id, "watermark": self.watermark.to_string(), "allow_skip": self.allow_skip })
     }
 }
 
@@ -107,7 +115,8 @@ mod tests {
             to: Timestamp(9_000),
             cancelled: true,
         };
-        let watermark = WatermarkOrder { id: "w".into(), watermark: Timestamp(5_000) };
+        let watermark =
+            WatermarkOrder { id: "w".into(), watermark: Timestamp(5_000), allow_skip: true };
         let mut decisions = Decisions::new();
         decisions.insert(backfill_key(feed), backfill.value());
         decisions.insert(watermark_key(feed), watermark.value());

@@ -16,7 +16,7 @@ use crate::{
     crash::{self, Point},
     erp::{
         Selection,
-        record::{DriftKind, Misfit, Record},
+        record::{self, DriftKind, Misfit, Record},
     },
     metrics::Hop,
     schema::Op,
@@ -72,8 +72,9 @@ pub(super) struct OpenRead {
     pending: BTreeMap<Arc<str>, Item>,
     flushed: Instant,
     pub counts: Counts,
-    /// Windows to read again: itself, or the seconds of records that could not be asked for.
-    pub doubts: Vec<Window>,
+    /// Windows to read again: itself, or the seconds of records that could not be asked for; each
+    /// with its own `since`.
+    pub doubts: Vec<(Window, Option<Timestamp>)>,
     /// Time spent asking.
     pub fetching: Duration,
     /// Time spent waiting for the quota.
@@ -204,7 +205,7 @@ impl Tenure<'_> {
                 Finding::Change(mut change) => {
                     // As the backfill would publish it that has not come there yet.
                     if change.op == Op::Create
-                        && open.pass == Pass::Late
+                        && matches!(open.pass, Pass::Late | Pass::Shipped)
                         && self.cursor.to_be_filled(change.record.modified)
                     {
                         change.op = Op::Read;
@@ -212,7 +213,12 @@ impl Tenure<'_> {
                     open.pending.insert(key, Item::Change(change));
                 }
                 Finding::Misfit { row, misfit } => {
-                    open.pending.insert(key, Item::DeadLetter(row, misfit));
+                    let modified = record::instant(&row.json, "modified");
+                    if open.since > modified && modified.is_some() {
+                        open.pending.remove(&key);
+                    } else {
+                        open.pending.insert(key, Item::DeadLetter(row, misfit));
+                    }
                 }
                 // Of two versions in one read the later one counts.
                 Finding::Told | Finding::AskAgain { .. } => {
@@ -301,23 +307,16 @@ impl Tenure<'_> {
         open: &mut OpenRead,
     ) -> Result<Option<Finding>, Stop> {
         let feed = self.task.feed;
-        let second = record.modified.floor_second();
-        let second = Window { start: second, end: second };
         // A shipped order may be shown by the second it was shipped in only.
-        let shipping = self.shipping_second(row);
-        let by_number = query::of_record(feed, self.settings, record);
-        let mut answer = match self.asked_for(by_number, &record.id, open).await? {
-            Asked::Decided => return Ok(None),
-            answer => answer,
+        let shipped = consign_time(&row.json).filter(|_| self.shipped.rule.by_shipping_time());
+        let by_number = query::of_record(feed, self.settings, record, false);
+        let mut answer = match by_number {
+            Some(by_number) => self.asked_for(by_number, &record.id, open).await?,
+            None => Asked::Refused,
         };
         if let Asked::Refused = answer {
-            let mut by_second = query::of_window(feed, self.settings, second);
-            by_second
-                .extend(shipping.iter().flat_map(|at| query::of_shipped(feed, self.settings, *at)));
-            answer = match self.asked_for(by_second, &record.id, open).await? {
-                Asked::Decided => return Ok(None),
-                answer => answer,
-            };
+            let by_second = query::of_seconds(feed, self.settings, record.modified, shipped);
+            answer = self.asked_for(by_second, &record.id, open).await?;
         }
         let older_than = kept.modified;
         let (finding, result) = match answer {
@@ -338,9 +337,12 @@ impl Tenure<'_> {
             }
             // It moved on meanwhile, so a later window shows it.
             Asked::NotShown => (Finding::Told, "skipped"),
-            Asked::Refused | Asked::Failed | Asked::Decided => {
-                open.doubts.push(second);
-                open.doubts.extend(shipping);
+            Asked::Decided => return Ok(None),
+            Asked::Refused | Asked::Failed => {
+                // Others of those seconds are none of this window's business.
+                let since = Some(self.cursor.checkpoint().start_at);
+                let doubts = [Some(record.modified), shipped].into_iter().flatten();
+                open.doubts.extend(doubts.map(|at| (Window::second_of(at), since)));
                 (Finding::Told, "deferred")
             }
         };
@@ -352,17 +354,6 @@ impl Tenure<'_> {
             "row older than the published version; record looked up by its number"
         );
         Ok(Some(finding))
-    }
-
-    /// The second a row's order was shipped in, where shipped orders are shown by that.
-    fn shipping_second(&self, row: &Row) -> Option<Window> {
-        if query::shipped_queries(self.task.feed, self.settings) == 0
-            || !self.shipped.rule.by_shipping_time()
-        {
-            return None;
-        }
-        let at = consign_time(&row.json)?.floor_second();
-        Some(Window { start: at, end: at })
     }
 
     /// Looks for one record in the answer to a small question.
@@ -576,13 +567,15 @@ impl Tenure<'_> {
     }
 
     /// Whether a record found by a backfill lies where both passes had been: not before the feed's
-    /// start, not beyond the late pass, and not because other filters showed it now.
+    /// start, not before the end of a skip, not beyond the late pass, and not because other filters
+    /// showed it now.
     fn was_missed(&self, change: &Change) -> bool {
         let at = self.cursor.checkpoint();
         let modified = change.record.modified;
         at.backfill_id.is_some()
             && !at.snapshot
             && modified >= at.start_at
+            && at.skipped_to.is_none_or(|to| modified >= to)
             && modified < at.late_watermark
             && !self.by_shipping_time(&change.record)
     }

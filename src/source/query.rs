@@ -1,6 +1,7 @@
 //! What the ERP is asked: the queries of a window, and the question about one record. Pure.
 
 use crate::{
+    clock::Timestamp,
     config::{Edition, Feed, FeedSettings},
     erp::{Selection, record::Record},
 };
@@ -69,11 +70,10 @@ pub(crate) fn of_shipped(feed: Feed, settings: &FeedSettings, window: Window) ->
     }
 }
 
-/// Whether the newer window rule shows a record by its shipping time.
+/// Whether an enterprise order has been shipped: the newer window rule shows it by that time.
 #[must_use]
-pub(crate) fn shown_by_shipping(feed: Feed, settings: &FeedSettings, record: &Record) -> bool {
-    (feed, settings.edition) == (Feed::ReturnOutbounds, Edition::Enterprise)
-        && record.status.is_some_and(|status| status >= i64::from(SHIPPED))
+pub(crate) fn is_shipped(record: &Record) -> bool {
+    record.status.is_some_and(|status| status >= i64::from(SHIPPED))
 }
 
 /// How many queries show the shipped orders of a window.
@@ -92,63 +92,55 @@ pub(crate) fn page_budget(feed: Feed, settings: &FeedSettings) -> u32 {
     settings.max_pages_per_window.max(u32::try_from(queries).unwrap_or(u32::MAX))
 }
 
-/// The question about one record: by its return's number, or by the second it was modified in where
-/// it has none.
+/// The question about one record by its return's number; `None` where it has none. `anywhere`: its
+/// status may be another by now.
 #[must_use]
-pub(crate) fn of_record(feed: Feed, settings: &FeedSettings, record: &Record) -> Vec<Selection> {
-    let number = match feed {
-        Feed::PurchaseReturns => Some(record.number.clone()),
-        Feed::ReturnOutbounds => record.return_no.clone().filter(|number| !number.is_empty()),
-    };
-    let Some(number) = number else {
-        return of_window(
-            feed,
-            settings,
-            Window { start: record.modified.floor_second(), end: record.modified.floor_second() },
-        );
-    };
-    let status = match (feed, settings.edition) {
-        // Without status this query shows shipped and completed orders only.
-        (Feed::ReturnOutbounds, Edition::Enterprise) => {
-            record.status.map(|status| status.to_string())
-        }
-        (Feed::ReturnOutbounds, Edition::Flagship)
-        | (Feed::PurchaseReturns, Edition::Flagship | Edition::Enterprise) => None,
-    };
-    vec![Selection {
-        window: None,
-        time_type: None,
-        return_no: Some(number),
-        status,
-        warehouse_no: None,
-        provider_no: None,
-    }]
-}
-
-/// The question about one record whose status is not known: every status where the query takes one
-/// at a time.
-#[must_use]
-pub(crate) fn of_record_anywhere(
+pub(crate) fn of_record(
     feed: Feed,
     settings: &FeedSettings,
     record: &Record,
-) -> Vec<Selection> {
-    match (feed, settings.edition) {
-        (Feed::ReturnOutbounds, Edition::Enterprise) => ENTERPRISE_STATUSES
-            .iter()
-            .flat_map(|status| {
-                of_record(
-                    feed,
-                    settings,
-                    &Record { status: Some(i64::from(*status)), ..record.clone() },
-                )
-            })
-            .collect(),
+    anywhere: bool,
+) -> Option<Vec<Selection>> {
+    let number = match feed {
+        Feed::PurchaseReturns => record.number.clone(),
+        Feed::ReturnOutbounds => record.return_no.clone().filter(|number| !number.is_empty())?,
+    };
+    let by_number = |status| Selection {
+        window: None,
+        time_type: None,
+        return_no: Some(number.clone()),
+        status,
+        warehouse_no: None,
+        provider_no: None,
+    };
+    Some(match (feed, settings.edition) {
+        // It takes one status at a time; without one it shows shipped and completed orders only.
+        (Feed::ReturnOutbounds, Edition::Enterprise) => match record.status {
+            Some(status) if !anywhere => vec![by_number(Some(status.to_string()))],
+            _ => ENTERPRISE_STATUSES
+                .iter()
+                .map(|status| by_number(Some(status.to_string())))
+                .collect(),
+        },
         (Feed::ReturnOutbounds, Edition::Flagship)
-        | (Feed::PurchaseReturns, Edition::Flagship | Edition::Enterprise) => {
-            of_record(feed, settings, record)
-        }
-    }
+        | (Feed::PurchaseReturns, Edition::Flagship | Edition::Enterprise) => vec![by_number(None)],
+    })
+}
+
+/// The question about one record by the second it was modified in, and by the one it was shipped in
+/// where shipped orders are shown by that.
+#[must_use]
+pub(crate) fn of_seconds(
+    feed: Feed,
+    settings: &FeedSettings,
+    modified: Timestamp,
+    shipped: Option<Timestamp>,
+) -> Vec<Selection> {
+    let mut queries = of_window(feed, settings, Window::second_of(modified));
+    queries.extend(
+        shipped.into_iter().flat_map(|at| of_shipped(feed, settings, Window::second_of(at))),
+    );
+    queries
 }
 
 /// Rows a page may hold.
@@ -206,7 +198,7 @@ fn statuses(list: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{clock::Timestamp, source::tests::settings};
+    use crate::source::tests::settings;
 
     fn window() -> Window {
         Window { start: Timestamp(0), end: Timestamp(60_000) }
@@ -279,19 +271,31 @@ mod tests {
             drift: Vec::new(),
         };
         let enterprise = FeedSettings { edition: Edition::Enterprise, ..settings() };
-        let asked = of_record(Feed::ReturnOutbounds, &enterprise, &record);
+        let asked = of_record(Feed::ReturnOutbounds, &enterprise, &record, false).unwrap();
         assert_eq!(asked.len(), 1);
         assert_eq!(
             (asked[0].return_no.as_deref(), asked[0].status.as_deref(), asked[0].window),
             (Some("CR1"), Some("95"), None)
         );
-        let asked = of_record(Feed::PurchaseReturns, &settings(), &record);
+        let asked = of_record(Feed::ReturnOutbounds, &enterprise, &record, true).unwrap();
+        assert_eq!(asked.len(), 5, "in whatever status it is now");
+        let asked = of_record(Feed::PurchaseReturns, &settings(), &record, true).unwrap();
         assert_eq!(
             (asked[0].return_no.as_deref(), asked[0].status.as_deref()),
             (Some("CK7"), None)
         );
         let orphan = Record { return_no: None, ..record };
-        assert_eq!(of_record(Feed::ReturnOutbounds, &enterprise, &orphan).len(), 5);
+        assert_eq!(of_record(Feed::ReturnOutbounds, &enterprise, &orphan, false), None);
+        let at = |shipped| {
+            of_seconds(Feed::ReturnOutbounds, &enterprise, Timestamp(1_500), shipped)
+                .into_iter()
+                .map(|query| (query.status.unwrap_or_default(), query.window.unwrap().0.0))
+                .collect::<Vec<_>>()
+        };
+        let all = ["50", "55", "95", "110", "5"].map(|status| (status.to_owned(), 1_000));
+        assert_eq!(at(None), all);
+        let shipped = ["95", "110"].map(|status| (status.to_owned(), 7_000));
+        assert_eq!(at(Some(Timestamp(7_900))), [&all[..], &shipped[..]].concat());
     }
 
     #[test]

@@ -55,6 +55,7 @@ mod tests {
             to: Timestamp(2_000),
             since: Timestamp(0),
             snapshot: false,
+            records_since: None,
         };
         let window = window_of(&listed);
         let list = [listed];

@@ -5,6 +5,7 @@ use tokio::time::Instant;
 
 use crate::{
     clock::Timestamp,
+    config::{Feed, FeedSettings},
     erp::{QueryFault, record::Record},
 };
 
@@ -14,7 +15,7 @@ use super::{
     query,
     shipped::{Measurement, ShippedRule},
     tenure::Tenure,
-    window::{Limits, Pace, Round, Window},
+    window::{Limits, Pace, Pass, Round, Window},
 };
 
 /// What a tenure knows of shipped orders.
@@ -29,10 +30,12 @@ pub(super) struct Shipped {
 }
 
 impl Shipped {
-    /// Nothing is known: the first thing it does is to measure.
-    pub(super) fn new() -> Self {
+    /// Nothing is known: the first thing it does is to measure. A feed that asks for no shipped
+    /// orders has windows over `modified` only.
+    pub(super) fn new(feed: Feed, settings: &FeedSettings) -> Self {
+        let asked_for = query::shipped_queries(feed, settings) > 0;
         Self {
-            rule: ShippedRule::Unknown,
+            rule: if asked_for { ShippedRule::Unknown } else { ShippedRule::Modified },
             round: None,
             measuring: None,
             measured_at: None,
@@ -55,7 +58,7 @@ impl Tenure<'_> {
             .take()
             .unwrap_or_else(|| Measurement::new(feed, self.settings, limits));
         if let Some((selection, request)) = measurement.question() {
-            let mut reader = self.reader(super::window::Pass::Shipped);
+            let mut reader = self.reader(Pass::Shipped);
             let answer = self.undecided(reader.ask(&selection, request)).await?;
             self.note(&reader);
             match answer {
@@ -78,6 +81,7 @@ impl Tenure<'_> {
                     let pause =
                         (self.longest_pause() * 5).min(self.settings.shipped_pass.older_interval);
                     self.shipped.measure_at = Instant::now() + pause;
+                    self.doubt_window_rule(limits.now);
                     return Ok(());
                 }
             }
@@ -87,6 +91,25 @@ impl Tenure<'_> {
             Some(rule) => self.measured(rule, measurement.began).await?,
         }
         Ok(())
+    }
+
+    /// The older rule is believed for two intervals without another measurement: an ERP that was
+    /// upgraded shows changes of shipped orders in rounds only.
+    fn doubt_window_rule(&mut self, now: Timestamp) {
+        let believed = self.settings.shipped_pass.older_interval * 2;
+        if self.shipped.rule != ShippedRule::Modified
+            || self.shipped.measured_at.is_none_or(|at| now < at.plus(believed))
+        {
+            return;
+        }
+        self.shipped.rule = ShippedRule::Unknown;
+        let (feed, rule) = (self.task.feed, self.shipped.rule.name());
+        tracing::warn!(
+            feed = feed.name(),
+            window.rule = rule,
+            "window rule of shipped orders is unknown again; reading their shipping days until it is measured"
+        );
+        self.task.status.feed(feed, |status| status.shipped_window_rule = Some(rule));
     }
 
     async fn measured(&mut self, rule: ShippedRule, began: Timestamp) -> Result<(), Stop> {
@@ -102,8 +125,9 @@ impl Tenure<'_> {
             );
         }
         if !rule.by_shipping_time() {
-            if let Some(mut open) = self.open_round() {
-                self.give_up(&mut open).await?;
+            self.end_pass(Pass::Shipped).await?;
+            if self.cursor.in_shipping_days() {
+                self.end_pass(Pass::Backfill).await?;
             }
             self.shipped.round = None;
             self.cursor = self.cursor.clone().unshipped(began);
@@ -139,8 +163,7 @@ impl Tenure<'_> {
     /// Whether an order may have changed after a window that shows it was read: its windows go over
     /// the shipping time, so neither late rows nor missed ones can be told from that.
     pub(super) fn by_shipping_time(&self, record: &Record) -> bool {
-        self.shipped.rule.by_shipping_time()
-            && query::shown_by_shipping(self.task.feed, self.settings, record)
+        self.shipped.rule.by_shipping_time() && query::is_shipped(record)
     }
 
     /// A window of a round was published; whether it was the last.

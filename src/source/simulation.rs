@@ -446,6 +446,7 @@ impl Connector {
                 to: window.end,
                 since: Timestamp(0),
                 snapshot: false,
+                records_since: None,
             };
             next = next.listed(listed).unwrap();
         }
@@ -643,7 +644,8 @@ impl Connector {
             closes_at: None,
         };
         let outer = (std::mem::take(&mut self.erp.low), std::mem::take(&mut self.erp.withheld));
-        let mut read = WindowRead::new(query::of_record(FEED, &self.settings, &record), rules);
+        let mut read =
+            WindowRead::new(query::of_record(FEED, &self.settings, &record, false).unwrap(), rules);
         let mut shown = Vec::new();
         let ended = loop {
             let (selection, request) = read.request().unwrap();

@@ -2,8 +2,9 @@
 //! that turn.
 //!
 //! A turn is one page. The live pass goes first when it is due, the others read a page at a time
-//! in between, and a pass that was passed over too often goes first all the same ([`Turns`]). What a pass has read is published before another pass asks for anything, so
-//! what was asked for later was also published later.
+//! in between, and a pass that was passed over too often goes first all the same ([`Turns`]). What a
+//! pass has read is published before another pass asks for anything, so what was asked for later was
+//! also published later.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -20,6 +21,7 @@ use crate::{
     erp::{Class, ErpTime, QueryFault},
     kafka::control::Controls,
     metrics::Hop,
+    schema::UnprovenWindow,
 };
 
 use super::{
@@ -160,8 +162,9 @@ pub(super) struct Tenure<'a> {
     backfilling: Began,
     /// When progress was logged last.
     told: Option<Instant>,
-    /// Counts beside the passes.
-    measuring: Option<AbortOnDropHandle<()>>,
+    /// Counts beside the passes: once per takeover, and again and again.
+    pub(super) both_ways: Option<AbortOnDropHandle<()>>,
+    pub(super) entered: Option<AbortOnDropHandle<()>>,
     /// Records that the account may not see were told of.
     not_shown_told: bool,
     /// Deviating fields that were logged already.
@@ -169,13 +172,12 @@ pub(super) struct Tenure<'a> {
 }
 
 impl<'a> Tenure<'a> {
-    /// Begins where `cursor` stands; `unsaved` when that is more than the stored checkpoint says.
+    /// Begins where `cursor` stands.
     pub(super) fn new(
         task: &'a FeedTask,
         pulse: &'a Pulse,
         scribe: Scribe,
         cursor: Cursor,
-        unsaved: bool,
     ) -> Self {
         let settings = task.settings();
         let at = cursor.checkpoint();
@@ -208,7 +210,7 @@ impl<'a> Tenure<'a> {
             controls: task.parts.controls.clone(),
             paused: false,
             saved: Instant::now(),
-            unsaved,
+            unsaved: false,
             clock_seen: None,
             too_far: false,
             live: schedule(),
@@ -217,7 +219,7 @@ impl<'a> Tenure<'a> {
             backfill: schedule(),
             unproven: schedule(),
             turns: Turns::default(),
-            shipped: Shipped::new(),
+            shipped: Shipped::new(task.feed, settings),
             retries: Retries::new(settings.poll_interval),
             empties: Empties::default(),
             page_size: PageSize::new(query::page_size(task.feed, settings)),
@@ -225,7 +227,8 @@ impl<'a> Tenure<'a> {
             first_read,
             backfilling,
             told: None,
-            measuring: None,
+            both_ways: None,
+            entered: None,
             not_shown_told: false,
             drift: HashSet::new(),
         }
@@ -350,6 +353,7 @@ impl<'a> Tenure<'a> {
             window.start = %window.start,
             window.end = %window.end
         );
+        let listed = self.cursor.unproven().iter().find(|listed| window_of(listed) == window);
         let (queries, since) = match pass {
             Pass::Shipped => (
                 query::of_shipped(feed, self.settings, window),
@@ -359,7 +363,11 @@ impl<'a> Tenure<'a> {
                 query::of_shipped(feed, self.settings, window),
                 self.cursor.checkpoint().backfill_from,
             ),
-            Pass::Live | Pass::Late | Pass::Backfill | Pass::Unproven => {
+            Pass::Unproven => (
+                query::of_window(feed, self.settings, window),
+                listed.and_then(|listed| listed.records_since),
+            ),
+            Pass::Live | Pass::Late | Pass::Backfill => {
                 (query::of_window(feed, self.settings, window), None)
             }
         };
@@ -369,11 +377,7 @@ impl<'a> Tenure<'a> {
         let snapshot = match pass {
             Pass::Backfill => true,
             Pass::Live | Pass::Late | Pass::Shipped => self.cursor.checkpoint().snapshot,
-            Pass::Unproven => self
-                .cursor
-                .unproven()
-                .iter()
-                .any(|listed| window_of(listed) == window && listed.snapshot),
+            Pass::Unproven => listed.is_some_and(|listed| listed.snapshot),
         };
         let mut open = OpenRead::new(pass, window, limits, read, span, ends_snapshot, snapshot);
         open.since = since;
@@ -570,19 +574,22 @@ impl<'a> Tenure<'a> {
         next: Cursor,
         window: Window,
     ) -> Result<Turn, Stop> {
-        open.doubts.push(window);
+        open.doubts.push((window, open.since));
         self.finish(open, next).await
     }
 
     /// Publishes what is left of a window, with the checkpoint.
     async fn finish(&mut self, open: &mut OpenRead, next: Cursor) -> Result<Turn, Stop> {
         let mut next = next;
-        for window in std::mem::take(&mut open.doubts) {
-            let listed = crate::schema::UnprovenWindow {
+        for (window, records_since) in std::mem::take(&mut open.doubts) {
+            // One that is listed again has been passed before.
+            let passed = self.cursor.unproven().iter().find(|listed| window_of(listed) == window);
+            let listed = UnprovenWindow {
                 from: window.start,
                 to: window.end,
-                since: Timestamp::now(),
+                since: passed.map_or_else(Timestamp::now, |passed| passed.since),
                 snapshot: open.snapshot,
+                records_since,
             };
             match next.listed(listed) {
                 Some(more) => next = more,
@@ -713,9 +720,14 @@ impl<'a> Tenure<'a> {
         Ok(())
     }
 
-    /// The round's window that was being read, if any.
-    pub(super) fn open_round(&mut self) -> Option<OpenRead> {
-        self.rounds.open.take()
+    /// A pass has nothing to read any more: what it had shown is published, its trouble is over.
+    pub(super) async fn end_pass(&mut self, pass: Pass) -> Result<(), Stop> {
+        if let Some(mut open) = self.schedule(pass).open.take() {
+            self.give_up(&mut open).await?;
+        }
+        let schedule = self.schedule(pass);
+        (schedule.failures, schedule.trouble, schedule.due) = (0, None, Instant::now());
+        Ok(())
     }
 
     /// Every pass looks at once.
@@ -732,6 +744,8 @@ impl<'a> Tenure<'a> {
             self.schedule(pass).open = None;
         }
         self.shipped.round = None;
+        // What enters a window that was counted may be what is read again.
+        self.entered = None;
         self.due_now();
     }
 
@@ -918,26 +932,21 @@ impl<'a> Tenure<'a> {
     /// Measures what reading does not show, beside it and after a late window: a feed that has just
     /// begun has more urgent calls to make.
     fn measure(&mut self) {
-        if self.measuring.as_ref().is_some_and(|work| !work.is_finished()) {
-            return;
+        let (feed, end) = (self.task.feed, self.cursor.checkpoint().late_watermark);
+        let (settings, status) = (self.settings, &self.task.status);
+        if self.both_ways.is_none() && both_ways::applies(feed, settings) {
+            let reader = self.reader(Pass::Late);
+            let look = both_ways::look(feed, settings.clone(), reader, end, status.clone());
+            self.both_ways = Some(AbortOnDropHandle::new(background::task(look)));
         }
-        let (feed, first) = (self.task.feed, self.measuring.is_none());
-        let end = self.cursor.checkpoint().late_watermark;
-        let (both_ways, entered) =
-            (first && both_ways::applies(feed, self.settings), entered::window(self.settings, end));
-        let reader = || self.reader(Pass::Late);
-        let (one, other) = (reader(), reader());
-        let (settings, status) = (self.settings.clone(), self.task.status.clone());
-        let metrics = Arc::clone(&self.task.parts.metrics);
-        let work = async move {
-            if both_ways {
-                both_ways::look(feed, settings.clone(), one, end, status.clone()).await;
-            }
-            if let Some(window) = entered {
-                entered::look(feed, settings, other, window, &metrics, status).await;
-            }
-        };
-        self.measuring = Some(AbortOnDropHandle::new(background::task(work)));
+        if self.entered.as_ref().is_none_or(AbortOnDropHandle::is_finished)
+            && let Some(window) = entered::window(settings, end)
+        {
+            let (reader, metrics) = (self.reader(Pass::Late), Arc::clone(&self.task.parts.metrics));
+            let look =
+                entered::look(feed, settings.clone(), reader, window, metrics, status.clone());
+            self.entered = Some(AbortOnDropHandle::new(background::task(look)));
+        }
     }
 
     /// Logs how far the past has been read, at most every few seconds.

@@ -54,6 +54,12 @@ pub struct Window {
 }
 
 impl Window {
+    /// The second that holds an instant.
+    #[must_use]
+    pub(crate) fn second_of(instant: Timestamp) -> Self {
+        Self { start: instant.floor_second(), end: instant.floor_second() }
+    }
+
     /// Seconds from start to end. Consecutive windows share a second, so a step is never shorter
     /// than one.
     #[must_use]
@@ -272,12 +278,24 @@ pub(crate) struct Identity {
 
 /// The state is of another account or edition.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the state is of account {stored} and the configuration names account {configured}, whose ids mean other records: nothing was read or published; set the account back, or give this one topics and a kafka.application_id of its own (docs/delivery.md, Identity of a feed)"
-)]
+#[error("{}; {}", self.what(), Self::ADVICE)]
 pub(crate) struct Foreign {
     stored: String,
     configured: String,
+}
+
+impl Foreign {
+    /// What to do about it.
+    pub(crate) const ADVICE: &str = "set the account back, or give this one topics and a kafka.application_id of its own (docs/delivery.md, Identity of a feed)";
+
+    /// What is wrong.
+    #[must_use]
+    pub(crate) fn what(&self) -> String {
+        let Self { stored, configured } = self;
+        format!(
+            "the state is of account {stored} and the configuration names account {configured}, whose ids mean other records: nothing of the feed was read or published"
+        )
+    }
 }
 
 impl Identity {
@@ -318,6 +336,7 @@ impl Identity {
             watermark_id: None,
             shipped_recent_at: None,
             shipped_older_at: None,
+            skipped_to: None,
             unproven: Vec::new(),
         }
     }
@@ -369,7 +388,10 @@ impl Cursor {
         } else {
             return Ok((Self { checkpoint: at }, Resumed::AsLeft));
         };
-        if at.snapshot {
+        // The late pass of a feed this young has not begun, and never reads before the stored start:
+        // what enters late there is found by beginning again only.
+        let young = resumed == Resumed::EarlierStart && at.late_watermark == at.start_at;
+        if at.snapshot || young {
             // An unfinished first read begins again. Orders that were carried out stay so.
             let Checkpoint { backfill_last, backfill_end, watermark_id, .. } = at;
             let begun = identity.begun();
@@ -505,9 +527,12 @@ impl Cursor {
     #[must_use]
     pub(crate) fn listed(mut self, window: UnprovenWindow) -> Option<Self> {
         let list = &mut self.checkpoint.unproven;
-        if !list.iter().any(|listed| listed.from <= window.from && window.to <= listed.to) {
-            list.push(window);
-            list.sort_by_key(|listed| (listed.from, listed.to));
+        match list.iter_mut().find(|listed| listed.from <= window.from && window.to <= listed.to) {
+            Some(listed) => join(listed, &window),
+            None => {
+                list.push(window);
+                list.sort_by_key(|listed| (listed.from, listed.to));
+            }
         }
         if list.len() > MOST_UNPROVEN {
             // The two that are closest become one, which holds what lies between them as well.
@@ -526,9 +551,7 @@ impl Cursor {
             }
             let second = list.remove(at + 1);
             if let Some(first) = list.get_mut(at) {
-                first.to = first.to.max(second.to);
-                first.since = first.since.min(second.since);
-                first.snapshot |= second.snapshot;
+                join(first, &second);
             }
         }
         Some(self)
@@ -597,8 +620,9 @@ impl Cursor {
     }
 
     /// Carries an order to set the watermark out, once by its id; it never comes closer to now than
-    /// a window may end. A later one is a skip, for both passes; for an earlier one each goes back
-    /// that far, unless it stands before it.
+    /// a window may end. Each pass that stands beyond it goes back; where both stand before it they
+    /// skip what lies between, if the order allows that. Only the order tells whether a skip was
+    /// meant: the watermark may have gone back since it was given.
     #[must_use]
     pub(crate) fn set(&self, order: &WatermarkOrder, limits: Limits) -> Option<Self> {
         if self.checkpoint.watermark_id.as_ref() == Some(&order.id) {
@@ -606,7 +630,7 @@ impl Cursor {
         }
         let to = order.watermark.floor_second().min(limits.live);
         let mut at = Checkpoint { watermark_id: Some(order.id.clone()), ..self.checkpoint.clone() };
-        if to > at.watermark {
+        if order.allow_skip && to > at.watermark {
             skip(&mut at, to)
         } else {
             go_back(&mut at, to)
@@ -712,15 +736,20 @@ impl Cursor {
         let lag = Duration::from_millis(u64::try_from(limits.now.0 - limits.late.0).unwrap_or(0));
         let (began, reach) =
             (limits.now, |mark: Timestamp, span| mark.minus(lag).minus(span).floor_second());
+        let older_due = older.plus(pass.older_interval);
+        let recent_is_due = limits.now >= recent.plus(pass.interval);
+        // One of the recent days at most goes before it: where each takes longer than the interval
+        // between them, the older days would never have their turn.
+        let older_is_due = limits.now >= older_due;
         if at.snapshot {
             None
-        } else if limits.now >= recent.plus(pass.interval) {
-            let from = reach(recent, RECENT_REACH).min(end);
-            Some(Round { kind: RoundKind::Recent, began, position: from, to: end })
-        } else if limits.now >= older.plus(pass.older_interval) {
+        } else if older_is_due && (recent >= older_due || !recent_is_due) {
             let to = recent.minus(RECENT_REACH).floor_second().min(end);
             let from = reach(older, OLDER_REACH).min(to);
             Some(Round { kind: RoundKind::Older, began, position: from, to })
+        } else if recent_is_due {
+            let from = reach(recent, RECENT_REACH).min(end);
+            Some(Round { kind: RoundKind::Recent, began, position: from, to: end })
         } else {
             None
         }
@@ -746,6 +775,15 @@ impl Cursor {
         (at.shipped_recent_at, at.shipped_older_at) = (mark, mark);
         self
     }
+}
+
+/// Makes one entry of two, the first of which begins earlier.
+fn join(first: &mut UnprovenWindow, second: &UnprovenWindow) {
+    first.to = first.to.max(second.to);
+    first.since = first.since.min(second.since);
+    first.snapshot |= second.snapshot;
+    // No bound is the earliest.
+    first.records_since = first.records_since.min(second.records_since);
 }
 
 /// The window of an entry of the list.
@@ -776,6 +814,7 @@ fn go_back(at: &mut Checkpoint, to: Timestamp) {
 /// Nothing of what lies between is read.
 fn skip(at: &mut Checkpoint, to: Timestamp) {
     (at.watermark, at.late_watermark) = (to, to);
+    at.skipped_to = Some(to);
 }
 
 fn end_backfill(at: &mut Checkpoint, how: &str) {
@@ -849,7 +888,7 @@ mod tests {
     fn rounds_reach_back_from_the_one_before_however_long_ago_that_was() {
         let (mut cursor, begin) = shipped(100);
         assert_eq!(cursor.round(PASS, begin), None, "the first is due an interval later");
-        for (pause, days) in [(1_800, 7), (3 * DAY, 10), (90 * DAY, 97)] {
+        for (pause, days) in [(1_800, 7), (3 * DAY, 10)] {
             let mark = cursor.checkpoint().shipped_recent_at.unwrap().seconds();
             let now = mark + pause;
             let limits = limits(now, now - 65, now - 600);
@@ -861,20 +900,43 @@ mod tests {
             assert_eq!(round.to, limits.live);
             cursor = cursor.after_round(round);
         }
-        // The older days follow, from 30 days before the last time, which is 93 days ago.
-        let now = cursor.checkpoint().shipped_recent_at.unwrap().seconds();
+        // The older days follow, from 30 days before the last time, though a round of the recent
+        // ones has fallen due again meanwhile.
+        let recent = cursor.checkpoint().shipped_recent_at.unwrap().seconds();
+        let now = recent + 90 * DAY;
         let round = cursor.round(PASS, limits(now, now - 65, now - 600)).unwrap();
         assert_eq!(round.kind, RoundKind::Older);
-        assert_eq!((round.position, round.to), (at(100 * DAY - 600 - 30 * DAY), at(now - 7 * DAY)));
+        assert_eq!(
+            (round.position, round.to),
+            (at(100 * DAY - 600 - 30 * DAY), at(recent - 7 * DAY))
+        );
+        cursor = cursor.after_round(round);
+        let round = cursor.round(PASS, limits(now, now - 65, now - 600)).unwrap();
+        assert_eq!((round.kind, round.position), (RoundKind::Recent, at(recent - 600 - 7 * DAY)));
         cursor = cursor.after_round(round);
         assert_eq!(cursor.round(PASS, limits(now + 1, now - 64, now - 599)), None);
+    }
+
+    #[test]
+    fn rounds_that_take_longer_than_their_interval_leave_the_older_days_their_turn() {
+        let (mut cursor, begin) = shipped(100);
+        let (mut now, mut older) = (begin.now.seconds(), Vec::new());
+        for _ in 0..200 {
+            now += 2_400;
+            let round = cursor.round(PASS, limits(now, now - 65, now - 600)).unwrap();
+            if round.kind == RoundKind::Older {
+                older.push((now - begin.now.seconds()) / 3_600);
+            }
+            cursor = cursor.after_round(round);
+        }
+        assert_eq!(older, [24, 49, 74, 98, 123], "hours");
     }
 
     #[test]
     fn marks_go_back_with_the_watermark_and_on_with_the_older_rule() {
         let (cursor, limits) = shipped(100);
         let to = at(90 * DAY);
-        let order = WatermarkOrder { id: "w".into(), watermark: to };
+        let order = WatermarkOrder { id: "w".into(), watermark: to, allow_skip: false };
         let back = cursor.set(&order, limits).unwrap();
         let marks = |cursor: &Cursor| {
             let at = cursor.checkpoint();
@@ -990,7 +1052,13 @@ mod tests {
     }
 
     fn listed(from: i64, to: i64) -> UnprovenWindow {
-        UnprovenWindow { from: at(from), to: at(to), since: at(9), snapshot: false }
+        UnprovenWindow {
+            from: at(from),
+            to: at(to),
+            since: at(9),
+            snapshot: false,
+            records_since: None,
+        }
     }
 
     #[test]
@@ -1004,6 +1072,20 @@ mod tests {
         let read = resumed.after(Pass::Unproven, window(5, 6), limits(900, 800, 700));
         assert_eq!(read.unproven(), [listed(10, 11)]);
         assert_eq!(read.checkpoint().watermark, at(0), "no pass has moved");
+    }
+
+    #[test]
+    fn what_a_listed_window_may_publish_is_what_any_of_its_parts_may() {
+        let since = |from, to, since: Option<i64>, snapshot| UnprovenWindow {
+            records_since: since.map(at),
+            snapshot,
+            ..listed(from, to)
+        };
+        let one = |window| Cursor::resumed(None, at(0), "a").0.listed(window).unwrap();
+        let within = one(since(5, 9, Some(700), false)).listed(since(6, 7, Some(300), true));
+        assert_eq!(within.unwrap().unproven(), [since(5, 9, Some(300), true)]);
+        let whole = one(since(5, 9, Some(700), false)).listed(since(6, 7, None, false)).unwrap();
+        assert_eq!(whole.unproven(), [since(5, 9, None, false)]);
     }
 
     #[test]
@@ -1286,6 +1368,15 @@ mod tests {
     }
 
     #[test]
+    fn a_feed_whose_late_pass_has_not_begun_begins_again_at_an_earlier_start() {
+        // What enters late before the stored start would be read by no pass.
+        let young = Checkpoint { late_watermark: at(1_000), ..begun_at_1000() };
+        let (cursor, resumed) = Cursor::resumed(Some(young), at(200), "a");
+        assert_eq!(resumed, Resumed::EarlierStart);
+        assert_eq!(cursor, Cursor::resumed(None, at(200), "a").0);
+    }
+
+    #[test]
     fn a_later_start_removes_nothing_and_the_earliest_stays() {
         let (cursor, resumed) = Cursor::resumed(Some(begun_at_1000()), at(3_000), "a");
         assert_eq!((resumed, cursor.checkpoint()), (Resumed::LaterStart, &begun_at_1000()));
@@ -1310,7 +1401,7 @@ mod tests {
         assert_eq!((begun.ordered(&fill), begun.checkpoint().backfill_position), (None, None));
         assert!(begun.ordered(&order("g", 100, 600)).is_some());
         let now = limits(9_000, 8_000, 7_000);
-        let stands = WatermarkOrder { id: "w".into(), watermark: at(7_500) };
+        let stands = WatermarkOrder { id: "w".into(), watermark: at(7_500), allow_skip: true };
         let (fresh, _) = Cursor::resumed(None, at(5_000), "a");
         let begun = fresh.begun_after(Some(stands.clone()), None);
         assert_eq!((begun.checkpoint().watermark, begun.set(&stands, now)), (at(5_000), None));
@@ -1324,16 +1415,27 @@ mod tests {
     fn a_watermark_is_set_once_by_its_id_and_never_ahead_of_a_closed_window() {
         let (cursor, _) = Cursor::resumed(None, at(5_000), "a");
         let now = limits(9_000, 8_000, 7_000);
-        let back = WatermarkOrder { id: "w".into(), watermark: at(300) };
+        let back = WatermarkOrder { id: "w".into(), watermark: at(300), allow_skip: false };
         let set = cursor.set(&back, now).unwrap();
         assert_eq!(
             (set.checkpoint().watermark, set.checkpoint().late_watermark),
             (at(300), at(300))
         );
         assert_eq!(set.set(&back, now), None);
-        let ahead =
-            set.set(&WatermarkOrder { id: "v".into(), watermark: at(99_000) }, now).unwrap();
+        let order = |id: &str, allow_skip| WatermarkOrder {
+            id: id.into(),
+            watermark: at(99_000),
+            allow_skip,
+        };
+        let ahead = set.set(&order("v", true), now).unwrap();
         assert_eq!(ahead.checkpoint().watermark, at(8_000));
+        // Meant to go back, and the watermark went back further meanwhile: nothing is skipped.
+        let stays = set.set(&order("u", false), now).unwrap();
+        assert_eq!(
+            (stays.checkpoint().watermark, stays.checkpoint().late_watermark),
+            (at(300), at(300))
+        );
+        assert_eq!(stays.set(&order("u", false), now), None, "it is carried out all the same");
     }
 
     #[test]
@@ -1347,7 +1449,7 @@ mod tests {
         let (cursor, _) = Cursor::resumed(Some(stored), at(0), "a");
         let now = limits(9_000, 8_000, 7_000);
         let set = |to| {
-            let order = WatermarkOrder { id: "w".into(), watermark: at(to) };
+            let order = WatermarkOrder { id: "w".into(), watermark: at(to), allow_skip: true };
             let set = cursor.set(&order, now).unwrap();
             (set.checkpoint().watermark, set.checkpoint().late_watermark)
         };
@@ -1393,10 +1495,11 @@ mod tests {
                 }
                 4 => {
                     let to = at(now - 4_000 + roll(3_500));
-                    let order = WatermarkOrder { id: step.to_string(), watermark: to };
+                    let (id, allow_skip) = (step.to_string(), roll(2) == 0);
+                    let order = WatermarkOrder { id, watermark: to, allow_skip };
                     cursor = cursor.set(&order, far).unwrap();
                     let to = to.min(far.live);
-                    read_late = if to > before.watermark {
+                    read_late = if allow_skip && to > before.watermark {
                         to.seconds()
                     } else {
                         read_late.min(to.seconds())

@@ -307,6 +307,39 @@ fn records_that_enter_behind_both_passes_are_counted_and_said() {
     );
 }
 
+/// What is modified after the ERP's clock was set back bears times that were counted before.
+#[test]
+fn records_of_a_clock_that_was_set_back_are_not_too_late() {
+    let kind = Kind::FlagshipOutbounds;
+    let mut rig = Rig::new("backnotlate").return_outbounds("flagship");
+    let late = "feeds.return_outbounds.late_pass";
+    rig.config.set(late, "lag", "12s").set(late, "interval", "500ms");
+    let numbers = rig.erp.seed(kind, 20);
+    let connector = rig.start();
+    let mut reader = Reader::new(topic(&rig, kind));
+    reader.at_least(20, PATIENCE);
+    // Two windows are counted by then: 6 s long, and 6 s apart.
+    let counted = || {
+        let late = connector.metric("wdt_connector_erp_calls_total", &["priority=\"late_pass\""]);
+        late - connector.metric("wdt_connector_feed_pages_total", &["pass=\"late\""])
+    };
+    until("a window to be counted", PATIENCE, || (counted() >= 3.0).then_some(()));
+    rig.erp.adjust(&json!({"clock_offset_ms": -15_000}));
+    for number in &numbers {
+        rig.erp.modify(kind, number, &json!({"remark": "set back"}));
+    }
+    let published = |seen: &[crate::kit::records::Record]| {
+        seen.iter().filter(|record| rig.json(record)["after"]["remark"] == "set back").count() >= 20
+    };
+    reader.until("what was modified after it", PATIENCE, published);
+    let before = counted();
+    until("the windows behind it to be counted", PATIENCE, || {
+        (counted() >= before + 3.0).then_some(())
+    });
+    let feed = feed(&connector, kind);
+    assert_eq!((&feed["rows_too_late"], &feed["advice"]), (&json!(0), &serde_json::Value::Null));
+}
+
 #[test]
 fn a_window_costs_its_pages_and_one_call_and_an_idle_poll_one() {
     // The last page has room left: a full one costs two calls more.

@@ -43,13 +43,6 @@ fn text(output: &Output) -> String {
     )
 }
 
-fn run(rig: &Rig, code: i32, arguments: &[&str]) -> String {
-    let output = rig.verb(arguments, b"");
-    let text = text(&output);
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
-    text
-}
-
 fn shown(rig: &Rig) -> Value {
     let output = rig.verb(&["feeds", "show", "--json"], b"");
     assert!(output.status.success(), "{}", text(&output));
@@ -82,12 +75,12 @@ fn a_backfill_publishes_what_the_state_lacks_and_verify_says_when_all_is_there()
 
     // What was published is what the ERP holds, but not of the time before the start.
     let said =
-        run(&rig, 0, &["verify", "--feed", "purchase_returns", "--from", &ago(HOUR), "--to", &to]);
+        rig.ran(0, &["verify", "--feed", "purchase_returns", "--from", &ago(HOUR), "--to", &to]);
     assert!(said.contains("10 records compared") && said.contains("0 differences"), "{said}");
-    let said = run(&rig, 1, &[&["verify"], &period[..]].concat());
+    let said = rig.ran(1, &[&["verify"], &period[..]].concat());
     assert_eq!(said.matches(r#""difference":"unpublished""#).count(), 200, "{said}");
 
-    let said = run(&rig, 0, &[&["backfill", "--dry-run"], &period[..]].concat());
+    let said = rig.ran(0, &[&["backfill", "--dry-run"], &period[..]].concat());
     assert!(
         said.contains("210 records")
             && said.contains("asked with 1 calls")
@@ -97,7 +90,7 @@ fn a_backfill_publishes_what_the_state_lacks_and_verify_says_when_all_is_there()
     reader.finish();
     assert_eq!(reader.seen.len(), 10, "a dry run and verify publish nothing");
 
-    let said = run(&rig, 0, &[&["backfill", "--follow"], &period[..]].concat());
+    let said = rig.ran(0, &[&["backfill", "--follow"], &period[..]].concat());
     assert!(said.contains("finished: 210 records read, 200 events published"), "{said}");
     reader.finish();
     assert_eq!(reader.seen.len(), 210);
@@ -108,31 +101,31 @@ fn a_backfill_publishes_what_the_state_lacks_and_verify_says_when_all_is_there()
         old[0]
     );
     assert_eq!(judge(&rig, KIND, &reader).records, 210);
-    run(&rig, 0, &[&["verify"], &period[..]].concat());
+    rig.ran(0, &[&["verify"], &period[..]].concat());
 
     // A change that no pass can see any more: verify names it, a backfill publishes it.
     let stamp = Timestamp::now().minus(HOUR / 3).to_beijing();
     rig.erp.modify(KIND, &recent[0], &json!({"remark": "behind our back", "modified": stamp}));
-    let said = run(&rig, 1, &[&["verify"], &period[..]].concat());
+    let said = rig.ran(1, &[&["verify"], &period[..]].concat());
     assert!(said.contains(r#""difference":"different""#) && said.contains(&recent[0]), "{said}");
-    let said = run(&rig, 0, &[&["backfill", "--follow"], &period[..]].concat());
+    let said = rig.ran(0, &[&["backfill", "--follow"], &period[..]].concat());
     assert!(said.contains("210 records read, 1 events published"), "{said}");
     reader.finish();
     let last = rig.json(reader.seen.last().unwrap());
     assert_eq!((&last["op"], &last["after"]["remark"]), (&json!("u"), &json!("behind our back")));
-    run(&rig, 0, &[&["verify"], &period[..]].concat());
+    rig.ran(0, &[&["verify"], &period[..]].concat());
 
     // So is one that bears an earlier time than what was published.
     let earlier = Timestamp::now().minus(HOUR / 5 * 2).to_beijing();
     rig.erp.modify(KIND, &recent[0], &json!({"remark": "older", "modified": earlier}));
-    let said = run(&rig, 1, &[&["verify"], &period[..]].concat());
+    let said = rig.ran(1, &[&["verify"], &period[..]].concat());
     assert!(
         said.contains(r#""difference":"different""#) && said.contains("1 differences"),
         "{said}"
     );
-    let said = run(&rig, 0, &[&["backfill", "--follow"], &period[..]].concat());
+    let said = rig.ran(0, &[&["backfill", "--follow"], &period[..]].concat());
     assert!(said.contains("210 records read, 1 events published"), "{said}");
-    run(&rig, 0, &[&["verify"], &period[..]].concat());
+    rig.ran(0, &[&["verify"], &period[..]].concat());
     let advice = connector.status()["sections"]["feeds"]["purchase_returns"]["advice"].clone();
     assert!(advice.as_str().is_some_and(|advice| advice.contains("late_pass.lag")), "{advice}");
     assert!(connector.running());
@@ -163,8 +156,7 @@ fn a_record_that_says_again_what_it_said_before_is_published_again() {
             &numbers[0],
             &json!({"remark": remark, "modified": stamp, "set": {"note_count": 0}}),
         );
-        let said = run(
-            &rig,
+        let said = rig.ran(
             0,
             &["backfill", "--feed", "purchase_returns", "--from", &from, "--to", &to, "--follow"],
         );
@@ -199,18 +191,18 @@ fn a_backfill_goes_on_after_a_kill_and_can_be_called_off() {
     rig.erp.adjust(&json!({"latency_ms": 60}));
     let (from, to) = (ago(HOUR * 80), ago(HOUR * 2));
     let order = ["backfill", "--feed", "purchase_returns", "--from", &from, "--to", &to];
-    run(&rig, 0, &order);
+    rig.ran(0, &order);
     let mut reader = Reader::new(&rig.topics.purchase_returns);
     reader.at_least(30, PATIENCE);
     connector.kill();
     let view = shown(&rig);
     assert!(view["backfill"]["percent"].as_i64().is_some_and(|percent| percent < 100), "{view}");
-    assert!(run(&rig, 1, &order).contains("not finished"));
+    assert!(rig.ran(1, &order).contains("not finished"));
     let position = view["backfill"]["position"].clone();
 
     rig.erp.adjust(&json!({"latency_ms": 0}));
     let connector = rig.start();
-    let said = run(&rig, 0, &["backfill", "--feed", "purchase_returns", "--follow"]);
+    let said = rig.ran(0, &["backfill", "--feed", "purchase_returns", "--follow"]);
     assert!(said.contains("finished"), "{said}");
     reader.finish();
     assert_eq!(judge(&rig, KIND, &reader).records, 300);
@@ -219,19 +211,17 @@ fn a_backfill_goes_on_after_a_kill_and_can_be_called_off() {
     assert!(backfilled < 300.0, "{backfilled} rows were read again from {position} on");
 
     rig.erp.adjust(&json!({"latency_ms": 60}));
-    run(&rig, 0, &order);
+    rig.ran(0, &order);
     until("the backfill to begin", PATIENCE, || shown(&rig)["backfill"].is_object().then_some(()));
     assert!(
-        run(&rig, 0, &["backfill", "--feed", "purchase_returns", "--cancel"])
-            .contains("called off")
+        rig.ran(0, &["backfill", "--feed", "purchase_returns", "--cancel"]).contains("called off")
     );
     let view = until("the backfill to be called off", PATIENCE, || {
         Some(shown(&rig)).filter(|view| view["backfill"].is_null())
     });
     assert_eq!(view["last_backfill"]["end"], "cancelled", "{view}");
     assert!(
-        run(&rig, 0, &["backfill", "--feed", "purchase_returns", "--cancel"])
-            .contains("no backfill")
+        rig.ran(0, &["backfill", "--feed", "purchase_returns", "--cancel"]).contains("no backfill")
     );
     drop(connector);
 }
@@ -251,7 +241,7 @@ fn a_paused_feed_stays_paused_through_restarts_and_goes_on_where_it_stood() {
     let phase = |connector: &crate::kit::connector::Connector| {
         connector.status()["sections"]["feeds"]["purchase_returns"]["state"].clone()
     };
-    assert!(run(&rig, 0, &["feeds", "pause", "--feed", "purchase_returns"]).contains("paused"));
+    assert!(rig.ran(0, &["feeds", "pause", "--feed", "purchase_returns"]).contains("paused"));
     until("the feed to pause", PATIENCE, || (phase(&connector) == "paused").then_some(()));
     let calls = connector.metric("wdt_connector_erp_calls_total", &[]);
     rig.erp.add_one(KIND);
@@ -265,7 +255,7 @@ fn a_paused_feed_stays_paused_through_restarts_and_goes_on_where_it_stood() {
         0.0,
         "not one call, after {calls} before"
     );
-    let said = run(&rig, 0, &["feeds", "show"]);
+    let said = rig.ran(0, &["feeds", "show"]);
     for part in [
         "purchase_returns",
         &format!("{}-0-feeds", rig.application_id),
@@ -280,7 +270,7 @@ fn a_paused_feed_stays_paused_through_restarts_and_goes_on_where_it_stood() {
         200,
         "a pause is no failure"
     );
-    run(&rig, 0, &["feeds", "resume", "--feed", "purchase_returns"]);
+    rig.ran(0, &["feeds", "resume", "--feed", "purchase_returns"]);
     reader.at_least(6, PATIENCE);
     until("the feed to be live", PATIENCE, || (phase(&connector) == "live").then_some(()));
 }
@@ -301,7 +291,7 @@ fn a_watermark_is_set_once_and_reading_again_publishes_nothing_twice() {
     let rows = || connector.metric("wdt_connector_feed_rows_total", &["pass=\"live\""]);
     let before = rows();
     let to = ago(HOUR * 2);
-    let said = run(&rig, 0, &["feeds", "set-watermark", "--feed", "purchase_returns", "--to", &to]);
+    let said = rig.ran(0, &["feeds", "set-watermark", "--feed", "purchase_returns", "--to", &to]);
     assert!(said.contains(&to), "{said}");
     until("the period to be read again", PATIENCE, || (rows() >= before + 25.0).then_some(()));
     until("the order to be done", PATIENCE, || {
@@ -313,16 +303,43 @@ fn a_watermark_is_set_once_and_reading_again_publishes_nothing_twice() {
     assert_eq!(judge(&rig, KIND, &reader).events, 26);
     // Skipping has to be said.
     let ahead = Timestamp::now().plus(HOUR).to_string();
-    assert!(
-        run(&rig, 2, &["feeds", "set-watermark", "--feed", "purchase_returns", "--to", &ahead])
-            .contains("--allow-skip")
-    );
+    let skip = ["feeds", "set-watermark", "--feed", "purchase_returns", "--to", &ahead];
+    assert!(rig.ran(2, &skip).contains("--allow-skip"));
     // Once by its id: a restart goes on where it stood.
     assert_eq!(connector.terminate(Duration::from_secs(20)).code(), Some(0));
     let connector = rig.start();
     rig.erp.add_one(KIND);
     reader.at_least(27, PATIENCE);
     assert!(connector.metric("wdt_connector_feed_rows_total", &["pass=\"live\""]) < 25.0);
+}
+
+#[test]
+fn what_was_skipped_was_not_missed() {
+    let mut rig = since_an_hour("skipped");
+    rig.config.set("feeds.purchase_returns.late_pass", "interval", "1s");
+    let stamp = Timestamp::now().minus(HOUR / 2).to_beijing();
+    let connector = rig.start();
+    until("the first read to end", PATIENCE, || (shown(&rig)["snapshot"] == false).then_some(()));
+    // Back, and on without reading: each is carried out in a pause as well.
+    rig.ran(0, &["feeds", "pause", "--feed", "purchase_returns"]);
+    until("the pause", PATIENCE, || (feed(&connector, KIND)["state"] == "paused").then_some(()));
+    let set = |arguments: &[&str]| {
+        let verb = ["feeds", "set-watermark", "--feed", "purchase_returns", "--to"];
+        rig.ran(0, &[&verb[..], arguments].concat());
+        until("the order to be done", PATIENCE, || {
+            shown(&rig)["pending"].as_array().is_some_and(Vec::is_empty).then_some(())
+        });
+    };
+    set(&[&ago(HOUR)]);
+    set(&[&ago(Duration::from_secs(60)), "--allow-skip"]);
+    rig.ran(0, &["feeds", "resume", "--feed", "purchase_returns"]);
+    let number = rig.erp.add_one(KIND);
+    rig.erp.modify(KIND, &number, &json!({"remark": "skipped", "modified": stamp}));
+    let (from, to) = (ago(HOUR / 4 * 3), ago(HOUR / 4));
+    let period = ["--feed", "purchase_returns", "--from", &from, "--to", &to];
+    let said = rig.ran(0, &[&["backfill", "--follow"], &period[..]].concat());
+    assert!(said.contains("1 events published"), "{said}");
+    assert_eq!(feed(&connector, KIND)["advice"], Value::Null);
 }
 
 /// What `/status`, the metrics and `feeds show` say of both passes' lags, in seconds, at one moment
@@ -378,10 +395,10 @@ fn lag_grows_in_an_outage_and_a_pause_and_is_the_same_wherever_it_is_shown() {
     grows("an outage");
     rig.erp.only_faults("");
     phase("live");
-    run(&rig, 0, &["feeds", "pause", "--feed", "purchase_returns"]);
+    rig.ran(0, &["feeds", "pause", "--feed", "purchase_returns"]);
     phase("paused");
     grows("a pause");
-    run(&rig, 0, &["feeds", "resume", "--feed", "purchase_returns"]);
+    rig.ran(0, &["feeds", "resume", "--feed", "purchase_returns"]);
     until("the lag to be short again", PATIENCE, || {
         feed(&connector, KIND)["late_lag_ms"].as_u64().is_some_and(|lag| lag < 8_000).then_some(())
     });
@@ -456,7 +473,7 @@ fn a_state_of_another_account_is_refused_by_name() {
         &[&["backfill"], &period[..]].concat(),
         &["feeds", "set-watermark", "--feed", "purchase_returns", "--to", &ago(HOUR)],
     ] {
-        let said = run(&rig, 1, arguments);
+        let said = rig.ran(1, arguments);
         assert!(named.iter().all(|part| said.contains(part)), "{arguments:?}: {said}");
     }
     reader.finish();
@@ -539,7 +556,7 @@ fn a_watermark_set_between_both_passes_loses_no_late_row() {
     });
     assert!(!beyond("late_watermark", stamped), "the late pass is still before it");
     let to = to.to_string();
-    run(&rig, 0, &["feeds", "set-watermark", "--feed", "purchase_returns", "--to", &to]);
+    rig.ran(0, &["feeds", "set-watermark", "--feed", "purchase_returns", "--to", &to]);
     reader.at_least(2, PATIENCE);
     reader.finish();
     assert_eq!(judge(&rig, KIND, &reader).events, 2);
@@ -642,9 +659,9 @@ fn the_tools_say_what_is_wrong_with_what_they_were_asked() {
             "no checkpoint",
         ),
     ] {
-        let said = run(&rig, code, arguments);
+        let said = rig.ran(code, arguments);
         assert!(said.contains(part), "{arguments:?}: {said}");
     }
-    assert!(run(&rig, 0, &["feeds", "show"]).contains("never been read"));
+    assert!(rig.ran(0, &["feeds", "show"]).contains("never been read"));
     assert!(read_all(&rig.topics.feeds_state).is_empty(), "nothing was written");
 }

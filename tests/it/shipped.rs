@@ -13,7 +13,7 @@ use crate::kit::{
     connector::Connector,
     erp::{Erp, Kind},
     records::Reader,
-    rewriter::Rewriter,
+    rewriter::{Passage, Rewriter},
     rig::{PATIENCE, Rig},
     until,
 };
@@ -51,7 +51,9 @@ fn status(connector: &Connector) -> Value {
     connector.status()["sections"]["feeds"]["return_outbounds"].clone()
 }
 
-fn live(connector: &Connector, rule: &str) {
+/// The feed is live, all of its past is read, and this is the rule it measured.
+fn live(connector: &Connector, rule: impl Into<Value>) {
+    let rule = rule.into();
     until("the first read and the measurement", PATIENCE, || {
         let feed = status(connector);
         (feed["state"] == "live"
@@ -134,12 +136,6 @@ fn a_change_after_shipping_that_the_late_pass_meets_is_not_late() {
     assert!(rows < 0.5 && status(&connector)["advice"].is_null(), "{rows} late rows");
 }
 
-fn run(rig: &Rig, code: i32, arguments: &[&str]) -> String {
-    let (found, said) = rig.said(arguments);
-    assert_eq!(found, Some(code), "{arguments:?}: {said}");
-    said
-}
-
 #[test]
 fn verify_and_backfill_look_at_the_days_on_which_orders_were_shipped() {
     // No round comes in the way.
@@ -156,20 +152,20 @@ fn verify_and_backfill_look_at_the_days_on_which_orders_were_shipped() {
     rig.erp.modify(KIND, &number, &change);
     let to = Timestamp::now().to_string();
     let period = ["--feed", "return_outbounds", "--from", &from, "--to", &to];
-    let said = run(&rig, 1, &[&["verify"], &period[..]].concat());
+    let said = rig.ran(1, &[&["verify"], &period[..]].concat());
     assert!(said.contains(r#""difference":"different""#) && said.contains(&number), "{said}");
-    let said = run(&rig, 0, &[&["backfill", "--follow"], &period[..]].concat());
+    let said = rig.ran(0, &[&["backfill", "--follow"], &period[..]].concat());
     assert!(said.contains("shipped orders counted by their shipping time"), "{said}");
     assert!(said.contains("1 events published"), "{said}");
     shown(&rig, &mut reader, &number, "u", "behind our back");
-    run(&rig, 0, &[&["verify"], &period[..]].concat());
+    rig.ran(0, &[&["verify"], &period[..]].concat());
     // Shipped before the days that are read, so only its number shows that it is published.
     order(&rig, 110, DAY * 60, Duration::from_secs(90));
     let [from, to] = [DAY * 61, DAY * 59].map(|span| ago(span).to_string());
     let days = ["--feed", "return_outbounds", "--from", &from, "--to", &to];
-    let said = run(&rig, 0, &[&["backfill", "--follow"], &days[..]].concat());
+    let said = rig.ran(0, &[&["backfill", "--follow"], &days[..]].concat());
     assert!(said.contains("1 events published"), "{said}");
-    run(&rig, 0, &[&["verify"], &period[..]].concat());
+    rig.ran(0, &[&["verify"], &period[..]].concat());
 }
 
 #[test]
@@ -192,6 +188,197 @@ fn an_erp_that_gets_the_newer_rule_while_the_feed_runs_loses_nothing() {
     rig.erp.modify(KIND, &number, &json!({"remark": "after the upgrade"}));
     shown(&rig, &mut reader, &number, "u", "after the upgrade");
     live(&connector, "consign_time");
+}
+
+/// The first day of a query's window, as `2026-01-31`.
+fn first_day(asked: &str) -> &str {
+    let (_, rest) = asked.split_once("start_time=").unwrap_or_default();
+    rest.get(..10).unwrap_or_default()
+}
+
+fn day(span: Duration) -> String {
+    ago(span).to_beijing()[..10].to_owned()
+}
+
+/// An answer in an odd form: neither records nor a count.
+fn without_rows(answer: &[u8]) -> Vec<u8> {
+    let mut answer: Value = serde_json::from_slice(answer).expect("an answer is JSON");
+    let fields = answer.as_object_mut().expect("an answer is an object");
+    fields.remove("total_count");
+    fields.values_mut().filter(|value| value.is_array()).for_each(|rows| *rows = json!([]));
+    answer.to_string().into_bytes()
+}
+
+#[test]
+fn shipping_days_publish_nothing_from_before_the_start_however_they_are_read() {
+    static ODD: AtomicBool = AtomicBool::new(true);
+    let mut rig = under("consign_time", "odddays", "1h", "1d");
+    let changed = order(&rig, 95, DAY * 12, DAY * 2);
+    let foreign = order(&rig, 110, DAY * 12, DAY * 10);
+    // Nor do its dead letters hold what would not have been its business.
+    let unfit = order(&rig, 110, DAY * 12, DAY * 10);
+    rig.erp.modify(
+        KIND,
+        &unfit,
+        &json!({"set": {"details_list": "?"}, "modified": ago(DAY * 10).to_beijing()}),
+    );
+    let url = rig.erp.enterprise_url().to_owned();
+    let start = day(DAY * 8);
+    let rewriter = Rewriter::before(&url, move |asked, answer| {
+        let odd = first_day(asked) < start.as_str() && !first_day(asked).is_empty();
+        if odd && ODD.load(Ordering::SeqCst) { without_rows(&answer) } else { answer }
+    });
+    rig.config.set("erp.enterprise", "url", rewriter.url(&url));
+    let connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.return_outbounds);
+    until("the shipping days to be listed", PATIENCE, || {
+        let feed = status(&connector);
+        let listed = feed["unproven"].as_array().is_some_and(|listed| !listed.is_empty());
+        (listed && feed["state"] == "live" && feed["backfill"].is_null()).then_some(())
+    });
+    ODD.store(false, Ordering::SeqCst);
+    until("the shipping days to be read", PATIENCE, || {
+        status(&connector)["unproven"].as_array().is_some_and(Vec::is_empty).then_some(())
+    });
+    reader.finish();
+    let keys: Vec<_> = reader.seen.iter().map(|record| record.key_text()).collect();
+    assert_eq!(keys, [changed.as_str()], "not {foreign} and not {unfit}");
+    assert_eq!(status(&connector)["dead_letters"], 0);
+}
+
+/// Without a return's number an order is asked for by seconds alone.
+#[test]
+fn an_older_version_of_a_shipped_order_without_a_return_is_published() {
+    let rig = under("consign_time", "noreturn", "1s", "1d");
+    let number = order(&rig, 95, DAY * 3, DAY);
+    let set = |remark: &str, modified: Duration| {
+        let modified = ago(modified).to_beijing();
+        let change = json!({"remark": remark, "modified": modified, "set": {"src_order_no": ""}});
+        rig.erp.modify(KIND, &number, &change);
+    };
+    set("first", DAY);
+    let connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.return_outbounds);
+    shown(&rig, &mut reader, &number, "r", "first");
+    live(&connector, "consign_time");
+    set("as it was before", DAY * 2);
+    shown(&rig, &mut reader, &number, "u", "as it was before");
+    let day = |from, to| [ago(from).to_string(), ago(to).to_string()];
+    let [from, to] = day(DAY * 4, Duration::from_secs(3_600));
+    rig.ran(0, &["verify", "--feed", "return_outbounds", "--from", &from, "--to", &to]);
+}
+
+#[test]
+fn a_rule_that_is_measured_no_more_is_not_believed_for_ever() {
+    static SILENT: AtomicBool = AtomicBool::new(false);
+    let mut rig = under("modified", "doubted", "1s", "1s");
+    let number = order(&rig, 110, DAY * 20, DAY * 5);
+    let url = rig.erp.enterprise_url().to_owned();
+    let start = day(DAY * 10);
+    // Only measurements ask for so long a period.
+    let rewriter = Rewriter::with_door(
+        &url,
+        move |asked| {
+            let long = first_day(asked) < start.as_str() && !first_day(asked).is_empty();
+            if long && SILENT.load(Ordering::SeqCst) { Passage::Cut } else { Passage::Through }
+        },
+        |_, answer| answer,
+    );
+    rig.config.set("erp.enterprise", "url", rewriter.url(&url));
+    let connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.return_outbounds);
+    live(&connector, "modified");
+    SILENT.store(true, Ordering::SeqCst);
+    until("the rule to be doubted", PATIENCE, || {
+        (status(&connector)["shipped_window_rule"] == "unknown").then_some(())
+    });
+    rig.erp.adjust(&json!({"enterprise_window": "consign_time"}));
+    let shipped_lately = order(&rig, 110, DAY * 3, Duration::ZERO);
+    rig.erp.modify(KIND, &shipped_lately, &json!({"remark": "by a round"}));
+    shown(&rig, &mut reader, &shipped_lately, "c", "by a round");
+    SILENT.store(false, Ordering::SeqCst);
+    rig.erp.modify(KIND, &number, &json!({"remark": "measured"}));
+    live(&connector, "consign_time");
+}
+
+#[test]
+fn a_round_that_was_refused_is_no_trouble_once_the_older_rule_needs_none() {
+    static REFUSES: AtomicBool = AtomicBool::new(false);
+    let mut rig = under("consign_time", "trouble", "1s", "1s");
+    order(&rig, 110, DAY * 20, DAY * 5);
+    let url = rig.erp.enterprise_url().to_owned();
+    let (from, to) = (day(DAY * 9), day(DAY * 6));
+    let rewriter = Rewriter::before(&url, move |asked, answer| {
+        let round = (from.as_str()..to.as_str()).contains(&first_day(asked));
+        if round && REFUSES.load(Ordering::SeqCst) {
+            json!({"code": 2060, "message": "?"}).to_string().into_bytes()
+        } else {
+            answer
+        }
+    });
+    rig.config.set("erp.enterprise", "url", rewriter.url(&url));
+    let connector = rig.start();
+    live(&connector, "consign_time");
+    REFUSES.store(true, Ordering::SeqCst);
+    until("the round to be refused", PATIENCE, || {
+        (status(&connector)["state"] == "blocked").then_some(())
+    });
+    rig.erp.adjust(&json!({"enterprise_window": "modified"}));
+    live(&connector, "modified");
+}
+
+#[test]
+fn a_round_publishes_what_other_filters_show_as_the_backfill_would() {
+    static AWAY: AtomicBool = AtomicBool::new(false);
+    let mut rig = under("consign_time", "roundfilters", "1s", "1d");
+    let filters = format!("{FEED}.filters");
+    rig.config.set(&filters, "status", "5,55");
+    let number = order(&rig, 95, DAY * 3, DAY * 3);
+    let url = rig.erp.enterprise_url().to_owned();
+    let start = day(DAY * 8 + DAY / 2);
+    // The backfill does not come beyond its shipping days.
+    let rewriter = Rewriter::with_door(
+        &url,
+        move |asked| {
+            let days = first_day(asked) < start.as_str() && !first_day(asked).is_empty();
+            if days && AWAY.load(Ordering::SeqCst) { Passage::Cut } else { Passage::Through }
+        },
+        |_, answer| answer,
+    );
+    rig.config.set("erp.enterprise", "url", rewriter.url(&url));
+    let connector = rig.start();
+    live(&connector, Value::Null);
+    assert!(connector.terminate(PATIENCE).success());
+    AWAY.store(true, Ordering::SeqCst);
+    rig.config.set(&filters, "status", "5,55,95,110");
+    let connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.return_outbounds);
+    reader
+        .until("the round", PATIENCE, |seen| seen.iter().any(|record| record.key_text() == number));
+    assert_eq!(last(&rig, &reader, &number).map(|(op, _)| op).as_deref(), Some("r"));
+    assert!(!status(&connector)["backfill"].is_null(), "it has not come there");
+}
+
+#[test]
+fn a_feed_that_asks_for_shipped_orders_no_more_reads_no_rounds() {
+    let mut rig = under("consign_time", "unasked", "1s", "2s");
+    order(&rig, 110, DAY * 20, DAY * 5);
+    let connector = rig.start();
+    live(&connector, "consign_time");
+    assert!(connector.terminate(PATIENCE).success());
+    rig.config.set(&format!("{FEED}.filters"), "status", "5,55");
+    let connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.return_outbounds);
+    live(&connector, Value::Null);
+    let number = order(&rig, 55, DAY * 9, Duration::ZERO);
+    reader.until("an order that is asked for", PATIENCE, |seen| {
+        seen.iter().any(|record| record.key_text() == number)
+    });
+    // A round would be due by now.
+    let windows = || connector.metric("wdt_connector_feed_windows_total", &["pass=\"live\""]);
+    let before = windows();
+    until("three more windows", PATIENCE, || (windows() >= before + 3.0).then_some(()));
+    assert!(!connector.log().contains("a window without queries was read"));
 }
 
 /// Pages and windows of a pass.
@@ -224,7 +411,7 @@ fn check_says_what_an_idle_enterprise_feed_costs_under_both_rules() {
         let (poll, late) = (calls(&connector, "live"), calls(&connector, "late"));
         let newer = rule == "consign_time";
         let recent = if newer { calls(&connector, "shipped") } else { 0.0 };
-        run(&rig, 0, &["feeds", "pause", "--feed", "return_outbounds"]);
+        rig.ran(0, &["feeds", "pause", "--feed", "return_outbounds"]);
         until("the feed to rest", PATIENCE, || {
             (status(&connector)["state"] == "paused").then_some(())
         });
@@ -237,7 +424,7 @@ fn check_says_what_an_idle_enterprise_feed_costs_under_both_rules() {
         drop(connector);
         let mut older = 0.0;
         if newer {
-            run(&rig, 0, &["feeds", "resume", "--feed", "return_outbounds"]);
+            rig.ran(0, &["feeds", "resume", "--feed", "return_outbounds"]);
             rig.config.set(PASS, "interval", "1d").set(PASS, "older_interval", "1s");
             older = calls(&rig.start(), "shipped");
         }

@@ -201,6 +201,13 @@ impl Rig {
         (output.status.code(), text)
     }
 
+    /// What a verb says that ends with this exit code.
+    pub fn ran(&self, code: i32, arguments: &[&str]) -> String {
+        let (found, said) = self.said(arguments);
+        assert_eq!(found, Some(code), "{arguments:?}: {said}");
+        said
+    }
+
     /// The command line of another verb, to be started by the caller.
     pub fn verb_command(&self, arguments: &[&str]) -> Command {
         let (file, _) = self.write_config();
