@@ -94,6 +94,12 @@ impl Timestamp {
         Self(self.0.saturating_sub_unsigned(millis(span)))
     }
 
+    /// How long until `later`; zero when it has passed.
+    #[must_use]
+    pub fn until(self, later: Self) -> Duration {
+        Duration::from_millis(u64::try_from(later.0.saturating_sub(self.0)).unwrap_or(0))
+    }
+
     /// The whole second at or before this instant.
     #[must_use]
     pub fn floor_second(self) -> Self {

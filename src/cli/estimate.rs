@@ -147,16 +147,12 @@ fn idle_of(settings: &Settings, edition: Edition) -> u64 {
 
 /// All calls of an account together, where they share one budget.
 fn account_row(settings: &Settings, edition: Edition, budget: u64) -> Option<Finding> {
-    let name = match edition {
-        Edition::Flagship => "flagship",
-        Edition::Enterprise => "enterprise",
-    };
     let idle = idle_of(settings, edition);
     let commands = edition == Edition::Flagship && settings.commands.enabled;
     if idle == 0 && !commands {
         return None;
     }
-    let subject = format!("calls per day: {name} account");
+    let subject = format!("calls per day: {} account", edition.name());
     let says = format!(
         "{idle} of {budget} while nothing changes; the rest is for commands, changed records and catching up"
     );

@@ -356,6 +356,17 @@ pub enum Edition {
     Enterprise,
 }
 
+impl Edition {
+    /// The word for configuration, metrics, events and state.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Flagship => "flagship",
+            Self::Enterprise => "enterprise",
+        }
+    }
+}
+
 /// One stream of changes from one ERP query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Feed {

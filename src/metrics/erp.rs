@@ -36,11 +36,7 @@ impl Metrics {
     pub(crate) fn erp_skew(&self, edition: Edition, ahead_ms: i64) {
         #[expect(clippy::cast_precision_loss, reason = "milliseconds between two clocks")]
         let seconds = ahead_ms as f64 / 1000.0;
-        let edition = match edition {
-            Edition::Flagship => "flagship",
-            Edition::Enterprise => "enterprise",
-        };
-        self.erp_skew.get_or_create(&[("edition", edition)]).set(seconds);
+        self.erp_skew.get_or_create(&[("edition", edition.name())]).set(seconds);
     }
 
     /// Gauges of the budgets, as they are now.

@@ -498,7 +498,7 @@ impl Audit {
             modified: Some(record.modified.to_string()),
             published: None,
             key: Some(StateKey::record(self.feed, &record.id)),
-            content: xxh3_128(&record::content(self.feed, &record.datum)),
+            content: self.content(record),
             at: record.modified,
         }
     }
@@ -602,10 +602,7 @@ impl Audit {
                                 difference.modified = now.map(|now| now.modified.to_string());
                                 now.is_none_or(|now| {
                                     now.modified <= published
-                                        && !self.says(
-                                            state,
-                                            xxh3_128(&record::content(self.feed, &now.datum)),
-                                        )
+                                        && !self.says(state, self.content(now))
                                 })
                             }
                             Some(_) | None => true,
@@ -619,8 +616,7 @@ impl Audit {
                         // Modified since and on its way, or published as it is: windows over the
                         // shipping time show an order of earlier days nowhere near its change.
                         now.is_none_or(|now| {
-                            let content = xxh3_128(&record::content(self.feed, &now.datum));
-                            now.modified <= difference.at && !self.says(state, content)
+                            now.modified <= difference.at && !self.says(state, self.content(now))
                         })
                     }
                     Some(_) | None => false,
@@ -638,6 +634,11 @@ impl Audit {
         self.codec
             .current_datum(subject(self.feed), &state.version)
             .is_ok_and(|datum| xxh3_128(&record::content(self.feed, &datum)) == content)
+    }
+
+    /// xxh3-128 of what a record says.
+    fn content(&self, record: &Record) -> u128 {
+        xxh3_128(&record::content(self.feed, &record.datum))
     }
 
     /// As [`Audit::ask`], once a record.

@@ -349,10 +349,7 @@ impl Scribe {
             snapshot: Some(snapshot.text().to_owned()),
             db: self.sid.clone(),
             table: self.feed.name().to_owned(),
-            edition: match self.edition {
-                Edition::Flagship => "flagship".to_owned(),
-                Edition::Enterprise => "enterprise".to_owned(),
-            },
+            edition: self.edition.name().to_owned(),
             sid: self.sid.clone(),
             query: call_of(self.feed, self.edition).method().to_owned(),
             window_start: Some(window.start),

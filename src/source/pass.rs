@@ -32,7 +32,7 @@ use super::{
     query,
     remedy::answers_another_question,
     shipped::consign_time,
-    story::{Tales, since},
+    story::Tales,
     tenure::Tenure,
     window::{Cursor, Limits, Pass, Window},
 };
@@ -541,14 +541,14 @@ impl Tenure<'_> {
                     tales.change(feed, pass, &change);
                     metrics.hop(Hop::Change(feed), change.op.letter());
                     if !matches!(change.op, Op::Read) {
-                        metrics.feed_event_seconds(feed, since(change.record.modified, at));
+                        metrics.feed_event_seconds(feed, change.record.modified.until(at));
                     }
                     match pass {
                         Pass::Late
                             if self.cursor.was_read(change.record.modified)
                                 && !self.by_shipping_time(&change.record) =>
                         {
-                            let late = since(change.record.modified, change.row.asked_at);
+                            let late = change.record.modified.until(change.row.asked_at);
                             metrics.feed_late_row(feed, late);
                             counts.latest_late_row = counts.latest_late_row.max(Some(late));
                         }

@@ -160,13 +160,9 @@ pub(crate) fn page_size(feed: Feed, settings: &FeedSettings) -> u32 {
 /// What the state of a feed is of that reads from the account `sid`.
 #[must_use]
 pub(crate) fn identity(feed: Feed, settings: &FeedSettings, sid: &str) -> Identity {
-    let edition = match settings.edition {
-        Edition::Flagship => "flagship",
-        Edition::Enterprise => "enterprise",
-    };
     Identity {
         account: sid.to_owned(),
-        edition: edition.to_owned(),
+        edition: settings.edition.name().to_owned(),
         start_at: settings.start_at,
         filters_hash: filters_hash(feed, settings),
     }

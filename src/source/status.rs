@@ -207,7 +207,7 @@ impl FeedStatus {
 /// operator's tools alike.
 #[must_use]
 pub(crate) fn lag(now: Timestamp, watermark: Timestamp) -> Duration {
-    Duration::from_millis(u64::try_from(now.0 - watermark.0).unwrap_or(0))
+    watermark.until(now)
 }
 
 /// What to do when the late pass found what the first one had missed.

@@ -1,12 +1,9 @@
 //! What happens to a record, told: metrics per hop, the last changes and dead letters.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use crate::{
     board::Story,
-    clock::Timestamp,
     config::Feed,
     erp::{QueryFault, record::Misfit},
 };
@@ -95,9 +92,4 @@ impl Tales {
             board.tell(story, value);
         }
     }
-}
-
-/// How long after its modified time a record's event is there.
-pub(super) fn since(modified: Timestamp, now: Timestamp) -> Duration {
-    Duration::from_millis(u64::try_from(now.0 - modified.0).unwrap_or(0))
 }

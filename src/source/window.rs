@@ -664,10 +664,9 @@ impl Cursor {
         if erp >= at.watermark {
             return None;
         }
-        let reach = Duration::from_millis(u64::try_from(limits.now.0 - limits.late.0).unwrap_or(0))
-            .max(unseen);
+        let reach = limits.late.until(limits.now).max(unseen);
         let to = erp.min(limits.now).minus(reach).floor_second().max(start.floor_second());
-        let back = Duration::from_millis(u64::try_from(at.watermark.0 - to.0).unwrap_or(0));
+        let back = to.until(at.watermark);
         if back.is_zero() {
             return None;
         }
@@ -733,7 +732,7 @@ impl Cursor {
         let (recent, older) = (at.shipped_recent_at?, at.shipped_older_at?);
         let end = at.watermark.min(limits.live);
         // What was modified just before a round began may have been visible only after it.
-        let lag = Duration::from_millis(u64::try_from(limits.now.0 - limits.late.0).unwrap_or(0));
+        let lag = limits.late.until(limits.now);
         let (began, reach) =
             (limits.now, |mark: Timestamp, span| mark.minus(lag).minus(span).floor_second());
         let older_due = older.plus(pass.older_interval);
