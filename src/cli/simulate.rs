@@ -5,8 +5,9 @@ use std::{net::SocketAddr, time::Duration};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::output;
 use crate::simulator::{
-    Edition, EnterpriseWindow, Kind, PageOrder, Rule, Seeding, Simulator, SimulatorConfig,
+    Edition, EnterpriseWindow, Kind, PageOrder, Rule, Seeding, Simulator, SimulatorConfig, Sources,
     parse_rules, parse_span,
 };
 
@@ -31,7 +32,7 @@ Fault rules are target:fault=chance, divided by commas.
            misconfigured: sid signature permission warehouse_access ip clock version second_factor
            the ERP's own failures: database applied_database other no_status
            later: slow(100ms) slow(100ms..2s) delayed_apply(2s) late(5s)
-           data: strip_remark rewrite_remark modify(2) ignore_page hide_warehouse(1001) stale(10m) stale(2026-01-31 10:00:00)
+           data: strip_remark rewrite_remark cut_remark(60) prefix_remark modify(2) ignore_page hide_warehouse(1001) stale(10m) stale(2026-01-31 10:00:00)
              (the last three also with ,with_status or ,without_status before the bracket); bom
            pages of a window, one of these an answer: withhold withhold_double short_page(7) neighbour_page
              count_off(-1) count_off(1) broken_character raw_newline (also with a record's number in brackets)
@@ -49,6 +50,9 @@ pub(super) struct SimulateArgs {
     /// Where the admin API listens; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
     pub admin_listen: SocketAddr,
+    /// Print where each behaviour is known from, and end
+    #[arg(long)]
+    pub sources: bool,
     /// Seed of the data, the shuffled page order and the injected faults
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -140,6 +144,10 @@ fn parse_order(text: &str) -> Result<PageOrder, String> {
 /// # Errors
 /// An address that cannot be used.
 pub(super) async fn run(args: SimulateArgs) -> anyhow::Result<()> {
+    if args.sources {
+        let _ = output::say(Sources.to_string().trim_end());
+        return Ok(());
+    }
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let simulator = Simulator::start(SimulatorConfig {

@@ -3,11 +3,11 @@
 
 use std::collections::HashSet;
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
     amount::Amount,
+    argument::Argument,
     ledger::Made,
     mischief::RemarkFate,
     record::{APPROVED, Edition, Outbound, OutboundLine, Row as _},
@@ -18,32 +18,10 @@ use super::{
     world::State,
 };
 
-/// The first argument. Unknown names are refused: a client that misspells one would otherwise lose
-/// it unnoticed.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct OrderInfo {
-    return_no: Option<String>,
-    warehouse_no: Option<String>,
-    logistics_code: Option<String>,
-    create_mode: Option<i64>,
-    remark: Option<String>,
-}
-
-/// One element of the second argument.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Detail<'a> {
-    spec_no: Option<String>,
-    #[serde(borrow)]
-    num: Option<&'a RawValue>,
-    unit_name: Option<String>,
-    position_no: Option<String>,
-    batch_no: Option<String>,
-    expire_date: Option<String>,
-    defect: Option<bool>,
-    remark: Option<String>,
-}
+/// Names of the first argument, and of an element of the second.
+const INFO: [&str; 5] = ["return_no", "warehouse_no", "logistics_code", "create_mode", "remark"];
+const LINE: [&str; 8] =
+    ["spec_no", "num", "unit_name", "position_no", "batch_no", "expire_date", "defect", "remark"];
 
 /// A request whose form is right.
 #[derive(Debug)]
@@ -56,12 +34,6 @@ pub(super) struct OrderRequest {
     lines: Vec<OutboundLine>,
 }
 
-fn required(name: &str, value: Option<String>) -> Result<String, Refused> {
-    value
-        .filter(|value| !value.is_empty())
-        .ok_or_else(|| Refused::new(100, format!("{name}不能为空")))
-}
-
 fn fits(name: &str, value: &str, most: usize) -> Result<(), Refused> {
     if value.chars().count() > most {
         return Err(Refused::new(
@@ -72,8 +44,8 @@ fn fits(name: &str, value: &str, most: usize) -> Result<(), Refused> {
     Ok(())
 }
 
-fn optional(name: &str, value: Option<String>, most: usize) -> Result<Box<str>, Refused> {
-    let value = value.unwrap_or_default();
+fn optional(of: &Argument<'_>, name: &str, most: usize) -> Result<Box<str>, Refused> {
+    let value = of.text(name)?.unwrap_or_default();
     fits(name, &value, most)?;
     Ok(value.into())
 }
@@ -86,18 +58,20 @@ pub(super) fn read(body: &[u8]) -> Result<OrderRequest, Refused> {
     let [info, details] = arguments.as_slice() else {
         return Err(Refused::new(1, format!("参数个数不正确,需要2个,实际{}个", arguments.len())));
     };
-    let info: OrderInfo = serde_json::from_str(info.get())
-        .map_err(|fault| Refused::new(1, format!("orderInfo参数类型错误: {fault}")))?;
-    let details: Vec<Detail<'_>> = serde_json::from_str(details.get())
+    let info = Argument::read(info, "orderInfo", &INFO)?;
+    let details: Vec<&RawValue> = serde_json::from_str(details.get())
         .map_err(|fault| Refused::new(1, format!("detailList参数类型错误: {fault}")))?;
 
-    let return_no = required("return_no", info.return_no)?;
-    let warehouse_no = required("warehouse_no", info.warehouse_no)?;
+    let return_no = info.required("return_no")?;
+    if info.raw("warehouse_no") == Some("\"\"") {
+        return Err(Refused::new(100, "仓库编号不可为空"));
+    }
+    let warehouse_no = info.required("warehouse_no")?;
     fits("return_no", &return_no, 40)?;
     fits("warehouse_no", &warehouse_no, 40)?;
-    let logistics_code = optional("logistics_code", info.logistics_code, 60)?;
-    let remark = optional("remark", info.remark, 255)?;
-    let status = match info.create_mode.unwrap_or(0) {
+    let logistics_code = optional(&info, "logistics_code", 60)?;
+    let remark = optional(&info, "remark", 255)?;
+    let status = match info.integer("create_mode")?.unwrap_or(0) {
         0 => 48,
         1 => 50,
         2 => 65,
@@ -117,15 +91,14 @@ pub(super) fn read(body: &[u8]) -> Result<OrderRequest, Refused> {
     })
 }
 
-fn line(detail: Detail<'_>) -> Result<OutboundLine, Refused> {
-    let spec_no = required("spec_no", detail.spec_no)?;
+fn line(raw: &RawValue) -> Result<OutboundLine, Refused> {
+    let of = Argument::read(raw, "detailList", &LINE)?;
+    let spec_no = of.required("spec_no")?;
     fits("spec_no", &spec_no, 40)?;
-    let num = detail.num.map(RawValue::get).unwrap_or_default();
-    let num = num.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(num);
-    if num.is_empty() || num == "null" {
+    let Some(num) = of.filled("num")? else {
         return Err(Refused::new(100, "num不能为空".to_owned()));
-    }
-    let count = Amount::parse(num)
+    };
+    let count = Amount::parse(&num)
         .filter(|count| count.0 > 0)
         .ok_or_else(|| Refused::new(100, format!("货品{spec_no}数量不合法")))?;
     Ok(OutboundLine {
@@ -133,12 +106,12 @@ fn line(detail: Detail<'_>) -> Result<OutboundLine, Refused> {
         count,
         price: seed::price(&spec_no),
         spec_no: spec_no.into(),
-        defect: detail.defect.unwrap_or(false),
-        unit_name: optional("unit_name", detail.unit_name, 40)?,
-        position_no: optional("position_no", detail.position_no, 50)?,
-        batch_no: optional("batch_no", detail.batch_no, 50)?,
-        expire_date: optional("expire_date", detail.expire_date, 50)?,
-        remark: optional("remark", detail.remark, 255)?,
+        defect: of.flag("defect")?.unwrap_or(false),
+        unit_name: optional(&of, "unit_name", 40)?,
+        position_no: optional(&of, "position_no", 50)?,
+        batch_no: optional(&of, "batch_no", 50)?,
+        expire_date: optional(&of, "expire_date", 50)?,
+        remark: optional(&of, "remark", 255)?,
     })
 }
 
@@ -159,12 +132,22 @@ impl OrderRequest {
             }
         }
         if state.forbidden_warehouses.contains(&self.warehouse_no) {
-            return refuse("无仓库访问权限".to_owned());
+            return Err(Refused::right_required());
+        }
+        if !(state.auto_returns
+            || self.logistics_code.is_empty()
+            || state.carriers.contains(&self.logistics_code))
+        {
+            return refuse(format!(
+                "不存在物流编码为 {} 的物流公司或业务类型错误!",
+                self.logistics_code
+            ));
         }
         let mut seen = HashSet::with_capacity(self.lines.len());
         for line in &self.lines {
-            if !seen.insert(&*line.spec_no)
-                || !(state.auto_returns || state.specs.contains(&*line.spec_no))
+            // One SKU may stand at several positions, in several batches, with several dates.
+            let place = (&line.spec_no, &line.position_no, &line.batch_no, &line.expire_date);
+            if !seen.insert(place) || !(state.auto_returns || state.specs.contains(&*line.spec_no))
             {
                 return refuse("货品列表中货品不存在或者货品重复".to_owned());
             }
@@ -216,6 +199,8 @@ impl OrderRequest {
             RemarkFate::Kept => self.remark.into(),
             RemarkFate::Stripped => "".into(),
             RemarkFate::Rewritten => "已由仓库人员改写".into(),
+            RemarkFate::Cut(most) => self.remark.chars().take(most).collect::<String>().into(),
+            RemarkFate::Prefixed => format!("[接口创建出库单]{}", self.remark).into(),
         };
         let mut lines = self.lines;
         for (at, line) in lines.iter_mut().enumerate() {
@@ -236,6 +221,7 @@ impl OrderRequest {
             modified: doing.now,
             shipped: None,
             flavour: mix(u64::from(id)),
+            by_api: true,
             lines,
             overrides: None,
         };

@@ -17,6 +17,7 @@
 //! | `delayed_apply(2s)` | executed that long after it arrived, whether or not the connection still stands |
 //! | `late(5s)` | executed at once, seen by queries that much later |
 //! | `strip_remark`, `rewrite_remark` | the order is made, without remark or with another one |
+//! | `cut_remark(N)`, `prefix_remark` | the order is made with the first N characters of its remark, or with `[接口创建出库单]` before it |
 //! | `modify(2)` | before the query answers, two of the records it would find are modified |
 //! | `ignore_page` | the query answers with page 0, whatever was asked |
 //! | `refuse(CODE,TEXT)`, `applied_refuse(CODE,TEXT)` | refused with this code and text; not executed, or executed all the same |
@@ -149,6 +150,10 @@ pub(crate) enum RemarkFate {
     Kept,
     Stripped,
     Rewritten,
+    /// Its first so many characters.
+    Cut(usize),
+    /// Behind a text of the ERP's.
+    Prefixed,
 }
 
 /// Which records a query leaves out.
@@ -276,6 +281,11 @@ impl FromStr for Fault {
             "late" => Ok(Self::Late(span()?)),
             "strip_remark" => Ok(Self::Remark(RemarkFate::Stripped)),
             "rewrite_remark" => Ok(Self::Remark(RemarkFate::Rewritten)),
+            "cut_remark" => {
+                let most = usize::try_from(number()?).unwrap_or(usize::MAX);
+                Ok(Self::Remark(RemarkFate::Cut(most)))
+            }
+            "prefix_remark" => Ok(Self::Remark(RemarkFate::Prefixed)),
             "modify" => Ok(Self::Modify(u32::try_from(number()?).unwrap_or(u32::MAX))),
             "ignore_page" => Ok(Self::IgnorePage),
             "refuse" => {

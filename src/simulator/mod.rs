@@ -12,6 +12,7 @@
 
 mod admin;
 mod amount;
+mod argument;
 mod control;
 mod create;
 mod door;
@@ -28,6 +29,7 @@ mod reply;
 mod rng;
 mod seed;
 mod sign;
+mod sources;
 mod steward;
 mod table;
 mod time;
@@ -50,6 +52,7 @@ pub(crate) use query::EnterpriseWindow;
 pub(crate) use quota::MinuteQuota;
 pub(crate) use record::{Edition, Kind};
 pub(crate) use seed::{Seeding, WAREHOUSES, spec_no};
+pub(crate) use sources::Sources;
 pub(crate) use table::PageOrder;
 pub(crate) use time::parse_span;
 pub(crate) use world::Adjust;

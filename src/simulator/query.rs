@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::{
     Call,
+    argument::Argument,
     mischief::{Asking, Hidden},
     page::Found,
     record::Edition,
@@ -42,32 +44,18 @@ pub(super) struct Query {
     pub total: bool,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ReturnsArgument {
-    provider_no: Option<String>,
-    return_no: Option<String>,
-    status: Option<i32>,
-    start_time: Option<String>,
-    end_time: Option<String>,
-    fuzzy_query: Option<bool>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct OutboundsArgument {
-    start_time: Option<String>,
-    end_time: Option<String>,
-    time_type: Option<i64>,
-    warehouse_no: Option<String>,
-    stockout_no: Option<String>,
-    src_order_no: Option<String>,
-    status: Option<String>,
-}
-
-fn filled(value: Option<String>) -> Option<String> {
-    value.filter(|value| !value.is_empty())
-}
+/// Names of the one argument of each flagship query.
+const RETURNS: [&str; 6] =
+    ["provider_no", "return_no", "status", "start_time", "end_time", "fuzzy_query"];
+const OUTBOUNDS: [&str; 7] = [
+    "start_time",
+    "end_time",
+    "time_type",
+    "warehouse_no",
+    "stockout_no",
+    "src_order_no",
+    "status",
+];
 
 /// Both ends of a window, at most thirty days apart.
 fn window(start: Option<&str>, end: Option<&str>, edition: Edition) -> Result<(i64, i64), Refused> {
@@ -115,26 +103,31 @@ pub(super) fn read_flagship(
         Some(_) => return Err(Refused::new(1, "calc_total参数类型错误")),
     };
     let selection = if call == Call::PurchaseReturns {
-        returns(argument(body)?, state)?
+        returns(&argument(body, &RETURNS)?, state)?
     } else {
-        outbounds(argument(body)?)?
+        outbounds(&argument(body, &OUTBOUNDS)?)?
     };
     let with_status = !selection.statuses.is_empty();
     Ok(Query { call, selection, with_status, page_no, page_size, total })
 }
 
-fn argument<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, Refused> {
-    let mut arguments: Vec<T> = serde_json::from_slice(body)
+fn argument<'a>(body: &'a [u8], names: &[&str]) -> Result<Argument<'a>, Refused> {
+    let arguments: Vec<&RawValue> = serde_json::from_slice(body)
         .map_err(|fault| Refused::new(1, format!("params参数类型错误: {fault}")))?;
-    match (arguments.pop(), arguments.len()) {
-        (Some(argument), 0) => Ok(argument),
+    match arguments.as_slice() {
+        [argument] => Argument::read(argument, "params", names),
         _ => Err(Refused::new(1, "参数个数不正确,需要1个")),
     }
 }
 
-fn returns(argument: ReturnsArgument, state: &State) -> Result<Selection, Refused> {
-    let over = match filled(argument.return_no) {
-        Some(part) if argument.fuzzy_query == Some(true) => {
+/// The window of a query that names no record.
+fn flagship_window(of: &Argument<'_>) -> Result<(i64, i64), Refused> {
+    window(of.text("start_time")?.as_deref(), of.text("end_time")?.as_deref(), Edition::Flagship)
+}
+
+fn returns(of: &Argument<'_>, state: &State) -> Result<Selection, Refused> {
+    let over = match of.filled("return_no")? {
+        Some(part) if of.flag("fuzzy_query")? == Some(true) => {
             if state
                 .returns
                 .all()
@@ -150,25 +143,22 @@ fn returns(argument: ReturnsArgument, state: &State) -> Result<Selection, Refuse
         }
         Some(number) => Over::Number(number),
         None => {
-            let (from, to) = window(
-                argument.start_time.as_deref(),
-                argument.end_time.as_deref(),
-                Edition::Flagship,
-            )?;
+            let (from, to) = flagship_window(of)?;
             Over::Modified(from, to)
         }
     };
     Ok(Selection {
         over,
-        statuses: argument.status.into_iter().collect(),
+        statuses: of.integer("status")?.into_iter().collect(),
         warehouse_no: None,
-        provider_no: filled(argument.provider_no),
+        provider_no: of.filled("provider_no")?,
         unseen: Unseen::default(),
     })
 }
 
-fn outbounds(argument: OutboundsArgument) -> Result<Selection, Refused> {
-    let statuses = filled(argument.status)
+fn outbounds(of: &Argument<'_>) -> Result<Selection, Refused> {
+    let statuses = of
+        .filled("status")?
         .map(|list| {
             list.split(',')
                 .map(|status| status.trim().parse::<i32>())
@@ -177,16 +167,12 @@ fn outbounds(argument: OutboundsArgument) -> Result<Selection, Refused> {
         .transpose()
         .map_err(|_| Refused::new(100, "状态应该是由逗号分隔开的整数数组"))?
         .unwrap_or_default();
-    let over = match (filled(argument.stockout_no), filled(argument.src_order_no)) {
+    let over = match (of.filled("stockout_no")?, of.filled("src_order_no")?) {
         (Some(number), _) => Over::Number(number),
         (None, Some(source)) => Over::Source(source),
         (None, None) => {
-            let (from, to) = window(
-                argument.start_time.as_deref(),
-                argument.end_time.as_deref(),
-                Edition::Flagship,
-            )?;
-            match argument.time_type.unwrap_or(1) {
+            let (from, to) = flagship_window(of)?;
+            match of.integer("time_type")?.unwrap_or(1) {
                 1 => Over::Shipped(from, to),
                 2 => Over::Created(from, to),
                 3 => Over::Modified(from, to),
@@ -197,7 +183,7 @@ fn outbounds(argument: OutboundsArgument) -> Result<Selection, Refused> {
     Ok(Selection {
         over,
         statuses,
-        warehouse_no: filled(argument.warehouse_no),
+        warehouse_no: of.filled("warehouse_no")?,
         provider_no: None,
         unseen: Unseen::default(),
     })

@@ -84,6 +84,8 @@ pub(super) struct Outbound {
     /// Set when it is shipped.
     pub shipped: Option<i64>,
     pub flavour: u64,
+    /// Made by `createOrder`: nobody operated it.
+    pub by_api: bool,
     pub lines: Vec<OutboundLine>,
     pub overrides: Option<Box<Overrides>>,
 }

@@ -7,11 +7,18 @@ use super::{Call, mischief::Refusal, record::Edition, render::quote};
 pub(super) struct Refused {
     pub code: i64,
     pub text: String,
+    /// The flagship's `code` beside `status`, where an answer has one.
+    pub word: Option<&'static str>,
 }
 
 impl Refused {
     pub(super) fn new(code: i64, text: impl Into<String>) -> Self {
-        Self { code, text: text.into() }
+        Self { code, text: text.into(), word: None }
+    }
+
+    /// The appkey has no right to this warehouse.
+    pub(super) fn right_required() -> Self {
+        Self { word: Some("right.required"), ..Self::new(100, "无该仓库权限") }
     }
 
     /// The answer's body.
@@ -22,6 +29,9 @@ impl Refused {
         };
         let mut out = format!("{{\"{code_name}\":{},\"message\":", self.code);
         quote(&mut out, &self.text);
+        if let Some(word) = self.word {
+            out.push_str(&format!(",\"code\":\"{word}\""));
+        }
         out.push('}');
         out
     }

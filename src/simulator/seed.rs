@@ -32,7 +32,7 @@ const PLACES: [[(&str, i64); 3]; 4] = [
 ];
 const NAMES: [&str; 6] = ["王小明", "李芳", "张伟", "陈静", "刘洋", "欧阳娜娜"];
 const CLERKS: [&str; 4] = ["系统", "外部接口", "赵会计", "孙主管"];
-const CARRIERS: [&str; 4] = ["", "SF", "YTO", "JD"];
+pub(super) const CARRIERS: [&str; 4] = ["", "SF", "YTO", "JD"];
 const REMARKS: [&str; 5] =
     ["", "质量问题退货", "换季清仓，退回供应商", "供应商要求召回（第2批）", "外箱破损 \"易碎\""];
 const BRANDS: [(&str, &str, &str, &str); 4] = [
@@ -327,6 +327,7 @@ pub(super) fn outbound(seed: u64, id: u32, seeding: &Seeding, modified: i64) -> 
         shipped: matches!(status, 95 | 110).then_some(modified),
         flavour,
         lines,
+        by_api: false,
         overrides: None,
     }
 }

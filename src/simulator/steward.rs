@@ -177,6 +177,7 @@ impl World {
         state.auto_returns = adjust.auto_returns.unwrap_or(state.auto_returns);
         state.warehouses.extend(adjust.add_warehouses.iter().cloned());
         state.specs.extend(adjust.add_specs.iter().cloned());
+        state.carriers.extend(adjust.add_carriers.iter().cloned());
         if let Some(forbidden) = &adjust.forbidden_warehouses {
             state.forbidden_warehouses = forbidden.iter().cloned().collect();
         }

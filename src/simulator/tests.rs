@@ -1,5 +1,7 @@
 //! The simulator as a client meets it: over real sockets, with a client of the test's own.
 
+mod clients;
+
 use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::{Value, json};
@@ -349,7 +351,6 @@ async fn orders_are_refused_in_the_erps_words() {
             100,
             "仓库编号为 wdtapi3-test11 的仓库不存在!",
         ),
-        (with("warehouse_no", json!("WH-CD-01")), 100, "无仓库访问权限"),
         (with("create_mode", json!(3)), 100, "创建模式不正确"),
         (lines(json!([])), 100, "detailList不能为空"),
         (lines(json!([line, line])), 100, "货品列表中货品不存在或者货品重复"),
@@ -376,17 +377,25 @@ async fn orders_are_refused_in_the_erps_words() {
         let answer = create(&simulator, request.clone()).await.unwrap();
         assert_eq!(answer, json!({"status": status, "message": message}), "{request}");
     }
-    for request in
-        [with("retrun_no", json!("OK")), lines(json!([{"spec_no": 1, "num": 1}])), json!({})]
-    {
-        assert_eq!(create(&simulator, request.clone()).await.unwrap()["status"], 1, "{request}");
+    assert_eq!(
+        create(&simulator, with("warehouse_no", json!("WH-CD-01"))).await.unwrap(),
+        json!({"status": 100, "message": "无该仓库权限", "code": "right.required"})
+    );
+    for (request, status) in [
+        (with("retrun_no", json!("OK")), 2),
+        (lines(json!([{"spec_no": ["SKU-00001"], "num": 1}])), 1),
+        (with("create_mode", json!("x")), 1),
+        (json!({}), 1),
+    ] {
+        let answer = create(&simulator, request.clone()).await.unwrap();
+        assert_eq!(answer["status"], status, "{request}");
     }
     assert_eq!(
         create(&simulator, with("remark", json!("备".repeat(255)))).await.unwrap()["status"],
         0
     );
     let counts = control.summary().calls["create_order"];
-    assert_eq!((counts.applied, counts.rejected), (1, cases.len() as u64 + 3));
+    assert_eq!((counts.applied, counts.rejected), (1, cases.len() as u64 + 5));
     simulator.stop().await;
 }
 
@@ -964,6 +973,21 @@ async fn a_stripped_remark_does_not_fool_the_ledger() {
         .map(|row| row["remark"].as_str().unwrap())
         .collect();
     assert!(remarks.iter().filter(|remark| remark.starts_with('#')).count() <= 1, "{remarks:?}");
+    simulator.stop().await;
+}
+
+#[tokio::test]
+async fn a_remark_is_cut_or_prefixed_as_the_script_says() {
+    let simulator = free().await;
+    let rules = "createOrder:cut_remark(14)=1x,createOrder:prefix_remark=@2";
+    simulator.control().add_faults(rules).unwrap();
+    for _ in 0..2 {
+        create(&simulator, order("CR1", "#ABCDEFGHIJKLM one")).await.unwrap();
+    }
+    let answer = page(&simulator, Call::Outbounds, 0, 10, &json!({"src_order_no": "CR1"})).await;
+    let remarks: Vec<&Value> =
+        answer["data"]["order"].as_array().unwrap().iter().map(|row| &row["remark"]).collect();
+    assert_eq!(remarks, ["#ABCDEFGHIJKLM", "[接口创建出库单]#ABCDEFGHIJKLM one"]);
     simulator.stop().await;
 }
 

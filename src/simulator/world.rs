@@ -80,6 +80,7 @@ pub(crate) struct Adjust {
     pub auto_returns: Option<bool>,
     pub add_warehouses: Vec<String>,
     pub add_specs: Vec<String>,
+    pub add_carriers: Vec<String>,
     /// `createOrder` for these is answered with a lack of rights.
     pub forbidden_warehouses: Option<Vec<String>>,
     /// Records of these are silently left out of every query.
@@ -111,6 +112,7 @@ pub(super) struct State {
     pub auto_returns: bool,
     pub warehouses: HashSet<String>,
     pub specs: HashSet<String>,
+    pub carriers: HashSet<String>,
     pub forbidden_warehouses: HashSet<String>,
     pub disabled_batches: HashSet<String>,
     pub ledger: Ledger,
@@ -193,6 +195,11 @@ impl State {
             auto_returns: config.auto_returns,
             warehouses: seed::WAREHOUSES.iter().map(|(no, _)| (*no).to_owned()).collect(),
             specs: (0..seed::SPECS).map(seed::spec_no).collect(),
+            carriers: seed::CARRIERS
+                .into_iter()
+                .filter(|code| !code.is_empty())
+                .map(str::to_owned)
+                .collect(),
             forbidden_warehouses: HashSet::new(),
             disabled_batches: HashSet::new(),
             ledger: Ledger::new(config.request_log),
