@@ -17,7 +17,11 @@ use crate::{
         rights::{Operation, Resource},
     },
     schema::{Codec, Subject},
-    source::window::Foreign,
+    source::{
+        change::call_of,
+        query,
+        window::{Foreign, Window},
+    },
 };
 
 use super::{
@@ -301,6 +305,69 @@ async fn erp(settings: &Settings, report: &mut Report) {
         };
         report.add(&finding);
     }
+    report.add_all(&untested(settings));
+    let filter = settings.return_outbounds.filters.warehouse_no.as_deref();
+    let outbounds = &settings.return_outbounds;
+    if let Some(warehouse_no) = filter.filter(|_| outbounds.enabled) {
+        let counted = timeout(ERP_PATIENCE, orders_of(&erp, settings, warehouse_no)).await;
+        let found = counted.ok().flatten().and_then(|count| unseen(warehouse_no, count));
+        report.add_all(found.as_slice());
+    }
+}
+
+/// What a check without effects cannot tell of the ERP.
+fn untested(settings: &Settings) -> Vec<Finding> {
+    let mut rows = Vec::new();
+    if settings.commands.enabled {
+        rows.push(Finding::not_tested(
+            "erp create_order",
+            "not called, because check makes no order: the permission for wms.stockout.PurchaseReturn.createOrder, and that the ERP's client is V1.4.0.4 or later, V1.5.5.2 for the lookups",
+            "grant the appkey that call, and send one command for a return that you can cancel",
+        ));
+    }
+    let flagship = settings.flagship.as_ref().map(|account| &account.connection);
+    let enterprise = settings.enterprise.as_ref().map(|account| &account.connection);
+    for (section, connection) in [("flagship", flagship), ("enterprise", enterprise)] {
+        if connection.is_some_and(|connection| connection.proxy.is_some()) {
+            rows.push(Finding::not_tested(
+                format!("erp.{section}.proxy"),
+                "whether the proxy keeps one connection to the ERP for several sellers: the ERP takes each connection for one seller's",
+                "give the connector a proxy of its own, or have it close its connections to the ERP",
+            ));
+        }
+    }
+    rows
+}
+
+/// How many outbound orders of the last 30 days the feed's query counts in a warehouse; `None` where
+/// the ERP does not say.
+async fn orders_of(erp: &Erp, settings: &Settings, warehouse_no: &str) -> Option<u64> {
+    let feed = Feed::ReturnOutbounds;
+    let section = settings.feed(feed);
+    let end = Timestamp::now().minus(Duration::from_secs(60)).floor_second();
+    // The longest window the ERP accepts.
+    let window = Window { start: end.minus(Duration::from_secs(30 * 86_400 - 1)), end };
+    let call = call_of(feed, section.edition);
+    let mut sum = 0;
+    for selection in query::of_window(feed, section, window) {
+        debug_assert_eq!(selection.warehouse_no.as_deref(), Some(warehouse_no));
+        let permit = erp.quota().acquire(call, Class::Feed).await;
+        let page = PageRequest { page_no: 0, page_size: 1, count: true };
+        sum += erp.query(permit, &selection, page, CALL_TIMEOUT).await.ok()?.total_count?;
+    }
+    Some(sum)
+}
+
+/// A warehouse of which nothing is shown may be one that the query does not take, or one that the
+/// account may not see: the ERP says neither.
+fn unseen(warehouse_no: &str, orders: u64) -> Option<Finding> {
+    (orders == 0).then(|| {
+        Finding::warning(
+            "erp warehouse",
+            format!("the ERP shows no outbound order of the last 30 days in warehouse {warehouse_no} (feeds.return_outbounds.filters)"),
+            "check its number and the appkey's permission for it (仓库权限); the query takes ordinary warehouses only (限普通仓库)",
+        )
+    })
 }
 
 /// What `run` would refuse of the feeds' states; nothing where they cannot be read, which other
@@ -467,6 +534,22 @@ mod tests {
             fault_finding(call, &QueryFault::Throttled { call, message: "x".to_owned() }).level,
             Level::Warning
         );
+    }
+
+    #[test]
+    fn what_a_check_cannot_tell_is_said_and_is_not_good() {
+        let settings = |text: &str| {
+            let env = [("WDT__ERP__FLAGSHIP__SECRET", "x:y")];
+            let env = env.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+            let account = "[erp.flagship]\nurl = \"http://e/\"\nsid = \"s\"\nkey = \"k\"\n";
+            crate::config::from_toml(&format!("{account}{text}"), env).unwrap().settings
+        };
+        assert_eq!(untested(&settings("")), []);
+        let rows = untested(&settings("proxy = \"http://p:1\"\n[commands]\nenabled = true\n"));
+        let subjects: Vec<&str> = rows.iter().map(|row| row.subject.as_str()).collect();
+        assert_eq!(subjects, ["erp create_order", "erp.flagship.proxy"]);
+        assert!(rows.iter().all(|row| row.level == Level::NotTested), "{rows:?}");
+        assert_eq!((unseen("W", 1), unseen("W", 0).unwrap().level), (None, Level::Warning));
     }
 
     #[test]

@@ -10,6 +10,8 @@ use super::{End, output};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Level {
     Good,
+    /// Cannot be told from here.
+    NotTested,
     /// Works, but somebody should know.
     Warning,
     Bad,
@@ -28,6 +30,14 @@ pub(super) struct Finding {
 impl Finding {
     pub(super) fn good(subject: impl Into<String>, says: impl Into<String>) -> Self {
         Self { level: Level::Good, subject: subject.into(), says: says.into(), advice: None }
+    }
+
+    pub(super) fn not_tested(
+        subject: impl Into<String>,
+        says: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
+        Self { level: Level::NotTested, ..Self::warning(subject, says, advice) }
     }
 
     pub(super) fn warning(
@@ -103,7 +113,7 @@ impl Report {
             ));
         }
         match self.worst {
-            Level::Good | Level::Warning => End::Done,
+            Level::Good | Level::NotTested | Level::Warning => End::Done,
             Level::Bad => End::Failed,
         }
     }
@@ -112,6 +122,7 @@ impl Report {
 fn word(level: Level) -> &'static str {
     match level {
         Level::Good => "good",
+        Level::NotTested => "not_tested",
         Level::Warning => "warning",
         Level::Bad => "bad",
     }
@@ -124,6 +135,7 @@ fn document(finding: &Finding) -> Value {
 fn row(finding: &Finding) -> String {
     let sign = match finding.level {
         Level::Good => '✓',
+        Level::NotTested => '?',
         Level::Warning => '⚠',
         Level::Bad => '✗',
     };
@@ -140,6 +152,7 @@ mod tests {
     fn only_a_failure_fails() {
         let mut report = Report::new();
         report.add(&Finding::good("kafka", "3 brokers"));
+        report.add(&Finding::not_tested("createOrder", "check makes no order", "send a command"));
         report.add(&Finding::warning("replicas", "one", "add brokers"));
         assert_eq!(report.end(), End::Done);
         let mut report = Report::json();
