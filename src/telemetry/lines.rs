@@ -49,11 +49,10 @@ impl Write for LogLines {
         } else {
             one_line(line)
         };
-        aside(|| {
-            let mut out = io::stderr().lock();
-            out.write_all(line.as_bytes())?;
-            out.write_all(b"\n")
-        })?;
+        // In one piece: standard error has no buffer, so every piece is a system call.
+        let mut line = line.into_owned();
+        line.push('\n');
+        aside(|| io::stderr().lock().write_all(line.as_bytes()))?;
         Ok(event.len())
     }
 

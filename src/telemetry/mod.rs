@@ -16,9 +16,10 @@ use std::{
     time::Duration,
 };
 
+use tracing::Subscriber;
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
-    filter::{LevelFilter, Targets},
+    filter::{FilterExt, LevelFilter, Targets, filter_fn},
     layer::SubscriberExt,
     reload,
     util::SubscriberInitExt,
@@ -104,6 +105,24 @@ pub(crate) struct Telemetry {
 /// # Errors
 /// One sentence when logging was started before.
 pub(crate) fn start(log: &LogSettings, collector: Option<Collector>) -> Result<Telemetry, String> {
+    let (subscriber, handle) = subscriber(log, collector.as_ref())?;
+    subscriber.try_init().map_err(|error| format!("logging cannot be started: {error}"))?;
+    let set: SetFilter = Box::new(move |filter| {
+        handle.reload(filter).map_err(|error| format!("the filter cannot be changed: {error}"))
+    });
+    let levels = Levels(Arc::new(Inner {
+        configured: log.level.clone(),
+        current: Mutex::new(log.level.clone()),
+        set,
+    }));
+    Ok(Telemetry { levels, collector })
+}
+
+/// Who hears of lines and spans, and the handle of the log's filter.
+fn subscriber(
+    log: &LogSettings,
+    collector: Option<&Collector>,
+) -> Result<(impl Subscriber + use<>, reload::Handle<EnvFilter, Registry>), String> {
     let (filter, handle) = reload::Layer::<EnvFilter, Registry>::new(parse(&log.level)?);
     // Without internal errors: a closed standard error must not end the process.
     let colours = log.format == LogFormat::Human
@@ -118,25 +137,24 @@ pub(crate) fn start(log: &LogSettings, collector: Option<Collector>) -> Result<T
             lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed()
         }
     };
-    let traces = collector.as_ref().map(|collector| {
-        let ours = Targets::new().with_target(env!("CARGO_CRATE_NAME"), LevelFilter::INFO);
-        tracing_opentelemetry::layer()
-            .with_tracer(collector.tracer())
-            .with_target(false)
-            .with_filter(ours)
+    // A command's lines name it in fields of their own, so its spans are the collector's alone, and
+    // without one none is made: made, entered and written out they cost more than the lines. The
+    // hint keeps levels below the log's from being looked at one by one.
+    let lined = filter_fn(|metadata| metadata.is_event() || metadata.target() != trace::TARGET)
+        .with_max_level_hint(LevelFilter::TRACE);
+    let traces = collector.map(|collector| {
+        tracing_opentelemetry::layer().with_tracer(collector.tracer()).with_target(false)
     });
-    let started =
-        tracing_subscriber::registry().with(lines.with_filter(filter)).with(traces).try_init();
-    started.map_err(|error| format!("logging cannot be started: {error}"))?;
-    let set: SetFilter = Box::new(move |filter| {
-        handle.reload(filter).map_err(|error| format!("the filter cannot be changed: {error}"))
-    });
-    let levels = Levels(Arc::new(Inner {
-        configured: log.level.clone(),
-        current: Mutex::new(log.level.clone()),
-        set,
-    }));
-    Ok(Telemetry { levels, collector })
+    // Without a collector a filter that lets nothing through: a layer without any counts as one
+    // that wants to be asked about every span.
+    let traced = match traces {
+        Some(_) => Targets::new().with_target(env!("CARGO_CRATE_NAME"), LevelFilter::INFO),
+        None => Targets::new(),
+    };
+    let subscriber = tracing_subscriber::registry()
+        .with(lines.with_filter(filter.and(lined)))
+        .with(traces.with_filter(traced));
+    Ok((subscriber, handle))
 }
 
 impl Telemetry {
@@ -151,6 +169,22 @@ impl Telemetry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_a_collector_commands_have_no_spans_and_feeds_have_theirs_for_their_lines() {
+        for (level, lines) in [("info", true), ("warn", false)] {
+            let log = LogSettings { format: LogFormat::Human, level: level.into() };
+            let (subscriber, _handle) = subscriber(&log, None).unwrap();
+            tracing::subscriber::with_default(subscriber, || {
+                let mut trace = Trace::begin(("R", "c"), &[]);
+                trace.enter(crate::metrics::Hop::Call);
+                assert!(trace.is_none(), "{level}");
+                assert_eq!(!tracing::info_span!("window").is_none(), lines, "{level}");
+                assert_eq!(tracing::enabled!(tracing::Level::INFO), lines, "{level}");
+                assert!(!tracing::enabled!(tracing::Level::DEBUG), "{level}");
+            });
+        }
+    }
 
     #[test]
     fn a_text_that_is_no_filter_is_refused_and_the_one_in_force_stays() {

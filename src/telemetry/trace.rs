@@ -13,6 +13,9 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::metrics::Hop;
 
+/// By which the spans of commands are told from those of feeds.
+pub(super) const TARGET: &str = module_path!();
+
 /// Headers of a Kafka record.
 type Headers = [(String, Option<Vec<u8>>)];
 
@@ -86,6 +89,12 @@ impl Trace {
     #[must_use]
     pub(crate) fn hop(&self) -> Span {
         self.hop.clone()
+    }
+
+    /// Whether nobody wants its spans.
+    #[cfg(test)]
+    pub(super) fn is_none(&self) -> bool {
+        self.root.is_none() && self.hop.is_none()
     }
 
     /// How the command ended.
