@@ -167,8 +167,7 @@ impl Rig {
 
     /// Starts `run` without waiting.
     pub fn spawn(&self) -> Connector {
-        let (file, port) = self.write_config();
-        Connector::spawn(&file, port, &self.path("connector.log"))
+        self.spawn_with(&[])
     }
 
     /// Starts `run` with these variables in its environment, without waiting.
@@ -181,7 +180,11 @@ impl Rig {
         let (file, port) = self.write_config();
         let mut command = connector::command(&file, &["run"]);
         command.envs(variables.iter().copied());
-        Connector::spawn_command(command, port, &self.path(log))
+        // Not in the folder of the secrets: that one is watched for changes, and every line would
+        // wake the watcher.
+        let logs = self.path("logs");
+        fs::create_dir_all(&logs).expect("a temporary folder");
+        Connector::spawn_command(command, port, &logs.join(log))
     }
 
     /// Runs another verb of the program to its end.
