@@ -6,12 +6,16 @@ use serde_json::{Value, json};
 
 use crate::{
     PATIENCE, ceiling,
-    figures::{exponent, finish, peak_mb, per_1000, rig, round},
+    figures::{Configuration, exponent, finish, median, peak_mb, per_1000, round},
     kit::{commands::command, records::Reader},
     loader,
 };
 
 const COMMANDS: usize = 20_000;
+/// Calls in flight where nothing else is said: the default of `max_in_flight`.
+const IN_FLIGHT: usize = 64;
+/// Runs of the default configuration and of the tuned one, one after the other.
+const ROUNDS: usize = 3;
 /// Calls of the bare loader: long enough for a steady figure.
 const LOADED: usize = 60_000;
 
@@ -24,8 +28,15 @@ struct Run {
 }
 
 /// `beside`: the bare loops are measured on the same simulator and the same topic right after.
-fn run(count: usize, in_flight: usize, latency: Duration, format: &str, beside: bool) -> Run {
-    let mut rig = rig("speed-commands").commands(format);
+fn run(
+    configuration: Configuration,
+    count: usize,
+    in_flight: usize,
+    latency: Duration,
+    format: &str,
+    beside: bool,
+) -> Run {
+    let mut rig = configuration.rig("speed-commands").commands(format);
     rig.config.set("commands", "max_in_flight", in_flight);
     let all: Vec<_> = (0..count)
         .map(|number| command(&format!("CT{number:06}"), &format!("cmd-{number}")))
@@ -50,7 +61,7 @@ fn run(count: usize, in_flight: usize, latency: Duration, format: &str, beside: 
     finish(connector);
     let per_second = count as f64 / seconds;
     let mut line = json!({
-        "commands": count, "max_in_flight": in_flight, "erp_latency_ms": latency.as_millis(), "format": format,
+        "configuration": configuration.name(), "commands": count, "max_in_flight": in_flight, "erp_latency_ms": latency.as_millis(), "format": format,
         "seconds": round(seconds), "per_second": per_second.round(), "cpu_seconds_per_1000": per_1000(cpu, count), "peak_rss_mb": peak_mb,
         "calls_per_result": round(rig.erp.creates().received as f64 / count as f64),
     });
@@ -69,32 +80,54 @@ fn run(count: usize, in_flight: usize, latency: Duration, format: &str, beside: 
     Run { seconds, cpu, peak_mb, line }
 }
 
+/// The default configuration and the tuned one in turns, and what the first reaches of the second.
+fn side_by_side(count: usize, latency: Duration) -> Vec<Value> {
+    let (mut lines, mut defaults, mut tuned) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        for (configuration, seconds) in
+            [(Configuration::Default, &mut defaults), (Configuration::Tuned, &mut tuned)]
+        {
+            let run = run(configuration, count, IN_FLIGHT, latency, "avro", latency.is_zero());
+            seconds.push(run.seconds);
+            lines.push(run.line);
+        }
+    }
+    let of_tuned = median(tuned) / median(defaults);
+    lines.push(json!({
+        "commands": count, "erp_latency_ms": latency.as_millis(), "default_of_tuned": round(of_tuned),
+    }));
+    lines
+}
+
 pub fn without_latency() -> Vec<Value> {
+    use Configuration::{Default, Tuned};
     // The first to come meets a broker that has compiled nothing yet.
-    run(COMMANDS, 64, Duration::ZERO, "avro", false);
-    let mut lines = vec![
-        run(COMMANDS, 64, Duration::ZERO, "avro", true).line,
-        run(COMMANDS, 64, Duration::ZERO, "json", false).line,
-    ];
+    let mut cold = run(Default, COMMANDS, IN_FLIGHT, Duration::ZERO, "avro", true).line;
+    cold["first_on_this_broker"] = true.into();
+    let mut lines = vec![cold];
+    lines.extend(side_by_side(COMMANDS, Duration::ZERO));
+    lines.push(run(Tuned, COMMANDS, IN_FLIGHT, Duration::ZERO, "json", false).line);
     for (in_flight, count) in [(1, 2_000), (8, 10_000), (512, COMMANDS), (1000, COMMANDS)] {
-        lines.push(run(count, in_flight, Duration::ZERO, "avro", false).line);
+        lines.push(run(Tuned, count, in_flight, Duration::ZERO, "avro", false).line);
     }
     lines
 }
 
 pub fn with_latency() -> Vec<Value> {
-    [(1, 200), (8, 1_600), (64, 10_000), (512, COMMANDS), (1000, COMMANDS)]
-        .into_iter()
-        .map(|(in_flight, count)| {
-            run(count, in_flight, Duration::from_millis(50), "avro", false).line
-        })
-        .collect()
+    let latency = Duration::from_millis(50);
+    let mut lines = side_by_side(10_000, latency);
+    for (in_flight, count) in [(1, 200), (8, 1_600), (512, COMMANDS), (1000, COMMANDS)] {
+        lines.push(run(Configuration::Tuned, count, in_flight, latency, "avro", false).line);
+    }
+    lines
 }
 
 pub fn growth() -> Vec<Value> {
     let sizes = [2_000, 20_000, 200_000];
-    let runs: Vec<Run> =
-        sizes.iter().map(|count| run(*count, 64, Duration::ZERO, "avro", false)).collect();
+    let runs: Vec<Run> = sizes
+        .iter()
+        .map(|count| run(Configuration::Tuned, *count, IN_FLIGHT, Duration::ZERO, "avro", false))
+        .collect();
     let exponents = |value: fn(&Run) -> f64| -> Vec<f64> {
         (1..sizes.len())
             .map(|at| {

@@ -4,15 +4,52 @@ use std::time::Duration;
 
 use crate::kit::{connector::Connector, erp::Erp, rig::Rig};
 
-/// A rig that logs nothing to speak of and whose quota is out of the way.
+/// How the connector that is measured is configured. The rate of calls is out of the way in both:
+/// with the default of 50 calls a minute nothing else would be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Configuration {
+    /// The defaults: log level `info`, `max_concurrent_calls` 64.
+    Default,
+    /// Log level `warn`, `max_concurrent_calls` 2,000.
+    Tuned,
+}
+
+impl Configuration {
+    /// For the JSON line of a case.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Tuned => "tuned",
+        }
+    }
+
+    pub fn rig(self, what: &str) -> Rig {
+        let mut rig = Rig::around(what, Erp::start());
+        rig.topics.create(4);
+        match self {
+            // The rig of the tests sets both.
+            Self::Default => rig
+                .config
+                .remove("log", Some("level"))
+                .remove("quota", Some("max_concurrent_calls")),
+            Self::Tuned => {
+                rig.config.set("log", "level", "warn").set("quota", "max_concurrent_calls", 2000)
+            }
+        };
+        rig.config.set("quota", "burst", 100_000).set("quota", "calls_per_minute", 6_000_000);
+        rig
+    }
+}
+
+/// A rig of the tuned configuration.
 pub fn rig(what: &str) -> Rig {
-    let mut rig = Rig::around(what, Erp::start());
-    rig.topics.create(4);
-    rig.config.set("log", "level", "warn");
-    rig.config.set("quota", "max_concurrent_calls", 2000);
-    rig.config.set("quota", "burst", 100_000);
-    rig.config.set("quota", "calls_per_minute", 6_000_000);
-    rig
+    Configuration::Tuned.rig(what)
+}
+
+/// The middle one.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// Three decimals.

@@ -13,7 +13,7 @@ use wdt_connector::testing::kafka::REST;
 
 use crate::{
     PATIENCE, ceiling,
-    figures::{finish, per_1000, quantile_ms, rig, round},
+    figures::{Configuration, finish, per_1000, quantile_ms, round},
     kit::{
         commands::{avro, command},
         records::Reader,
@@ -26,8 +26,8 @@ const WARM: usize = 10;
 
 /// The ERP answers at once, so everything measured is added: its own share of a call, some tenths
 /// of a millisecond, included.
-fn at(rate: usize, seconds: usize) -> Value {
-    let rig = rig("speed-latency").commands("avro");
+fn at(configuration: Configuration, rate: usize, seconds: usize) -> Value {
+    let rig = configuration.rig("speed-latency").commands("avro");
     rig.erp.take_anything();
     let mut results = Reader::new(&rig.topics.results);
     let connector = rig.start();
@@ -82,7 +82,7 @@ fn at(rate: usize, seconds: usize) -> Value {
     let pairs = ceiling::pairs(&rig.topics.commands, rate, rate * 20, REST);
     let of_pairs = |quantile| round(quantile_ms(&took, quantile) / quantile_ms(&pairs, quantile));
     json!({
-        "per_second": rate, "commands": count, "p50_ms": quantile_ms(&took, 500), "p99_ms": quantile_ms(&took, 990),
+        "configuration": configuration.name(), "per_second": rate, "commands": count, "p50_ms": quantile_ms(&took, 500), "p99_ms": quantile_ms(&took, 990),
         "p99_9_ms": quantile_ms(&took, 999), "cpu_seconds_per_1000": per_1000(cpu, count),
         "bare_transaction_p50_ms": quantile_ms(&bare, 500), "bare_transaction_p99_ms": quantile_ms(&bare, 990),
         "bare_pair_p50_ms": quantile_ms(&pairs, 500), "bare_pair_p99_ms": quantile_ms(&pairs, 990),
@@ -91,5 +91,6 @@ fn at(rate: usize, seconds: usize) -> Value {
 }
 
 pub fn added() -> Vec<Value> {
-    vec![at(50, 40), at(500, 20)]
+    use Configuration::{Default, Tuned};
+    vec![at(Default, 50, 40), at(Tuned, 50, 40), at(Default, 500, 20), at(Tuned, 500, 20)]
 }
