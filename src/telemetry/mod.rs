@@ -138,8 +138,8 @@ fn subscriber(
         }
     };
     // A command's lines name it in fields of their own, so its spans are the collector's alone, and
-    // without one none is made: made, entered and written out they cost more than the lines. The
-    // hint keeps levels below the log's from being looked at one by one.
+    // without one none is made: several for each command, formatted as they are made and kept as
+    // long as it waits. The hint keeps levels below the log's from being looked at one by one.
     let lined = filter_fn(|metadata| metadata.is_event() || metadata.target() != trace::TARGET)
         .with_max_level_hint(LevelFilter::TRACE);
     let traces = collector.map(|collector| {
