@@ -166,7 +166,7 @@ impl Erp {
                     | Answer::Misconfigured(_) => true,
                     Answer::NotExecuted(_) | Answer::Unknown { .. } => false,
                 };
-                self.learn(&permit, heard, judged)
+                self.learn(&permit, heard, judged, Some(&order.return_no))
             }
         };
         self.measure(&permit, answer.word(), begun);
@@ -224,15 +224,21 @@ impl Erp {
                         | QueryFault::TooLong { .. },
                     ) => false,
                 };
-                self.learn(&permit, heard, judged)
+                self.learn(&permit, heard, judged, selection.return_no.as_deref())
             }
         };
         self.measure(&permit, query_result(&outcome), begun);
         outcome
     }
 
-    /// Tells quota and counters what an attempt showed.
-    fn learn<T>(&self, permit: &Permit, heard: bool, judged: Judged<T>) -> T {
+    /// Tells quota and counters what an attempt showed; `return_no` is what it was about.
+    fn learn<T>(
+        &self,
+        permit: &Permit,
+        heard: bool,
+        judged: Judged<T>,
+        return_no: Option<&str>,
+    ) -> T {
         match judged.throttled {
             Some(limit) => permit.refused(limit),
             None if heard => permit.answered(),
@@ -242,6 +248,7 @@ impl Erp {
             self.0.metrics.erp_unseen();
             tracing::warn!(
                 erp.call = permit.call.name(),
+                command.return_no = return_no,
                 "unknown ERP response: not in the table of error codes; report it"
             );
         }
