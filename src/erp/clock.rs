@@ -66,7 +66,7 @@ pub(crate) struct ErpTime {
     /// (ERP's clock − ours) in milliseconds by the best measurement, for people.
     pub skew_ms: Option<i64>,
     /// What it shows at the earliest, from its latest answer that was no refusal.
-    at_least: Option<Timestamp>,
+    pub at_least: Option<Timestamp>,
     /// Distance of the clocks by that answer.
     error: Duration,
 }
@@ -133,9 +133,13 @@ impl ErpClock {
             }),
             skew_ms: heard.best.map(Sample::skew),
             at_least: heard.accepted.map(|sample| sample.date.plus(sample.received().until(now))),
-            error: heard.accepted.map_or(Duration::ZERO, |sample| {
-                Duration::from_millis(sample.skew().unsigned_abs())
-            }),
+            // One wrong `Date` must not keep everybody from asking again.
+            error: heard
+                .accepted
+                .filter(|sample| now.0.saturating_sub(sample.received().0) <= SAMPLE_KEPT_MS)
+                .map_or(Duration::ZERO, |sample| {
+                    Duration::from_millis(sample.skew().unsigned_abs())
+                }),
         }
     }
 }

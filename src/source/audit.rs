@@ -698,7 +698,9 @@ impl Audit {
                 ))),
             };
         };
-        Ok(record::decode(feed, edition, &row.json).ok())
+        // One that does not fit is shown all the same.
+        let modified = record::instant(&row.json, "modified").unwrap_or(Timestamp(i64::MAX));
+        Ok(Some(record::decode(feed, edition, &row.json).unwrap_or(Record { modified, ..record })))
     }
 
     async fn state(&self, key: &StateKey) -> Result<Option<FeedState>, AuditFault> {

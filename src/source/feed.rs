@@ -153,9 +153,12 @@ impl FeedTask {
                 BackfillOrder::of(&decisions, self.feed),
             );
         }
+        let limits = Limits::at(Timestamp::now(), &parts.erp.clock(edition), settings);
+        if matches!(resumed, Resumed::FiltersChanged | Resumed::EarlierStart) {
+            cursor = cursor.late_from(limits.late);
+        }
         if query::shipped_queries(self.feed, settings) > 0 {
-            let erp = parts.erp.clock(edition);
-            let now = Limits::at(Timestamp::now(), &erp, settings).now;
+            let now = limits.now;
             let begins = match resumed {
                 Resumed::First | Resumed::FiltersChanged | Resumed::EarlierStart => true,
                 Resumed::AsLeft | Resumed::LaterStart => false,

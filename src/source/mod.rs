@@ -44,6 +44,8 @@ mod turns;
 pub(crate) mod window;
 
 #[cfg(test)]
+mod cursor_model;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod tests;

@@ -49,6 +49,7 @@ impl Tenure<'_> {
             && let Some(next) = self.cursor.ordered(&order)
         {
             let next = if query::shipped_queries(feed, self.settings) > 0 {
+                self.shipped.measure_anew();
                 next.beginning_at_shipping_days()
             } else {
                 next

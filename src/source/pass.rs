@@ -204,9 +204,10 @@ impl Tenure<'_> {
                 }
                 Finding::Change(mut change) => {
                     // As the backfill would publish it that has not come there yet.
+                    let days = (open.pass == Pass::Shipped).then(|| consign_time(&row.json));
                     if change.op == Op::Create
-                        && matches!(open.pass, Pass::Late | Pass::Shipped)
-                        && self.cursor.to_be_filled(change.record.modified)
+                        && (self.cursor.to_be_filled(change.record.modified)
+                            || self.cursor.shipping_day_is_due(days.flatten()))
                     {
                         change.op = Op::Read;
                     }
@@ -574,7 +575,7 @@ impl Tenure<'_> {
         let modified = change.record.modified;
         at.backfill_id.is_some()
             && !at.snapshot
-            && modified >= at.start_at
+            && self.cursor.was_read(modified)
             && at.skipped_to.is_none_or(|to| modified >= to)
             && modified < at.late_watermark
             && !self.by_shipping_time(&change.record)

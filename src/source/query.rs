@@ -117,10 +117,14 @@ pub(crate) fn of_record(
         // It takes one status at a time; without one it shows shipped and completed orders only.
         (Feed::ReturnOutbounds, Edition::Enterprise) => match record.status {
             Some(status) if !anywhere => vec![by_number(Some(status.to_string()))],
-            _ => ENTERPRISE_STATUSES
-                .iter()
-                .map(|status| by_number(Some(status.to_string())))
-                .collect(),
+            _ => {
+                let mut all: Vec<String> = ENTERPRISE_STATUSES.iter().map(u32::to_string).collect();
+                let filter = settings.filters.status.as_deref().map(statuses);
+                all.extend(filter.into_iter().flatten().filter(|one| {
+                    !ENTERPRISE_STATUSES.iter().any(|status| status.to_string() == *one)
+                }));
+                all.into_iter().map(|status| by_number(Some(status))).collect()
+            }
         },
         (Feed::ReturnOutbounds, Edition::Flagship)
         | (Feed::PurchaseReturns, Edition::Flagship | Edition::Enterprise) => vec![by_number(None)],

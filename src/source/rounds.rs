@@ -24,6 +24,10 @@ pub(super) struct Shipped {
     pub rule: ShippedRule,
     /// The round that is being read.
     pub round: Option<Round>,
+    /// What was shipped and modified before is no late row: rounds had still to come there.
+    pub read_again_to: Option<Timestamp>,
+    /// A backfill was ordered since: its shipping days are not skipped by an older measurement.
+    anew: bool,
     measuring: Option<Measurement>,
     measured_at: Option<Timestamp>,
     measure_at: Instant,
@@ -37,10 +41,17 @@ impl Shipped {
         Self {
             rule: if asked_for { ShippedRule::Unknown } else { ShippedRule::Modified },
             round: None,
+            read_again_to: None,
+            anew: false,
             measuring: None,
             measured_at: None,
             measure_at: Instant::now(),
         }
+    }
+
+    /// What is asked for from now on depends on the rule as it is now.
+    pub(super) fn measure_anew(&mut self) {
+        (self.anew, self.measuring, self.measure_at) = (true, None, Instant::now());
     }
 }
 
@@ -114,6 +125,7 @@ impl Tenure<'_> {
 
     async fn measured(&mut self, rule: ShippedRule, began: Timestamp) -> Result<(), Stop> {
         let feed = self.task.feed;
+        self.shipped.anew = false;
         let before = std::mem::replace(&mut self.shipped.rule, rule);
         let first = self.shipped.measured_at.replace(began).is_none();
         self.shipped.measure_at = Instant::now() + self.settings.shipped_pass.older_interval;
@@ -130,6 +142,14 @@ impl Tenure<'_> {
                 self.end_pass(Pass::Backfill).await?;
             }
             self.shipped.round = None;
+            if before != ShippedRule::Modified {
+                // Rounds had still to come there, and by the modified time the late pass does.
+                let limits = self.limits();
+                let lag = limits.late.until(limits.now);
+                self.shipped.read_again_to = Some(self.cursor.checkpoint().late_watermark);
+                self.cursor = self.cursor.clone().late_behind_rounds(lag);
+                self.unsaved = true;
+            }
             self.cursor = self.cursor.clone().unshipped(began);
         }
         let cursor = &self.cursor;
@@ -150,7 +170,12 @@ impl Tenure<'_> {
             Some(round) => round,
             None => self.cursor.round(self.settings.shipped_pass, limits)?,
         };
-        let window = pace.window(round.position, round.to);
+        let window = pace.window(round.position, round.to.min(limits.live));
+        if window.is_none() && round.position < round.to {
+            // The clock went back meanwhile.
+            self.shipped.round = Some(round);
+            return None;
+        }
         if window.is_none() {
             // No day of it is left: one that follows a round of the recent days over a long time.
             self.cursor = self.cursor.clone().after_round(round);
@@ -163,7 +188,8 @@ impl Tenure<'_> {
     /// Whether an order may have changed after a window that shows it was read: its windows go over
     /// the shipping time, so neither late rows nor missed ones can be told from that.
     pub(super) fn by_shipping_time(&self, record: &Record) -> bool {
-        self.shipped.rule.by_shipping_time() && query::is_shipped(record)
+        let again = self.shipped.read_again_to.is_some_and(|to| record.modified < to);
+        (again || self.shipped.rule.by_shipping_time()) && query::is_shipped(record)
     }
 
     /// A window of a round was published; whether it was the last.
@@ -180,7 +206,8 @@ impl Tenure<'_> {
     /// Where shipped orders are shown by their modified time, the shipping days before a backfill's
     /// period hold nothing that belongs to it.
     pub(super) fn skip_shipping_days(&mut self) {
-        if self.shipped.rule.by_shipping_time() || !self.cursor.in_shipping_days() {
+        let skips = !self.shipped.anew && !self.shipped.rule.by_shipping_time();
+        if !skips || !self.cursor.in_shipping_days() {
             return;
         }
         self.cursor = self.cursor.clone().past_shipping_days();

@@ -145,6 +145,8 @@ pub(super) struct Tenure<'a> {
     pub(super) unsaved: bool,
     /// When the ERP's clock was last seen not to lie behind the watermark.
     clock_seen: Option<Moment>,
+    /// What it showed at least, and when that was.
+    clock_shown: Option<(Moment, Timestamp)>,
     /// The ERP's clock lies further behind the watermark than the feed follows it.
     too_far: bool,
     live: Schedule,
@@ -193,6 +195,8 @@ impl<'a> Tenure<'a> {
         task.status.feed(task.feed, |status| {
             status.state = if at.snapshot { FeedPhase::Snapshot } else { FeedPhase::Live };
             status.stand(&cursor);
+            status.shipped_window_rule = None;
+            status.shipped_window_rule_measured_at = None;
         });
         task.status.ready();
         let began = |position| Began { at: Instant::now(), position, rows: 0 };
@@ -212,6 +216,7 @@ impl<'a> Tenure<'a> {
             saved: Instant::now(),
             unsaved: false,
             clock_seen: None,
+            clock_shown: None,
             too_far: false,
             live: schedule(),
             late: schedule(),
@@ -574,7 +579,9 @@ impl<'a> Tenure<'a> {
         next: Cursor,
         window: Window,
     ) -> Result<Turn, Stop> {
-        open.doubts.push((window, open.since));
+        // It may become part of a longer one, of shipping days.
+        let since = self.cursor.checkpoint().start_at.min(window.start);
+        open.doubts.push((window, open.since.or(Some(since))));
         self.finish(open, next).await
     }
 
@@ -687,10 +694,23 @@ impl<'a> Tenure<'a> {
     /// published is not published again.
     async fn follow_the_erps_clock(&mut self) -> Result<(), Stop> {
         let feed = self.task.feed;
-        let limits = self.limits();
-        let Some(erp) = self.erp_time().latest else { return Ok(()) };
-        let unseen = self.clock_seen.map_or(Duration::ZERO, |seen| seen.until(Moment::now()));
-        match self.cursor.behind(erp.at_most, unseen, limits, self.cursor.checkpoint().start_at) {
+        let (limits, time) = (self.limits(), self.erp_time());
+        let Some(erp) = time.latest else { return Ok(()) };
+        // Nobody has looked since the watermark was written where the feed has just begun.
+        let unseen = self.clock_seen.map_or_else(
+            || self.cursor.checkpoint().watermark.until(Timestamp::now()),
+            |seen| seen.until(Moment::now()),
+        );
+        // Set back while nobody looked, it may have come to the watermark again by itself. What the
+        // late pass reads once more needs nothing.
+        let now = Moment::now();
+        let shown = time.at_least.map(|least| (now, least));
+        let before = std::mem::replace(&mut self.clock_shown, shown);
+        let set_back = before.is_some_and(|(at, least)| {
+            erp.at_most.until(least.plus(at.until(now))) > self.settings.late_pass.lag / 2
+        });
+        let start = self.cursor.checkpoint().start_at;
+        match self.cursor.behind(erp.at_most, unseen, limits, start, set_back) {
             None => (self.clock_seen, self.too_far) = (Some(erp.asked), false),
             Some(Ok(next)) => {
                 self.too_far = false;
@@ -711,7 +731,7 @@ impl<'a> Tenure<'a> {
                 tracing::error!(
                     feed = feed.name(),
                     erp.clock_behind_s = back.as_secs(),
-                    "ERP clock is too far behind the watermark; feed waits. Correct the clock, \
+                    "ERP clock was set back further than the feed follows it. Correct the clock, \
                      or run `wdt-connector feeds set-watermark`"
                 );
             }
@@ -1071,6 +1091,9 @@ impl<'a> Tenure<'a> {
                 let second = Duration::from_secs(1);
                 let limit = open.limits.live;
                 let limit = if open.ends_snapshot { limit } else { limit.minus(second) };
+                // The last second of a backfill is part of it.
+                let last = self.cursor.checkpoint().backfill_to.filter(|_| pass == Pass::Backfill);
+                let limit = last.map_or(limit, |to| limit.min(to.minus(second)));
                 let end = window.end.plus(second).min(limit).max(window.end);
                 let behind = Window { end, ..window };
                 let next = self.reached(open, behind);

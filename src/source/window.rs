@@ -388,14 +388,12 @@ impl Cursor {
         } else {
             return Ok((Self { checkpoint: at }, Resumed::AsLeft));
         };
-        // The late pass of a feed this young has not begun, and never reads before the stored start:
-        // what enters late there is found by beginning again only.
-        let young = resumed == Resumed::EarlierStart && at.late_watermark == at.start_at;
-        if at.snapshot || young {
+        if at.snapshot {
             // An unfinished first read begins again. Orders that were carried out stay so.
-            let Checkpoint { backfill_last, backfill_end, watermark_id, .. } = at;
+            let Checkpoint { backfill_last, backfill_end, watermark_id, unproven, .. } = at;
             let begun = identity.begun();
-            let checkpoint = Checkpoint { backfill_last, backfill_end, watermark_id, ..begun };
+            let checkpoint =
+                Checkpoint { backfill_last, backfill_end, watermark_id, unproven, ..begun };
             return Ok((Self { checkpoint }, resumed));
         }
         let to = match resumed {
@@ -423,6 +421,15 @@ impl Cursor {
             ..at
         };
         Ok((Self { checkpoint }, resumed))
+    }
+
+    /// The same where something before the late watermark is read for the first time: the late pass
+    /// goes over what may still enter there, which is `late` and later.
+    #[must_use]
+    pub(crate) fn late_from(mut self, late: Timestamp) -> Self {
+        let at = &mut self.checkpoint;
+        at.late_watermark = at.late_watermark.min(late.max(at.start_at));
+        self
     }
 
     /// The same for one account, whose state it always is.
@@ -575,7 +582,7 @@ impl Cursor {
     pub(crate) fn to_be_filled(&self, modified: Timestamp) -> bool {
         let at = &self.checkpoint;
         let due = at.backfill_position.zip(at.backfill_to).is_some_and(|(position, to)| {
-            at.backfill_id.is_none() && (position..to).contains(&modified)
+            at.backfill_id.is_none() && (position..=to).contains(&modified.floor_second())
         });
         due || modified < at.start_at
     }
@@ -644,7 +651,7 @@ impl Cursor {
     #[must_use]
     pub(crate) fn glance(&self, limits: Limits, start: Timestamp) -> Option<Window> {
         let second = limits.latest_second();
-        (self.checkpoint.watermark > limits.now && second.start >= start).then_some(second)
+        (self.checkpoint.watermark > limits.live && second.start >= start).then_some(second)
     }
 
     /// The passes once the ERP's own clock was set back behind the watermark, `erp` being the
@@ -659,9 +666,10 @@ impl Cursor {
         unseen: Duration,
         limits: Limits,
         start: Timestamp,
+        set_back: bool,
     ) -> Option<Result<Self, TooFar>> {
         let at = &self.checkpoint;
-        if erp >= at.watermark {
+        if erp >= at.watermark && !set_back {
             return None;
         }
         let reach = limits.late.until(limits.now).max(unseen);
@@ -710,6 +718,17 @@ impl Cursor {
     pub(crate) fn in_shipping_days(&self) -> bool {
         let at = &self.checkpoint;
         at.backfill_position.zip(at.backfill_from).is_some_and(|(position, from)| position < from)
+    }
+
+    /// Whether a backfill that nobody ordered has still to come to what was shipped then.
+    #[must_use]
+    pub(crate) fn shipping_day_is_due(&self, shipped: Option<Timestamp>) -> bool {
+        let at = &self.checkpoint;
+        let days = at.backfill_position.zip(at.backfill_to);
+        at.backfill_id.is_none()
+            && shipped
+                .zip(days)
+                .is_some_and(|(shipped, (position, to))| position <= shipped && shipped < to)
     }
 
     /// The backfill without what is left of those days.
@@ -761,6 +780,17 @@ impl Cursor {
         match round.kind {
             RoundKind::Recent => at.shipped_recent_at = Some(round.began),
             RoundKind::Older => at.shipped_older_at = Some(round.began),
+        }
+        self
+    }
+
+    /// Shipped orders are shown by their modified time from now on: the late pass reads what rounds
+    /// have not come to.
+    #[must_use]
+    pub(crate) fn late_behind_rounds(mut self, lag: Duration) -> Self {
+        let at = &mut self.checkpoint;
+        for mark in [at.shipped_recent_at, at.shipped_older_at].into_iter().flatten() {
+            at.late_watermark = at.late_watermark.min(mark.minus(lag).floor_second());
         }
         self
     }
@@ -944,7 +974,7 @@ mod tests {
         assert_eq!(marks(&back), (Some(to), Some(to)));
         assert_eq!(back.round(PASS, limits).unwrap().position, at(83 * DAY - 600));
         let erp = at(100 * DAY - 3_600);
-        let behind = cursor.behind(erp, Duration::ZERO, limits, at(0)).unwrap().unwrap();
+        let behind = cursor.behind(erp, Duration::ZERO, limits, at(0), false).unwrap().unwrap();
         assert!(marks(&behind).0 < Some(erp) && marks(&behind).1 < Some(erp));
         // What has not been read yet is not passed, whatever was measured.
         let measured = cursor.clone().unshipped(limits.now);
@@ -1170,9 +1200,9 @@ mod tests {
         let (cursor, _) = Cursor::resumed(Some(begun_at_1000()), at(1_000), "b");
         let now = limits(9_000, 8_000, 7_000);
         let late = |cursor: &Cursor| [500, 1_500, 4_500, 5_000].map(|s| cursor.was_read(at(s)));
-        assert_eq!(late(&cursor), [false, false, false, true]);
+        assert_eq!(late(&cursor), [false, false, false, false], "its last second as well");
         let half = cursor.after(Pass::Backfill, window(1_000, 3_000), now);
-        assert_eq!(late(&half), [false, true, false, true]);
+        assert_eq!(late(&half), [false, true, false, false]);
         let done = half.after(Pass::Backfill, window(3_000, 5_000), now);
         assert_eq!(late(&done), [false, true, true, true]);
         // No backfill where the start lies beyond what was read.
@@ -1372,7 +1402,23 @@ mod tests {
         let young = Checkpoint { late_watermark: at(1_000), ..begun_at_1000() };
         let (cursor, resumed) = Cursor::resumed(Some(young), at(200), "a");
         assert_eq!(resumed, Resumed::EarlierStart);
-        assert_eq!(cursor, Cursor::resumed(None, at(200), "a").0);
+        let late = |limit| cursor.clone().late_from(at(limit)).checkpoint().late_watermark;
+        assert_eq!([100, 500, 2_000].map(late), [at(200), at(500), at(1_000)]);
+    }
+
+    /// The order counts as done, so nothing else would come there again.
+    #[test]
+    fn what_a_backfill_left_unproven_outlives_a_first_read_that_begins_again() {
+        let now = limits(100_000, 99_935, 99_400);
+        let (first, _) = Cursor::resumed(None, at(50_000), "a");
+        let ordered = first.ordered(&order("b", 1_000, 2_000)).unwrap();
+        let done = ordered.after(Pass::Backfill, window(1_000, 2_000), now);
+        let done = done.listed(listed(1_500, 1_501)).unwrap();
+        for (start, filters) in [(50_000, "b"), (40_000, "a")] {
+            let (again, _) = Cursor::resumed(Some(done.checkpoint().clone()), at(start), filters);
+            assert_eq!(again.ordered(&order("b", 1_000, 2_000)), None);
+            assert_eq!(again.unproven(), [listed(1_500, 1_501)], "{start} {filters}");
+        }
     }
 
     #[test]
@@ -1506,7 +1552,8 @@ mod tests {
                 }
                 _ => {
                     let clock = at(now - roll(1_500));
-                    if let Some(Ok(back)) = cursor.behind(clock, Duration::ZERO, far, at(0)) {
+                    if let Some(Ok(back)) = cursor.behind(clock, Duration::ZERO, far, at(0), false)
+                    {
                         cursor = back;
                         read_late = read_late.min(cursor.checkpoint().watermark.seconds());
                     }
@@ -1536,21 +1583,21 @@ mod tests {
         assert_eq!(cursor.next(Pass::Live, ours_back, &Pace::new(10)), None);
         assert_eq!(cursor.glance(ours_back, at(0)), Some(window(96_334, 96_335)));
         assert_eq!(cursor.glance(ours_back, at(100_000)), None, "never before the feed's start");
-        assert_eq!(cursor.behind(at(100_065), short, ours_back, at(0)), None);
+        assert_eq!(cursor.behind(at(100_065), short, ours_back, at(0), false), None);
         let long = cursor
-            .behind(at(96_401), Duration::from_secs(2_400), ours_back, at(0))
+            .behind(at(96_401), Duration::from_secs(2_400), ours_back, at(0), false)
             .unwrap()
             .unwrap();
         assert_eq!(long.checkpoint().watermark, at(94_000), "as far as nobody looked");
         // Both were: the late pass's reach behind the earlier of them.
-        let back = cursor.behind(at(96_401), short, ours_back, at(0)).unwrap().unwrap();
+        let back = cursor.behind(at(96_401), short, ours_back, at(0), false).unwrap().unwrap();
         assert_eq!(
             (back.checkpoint().watermark, back.checkpoint().late_watermark),
             (at(95_800), at(95_800))
         );
-        assert_eq!(back.behind(at(96_401), short, ours_back, at(0)), None, "once");
+        assert_eq!(back.behind(at(96_401), short, ours_back, at(0), false), None, "once");
         assert_eq!(
-            cursor.behind(at(96_401), short, ours_back, at(100_000)),
+            cursor.behind(at(96_401), short, ours_back, at(100_000), false),
             None,
             "never before the feed's start"
         );
@@ -1558,11 +1605,16 @@ mod tests {
         let right = limits(100_065, 100_000, 99_465);
         assert_eq!(cursor.glance(right, at(0)), None);
         assert_eq!(
-            cursor.behind(at(96_401), short, right, at(0)).unwrap().unwrap().checkpoint().watermark,
+            cursor
+                .behind(at(96_401), short, right, at(0), false)
+                .unwrap()
+                .unwrap()
+                .checkpoint()
+                .watermark,
             at(95_801)
         );
         assert_eq!(
-            cursor.behind(at(5_000), short, right, at(0)),
+            cursor.behind(at(5_000), short, right, at(0), false),
             Some(Err(TooFar(Duration::from_secs(95_600)))),
             "a person decides"
         );

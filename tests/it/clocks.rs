@@ -11,11 +11,11 @@ use crate::kit::{
     erp::Kind,
     ledger::Verdict,
     promises,
-    records::Reader,
+    records::{Reader, Record},
     rig::{PATIENCE, Rig},
     until,
 };
-use wdt_connector::testing::schema::CreateReturnOutbound;
+use wdt_connector::testing::{clock::Timestamp, schema::CreateReturnOutbound};
 
 const HOUR: i64 = 3_600_000;
 
@@ -199,4 +199,99 @@ fn what_was_changed_while_the_erps_clock_was_behind_is_published_once_it_is_mend
     }
     rig.erp.adjust(&json!({ "clock_offset_ms": 0 }));
     all_is_well(&rig, &mut connector, &[], &mut reader);
+}
+
+/// Waits until these records have come out with this remark.
+fn published(rig: &Rig, numbers: &[String], remark: &str, reader: &mut Reader) {
+    let says = |record: &Record| rig.json(record)["after"]["remark"] == remark;
+    reader.until("every change", PATIENCE, |seen| {
+        numbers
+            .iter()
+            .all(|number| seen.iter().any(|record| record.key_text() == *number && says(record)))
+    });
+}
+
+fn modify(rig: &Rig, numbers: &[String], remark: &str) {
+    for number in numbers {
+        rig.erp.modify(Kind::Returns, number, &json!({ "remark": remark }));
+    }
+}
+
+/// Nobody looked between the end of a process and the next one: the ERP's clock was set back
+/// meanwhile, and people worked.
+#[test]
+fn a_restart_follows_the_erps_clock_as_far_as_nobody_looked() {
+    const PASSED: i64 = 20_000;
+    let rig = Rig::new("backdown").purchase_returns();
+    let (clock, connector, numbers, mut reader) = both_routes(&rig);
+    assert!(connector.terminate(PATIENCE).success());
+    rig.erp.adjust(&json!({ "clock_offset_ms": -HOUR }));
+    modify(&rig, &numbers, "meanwhile");
+    // Longer than the late pass stays back.
+    rig.erp.adjust(&json!({ "clock_offset_ms": PASSED - HOUR }));
+    clock.set(PASSED);
+    let connector = clock.start(&rig);
+    until("a feed that is refused", PATIENCE, || {
+        section(&connector, "feeds/purchase_returns/error")
+            .as_str()
+            .is_some_and(|text| text.contains("s ahead of the ERP's"))
+            .then_some(())
+    });
+    rig.erp.adjust(&json!({ "clock_offset_ms": PASSED }));
+    published(&rig, &numbers, "meanwhile", &mut reader);
+}
+
+/// The ERP's clock has come to the watermark again by itself when somebody looks.
+#[test]
+fn a_clock_that_was_set_back_in_a_pause_is_followed() {
+    const BACK: Duration = Duration::from_secs(12);
+    let rig = Rig::new("backpause").purchase_returns();
+    let numbers = rig.erp.seed(Kind::Returns, 5);
+    let connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.purchase_returns);
+    reader.at_least(numbers.len(), PATIENCE);
+    change(&rig, &numbers, "before", &mut reader);
+    let watermark = || section(&connector, "feeds/purchase_returns/watermark");
+    let beyond = |moment: Timestamp| {
+        until("the watermark to pass", PATIENCE, || {
+            watermark().as_str().is_some_and(|at| at > moment.to_string().as_str()).then_some(())
+        });
+    };
+    // What follows bears later times, though the clock goes back.
+    beyond(Timestamp::now().plus(BACK));
+    rig.ran(0, &["feeds", "pause", "--feed", "purchase_returns"]);
+    until("the pause", PATIENCE, || {
+        (section(&connector, "feeds/purchase_returns/state") == "paused").then_some(())
+    });
+    rig.erp.adjust(&json!({ "clock_offset_ms": -12_000 }));
+    modify(&rig, &numbers, "meanwhile");
+    let stood = watermark();
+    until("the ERP's clock to come there again", PATIENCE, || {
+        let erp = Timestamp::now().minus(BACK + Duration::from_secs(5)).to_string();
+        stood.as_str().is_some_and(|stood| erp.as_str() > stood).then_some(())
+    });
+    rig.ran(0, &["feeds", "resume", "--feed", "purchase_returns"]);
+    published(&rig, &numbers, "meanwhile", &mut reader);
+}
+
+/// A measured clock error keeps windows back, and without calls nothing would measure it again.
+#[test]
+fn a_clock_that_was_ahead_for_a_moment_does_not_stop_the_feed() {
+    let rig = Rig::new("ahead").purchase_returns();
+    let numbers = rig.erp.seed(Kind::Returns, 5);
+    let connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.purchase_returns);
+    reader.at_least(numbers.len(), PATIENCE);
+    change(&rig, &numbers, "before", &mut reader);
+    // As far as the ERP still takes our timestamp.
+    rig.erp.adjust(&json!({ "clock_offset_ms": 115_000 }));
+    until("an answer with that clock", PATIENCE, || {
+        section(&connector, "feeds/purchase_returns/clock_skew_ms")
+            .as_i64()
+            .is_some_and(|skew| skew > 100_000)
+            .then_some(())
+    });
+    rig.erp.adjust(&json!({ "clock_offset_ms": 0 }));
+    modify(&rig, &numbers, "after");
+    published(&rig, &numbers, "after", &mut reader);
 }

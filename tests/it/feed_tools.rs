@@ -3,6 +3,7 @@
 
 use std::{
     process::Output,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -13,6 +14,7 @@ use crate::kit::{
     erp::Kind,
     promises::{feed, judge},
     records::{Reader, read_all},
+    rewriter::{Passage, Rewriter},
     rig::{PATIENCE, Rig},
     until,
 };
@@ -311,6 +313,71 @@ fn a_watermark_is_set_once_and_reading_again_publishes_nothing_twice() {
     rig.erp.add_one(KIND);
     reader.at_least(27, PATIENCE);
     assert!(connector.metric("wdt_connector_feed_rows_total", &["pass=\"live\""]) < 25.0);
+}
+
+/// A record that moved out of the period and does not fit any more is shown all the same.
+#[test]
+fn verify_calls_no_record_unshown_that_went_to_the_dead_letters_since() {
+    let rig = since_an_hour("unfitsince");
+    let middle = Timestamp::now().minus(HOUR / 2).floor_second();
+    let number = rig.erp.seed_between(KIND, 1, middle, middle).remove(0);
+    let connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.purchase_returns);
+    reader.at_least(1, PATIENCE);
+    rig.erp.modify(KIND, &number, &json!({"set": {"detail_list": "?"}}));
+    until("its dead letter", PATIENCE, || {
+        (feed(&connector, KIND)["dead_letters"] == 1).then_some(())
+    });
+    let (from, to) = (ago(HOUR / 4 * 3), ago(HOUR / 4));
+    rig.ran(0, &["verify", "--feed", "purchase_returns", "--from", &from, "--to", &to]);
+}
+
+/// Both ends of a flagship query's window.
+fn window(asked: &str) -> Option<(&str, &str)> {
+    let time = |name: &str| asked.split_once(name)?.1.get(..19);
+    Some((time(r#""start_time":""#)?, time(r#""end_time":""#)?))
+}
+
+#[test]
+fn a_backfill_reads_its_last_second_though_the_one_before_cannot_be_read() {
+    static BROKEN: AtomicBool = AtomicBool::new(false);
+    let mut rig = since_an_hour("lastsecond");
+    rig.config.set("feeds.purchase_returns.late_pass", "interval", "1s");
+    let from = Timestamp::now().minus(HOUR / 2).floor_second();
+    let second = |at: u64| from.plus(Duration::from_secs(at));
+    let url = rig.erp.flagship_url().to_owned();
+    let (first, bad) = (from.to_beijing(), second(3).to_beijing());
+    let door = move |asked: &str| match window(asked) {
+        Some((start, end)) if BROKEN.load(Ordering::SeqCst) => {
+            let holds = first.as_str() <= start && start <= bad.as_str() && bad.as_str() <= end;
+            if holds { Passage::Cut } else { Passage::Through }
+        }
+        _ => Passage::Through,
+    };
+    let rewriter = Rewriter::with_door(&url, door, |_, answer| answer);
+    rig.config.set("erp.flagship", "url", rewriter.url(&url));
+    let connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.purchase_returns);
+    until("the first read to end", PATIENCE, || (shown(&rig)["snapshot"] == false).then_some(()));
+    // Both passes have been there, so only the backfill comes to it.
+    let now = Timestamp::now().to_string();
+    until("the late pass to be beyond it", PATIENCE, || {
+        feed(&connector, KIND)["late_watermark"]
+            .as_str()
+            .is_some_and(|at| at > now.as_str())
+            .then_some(())
+    });
+    let number = rig.erp.seed_between(KIND, 1, second(4), second(4)).remove(0);
+    BROKEN.store(true, Ordering::SeqCst);
+    let (from, to) = (from.to_string(), second(4).to_string());
+    let period = ["--feed", "purchase_returns", "--from", &from, "--to", &to];
+    rig.ran(0, &[&["backfill", "--follow"], &period[..]].concat());
+    BROKEN.store(false, Ordering::SeqCst);
+    until("all to be proven", PATIENCE, || {
+        feed(&connector, KIND)["unproven"].as_array().is_some_and(Vec::is_empty).then_some(())
+    });
+    reader.at_least(1, PATIENCE);
+    assert_eq!(reader.seen[0].key_text(), number);
 }
 
 #[test]

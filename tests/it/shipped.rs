@@ -381,6 +381,201 @@ fn a_feed_that_asks_for_shipped_orders_no_more_reads_no_rounds() {
     assert!(!connector.log().contains("a window without queries was read"));
 }
 
+fn passed(connector: &Connector, which: &str, moment: Timestamp) {
+    let moment = moment.to_string();
+    until("a watermark to pass", PATIENCE, || {
+        let at = status(connector)[which].clone();
+        at.as_str().is_some_and(|at| at > moment.as_str()).then_some(())
+    });
+}
+
+/// Without the unmeasured rounds the change is shown by neither window any more.
+fn survives_the_older_rule(what: &str, older_interval: &str, restarts: bool) {
+    let mut rig = under("consign_time", what, "1h", older_interval);
+    rig.config.set(&format!("{FEED}.late_pass"), "interval", "1s");
+    order(&rig, 110, DAY * 20, DAY * 5);
+    let number = order(&rig, 95, DAY * 3, DAY * 3);
+    let connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.return_outbounds);
+    live(&connector, "consign_time");
+    rig.erp.modify(KIND, &number, &json!({"remark": "waits for its round"}));
+    passed(&connector, "late_watermark", Timestamp::now().plus(Duration::from_secs(1)));
+    let older = || rig.erp.adjust(&json!({"enterprise_window": "modified"}));
+    let connector = if restarts {
+        assert!(connector.terminate(PATIENCE).success());
+        older();
+        rig.start()
+    } else {
+        older();
+        connector
+    };
+    live(&connector, "modified");
+    shown(&rig, &mut reader, &number, "u", "waits for its round");
+    let rows = connector.metric("wdt_connector_feed_late_rows_total", &["return_outbounds"]);
+    assert!(rows < 0.5, "a change that waited for its round is not late");
+}
+
+#[test]
+fn a_change_that_waits_for_its_round_is_published_under_the_older_rule() {
+    survives_the_older_rule("roundolder", "8s", false);
+}
+
+#[test]
+fn a_change_that_waits_for_its_round_survives_a_restart_under_the_older_rule() {
+    survives_the_older_rule("roundrestart", "1d", true);
+}
+
+/// A round before the shipping days of the first read.
+#[test]
+fn a_round_calls_what_the_first_read_has_left_as_that_would() {
+    let mut rig = under("consign_time", "roundfirst", "1s", "1d");
+    rig.config.set(FEED, "start_at", ago(DAY * 2).to_string());
+    let number = order(&rig, 95, DAY * 4, DAY);
+    let url = rig.erp.enterprise_url().to_owned();
+    let start = day(DAY * 20);
+    let rewriter = Rewriter::with_door(
+        &url,
+        move |asked| {
+            let days = first_day(asked) < start.as_str() && !first_day(asked).is_empty();
+            if days { Passage::Cut } else { Passage::Through }
+        },
+        |_, answer| answer,
+    );
+    rig.config.set("erp.enterprise", "url", rewriter.url(&url));
+    let connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.return_outbounds);
+    reader
+        .until("the round", PATIENCE, |seen| seen.iter().any(|record| record.key_text() == number));
+    assert!(!status(&connector)["backfill"].is_null(), "it has not come there");
+    let record = reader.seen.iter().find(|record| record.key_text() == number).unwrap();
+    assert_eq!(rig.json(record)["op"], json!("r"));
+}
+
+/// A round's window is listed, then a late one within it.
+#[test]
+fn a_late_window_within_a_listed_round_does_not_lift_its_bound() {
+    static ODD: AtomicBool = AtomicBool::new(false);
+    let mut rig = under("consign_time", "listedround", "2s", "1d");
+    rig.config.set(FEED, "start_at", ago(DAY * 2).to_string());
+    rig.config.set(&format!("{FEED}.late_pass"), "interval", "1s");
+    let changed = order(&rig, 95, DAY * 5, DAY);
+    let foreign = order(&rig, 110, DAY * 4, DAY * 3);
+    let url = rig.erp.enterprise_url().to_owned();
+    let rewriter = Rewriter::before(&url, move |asked, answer| {
+        if !first_day(asked).is_empty() && ODD.load(Ordering::SeqCst) {
+            without_rows(&answer)
+        } else {
+            answer
+        }
+    });
+    rig.config.set("erp.enterprise", "url", rewriter.url(&url));
+    let connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.return_outbounds);
+    live(&connector, "consign_time");
+    ODD.store(true, Ordering::SeqCst);
+    let days = ago(DAY * 4).to_string();
+    until("a round to be listed", PATIENCE, || {
+        let feed = status(&connector);
+        let listed = feed["unproven"].as_array()?.clone();
+        listed
+            .iter()
+            .any(|one| one["from"].as_str().unwrap_or_default() < days.as_str())
+            .then_some(())
+    });
+    passed(&connector, "late_watermark", Timestamp::now().plus(Duration::from_secs(1)));
+    ODD.store(false, Ordering::SeqCst);
+    until("all to be read", PATIENCE, || {
+        status(&connector)["unproven"].as_array().is_some_and(Vec::is_empty).then_some(())
+    });
+    reader.finish();
+    let keys: Vec<_> = reader.seen.iter().map(|record| record.key_text()).collect();
+    assert_eq!(keys, [changed.as_str()], "not {foreign}");
+}
+
+/// A feed whose filter names a shipped status beyond the five.
+#[test]
+fn verify_asks_for_a_record_in_the_statuses_of_the_filter_as_well() {
+    let mut rig = under("consign_time", "beyondfive", "10d", "20d");
+    rig.config.set(&format!("{FEED}.filters"), "status", "55,95,105,110");
+    order(&rig, 110, DAY * 20, DAY * 5);
+    let connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.return_outbounds);
+    reader.at_least(1, PATIENCE);
+    live(&connector, "consign_time");
+    let old = order(&rig, 105, DAY * 60, Duration::from_secs(90));
+    let [from, to] = [DAY * 61, DAY * 59].map(|span| ago(span).to_string());
+    let days = ["--feed", "return_outbounds", "--from", &from, "--to", &to];
+    let said = rig.ran(0, &[&["backfill", "--follow"], &days[..]].concat());
+    assert!(said.contains("1 events published"), "{said}");
+    let [from, to] = [3_600, 0].map(|span| ago(Duration::from_secs(span)).to_string());
+    let period = ["--feed", "return_outbounds", "--from", &from, "--to", &to];
+    let said = rig.ran(0, &[&["verify"], &period[..]].concat());
+    assert!(!said.contains(&old), "{said}");
+}
+
+/// Ordered after an upgrade that the owner has not measured yet: the tool says "by shipping time".
+#[test]
+fn a_backfill_ordered_after_an_upgrade_reads_its_shipping_days() {
+    let rig = under("modified", "afterupgrade", "10d", "20d");
+    let number = order(&rig, 110, DAY * 20, DAY * 5);
+    let connector = rig.start();
+    let mut reader = Reader::new(&rig.topics.return_outbounds);
+    reader.at_least(1, PATIENCE);
+    live(&connector, "modified");
+    rig.erp.adjust(&json!({"enterprise_window": "consign_time"}));
+    let from = ago(Duration::from_secs(3_600)).to_string();
+    let modified = ago(Duration::from_secs(60)).to_beijing();
+    rig.erp.modify(KIND, &number, &json!({"remark": "since", "modified": modified}));
+    let to = Timestamp::now().to_string();
+    let period = ["--feed", "return_outbounds", "--from", &from, "--to", &to];
+    let said = rig.ran(1, &[&["verify"], &period[..]].concat());
+    assert!(said.contains(r#""difference":"different""#), "{said}");
+    let said = rig.ran(0, &[&["backfill", "--follow"], &period[..]].concat());
+    assert!(said.contains("shipped orders counted by their shipping time"), "{said}");
+    assert!(said.contains("1 events published"), "{said}");
+    rig.ran(0, &[&["verify"], &period[..]].concat());
+    shown(&rig, &mut reader, &number, "u", "since");
+}
+
+/// Both clocks go back by two days (somebody corrects them) while a round is open.
+#[test]
+fn a_round_does_not_ask_without_end_where_the_erps_clock_is_far_behind() {
+    static REFUSES: AtomicBool = AtomicBool::new(false);
+    let mut rig = under("consign_time", "roundclock", "1s", "1d");
+    rig.config.set(FEED, "poll_interval", "2s");
+    order(&rig, 110, DAY * 20, DAY * 5);
+    let url = rig.erp.enterprise_url().to_owned();
+    let (from, to) = (day(DAY * 9), day(DAY * 6));
+    let rewriter = Rewriter::before(&url, move |asked, answer| {
+        let round = (from.as_str()..to.as_str()).contains(&first_day(asked));
+        if round && REFUSES.load(Ordering::SeqCst) {
+            json!({"code": 2060, "message": "?"}).to_string().into_bytes()
+        } else {
+            answer
+        }
+    });
+    rig.config.set("erp.enterprise", "url", rewriter.url(&url));
+    let clock = rig.path("clock");
+    std::fs::write(&clock, "0").unwrap();
+    let connector =
+        rig.spawn_with(&[("WDT_CLOCK_OFFSET_FILE", &clock.display().to_string())]).ready();
+    live(&connector, "consign_time");
+    REFUSES.store(true, Ordering::SeqCst);
+    until("the round to be refused", PATIENCE, || {
+        (status(&connector)["state"] == "blocked").then_some(())
+    });
+    let back = -2 * 86_400_000_i64;
+    rig.erp.adjust(&json!({"clock_offset_ms": back}));
+    std::fs::write(&clock, back.to_string()).unwrap();
+    connector.wait_log("ERP clock was set back further than the feed follows it", PATIENCE);
+    REFUSES.store(false, Ordering::SeqCst);
+    // The live pass glances at the ERP's clock: five queries each time.
+    let before = rig.erp.asked(KIND);
+    until("four glances", PATIENCE, || (rig.erp.asked(KIND) >= before + 20).then_some(()));
+    let early = connector.log().matches("ERP clock is behind the window").count();
+    assert!(early < 10, "{early} windows of a round that no clock has come to");
+}
+
 /// Pages and windows of a pass.
 fn pages(connector: &Connector, pass: &str) -> [f64; 2] {
     let pass = format!("pass=\"{pass}\"");
