@@ -32,6 +32,7 @@ mod ceiling;
 mod changes;
 mod commands;
 mod figures;
+mod idle;
 mod latency;
 mod loader;
 mod micro;
@@ -47,9 +48,10 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 type Case = (&'static str, fn() -> Vec<Value>);
 
-const CASES: [Case; 12] = [
+const CASES: [Case; 13] = [
     ("micro", micro::steps),
     ("start", start::start),
+    ("idle", idle::idle),
     ("after_a_kill", calls::after_a_kill),
     ("calls_per_command", calls::per_command),
     ("commands_latency_0", commands::without_latency),

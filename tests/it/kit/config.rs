@@ -47,6 +47,14 @@ impl Config {
         self
     }
 
+    /// Takes away every key of a section but these.
+    pub fn keep(&mut self, section: &str, wanted: &[&str]) -> &mut Self {
+        if let Some(keys) = self.sections.get_mut(section) {
+            keys.retain(|key, _| wanted.contains(&key.as_str()));
+        }
+        self
+    }
+
     /// The file's text.
     pub fn text(&self) -> String {
         let mut text = String::new();
