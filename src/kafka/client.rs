@@ -60,6 +60,9 @@ pub(crate) fn client_config(kafka: &KafkaSettings, role: &str) -> ClientConfig {
         // Half a second is librdkafka's pause after a refused connection; a restarted broker is
         // found sooner this way.
         ("reconnect.backoff.max.ms", "1000"),
+        // The first pause, and twice as long as a new client waits between its connection to a
+        // bootstrap server and the next one.
+        ("reconnect.backoff.ms", "22"),
         // Histograms for a broker that may ask for them (KIP-714): 100 KB per client and broker,
         // kept whether one asks or not.
         ("enable.metrics.push", "false"),

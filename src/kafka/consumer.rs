@@ -94,7 +94,7 @@ pub(crate) struct GroupOptions {
     pub role: String,
     pub topic: String,
     /// Records handed out and not yet released ([`Group::release`]), per partition; beyond it the
-    /// partition is paused.
+    /// partition is paused. With 0 nothing is ever fetched.
     pub pending_limit: usize,
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use rdkafka::{
-    Message, TopicPartitionList,
+    Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
     error::{KafkaError, RDKafkaErrorCode},
 };
@@ -171,7 +171,9 @@ impl Poller {
 
     /// One poll, and whatever is there already besides.
     fn turn(&mut self) -> Result<(), Over> {
-        let wait = if self.paused.is_empty() { POLL } else { POLL_WHILE_HELD };
+        // Where nothing is ever fetched, nothing is to be resumed in good time.
+        let held = !self.paused.is_empty() && self.options.pending_limit > 0;
+        let wait = if held { POLL_WHILE_HELD } else { POLL };
         let mut batches: BTreeMap<i32, Vec<Delivered>> = BTreeMap::new();
         let mut polled = self.consumer.poll(wait);
         let (mut taken, mut bytes) = (0, 0);
@@ -452,15 +454,23 @@ impl Poller {
     /// Has the resumed partitions fetched at once. librdkafka's thread for a broker all of whose
     /// partitions were paused sleeps for up to a second and is not told of a resumption; any
     /// request to that broker wakes it.
+    ///
+    /// All brokers are asked at once: a second request would wait for the end of the fetch that the
+    /// first one has set going.
     fn wake(&self, resumed: &TopicPartitionList) {
-        for partition in resumed.elements().iter().take(ASKED) {
-            if self
-                .consumer
-                .fetch_watermarks(&self.options.topic, partition.partition(), WAKE)
-                .is_err()
-            {
-                break;
+        let mut ends = TopicPartitionList::new();
+        for partition in resumed.elements() {
+            // An end in the place of a time is how librdkafka is asked for the end.
+            let end =
+                ends.add_partition_offset(&self.options.topic, partition.partition(), Offset::End);
+            if let Err(error) = end {
+                tracing::debug!(%error, "partition not asked about; fetched a little later");
             }
+        }
+        if ends.count() > 0
+            && let Err(error) = self.consumer.offsets_for_times(ends, WAKE)
+        {
+            tracing::debug!(%error, "brokers not asked; resumed partitions are fetched later");
         }
     }
 

@@ -214,19 +214,21 @@ impl Taking<'_> {
 
     async fn whole(&self, partitions: Vec<TakeOver>) -> Result<(), TakeOverFault> {
         let reader = Arc::new(Reader::open(self.kafka, self.group)?);
-        loop {
-            match self.together(&reader, &partitions).await? {
-                Together::Done => return Ok(()),
-                Together::Wait => tokio::time::sleep(PAUSE).await,
-                Together::Part(ready, rest) => {
-                    drop(reader);
-                    // Both to their ends: nothing of a takeover that failed may be applied when the
-                    // next one begins.
-                    let (ready, rest) = tokio::join!(self.batch(ready), self.batch(rest));
-                    return worse(ready, rest);
-                }
+        let apart = loop {
+            match self.together(&reader, &partitions).await {
+                Ok(Together::Done) => break Ok(None),
+                Ok(Together::Wait) => tokio::time::sleep(PAUSE).await,
+                Ok(Together::Part(ready, rest)) => break Ok(Some((ready, rest))),
+                Err(fault) => break Err(fault),
             }
-        }
+        };
+        // Waits for a tenth of a second, and whoever waits for the takeover would with it.
+        background::close("close-consumer", reader);
+        let Some((ready, rest)) = apart? else { return Ok(()) };
+        // Both to their ends: nothing of a takeover that failed may be applied when the next one
+        // begins.
+        let (ready, rest) = tokio::join!(self.batch(ready), self.batch(rest));
+        worse(ready, rest)
     }
 
     /// In the order of `TAKE_OVER`, which the model explores.

@@ -46,7 +46,10 @@ pub(crate) async fn partition_counts(
                 ))
             }
         };
-        topics.iter().map(count).collect()
+        let counts = topics.iter().map(count).collect();
+        // Waits for a tenth of a second, and the start of a pipeline would with it.
+        background::close("close-consumer", consumer);
+        counts
     };
     background::blocking("topic check", ask)
         .await

@@ -9,7 +9,7 @@ use std::{
     panic::{self, AssertUnwindSafe},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -20,7 +20,7 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{DeliveryResult, Header, OwnedHeaders},
-    producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer},
+    producer::{BaseProducer, BaseRecord, Producer, ProducerContext},
     util::Timeout,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -123,15 +123,17 @@ pub(crate) struct Transactor {
 
 impl Transactor {
     /// Starts the thread; `role` is part of the transactional id (`application_id.role.instance`).
-    /// `memory` is the topic whose offsets have to grow for ever: where they do not, it was made
-    /// again or lost its end, and the pipeline has to stop ([`CommitFault::Fenced`]).
+    /// `topic` is one that is written to. With `remembers`, its offsets have to grow for ever: where
+    /// they do not, it was made again or lost its end, and the pipeline has to stop
+    /// ([`CommitFault::Fenced`]).
     ///
     /// # Errors
     /// The reason as a sentence when the operating system gives no thread.
     pub(crate) fn start(
         kafka: &KafkaSettings,
         role: &str,
-        memory: Option<&str>,
+        topic: &str,
+        remembers: bool,
     ) -> Result<Self, String> {
         let (requests, receiver) = mpsc::unbounded_channel();
         let batch_bytes = kafka
@@ -145,7 +147,8 @@ impl Transactor {
             requests: receiver,
             producer: None,
             batch_bytes,
-            memory: memory.map(|topic| Arc::new(Memory::of(topic))),
+            memory: remembers.then(|| Arc::new(Memory::of(topic))),
+            topic: topic.to_owned(),
             panics: 0,
         };
         background::thread(&format!("txn-{role}"), move || writer.run())
@@ -317,8 +320,50 @@ impl ProducerContext for Reports {
     }
 }
 
+/// A producer with the thread that serves its events, such as delivery reports; both end together.
+///
+/// `rdkafka`'s `ThreadedProducer` is the same, but waits with a timeout of whole milliseconds: what
+/// is left of the last one counts as none, and it is spent asking without a pause. That is a
+/// hundredth of a core, for as long as the producer lives.
+struct Served {
+    producer: Arc<BaseProducer<Reports>>,
+    over: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Served {
+    fn start(producer: BaseProducer<Reports>) -> Result<Self, KafkaError> {
+        let (producer, over) = (Arc::new(producer), Arc::new(AtomicBool::new(false)));
+        let (served, ended) = (Arc::clone(&producer), Arc::clone(&over));
+        let thread = background::thread("txn-reports", move || {
+            while !ended.load(Ordering::Relaxed) {
+                served.poll(SERVE);
+            }
+        });
+        let thread = thread.map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
+        Ok(Self { producer, over, thread: Some(thread) })
+    }
+}
+
+impl std::ops::Deref for Served {
+    type Target = BaseProducer<Reports>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.producer
+    }
+}
+
+impl Drop for Served {
+    /// Waits, so that nothing of the producer is left when a successor with its id begins.
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        // A panic of it was logged where it happened.
+        let _ = self.thread.take().map(thread::JoinHandle::join);
+    }
+}
+
 struct Live {
-    producer: ThreadedProducer<Reports>,
+    producer: Served,
     deliveries: Arc<Deliveries>,
 }
 
@@ -331,6 +376,7 @@ struct Writer {
     /// `batch.size`: of the records of one batch on the wire together, before compression. A larger
     /// record is alone in its batch; with 1, every record is.
     batch_bytes: usize,
+    topic: String,
     memory: Option<Arc<Memory>>,
     /// Panics since the last transaction that was committed.
     panics: u32,
@@ -387,8 +433,14 @@ const MAX_PANICS: u32 = 3;
 /// default of 1,000,000; with less it takes longer (`docs/kafka.md#record-and-batch-size`).
 const BATCH_BYTES: usize = 65_536;
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// How long the serving thread waits for an event; also how long a producer's end may take. A little
+/// more than whole milliseconds: librdkafka waits for those, and the wait is over when they are.
+const SERVE: Duration = Duration::from_micros(100_050);
 const OFFSETS_TIMEOUT: Duration = Duration::from_secs(5);
 const INIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// For a broker to be connected before the producer is initialised; without one it is all the same.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const CONNECT_PAUSE: Duration = Duration::from_millis(10);
 /// After which an abort that has not ended asks whether a partition has lost its leader; the abort
 /// itself has no end.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -501,11 +553,12 @@ impl Writer {
         {
             config.set("compression.type", "lz4");
         }
-        let producer: ThreadedProducer<Reports> = config.create_with_context(Reports {
+        let producer = Served::start(config.create_with_context(Reports {
             deliveries: Arc::clone(&deliveries),
             memory: self.memory.clone(),
-        })?;
+        })?)?;
         crash::point(Point::TxnInitialising);
+        self.connect(&producer);
         if let Err(error) = producer.init_transactions(INIT_TIMEOUT) {
             // A transaction of the process before this one may wait for such a partition, too.
             if some_partition_has_no_leader(&producer) {
@@ -517,6 +570,20 @@ impl Writer {
         crash::point(Point::TxnInitialised);
         tracing::debug!(pipeline = %self.role, "transactional producer ready");
         Ok(Live { producer, deliveries })
+    }
+
+    /// Waits until a broker has answered, though not for long. Without one that is connected,
+    /// librdkafka looks for the transaction coordinator again after half a second, once or twice;
+    /// and its first connection ends as soon as it has learnt the brokers' own addresses.
+    fn connect(&self, producer: &BaseProducer<Reports>) {
+        let until = Instant::now() + CONNECT_TIMEOUT;
+        while let Err(error) = producer.client().fetch_watermarks(&self.topic, 0, CONNECT_TIMEOUT) {
+            tracing::debug!(pipeline = %self.role, %error, "producer not connected yet");
+            if Instant::now() + CONNECT_PAUSE > until {
+                return;
+            }
+            thread::sleep(CONNECT_PAUSE);
+        }
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<(), CommitFault> {
@@ -815,7 +882,7 @@ impl Live {
 }
 
 /// Whether the cluster has a partition without a leader, by the broker's word.
-fn some_partition_has_no_leader(producer: &ThreadedProducer<Reports>) -> bool {
+fn some_partition_has_no_leader(producer: &BaseProducer<Reports>) -> bool {
     producer.client().fetch_metadata(None, METADATA_TIMEOUT).is_ok_and(|metadata| {
         metadata.topics().iter().any(|topic| !Leaders::of_topic(topic).lost.is_empty())
     })
@@ -902,11 +969,12 @@ mod tests {
         let deliveries = Arc::new(Deliveries::default());
         let memory = Some(Arc::new(Memory::of("journal")));
         let reports = Reports { deliveries: Arc::clone(&deliveries), memory };
-        let producer: ThreadedProducer<Reports> = rdkafka::ClientConfig::new()
+        let producer = rdkafka::ClientConfig::new()
             .set("bootstrap.servers", broker.bootstrap_servers())
             .set("enable.idempotence", "true")
             .set("linger.ms", "200")
             .create_with_context(reports)
+            .and_then(Served::start)
             .unwrap();
         let batch = || {
             deliveries.begin(3);

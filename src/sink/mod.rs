@@ -184,7 +184,7 @@ async fn session(
     let store =
         Store::create(&settings.cache_dir, &format!("journal-{}", settings.kafka.instance_ordinal))
             .map_err(|fault| PipelineFault(fault.to_string()))?;
-    let transactor = Transactor::start(&settings.kafka, ROLE, Some(&settings.topics.journal))
+    let transactor = Transactor::start(&settings.kafka, ROLE, &settings.topics.journal, true)
         .map_err(PipelineFault)?;
     let options = GroupOptions {
         role: ROLE.into(),

@@ -162,11 +162,11 @@ pub(crate) async fn run(parts: Parts) -> Result<(), PipelineFault> {
 async fn session(parts: Parts, silence: Duration) -> Result<(), PipelineFault> {
     let enabled: Vec<Feed> =
         Feed::ALL.into_iter().filter(|feed| settings_of(&parts.settings, *feed).enabled).collect();
-    // Nothing is ever fetched through the membership, so the limit is never met.
+    // Nothing is ever fetched through the membership.
     let options = GroupOptions {
         role: ROLE.to_owned(),
         topic: parts.settings.topics.feeds_state.clone(),
-        pending_limit: 1,
+        pending_limit: 0,
     };
     let (group, events) = Group::join(&parts.settings.kafka, options)?;
     let group_state = GroupState::watch(
@@ -187,8 +187,13 @@ async fn session(parts: Parts, silence: Duration) -> Result<(), PipelineFault> {
     let pipeline = Pipeline {
         group_state,
         threads: Threads::new(silence),
-        transactor: Transactor::start(&parts.settings.kafka, ROLE, None)
-            .map_err(PipelineFault::Producer)?,
+        transactor: Transactor::start(
+            &parts.settings.kafka,
+            ROLE,
+            &parts.settings.topics.feeds_state,
+            false,
+        )
+        .map_err(PipelineFault::Producer)?,
         store: Store::create(&parts.settings.cache_dir, "feeds")?,
         status: StatusBoard::new(parts.board.clone(), Arc::clone(&parts.metrics), &enabled),
         group,

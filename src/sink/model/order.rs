@@ -97,7 +97,7 @@ impl Member {
                 break leases[0];
             }
         };
-        let transactor = Transactor::start(&kafka, role, None).unwrap();
+        let transactor = Transactor::start(&kafka, role, "out", false).unwrap();
         Self { kafka, role, group, lease, transactor, _events: events, _broker: broker }
     }
 
