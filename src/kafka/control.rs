@@ -8,12 +8,13 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
 };
 
+use rdkafka::consumer::BaseConsumer;
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -24,10 +25,10 @@ use crate::{
 };
 
 use super::{
-    client::group_id,
-    follow::{Followed, Follower, follow_with},
+    client::{Quiet, group_id},
+    follow::{Followed, Follower, follow_with, open},
     tool::{Sender, ToolFault},
-    topic_reader::{SharedClient, TopicReader, whole_end},
+    topic_reader::{connect, whole_end},
 };
 
 /// Everything that was decided, by key.
@@ -73,9 +74,23 @@ pub(crate) struct Controls {
     known: watch::Receiver<Option<Known>>,
     /// Everything before it is in `known`; [`NOWHERE`] while the topic is read from its start.
     position: Arc<AtomicI64>,
-    /// The reader's.
-    client: SharedClient,
+    asking: Arc<Asking>,
     _reader: Arc<Follower>,
+}
+
+/// A client for questions of the pipelines.
+struct Asking(Option<Arc<BaseConsumer<Quiet>>>);
+
+impl std::fmt::Debug for Asking {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Asking")
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        background::close("close-consumer", self.0.take());
+    }
 }
 
 impl Controls {
@@ -85,9 +100,9 @@ impl Controls {
     /// # Errors
     /// One sentence when no Kafka client can be made from the configuration.
     pub(crate) fn follow(kafka: &KafkaSettings, topic: &str, role: &str) -> Result<Self, String> {
-        let reader = TopicReader::open(kafka, "control", &group_id(kafka, role), topic)
-            .map_err(|error| format!("no Kafka client for {topic} could be made: {error}"))?;
-        let client = reader.client();
+        let reader = open(kafka, "control", &group_id(kafka, role), topic)?;
+        let asking = connect(kafka, "questions", &group_id(kafka, role))
+            .map_err(|error| format!("no Kafka client for questions could be made: {error}"))?;
         let (sender, known) = watch::channel(None);
         let position = Arc::new(AtomicI64::new(NOWHERE));
         let (read_to, mut reading) = (Arc::clone(&position), Known::default());
@@ -113,13 +128,20 @@ impl Controls {
                 read_to.store(position, Ordering::Release);
             }
         })?;
-        Ok(Self { known, position, client, _reader: Arc::new(reader) })
+        Ok(Self {
+            known,
+            position,
+            asking: Arc::new(Asking(Some(asking))),
+            _reader: Arc::new(reader),
+        })
     }
 
-    /// The reader's client, for questions that need no partition assigned: a client costs some
-    /// hundred kilobytes, three threads, and a connection to every broker.
-    pub(super) fn client(&self) -> SharedClient {
-        Arc::clone(&self.client)
+    /// The client for questions that need no partition assigned, one for both pipelines: it costs
+    /// some hundred kilobytes, three threads, and a connection to every broker. It is not the
+    /// reader's, behind whose fetches every question would wait for `fetch.wait.max.ms`, and with
+    /// the answers about partitions' leaders the first result.
+    pub(super) fn client(&self) -> Weak<BaseConsumer<Quiet>> {
+        self.asking.0.as_ref().map(Arc::downgrade).unwrap_or_default()
     }
 
     /// Waits until the topic was read to its end once, or is known to be missing; then what is

@@ -52,6 +52,8 @@ impl Drop for Follower {
     }
 }
 
+const FETCH_WAIT: &str = "fetch.wait.max.ms";
+const FETCH_WAIT_MS: &str = "1000";
 /// How long one poll waits; also how often the reader looks whether it should stop.
 const POLL: Duration = Duration::from_millis(100);
 /// A topic that is missing or has a batch that cannot be read is tried again after this; somebody
@@ -68,9 +70,25 @@ pub(crate) fn follow(
     topic: &str,
     on: impl FnMut(Followed<'_>) + Send + 'static,
 ) -> Result<Follower, String> {
-    let reader = TopicReader::open(kafka, role, &group_id(kafka, role), topic)
-        .map_err(|error| format!("no Kafka client for {topic} could be made: {error}"))?;
+    let reader = open(kafka, role, &group_id(kafka, role), topic)?;
     follow_with(reader, role, on)
+}
+
+/// A reader for [`follow_with`]. Nobody waits behind its fetches, which are answered at once when
+/// there is something: the longer they wait, the less a quiet topic costs.
+///
+/// # Errors
+/// One sentence when no client can be made.
+pub(super) fn open(
+    kafka: &KafkaSettings,
+    role: &'static str,
+    group: &str,
+    topic: &str,
+) -> Result<TopicReader, String> {
+    let mut kafka = kafka.clone();
+    kafka.properties.entry(FETCH_WAIT.to_owned()).or_insert_with(|| FETCH_WAIT_MS.to_owned());
+    TopicReader::open(&kafka, role, group, topic)
+        .map_err(|error| format!("no Kafka client for {topic} could be made: {error}"))
 }
 
 /// The same with a reader that has not begun.
@@ -132,16 +150,30 @@ impl<F: FnMut(Followed<'_>)> Reading<F> {
     fn read(&mut self) -> Result<(), ReadFault> {
         (self.on)(Followed::Begun);
         let logs = self.reader.logs()?;
-        let mut unread: BTreeSet<i32> = logs.keys().copied().collect();
-        if unread.is_empty() {
+        if logs.is_empty() {
             (self.on)(Followed::Quiet(&BTreeMap::new()));
             return Ok(());
         }
+        // The consumer tells of an end only after a fetch that has waited in vain.
+        let mut unread: BTreeMap<i32, i64> = logs
+            .iter()
+            .filter(|(_, log)| log.next < log.end)
+            .map(|(partition, log)| (*partition, log.end))
+            .collect();
         let mut read_to: BTreeMap<i32, i64> = BTreeMap::new();
         // Whose end was reached: perhaps that of another log.
         let mut ended: BTreeSet<i32> = BTreeSet::new();
         self.reader.begin(logs)?;
+        // Something came since what was read to the end was told last.
+        let mut news = true;
+        // The last poll brought no record, or the last one that stood there in the beginning.
+        let mut pause = true;
         while !self.stopped() {
+            // Behind whatever comes, markers of transactions as well, an end is told.
+            if unread.is_empty() && news && pause {
+                (self.on)(Followed::Quiet(&self.reader.positions()));
+                news = false;
+            }
             match self.reader.poll(POLL)? {
                 Polled::Record(message)
                     if message.offset()
@@ -158,15 +190,28 @@ impl<F: FnMut(Followed<'_>)> Reading<F> {
                         key: message.key().unwrap_or_default(),
                         value: message.payload(),
                     });
-                    continue;
+                    news = true;
+                    let (partition, next) = (message.partition(), message.offset() + 1);
+                    pause = unread.get(&partition).is_some_and(|end| *end <= next);
+                    if pause {
+                        unread.remove(&partition);
+                    }
                 }
                 Polled::End(partition) => {
                     unread.remove(&partition);
                     ended.insert(partition);
+                    (news, pause) = (true, true);
                 }
                 // Asked once nothing more comes, not behind each record. A broker that does not
                 // answer proves nothing.
                 Polled::Nothing => {
+                    pause = true;
+                    if !unread.is_empty() {
+                        let positions = self.reader.positions();
+                        unread.retain(|partition, end| {
+                            positions.get(partition).is_none_or(|at| at < end)
+                        });
+                    }
                     if let Some(partition) = ended.first().copied() {
                         match self.is_shorter(partition) {
                             Ok(true) => break,
@@ -177,9 +222,6 @@ impl<F: FnMut(Followed<'_>)> Reading<F> {
                         }
                     }
                 }
-            }
-            if unread.is_empty() {
-                (self.on)(Followed::Quiet(&self.reader.positions()));
             }
         }
         if self.stopped() {

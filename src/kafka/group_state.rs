@@ -23,7 +23,6 @@ use super::{
     client::{Quiet, client_id},
     control::Controls,
     members::{Description, describe},
-    topic_reader::SharedClient,
     watchdog::Patience,
 };
 
@@ -127,7 +126,7 @@ pub(crate) struct Asked {
 }
 
 impl GroupState {
-    /// Begins to ask. The client that follows the control topic does.
+    /// Begins to ask.
     pub(crate) fn watch(
         kafka: &KafkaSettings,
         controls: &Controls,
@@ -184,7 +183,7 @@ impl Drop for GroupState {
 /// The asking thread.
 struct Asking {
     shared: Weak<Shared>,
-    client: SharedClient,
+    client: Weak<BaseConsumer<Quiet>>,
     group: Group,
     asked: Asked,
     members_every: Duration,
@@ -195,9 +194,7 @@ struct Asking {
 
 impl Asking {
     fn run(&mut self) {
-        let shared = Arc::clone(&self.client);
-        let client = || shared.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
-        while let Some(client) = client() {
+        while let Some(client) = self.client.upgrade() {
             self.turn(&client);
             drop(client);
             if self.rest() {

@@ -3,11 +3,7 @@
 //! Nothing is passed over: a batch that cannot be read is an error, and partitions that stand still
 //! although there is something to read are read on by a new consumer.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use rdkafka::{
     Offset, TopicPartitionList,
@@ -32,9 +28,6 @@ use super::{
 
 /// One request about a topic; a broker that is busy with a restart answers within it.
 const REQUEST: Duration = Duration::from_secs(10);
-
-/// The reader's client, for questions of others; a new consumer takes its place.
-pub(super) type SharedClient = Arc<Mutex<Weak<BaseConsumer<Quiet>>>>;
 
 /// Why a topic cannot be read: one sentence, and the client's error.
 #[derive(Debug)]
@@ -80,7 +73,6 @@ pub(super) struct TopicReader {
     group: String,
     topic: String,
     consumer: Arc<BaseConsumer<Quiet>>,
-    shared: SharedClient,
     /// The partitions that are being read.
     open: BTreeMap<i32, Place>,
     /// When they were last looked at.
@@ -114,7 +106,6 @@ impl TopicReader {
             role,
             group: group.to_owned(),
             topic: topic.to_owned(),
-            shared: Arc::new(Mutex::new(Arc::downgrade(&consumer))),
             consumer,
             open: BTreeMap::new(),
             looked: Moment::now(),
@@ -124,10 +115,6 @@ impl TopicReader {
 
     pub(super) fn topic(&self) -> &str {
         &self.topic
-    }
-
-    pub(super) fn client(&self) -> SharedClient {
-        Arc::clone(&self.shared)
     }
 
     /// The topic's partitions; none when it does not exist.
@@ -268,7 +255,6 @@ impl TopicReader {
     pub(super) fn renew(&mut self) -> Result<(), ReadFault> {
         let fresh = connect(&self.kafka, self.role, &self.group);
         let fresh = fresh.map_err(|cause| self.refused(cause))?;
-        *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&fresh);
         background::close("close-consumer", std::mem::replace(&mut self.consumer, fresh));
         Ok(())
     }
