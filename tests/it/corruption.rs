@@ -96,7 +96,9 @@ fn a_commands_batch_that_cannot_be_read_ends_the_membership_by_name() {
 
 #[test]
 fn what_was_decided_holds_while_a_control_batch_cannot_be_read() {
-    let Some((mut broker, rig, _)) = settled("bad-control", 1, AT_A_TIME) else { return };
+    let Some((mut broker, mut rig, _)) = settled("bad-control", 1, AT_A_TIME) else { return };
+    // Shorter than the verb that is run while the connector is frozen.
+    rig.config.kafka_property("fetch.wait.max.ms", "100");
     assert!(rig.verb(&["commands", "pause"], b"").status.success());
     let mut connector = rig.start();
     let paused = |connector: &Connector| {
