@@ -253,17 +253,36 @@ mod tests {
     use super::*;
     use crate::kafka::mock::MockBroker;
 
+    fn kafka(broker: &MockBroker) -> KafkaSettings {
+        let text = format!("[kafka]\nbootstrap_servers = \"{}\"", broker.bootstrap_servers());
+        crate::config::from_toml(&text, std::iter::empty()).unwrap().settings.kafka
+    }
+
+    /// Whoever waits for the end of a topic begins its work then: a start, for one.
+    #[test]
+    fn an_empty_topic_is_at_its_end_before_a_fetch_has_told_it() {
+        let broker = MockBroker::start(&[("topic", 1)]).unwrap();
+        broker.refuse(RDKafkaApiKey::Fetch, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN; 1_000]);
+        let (sender, quiet) = mpsc::channel();
+        let _follower = follow(&kafka(&broker), "test", "topic", move |followed| {
+            if let Followed::Quiet(positions) = followed {
+                let _ = sender.send(positions.clone());
+            }
+        })
+        .unwrap();
+        let positions = quiet.recv_timeout(Duration::from_secs(30)).unwrap();
+        assert_eq!(positions.get(&0), Some(&0));
+    }
+
     /// Each record is followed by the end of its partition.
     #[test]
     fn a_record_at_the_end_costs_no_question_and_no_second_reading() {
         let broker = MockBroker::start(&[("topic", 1)]).unwrap();
         let servers = broker.bootstrap_servers();
-        let text = format!("[kafka]\nbootstrap_servers = \"{servers}\"");
-        let kafka = crate::config::from_toml(&text, std::iter::empty()).unwrap().settings.kafka;
         let producer: BaseProducer =
             rdkafka::ClientConfig::new().set("bootstrap.servers", &servers).create().unwrap();
         let (sender, seen) = mpsc::channel();
-        let _follower = follow(&kafka, "test", "topic", move |followed| {
+        let _follower = follow(&kafka(&broker), "test", "topic", move |followed| {
             let word = match followed {
                 Followed::Begun => "begun",
                 Followed::Record { .. } => "record",
