@@ -27,9 +27,8 @@ impl Configuration {
         let mut rig = Rig::around(what, Erp::start());
         rig.topics.create(4);
         let config = &mut rig.config;
-        // Tests have short times, many lines and a quota of their own.
+        // Tests have short times, many lines and a quota of their own; those of feeds stay.
         config
-            .remove("", Some("allow_unsafe_timing"))
             .remove("erp", None)
             .remove("commands", None)
             .remove("log", None)

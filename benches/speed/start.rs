@@ -43,7 +43,7 @@ pub fn start() -> Vec<Value> {
     first_call.sort_by(f64::total_cmp);
     let size = std::fs::metadata(PROGRAM).map_or(0, |file| file.len());
     vec![json!({
-        "configuration": "commands and both feeds, log level warn, session.timeout.ms 6000, warm broker of one node",
+        "configuration": "commands and both feeds, log level warn, warm broker of one node",
         "starts": STARTS,
         "ready_s_very_first": round(first_ready), "first_call_s_very_first": round(first_first_call),
         "ready_s_median": round(ready[STARTS / 2]), "ready_s_worst": round(ready[STARTS - 1]),

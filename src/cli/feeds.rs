@@ -129,6 +129,8 @@ async fn set_watermark(
         ));
         return Ok(End::Misconfigured);
     }
+    let pending = WatermarkOrder::of(&*state::decisions(settings).await?, feed)
+        .filter(|order| at.watermark_id.as_ref() != Some(&order.id));
     let order = WatermarkOrder { id: order_id(), watermark: to, allow_skip };
     decide(&settings.kafka, &settings.topics.control, watermark_key(feed), Some(&order.value()))
         .await?;
@@ -138,6 +140,12 @@ async fn set_watermark(
         at.watermark,
         order.id
     ));
+    if let Some(replaced) = pending {
+        let _ = output::say(&format!(
+            "it replaces request {} ({}), which no instance has carried out yet",
+            replaced.id, replaced.watermark
+        ));
+    }
     Ok(End::Done)
 }
 
@@ -312,7 +320,9 @@ fn text(view: &View) -> String {
     if let (Some(recent), Some(older)) = (&view.shipped_recent_at, &view.shipped_older_at) {
         say(
             "shipped orders",
-            format!("last 7 days read again at {recent}, 7 to 30 days at {older}"),
+            format!(
+                "changes published up to {recent} where shipped in the last 7 days, up to {older} where in the last 30"
+            ),
         );
     }
     if let Some(backfill) = &view.backfill {

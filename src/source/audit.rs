@@ -682,8 +682,10 @@ impl Audit {
         };
         let (rows, ended) = match by_number {
             Some(Err(fault)) if !answers_another_question(&fault) => return Err(fault.into()),
-            Some(Ok(answer)) => answer,
-            Some(Err(_)) | None => {
+            Some(Ok((rows, ended))) if !rows.is_empty() || ended == Ended::Complete => {
+                (rows, ended)
+            }
+            Some(_) | None => {
                 let shipped = shown.get("consign_time").and_then(serde_json::Value::as_str);
                 let shipped = shipped.and_then(parse_instant);
                 let queries = query::of_seconds(feed, &self.settings, record.modified, shipped);

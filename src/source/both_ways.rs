@@ -56,7 +56,11 @@ pub(super) async fn look(
 ) {
     let window = Window { start: end.minus(LOOK_BACK).floor_second(), end: end.floor_second() };
     let counted = count(feed, &settings, &mut reader, window).await;
-    status.feed(feed, |status| status.calls += reader.calls());
+    status.feed(feed, |status| {
+        status.calls += reader.calls();
+        // It may be another account's by now, or the filter was set.
+        status.status_default = None;
+    });
     match counted {
         Ok(Counted::Alike) => {}
         Err(error) => tracing::info!(

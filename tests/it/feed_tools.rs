@@ -309,6 +309,15 @@ fn a_watermark_is_set_once_and_reading_again_publishes_nothing_twice() {
     assert!(rig.ran(2, &skip).contains("--allow-skip"));
     // Once by its id: a restart goes on where it stood.
     assert_eq!(connector.terminate(Duration::from_secs(20)).code(), Some(0));
+    // Of two that nobody has carried out the later one holds, and it is said.
+    let back = |to: &str| {
+        rig.ran(0, &["feeds", "set-watermark", "--feed", "purchase_returns", "--to", to])
+    };
+    let replaces = "which no instance has carried out yet";
+    let (first, second) = (ago(Duration::from_secs(90)), ago(Duration::from_secs(60)));
+    assert!(!back(&first).contains(replaces));
+    let said = back(&second);
+    assert!(said.contains(replaces) && said.contains(&first), "{said}");
     let connector = rig.start();
     rig.erp.add_one(KIND);
     reader.at_least(27, PATIENCE);
