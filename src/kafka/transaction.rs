@@ -577,13 +577,23 @@ impl Writer {
     /// and its first connection ends as soon as it has learnt the brokers' own addresses.
     fn connect(&self, producer: &BaseProducer<Reports>) {
         let until = Instant::now() + CONNECT_TIMEOUT;
-        while let Err(error) = producer.client().fetch_watermarks(&self.topic, 0, CONNECT_TIMEOUT) {
+        while let Err(error) = self.ask(producer) {
             tracing::debug!(pipeline = %self.role, %error, "producer not connected yet");
             if Instant::now() + CONNECT_PAUSE > until {
                 return;
             }
             thread::sleep(CONNECT_PAUSE);
         }
+    }
+
+    /// A question to the leader of a partition that is written to. A producer that asks for a topic
+    /// by its name can have it made, so it asks only where the metadata of all topics names it.
+    fn ask(&self, producer: &BaseProducer<Reports>) -> Result<(), KafkaError> {
+        let metadata = producer.client().fetch_metadata(None, CONNECT_TIMEOUT)?;
+        if metadata.topics().iter().any(|topic| topic.name() == self.topic) {
+            producer.client().fetch_watermarks(&self.topic, 0, CONNECT_TIMEOUT)?;
+        }
+        Ok(())
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<(), CommitFault> {
